@@ -1,0 +1,1 @@
+"""What watches a run. None of them runs the network."""

@@ -1,0 +1,60 @@
+"""From configured callbacks to what Lightning calls, in the order it must call them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+
+from classifier_training.callbacks.bridge import ObserverBridge
+from classifier_training.callbacks.observer import Observer
+from classifier_training.core.errors import UserError
+from classifier_training.training.checkpoints import RunCheckpoints
+from classifier_training.training.recorder import EpochRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from classifier_training.callbacks.observer import RunContext
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The callbacks of one run.
+
+    Args:
+        callbacks: for Lightning, in order.
+        observers: those that see results alone.
+        recorder: keeps the rows of metrics.csv.
+        checkpoints: keeps the weights.
+    """
+
+    callbacks: list[pl.Callback]
+    observers: list[Observer]
+    recorder: EpochRecorder
+    checkpoints: RunCheckpoints
+
+
+def assemble(run: RunContext, components: Mapping[str, Any]) -> Assembly:
+    """Build the configured callbacks.
+
+    Lightning calls checkpoint callbacks last. Of these the recorder comes first, since its rows travel in the
+    checkpoint; then the observers, which read the rows; then the checkpoints, which hold the state of all others.
+
+    Raises:
+        UserError: when no callback keeps the weights.
+    """
+    built = [item if isinstance(item, Observer) else item(run) for item in components.values()]
+    checkpoints = next((item for item in built if isinstance(item, RunCheckpoints)), None)
+    if checkpoints is None:
+        raise UserError(
+            "callbacks.checkpoint is switched off",
+            "a callback that keeps the best weights: they are what is scored and exported",
+            "leave callbacks.checkpoint in; write less often with callbacks.checkpoint.every_seconds=600",
+        )
+    observers = [item for item in built if isinstance(item, Observer)]
+    recorder = EpochRecorder(run.run_dir.metrics)
+    others = [item for item in built if isinstance(item, pl.Callback) and item is not checkpoints]
+    bridge = ObserverBridge(run, observers, recorder, checkpoints)
+    return Assembly([*others, recorder, bridge, checkpoints], observers, recorder, checkpoints)

@@ -1,0 +1,35 @@
+"""Keeping weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from classifier_training.core.register import register
+
+if TYPE_CHECKING:
+    from classifier_training.callbacks.observer import RunContext
+    from classifier_training.training.checkpoints import RunCheckpoints
+
+
+@register(group="callbacks", name="checkpoint")
+def checkpoint(run: RunContext, *, every_seconds: Annotated[float, Field(ge=0)] = 30.0) -> RunCheckpoints:
+    """Keep best.ckpt, by the run's `monitor`, and last.ckpt, to resume from the end of an epoch.
+
+    Args:
+        every_seconds: least time between two writes; 0 writes after every epoch. The last epoch is always written.
+    """
+    from classifier_training.training.checkpoints import RunCheckpoints
+
+    return RunCheckpoints(
+        run.run_dir,
+        monitor=run.monitor,
+        mode=run.monitor_mode,
+        every_seconds=every_seconds,
+        metadata={
+            "architecture": run.model.architecture,
+            "class_names": list(run.class_names),
+            "preprocessing": run.preprocessing.to_dict(),
+        },
+    )

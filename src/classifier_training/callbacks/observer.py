@@ -1,0 +1,100 @@
+"""What a callback is here: something that sees results and never the network at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import BuiltModel, SplitResult, SplitTable
+    from classifier_training.evaluation.drawing import Drawer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What is known when training begins.
+
+    Args:
+        run_dir: where things are written.
+        config: the run's configuration as plain values.
+        class_names: [K].
+        tables: the samples of each split.
+        statistics: of the data set.
+        image_sizes: width and height of each picture, int64 [N, 2].
+        draws: how often each class is drawn in an epoch, [K], by epoch number.
+        model: the network and its name.
+        preprocessing: what evaluation does to a picture.
+        monitor: metric that decides which weights are best.
+        monitor_mode: max or min.
+        max_epochs: planned length.
+        validation_images: real images for checks, uint8 [N, 3, H, W], by their number.
+        drawer: paints figures in the background.
+    """
+
+    run_dir: RunDir
+    config: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    tables: Mapping[str, SplitTable]
+    statistics: Mapping[str, Any]
+    image_sizes: NDArray[np.int64]
+    draws: Callable[[int], NDArray[np.int64]]
+    model: BuiltModel
+    preprocessing: Preprocessing
+    monitor: str
+    monitor_mode: str
+    max_epochs: int
+    validation_images: Callable[[int], Tensor]
+    drawer: Drawer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """What an epoch gave.
+
+    Args:
+        epoch: its number from 0.
+        rows: one row of figures an epoch so far, this one last, as in metrics.csv.
+        validation: answers on the validation split.
+        best_epoch: number of the best epoch so far.
+    """
+
+    epoch: int
+    rows: Sequence[Mapping[str, float]]
+    validation: SplitResult
+    best_epoch: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitEnd:
+    """What training gave; the network now holds the best weights.
+
+    Args:
+        rows: one row of figures an epoch.
+        best_epoch: where the weights are from.
+        best_score: the monitored metric there.
+    """
+
+    rows: Sequence[Mapping[str, float]]
+    best_epoch: int
+    best_score: float
+
+
+class Observer:
+    """A callback of ours: override what you need. Register it as `group="callbacks"`."""
+
+    def fit_started(self, run: RunContext) -> None:
+        """Training is about to begin."""
+
+    def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
+        """An epoch was trained and validated."""
+
+    def fit_ended(self, run: RunContext, end: FitEnd) -> None:
+        """Training is over and the best weights are back."""

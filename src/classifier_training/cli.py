@@ -1,0 +1,92 @@
+"""The command line: parse, dispatch, exit code.
+
+`VERB key=value …` in Hydra's grammar. A verb is a function of `workflows`; its signature is what can be set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import classifier_training.workflows.completion
+import classifier_training.workflows.evaluate
+import classifier_training.workflows.info
+import classifier_training.workflows.predict
+import classifier_training.workflows.train  # noqa: F401 - each registers its verb
+from classifier_training import __version__
+from classifier_training.conf import complete, helping
+from classifier_training.conf.compose import compose
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import entry
+from classifier_training.core.runtime import log_to_screen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier_training.core.register import Entry
+
+log = logging.getLogger(__name__)
+
+HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"--multirun", "-m"}, {"--version", "-V"}
+
+
+def main() -> int:
+    """Run the command line of this process; returns its exit code."""
+    if complete.REQUEST in os.environ:
+        return complete.answer()
+    log_to_screen()
+    try:
+        return run(sys.argv[1:])
+    except UserError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is for the user, the traceback is not
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output, such as head, has gone; nothing is left to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do what the words say; returns the exit code.
+
+    Raises:
+        UserError: when they are wrong.
+    """
+    words = [word for word in argv if word != "--"]
+    flags = {word for word in words if word in HELP | MULTIRUN | VERSION}
+    # pixi and Docker users are used to --key=value; it means the same.
+    words = [word.removeprefix("--") for word in words if word not in flags]
+    if flags & VERSION:
+        report(__version__)
+    elif not words:
+        report(helping.overview(__version__))
+        return 0 if flags else 2
+    else:
+        verb = entry("verb", words[0])
+        if flags & HELP:
+            report(helping.verb_help(verb))
+        elif flags & MULTIRUN:
+            from classifier_training.conf.multirun import sweep
+
+            return sweep(verb, words[1:], report)
+        else:
+            return execute(verb, words[1:])
+    return 0
+
+
+def execute(verb: Entry, overrides: Sequence[str]) -> int:
+    """Compose, run and report one verb; returns the exit code."""
+    result = verb.target(**compose(verb, overrides))
+    report(result)
+    return getattr(result, "exit_code", 0)
+
+
+def report(result: Any) -> None:
+    """Write a result to standard output."""
+    sys.stdout.write(f"{result}\n")
+    sys.stdout.flush()

@@ -1,0 +1,100 @@
+"""What is wrong with an override, when Hydra could not compose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+
+from classifier_training.conf.validate import unknown_key
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.register import TYPE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides one by one, so that the wrong one can be named.
+
+    Raises:
+        UserError: for a word that is no override.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for word in overrides:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException as error:
+            key, equals, value = word.partition("=")
+            remedy = f"{key}='\"{value}\"'   (quotes, for a text with special characters)" if equals else f"{word}=…"
+            raise UserError(
+                f"{word}: not a setting ({str(error).partition(chr(10))[0]})",
+                "group=name or group.key=value",
+                remedy,
+            ) from error
+    return parsed
+
+
+def refuse(overrides: Sequence[str], *, groups: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Find the first override that names a group option or a key that does not exist.
+
+    Args:
+        overrides: as typed.
+        groups: the groups that a name can be chosen from.
+        values: the configuration without these overrides.
+
+    Raises:
+        UserError: for it, with the nearest right spelling.
+    """
+    keys = list(leaf_keys(values))
+    for override in parse_overrides(overrides):
+        key = override.key_or_group
+        if key.startswith("hydra"):
+            continue
+        if key in groups:
+            _refuse_names(key, override)
+        elif override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
+            raise unknown_key(key, override.input_line or key, [*keys, *groups])
+
+
+def _refuse_names(group: str, override: Override) -> None:
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    value = override.value()
+    chosen = (
+        list(override.sweep_iterator())
+        if override.is_sweep_override()
+        else value
+        if isinstance(value, list)
+        else [value]
+    )
+    for name in chosen:
+        if name is not None and str(name) not in (*options, "null"):
+            close = nearest(str(name), options)
+            raise UserError(
+                f"{group}={name}: there is no {group} of that name",
+                f"one of {enumerate_words(options)}",
+                f"{group}={close[0]}" if close else "classifier-training train --help lists them all",
+            )
+
+
+def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every value that can be set; which component it is of is chosen by its group."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaf_keys(value, f"{prefix}{name}.")
+        elif name != TYPE_KEY:
+            yield f"{prefix}{name}"
+
+
+def has_key(values: Mapping[str, Any], key: str) -> bool:
+    """Whether a dotted key leads to a value."""
+    node: Any = values
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True

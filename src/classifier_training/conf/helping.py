@@ -1,0 +1,138 @@
+"""The help texts, written from signatures and docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from typing import TYPE_CHECKING
+
+from classifier_training.conf.compose import EXPERIMENT, group_options
+from classifier_training.conf.words import type_words, value_words
+from classifier_training.core.register import VERB, entries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from classifier_training.core.register import Entry, Option
+
+WIDTH = 118
+
+GROUP_TITLES = {
+    "data": "the data set",
+    "transforms": "resizing and augmentation",
+    "model": "the network",
+    "loss": "what training makes small",
+    "optimizer": "how weights are changed",
+    "scheduler": "how the learning rate changes",
+    "sampler": "how often images are drawn; chosen by imbalance= unless given",
+    "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
+    "trainer": "length, device and precision",
+    "logging": "where figures go besides metrics.csv; several may be chosen: logging=[tensorboard,wandb]",
+    EXPERIMENT: "whole sets of settings; files in your own conf/ folder are found too",
+}
+
+
+def overview(version: str) -> str:
+    """Return the text of `--help`."""
+    verbs = entries(VERB)
+    train = next(verb for verb in verbs if verb.name == "train")
+    offered = group_options(train)
+    lines = [
+        f"classifier-training {version}: from a folder of images to a classifier you can trust and ship",
+        "",
+        "usage: classifier-training VERB [group=name …] [group.key=value …]",
+        "",
+        "verbs:",
+        *_table((verb.name, verb.summary) for verb in verbs),
+        "",
+        "groups of train (choose with group=name, set with group.key=value):",
+        *_table((group, _choices(train, group, names)) for group, names in offered.items()),
+        "",
+        "settings of each verb:",
+    ]
+    for verb in verbs:
+        lines += [f"  {verb.name}", *_options(verb.options.values(), prefix="", indent=4)]
+    lines += [
+        "",
+        "flags:",
+        *_table(
+            [
+                ("--help, -h", "this text; after a verb, every setting of its groups"),
+                (
+                    "--multirun, -m",
+                    "one run for each combination of comma-separated values: model=resnet18,resnet50",
+                ),
+                ("--version", "the version"),
+            ]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def verb_help(verb: Entry) -> str:
+    """Return the text of `VERB --help`."""
+    docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0].strip()
+    offered = group_options(verb)
+    usage = f"usage: classifier-training {verb.name} {'[group=name …] ' if len(offered) > 1 else ''}[key=value …]"
+    lines = [usage, "", *textwrap.wrap(docstring, WIDTH), "", "settings:"]
+    lines += _options(verb.options.values(), prefix="", indent=2)
+    for group, names in offered.items() if len(offered) > 1 else ():
+        choices = f"{group}={_choices(verb, group, names)}"
+        lines += ["", f"{group}: {GROUP_TITLES[group]}"]
+        lines += textwrap.wrap(choices, WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
+        lines += _group(verb, group) if group in verb.options else []
+    return "\n".join(lines)
+
+
+def _choices(verb: Entry, group: str, names: Iterable[str]) -> str:
+    choice = verb.options[group].choice if group in verb.options else None
+    default = None if choice is None or choice.default in (None, "default") else choice.default
+    return " | ".join(f"{name} (default)" if name == default else name for name in names)
+
+
+def _group(verb: Entry, group: str) -> Iterator[str]:
+    """Settings that all components of a group share come first, once; then each component with its own."""
+    components = entries(group)
+    choice = verb.options[group].choice
+    many = choice is not None and choice.many
+    shared = [
+        option
+        for option in components[0].options.values()
+        if len(components) > 1 and not many and all(_same(option, item.options.get(option.name)) for item in components)
+    ]
+    yield from _options(shared, prefix=f"{group}.", indent=2)
+    for item in components:
+        yield f"  {group}={item.name}: {item.summary}"
+        own = [option for option in item.options.values() if option.name not in {option.name for option in shared}]
+        yield from _options(own, prefix=f"{group}.{item.name}." if many else f"{group}.", indent=4)
+
+
+def _same(option: Option, other: Option | None) -> bool:
+    mine = (type_words(option.annotation), option.default, option.help)
+    return other is not None and mine == (type_words(other.annotation), other.default, other.help)
+
+
+def _options(options: Iterable[Option], *, prefix: str, indent: int) -> list[str]:
+    rows = [
+        (
+            f"{prefix}{option.name}={value_words(option.default)}",
+            f"{option.help} [{type_words(option.annotation)}]",
+        )
+        for option in options
+        if option.choice is None
+    ]
+    return list(_table(rows, indent=indent))
+
+
+def _table(rows: Iterable[tuple[str, str]], *, indent: int = 2) -> Iterator[str]:
+    listed = list(rows)
+    width = min(max((len(left) for left, _ in listed), default=0), 44)
+    for left, right in listed:
+        first = f"{' ' * indent}{left:<{width}}  "
+        yield from textwrap.wrap(
+            right,
+            WIDTH,
+            initial_indent=first,
+            subsequent_indent=" " * (indent + width + 2),
+            break_on_hyphens=False,
+        ) or [first.rstrip()]

@@ -1,0 +1,1 @@
+"""The ground floor: types, errors, the register, preprocessing, paths and the runtime."""

@@ -1,0 +1,120 @@
+"""Reading image files: one function from a path to upright 8-bit RGB.
+
+Every reader of pixels (training, prediction, figures, export checks) comes through here, so that all see the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from classifier_training.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+)
+"""File name endings that count as images, in lower case."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
+"""Decoders that may run: Pillow knows dozens more, and hostile files look for the forgotten ones."""
+
+MAX_PIXELS = 178_956_970
+"""The largest picture that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
+
+
+class UnreadableImageError(UserError):
+    """An image file that gives no pixels; `reason` says why in a few words."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(
+            f"{path}: {reason}",
+            f"a readable image ({', '.join(sorted(EXTENSIONS))})",
+            "mend or remove the file, or go on without such files: data.on_error=skip",
+        )
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
+        # A loader's worker process sends this error to its parent.
+        return type(self), (self.path, self.reason)
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """Return width and height from the file's header alone, as stored (before EXIF orientation).
+
+    Raises:
+        UnreadableImageError: when there is no such file or it is no image.
+    """
+    with _open(path) as image:
+        return image.size
+
+
+def read_rgb(path: Path | str) -> Image.Image:
+    """Decode an image: the first frame, EXIF orientation applied, transparency on white, 16 bits scaled to 8.
+
+    Raises:
+        UnreadableImageError: when the file is missing, no image, damaged, cut short or too large.
+    """
+    with _open(path) as image:
+        try:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+        except UnreadableImageError:
+            raise
+        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB without the losses of a bare `convert`.
+
+    Raises:
+        ValueError: for pixels whose range is not known (32-bit integers past 16 bits, floats).
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels whose range is not known")
+        return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels whose range is not known")
+    if image.has_transparency_data:
+        upright = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+    return image.convert("RGB")
+
+
+def _open(path: Path | str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # The limit below says the same as an error, so the warning would only reach the screen.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+    except FileNotFoundError as error:
+        raise UnreadableImageError(path, "no such file") from error
+    except IsADirectoryError as error:
+        raise UnreadableImageError(path, "is a folder, not a file") from error
+    except PermissionError as error:
+        raise UnreadableImageError(path, "no permission to read the file") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(path, "is not an image, or is empty or damaged") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImageError(path, _words(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels")
+    return image
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,190 @@
+"""`@register`: the signature of a class or function is its configuration.
+
+Keyword-only parameters are settings: they appear in the help, in the configuration and in the saved run. Positional
+parameters are what the program knows by itself (the class count, the data), passed when the component is built. So a
+registered class or a function without positional parameters is called as soon as its settings are known; a function
+with positional parameters becomes a `functools.partial` that waits for them.
+
+Nothing here imports what is registered, and nothing registered may import anything heavy while its module loads: the
+register fills, help prints and a wrong setting is answered without torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+
+Target = TypeVar("Target", bound=Callable[..., Any])
+
+VERB = "verb"
+"""The group of the command line's verbs."""
+
+TYPE_KEY = "type"
+"""The key that says, in a saved configuration, which component of a group was chosen."""
+
+MISSING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Marks a parameter that is filled from the register group of the same name.
+
+    Args:
+        default: name of the component chosen unless the user says otherwise; None for none.
+        many: whether several components may be chosen; the parameter is then a mapping by name.
+    """
+
+    default: str | None
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of a component: a keyword-only parameter of its signature."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def required(self) -> bool:
+        """Whether the user must give a value."""
+        return self.default is MISSING
+
+    @property
+    def choice(self) -> Choice | None:
+        """The register group that fills this parameter, if one does."""
+        metadata = getattr(self.annotation, "__metadata__", ())
+        return next((item for item in metadata if isinstance(item, Choice)), None)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component: where it stands and what it takes."""
+
+    group: str
+    name: str
+    target: Callable[..., Any]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[0]
+
+    @functools.cached_property
+    def options(self) -> dict[str, Option]:
+        """The settings by name, in the order of the signature."""
+        return {option.name: option for option in _read_options(self.target)}
+
+    def build(self, settings: Mapping[str, Any]) -> Any:
+        """Make the component from validated settings; see the module's docstring for when it is called."""
+        if _awaits_arguments(self.target):
+            return functools.partial(self.target, **settings)
+        return self.target(**settings)
+
+
+_entries: dict[tuple[str, str], Entry] = {}
+_by_target: dict[Any, Entry] = {}
+
+
+def register(*, group: str, name: str) -> Callable[[Target], Target]:
+    """Make a class or function selectable as `group=name`, configured by its own signature.
+
+    Raises:
+        ValueError: when the name is taken.
+    """
+
+    def add(target: Target) -> Target:
+        if (group, name) in _entries:
+            taken = _entries[group, name].target
+            raise ValueError(f"{group}={name} is registered twice: {taken} and {target}")
+        _entries[group, name] = _by_target[target] = Entry(group, name, target)
+        return target
+
+    return add
+
+
+def entries(group: str | None = None) -> list[Entry]:
+    """Everything registered, in one group or in all, sorted by group and name."""
+    return [_entries[key] for key in sorted(_entries) if group in (None, key[0])]
+
+
+def entry(group: str, name: str) -> Entry:
+    """Look a component up.
+
+    Raises:
+        UserError: when there is no such component, with the nearest spellings.
+    """
+    if (group, name) in _entries:
+        return _entries[group, name]
+    names = [known.name for known in entries(group)]
+    close = nearest(name, names)
+    prefix = "classifier-training " if group == VERB else f"{group}="
+    raise UserError(
+        f"{prefix}{name}: there is no {group} of that name",
+        f"one of {enumerate_words(names)}",
+        f"{prefix}{close[0]}"
+        if close
+        else f"classifier-training {'--help' if group == VERB else 'train --help'} lists them",
+    )
+
+
+def describe(component: Any) -> Any:
+    """Turn a built component back into the plain configuration that makes it again."""
+    if isinstance(component, Mapping):
+        return {str(key): describe(value) for key, value in component.items()}
+    target = component.func if isinstance(component, functools.partial) else type(component)
+    known = _by_target.get(target)
+    if known is None:
+        return component
+    if isinstance(component, functools.partial):
+        settings = {name: component.keywords.get(name, option.default) for name, option in known.options.items()}
+    else:
+        settings = {name: getattr(component, name) for name in known.options}
+    return {TYPE_KEY: known.name, **settings}
+
+
+def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(target).parameters.values())
+
+
+def _awaits_arguments(target: Callable[..., Any]) -> bool:
+    return any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in _parameters(target))
+
+
+def _read_options(target: Callable[..., Any]) -> list[Option]:
+    settings = [parameter for parameter in _parameters(target) if parameter.kind is parameter.KEYWORD_ONLY]
+    holders = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    hints: dict[str, Any] = {}
+    helps: dict[str, str] = {}
+    for holder in reversed(holders):
+        # Positional parameters may be annotated with types that only a type checker imports, so only settings resolve.
+        own = getattr(holder, "__annotations__", {})
+        wanted = {p.name: own[p.name] for p in settings if p.name in own}
+        scope = vars(inspect.getmodule(holder) or SimpleNamespace())
+        hints |= typing.get_type_hints(SimpleNamespace(__annotations__=wanted), scope, include_extras=True)
+        helps |= argument_help(holder.__doc__ or "")
+    if inspect.isclass(target):
+        init = target.__init__
+        wanted = {p.name: p.annotation for p in settings if p.name not in hints}
+        scope = getattr(init, "__globals__", {})
+        hints |= typing.get_type_hints(SimpleNamespace(__annotations__=wanted), scope, include_extras=True)
+    return [Option(p.name, hints[p.name], p.default, helps.get(p.name, "")) for p in settings]
+
+
+def argument_help(docstring: str) -> dict[str, str]:
+    """Read the `Args:` section of a Google-style docstring: parameter name to its sentence on one line."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(docstring), re.MULTILINE | re.DOTALL)
+    if section is None:
+        return {}
+    found = re.findall(r"^    (\w+):\s*(.*?)(?=^    \w+:|\Z)", section[1], re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in found}

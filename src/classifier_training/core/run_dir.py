@@ -1,0 +1,181 @@
+"""Every path of a run folder, and the writes that are never seen half done."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import secrets
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, TYPE_CHECKING, Any
+
+from classifier_training.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder: `outputs/[category/][name/]YYYY-MM-DD/HH-MM-SS[-xxxx]`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, *, category: str | None = None, name: str | None = None) -> RunDir:
+        """Make a folder that no other run has.
+
+        Raises:
+            UserError: when the folder cannot be made.
+        """
+        parts = [part for part in (category, name) if part]
+        # Local time on purpose: a person looks for the run by the clock on the wall.
+        now = datetime.now().astimezone()
+        day = root.joinpath(*parts, now.strftime("%Y-%m-%d"))
+        try:
+            day.mkdir(parents=True, exist_ok=True)
+            path = day / now.strftime("%H-%M-%S")
+            while True:
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    path = day / f"{now.strftime('%H-%M-%S')}-{secrets.token_hex(2)}"
+                else:
+                    return cls(path)
+        except OSError as error:
+            raise UserError(
+                f"{day}: cannot make the run folder ({error.strerror})",
+                "a folder that can be written to",
+                "choose another one: output=/some/folder",
+            ) from error
+
+    @property
+    def config(self) -> Path:  # noqa: D102
+        return self.path / "config.yaml"
+
+    @property
+    def versions(self) -> Path:  # noqa: D102
+        return self.path / "versions.json"
+
+    @property
+    def log(self) -> Path:  # noqa: D102
+        return self.path / "train.log"
+
+    @property
+    def splits(self) -> Path:  # noqa: D102
+        return self.path / "splits.csv"
+
+    @property
+    def best_checkpoint(self) -> Path:  # noqa: D102
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:  # noqa: D102
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def onnx(self) -> Path:  # noqa: D102
+        return self.path / "model.onnx"
+
+    @property
+    def weights(self) -> Path:  # noqa: D102
+        return self.path / "model.safetensors"
+
+    @property
+    def labels_mapping(self) -> Path:  # noqa: D102
+        return self.path / "labels_mapping.json"
+
+    @property
+    def model_info(self) -> Path:  # noqa: D102
+        return self.path / "model_info.json"
+
+    @property
+    def model_summary(self) -> Path:  # noqa: D102
+        return self.path / "model_summary.txt"
+
+    @property
+    def metrics(self) -> Path:  # noqa: D102
+        return self.path / "metrics.csv"
+
+    @property
+    def history(self) -> Path:  # noqa: D102
+        return self.path / "training_history.json"
+
+    @property
+    def history_plots(self) -> Path:  # noqa: D102
+        return self.path / "training_history"
+
+    @property
+    def dataset(self) -> Path:  # noqa: D102
+        return self.path / "dataset"
+
+    @property
+    def evaluation(self) -> Path:  # noqa: D102
+        return self.path / "evaluation"
+
+    def epoch(self, epoch: int) -> Path:
+        """Folder of one epoch's pictures, counted from 0."""
+        return self.path / f"epoch_{epoch:03d}"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, its file is fsynced and takes the name.
+
+    A reader finds the old file or the new one, never a part, whatever kills the writer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    try:
+        yield temporary
+        # Some writers make the file anew, for its owner's eyes alone.
+        temporary.chmod(mode)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically. NaN, which JSON does not have, is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically, row by row."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        _write_rows(file, header, rows)
+
+
+def _write_rows(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,169 @@
+"""What surrounds a run: derived seeds, log output, limits of the process, versions for the record."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+import resource
+import struct
+import sys
+import warnings
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier_training.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOGGER_NAME = "classifier_training"
+LOGGED = (LOGGER_NAME, "py.warnings")
+"""Loggers that reach the screen and a run's log: ours, and Python's warnings, by which Lightning and torch warn."""
+
+RECORDED_PACKAGES = (
+    "classifier-training", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy", "pillow",
+    "onnx", "onnxscript", "onnxruntime", "scikit-learn", "safetensors",
+)  # fmt: skip
+
+
+def derive_seed(*parts: int) -> int:
+    """Mix whole numbers (seed, epoch, position, …) into one 63-bit seed, the same on every machine."""
+    packed = struct.pack(f"<{len(parts)}q", *parts)
+    return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+def num_cores() -> int:
+    """Processor cores this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def raise_open_file_limit() -> None:
+    """Lift the soft limit of open files to the hard one: loader workers pass tensors as file descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError) as error:
+            # macOS caps the limit below what it reports; the old limit still holds, so say it and go on.
+            logging.getLogger(LOGGER_NAME).debug("open file limit stays at %d: %s", soft, error)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: $CLASSIFIER_TRAINING_CACHE, else the user's cache folder.
+
+    Raises:
+        UserError: when it cannot be made or written to.
+    """
+    chosen = os.environ.get("CLASSIFIER_TRAINING_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    path = Path(chosen) if chosen else (Path(base) if base else Path.home() / ".cache") / "classifier-training"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(
+            f"{path}: the cache folder cannot be written to",
+            "a folder for the sample data and other files that can be made again",
+            "export CLASSIFIER_TRAINING_CACHE=/some/folder",
+        )
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the system and the packages that shape a result."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+class RunLog:
+    """Copies every message of the package and every warning into a run's log file.
+
+    Use it in a `with` block; messages from before `open` wait for the file.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+        self._file: logging.FileHandler | None = None
+
+    def __enter__(self) -> RunLog:
+        self._attach(self._waiting)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for handler in (self._waiting, self._file):
+            if handler is not None:
+                self._detach(handler)
+                handler.close()
+
+    def open(self, path: Path) -> None:
+        """Write what has been said so far, and what will be, to the file."""
+        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._waiting.setTarget(self._file)
+        self._waiting.flush()
+        self._detach(self._waiting)
+        self._attach(self._file)
+
+    @staticmethod
+    def _attach(handler: logging.Handler) -> None:
+        for name in LOGGED:
+            logging.getLogger(name).addHandler(handler)
+
+    @staticmethod
+    def _detach(handler: logging.Handler) -> None:
+        for name in LOGGED:
+            logging.getLogger(name).removeHandler(handler)
+
+
+@functools.cache
+def console() -> Console:
+    """Return the one console that log lines and progress share: standard error, so that results can be piped."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+MARKS = {logging.ERROR: ("error: ", "red"), logging.WARNING: ("warning: ", "yellow")}
+
+
+class ScreenHandler(logging.Handler):
+    """Shows the package's messages as plain lines, warnings marked as such, on the console that progress uses."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        word, style = next((mark for level, mark in MARKS.items() if record.levelno >= level), ("", ""))
+        console().print(f"{word}{record.getMessage()}", markup=False, soft_wrap=True, style=style)
+
+
+def log_to_screen() -> None:
+    """Show the package's messages from level INFO on, and warnings."""
+    logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    # These speak to the developers of the libraries that raise them.
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+    for name in LOGGED:
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        logger.addHandler(ScreenHandler())
+    # Lightning puts its notes on the screen itself unless the root logger has a handler.
+    logging.getLogger().addHandler(logging.NullHandler())

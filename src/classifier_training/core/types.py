@@ -1,0 +1,191 @@
+"""The values that pass between floors. Arrays are NumPy wherever torch is not needed to make sense of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
+
+
+class SampleKey(NamedTuple):
+    """Which sample to load, and all that its randomness may depend on.
+
+    Args:
+        epoch: epoch number from 0.
+        position: place of the draw in the epoch's order; a sample drawn twice is augmented twice.
+        row: of the split's sample table.
+    """
+
+    epoch: int
+    position: int
+    row: int
+
+
+class Batch(NamedTuple):
+    """What a loader yields.
+
+    Args:
+        images: uint8 [B, 3, H, W], RGB, not normalised: the network's shell does that on the device.
+        targets: int64 [B], class numbers.
+        indices: int64 [B], rows of the split's sample table.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+
+
+class StepOutput(NamedTuple):
+    """What a validation or test step hands on, so that nobody needs a second forward pass.
+
+    Args:
+        logits: float32 [B, K].
+        targets: int64 [B].
+        indices: int64 [B].
+        losses: float32 [B], plain cross-entropy of each sample: no weights, no smoothing.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    indices: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The answers of one network on one whole split.
+
+    Args:
+        split: train, val or test.
+        logits: float32 [N, K].
+        targets: int64 [N].
+        indices: int64 [N], rows of the split's sample table.
+        losses: float32 [N].
+        metrics: name without the split's prefix to value.
+    """
+
+    split: str
+    logits: NDArray[np.float32]
+    targets: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    losses: NDArray[np.float32]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Softmax of the logits, float32 [N, K]."""
+        return softmax(self.logits)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The likeliest class of each sample, int64 [N]."""
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """The samples of one split, in a fixed order.
+
+    Args:
+        name: train, val or test.
+        paths: absolute image paths [N].
+        targets: int64 [N].
+        groups: group of each sample [N] (session, video, player); empty strings where there is none.
+    """
+
+    name: str
+    paths: Sequence[str]
+    targets: NDArray[np.int64]
+    groups: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def class_counts(self, num_classes: int) -> NDArray[np.int64]:
+        """Samples of each class, int64 [K]."""
+        return np.bincount(self.targets, minlength=num_classes).astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network wants to see.
+
+    Args:
+        size: side of the square input in pixels.
+        mean: per RGB channel, of pixels scaled to 0..1.
+        std: per RGB channel.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network that is ready to train.
+
+    Args:
+        network: float32 [B, 3, H, W] normalised -> logits float32 [B, K].
+        input_spec: what it wants to see.
+        architecture: its name for people and files.
+        pretrained: whether it starts from trained weights.
+    """
+
+    network: nn.Module
+    input_spec: InputSpec
+    architecture: str
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image; the same names in every output format.
+
+    Args:
+        path: as the user wrote it.
+        label: the likeliest class; None when the image could not be read.
+        confidence: its probability.
+        top_k: the likeliest classes, best first.
+        probabilities: of every class, when asked for.
+        rejected: whether the confidence is below the threshold.
+        error: why there is no answer.
+    """
+
+    path: str
+    label: str | None = None
+    confidence: float | None = None
+    top_k: tuple[tuple[str, float], ...] = ()
+    probabilities: Mapping[str, float] | None = None
+    rejected: bool | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the form that goes into JSON."""
+        row: dict[str, object] = {
+            "path": self.path,
+            "label": self.label,
+            "confidence": self.confidence,
+            "top_k": [{"label": label, "probability": value} for label, value in self.top_k],
+            "rejected": self.rejected,
+            "error": self.error,
+        }
+        if self.probabilities is not None:
+            row["probabilities"] = dict(self.probabilities)
+        return row
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over the last axis, shifted by its maximum so that nothing overflows."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)

@@ -1,0 +1,132 @@
+"""The Lightning shell around the data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from classifier_training.core.runtime import num_cores
+from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SampleKey
+from classifier_training.data.dataset import ImageDataset, already_collated
+from classifier_training.data.samplers import EpochSampler
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.core.types import SplitTable
+    from classifier_training.data.index import SplitData
+    from classifier_training.data.transforms import Transforms
+
+MAX_AUTO_WORKERS = 8
+
+
+class ImageFolderDataModule(LightningDataModule):
+    """Loaders for the splits of an image data set.
+
+    Args:
+        data: classes and tables.
+        preprocessing: what evaluation does to a picture.
+        augmentation: what training does besides.
+        class_weights: how often one image of each class is drawn [K]; None takes every image once an epoch.
+        batch_size: images in a batch.
+        num_workers: loader processes.
+        on_error: what an unreadable image does.
+        seed: order, draws and augmentation follow from it.
+    """
+
+    def __init__(
+        self,
+        data: SplitData,
+        *,
+        preprocessing: Preprocessing,
+        augmentation: Transforms,
+        class_weights: NDArray[np.float64] | None,
+        batch_size: int,
+        num_workers: int,
+        on_error: Literal["raise", "skip"],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.on_error = on_error
+        self.seed = seed
+        self.sampler = EpochSampler(data.tables[TRAIN].targets, class_weights, seed=seed)
+
+    @property
+    def num_train_batches(self) -> int:
+        """Batches in a training epoch."""
+        size = len(self.data.tables[TRAIN])
+        return size // self.batch_size if self._drops_last else 1
+
+    @property
+    def _drops_last(self) -> bool:
+        # Batch norm cannot take a last batch of one image, so a part of a batch is kept only when it is all there is.
+        return len(self.data.tables[TRAIN]) >= self.batch_size
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Augmented training images in the sampler's order."""
+        dataset = self._dataset(self.data.tables[TRAIN], augmentation=self.augmentation)
+        return self._loader(dataset, self.sampler, drop_last=self._drops_last)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Validation images in order."""
+        return self._evaluation_loader(VAL) if VAL in self.data.tables else []
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Test images in order."""
+        return self._evaluation_loader(TEST) if TEST in self.data.tables else []
+
+    def validation_images(self, number: int) -> torch.Tensor:
+        """Images spread evenly over the validation split, so over its classes, uint8 [N, 3, H, W]."""
+        table = self.data.tables[VAL]
+        rows = np.unique(np.linspace(0, len(table) - 1, number).round().astype(int))
+        keys = [SampleKey(epoch=0, position=row, row=row) for row in rows.tolist()]
+        return self._dataset(table, augmentation=None).__getitems__(keys).images
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
+        table = self.data.tables[split]
+        return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets), drop_last=False)
+
+    def _dataset(self, table: SplitTable, *, augmentation: Transforms | None) -> ImageDataset:
+        return ImageDataset(
+            table,
+            preprocessing=self.preprocessing,
+            augmentation=augmentation,
+            seed=self.seed,
+            on_error=self.on_error,
+        )
+
+    def _loader(self, dataset: ImageDataset, sampler: EpochSampler, *, drop_last: bool) -> DataLoader[Batch]:
+        options: dict[str, Any] = {}
+        if self.num_workers:
+            options = {"persistent_workers": True, "worker_init_fn": _one_thread}
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            collate_fn=already_collated,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+
+def choose_num_workers(wanted: int | Literal["auto"], *, accelerator: str) -> int:
+    """Resolve auto: beside a GPU as many workers as cores, up to eight; a busy CPU and MPS do better without."""
+    if wanted != "auto":
+        return wanted
+    return min(num_cores(), MAX_AUTO_WORKERS) if accelerator == "cuda" else 0
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

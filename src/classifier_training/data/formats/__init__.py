@@ -1,0 +1,1 @@
+"""The forms in which data sets arrive; one file a form."""

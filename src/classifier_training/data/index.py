@@ -1,0 +1,191 @@
+"""The sample table every form of data is read into, before and after it is split."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.images import EXTENSIONS
+from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+log = logging.getLogger(__name__)
+
+SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+"""Folder names that mean a split."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: a picture and its label.
+
+    Args:
+        path: relative to the data root, with forward slashes.
+        label: class name; an empty one is legal.
+        split: train, val or test; empty when the data does not say.
+        group: what must stay on one side of a split (a session, a video); empty when unknown.
+    """
+
+    path: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """All samples below one root, in a fixed order.
+
+    Args:
+        root: absolute folder that the paths are relative to.
+        samples: the rows.
+        empty_classes: class folders without a single image.
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    empty_classes: tuple[str, ...] = ()
+
+    def present_splits(self) -> set[str]:
+        """The splits that the rows name."""
+        return {sample.split for sample in self.samples if sample.split}
+
+    def with_splits(self, splits: Iterable[str]) -> SampleIndex:
+        """Return the same rows, each assigned to the split at its place in `splits`."""
+        assigned = zip(self.samples, splits, strict=True)
+        return replace(self, samples=tuple(replace(sample, split=split) for sample, split in assigned))
+
+    def without(self, paths: set[str]) -> SampleIndex:
+        """Return the index without the rows of these relative paths."""
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in paths))
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """Data ready to train on: classes, and a table for each split.
+
+    Args:
+        root: absolute folder of the data.
+        class_names: the classes of the training split alone, sorted as strings; their place is their number.
+        tables: by split name; a split without samples is absent.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    tables: dict[str, SplitTable]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def counts(self, split: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Samples of each class in a split, int64 [K]; zeros when there is no such split."""
+        table = self.tables.get(split)
+        return np.zeros(self.num_classes, np.int64) if table is None else table.class_counts(self.num_classes)
+
+
+def tabulate(index: SampleIndex) -> SplitData:
+    """Number the classes and make one table a split.
+
+    Labels are matched by name: one that the training split lacks is reported and left out of the other splits, never
+    given another class's number.
+
+    Raises:
+        UserError: when fewer than two classes have training samples.
+    """
+    class_names = tuple(sorted({sample.label for sample in index.samples if sample.split == TRAIN}))
+    if len(class_names) < 2:
+        found = ", ".join(repr(name) for name in class_names) or "none"
+        raise UserError(
+            f"{index.root}: the training split has {len(class_names)} class(es): {found}",
+            "at least two classes with training images",
+            "check data.root: it holds one folder a class, or train/ and val/ with one folder a class each",
+        )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    tables = {}
+    for split in SPLITS:
+        rows = [sample for sample in index.samples if sample.split == split]
+        known = [sample for sample in rows if sample.label in numbers]
+        _report_labels(split, rows, class_names)
+        if known:
+            tables[split] = SplitTable(
+                name=split,
+                paths=[str(index.root / sample.path) for sample in known],
+                targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
+                groups=[sample.group for sample in known],
+            )
+    return SplitData(index.root, class_names, tables)
+
+
+def _report_labels(split: str, rows: Sequence[Sample], class_names: Sequence[str]) -> None:
+    if split == TRAIN or not rows:
+        return
+    present = Counter(sample.label for sample in rows)
+    unknown = sorted(present.keys() - set(class_names))
+    if unknown:
+        log.warning(
+            "%s has %d images of %d classes that train does not have; they are left out: %s",
+            split, sum(present[label] for label in unknown), len(unknown), enumerate_words(map(repr, unknown)),
+        )  # fmt: skip
+    missing = sorted(set(class_names) - present.keys())
+    if missing:
+        log.warning("%s has no image of %s; their figures will be missing", split, enumerate_words(missing))
+
+
+def resolve_root(root: str | None) -> Path:
+    """Return the data folder as an absolute path.
+
+    Raises:
+        UserError: when it is not given, does not exist or is no folder.
+    """
+    if root is None:
+        raise UserError(
+            "data.root is missing",
+            "a folder of images",
+            "data.root=/my/images   (data=digits is a built-in sample)",
+        )
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        kind = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UserError(
+            f"data.root={root}: {path.absolute()} {kind}",
+            "a folder with one sub-folder a class, with train/ and val/, or with JSONL annotations",
+            "check the spelling, or give the full path: data.root=/my/images",
+        )
+    return path.resolve()
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, hidden ones and the systems' own left out, in a fixed order.
+
+    Raises:
+        UserError: when a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename}: {error.strerror}",
+            "a data folder that can be read through",
+            "mend its permissions, or choose another data.root",
+        ) from error
+
+    for directory, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(files):
+            if not name.startswith(".") and name not in {"Thumbs.db", "desktop.ini"}:
+                yield Path(directory, name)
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file's name ends like an image's."""
+    return path.suffix.lower() in EXTENSIONS

@@ -1,0 +1,97 @@
+"""From a data source to tables that are ready to train on: read, checked, split, numbered."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.types import VAL
+from classifier_training.data.index import tabulate
+from classifier_training.data.quality import dataset_statistics, scan_headers
+from classifier_training.data.splits import complete_splits
+
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    from numpy.typing import NDArray
+
+    from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.quality import HeaderScan
+    from classifier_training.data.source import DataSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """A data set, checked and split.
+
+    Args:
+        index: every sample with its split.
+        splits: classes and tables.
+        image_sizes: width and height of each file, int64 [N, 2].
+        statistics: of the data set, as plain values.
+    """
+
+    index: SampleIndex
+    splits: SplitData
+    image_sizes: NDArray[np.int64]
+    statistics: dict[str, Any]
+
+    @property
+    def words(self) -> str:
+        """One line for people."""
+        sizes = ", ".join(f"{len(table):,} {name}" for name, table in self.splits.tables.items())
+        return f"data: {self.splits.root}: {self.splits.num_classes} classes, images: {sizes}"
+
+
+def load_data(source: DataSource, *, seed: int) -> LoadedData:
+    """Read a data set, refuse or leave out what cannot be used, and split it.
+
+    Raises:
+        UserError: when there is no data, a file is no image (unless such are skipped), or nothing can be validated on.
+    """
+    index = source.read()
+    _meet_empty_classes(index, source.on_error)
+    scan = scan_headers(index)
+    index = _meet_unreadable(index, scan, source.on_error)
+    index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
+    splits = tabulate(index)
+    if VAL not in splits.tables:
+        raise UserError(
+            f"{index.root}: no image is left for validation; every class has a single one",
+            "at least one class with two images",
+            "add images, or make a val folder",
+        )
+    sizes = list(scan.sizes.values())
+    return LoadedData(index, splits, np.array(sizes, dtype=np.int64).reshape(-1, 2), dataset_statistics(splits, sizes))
+
+
+def _meet_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]) -> None:
+    if not index.empty_classes:
+        return
+    listed = enumerate_words(index.empty_classes)
+    if on_error == "raise":
+        raise UserError(
+            f"{index.root}: {len(index.empty_classes)} class folder(s) without an image: {listed}",
+            "at least one image in every class folder",
+            "fill or remove the folders, or go on without them: data.on_error=skip",
+        )
+    log.warning("class folders without an image are left out: %s", listed)
+
+
+def _meet_unreadable(index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"]) -> SampleIndex:
+    if not scan.unreadable:
+        return index
+    first = next(iter(scan.unreadable.values()))
+    if on_error == "raise":
+        more = f" (and {len(scan.unreadable) - 1} more like it)" if len(scan.unreadable) > 1 else ""
+        raise UserError(f"{first.came}{more}", first.expected, first.remedy)
+    for error in scan.unreadable.values():
+        log.warning("skipped %s: %s", error.path, error.reason)
+    log.warning("%d of %d files cannot be read and are left out", len(scan.unreadable), len(index.samples))
+    return index.without(set(scan.unreadable))

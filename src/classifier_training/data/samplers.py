@@ -1,0 +1,116 @@
+"""The order of an epoch: a pure function of (seed, epoch), uniform or weighted by class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field
+
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.register import register
+from classifier_training.core.types import SampleKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+@register(group="sampler", name="disabled")
+def uniform_weights(class_counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
+    """Every image once an epoch, in a new order."""
+
+
+@register(group="sampler", name="auto")
+def inverse_frequency_weights(
+    class_counts: NDArray[np.int64],
+    class_names: Sequence[str],  # noqa: ARG001
+    *,
+    power: Annotated[float, Field(gt=0, le=1)] = 1.0,
+) -> NDArray[np.float64]:
+    """Draw every class equally often, however rare.
+
+    Args:
+        power: how far to go: 1 draws all classes alike, 0.5 is half way on a log scale (square-root sampling).
+    """
+    return 1.0 / np.maximum(class_counts, 1).astype(np.float64) ** power
+
+
+@register(group="sampler", name="manual")
+def manual_weights(
+    class_counts: NDArray[np.int64],  # noqa: ARG001
+    class_names: Sequence[str],
+    *,
+    weights: dict[str, Annotated[float, Field(ge=0)]],
+) -> NDArray[np.float64]:
+    """Draw a class's images in proportion to its weight.
+
+    Args:
+        weights: by class name; classes left out weigh 1, as in sampler.weights={cat: 4, dog: 0.5}.
+
+    Raises:
+        UserError: when a class is not in the data, or all weights are 0.
+    """
+    unknown = sorted(set(weights) - set(class_names))
+    if unknown:
+        close = nearest(unknown[0], class_names)
+        raise UserError(
+            f"sampler.weights names {unknown[0]!r}, which is no class of this data",
+            f"one of {enumerate_words(class_names)}",
+            f"sampler.weights={{{close[0]}: {weights[unknown[0]]}}}" if close else "use the names above",
+        )
+    values = np.array([weights.get(name, 1.0) for name in class_names], dtype=np.float64)
+    if not values.any():
+        raise UserError("sampler.weights are all 0", "at least one class to draw", "give one class a weight above 0")
+    return values
+
+
+class EpochSampler:
+    """Yields the keys of one epoch's samples.
+
+    Args:
+        targets: class of each sample, int64 [N].
+        class_weights: weight of one image of each class [K]; None takes every sample once.
+        seed: of the run; None keeps the samples in their order, as evaluation wants it.
+    """
+
+    def __init__(
+        self,
+        targets: NDArray[np.int64],
+        class_weights: NDArray[np.float64] | None = None,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        self._targets = targets
+        self._seed = seed
+        self._epoch = 0
+        self._probabilities: NDArray[np.float64] | None = None
+        if class_weights is not None:
+            weights = class_weights[targets]
+            self._probabilities = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields; Lightning calls this."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        epoch = self._epoch
+        for position, index in enumerate(self.order(epoch).tolist()):
+            yield SampleKey(epoch, position, index)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Sample numbers of an epoch in the order they are drawn, int64 [N]."""
+        if self._seed is None:
+            return np.arange(len(self._targets))
+        generator = np.random.default_rng([self._seed, epoch])
+        if self._probabilities is None:
+            return generator.permutation(len(self._targets))
+        return generator.choice(len(self._targets), size=len(self._targets), p=self._probabilities)
+
+    def draws(self, epoch: int, num_classes: int) -> NDArray[np.int64]:
+        """How often each class is drawn in an epoch, int64 [K]."""
+        return np.bincount(self._targets[self.order(epoch)], minlength=num_classes).astype(np.int64)

@@ -1,0 +1,84 @@
+"""Drawing beside the run: figures are described here and painted in another process, at the lowest priority."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+from classifier_training.core.run_dir import atomic_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import matplotlib.figure
+
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 64
+"""Figures that may wait; a run that outruns its painter by more than this waits for it."""
+
+
+class Figure(ABC):
+    """A picture, described by plain values: cheap to make and to send, painted later and elsewhere."""
+
+    @abstractmethod
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it. Only here is matplotlib imported."""
+
+    def save(self, path: Path) -> None:
+        """Paint it into a PNG file."""
+        figure = self.render()
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+class Drawer:
+    """Paints figures in one background process, so that training never waits for a plot.
+
+    Use it in a `with` block: leaving it waits for what is still to be painted and reports what could not be.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._pending: list[tuple[Path, Future[None]]] = []
+
+    def __enter__(self) -> Drawer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=error is None, cancel_futures=error is not None)
+        if error is None:
+            self._collect(len(self._pending))
+
+    def submit(self, figure: Figure, path: Path) -> None:
+        """Have a figure painted into a PNG file."""
+        if self._pool is None:
+            # A fresh interpreter instead of a fork: forking a process that has torch's threads is not safe.
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_step_back)
+        self._pending.append((path, self._pool.submit(figure.save, path)))
+        self._collect(len(self._pending) - MAX_PENDING)
+
+    def _collect(self, number: int) -> None:
+        for path, future in self._pending[: max(number, 0)]:
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                log.warning("the drawing process ended early; %s and later pictures are missing: %s", path.name, error)
+                self._pending.clear()
+                return
+            except Exception as error:  # noqa: BLE001 - a plot that fails must not end the run that it shows
+                log.warning("could not draw %s: %s: %s", path, type(error).__name__, error)
+        del self._pending[: max(number, 0)]
+
+
+def _step_back() -> None:
+    os.nice(19)

@@ -1,0 +1,88 @@
+"""Pictures with what they are and what they were taken for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from classifier_training.core.images import UnreadableImageError, read_rgb
+from classifier_training.evaluation.drawing import Figure
+from classifier_training.evaluation.figures.style import GREEN, RED, label_of, new_figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from numpy.typing import NDArray
+
+TILE, GAP, CAPTION = 128, 12, 34
+"""Side of a picture, space between two and height of a caption, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One picture of a grid."""
+
+    path: str
+    true_label: str
+    predicted_label: str
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleGridFigure(Figure):
+    """Rows of pictures, wrong answers first, each with truth, answer and confidence.
+
+    Args:
+        tiles: in the order to show them.
+        title: above the grid.
+        columns: pictures in a row.
+    """
+
+    tiles: tuple[Tile, ...]
+    title: str
+    columns: int = 8
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class. All pictures are one image, for sixteen small axes take seconds."""
+        rows = -(-len(self.tiles) // self.columns)
+        width = self.columns * (TILE + GAP) + GAP
+        height = rows * (TILE + CAPTION + GAP) + GAP
+        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+        figure = new_figure(width / 100, height / 100 + 0.5)
+        axes = figure.add_subplot()
+        for number, tile in enumerate(self.tiles):
+            row, column = divmod(number, self.columns)
+            top, left = GAP + row * (TILE + CAPTION + GAP), GAP + column * (TILE + GAP)
+            canvas[top : top + TILE, left : left + TILE] = _thumbnail(tile.path)
+            right = tile.true_label == tile.predicted_label
+            answer = f"{label_of(tile.predicted_label)} {tile.confidence:.0%}"
+            text = answer if right else f"{answer}\nis {label_of(tile.true_label)}"
+            axes.text(
+                left + TILE / 2,
+                top + TILE + 3,
+                text,
+                ha="center",
+                va="top",
+                fontsize=7.5,
+                color=GREEN if right else RED,
+            )
+        axes.imshow(canvas, interpolation="nearest", aspect="equal")
+        axes.set_axis_off()
+        axes.set_title(self.title, fontsize=11)
+        return figure
+
+
+def _thumbnail(path: str) -> NDArray[np.uint8]:
+    """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are."""
+    tile = Image.new("RGB", (TILE, TILE), (235, 235, 235))
+    try:
+        image = read_rgb(path)
+    except UnreadableImageError:
+        return np.asarray(tile)
+    scale = TILE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
+    tile.paste(small, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    return np.asarray(tile)

@@ -1,0 +1,108 @@
+"""The files that describe a model to other programs. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.run_dir import RunDir, sha256, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleInfo:
+    """What a bundle says about its model.
+
+    Args:
+        class_names: [K], in the order of the outputs.
+        preprocessing: from pixels to input.
+        architecture: name of the network.
+        training_info: best metric, epoch and configuration.
+        files: description of each exported file, by file name.
+    """
+
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    architecture: str
+    training_info: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, str]:
+        """Return what travels inside a weights or ONNX file, as texts."""
+        return {
+            "class_names": json.dumps(self.class_names, ensure_ascii=False),
+            "preprocessing": json.dumps(self.preprocessing.to_dict()),
+            "architecture": self.architecture,
+        }
+
+
+def write_info(run_dir: RunDir, info: BundleInfo) -> None:
+    """Write labels_mapping.json and model_info.json."""
+    mean, std = list(info.preprocessing.mean), list(info.preprocessing.std)
+    normalization = {"mean": mean, "std": std}
+    write_json(
+        run_dir.labels_mapping,
+        {
+            "num_classes": len(info.class_names),
+            "class_to_idx": {name: number for number, name in enumerate(info.class_names)},
+            "idx_to_class": {str(number): name for number, name in enumerate(info.class_names)},
+            "normalization": normalization,
+        },
+    )
+    height, width = info.preprocessing.size
+    write_json(
+        run_dir.model_info,
+        {
+            "class_names": list(info.class_names),
+            "num_classes": len(info.class_names),
+            "input_shape": [1, 3, height, width],
+            "input_size": [height, width],
+            "normalization": normalization,
+            "model_architecture": info.architecture,
+            "quantization": "none",
+            "preprocessing": info.preprocessing.to_dict(),
+            "training_info": dict(info.training_info),
+            "files": {name: dict(description) for name, description in info.files.items()},
+        },
+    )
+
+
+def describe_file(path: Path, *, format_name: str, parity: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a file's entry in model_info.json."""
+    return {"format": format_name, "quantization": "none", "sha256": sha256(path), "parity": parity}
+
+
+def read_info(run_dir: RunDir) -> BundleInfo:
+    """Read model_info.json.
+
+    Raises:
+        UserError: when it is missing or not what this program writes.
+    """
+    path = run_dir.model_info
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return BundleInfo(
+            class_names=tuple(found["class_names"]),
+            preprocessing=Preprocessing.from_dict(found["preprocessing"]),
+            architecture=found["model_architecture"],
+            training_info=found["training_info"],
+            files=found["files"],
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run_dir.path}: no model_info.json; the run has not finished, or is no run folder",
+            "the folder of a finished run",
+            "choose another run, or go on with this one: classifier-training train resume=" + str(run_dir.path),
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error})",
+            "the file that the run wrote",
+            "restore it from a copy of the run folder, or train again",
+        ) from error

@@ -1,0 +1,75 @@
+"""From a network to an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from classifier_training.core.run_dir import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+INPUT_NAME, OUTPUT_NAME = "input", "logits"
+
+
+def evaluation_copy(network: nn.Module) -> nn.Module:
+    """Return a copy for export: float32, on the CPU, in evaluation mode."""
+    return copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
+
+
+def export_onnx(
+    network: nn.Module, path: Path, *, image_size: int, opset: int | None, metadata: Mapping[str, str]
+) -> None:
+    """Write `input` float32 [batch, 3, H, W] -> `logits` float32 [batch, K] as one file.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        path: where to.
+        image_size: H and W.
+        opset: of the ONNX operators; None for the exporter's own.
+        metadata: texts that travel in the file.
+    """
+    # A batch of one would be taken for a constant by torch.export.
+    example = torch.zeros(2, 3, image_size, image_size)
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    with atomic_path(path) as temporary:
+        program.save(os.fspath(temporary), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about itself off the screen; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Networks, each behind one word of `model=`."""

@@ -1,0 +1,95 @@
+"""Starting weights: fetched, or read from a file; never replaced by random ones in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier_training.core.errors import UserError, enumerate_words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+def refuse_two_starts(*, pretrained: bool, weights: str | None) -> None:
+    """Raise when both a hub's weights and a file are asked for.
+
+    Raises:
+        UserError: then.
+    """
+    if pretrained and weights is not None:
+        raise UserError(
+            f"model.pretrained=true and model.weights={weights}: two starts for one network",
+            "one of them",
+            "leave model.pretrained out to start from the file",
+        )
+
+
+def unfetched(name: str, error: Exception, *, cached_at: str) -> UserError:
+    """Return the error for pretrained weights that could not be fetched."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return UserError(
+        f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {reason})",
+        f"a network connection, or the weights in {cached_at}",
+        "connect, or use a file: model.weights=/path/to/weights.safetensors, or start anew: model.pretrained=false",
+    )
+
+
+def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -> None:
+    """Load a safetensors or PyTorch file into a network; a head for other classes keeps its random start.
+
+    Args:
+        network: what to load into, in place.
+        path: .safetensors, or a PyTorch file that holds tensors alone.
+        head: prefixes of the classifier's parameters.
+
+    Raises:
+        UserError: when the file cannot be read or is of another network.
+    """
+    state = _read_state(Path(path).expanduser())
+    own = network.state_dict()
+    headless = {name: value for name, value in state.items() if not name.startswith(head) or _fits(own, name, value)}
+    missing = [name for name in own if name not in headless and not name.startswith(head)]
+    strange = [name for name, value in headless.items() if not _fits(own, name, value)]
+    if missing or strange:
+        raise UserError(
+            f"model.weights={path} is of another network: {len(missing)} tensors are missing, {len(strange)} do not "
+            f"fit ({enumerate_words([*missing, *strange], limit=3)})",
+            "weights saved from the same model=",
+            "choose the model that the file was saved from",
+        )
+    network.load_state_dict(headless, strict=False)
+
+
+def _fits(own: Mapping[str, Tensor], name: str, value: Tensor) -> bool:
+    return name in own and own[name].shape == value.shape
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"model.weights={path}: cannot be read ({str(error).partition(chr(10))[0]})",
+            "a .safetensors file, or a PyTorch file of tensors alone",
+            "check the path; save the weights with safetensors",
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(
+            f"model.weights={path}: holds no table of tensors",
+            "a state_dict",
+            "save model.state_dict() and nothing else",
+        )
+    return state

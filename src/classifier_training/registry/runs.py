@@ -1,0 +1,78 @@
+"""Finding runs by word or path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir
+
+DEFAULT_OUTPUT = "outputs"
+
+
+def find_run(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
+    """Return the run that a word or path stands for.
+
+    Args:
+        reference: latest (the newest finished run), best (the one with the best monitored metric), or a run folder.
+        output: folder that `latest` and `best` look through.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if reference in ("latest", "best"):
+        finished = [RunDir(path.parent) for path in Path(output).rglob("model_info.json")]
+        if not finished:
+            raise UserError(
+                f"run={reference}: no finished run below {Path(output).absolute()}",
+                "a run folder, or a run trained from this folder before",
+                "classifier-training train",
+            )
+        return max(finished, key=_finished_at if reference == "latest" else _best_score)
+    path = Path(reference).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"run={reference}: there is no such folder",
+            "a run folder, latest or best",
+            "run=latest takes the newest run below outputs/",
+        )
+    return RunDir(path)
+
+
+def _finished_at(run: RunDir) -> float:
+    return run.model_info.stat().st_mtime
+
+
+def _best_score(run: RunDir) -> float:
+    try:
+        metric = json.loads(run.model_info.read_text(encoding="utf-8"))["training_info"]["best_metric"]
+        return float(metric["value"]) if "loss" not in metric["name"] else -float(metric["value"])
+    except (ValueError, KeyError, TypeError):
+        # A damaged file is no candidate for the best; asking for that run by its path names the damage.
+        return float("-inf")
+
+
+def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
+    """Return the run to go on with: a folder, or latest for the one whose checkpoint is the newest.
+
+    Raises:
+        UserError: when there is none, or it has no checkpoint yet.
+    """
+    if reference == "latest":
+        found = [path for path in Path(output).rglob("last.ckpt") if not RunDir(path.parent.parent).model_info.exists()]
+        if not found:
+            raise UserError(
+                f"resume=latest: no unfinished run below {Path(output).absolute()}",
+                "a run that was interrupted after its first epoch",
+                "resume=outputs/…/…   (the folder of the run)",
+            )
+        return RunDir(max(found, key=lambda path: path.stat().st_mtime).parent.parent)
+    run_dir = RunDir(Path(reference).expanduser())
+    if not run_dir.last_checkpoint.is_file():
+        raise UserError(
+            f"resume={reference}: {run_dir.last_checkpoint} does not exist",
+            "the folder of a run that finished an epoch",
+            "check the path, or train anew without resume=",
+        )
+    return run_dir

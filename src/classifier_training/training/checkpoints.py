@@ -1,0 +1,142 @@
+"""Checkpoints that are never half written: last.ckpt to go on from, best.ckpt to keep."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import atomic_path
+from classifier_training.training.ema import validated_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pytorch_lightning as pl
+
+    from classifier_training.core.run_dir import RunDir
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target, fsyncs and renames; reads tensors and plain values alone, never code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object | None = None
+    ) -> None:
+        """Write a checkpoint; `storage_options` is Lightning's and must be None."""
+        if storage_options is not None:
+            raise TypeError("storage_options do not apply to local files")
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature
+    ) -> dict[str, Any]:
+        """Read a checkpoint to the CPU unless told otherwise.
+
+        Raises:
+            UserError: when the file is missing, damaged, or holds more than tensors and plain values.
+        """
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running anything that it holds.
+
+    Raises:
+        UserError: when the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    import pickle
+
+    try:
+        found = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: there is no such checkpoint", "a run that finished an epoch", "choose another run"
+        ) from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: the checkpoint cannot be read ({str(error).partition(chr(10))[0]})",
+            "a checkpoint of this program, of tensors and plain values alone",
+            "choose another run or checkpoint",
+        ) from error
+    if not isinstance(found, dict) or "state_dict" not in found:
+        raise UserError(f"{path}: holds no weights", "a checkpoint of this program", "choose another run or checkpoint")
+    return found
+
+
+class RunCheckpoints(Checkpoint):
+    """Keeps the best weights and, to go on from, the state at the end of an epoch.
+
+    The best weights wait in memory and both files are written together, at the end of an epoch, no oftener than
+    `every_seconds`: epochs of a second would otherwise be spent writing. best.ckpt holds the validated weights and no
+    optimizer state. Lightning's own ModelCheckpoint writes the whole state for each, every time.
+
+    Args:
+        run_dir: where the files go.
+        monitor: metric that decides, as logged.
+        mode: max or min.
+        every_seconds: least time between two writes; the last epoch is always written.
+        metadata: plain values that best.ckpt carries along (classes, preprocessing, architecture).
+    """
+
+    def __init__(
+        self, run_dir: RunDir, *, monitor: str, mode: str, every_seconds: float, metadata: Mapping[str, Any]
+    ) -> None:
+        self.monitor = monitor
+        self.mode = mode
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+        self._run_dir = run_dir
+        self._every_seconds = every_seconds
+        self._metadata = dict(metadata)
+        self._pending: dict[str, Any] | None = None
+        self._written_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what the interrupted run knew."""
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Keep the weights when they are the best so far."""
+        if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
+            self.best_score, self.best_epoch = score, trainer.current_epoch
+            weights = {name: value.detach().clone() for name, value in validated_state(trainer).items()}
+            self._pending = {
+                "state_dict": weights,
+                "epoch": trainer.current_epoch,
+                "global_step": trainer.global_step,
+                "monitor": self.monitor,
+                "score": score,
+                **self._metadata,
+            }
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Write both files when it is time, or when this was the last epoch."""
+        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last or time.monotonic() - self._written_at >= self._every_seconds:
+            # The best first: a kill between the two leaves an older last.ckpt, from which the same best comes again.
+            if self._pending is not None:
+                trainer.strategy.save_checkpoint(self._pending, self._run_dir.best_checkpoint)
+                self._pending = None
+            trainer.save_checkpoint(self._run_dir.last_checkpoint)
+            self._written_at = time.monotonic()

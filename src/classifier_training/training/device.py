@@ -1,0 +1,78 @@
+"""Where a run computes and in which precision: chosen once, said in words."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from classifier_training.core.errors import UserError
+
+if TYPE_CHECKING:
+    from classifier_training.training.settings import Accelerator, Precision
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and how to use it.
+
+    Args:
+        accelerator: cpu, cuda or mps, as Lightning names it.
+        precision: 32-true, bf16-mixed or 16-mixed, as Lightning names it.
+        channels_last: whether convolutions run faster with the channels innermost.
+        words: one line for people.
+    """
+
+    accelerator: str
+    precision: str
+    channels_last: bool
+    words: str
+
+
+def choose_device(accelerator: Accelerator, precision: Precision) -> Device:
+    """Take the wanted device, or the CPU with a word when it is not there.
+
+    Raises:
+        UserError: when the precision does not exist on the device.
+    """
+    chosen, name = _choose_accelerator(accelerator)
+    if precision == "16-mixed" and chosen == "cpu":
+        raise UserError(
+            "trainer.precision=16-mixed does not exist on the CPU",
+            "auto, 32 or bf16-mixed",
+            "trainer.precision=auto",
+        )
+    settled = _choose_precision(chosen) if precision == "auto" else "32-true" if precision == 32 else precision
+    # channels_last on MPS was many times slower until late in 2026, so it stays off there.
+    return Device(chosen, settled, channels_last=chosen != "mps", words=f"{name}, {settled} precision")
+
+
+def _choose_accelerator(wanted: Accelerator) -> tuple[str, str]:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted in ("auto", "gpu", "cuda") and cuda:
+        return "cuda", torch.cuda.get_device_name(0)
+    if wanted in ("auto", "gpu", "mps") and mps:
+        return "mps", "Apple GPU (MPS)"
+    if wanted not in ("auto", "cpu"):
+        log.warning("trainer.accelerator=%s was asked for, but PyTorch sees no such device: the CPU is used", wanted)
+    return "cpu", f"CPU with {torch.get_num_threads()} threads"
+
+
+def _choose_precision(accelerator: str) -> str:
+    if accelerator == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed"
+        return "16-mixed" if torch.cuda.get_device_capability() >= (7, 0) else "32-true"
+    if accelerator == "cpu" and _cpu_multiplies_bf16():
+        return "bf16-mixed"
+    return "32-true"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has bfloat16 dot products; without them bf16 is emulated and several times slower."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

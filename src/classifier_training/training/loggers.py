@@ -1,0 +1,84 @@
+"""Where figures go besides metrics.csv."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from classifier_training.core.errors import require_extra
+from classifier_training.core.register import register
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+    from classifier_training.core.run_dir import RunDir
+
+
+@register(group="logging", name="tensorboard")
+def tensorboard(run_dir: RunDir) -> Logger:
+    """TensorBoard event files in the run folder's tensorboard/."""
+    try:
+        import tensorboard as _  # noqa: F401
+    except ImportError as error:
+        raise require_extra("tensorboard", extra="tensorboard", purpose="logging=tensorboard") from error
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(save_dir=run_dir.path, name="tensorboard", version="", default_hp_metric=False)
+
+
+@register(group="logging", name="wandb")
+def wandb(
+    run_dir: RunDir,
+    *,
+    project: str = "classifier-training",
+    entity: str | None = None,
+    mode: Literal["auto", "online", "offline"] = "auto",
+) -> Logger:
+    """Weights & Biases; without an API key the run is kept in the run folder, to be synchronised later.
+
+    Args:
+        project: name of the project there.
+        entity: team or user that owns the project.
+        mode: auto is online when WANDB_API_KEY or a saved login is there, else offline. Nothing is ever asked.
+    """
+    try:
+        import wandb as client
+    except ImportError as error:
+        raise require_extra("wandb", extra="wandb", purpose="logging=wandb") from error
+    from pytorch_lightning.loggers import WandbLogger
+
+    if mode == "auto":
+        known = os.environ.get("WANDB_API_KEY") or client.api.api_key
+        mode = "online" if known else "offline"
+    settings = client.Settings(silent=True, console="off")
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        name=run_dir.path.name,
+        save_dir=run_dir.path,
+        offline=mode == "offline",
+        settings=settings,
+    )
+
+
+@register(group="logging", name="mlflow")
+def mlflow(
+    run_dir: RunDir,
+    *,
+    tracking_uri: str | None = None,
+    experiment_name: str = "classifier-training",
+) -> Logger:
+    """MLflow, on a server or in the run folder's mlruns/.
+
+    Args:
+        tracking_uri: address of the server; MLFLOW_TRACKING_URI when left out, else the run folder.
+        experiment_name: name of the experiment there.
+    """
+    try:
+        import mlflow as _  # noqa: F401
+    except ImportError as error:
+        raise require_extra("mlflow", extra="mlflow", purpose="logging=mlflow") from error
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (run_dir.path / "mlruns").absolute().as_uri()
+    return MLFlowLogger(experiment_name=experiment_name, tracking_uri=uri, run_name=run_dir.path.name)

@@ -1,0 +1,164 @@
+"""The Lightning shell around a network: what a step does, and what an epoch adds up to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.runtime import derive_seed
+from classifier_training.core.types import TEST, VAL, Batch, SplitResult, StepOutput
+from classifier_training.evaluation.metrics import classification_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch.optim import Optimizer
+
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.training.optim import SchedulePlan
+
+
+class ClassifierModule(pl.LightningModule):
+    """A classifier in training.
+
+    Args:
+        network: float32 [B, 3, H, W] normalised -> logits [B, K].
+        loss: (logits [B, K], targets [B], class weights [K] or None) -> scalar.
+        optimizer: (network) -> optimizer.
+        scheduler: (optimizer, plan) -> Lightning's scheduler configuration.
+        plan: length of the run and its monitored metric.
+        class_names: [K].
+        class_weights: of the loss, float32 [K], or None.
+        preprocessing: its mean and std are applied here, on the device.
+        channels_last: whether to hold images and weights with the channels innermost.
+        seed: dropout and its like follow from (seed, epoch, step).
+
+    Attributes:
+        results: answers on each split, by its name, once it was gone through.
+        scored_split: what the loader given to Lightning's test holds; not test where there is no such split.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        optimizer: Callable[[nn.Module], Optimizer],
+        scheduler: Callable[[Optimizer, SchedulePlan], dict[str, Any]],
+        plan: SchedulePlan,
+        class_names: Sequence[str],
+        class_weights: Tensor | None,
+        preprocessing: Preprocessing,
+        channels_last: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self._memory_format)
+        self.class_names = tuple(class_names)
+        self.results: dict[str, SplitResult] = {}
+        self.scored_split = TEST
+        self._loss = loss
+        self._build_optimizer = optimizer
+        self._build_scheduler = scheduler
+        self._plan = plan
+        self._seed = seed
+        self._class_weights: Tensor | None
+        self._scale: Tensor
+        self._shift: Tensor
+        self.register_buffer("_class_weights", class_weights, persistent=False)
+        std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+        self.register_buffer("_scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("_shift", -torch.tensor(preprocessing.mean).view(1, 3, 1, 1) / std, persistent=False)
+        self._totals = torch.zeros(3)
+        self._first_bad_step = torch.tensor(-1)
+        self._outputs: list[StepOutput] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Answer a batch of pixels, uint8 [B, 3, H, W], with logits, [B, K]."""
+        pixels = torch.addcmul(self._shift, images.float(), self._scale)
+        logits: Tensor = self.network(pixels.contiguous(memory_format=self._memory_format))
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's totals: loss sum, correct answers, images."""
+        self._totals = torch.zeros(3, device=self.device)
+        self._first_bad_step = torch.tensor(-1, device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch; its randomness depends on seed, epoch and step alone."""
+        torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx))
+        logits = self(batch.images).float()
+        loss = self._loss(logits, batch.targets, self._class_weights)
+        with torch.no_grad():
+            # All on the device: reading a value here would make a GPU wait at every step.
+            correct = (logits.argmax(dim=1) == batch.targets).sum()
+            number = len(batch.targets)
+            self._totals += torch.stack([loss * number, correct, torch.full_like(loss, number)])
+            bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
+            self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training figures."""
+        self.log_dict(self.training_metrics())
+
+    def on_validation_start(self) -> None:
+        """Stop a run whose loss is no longer a number, before its weights are scored or kept.
+
+        Raises:
+            CheckFailedError: then, naming the step.
+        """
+        step = int(self._first_bad_step)
+        if step >= 0:
+            raise CheckFailedError(
+                f"the loss is not a finite number at epoch {self.current_epoch}, step {step}",
+                "a finite loss",
+                "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
+            )
+
+    def training_metrics(self) -> dict[str, float]:
+        """Loss and accuracy over the epoch's training batches, as they were seen: augmented, with changing weights."""
+        loss_sum, correct, number = self._totals.tolist()
+        return {"train/loss": loss_sum / max(number, 1), "train/acc_top1": correct / max(number, 1)}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # noqa: ARG002
+        """Answer a validation batch."""
+        return self._answer(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # noqa: ARG002
+        """Answer a test batch in full precision, as the exported file will."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._answer(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score and log the validation split."""
+        self._finish_split(VAL)
+
+    def on_test_epoch_end(self) -> None:
+        """Score and log the held-out split."""
+        self._finish_split(self.scored_split)
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and its schedule."""
+        optimizer = self._build_optimizer(self.network)
+        return {"optimizer": optimizer, "lr_scheduler": self._build_scheduler(optimizer, self._plan)}
+
+    def _answer(self, batch: Batch) -> StepOutput:
+        logits = self(batch.images).float()
+        losses = functional.cross_entropy(logits, batch.targets, reduction="none")
+        output = StepOutput(logits.cpu(), batch.targets.cpu(), batch.indices.cpu(), losses.cpu())
+        self._outputs.append(output)
+        return output
+
+    def _finish_split(self, split: str) -> None:
+        logits, targets, indices, losses = (torch.cat(parts).numpy() for parts in zip(*self._outputs, strict=True))
+        self._outputs.clear()
+        metrics = classification_metrics(logits, targets, losses, self.class_names)
+        self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})

@@ -1,0 +1,154 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from classifier_training.core.register import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split trainable parameters in two: weights decay, biases and norms (one dimension or none) do not."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@register(group="optimizer", name="adamw")
+def adamw(
+    network: nn.Module,
+    *,
+    lr: Positive = 1e-3,
+    weight_decay: NonNegative = 0.05,
+    beta1: Share = 0.9,
+    beta2: Share = 0.999,
+) -> Optimizer:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), the default.
+
+    Args:
+        lr: highest learning rate.
+        weight_decay: pull of weights towards 0; biases and norms are left alone.
+        beta1: memory of the gradient's mean.
+        beta2: memory of the gradient's square.
+    """
+    from torch.optim import AdamW
+
+    return AdamW(parameter_groups(network, weight_decay), lr=lr, betas=(beta1, beta2), fused=True)
+
+
+@register(group="optimizer", name="sgd")
+def sgd(
+    network: nn.Module,
+    *,
+    lr: Positive = 0.1,
+    momentum: Share = 0.9,
+    nesterov: bool = True,
+    weight_decay: NonNegative = 5e-4,
+) -> Optimizer:
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        lr: highest learning rate.
+        momentum: memory of past gradients.
+        nesterov: look ahead by the momentum.
+        weight_decay: pull of weights towards 0; biases and norms are left alone.
+    """
+    from torch.optim import SGD
+
+    return SGD(
+        parameter_groups(network, weight_decay),
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov and momentum > 0,
+        fused=True,
+    )
+
+
+@dataclass(frozen=True)
+class SchedulePlan:
+    """What a schedule must know of the run.
+
+    Args:
+        total_steps: optimizer steps in the whole run.
+        monitor: metric that decides whether the run gets better, as logged.
+        mode: max or min.
+    """
+
+    total_steps: int
+    monitor: str
+    mode: str
+
+
+@register(group="scheduler", name="cosine")
+def cosine(
+    optimizer: Optimizer,
+    plan: SchedulePlan,
+    *,
+    warmup_fraction: Share = 0.1,
+    final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01,
+) -> dict[str, Any]:
+    """Linear warm-up, then a cosine down, step by step (Loshchilov & Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        warmup_fraction: share of all steps in which the learning rate rises.
+        final_lr_ratio: last learning rate over the highest.
+    """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    def factor(step: int) -> float:
+        return warmup_cosine(step, plan.total_steps, warmup_fraction=warmup_fraction, final_lr_ratio=final_lr_ratio)
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+@register(group="scheduler", name="plateau")
+def plateau(
+    optimizer: Optimizer,
+    plan: SchedulePlan,
+    *,
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.3,
+    patience: Annotated[int, Field(ge=0)] = 4,
+    min_lr: NonNegative = 1e-6,
+) -> dict[str, Any]:
+    """Lower the learning rate when the run's monitored metric has stopped improving.
+
+    Args:
+        factor: what the learning rate is multiplied by.
+        patience: epochs without improvement that are waited for.
+        min_lr: lowest learning rate.
+    """
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+    scheduler = ReduceLROnPlateau(optimizer, mode=plan.mode, factor=factor, patience=patience, min_lr=min_lr)  # type: ignore[arg-type]
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": plan.monitor}
+
+
+@register(group="scheduler", name="constant")
+def constant(optimizer: Optimizer, plan: SchedulePlan) -> dict[str, Any]:  # noqa: ARG001
+    """Keep the learning rate as it is."""
+    from torch.optim.lr_scheduler import ConstantLR
+
+    return {"scheduler": ConstantLR(optimizer, factor=1.0), "interval": "epoch"}
+
+
+def warmup_cosine(step: int, total_steps: int, *, warmup_fraction: float, final_lr_ratio: float) -> float:
+    """Factor of the learning rate at a step counted from 0, in (0, 1]."""
+    warmup_steps = round(warmup_fraction * total_steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
+    return final_lr_ratio + (1 - final_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,36 @@
+"""How long, on what and how precisely to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from classifier_training.core.register import register
+
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16-mixed", "16-mixed", 32]
+
+
+@register(group="trainer", name="default")
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """Length, device, precision and gradients of a run.
+
+    Args:
+        max_epochs: how often the training split is gone through at the most.
+        max_time: stop after this long at the next step: seconds, or HH:MM:SS.
+        accelerator: auto takes CUDA, else MPS, else the CPU, and says which.
+        precision: auto takes bf16-mixed where the hardware has it, 16-mixed on older GPUs, else 32.
+        accumulate_grad_batches: batches whose gradients make one step.
+        gradient_clip_val: largest norm of the gradients; none when left out.
+    """
+
+    max_epochs: Annotated[int, Field(ge=1)] = 30
+    max_time: Annotated[timedelta, Field(gt=timedelta(0))] | None = None
+    accelerator: Accelerator = "auto"
+    precision: Precision = "auto"
+    accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
+    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None

@@ -1,0 +1,158 @@
+"""`evaluate`: a finished run's answers on labelled images."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from classifier_training.conf.compose import build_node, saved_values
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.register import Choice, register
+from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
+from classifier_training.data.source import DataSource
+from classifier_training.data.splits import read_manifest
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
+from classifier_training.evaluation.results import write_results
+from classifier_training.inference.predictor import Predictor
+from classifier_training.registry.runs import find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.data.index import Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation gave.
+
+    Args:
+        folder: where the result files are.
+        result: the answers.
+    """
+
+    folder: Path
+    result: SplitResult
+
+    def __str__(self) -> str:
+        metrics = self.result.metrics
+        return (
+            f"{self.result.split}: balanced accuracy {metrics['balanced_accuracy']:.4f}, top-1 accuracy "
+            f"{metrics['acc_top1']:.4f}, macro F1 {metrics['macro_f1']:.4f}, loss {metrics['loss']:.4f} on "
+            f"{len(self.result.targets):,} images\nwritten to {self.folder}"
+        )
+
+
+@register(group="verb", name="evaluate")
+def evaluate(
+    *,
+    run: str = "latest",
+    data: Annotated[DataSource, Choice("auto")],
+    split: Literal["train", "val", "test"] | None = None,
+    output: str | None = None,
+) -> EvaluateResult:
+    """Score a finished run's exported model on its own held-out images, or on other labelled data.
+
+    Args:
+        run: run folder, latest or best.
+        split: which part of the data; test when left out, or all of data that is not split.
+        output: folder for the result files; a folder inside the run when left out.
+    """
+    run_dir = find_run(run)
+    predictor = Predictor(run_dir.path)
+    own_data = getattr(data, "root", "") is None
+    rows, root = _own_samples(run_dir) if own_data else _other_samples(data)
+    chosen = _choose_split(rows, split)
+    table = _tabulate(rows, root, chosen, predictor.class_names)
+    result = _score(predictor, table)
+    folder = Path(output).expanduser() if output else _default_folder(run_dir, root, chosen, own_data=own_data)
+    with Drawer() as drawer:
+        write_results(folder, result, table, predictor.class_names, drawer)
+    return EvaluateResult(folder, result)
+
+
+def _own_samples(run_dir: RunDir) -> tuple[list[Sample], Path]:
+    """The samples that the run was trained, validated and tested on."""
+    source = build_node("data", saved_values(run_dir.config).get("data"), "data")
+    return read_manifest(run_dir.splits), source.read().root
+
+
+def _other_samples(data: DataSource) -> tuple[list[Sample], Path]:
+    index = data.read()
+    return list(index.samples), index.root
+
+
+def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
+    present = {sample.split for sample in rows}
+    if wanted is None:
+        return next((name for name in (TEST, VAL, "", TRAIN) if name in present), "")
+    if wanted not in present:
+        listed = ", ".join(sorted(present - {""}))
+        raise UserError(
+            f"split={wanted}: the data has no such split",
+            f"one of {listed}" if listed else "no split= for data that is not split",
+            f"split={next(iter(sorted(present - {''})))}" if listed else "leave split= out",
+        )
+    return wanted
+
+
+def _tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequence[str]) -> SplitTable:
+    """Number the labels as the model does; those that it does not know are named and left out."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    chosen = [sample for sample in rows if sample.split == split]
+    unknown = Counter(sample.label for sample in chosen if sample.label not in numbers)
+    if unknown:
+        log.warning(
+            "%d images have labels that the model does not know; they are left out: %s",
+            unknown.total(), enumerate_words(map(repr, sorted(unknown))),
+        )  # fmt: skip
+    known = [sample for sample in chosen if sample.label in numbers]
+    if not known:
+        raise UserError(
+            f"{root}: no image has a label that the model knows",
+            f"labels out of {enumerate_words(class_names)}",
+            "choose the data that the model is for",
+        )
+    return SplitTable(
+        name=split or "all",
+        paths=[str(root / sample.path) for sample in known],
+        targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
+        groups=[sample.group for sample in known],
+    )
+
+
+def _score(predictor: Predictor, table: SplitTable) -> SplitResult:
+    logits, indices = [], []
+    for index, answer in enumerate(predictor.answers(table.paths)):
+        if answer.logits is None:
+            log.warning("left out %s: %s", answer.path, answer.error)
+        else:
+            logits.append(answer.logits)
+            indices.append(index)
+    if not logits:
+        raise UserError(
+            f"{table.paths[0]}: neither this nor any other image can be read",
+            "readable images",
+            "look at the files",
+        )
+    stacked = np.stack(logits)
+    rows = np.array(indices, dtype=np.int64)
+    targets = table.targets[rows]
+    losses = cross_entropies(stacked, targets)
+    metrics = classification_metrics(stacked, targets, losses, predictor.class_names)
+    return SplitResult(table.name, stacked, targets, rows, losses, metrics)
+
+
+def _default_folder(run_dir: RunDir, root: Path, split: str, *, own_data: bool) -> Path:
+    if own_data:
+        return run_dir.evaluation if split == TEST else run_dir.path / f"evaluation_{split}"
+    return run_dir.path / f"evaluation_{root.name}{f'_{split}' if split else ''}"

@@ -1,0 +1,43 @@
+"""What a run writes down before it starts: configuration, versions, splits."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from classifier_training.core.run_dir import write_json, write_text
+from classifier_training.core.runtime import versions
+from classifier_training.data.splits import write_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.data.index import SampleIndex
+
+SECRET_KEY = re.compile(r"(?:^|_)(?:password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+"""The user:password@ of an address."""
+
+
+def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex) -> None:
+    """Write config.yaml, versions.json and splits.csv."""
+    write_text(run_dir.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
+    write_json(run_dir.versions, versions())
+    write_manifest(run_dir.splits, index)
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """Turn a configuration into values that YAML and JSON have, without secrets."""
+    if isinstance(value, dict):
+        return {str(name): plain(item, str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, key) for item in value]
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str):
+        return "***" if SECRET_KEY.search(key) else CREDENTIALS.sub("***@", value)
+    return value
