@@ -30,7 +30,12 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             parsed += parser.parse_overrides([word])
         except HydraException as error:
             key, equals, value = word.partition("=")
-            remedy = f"{key}='\"{value}\"'   (quotes, for a text with special characters)" if equals else f"{word}=…"
+            if not equals:
+                remedy = f"{word}=…"
+            elif value.startswith(("{", "[")):
+                remedy = "in braces and brackets words go without quotes: sampler.weights={cat: 4, 10: 2}"
+            else:
+                remedy = f"{key}='\"{value}\"'   (quotes, for a text with special characters)"
             raise UserError(
                 f"{word}: not a setting ({str(error).partition(chr(10))[0]})",
                 "group=name or group.key=value",

@@ -44,7 +44,7 @@ USER_CONF = Path("conf")
 RESUME = "resume"
 """The option that names a run to go on with; its configuration then takes the place of the defaults."""
 
-SAMPLE_EXPERIMENT = "experiment=digits"
+SAMPLE_EXPERIMENT = "digits"
 """What `train` trains on when no data is named."""
 
 EXPERIMENT = "experiment"
@@ -72,12 +72,15 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         others = [word.input_line or "" for word in parsed if word.key_or_group != RESUME]
         run_dir = find_unfinished(resumed)
         return {**change_values(saved_values(run_dir.config), others), RESUME: str(run_dir.path)}
-    overrides = [*overrides, *_sample_unless_named(verb, parsed)]
     with hydra_ready(verb) as searchpath:
         try:
-            return _compose(verb, [*searchpath, *overrides])
+            values = _compose(verb, [*searchpath, *overrides])
+            if verb.name == "train" and _names_no_data(values, parsed):
+                log.info("No data.root: training on the built-in sample of handwritten digits.")
+                values = _compose(verb, [*searchpath, *_with_sample(parsed)])
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
+    return values
 
 
 def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,12 +223,21 @@ def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
     return {name: MISSING_MARK if option.required else option.default for name, option in options.items()}
 
 
-def _sample_unless_named(verb: Entry, parsed: Sequence[Override]) -> list[str]:
-    """Train on the built-in sample when the user names neither data nor experiment, and say so."""
-    if verb.name != "train" or {word.key_or_group for word in parsed} & {EXPERIMENT, "data", "data.root"}:
-        return []
-    log.info("No data.root: training on the built-in sample of handwritten digits (%s).", SAMPLE_EXPERIMENT)
-    return [SAMPLE_EXPERIMENT]
+def _names_no_data(values: Mapping[str, Any], parsed: Sequence[Override]) -> bool:
+    node = values["data"]
+    is_open = isinstance(node, dict) and node.get(TYPE_KEY) == "auto" and node.get("root") is None
+    return is_open and not any(word.key_or_group == "data" for word in parsed)
+
+
+def _with_sample(parsed: Sequence[Override]) -> list[str]:
+    """Put the sample's settings below the user's experiments, which thus still decide."""
+    experiments = [SAMPLE_EXPERIMENT]
+    for word in parsed:
+        if word.key_or_group == EXPERIMENT:
+            chosen = word.value()
+            experiments += map(str, chosen) if isinstance(chosen, list) else [str(chosen)]
+    others = [word.input_line or "" for word in parsed if word.key_or_group != EXPERIMENT]
+    return [f"{EXPERIMENT}=[{','.join(experiments)}]", *others]
 
 
 def _refuse_shadows() -> None:

@@ -77,8 +77,11 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
 
 def unknown_key(key: str, came: str, known_keys: list[str]) -> UserError:
     """Return the error for a setting that does not exist."""
-    close = nearest(key, known_keys)
-    listed = close or known_keys
+    parent, _, name = key.rpartition(".")
+    siblings = {known.rpartition(".")[2]: known for known in known_keys if known.rpartition(".")[0] == parent}
+    # Below a group that exists, only its own settings are candidates; its name alone would make all of them similar.
+    close = [siblings[word] for word in nearest(name, siblings)] if parent and siblings else nearest(key, known_keys)
+    listed = close or list(siblings.values()) or known_keys
     remedy = (
         f"{close[0]}={came.partition('=')[2] or '…'}" if close else "classifier-training train --help lists them all"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+
+ClassName = Annotated[str, BeforeValidator(str)]
+"""A class called 10 is a number to YAML and to Hydra."""
 
 
 @register(group="sampler", name="disabled")
@@ -42,7 +46,7 @@ def manual_weights(
     class_counts: NDArray[np.int64],  # noqa: ARG001
     class_names: Sequence[str],
     *,
-    weights: dict[str, Annotated[float, Field(ge=0)]],
+    weights: dict[ClassName, Annotated[float, Field(ge=0)]],
 ) -> NDArray[np.float64]:
     """Draw a class's images in proportion to its weight.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError, enumerate_words
 
@@ -67,23 +67,38 @@ def _fits(own: Mapping[str, Tensor], name: str, value: Tensor) -> bool:
     return name in own and own[name].shape == value.shape
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    import pickle
+def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
+    """Read a PyTorch file of tensors and plain values; code in it is never run.
 
+    Raises:
+        UserError: when the file is missing, damaged, or holds anything else.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        raise UserError(
+            f"{path}: cannot be read ({reason or type(error).__name__})",
+            "a PyTorch file of tensors and plain values alone",
+            "check the path, or take another file",
+        ) from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"model.weights={path}: cannot be read ({str(error).partition(chr(10))[0]})",
-            "a .safetensors file, or a PyTorch file of tensors alone",
-            "check the path; save the weights with safetensors",
-        ) from error
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"model.weights={path}: cannot be read ({error})", "a .safetensors file", "check the path"
+            ) from error
+    state = read_tensors(path)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

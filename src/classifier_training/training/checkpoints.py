@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.models.weights import read_tensors
 from classifier_training.training.ema import validated_state
 
 if TYPE_CHECKING:
@@ -45,33 +46,20 @@ class AtomicCheckpointIO(CheckpointIO):
         Raises:
             UserError: when the file is missing, damaged, or holds more than tensors and plain values.
         """
-        return read_checkpoint(Path(path), map_location or "cpu")
+        return read_checkpoint(Path(path), map_location=map_location or "cpu")
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running anything that it holds.
 
     Raises:
         UserError: when the file is missing, damaged, or holds more than tensors and plain values.
     """
-    import pickle
-
-    try:
-        found = torch.load(path, map_location=map_location, weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: there is no such checkpoint", "a run that finished an epoch", "choose another run"
-        ) from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path}: the checkpoint cannot be read ({str(error).partition(chr(10))[0]})",
-            "a checkpoint of this program, of tensors and plain values alone",
-            "choose another run or checkpoint",
-        ) from error
+    found = read_tensors(path, map_location=map_location)
     if not isinstance(found, dict) or "state_dict" not in found:
         raise UserError(f"{path}: holds no weights", "a checkpoint of this program", "choose another run or checkpoint")
     return found

@@ -51,7 +51,7 @@ def correct_imbalance(
 
     Args:
         switch: the user's `imbalance=`.
-        sampler: the user's `sampler=`, when one was chosen; it goes before auto.
+        sampler: the user's `sampler=`, when one was chosen; it goes before auto, a disabled one leaves auto the loss.
         class_counts: training images of each class [K].
         class_names: their names.
 
@@ -59,30 +59,34 @@ def correct_imbalance(
         UserError: when the switch and the sampler contradict each other.
     """
     ratio = imbalance_ratio(class_counts)
-    if sampler is not None:
-        weights = sampler(class_counts, class_names)
-        if switch not in ("auto", "sampler") and weights is not None:
+    chosen, reason = switch, ""
+    drawn = None if sampler is None else sampler(class_counts, class_names)
+    if drawn is not None:
+        if switch not in ("auto", "sampler"):
             raise UserError(
                 f"imbalance={switch} and a sampler were both chosen",
                 "one correction of the imbalance",
                 f"leave sampler= out, or imbalance={switch}",
             )
-        words = "drawn as sampler= says" if weights is not None else "not corrected, as sampler=disabled says"
-        return Correction(weights, None, f"classes {ratio:.1f}:1, {words}")
+        return Correction(drawn, None, f"classes {ratio:.1f}:1, drawn as sampler= says")
+    if sampler is not None and switch == "sampler":
+        raise UserError(
+            "imbalance=sampler and sampler=disabled contradict each other",
+            "a sampler to correct the imbalance with",
+            "leave sampler= out, or choose imbalance=weights",
+        )
     if switch == "auto":
-        chosen: Imbalance = "none" if ratio < BALANCED_BELOW else "sampler"
-        reason = f"(auto: the ratio is {'below' if chosen == 'none' else 'at least'} {BALANCED_BELOW:g})"
-    else:
-        chosen, reason = switch, ""
+        balanced = ratio < BALANCED_BELOW
+        chosen = "none" if balanced else "sampler" if sampler is None else "weights"
+        reason = f" (auto: the ratio is {'below' if balanced else 'at least'} {BALANCED_BELOW:g})"
     if chosen == "sampler":
         weights = inverse_frequency_weights(class_counts, class_names)
-        words = "every class drawn equally often"
-        return Correction(weights, None, f"classes {ratio:.1f}:1, {words} {reason}".strip())
+        return Correction(weights, None, f"classes {ratio:.1f}:1, every class drawn equally often{reason}")
     if chosen == "weights":
-        loss_weights = balanced_weights(class_counts)
-        shown = f"{loss_weights.min():.2f} to {loss_weights.max():.2f}"
-        return Correction(None, loss_weights, f"classes {ratio:.1f}:1, loss weights {shown} {reason}".strip())
-    return Correction(None, None, f"classes {ratio:.1f}:1, not corrected {reason}".strip())
+        weights = balanced_weights(class_counts)
+        span = f"{weights.min():.2f} to {weights.max():.2f}"
+        return Correction(None, weights, f"classes {ratio:.1f}:1, loss weights {span}{reason}")
+    return Correction(None, None, f"classes {ratio:.1f}:1, not corrected{reason}")
 
 
 def balanced_weights(class_counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -47,17 +47,18 @@ def wandb(
         raise require_extra("wandb", extra="wandb", purpose="logging=wandb") from error
     from pytorch_lightning.loggers import WandbLogger
 
+    # Lightning passes a setting on that the client no longer has, and the client says so.
+    os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "auto":
-        known = os.environ.get("WANDB_API_KEY") or client.api.api_key
+        known = client.login(prompt=False, verify=False)
         mode = "online" if known else "offline"
-    settings = client.Settings(silent=True, console="off")
     return WandbLogger(
         project=project,
         entity=entity,
         name=run_dir.path.name,
         save_dir=run_dir.path,
         offline=mode == "offline",
-        settings=settings,
+        settings=client.Settings(silent=True, console="off", mode=mode),
     )
 
 
@@ -68,17 +69,17 @@ def mlflow(
     tracking_uri: str | None = None,
     experiment_name: str = "classifier-training",
 ) -> Logger:
-    """MLflow, on a server or in the run folder's mlruns/.
+    """MLflow, on a server or in a database file.
 
     Args:
-        tracking_uri: address of the server; MLFLOW_TRACKING_URI when left out, else the run folder.
+        tracking_uri: address of the server; when left out MLFLOW_TRACKING_URI, else mlflow.db where `mlflow ui` looks.
         experiment_name: name of the experiment there.
     """
     try:
-        import mlflow as _  # noqa: F401
+        import mlflow as client
     except ImportError as error:
         raise require_extra("mlflow", extra="mlflow", purpose="logging=mlflow") from error
     from pytorch_lightning.loggers import MLFlowLogger
 
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (run_dir.path / "mlruns").absolute().as_uri()
+    uri = tracking_uri or client.get_tracking_uri()
     return MLFlowLogger(experiment_name=experiment_name, tracking_uri=uri, run_name=run_dir.path.name)

@@ -29,7 +29,8 @@ class ClassifierModule(pl.LightningModule):
     Args:
         network: float32 [B, 3, H, W] normalised -> logits [B, K].
         loss: (logits [B, K], targets [B], class weights [K] or None) -> scalar.
-        optimizer: (network) -> optimizer.
+        optimizer: (network, fused) -> optimizer.
+        fused: whether one kernel steps all weights; not with both loss scaling and clipping.
         scheduler: (optimizer, plan) -> Lightning's scheduler configuration.
         plan: length of the run and its monitored metric.
         class_names: [K].
@@ -48,7 +49,8 @@ class ClassifierModule(pl.LightningModule):
         network: nn.Module,
         *,
         loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-        optimizer: Callable[[nn.Module], Optimizer],
+        optimizer: Callable[[nn.Module, bool], Optimizer],
+        fused: bool,
         scheduler: Callable[[Optimizer, SchedulePlan], dict[str, Any]],
         plan: SchedulePlan,
         class_names: Sequence[str],
@@ -65,6 +67,7 @@ class ClassifierModule(pl.LightningModule):
         self.scored_split = TEST
         self._loss = loss
         self._build_optimizer = optimizer
+        self._fused = fused
         self._build_scheduler = scheduler
         self._plan = plan
         self._seed = seed
@@ -146,8 +149,18 @@ class ClassifierModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule."""
-        optimizer = self._build_optimizer(self.network)
+        optimizer = self._build_optimizer(self.network, self._fused)
         return {"optimizer": optimizer, "lr_scheduler": self._build_scheduler(optimizer, self._plan)}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: object,  # noqa: ARG002
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Clip the norm of all gradients. Lightning's own refuses fused optimizers, even where no loss is scaled."""
+        if gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def _answer(self, batch: Batch) -> StepOutput:
         logits = self(batch.images).float()

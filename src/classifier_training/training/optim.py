@@ -28,9 +28,14 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
+# `fused` is the run's to know: one kernel steps all weights, but with loss scaling it unscales gradients by itself, and
+# clipping would come too early.
+
+
 @register(group="optimizer", name="adamw")
 def adamw(
     network: nn.Module,
+    fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
     lr: Positive = 1e-3,
     weight_decay: NonNegative = 0.05,
@@ -47,12 +52,13 @@ def adamw(
     """
     from torch.optim import AdamW
 
-    return AdamW(parameter_groups(network, weight_decay), lr=lr, betas=(beta1, beta2), fused=True)
+    return AdamW(parameter_groups(network, weight_decay), lr=lr, betas=(beta1, beta2), fused=fused)
 
 
 @register(group="optimizer", name="sgd")
 def sgd(
     network: nn.Module,
+    fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
     lr: Positive = 0.1,
     momentum: Share = 0.9,
@@ -74,7 +80,7 @@ def sgd(
         lr=lr,
         momentum=momentum,
         nesterov=nesterov and momentum > 0,
-        fused=True,
+        fused=fused,
     )
 
 

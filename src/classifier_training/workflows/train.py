@@ -183,6 +183,7 @@ def make_module(
         run.model.network,
         loss=loss,
         optimizer=optimizer,
+        fused=settings.gradient_clip_val is None or device.precision != "16-mixed",
         scheduler=scheduler,
         plan=SchedulePlan(steps_per_epoch * settings.max_epochs, run.monitor, run.monitor_mode),
         class_names=run.class_names,
@@ -233,6 +234,7 @@ def fit(
         enable_progress_bar=any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        log_every_n_steps=1,
     )
     checkpoint = run.run_dir.last_checkpoint if resume else None
     lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)

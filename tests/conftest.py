@@ -1,0 +1,133 @@
+"""What all tests share: tiny pictures, a cache and a working folder of their own, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# One thread a test process: two of them share a small machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 160, 60), "red": (200, 40, 40)}
+
+SMALL = (
+    "model=timm",
+    "model.name=test_resnet",
+    "data.image_size=32",
+    "data.batch_size=4",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+)
+"""A network of 0.4 million parameters, for tests that are about something else."""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written outside the test's folder, and no hub is asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["CLASSIFIER_TRAINING_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
+def draw_picture(path: Path, colour: tuple[int, int, int], *, seed: int, size: tuple[int, int] = (40, 30)) -> None:
+    """Write a noisy picture of one colour."""
+    noise = np.random.default_rng(seed).integers(-25, 25, (size[1], size[0], 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def make_class_folders(folder: Path, counts: dict[str, int]) -> Path:
+    """Write folder/CLASS/NN.png for each class."""
+    for offset, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            draw_picture(folder / name / f"{number:02d}.png", COLOURS[name], seed=1000 * offset + number)
+    return folder
+
+
+@pytest.fixture
+def split_folder(tmp_path: Path) -> Path:
+    """An image folder that comes split: 8, 6 and 4 training images of three classes."""
+    root = tmp_path / "pictures"
+    make_class_folders(root / "train", {"blue": 8, "green": 6, "red": 4})
+    make_class_folders(root / "val", {"blue": 3, "green": 3, "red": 3})
+    make_class_folders(root / "test", {"blue": 3, "green": 3, "red": 3})
+    return root
+
+
+@pytest.fixture
+def unsplit_folder(tmp_path: Path) -> Path:
+    """An image folder without a split."""
+    return make_class_folders(tmp_path / "unsplit", {"blue": 10, "green": 10, "red": 10})
+
+
+@pytest.fixture
+def jsonl_folder(tmp_path: Path) -> Path:
+    """JSONL annotations in the form of jersey numbers, the empty label among them."""
+    root = tmp_path / "jerseys"
+    labels = {"": "blue", "7": "green", "10": "red"}
+    for split, count in (("train", 6), ("valid", 2), ("test", 2)):
+        rows = []
+        for label, colour in labels.items():
+            for number in range(count):
+                name = f"{colour}_{number}.png"
+                draw_picture(root / split / name, COLOURS[colour], seed=number)
+                rows.append({"image": name, "prefix": "number?", "suffix": label, "metadata": {"player": number}})
+        (root / split / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., Finished]:
+    """Run the console script as a user would, in the test's folder."""
+
+    def run(*words: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Finished:
+        script = Path(sys.executable).with_name("classifier-training")
+        done = subprocess.run(
+            [script, *words], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def train_here() -> Callable[[Sequence[str]], Path]:
+    """Run `train` inside this process; returns the run folder."""
+
+    def run(overrides: Sequence[str]) -> Path:
+        from classifier_training import cli  # noqa: F401 - fills the register
+        from classifier_training.conf.compose import compose
+        from classifier_training.core.register import entry
+
+        verb = entry("verb", "train")
+        result = verb.target(**compose(verb, overrides))
+        return Path(result.run_dir.path)
+
+    return run

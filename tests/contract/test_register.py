@@ -1,0 +1,122 @@
+"""Every name of the register does what its group promises. The register is walked, so a new name is tested too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.conftest import SMALL
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.compose import compose
+from classifier_training.core.register import Entry, describe, entries, entry
+
+COMPONENTS = [item for item in entries() if item.group != "verb"]
+
+REQUIRED = {
+    ("model", "timm"): ["model.name=test_resnet"],
+    ("sampler", "manual"): ["sampler.weights={red: 3}"],
+}
+"""Settings that a component cannot do without."""
+
+FAMILY_MEMBERS = {"resnet18", "timm"}
+"""One model of each family; the others are walked at night."""
+
+ALONE = ["checkpoint"]
+"""What every run must have among its callbacks."""
+
+
+def identify(item: Entry) -> str:
+    return f"{item.group}={item.name}"
+
+
+def chosen(item: Entry) -> list[str]:
+    many = item.group in ("callbacks", "logging")
+    names = sorted({item.name, *(ALONE if item.group == "callbacks" else [])})
+    value = f"[{','.join(names)}]" if many else item.name
+    return [f"{item.group}={value}", *REQUIRED.get((item.group, item.name), [])]
+
+
+def of_group(*groups: str) -> list[object]:
+    return [pytest.param(item, id=identify(item)) for item in COMPONENTS if item.group in groups]
+
+
+def models() -> list[object]:
+    return [
+        pytest.param(item, id=identify(item), marks=() if item.name in FAMILY_MEMBERS else pytest.mark.nightly)
+        for item in entries("model")
+    ]
+
+
+@pytest.mark.parametrize("item", COMPONENTS, ids=identify)
+def test_it_composes_and_describes_itself(item: Entry) -> None:
+    root = [] if item.group == "data" else ["data.root=/x"]
+    arguments = compose(entry("verb", "train"), [*root, *chosen(item)])
+    built = arguments[item.group]
+    described = describe(built)
+    if item.group in ("callbacks", "logging"):
+        described = described[item.name]
+    assert described["type"] == item.name
+    assert described.keys() == {"type", *item.options}
+
+
+@pytest.mark.parametrize("item", COMPONENTS, ids=identify)
+def test_its_defaults_are_within_its_own_bounds_and_every_setting_is_explained(item: Entry) -> None:
+    assert item.summary.endswith("."), "the first line of the docstring is its line in the help"
+    for option in item.options.values():
+        assert option.help, f"{identify(item)}: {option.name} is missing from Args"
+        assert not isinstance(option.default, (list, dict)), "a mutable default is shared by all"
+
+
+@pytest.mark.parametrize("item", models())
+def test_a_model_fits_exports_and_the_export_agrees(
+    item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    run = train_here([f"data.root={split_folder}", *SMALL[2:], *chosen(item)])
+    parity = json.loads((run / "model_info.json").read_text())["files"]["model.onnx"]["parity"]
+    assert parity["top1_agreement"] == 1.0
+    assert parity["max_probability_difference"] < 1e-3
+    assert len((run / "metrics.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("item", of_group("loss", "optimizer", "scheduler", "sampler", "transforms", "trainer"))
+def test_a_part_of_training_fits(item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]) -> None:
+    parts = ["callbacks=[checkpoint]", "trainer.max_epochs=2"]
+    run = train_here([f"data.root={split_folder}", *SMALL, *parts, *chosen(item)])
+    assert (run / "checkpoints/best.ckpt").is_file()
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("item", of_group("callbacks"))
+def test_a_callback_works_without_the_others(
+    item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    run = train_here([f"data.root={split_folder}", *SMALL, *chosen(item)])
+    assert (run / "evaluation/predictions.csv").is_file()
+
+
+@pytest.mark.parametrize("item", of_group("data"))
+def test_a_form_of_data_is_read(item: Entry, split_folder: Path, jsonl_folder: Path) -> None:
+    roots = {"image_folder": split_folder, "auto": split_folder, "jsonl": jsonl_folder}
+    overrides = [f"data={item.name}"]
+    if item.name in roots:
+        overrides.append(f"data.root={roots[item.name]}")
+    index = compose(entry("verb", "train"), overrides)["data"].read()
+    assert {"train", "val", "test"} == index.present_splits()
+    assert all((index.root / sample.path).is_file() for sample in index.samples)
+
+
+@pytest.mark.parametrize("item", of_group("logging"))
+def test_a_logger_gets_the_figures_without_an_account(
+    item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint]", *chosen(item)])
+    written = {
+        "tensorboard": run.glob("tensorboard/events*"),
+        "wandb": run.glob("wandb/offline-run-*/*.wandb"),
+        "mlflow": Path().glob("mlflow.db"),
+    }
+    assert any(path.stat().st_size > 500 for path in written[item.name])

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import timedelta
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.complete import candidates, script
+from classifier_training.conf.helping import overview, verb_help
+from classifier_training.conf.words import type_words, value_words
+from classifier_training.core.register import MISSING, entries, entry
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "a whole number"),
+        (Annotated[int, Field(ge=1)], "a whole number >= 1"),
+        (Annotated[float, Field(gt=0, lt=1)] | None, "a number > 0 and < 1 or null"),
+        (Literal["a", "b", 3], "a, b, 3"),
+        (int | Literal["auto"], "a whole number or auto"),
+        (dict[str, float], "{name: a number, …}"),
+        (Annotated[timedelta, Field(gt=timedelta(0))], "a time (seconds or HH:MM:SS) > 0 s"),
+        (bool, "true or false"),
+    ],
+)
+def test_types_are_said_in_words(annotation: object, words: str) -> None:
+    assert type_words(annotation) == words
+
+
+def test_values_are_written_as_they_are_typed() -> None:
+    assert [value_words(value) for value in (None, True, 0.001, 0.0, "x", MISSING)] == [
+        "null", "true", "0.001", "0", "x", "required",
+    ]  # fmt: skip
+
+
+def test_the_overview_names_every_verb_group_and_setting() -> None:
+    text = overview("1.2.3")
+    for verb in entries("verb"):
+        assert f"\n  {verb.name} " in text or f"\n  {verb.name}\n" in text
+        assert all(f"    {name}=" in text for name, option in verb.options.items() if option.choice is None)
+    for name in ("resnet18 (default)", "experiment", "--multirun"):
+        assert name in text
+
+
+def test_the_help_of_train_names_every_component_and_setting_with_a_sentence() -> None:
+    text = verb_help(entry("verb", "train"))
+    for item in entries():
+        if item.group == "verb":
+            continue
+        assert f"{item.group}={item.name}: {item.summary[:40]}" in text
+        for option in item.options.values():
+            assert f"{item.group}.{option.name}=" in text or f"{item.group}.{item.name}.{option.name}=" in text
+            assert option.help, f"{item.group}={item.name}: {option.name} has no sentence in Args"
+    assert max(map(len, text.splitlines())) <= 160
+
+
+def test_lines_are_completed() -> None:
+    assert candidates("classifier-training tr") == ["train "]
+    assert candidates("classifier-training train model=resnet1") == ["model=resnet18 "]
+    assert candidates("classifier-training train optimizer.l") == ["optimizer.lr="]
+    assert candidates("classifier-training train optimizer=sgd optimizer.mo") == ["optimizer.momentum="]
+    assert candidates("classifier-training train model=nothing data.") == []
+    assert candidates("classifier-training nothing x") == []
+
+
+def test_bash_completes_through_the_script(tmp_path: object) -> None:
+    program = (
+        script("bash")
+        + """
+COMP_LINE="classifier-training train model=resnet5"; COMP_POINT=${#COMP_LINE}
+COMP_WORDS=(classifier-training train model = resnet5)
+_classifier_training; printf '%s|' "${COMPREPLY[@]}"
+COMP_LINE="classifier-training inf"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(classifier-training inf)
+_classifier_training; printf '%s|' "${COMPREPLY[@]}"
+"""
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == "resnet50 |info |"

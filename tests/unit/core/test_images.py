@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier_training.core import images
+from classifier_training.core.images import UnreadableImageError, read_rgb, read_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 10), "red")
+    image.paste("blue", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned a quarter clockwise
+    upright = read_rgb(save(tmp_path / "a.png", image, exif=exif))
+    assert upright.size == (10, 20)
+    assert upright.getpixel((5, 2)) == (0, 0, 255)
+    assert read_size(tmp_path / "a.png") == (20, 10)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr"])
+def test_every_common_mode_becomes_the_same_rgb(tmp_path: Path, mode: str) -> None:
+    grey = Image.new("RGB", (4, 4), (255, 255, 255))
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "png"
+    read = read_rgb(save(tmp_path / f"a.{suffix}", grey.convert(mode)))
+    assert read.mode == "RGB"
+    assert np.asarray(read).min() >= 250
+
+
+def test_transparent_pixels_are_white_whatever_colour_hides_below(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 255, 255))
+    read = read_rgb(save(tmp_path / "a.png", image))
+    assert [read.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
+
+
+def test_transparency_of_a_palette_is_seen(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 0), 1)
+    read = read_rgb(save(tmp_path / "a.png", image, transparency=0))
+    assert [read.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 255, 0)]
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    read = read_rgb(save(tmp_path / "a.png", Image.fromarray(values)))
+    assert np.asarray(read)[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (3, 3), colour) for colour in ("red", "blue")]
+    path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert read_rgb(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_float_pixels_are_refused_with_words(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tiff", Image.fromarray(np.zeros((2, 2), dtype=np.float32)))
+    with pytest.raises(UnreadableImageError, match="floating-point"):
+        read_rgb(path)
+
+
+def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    path = save(tmp_path / "a.jpg", Image.fromarray(noise))
+    path.write_bytes(path.read_bytes()[:1500])
+    assert read_size(path) == (64, 64)
+    with pytest.raises(UnreadableImageError, match="damaged"):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"hello", "not an image")])
+def test_files_that_are_no_images(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason):
+        read_size(path)
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="no such file"):
+        read_rgb(tmp_path / "none.png")
+    with pytest.raises(UnreadableImageError, match="folder"):
+        read_rgb(tmp_path)
+
+
+def test_pixels_are_counted_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    with pytest.raises(UnreadableImageError, match="more than 99 pixels"):
+        read_rgb(save(tmp_path / "a.png", Image.new("RGB", (10, 10))))
+
+
+def test_a_format_off_the_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError):
+        read_rgb(save(tmp_path / "a.png", Image.new("RGB", (4, 4)), format="TGA"))
+
+
+def test_the_error_crosses_processes() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImageError("a.png", "why")))
+    assert (error.path, error.reason) == ("a.png", "why")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir, atomic_path, sha256, write_csv, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_folder_is_made_by_day_and_time(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, category="slides", name="first")
+    assert re.fullmatch(r"slides/first/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", run.path.relative_to(tmp_path).as_posix())
+    assert run.epoch(3).name == "epoch_003"
+
+
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        paths = list(pool.map(lambda _: RunDir.create(tmp_path).path, range(32)))
+    assert len(set(paths)) == 32
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the run folder"):
+        RunDir.create(tmp_path / "file")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_nan_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_tables_quote_what_needs_it(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ("path", "label"), [("a,b.png", 'say "hi"')])
+    assert (tmp_path / "a.csv").read_text() == 'path,label\n"a,b.png","say ""hi"""\n'
+    assert len(sha256(tmp_path / "a.csv")) == 64

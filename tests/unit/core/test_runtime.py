@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.runtime import LOGGER_NAME, RunLog, cache_dir, derive_seed, num_cores, versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_derived_seeds_are_stable_distinct_and_fit_torch() -> None:
+    assert derive_seed(0, 1, 2) == derive_seed(0, 1, 2)
+    seeds = {derive_seed(seed, epoch, step) for seed in range(3) for epoch in range(10) for step in range(100)}
+    assert len(seeds) == 3000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "mine"))
+    assert cache_dir() == tmp_path / "mine"
+    monkeypatch.delenv("CLASSIFIER_TRAINING_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "classifier-training"
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be written"):
+        cache_dir()
+
+
+def test_a_run_log_holds_what_was_said_before_it_was_opened(tmp_path: Path) -> None:
+    logger = logging.getLogger(f"{LOGGER_NAME}.test")
+    logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)
+    with RunLog() as run_log:
+        logger.info("before")
+        run_log.open(tmp_path / "train.log")
+        logger.warning("after")
+    logger.info("too late")
+    text = (tmp_path / "train.log").read_text()
+    assert "before" in text
+    assert "WARNING" in text
+    assert "too late" not in text
+
+
+def test_versions_name_python_and_the_package() -> None:
+    assert {"python", "torch", "classifier-training"} <= versions().keys()
+    assert num_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "classifier_training",
+        "classifier_training.cli",
+        "classifier_training.conf.compose",
+        "classifier_training.inference.predictor",
+        "classifier_training.export.bundle",
+    ],
+)
+def test_importing_needs_neither_torch_nor_matplotlib(module: str) -> None:
+    code = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'pytorch_lightning', 'matplotlib', 'sklearn', 'onnxruntime'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

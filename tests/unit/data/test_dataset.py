@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.types import SampleKey
+from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
+from classifier_training.data.dataset import ImageDataset
+from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.index import SplitData, tabulate
+from classifier_training.data.samplers import inverse_frequency_weights
+from classifier_training.data.transforms import Transforms
+
+PREPROCESSING = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.fixture
+def data(split_folder: Path) -> SplitData:
+    return tabulate(ImageFolder(root=str(split_folder)).read())
+
+
+def module_of(
+    data: SplitData, *, num_workers: int = 0, batch_size: int = 4, weighted: bool = True
+) -> ImageFolderDataModule:
+    weights = inverse_frequency_weights(data.counts("train"), data.class_names) if weighted else None
+    return ImageFolderDataModule(
+        data,
+        preprocessing=PREPROCESSING,
+        augmentation=Transforms(hflip=0.5, rotation_degrees=10),
+        class_weights=weights,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        on_error="raise",
+        seed=5,
+    )
+
+
+def epoch_hash(module: ImageFolderDataModule, epoch: int) -> str:
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    digest = hashlib.sha256()
+    for batch in loader:
+        digest.update(batch.images.contiguous().numpy().tobytes() + batch.indices.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_number_of_workers_changes_no_pixel(data: SplitData, num_workers: int) -> None:
+    assert epoch_hash(module_of(data, num_workers=num_workers), 3) == epoch_hash(module_of(data), 3)
+
+
+def test_epochs_differ_and_repeat(data: SplitData) -> None:
+    module = module_of(data)
+    assert epoch_hash(module, 0) != epoch_hash(module, 1)
+    assert epoch_hash(module, 0) == epoch_hash(module_of(data), 0)
+
+
+def test_evaluation_sees_every_image_once_in_order_and_as_the_predictor_would(data: SplitData) -> None:
+    from PIL import Image
+
+    batches = list(module_of(data).val_dataloader())
+    assert np.concatenate([batch.indices for batch in batches]).tolist() == list(range(9))
+    first = batches[0].images[0].permute(1, 2, 0).numpy()
+    assert (first == PREPROCESSING.pixels(Image.open(data.tables["val"].paths[0]))).all()
+
+
+def test_part_of_a_batch_is_trained_on_only_when_there_is_no_whole_one(data: SplitData) -> None:
+    module = module_of(data, batch_size=4)
+    assert module.num_train_batches == len(list(module.train_dataloader())) == 4
+    module = module_of(data, batch_size=100)
+    assert module.num_train_batches == 1
+    assert [len(batch.targets) for batch in module.train_dataloader()] == [18]
+
+
+def test_images_for_checks_come_from_all_classes(data: SplitData) -> None:
+    module = module_of(data)
+    assert module.validation_images(3).shape == (3, 3, 16, 16)
+    assert len(module.validation_images(1000)) == 9
+
+
+def test_an_unreadable_image_is_named_or_skipped_and_said_once(
+    data: SplitData, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = data.tables["val"]
+    Path(table.paths[1]).write_bytes(b"no image")
+    keys = [SampleKey(0, row, row) for row in range(4)]
+
+    def dataset(on_error: str) -> ImageDataset:
+        return ImageDataset(table, preprocessing=PREPROCESSING, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
+
+    with pytest.raises(UnreadableImageError, match=r"01\.png"):
+        dataset("raise").__getitems__(keys)
+    caplog.set_level(logging.WARNING)
+    skipping = dataset("skip")
+    for _ in range(2):
+        assert skipping.__getitems__(keys).indices.tolist() == [0, 2, 3]
+    assert caplog.text.count("01.png") == 1
+    with pytest.raises(UserError, match="none of 1 images"):
+        skipping.__getitems__([keys[1]])
+
+
+def test_workers_follow_the_device() -> None:
+    assert choose_num_workers(3, accelerator="cpu") == 3
+    assert choose_num_workers("auto", accelerator="cpu") == 0
+    assert choose_num_workers("auto", accelerator="mps") == 0
+    assert 1 <= choose_num_workers("auto", accelerator="cuda") <= 8

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import draw_picture, make_class_folders
+
+from classifier_training.core.errors import UserError
+from classifier_training.data.formats.auto import AutoData
+from classifier_training.data.formats.digits import IMBALANCE_RATIO, Digits, split_digits
+from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.formats.jsonl import JSONL
+
+
+def test_a_split_folder_keeps_its_splits(split_folder: Path) -> None:
+    index = ImageFolder(root=str(split_folder)).read()
+    assert index.present_splits() == {"train", "val", "test"}
+    assert len(index.samples) == 18 + 9 + 9
+    assert index.samples[0].path == "train/blue/00.png"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_may_be_spelt_in_three_ways(tmp_path: Path, name: str) -> None:
+    make_class_folders(tmp_path / "d/train", {"blue": 1, "red": 1})
+    make_class_folders(tmp_path / "d" / name, {"blue": 1, "red": 1})
+    assert ImageFolder(root=str(tmp_path / "d")).read().present_splits() == {"train", "val"}
+
+
+def test_an_unsplit_folder_has_no_splits_and_finds_images_at_any_depth(unsplit_folder: Path) -> None:
+    draw_picture(unsplit_folder / "red/session 1/ünï.JPG", (200, 0, 0), seed=0)
+    (unsplit_folder / "red/notes.txt").write_text("not an image")
+    (unsplit_folder / ".hidden").mkdir()
+    index = ImageFolder(root=str(unsplit_folder)).read()
+    assert index.present_splits() == set()
+    assert sum(sample.label == "red" for sample in index.samples) == 11
+
+
+def test_a_class_called_test_is_a_class_when_nothing_is_called_train(tmp_path: Path) -> None:
+    draw_picture(tmp_path / "test/a.png", (1, 2, 3), seed=0)
+    draw_picture(tmp_path / "real/a.png", (1, 2, 3), seed=0)
+    index = ImageFolder(root=str(tmp_path)).read()
+    assert {sample.label for sample in index.samples} == {"test", "real"}
+    assert index.present_splits() == set()
+
+
+def test_an_empty_class_is_reported(split_folder: Path) -> None:
+    (split_folder / "train/white").mkdir()
+    assert ImageFolder(root=str(split_folder)).read().empty_classes == ("train/white",)
+
+
+@pytest.mark.parametrize(
+    ("root", "words"), [(None, "missing"), ("nowhere", "does not exist"), ("file", "is a file"), (".", "no image")]
+)
+def test_a_root_that_is_no_data_is_named(tmp_path: Path, root: str | None, words: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=words):
+        ImageFolder(root=root).read()
+
+
+def test_rows_of_jsonl_are_samples_with_their_labels(jsonl_folder: Path) -> None:
+    index = JSONL(root=str(jsonl_folder)).read()
+    assert {sample.label for sample in index.samples} == {"", "7", "10"}
+    assert index.present_splits() == {"train", "val", "test"}
+
+
+def test_one_image_may_have_two_rows(jsonl_folder: Path) -> None:
+    file = jsonl_folder / "train/annotations.jsonl"
+    file.write_text(file.read_text() + json.dumps({"image": "blue_0.png", "suffix": "99"}) + "\n\n")
+    rows = [sample for sample in JSONL(root=str(jsonl_folder)).read().samples if sample.path == "train/blue_0.png"]
+    assert [row.label for row in rows] == ["", "99"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "list instead of an object"),
+        ('{"suffix": "1"}', "no field 'image'"),
+        ('{"image": "blue_0.png"}', "no field 'suffix'"),
+        ('{"image": "blue_0.png", "suffix": null}', "'suffix' is null"),
+        ('{"image": "none.png", "suffix": "1"}', "does not exist"),
+        ('{"image": "../../secret.png", "suffix": "1"}', "out of the data folder"),
+        ('{"image": "/etc/passwd", "suffix": "1"}', "out of the data folder"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_line(jsonl_folder: Path, line: str, words: str) -> None:
+    file = jsonl_folder / "train/annotations.jsonl"
+    number = len(file.read_text().splitlines()) + 1
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(UserError, match=words) as caught:
+        JSONL(root=str(jsonl_folder)).read()
+    assert f"annotations.jsonl:{number}" in caught.value.came
+
+
+def test_auto_looks(jsonl_folder: Path, split_folder: Path) -> None:
+    assert {sample.label for sample in AutoData(root=str(jsonl_folder)).read().samples} == {"", "7", "10"}
+    assert {sample.label for sample in AutoData(root=str(split_folder)).read().samples} == {"blue", "green", "red"}
+
+
+def test_digits_are_whole_in_validation_and_test_and_long_tailed_in_training() -> None:
+    index = Digits().read()
+    counts = {
+        split: np.bincount([int(sample.label) for sample in index.samples if sample.split == split])
+        for split in ("train", "val", "test")
+    }
+    assert counts["val"].min() >= 34
+    assert (counts["val"] == counts["test"]).all()
+    assert counts["train"][0] / counts["train"][9] == pytest.approx(IMBALANCE_RATIO, rel=0.15)
+    assert (np.diff(counts["train"]) <= 0).all()
+    assert Digits().read() == index
+
+
+def test_the_digits_split_depends_on_nothing_but_the_labels() -> None:
+    targets = np.repeat(np.arange(10), 20)
+    assert (split_digits(targets) == split_digits(targets)).all()

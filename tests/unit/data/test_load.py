@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from tests.conftest import make_class_folders
+
+from classifier_training.core.errors import UserError
+from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.load import load_data
+from classifier_training.data.quality import imbalance_ratio
+
+
+def test_loaded_data_is_split_counted_and_measured(unsplit_folder: Path) -> None:
+    loaded = load_data(ImageFolder(root=str(unsplit_folder)), seed=0)
+    assert loaded.splits.class_names == ("blue", "green", "red")
+    assert {name: len(table) for name, table in loaded.splits.tables.items()} == {"train": 18, "val": 6, "test": 6}
+    assert loaded.image_sizes.shape == (30, 2)
+    assert loaded.statistics["image_size"]["width"]["median"] == 40
+    assert loaded.statistics["splits"]["train"]["class_counts"] == {"blue": 6, "green": 6, "red": 6}
+    assert "3 classes" in loaded.words
+
+
+def test_unreadable_files_end_the_run_or_are_skipped_and_counted(
+    split_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("00.png", "01.png"):
+        (split_folder / "train/blue" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"00\.png.*1 more like it"):
+        load_data(ImageFolder(root=str(split_folder)), seed=0)
+    caplog.set_level(logging.WARNING)
+    loaded = load_data(ImageFolder(root=str(split_folder), on_error="skip"), seed=0)
+    assert loaded.splits.counts("train").tolist() == [6, 6, 4]
+    assert "2 of 36 files" in caplog.text
+
+
+def test_an_empty_class_ends_the_run_or_is_left_out(split_folder: Path) -> None:
+    (split_folder / "train/white").mkdir()
+    with pytest.raises(UserError, match="train/white"):
+        load_data(ImageFolder(root=str(split_folder)), seed=0)
+    loaded = load_data(ImageFolder(root=str(split_folder), on_error="skip"), seed=0)
+    assert loaded.splits.class_names == ("blue", "green", "red")
+
+
+def test_single_images_leave_nothing_to_validate_on(tmp_path: Path) -> None:
+    make_class_folders(tmp_path / "d", {"blue": 1, "red": 1})
+    with pytest.raises(UserError, match="no image is left for validation"):
+        load_data(ImageFolder(root=str(tmp_path / "d")), seed=0)
+
+
+def test_imbalance_looks_at_classes_that_occur() -> None:
+    import numpy as np
+
+    assert imbalance_ratio(np.array([20, 0, 5])) == 4
+    assert imbalance_ratio(np.array([0, 0])) == 1

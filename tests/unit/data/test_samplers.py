@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from classifier_training.core.errors import UserError
+from classifier_training.data.samplers import EpochSampler, inverse_frequency_weights, manual_weights, uniform_weights
+
+COUNTS, NAMES = np.array([100, 10, 1]), ("a", "b", "c")
+TARGETS = np.repeat([0, 1, 2], COUNTS)
+
+
+def test_uniform_takes_every_sample_once_in_an_order_of_its_epoch() -> None:
+    assert uniform_weights(COUNTS, NAMES) is None
+    sampler = EpochSampler(TARGETS, seed=1)
+    assert sorted(sampler.order(0)) == list(range(111))
+    assert (sampler.order(0) == EpochSampler(TARGETS, seed=1).order(0)).all()
+    assert (sampler.order(0) != sampler.order(1)).any()
+    assert (sampler.order(0) != EpochSampler(TARGETS, seed=2).order(0)).any()
+
+
+def test_inverse_frequency_draws_all_classes_alike() -> None:
+    sampler = EpochSampler(TARGETS, inverse_frequency_weights(COUNTS, NAMES), seed=0)
+    draws = np.sum([sampler.draws(epoch, 3) for epoch in range(100)], axis=0)
+    assert draws.sum() == 11100
+    assert draws / draws.sum() == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
+def test_the_power_goes_half_way() -> None:
+    weights = inverse_frequency_weights(COUNTS, NAMES, power=0.5) * COUNTS
+    assert weights / weights[2] == pytest.approx([10, 10**0.5, 1])
+
+
+def test_manual_weights_go_by_name_and_default_to_one() -> None:
+    assert manual_weights(COUNTS, NAMES, weights={"c": 5.0, "a": 0.0}).tolist() == [0.0, 1.0, 5.0]
+    with pytest.raises(UserError, match="no class of this data"):
+        manual_weights(COUNTS, NAMES, weights={"d": 1.0})
+    with pytest.raises(UserError, match="all 0"):
+        manual_weights(COUNTS, NAMES, weights=dict.fromkeys(NAMES, 0.0))
+
+
+def test_keys_tell_epoch_and_position_so_that_a_repeat_is_another_draw() -> None:
+    sampler = EpochSampler(TARGETS, inverse_frequency_weights(COUNTS, NAMES), seed=0)
+    sampler.set_epoch(7)
+    keys = list(sampler)
+    assert len(keys) == len(sampler) == 111
+    assert [key.position for key in keys] == list(range(111))
+    assert {key.epoch for key in keys} == {7}
+    assert len({key.row for key in keys}) < len(keys) == len(set(keys))
+
+
+def test_evaluation_keeps_the_order() -> None:
+    assert EpochSampler(TARGETS).order(5).tolist() == list(range(111))

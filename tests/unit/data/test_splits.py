@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from classifier_training.core.errors import UserError
+from classifier_training.data.index import Sample, SampleIndex
+from classifier_training.data.splits import complete_splits, read_manifest, stratified_split, write_manifest
+
+FRACTIONS = {"val": 0.15, "test": 0.15}
+
+
+def index_of(*rows: tuple[str, str]) -> SampleIndex:
+    return SampleIndex(Path("/d"), tuple(Sample(f"{n}", label, split) for n, (label, split) in enumerate(rows)))
+
+
+def test_every_class_is_divided_in_proportion() -> None:
+    labels = ["a"] * 100 + ["b"] * 20
+    splits = stratified_split(labels, FRACTIONS, seed=0)
+    assert Counter(splits[:100]) == {"train": 70, "val": 15, "test": 15}
+    assert Counter(splits[100:]) == {"train": 14, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, {"train": 1}), (2, {"train": 1, "val": 1}), (3, {"train": 1, "val": 1, "test": 1})],
+)
+def test_training_always_keeps_one(size: int, expected: dict[str, int]) -> None:
+    assert Counter(stratified_split(["a"] * size, FRACTIONS, seed=0)) == expected
+
+
+def test_the_seed_decides_and_other_classes_do_not() -> None:
+    alone = stratified_split(["a"] * 50, FRACTIONS, seed=3)
+    assert alone == stratified_split(["a"] * 50, FRACTIONS, seed=3)
+    assert alone != stratified_split(["a"] * 50, FRACTIONS, seed=4)
+    assert alone == stratified_split(["a"] * 50 + ["b"] * 9, FRACTIONS, seed=3)[:50]
+
+
+def test_unsplit_data_gets_three_splits() -> None:
+    index = complete_splits(index_of(*[("a", "")] * 20), val_fraction=0.1, test_fraction=0.25, seed=0)
+    assert Counter(sample.split for sample in index.samples) == {"train": 13, "val": 2, "test": 5}
+
+
+def test_a_missing_validation_split_is_cut_from_training_and_a_missing_test_is_not() -> None:
+    rows = [("a", "train")] * 20 + [("a", "test")] * 4
+    index = complete_splits(index_of(*rows), val_fraction=None, test_fraction=None, seed=0)
+    assert Counter(sample.split for sample in index.samples) == {"train": 17, "val": 3, "test": 4}
+    index = complete_splits(index_of(*[("a", "train")] * 20), val_fraction=None, test_fraction=None, seed=0)
+    assert "test" not in index.present_splits()
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "words"),
+    [(0.2, None, "val_fraction=0.2 has no effect"), (None, 0.2, "test_fraction=0.2 has no effect")],
+)
+def test_a_fraction_without_effect_is_an_error(val: float | None, test: float | None, words: str) -> None:
+    rows = [("a", "train"), ("a", "val"), ("a", "test")]
+    with pytest.raises(UserError, match=words):
+        complete_splits(index_of(*rows), val_fraction=val, test_fraction=test, seed=0)
+
+
+def test_fractions_must_leave_something() -> None:
+    with pytest.raises(UserError, match="no training data"):
+        complete_splits(index_of(("a", "")), val_fraction=0.5, test_fraction=0.5, seed=0)
+
+
+def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
+    index = SampleIndex(tmp_path, (Sample('a, "b".png', "", "train", "s1"), Sample("ü\n.png", "x", "val")))
+    write_manifest(tmp_path / "splits.csv", index)
+    assert tuple(read_manifest(tmp_path / "splits.csv")) == index.samples
+    (tmp_path / "splits.csv").write_text("file,kind\na,b\n")
+    with pytest.raises(UserError, match="no split manifest"):
+        read_manifest(tmp_path / "splits.csv")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from classifier_training.core.errors import UserError
+from classifier_training.registry.runs import find_run, find_unfinished
+
+
+def finish(folder: Path, *, value: float, at: int, metric: str = "val/balanced_accuracy") -> Path:
+    folder.mkdir(parents=True)
+    info = {"training_info": {"best_metric": {"name": metric, "value": value}}}
+    (folder / "model_info.json").write_text(json.dumps(info))
+    os.utime(folder / "model_info.json", (at, at))
+    return folder
+
+
+def test_words_stand_for_runs(tmp_path: Path) -> None:
+    good = finish(tmp_path / "outputs/slides/2026-01-01/10-00-00", value=0.9, at=1000)
+    new = finish(tmp_path / "outputs/2026-01-02/10-00-00", value=0.8, at=2000)
+    damaged = finish(tmp_path / "outputs/2026-01-01/09-00-00", value=0.0, at=500) / "model_info.json"
+    damaged.write_text("{")
+    os.utime(damaged, (500, 500))
+    assert find_run("latest").path.resolve() == new
+    assert find_run("best").path.resolve() == good
+    assert find_run(str(good)).path == good
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        find_run("latest")
+    with pytest.raises(UserError, match="no such folder"):
+        find_run("outputs/nowhere")
+
+
+def test_an_unfinished_run_has_a_checkpoint_and_no_export(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no unfinished run"):
+        find_unfinished("latest")
+    for day, at in (("2026-01-01", 1000), ("2026-01-02", 2000)):
+        file = tmp_path / "outputs" / day / "10-00-00/checkpoints/last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        os.utime(file, (at, at))
+    finish(tmp_path / "outputs/2026-01-03/10-00-00", value=1, at=3000)
+    assert find_unfinished("latest").path.parent.name == "2026-01-02"
+    assert find_unfinished("outputs/2026-01-01/10-00-00").path.parent.name == "2026-01-01"
+    with pytest.raises(UserError, match=r"last\.ckpt does not exist"):
+        find_unfinished("outputs/2026-01-03/10-00-00")

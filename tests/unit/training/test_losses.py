@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from classifier_training.training.losses import cross_entropy, focal
+
+LOGITS = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
+WEIGHTS = torch.tensor([0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_focal_loss_without_focus_is_cross_entropy(weights: torch.Tensor | None) -> None:
+    assert focal(LOGITS, TARGETS, weights, gamma=0.0) == pytest.approx(cross_entropy(LOGITS, TARGETS, weights).item())
+
+
+def test_focal_loss_follows_its_equation() -> None:
+    p = LOGITS.softmax(1)[torch.arange(8), TARGETS]
+    expected = (-((1 - p) ** 2) * p.log()).mean()
+    assert focal(LOGITS, TARGETS, None) == pytest.approx(expected.item())
+
+
+def test_smoothing_and_weights_are_passed_on() -> None:
+    expected = functional.cross_entropy(LOGITS, TARGETS, weight=WEIGHTS, label_smoothing=0.1)
+    assert cross_entropy(LOGITS, TARGETS, WEIGHTS, label_smoothing=0.1) == expected
+
+
+def test_gradients_stay_finite_for_sure_answers() -> None:
+    logits = torch.tensor([[100.0, -100.0]], requires_grad=True)
+    focal(logits, torch.tensor([0]), None).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()

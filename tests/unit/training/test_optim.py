@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from classifier_training.training.optim import (
+    SchedulePlan,
+    adamw,
+    cosine,
+    parameter_groups,
+    plateau,
+    sgd,
+    warmup_cosine,
+)
+
+NETWORK = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+PLAN = SchedulePlan(total_steps=100, monitor="val/balanced_accuracy", mode="max")
+
+
+def test_norms_and_biases_do_not_decay_and_frozen_weights_are_left_out() -> None:
+    decayed, spared = parameter_groups(NETWORK, 0.1)
+    assert [p.ndim for p in decayed["params"]] == [4, 2]
+    assert [p.ndim for p in spared["params"]] == [1, 1, 1, 1]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    frozen = nn.Linear(2, 2)
+    frozen.weight.requires_grad = False
+    assert [len(group["params"]) for group in parameter_groups(frozen, 0.1)] == [0, 1]
+
+
+def test_settings_reach_the_optimizers() -> None:
+    assert adamw(NETWORK, True, lr=0.5, beta2=0.9).param_groups[0]["betas"] == (0.9, 0.9)
+    built = sgd(NETWORK, True, lr=0.5, momentum=0.0).param_groups[0]
+    assert (built["lr"], built["nesterov"]) == (0.5, False)
+
+
+def test_the_cosine_rises_falls_and_ends_where_it_should() -> None:
+    factors = [warmup_cosine(step, 100, warmup_fraction=0.1, final_lr_ratio=0.01) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+    assert factors[99] == pytest.approx(0.01)
+    assert warmup_cosine(500, 100, warmup_fraction=0.0, final_lr_ratio=0.2) == pytest.approx(0.2)
+
+
+def test_the_cosine_is_stepped_by_step_and_the_plateau_by_its_metric() -> None:
+    optimizer = adamw(NETWORK, True, lr=1.0)
+    made = cosine(optimizer, PLAN)
+    assert made["interval"] == "step"
+    assert made["scheduler"].get_last_lr() == pytest.approx([0.1, 0.1])
+    made = plateau(optimizer, PLAN)
+    assert made["monitor"] == PLAN.monitor
+    assert made["scheduler"].mode == "max"
+
+
+def test_training_with_both_optimizers_makes_the_loss_smaller() -> None:
+    images, targets = torch.randn(16, 3, 3, 3), torch.randint(0, 2, (16,))
+    for build in (adamw, sgd):
+        optimizer = build(NETWORK, True, lr=0.05)
+        losses = []
+        for _ in range(20):
+            loss = nn.functional.cross_entropy(NETWORK(images), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
