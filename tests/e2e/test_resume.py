@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from tests.conftest import SMALL, Finished
 
@@ -28,18 +29,19 @@ def folder_in(root: Path) -> Path:
     return found.parent
 
 
-def kill_after_epochs(number: int, words: list[str], metrics: Callable[[], list[Path]]) -> None:
-    """Start a command and kill it without a chance to clean up once metrics.csv has so many rows."""
+def start(words: list[str]) -> subprocess.Popen[str]:
     script = Path(sys.executable).with_name("classifier-training")
-    process = subprocess.Popen([script, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    return subprocess.Popen([script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+def wait_for_rows(number: int, process: subprocess.Popen[str], metrics: Callable[[], list[Path]]) -> None:
+    """Wait until metrics.csv has rows of so many epochs, or the process has ended."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         files = metrics()
         if files and len(files[0].read_text().splitlines()) > number:
-            break
+            return
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 def exact(value: object) -> object:
@@ -64,7 +66,10 @@ def test_a_killed_run_resumes_bit_for_bit(command: Callable[..., Finished], spli
     assert whole.code == 0, whole.err
 
     cut = tmp_path / "cut"
-    kill_after_epochs(2, [*words, f"output={cut}"], lambda: list(cut.glob("*/*/metrics.csv")))
+    process = start([*words, f"output={cut}"])
+    wait_for_rows(2, process, lambda: list(cut.glob("*/*/metrics.csv")))
+    process.kill()
+    process.communicate()
     resumed = command("train", f"resume={folder_in(cut)}")
     assert resumed.code == 0, resumed.err
 
@@ -88,6 +93,39 @@ def test_a_killed_run_resumes_bit_for_bit(command: Callable[..., Finished], spli
     kept = [torch.load(path, weights_only=True) for path in bests]
     assert exact(kept[0]) == exact(kept[1])
     assert whole.out.splitlines()[1] == resumed.out.splitlines()[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
+    split_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [*SETTINGS, "trainer.max_epochs=5000", "callbacks=default", "callbacks.early_stopping=null"]
+    process = start(["train", f"data.root={split_folder}", *words])
+    wait_for_rows(3, process, lambda: list(tmp_path.glob("outputs/*/*/metrics.csv")))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    run = folder_in(tmp_path / "outputs")
+    assert err.splitlines()[-3:] == [
+        f"error: the run was interrupted ({number.name})",
+        "  expected: a run to its end",
+        f"  to do:    classifier-training train resume={run.relative_to(tmp_path)}",
+    ]
+    assert "Traceback" not in err
+
+
+def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Path) -> None:
+    words = [*SETTINGS, "trainer.max_epochs=5000", "callbacks=default", "callbacks.early_stopping=null"]
+    process = start(["train", f"data.root={split_folder}", *words])
+    wait_for_rows(2, process, lambda: list(tmp_path.glob("outputs/*/*/metrics.csv")))
+    children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert children
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a process of a killed run lives on"
+        time.sleep(0.1)
 
 
 def test_only_values_change_on_resume(command: Callable[..., Finished], split_folder: Path, tmp_path: Path) -> None:

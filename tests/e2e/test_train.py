@@ -142,6 +142,22 @@ def test_many_runs_from_one_command(command: Command, split_folder: Path, tmp_pa
     assert done.out.count("test: balanced accuracy") == 2
 
 
+def test_a_class_without_images_is_named(command: Command, split_folder: Path) -> None:
+    (split_folder / "train/white").mkdir()
+    done = command("train", f"data.root={split_folder}", *SMALL)
+    assert done.code == 2
+    assert "train/white" in done.err
+
+
+def test_time_that_is_up_ends_the_run_with_its_results(command: Command, split_folder: Path, tmp_path: Path) -> None:
+    done = command("train", f"data.root={split_folder}", *SMALL, "trainer.max_epochs=100000", "trainer.max_time=3")
+    assert done.code == 0, done.err
+    run = run_folder(tmp_path)
+    assert 0 < len(table(run / "metrics.csv")) < 100000
+    assert (run / "model.onnx").is_file()
+    assert "test: balanced accuracy" in done.out
+
+
 def test_a_damaged_file_ends_the_run_by_name_or_is_left_out_when_told(
     command: Command, split_folder: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class CheckFailedError(UserError):
     """A check of our own work did not hold, such as the parity of an export."""
 
     exit_code = 1
+
+
+class InterruptedRunError(UserError):
+    """A signal ended a run before its end."""
+
+    def __init__(self, signal_number: int, remedy: str) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"the run was interrupted ({name})", "a run to its end", remedy)
+        self.exit_code = 128 + signal_number
 
 
 def nearest(word: str, options: Iterable[str], *, limit: int = 3) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from classifier_training.core.run_dir import atomic_path
@@ -81,4 +83,15 @@ class Drawer:
 
 
 def _step_back() -> None:
+    """Set the painter up: lowest priority, Ctrl-C left to the parent to answer, gone when the parent is."""
     os.nice(19)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    # A parent that is killed leaves its pipes open in us, so nothing else would tell.
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

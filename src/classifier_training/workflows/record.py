@@ -24,8 +24,14 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex) -> None:
-    """Write config.yaml, versions.json and splits.csv."""
-    write_text(run_dir.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
+    """Write config.yaml, versions.json and splits.csv.
+
+    Args:
+        run_dir: where to.
+        config: the run's configuration, made `plain`.
+        index: every sample with its split.
+    """
+    write_text(run_dir.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     write_json(run_dir.versions, versions())
     write_manifest(run_dir.splits, index)
 

