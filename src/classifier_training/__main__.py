@@ -1,6 +1,6 @@
 """`python -m classifier_training` is the console script."""
 
-from classifier_training.cli import main
+from classifier_training.cli import entry_point
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    entry_point()
