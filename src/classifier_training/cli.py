@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.completion
@@ -42,8 +43,10 @@ def entry_point() -> NoReturn:
     gc.set_threshold(50_000, 20, 100)
     code = main()
     if "torch" in sys.modules:
-        # Taking torch's modules apart takes up to two seconds and frees what the system frees by itself.
-        atexit._run_exitfuncs()  # noqa: SLF001 - what sys.exit would run
+        # Taking torch's modules apart takes up to two seconds and frees what the system frees by itself. These two
+        # are what the interpreter runs of other people's code before it does that.
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+        atexit._run_exitfuncs()  # noqa: SLF001
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

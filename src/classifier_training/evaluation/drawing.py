@@ -43,7 +43,8 @@ class Figure(ABC):
 class Drawer:
     """Paints figures in one background process, so that training never waits for a plot.
 
-    Use it in a `with` block: leaving it waits for what is still to be painted and reports what could not be.
+    Use it in a `with` block: leaving it waits for what is still to be painted, or after an error for the figure being
+    painted alone, and reports what could not be.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,7 @@ class Drawer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=error is None, cancel_futures=error is not None)
+            self._pool.shutdown(wait=True, cancel_futures=error is not None)
         if error is None:
             self._collect(len(self._pending))
 

@@ -9,9 +9,25 @@ from classifier_training.core.errors import require_extra
 from classifier_training.core.register import register
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytorch_lightning.loggers import Logger
 
     from classifier_training.core.run_dir import RunDir
+
+
+def finish(loggers: Iterable[Logger], *, status: str) -> None:
+    """Close what a run logged to, so that the next run of this process gets records of its own.
+
+    Args:
+        loggers: of the run.
+        status: success or failed.
+    """
+    for logger in loggers:
+        logger.finalize(status)
+        if type(logger).__name__ == "WandbLogger":
+            # Lightning leaves the run open until the process ends, and would go on in it.
+            logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
 @register(group="logging", name="tensorboard")

@@ -215,6 +215,7 @@ def fit(
     from classifier_training.callbacks.assemble import assemble
     from classifier_training.training.checkpoints import AtomicCheckpointIO, read_checkpoint
     from classifier_training.training.interrupts import told_interrupts
+    from classifier_training.training.loggers import finish
 
     assembly = assemble(run, callbacks)
     for observer in assembly.observers:
@@ -238,14 +239,19 @@ def fit(
         log_every_n_steps=1,
     )
     checkpoint = run.run_dir.last_checkpoint if resume else None
-    with told_interrupts(run.run_dir):
-        lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    best = read_checkpoint(run.run_dir.best_checkpoint)
-    module.load_state_dict(best["state_dict"])
     held_out = TEST if TEST in run.tables else VAL
-    loader = datamodule.test_dataloader() if held_out == TEST else datamodule.val_dataloader()
-    module.scored_split = held_out
-    lightning.test(module, dataloaders=loader, verbose=False)
+    status = "failed"
+    try:
+        with told_interrupts(run.run_dir):
+            lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        best = read_checkpoint(run.run_dir.best_checkpoint)
+        module.load_state_dict(best["state_dict"])
+        module.scored_split = held_out
+        loader = datamodule.test_dataloader() if held_out == TEST else datamodule.val_dataloader()
+        lightning.test(module, dataloaders=loader, verbose=False)
+        status = "success"
+    finally:
+        finish(lightning.loggers, status=status)
     end = FitEnd(rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"])
     for observer in assembly.observers:
         observer.fit_ended(run, end)
