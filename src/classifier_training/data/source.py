@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A data set; a form of data derives from this and says how its rows are read.
+    """A data set; a form of data derives from this, or from FolderSource, and says how its rows are read.
 
     Args:
         image_size: side of the network's square input in pixels; the model's own size when left out.
@@ -40,3 +40,14 @@ class DataSource:
             UserError: when there is nothing to read or a row is wrong, with file and line.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource(DataSource):
+    """A data set in a folder of the user's.
+
+    Args:
+        root: the data folder.
+    """
+
+    root: str | None = None

@@ -23,9 +23,11 @@ def finish(loggers: Iterable[Logger], *, status: str) -> None:
         loggers: of the run.
         status: success or failed.
     """
+    from pytorch_lightning.loggers import WandbLogger
+
     for logger in loggers:
         logger.finalize(status)
-        if type(logger).__name__ == "WandbLogger":
+        if isinstance(logger, WandbLogger):
             # Lightning leaves the run open until the process ends, and would go on in it.
             logger.experiment.finish(exit_code=0 if status == "success" else 1)
 

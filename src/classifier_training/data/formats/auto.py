@@ -9,7 +9,7 @@ from classifier_training.core.register import register
 from classifier_training.data.formats.image_folder import read_image_folder
 from classifier_training.data.formats.jsonl import annotation_files, read_jsonl
 from classifier_training.data.index import resolve_root
-from classifier_training.data.source import DataSource
+from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
     from classifier_training.data.index import SampleIndex
@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 
 @register(group="data", name="auto")
 @dataclass(frozen=True, kw_only=True)
-class AutoData(DataSource):
-    """Image folder or JSONL, whichever lies in root.
-
-    Args:
-        root: the data folder.
-    """
-
-    root: str | None = None
+class AutoData(FolderSource):
+    """Image folder or JSONL, whichever lies in root."""
 
     def read(self) -> SampleIndex:
         """List the samples; see the base class."""

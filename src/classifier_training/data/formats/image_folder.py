@@ -15,7 +15,7 @@ from classifier_training.data.index import (
     resolve_root,
     walk_files,
 )
-from classifier_training.data.source import DataSource
+from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 
 @register(group="data", name="image_folder")
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder(DataSource):
-    """Images in root/CLASS/… or root/{train,val,test}/CLASS/….
-
-    Args:
-        root: the data folder.
-    """
-
-    root: str | None = None
+class ImageFolder(FolderSource):
+    """Images in root/CLASS/… or root/{train,val,test}/CLASS/…."""
 
     def read(self) -> SampleIndex:
         """List the images; see the base class."""

@@ -10,19 +10,13 @@ from typing import Any
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, resolve_root, walk_files
-from classifier_training.data.source import DataSource
+from classifier_training.data.source import FolderSource
 
 
 @register(group="data", name="jsonl")
 @dataclass(frozen=True, kw_only=True)
-class JSONL(DataSource):
-    """Rows {"image", "suffix", "prefix"?, "metadata"?} in root/{train,valid,test}/**/*.jsonl; the suffix is the label.
-
-    Args:
-        root: the data folder.
-    """
-
-    root: str | None = None
+class JSONL(FolderSource):
+    """Rows {"image": …, "suffix": …} in root/{train,valid,test}/**/*.jsonl; the suffix is the label."""
 
     def read(self) -> SampleIndex:
         """List the rows; see the base class."""
