@@ -37,6 +37,15 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
+def command(verb: str) -> str:
+    """Return how the user starts a verb, to be pasted: through uv or pixi when this process was started by them."""
+    if "UV_RUN_RECURSION_DEPTH" in os.environ:
+        return f"uv run classifier-training {verb}"
+    if "PIXI_PROJECT_MANIFEST" in os.environ:
+        return f"pixi run {verb}"
+    return f"classifier-training {verb}"
+
+
 def num_cores() -> int:
     """Processor cores this process may use, which in a container is fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging as python_logging
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from classifier_training.callbacks.observer import FitEnd, RunContext
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.runtime import RunLog, raise_open_file_limit
+from classifier_training.core.runtime import RunLog, command, raise_open_file_limit
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.load import load_data
 from classifier_training.data.source import DataSource
@@ -65,8 +66,8 @@ class TrainResult:
             f"{metrics['acc_top1']:.4f}, macro F1 {metrics['macro_f1']:.4f} on {len(self.scored.targets):,} images, "
             f"with the weights of epoch {self.best_epoch}{caution}\n"
             f"run folder: {run}\n\nnext:\n"
-            f"  classifier-training evaluate run={run}\n"
-            f"  classifier-training predict run={run} source={self.example}"
+            f"  {command('evaluate')} run={run}\n"
+            f"  {command('predict')} run={run} source={shlex.quote(self.example)}"
         )
 
 

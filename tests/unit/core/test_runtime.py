@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.runtime import LOGGER_NAME, RunLog, cache_dir, derive_seed, num_cores, versions
+from classifier_training.core.runtime import LOGGER_NAME, RunLog, cache_dir, command, derive_seed, num_cores, versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,14 @@ def test_a_run_log_holds_what_was_said_before_it_was_opened(tmp_path: Path) -> N
     assert "before" in text
     assert "WARNING" in text
     assert "too late" not in text
+
+
+def test_commands_to_paste_are_started_as_this_process_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("predict") == "classifier-training predict"
+    monkeypatch.setenv("PIXI_PROJECT_MANIFEST", "pixi.toml")
+    assert command("predict") == "pixi run predict"
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert command("predict") == "uv run classifier-training predict"
 
 
 def test_versions_name_python_and_the_package() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
     from numpy.typing import NDArray
 
-TILE, GAP, CAPTION = 128, 12, 34
+TILE, GAP, CAPTION = 128, 12, 40
 """Side of a picture, space between two and height of a caption, in pixels."""
 
 
@@ -65,7 +65,7 @@ class SampleGridFigure(Figure):
                 text,
                 ha="center",
                 va="top",
-                fontsize=7.5,
+                fontsize=9,
                 color=GREEN if right else RED,
             )
         axes.imshow(canvas, interpolation="nearest", aspect="equal")
