@@ -43,8 +43,8 @@ class Figure(ABC):
 class Drawer:
     """Paints figures in one background process, so that training never waits for a plot.
 
-    Use it in a `with` block: leaving it waits for what is still to be painted, or after an error for the figure being
-    painted alone, and reports what could not be.
+    Use it in a `with` block: leaving it waits for what is still to be painted and reports what could not be. After an
+    error nothing is waited for: on a busy machine the painter may be far behind.
     """
 
     def __init__(self) -> None:
@@ -57,10 +57,13 @@ class Drawer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        if self._pool is None:
+            return
         if error is None:
+            self._pool.shutdown(wait=True)
             self._collect(len(self._pending))
+        else:
+            self._abandon(self._pool)
 
     def submit(self, figure: Figure, path: Path) -> None:
         """Have a figure painted into a PNG file."""
@@ -69,6 +72,15 @@ class Drawer:
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_step_back)
         self._pending.append((path, self._pool.submit(figure.save, path)))
         self._collect(len(self._pending) - MAX_PENDING)
+
+    def _abandon(self, pool: ProcessPoolExecutor) -> None:
+        # Python has a public way to do this from 3.14 on.
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for path, _ in self._pending:
+            for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
 
     def _collect(self, number: int) -> None:
         for path, future in self._pending[: max(number, 0)]:
