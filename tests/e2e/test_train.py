@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tests.conftest import SMALL, Finished, draw_picture
 
@@ -37,7 +38,8 @@ def test_a_folder_of_images_becomes_a_run_folder_that_answers(
     # The contract's run folder, for the parts that exist.
     for name in (
         "config.yaml", "versions.json", "splits.csv", "train.log", "metrics.csv", "training_history.json",
-        "model.onnx", "model.safetensors", "model_info.json", "labels_mapping.json", "model_summary.txt",
+        "model.onnx", "pipeline.onnx", "golden/golden.json",
+        "model.safetensors", "model_info.json", "labels_mapping.json", "model_summary.txt",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         "epoch_000/confusion_matrix.png", "epoch_001/sample_predictions.png",
         "dataset/statistics.json", "dataset/class_distribution.png", "dataset/image_sizes.png",
@@ -112,6 +114,20 @@ def test_jsonl_with_a_sampler_by_name_ema_off_and_an_ordered_folder(
     assert labels["class_to_idx"] == {"": 0, "10": 1, "7": 2}
     done = command("predict", f"source={jsonl_folder}/test/red_0.png")
     assert done.code == 0, done.err
+
+
+def test_a_run_in_opencv_arithmetic_says_so_everywhere(command: Command, split_folder: Path, tmp_path: Path) -> None:
+    done = command("train", f"data.root={split_folder}", *SMALL, "transforms.backend=opencv", "transforms.hue=0.1")
+    assert done.code == 0, done.err
+    run = run_folder(tmp_path)
+    info = json.loads((run / "model_info.json").read_text())
+    assert info["preprocessing"]["backend"] == "opencv"
+    assert info["preprocessing"]["kernel"] == "area"
+    parity = info["files"]["pipeline.onnx"]["parity"]
+    assert parity["top1_agreement"] == 1.0
+    assert parity["max_pixel_difference"] <= 1
+    carried = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["preprocessing"]
+    assert carried == info["preprocessing"]
 
 
 def test_a_folder_without_a_split_is_split_and_evaluated_elsewhere(

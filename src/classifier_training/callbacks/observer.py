@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.core.run_dir import RunDir
@@ -35,7 +34,6 @@ class RunContext:
         monitor: metric that decides which weights are best.
         monitor_mode: max or min.
         max_epochs: planned length.
-        validation_images: real images for checks, uint8 [N, 3, H, W], by their number.
         drawer: paints figures in the background.
     """
 
@@ -51,7 +49,6 @@ class RunContext:
     monitor: str
     monitor_mode: str
     max_epochs: int
-    validation_images: Callable[[int], Tensor]
     drawer: Drawer
 
 

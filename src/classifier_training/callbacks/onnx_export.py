@@ -10,6 +10,7 @@ from pydantic import Field
 
 from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
+from classifier_training.core.types import VAL
 
 if TYPE_CHECKING:
     from classifier_training.callbacks.observer import FitEnd, RunContext
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 @register(group="callbacks", name="onnx_export")
 @dataclass(frozen=True, kw_only=True)
 class OnnxExport(Observer):
-    """Writes model.onnx, model.safetensors, labels_mapping.json and model_info.json, and checks the ONNX file.
+    """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch.
 
     Args:
         opset: version of the ONNX operators; the exporter's own choice when left out.
@@ -35,9 +36,10 @@ class OnnxExport(Observer):
             CheckFailedError: when the exported file answers differently.
         """
         from classifier_training.export.bundle import BundleInfo
+        from classifier_training.export.examples import read_examples
         from classifier_training.export.write import write_bundle
 
-        parity = write_bundle(
+        parities = write_bundle(
             run.run_dir,
             run.model,
             BundleInfo(
@@ -51,13 +53,11 @@ class OnnxExport(Observer):
                     "config": dict(run.config),
                 },
             ),
-            images=run.validation_images(NUM_PARITY_IMAGES),
+            examples=read_examples(run.tables[VAL], run.preprocessing, number=NUM_PARITY_IMAGES),
             opset=self.opset,
         )
-        log.info(
-            "model.onnx agrees with PyTorch on %d of %d images; probabilities differ by at most %.1e",
-            round(parity.top1_agreement * parity.num_images), parity.num_images, parity.max_probability_difference,
-        )  # fmt: skip
+        for name, parity in parities.items():
+            log.info("%s %s", name, parity)
 
 
 NUM_PARITY_IMAGES = 28

@@ -1,16 +1,19 @@
 """The one definition of what happens between a decoded picture and the network's input.
 
-Training evaluation, prediction, export checks and the files we ship all execute this object, and it travels in the
-checkpoint, the bundle and the ONNX file.
+Training evaluation, prediction, calibration, export checks and the files we ship all execute this object, and it
+travels in the checkpoint, the bundle and the ONNX files. `export/pipeline.py` says the same in ONNX operators.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from classifier_training.core.errors import UserError, require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +22,34 @@ if TYPE_CHECKING:
 
 Policy = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["bilinear", "bicubic", "area"]
+Backend = Literal["pillow", "opencv"]
+ChannelOrder = Literal["rgb", "bgr"]
 
-_RESAMPLING = {
+RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
-_PADDING = (0, 0, 0)
+"""Pillow's filters. All are antialiased: when a picture shrinks, they reach over all pixels that become one."""
+
+PADDING = 0
+"""Value of the bars beside a letterboxed picture, in all channels."""
+
+
+class Geometry(NamedTuple):
+    """Where a picture goes.
+
+    Args:
+        height: of the resized picture.
+        width: of the resized picture.
+        top: rows cut off above it, or if negative, rows of padding.
+        left: columns cut off beside it, or if negative, columns of padding.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +58,16 @@ class Preprocessing:
 
     Args:
         size: height and width of the result in pixels.
+        mean: of red, green and blue, of pixels scaled to 0..1.
+        std: of red, green and blue.
         policy: squash (stretch to the size), crop (shortest side to the size, centre cut out) or letterbox
             (longest side to the size, black bars).
-        kernel: bilinear and bicubic are antialiased; area averages whole source pixels.
-        mean: per RGB channel, of pixels scaled to 0..1.
-        std: per RGB channel.
+        kernel: bilinear and bicubic are antialiased; area averages source pixels.
+        backend: whose arithmetic: Pillow's, or OpenCV's (INTER_AREA, so with area alone).
+        channel_order: in which the network wants the colours, after normalisation.
+
+    Raises:
+        UserError: for a kernel that the backend does not have.
     """
 
     size: tuple[int, int]
@@ -46,22 +75,59 @@ class Preprocessing:
     std: tuple[float, float, float]
     policy: Policy = "squash"
     kernel: Kernel = "bilinear"
+    backend: Backend = "pillow"
+    channel_order: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        choose_kernel(self.backend, self.kernel)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Say where a picture of this height and width goes."""
+        target_height, target_width = self.size
+        if self.policy == "squash":
+            return Geometry(target_height, target_width, 0, 0)
+        scales = target_height / height, target_width / width
+        scale = max(scales) if self.policy == "crop" else min(scales)
+        resized_height, resized_width = round(height * scale), round(width * scale)
+        if self.policy == "crop":
+            resized_height, resized_width = max(target_height, resized_height), max(target_width, resized_width)
+            return Geometry(
+                resized_height,
+                resized_width,
+                (resized_height - target_height) // 2,
+                (resized_width - target_width) // 2,
+            )
+        resized_height = min(target_height, max(1, resized_height))
+        resized_width = min(target_width, max(1, resized_width))
+        return Geometry(
+            resized_height,
+            resized_width,
+            -((target_height - resized_height) // 2),
+            -((target_width - resized_width) // 2),
+        )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Fit an upright RGB picture to the size: uint8 [H, W, 3]."""
+        """Fit an upright RGB picture to the size: uint8 [H, W, 3], RGB."""
+        place = self.geometry(image.height, image.width)
+        resized = self._resize(image, place.height, place.width)
+        target_height, target_width = self.size
+        if (place.height, place.width) == self.size:
+            return resized
         if self.policy == "crop":
-            fitted = self._crop(image)
-        elif self.policy == "letterbox":
-            fitted = self._letterbox(image)
-        else:
-            fitted = self._resize(image, *self.size)
-        return np.asarray(fitted, dtype=np.uint8)
+            return resized[place.top : place.top + target_height, place.left : place.left + target_width]
+        canvas = np.full((target_height, target_width, 3), PADDING, dtype=np.uint8)
+        canvas[-place.top : place.height - place.top, -place.left : place.width - place.left] = resized
+        return canvas
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Scale to 0..1, subtract the mean, divide by std: uint8 [..., H, W, 3] -> float32 [..., 3, H, W]."""
+        """Make the network's input of fitted pixels: uint8 [..., H, W, 3] -> float32 [..., 3, H, W].
+
+        Scale to 0..1, subtract the mean, divide by std, put the channels in the network's order.
+        """
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
         scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+        ordered = scaled if self.channel_order == "rgb" else scaled[..., ::-1]
+        return np.ascontiguousarray(np.moveaxis(ordered, -1, -3))
 
     def tensor(self, image: Image.Image) -> NDArray[np.float32]:
         """Return the network's input for an upright RGB picture: float32 [3, H, W]."""
@@ -77,26 +143,46 @@ class Preprocessing:
         plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
         return cls(**plain)
 
-    def _resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
+    def _resize(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
         if image.size == (width, height):
-            return image
-        return image.resize((width, height), _RESAMPLING[self.kernel])
+            return np.asarray(image)
+        if self.backend == "pillow":
+            # One side after the other, width first. Pillow does so too, but since 13.0 begins with the height for some
+            # shapes; as it rounds and clips in between, the answer would depend on its version.
+            narrowed = image.resize((width, image.height), RESAMPLING[self.kernel])
+            return np.asarray(narrowed.resize((width, height), RESAMPLING[self.kernel]))
+        cv2 = import_opencv()
+        return np.asarray(cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
-    def _crop(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
-        scale = max(height / image.height, width / image.width)
-        resized = self._resize(image, max(height, round(image.height * scale)), max(width, round(image.width * scale)))
-        left, top = (resized.width - width) // 2, (resized.height - height) // 2
-        return resized.crop((left, top, left + width, top + height))
 
-    def _letterbox(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
-        scale = min(height / image.height, width / image.width)
-        resized = self._resize(
-            image,
-            min(height, max(1, round(image.height * scale))),
-            min(width, max(1, round(image.width * scale))),
+def choose_kernel(backend: Backend, kernel: Kernel | None) -> Kernel:
+    """Return the kernel, or where none is wished for the backend's own.
+
+    Raises:
+        UserError: for a kernel that the backend does not have.
+    """
+    if backend == "pillow":
+        return kernel or "bilinear"
+    if kernel not in (None, "area"):
+        raise UserError(
+            f"transforms.backend=opencv with transforms.kernel={kernel}",
+            "area: OpenCV's other kernels are not antialiased and lose detail when a picture shrinks",
+            "leave transforms.kernel out, or choose transforms.backend=pillow",
         )
-        canvas = Image.new("RGB", (width, height), _PADDING)
-        canvas.paste(resized, ((width - resized.width) // 2, (height - resized.height) // 2))
-        return canvas
+    return "area"
+
+
+@functools.cache
+def import_opencv() -> Any:
+    """Return OpenCV's module.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise require_extra("OpenCV", extra="opencv", purpose="transforms.backend=opencv") from error
+    # Pictures are worked on side by side already; threads of OpenCV's own would fight over the same cores.
+    cv2.setNumThreads(1)
+    return cv2

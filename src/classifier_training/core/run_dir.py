@@ -82,6 +82,14 @@ class RunDir:
         return self.path / "model.onnx"
 
     @property
+    def pipeline(self) -> Path:  # noqa: D102
+        return self.path / "pipeline.onnx"
+
+    @property
+    def golden(self) -> Path:  # noqa: D102
+        return self.path / "golden"
+
+    @property
     def weights(self) -> Path:  # noqa: D102
         return self.path / "model.safetensors"
 

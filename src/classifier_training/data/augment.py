@@ -31,14 +31,16 @@ def augment(images: Tensor, draws: Tensor, transforms: Transforms) -> Tensor:
     Returns:
         uint8 [B, 3, H, W].
     """
-    if not (transforms.moves_pixels or transforms.changes_colours):
+    # With the other backend the colours have been changed, one picture after the other.
+    recolours = transforms.changes_colours and transforms.backend == "pillow"
+    if not (transforms.moves_pixels or recolours):
         return images
     # -1..1 for the changes that go both ways
     signed = dict(zip(DRAWS, (2 * draws - 1).unbind(1), strict=True))
     pixels = images.float()
     if transforms.moves_pixels:
         pixels = _move(pixels, signed, transforms)
-    if transforms.changes_colours:
+    if recolours:
         pixels = _recolour(pixels, signed, transforms)
     return pixels.round_().clamp_(0, 255).to(torch.uint8)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SampleKey
+from classifier_training.core.types import TEST, TRAIN, VAL, Batch
 from classifier_training.data.dataset import ImageDataset, already_collated
 from classifier_training.data.samplers import EpochSampler
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from classifier_training.core.preprocess import Preprocessing
@@ -84,13 +84,6 @@ class ImageFolderDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Test images in order."""
         return self._evaluation_loader(TEST) if TEST in self.data.tables else []
-
-    def validation_images(self, number: int) -> torch.Tensor:
-        """Images spread evenly over the validation split, so over its classes, uint8 [N, 3, H, W]."""
-        table = self.data.tables[VAL]
-        rows = np.unique(np.linspace(0, len(table) - 1, number).round().astype(int))
-        keys = [SampleKey(epoch=0, position=row, row=row) for row in rows.tolist()]
-        return self._dataset(table, augmentation=None).__getitems__(keys).images
 
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
         table = self.data.tables[split]

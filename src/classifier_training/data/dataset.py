@@ -13,6 +13,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augment import augment
+from classifier_training.data.jitter import jitter
 from classifier_training.data.transforms import draw_uniforms, training_pixels
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class ImageDataset(Dataset[Batch]):
         image = read_rgb(path)
         if self._augmentation is None:
             return self._preprocessing.pixels(image)
-        return training_pixels(image, self._preprocessing, self._augmentation.crop_scale, draws)
+        pixels = training_pixels(image, self._preprocessing, self._augmentation.crop_scale, draws)
+        return jitter(pixels, draws, self._augmentation) if self._augmentation.backend == "opencv" else pixels
 
     def _skip(self, error: UnreadableImageError) -> None:
         if self._on_error == "raise":

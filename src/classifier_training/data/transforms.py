@@ -1,21 +1,30 @@
 """How pictures become training batches: settings, the random numbers behind them, and the crop.
 
 Every random number of a sample is a pure function of (seed, epoch, position), so that the number of workers, a resume
-or a kill changes nothing. What happens to pixels after the crop is in `augment.py`, for a whole batch at once.
+or a kill changes nothing. What happens to pixels after the crop is in `augment.py`, for a whole batch at once, and
+in `jitter.py`, where OpenCV does the colours.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
 
-from classifier_training.core.preprocess import Kernel, Policy, Preprocessing
+from classifier_training.core.preprocess import (
+    Backend,
+    ChannelOrder,
+    Kernel,
+    Policy,
+    Preprocessing,
+    choose_kernel,
+    import_opencv,
+)
 from classifier_training.core.register import register
 
 if TYPE_CHECKING:
@@ -44,7 +53,11 @@ class Transforms:
 
     Args:
         policy: squash stretches to the square, crop cuts the centre, letterbox adds black bars.
-        kernel: resize filter: bilinear and bicubic are antialiased, area averages whole pixels.
+        backend: whose arithmetic fits and recolours pictures: pillow, or opencv, which averages areas and recolours
+            in HSV.
+        kernel: resize filter: bilinear and bicubic are antialiased, area averages whole pixels; bilinear when left
+            out, area with opencv.
+        channel_order: in which the network wants the colours; bgr for weights that were trained so.
         crop_scale: smallest share of the picture's area that a random training crop keeps; 1 takes it whole.
         hflip: probability of a mirror image; leave 0 where left and right mean something, as in text.
         rotation_degrees: largest rotation either way.
@@ -57,7 +70,9 @@ class Transforms:
     """
 
     policy: Policy = "squash"
-    kernel: Kernel = "bilinear"
+    backend: Backend = "pillow"
+    kernel: Kernel | None = None
+    channel_order: ChannelOrder = "rgb"
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.7
     hflip: Probability = 0.0
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -68,6 +83,11 @@ class Transforms:
     saturation: Share = 0.2
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
+    def __post_init__(self) -> None:
+        choose_kernel(self.backend, self.kernel)
+        if self.backend == "opencv":
+            import_opencv()
+
     def evaluation(self, image_size: int, spec: InputSpec) -> Preprocessing:
         """Return what every picture goes through outside training."""
         return Preprocessing(
@@ -75,7 +95,9 @@ class Transforms:
             mean=spec.mean,
             std=spec.std,
             policy=self.policy,
-            kernel=self.kernel,
+            backend=self.backend,
+            kernel=choose_kernel(self.backend, self.kernel),
+            channel_order=self.channel_order,
         )
 
     @property
@@ -121,11 +143,6 @@ def training_pixels(
     cut_height = max(1, round(min(image.height, height * math.sqrt(share) / stretch)))
     left, top = round((image.width - cut_width) * x), round((image.height - cut_height) * y)
     part = image.crop((left, top, left + cut_width, top + cut_height))
-    if preprocessing.policy == "crop":
-        return Preprocessing(
-            size=preprocessing.size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            kernel=preprocessing.kernel,
-        ).pixels(part)
-    return preprocessing.pixels(part)
+    # What was cut out has the wanted shape already, or one stretched on purpose.
+    fitted = replace(preprocessing, policy="squash") if preprocessing.policy == "crop" else preprocessing
+    return fitted.pixels(part)

@@ -73,9 +73,11 @@ def write_info(run_dir: RunDir, info: BundleInfo) -> None:
     )
 
 
-def describe_file(path: Path, *, format_name: str, parity: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a file's entry in model_info.json."""
-    return {"format": format_name, "quantization": "none", "sha256": sha256(path), "parity": parity}
+def describe_file(
+    path: Path, *, format_name: str, quantization: str = "none", parity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return a file's entry in model_info.json; `parity` is None for a file that was not compared."""
+    return {"format": format_name, "quantization": quantization, "sha256": sha256(path), "parity": parity}
 
 
 def read_info(run_dir: RunDir) -> BundleInfo:

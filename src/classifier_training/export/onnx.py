@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
-
-INPUT_NAME, OUTPUT_NAME = "input", "logits"
 
 
 def evaluation_copy(network: nn.Module) -> nn.Module:

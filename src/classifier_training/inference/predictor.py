@@ -6,16 +6,15 @@ import logging
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Prediction, softmax
 from classifier_training.export.bundle import read_info
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,23 +44,11 @@ class Predictor:
     """
 
     def __init__(self, run: Path | str) -> None:
-        import onnxruntime
-
         run_dir = RunDir(Path(run))
         info = read_info(run_dir)
         self.class_names = info.class_names
         self.preprocessing = info.preprocessing
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_cores()
-        try:
-            self._session: Any = onnxruntime.InferenceSession(run_dir.onnx, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base but Exception
-            missing = not run_dir.onnx.exists()
-            raise UserError(
-                f"{run_dir.onnx}: {'is missing' if missing else f'cannot be loaded ({error})'}",
-                "the file that the run exported",
-                "restore it from a copy of the run folder, or train again with callbacks.onnx_export",
-            ) from error
+        self._session = open_session(run_dir.onnx)
 
     def __call__(self, image: Path | str) -> Prediction:
         """Classify one image file; an unreadable one gives a prediction with an error."""
@@ -117,7 +104,7 @@ class Predictor:
                 errors[row] = error.reason
         logits: dict[int, NDArray[np.float32]] = {}
         if inputs:
-            (output,) = self._session.run(["logits"], {"input": np.stack(list(inputs.values()))})
+            (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: np.stack(list(inputs.values()))})
             logits = dict(zip(inputs, output, strict=True))
         for row, path in enumerate(paths):
             yield Answer(path, logits.get(row), errors.get(row))

@@ -35,7 +35,7 @@ class ClassifierModule(pl.LightningModule):
         plan: length of the run and its monitored metric.
         class_names: [K].
         class_weights: of the loss, float32 [K], or None.
-        preprocessing: its mean and std are applied here, on the device.
+        preprocessing: its mean, std and channel order are applied here, on the device.
         channels_last: whether to hold images and weights with the channels innermost.
         seed: dropout and its like follow from (seed, epoch, step).
 
@@ -75,6 +75,7 @@ class ClassifierModule(pl.LightningModule):
         self._scale: Tensor
         self._shift: Tensor
         self.register_buffer("_class_weights", class_weights, persistent=False)
+        self._reverses_channels = preprocessing.channel_order == "bgr"
         std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
         self.register_buffer("_shift", -torch.tensor(preprocessing.mean).view(1, 3, 1, 1) / std, persistent=False)
@@ -85,6 +86,8 @@ class ClassifierModule(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Answer a batch of pixels, uint8 [B, 3, H, W], with logits, [B, K]."""
         pixels = torch.addcmul(self._shift, images.float(), self._scale)
+        if self._reverses_channels:
+            pixels = pixels.flip(1)
         logits: Tensor = self.network(pixels.contiguous(memory_format=self._memory_format))
         return logits
 

@@ -150,7 +150,6 @@ def train(
             monitor=monitor,
             monitor_mode=goal_of(monitor),
             max_epochs=trainer.max_epochs,
-            validation_images=datamodule.validation_images,
             drawer=drawer,
         )
         module = make_module(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
@@ -65,3 +66,20 @@ def test_the_tensor_is_normalized_and_channels_first() -> None:
 def test_it_survives_json() -> None:
     original = make("letterbox", "area", (32, 48))
     assert Preprocessing.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+
+
+def test_opencv_averages_areas_and_refuses_other_kernels() -> None:
+    made = Preprocessing(size=(8, 8), mean=MEAN, std=STD, kernel="area", backend="opencv")
+    image = halves(80, 24)
+    blocks = np.asarray(image).reshape(8, 3, 8, 10, 3).mean(axis=(1, 3))
+    assert (made.pixels(image) == blocks.round()).all()
+    assert Preprocessing.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    with pytest.raises(UserError, match=r"backend=opencv with transforms\.kernel=bicubic"):
+        Preprocessing(size=(8, 8), mean=MEAN, std=STD, kernel="bicubic", backend="opencv")
+
+
+def test_channels_are_reversed_after_normalisation() -> None:
+    rgb = make().tensor(halves(8, 8))
+    bgr = Preprocessing(size=(8, 8), mean=MEAN, std=STD, channel_order="bgr").tensor(halves(8, 8))
+    assert (bgr == rgb[::-1]).all()
+    assert bgr.flags["C_CONTIGUOUS"]

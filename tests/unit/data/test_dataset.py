@@ -79,12 +79,6 @@ def test_part_of_a_batch_is_trained_on_only_when_there_is_no_whole_one(data: Spl
     assert [len(batch.targets) for batch in module.train_dataloader()] == [18]
 
 
-def test_images_for_checks_come_from_all_classes(data: SplitData) -> None:
-    module = module_of(data)
-    assert module.validation_images(3).shape == (3, 3, 16, 16)
-    assert len(module.validation_images(1000)) == 9
-
-
 def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     data: SplitData, caplog: pytest.LogCaptureFixture
 ) -> None:

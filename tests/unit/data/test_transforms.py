@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import InputSpec, SampleKey
 from classifier_training.data.augment import augment
@@ -48,6 +49,18 @@ def test_evaluation_takes_size_and_colours_from_what_knows_them() -> None:
     spec = InputSpec(size=224, mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
     made = Transforms(policy="crop", kernel="area").evaluation(64, spec)
     assert (made.size, made.policy, made.kernel, made.mean) == ((64, 64), "crop", "area", spec.mean)
+
+
+def test_each_backend_has_its_own_kernel_and_colour_jitter() -> None:
+    spec = InputSpec(size=16, mean=(0, 0, 0), std=(1, 1, 1))
+    assert Transforms().evaluation(16, spec).kernel == "bilinear"
+    opencv = Transforms(backend="opencv", channel_order="bgr")
+    made = opencv.evaluation(16, spec)
+    assert (made.backend, made.kernel, made.channel_order) == ("opencv", "area", "bgr")
+    # Its colours change picture by picture, in OpenCV; the batch is left alone.
+    assert (augment(batch(), draws(), opencv) == batch()).all()
+    with pytest.raises(UserError, match="area"):
+        Transforms(backend="opencv", kernel="bilinear")
 
 
 @pytest.mark.parametrize("policy", ["squash", "crop", "letterbox"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,20 +10,37 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 from safetensors import safe_open
+from tests.conftest import draw_picture
 
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
-from classifier_training.core.types import BuiltModel
+from classifier_training.core.types import BuiltModel, SplitTable
 from classifier_training.export.bundle import BundleInfo, read_info
-from classifier_training.export.verify import verify_onnx
-from classifier_training.export.write import write_bundle
+from classifier_training.export.examples import Examples, read_examples
+from classifier_training.export.onnx import evaluation_copy
+from classifier_training.export.pipeline import write_pipeline
+from classifier_training.export.session import onnx_runner
+from classifier_training.export.verify import verify, verify_pipeline
+from classifier_training.export.write import reference, write_bundle
 from classifier_training.models.timm_models import timm_model
 
 PREPROCESSING = Preprocessing(size=(48, 48), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 INFO = BundleInfo(class_names=("", "ü", "c"), preprocessing=PREPROCESSING, architecture="test_resnet")
-IMAGES = torch.randint(0, 256, (9, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def examples(folder: Path, number: int = 9) -> Examples:
+    """Draw pictures of many shapes and colours and read them as the checks do."""
+    paths = []
+    for row in range(number):
+        path = folder / f"{row}.png"
+        colour = tuple(int(level) for level in np.random.default_rng(row).integers(0, 256, 3))
+        draw_picture(path, colour, seed=row, size=(30 + 40 * (row % 3), 20 + 30 * (row % 4)))  # type: ignore[arg-type]
+        paths.append(str(path))
+    table = SplitTable("val", paths, np.arange(number) % 3, [""] * number)
+    return read_examples(table, PREPROCESSING, number=number)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +49,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, BuiltModel
     torch.manual_seed(0)
     model = timm_model(3, name="test_resnet")
     model.network.train()
-    write_bundle(run_dir, model, INFO, images=IMAGES, opset=None)
+    write_bundle(run_dir, model, INFO, examples=examples(tmp_path_factory.mktemp("pictures")), opset=None)
     return run_dir, model
 
 
@@ -44,7 +62,9 @@ def test_the_onnx_file_has_the_promised_door_and_carries_its_description(bundle:
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == ["", "ü", "c"]
     assert Preprocessing.from_dict(json.loads(metadata["preprocessing"])) == PREPROCESSING
-    assert sorted(path.suffix for path in bundle[0].path.iterdir()) == [".json", ".json", ".onnx", ".safetensors"]
+    assert sorted(path.name for path in bundle[0].path.iterdir()) == [
+        "golden", "labels_mapping.json", "model.onnx", "model.safetensors", "model_info.json", "pipeline.onnx",
+    ]  # fmt: skip
 
 
 def test_exporting_leaves_the_network_as_it_was(bundle: tuple[RunDir, BuiltModel]) -> None:
@@ -84,15 +104,60 @@ def test_a_file_that_answers_differently_is_a_breach(bundle: tuple[RunDir, Built
     weight = next(item for item in changed.graph.initializer if item.dims and item.dims[0] == 3)
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight) + 0.1, weight.name))
     onnx.save(changed, tmp_path / "changed.onnx")
-    inputs = PREPROCESSING.normalize(IMAGES.permute(0, 2, 3, 1).numpy())
+    real = examples(tmp_path)
+    expected = reference(evaluation_copy(model.network), real.inputs)
     with pytest.raises(CheckFailedError, match="answers differ"):
-        verify_onnx(tmp_path / "changed.onnx", model.network.eval(), inputs)
-    model.network.train()
+        verify(tmp_path / "changed.onnx", onnx_runner(tmp_path / "changed.onnx"), expected, real)
+
+
+def test_the_pipeline_answers_whole_pictures(bundle: tuple[RunDir, BuiltModel]) -> None:
+    run_dir, _ = bundle
+    session = onnxruntime.InferenceSession(run_dir.pipeline)
+    (given,), (returned,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape, given.type) == ("image", ["height", "width", 3], "tensor(uint8)")
+    assert (returned.name, returned.shape, returned.type) == ("probabilities", [3], "tensor(float)")
+    parity = json.loads(run_dir.model_info.read_text())["files"]["pipeline.onnx"]["parity"]
+    assert parity["top1_agreement"] == 1.0
+    assert parity["max_pixel_difference"] <= 1
+    golden = json.loads((run_dir.golden / "golden.json").read_text())
+    assert len(golden["images"]) == 4
+    for entry in golden["images"]:
+        shape = (entry["height"], entry["width"], 3)
+        pixels = np.frombuffer((run_dir.golden / entry["rgb"]).read_bytes(), dtype=np.uint8).reshape(shape)
+        assert (pixels == np.asarray(Image.open(run_dir.golden / entry["image"]))).all()
+        inputs = np.frombuffer((run_dir.golden / entry["input"]).read_bytes(), dtype="<f4")
+        assert (inputs == PREPROCESSING.tensor(Image.fromarray(pixels)).ravel()).all()
+        (shares,) = session.run(None, {"image": pixels})
+        assert np.abs(shares - entry["probabilities"]).max() < 1e-3
+        assert golden["class_names"][shares.argmax()] == entry["label"]
+
+
+def test_a_pipeline_that_resizes_otherwise_is_a_breach(bundle: tuple[RunDir, BuiltModel], tmp_path: Path) -> None:
+    run_dir, model = bundle
+    real = examples(tmp_path)
+    expected = reference(evaluation_copy(model.network), real.inputs)
+    other = dataclasses.replace(PREPROCESSING, policy="crop")
+    write_pipeline(run_dir.onnx, other, tmp_path / "other.onnx")
+    with pytest.raises(CheckFailedError, match="does not do what Python does"):
+        verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, expected, real)
+
+
+def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
+    model = timm_model(3, name="test_resnet")
+    info = dataclasses.replace(INFO, preprocessing=dataclasses.replace(PREPROCESSING, channel_order="bgr"))
+    real = read_examples(
+        SplitTable("val", examples(tmp_path, 2).paths, np.zeros(2, dtype=np.int64), [""] * 2),
+        info.preprocessing,
+        number=2,
+    )
+    assert (real.inputs[:, ::-1] == examples(tmp_path, 2).inputs).all()
+    parities = write_bundle(RunDir(tmp_path / "run"), model, info, examples=real, opset=None)
+    assert parities["pipeline.onnx"].max_probability_difference < 1e-3
 
 
 def test_the_opset_can_be_chosen(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path)
-    write_bundle(run_dir, timm_model(3, name="test_resnet"), INFO, images=IMAGES[:2], opset=18)
+    run_dir = RunDir(tmp_path / "run")
+    write_bundle(run_dir, timm_model(3, name="test_resnet"), INFO, examples=examples(tmp_path, 2), opset=18)
     assert onnx.load(run_dir.onnx).opset_import[0].version == 18
 
 
@@ -109,6 +174,6 @@ def test_a_run_without_description_has_not_finished(tmp_path: Path) -> None:
 
 
 def test_normalization_of_a_batch_is_that_of_its_images() -> None:
-    pixels = IMAGES.permute(0, 2, 3, 1).numpy()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     stacked = np.stack([PREPROCESSING.normalize(image) for image in pixels])
     assert (PREPROCESSING.normalize(pixels) == stacked).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import COLOURS, draw_picture
-from tests.unit.export.test_export import IMAGES, PREPROCESSING
+from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
@@ -22,7 +22,13 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     torch.manual_seed(0)
     made = RunDir(tmp_path_factory.mktemp("run"))
     info = BundleInfo(class_names=("a", "b", "c"), preprocessing=PREPROCESSING, architecture="test_resnet")
-    write_bundle(made, timm_model(3, name="test_resnet"), info, images=IMAGES, opset=None)
+    write_bundle(
+        made,
+        timm_model(3, name="test_resnet"),
+        info,
+        examples=examples(tmp_path_factory.mktemp("pictures")),
+        opset=None,
+    )
     return made
 
 
