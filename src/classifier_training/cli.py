@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.completion
 import classifier_training.workflows.evaluate
+import classifier_training.workflows.export
 import classifier_training.workflows.info
 import classifier_training.workflows.predict
 import classifier_training.workflows.train  # noqa: F401 - each registers its verb

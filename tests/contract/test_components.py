@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conftest import SMALL
+from tests.unit.export.test_export import INFO, examples, job_of
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import Entry, describe, entries, entry
+from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.export.job import ExportJob
 
-COMPONENTS = [item for item in entries() if item.group != "verb"]
+COMPONENTS = [item for item in entries() if item.group not in ("verb", "format")]
 
 REQUIRED = {
     ("model", "timm"): ["model.name=test_resnet"],
@@ -120,3 +126,39 @@ def test_a_logger_gets_the_figures_without_an_account(
         "mlflow": Path().glob("mlflow.db"),
     }
     assert any(path.stat().st_size > 500 for path in written[item.name])
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
+    folder = tmp_path_factory.mktemp("pictures")
+    model = entry("model", "timm").build({"name": "test_resnet"})(3)
+    return job_of(model, INFO, examples(folder), tmp_path_factory.mktemp("scratch"))
+
+
+RUNTIMES = {"coreml": "coremltools", "litert": "litert_torch", "openvino": "openvino"}
+"""Formats whose converter is an extra, and its module."""
+
+
+@pytest.mark.parametrize("item", [pytest.param(item, id=identify(item)) for item in entries("format")])
+def test_a_format_writes_a_file_that_agrees(item: Entry, job: ExportJob, tmp_path: Path) -> None:
+    if item.name in RUNTIMES:
+        pytest.importorskip(RUNTIMES[item.name])
+    files = item.build({})(dataclasses.replace(job, target=RunDir(tmp_path)))
+    assert files
+    for file in files:
+        assert file.path.exists()
+        described = json.loads(json.dumps(file.describe()))
+        assert described["sha256"] == sha256(file.path)
+        if item.name == "coreml" and sys.platform != "darwin":
+            assert "macOS" in str(file)
+        else:
+            assert described["parity"]["top1_agreement"] == 1.0, item.name
+
+
+@pytest.mark.parametrize(("name", "module"), RUNTIMES.items())
+def test_a_converter_that_is_not_installed_is_named_with_its_extra(
+    name: str, module: str, job: ExportJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"optional extra '{name}'"):
+        entry("format", name).build({})(job)

@@ -39,7 +39,7 @@ class OnnxExport(Observer):
         from classifier_training.export.examples import read_examples
         from classifier_training.export.write import write_bundle
 
-        parities = write_bundle(
+        files = write_bundle(
             run.run_dir,
             run.model,
             BundleInfo(
@@ -56,8 +56,8 @@ class OnnxExport(Observer):
             examples=read_examples(run.tables[VAL], run.preprocessing, number=NUM_PARITY_IMAGES),
             opset=self.opset,
         )
-        for name, parity in parities.items():
-            log.info("%s %s", name, parity)
+        for file in files:
+            log.info("%s", file)
 
 
 NUM_PARITY_IMAGES = 28

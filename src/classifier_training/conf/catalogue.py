@@ -17,6 +17,13 @@ import classifier_training.data.formats.image_folder
 import classifier_training.data.formats.jsonl
 import classifier_training.data.samplers
 import classifier_training.data.transforms
+import classifier_training.export.formats.coreml
+import classifier_training.export.formats.litert
+import classifier_training.export.formats.onnx
+import classifier_training.export.formats.openvino
+import classifier_training.export.formats.ort
+import classifier_training.export.formats.safetensors
+import classifier_training.export.formats.torchscript
 import classifier_training.models.resnet
 import classifier_training.models.timm_models
 import classifier_training.training.loggers

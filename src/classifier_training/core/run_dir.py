@@ -94,6 +94,26 @@ class RunDir:
         return self.path / "model.safetensors"
 
     @property
+    def torchscript(self) -> Path:  # noqa: D102
+        return self.path / "model.torchscript"
+
+    @property
+    def ort(self) -> Path:  # noqa: D102
+        return self.path / "model.ort"
+
+    @property
+    def openvino(self) -> Path:  # noqa: D102
+        return self.path / "openvino"
+
+    @property
+    def coreml(self) -> Path:  # noqa: D102
+        return self.path / "model.mlpackage"
+
+    @property
+    def litert(self) -> Path:  # noqa: D102
+        return self.path / "model.tflite"
+
+    @property
     def labels_mapping(self) -> Path:  # noqa: D102
         return self.path / "labels_mapping.json"
 
@@ -124,6 +144,10 @@ class RunDir:
     @property
     def evaluation(self) -> Path:  # noqa: D102
         return self.path / "evaluation"
+
+    def quantized(self, path: Path, scheme: str) -> Path:
+        """Path of a file's quantised copy, such as model_int8.onnx."""
+        return self.path / f"{path.stem}_{scheme}{path.suffix}"
 
     def epoch(self, epoch: int) -> Path:
         """Folder of one epoch's pictures, counted from 0."""
@@ -176,7 +200,11 @@ def _write_rows(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[ob
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, or of the names and hashes of all files in a folder, in hexadecimal."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

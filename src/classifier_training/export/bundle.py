@@ -25,6 +25,7 @@ class BundleInfo:
         architecture: name of the network.
         training_info: best metric, epoch and configuration.
         files: description of each exported file, by file name.
+        quantization: the scheme that was exported last; `files` has each file's own.
     """
 
     class_names: tuple[str, ...]
@@ -32,6 +33,7 @@ class BundleInfo:
     architecture: str
     training_info: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quantization: str = "none"
 
     def metadata(self) -> dict[str, str]:
         """Return what travels inside a weights or ONNX file, as texts."""
@@ -65,7 +67,7 @@ def write_info(run_dir: RunDir, info: BundleInfo) -> None:
             "input_size": [height, width],
             "normalization": normalization,
             "model_architecture": info.architecture,
-            "quantization": "none",
+            "quantization": info.quantization,
             "preprocessing": info.preprocessing.to_dict(),
             "training_info": dict(info.training_info),
             "files": {name: dict(description) for name, description in info.files.items()},
@@ -95,6 +97,7 @@ def read_info(run_dir: RunDir) -> BundleInfo:
             architecture=found["model_architecture"],
             training_info=found["training_info"],
             files=found["files"],
+            quantization=found["quantization"],
         )
     except FileNotFoundError as error:
         raise UserError(

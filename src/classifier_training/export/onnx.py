@@ -9,8 +9,6 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-import torch
-
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME
 
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 
 def evaluation_copy(network: nn.Module) -> nn.Module:
     """Return a copy for export: float32, on the CPU, in evaluation mode."""
+    import torch
+
     return copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
 
 
@@ -38,6 +38,8 @@ def export_onnx(
         opset: of the ONNX operators; None for the exporter's own.
         metadata: texts that travel in the file.
     """
+    import torch
+
     # A batch of one would be taken for a constant by torch.export.
     example = torch.zeros(2, 3, image_size, image_size)
     with _quiet():

@@ -38,7 +38,7 @@ Runner = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far an exported file is from PyTorch.
+    """How far an exported file is from PyTorch, or from the file it was made of.
 
     Args:
         num_images: real images compared, at every batch size.
@@ -46,8 +46,9 @@ class Parity:
         top1_agreement: share of images with the same likeliest class, at the worst batch size.
         max_probability_difference: over images, classes and batch sizes.
         accuracy: share of right answers of the file, at the worst batch size.
-        pytorch_accuracy: and of PyTorch.
+        reference_accuracy: and of what it was compared with.
         max_pixel_difference: of 255, before mean and std, for files that hold the preprocessing.
+        reference: what it was compared with.
     """
 
     num_images: int
@@ -55,8 +56,9 @@ class Parity:
     top1_agreement: float
     max_probability_difference: float
     accuracy: float
-    pytorch_accuracy: float
+    reference_accuracy: float
     max_pixel_difference: float | None = None
+    reference: str = "PyTorch"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into model_info.json."""
@@ -65,8 +67,8 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"agrees with PyTorch on {round(self.top1_agreement * self.num_images)} of {self.num_images} images; "
-            f"probabilities differ by at most {self.max_probability_difference:.1e}"
+            f"agrees with {self.reference} on {round(self.top1_agreement * self.num_images)} of {self.num_images} "
+            f"images; probabilities differ by at most {self.max_probability_difference:.1e}"
         )
 
 
@@ -157,7 +159,7 @@ def compare(
         top1_agreement=min(float((shares.argmax(axis=1) == likeliest).mean()) for shares in found.values()),
         max_probability_difference=max(float(np.abs(shares - expected).max()) for shares in found.values()),
         accuracy=min(float((shares.argmax(axis=1) == targets).mean()) for shares in found.values()),
-        pytorch_accuracy=float((likeliest == targets).mean()),
+        reference_accuracy=float((likeliest == targets).mean()),
         max_pixel_difference=max_pixel_difference,
     )
 

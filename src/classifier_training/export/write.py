@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
-
-from classifier_training.core.run_dir import atomic_path
-from classifier_training.core.types import softmax
-from classifier_training.export.bundle import BundleInfo, describe_file, write_info
-from classifier_training.export.golden import write_golden
-from classifier_training.export.onnx import evaluation_copy, export_onnx
-from classifier_training.export.pipeline import write_pipeline
-from classifier_training.export.session import onnx_runner
-from classifier_training.export.verify import Parity, verify, verify_pipeline
+from classifier_training.export.bundle import BundleInfo, write_info
+from classifier_training.export.formats.onnx import onnx
+from classifier_training.export.formats.safetensors import safetensors
+from classifier_training.export.job import ExportedFile, ExportJob
+from classifier_training.export.onnx import evaluation_copy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from torch import nn
-
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
     from classifier_training.export.examples import Examples
 
-REFERENCE_BATCH = 32
-
 
 def write_bundle(
     run_dir: RunDir, model: BuiltModel, info: BundleInfo, *, examples: Examples, opset: int | None
-) -> dict[str, Parity]:
+) -> list[ExportedFile]:
     """Write model.safetensors, model.onnx, pipeline.onnx, golden/, labels_mapping.json and model_info.json.
 
     Args:
@@ -44,40 +32,25 @@ def write_bundle(
         opset: of the ONNX operators; None for the exporter's own.
 
     Returns:
-        How each ONNX file compares with PyTorch, by file name.
+        What was written, and how it compares with PyTorch.
 
     Raises:
-        CheckFailedError: when an ONNX file answers differently; model_info.json is then not written.
+        CheckFailedError: when a file answers differently; model_info.json is then not written.
     """
-    network = evaluation_copy(model.network)
-    preprocessing = info.preprocessing
-    write_weights(run_dir.weights, network, info)
-    export_onnx(network, run_dir.onnx, image_size=preprocessing.size[0], opset=opset, metadata=info.metadata())
-    write_pipeline(run_dir.onnx, preprocessing, run_dir.pipeline)
-    expected = reference(network, examples.inputs)
-    parities = {
-        run_dir.onnx.name: verify(run_dir.onnx, onnx_runner(run_dir.onnx), expected, examples),
-        run_dir.pipeline.name: verify_pipeline(run_dir.pipeline, preprocessing, expected, examples),
-    }
-    write_golden(
-        run_dir.golden, examples.paths, preprocessing, lambda inputs: reference(network, inputs), info.class_names
-    )
-    files = {run_dir.weights.name: describe_file(run_dir.weights, format_name="safetensors")}
-    for name, parity in parities.items():
-        files[name] = describe_file(run_dir.path / name, format_name="onnx", parity=parity.to_dict())
-    write_info(run_dir, dataclasses.replace(info, files=files))
-    return parities
+    with tempfile.TemporaryDirectory() as scratch:
+        job = ExportJob(
+            target=run_dir,
+            network=evaluation_copy(model.network),
+            info=info,
+            examples=examples,
+            scratch=Path(scratch),
+        )
+        files = [*safetensors(job), *onnx(job, opset=opset)]
+    write_info(run_dir, with_files(info, files))
+    return files
 
 
-def write_weights(path: Path, network: nn.Module, info: BundleInfo) -> None:
-    """Write the weights as safetensors, with the bundle's description in its metadata."""
-    with atomic_path(path) as temporary:
-        state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        save_file(state, temporary, metadata=info.metadata())
-
-
-def reference(network: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """PyTorch's probabilities [N, K] for inputs, float32 [N, 3, H, W]."""
-    with torch.inference_mode():
-        parts = [network(part).numpy() for part in torch.split(torch.from_numpy(inputs), REFERENCE_BATCH)]
-    return softmax(np.concatenate(parts))
+def with_files(info: BundleInfo, files: list[ExportedFile]) -> BundleInfo:
+    """Add the description of exported files to a bundle's; one of the same name is replaced."""
+    described = {file.path.name: file.describe() for file in files}
+    return dataclasses.replace(info, files={**info.files, **described})

@@ -63,6 +63,26 @@ def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -
     network.load_state_dict(headless, strict=False)
 
 
+def load_trained(network: nn.Module, path: Path) -> None:
+    """Load the weights that a run exported as safetensors, all of them.
+
+    Raises:
+        UserError: when the file is missing, damaged, or of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        raise UserError(
+            f"{path}: {reason}",
+            "the weights that the run wrote, for the model in its config.yaml",
+            "restore both from a copy of the run folder",
+        ) from error
+
+
 def _fits(own: Mapping[str, Tensor], name: str, value: Tensor) -> bool:
     return name in own and own[name].shape == value.shape
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from classifier_training.conf.compose import build_node, saved_values
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import Choice, register
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
 from classifier_training.data.source import DataSource
-from classifier_training.data.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import write_results
 from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_run
+from classifier_training.workflows.samples import own_samples, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,20 +68,14 @@ def evaluate(
     run_dir = find_run(run)
     predictor = Predictor(run_dir.path)
     own_data = getattr(data, "root", "") is None
-    rows, root = _own_samples(run_dir) if own_data else _other_samples(data)
+    rows, root = own_samples(run_dir) if own_data else _other_samples(data)
     chosen = _choose_split(rows, split)
-    table = _tabulate(rows, root, chosen, predictor.class_names)
+    table = tabulate(rows, root, chosen, predictor.class_names)
     result = _score(predictor, table)
     folder = Path(output).expanduser() if output else _default_folder(run_dir, root, chosen, own_data=own_data)
     with Drawer() as drawer:
         write_results(folder, result, table, predictor.class_names, drawer)
     return EvaluateResult(folder, result)
-
-
-def _own_samples(run_dir: RunDir) -> tuple[list[Sample], Path]:
-    """The samples that the run was trained, validated and tested on."""
-    source = build_node("data", saved_values(run_dir.config).get("data"), "data")
-    return read_manifest(run_dir.splits), source.read().root
 
 
 def _other_samples(data: DataSource) -> tuple[list[Sample], Path]:
@@ -103,31 +95,6 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
             f"split={next(iter(sorted(present - {''})))}" if listed else "leave split= out",
         )
     return wanted
-
-
-def _tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequence[str]) -> SplitTable:
-    """Number the labels as the model does; those that it does not know are named and left out."""
-    numbers = {name: number for number, name in enumerate(class_names)}
-    chosen = [sample for sample in rows if sample.split == split]
-    unknown = Counter(sample.label for sample in chosen if sample.label not in numbers)
-    if unknown:
-        log.warning(
-            "%d images have labels that the model does not know; they are left out: %s",
-            unknown.total(), enumerate_words(map(repr, sorted(unknown))),
-        )  # fmt: skip
-    known = [sample for sample in chosen if sample.label in numbers]
-    if not known:
-        raise UserError(
-            f"{root}: no image has a label that the model knows",
-            f"labels out of {enumerate_words(class_names)}",
-            "choose the data that the model is for",
-        )
-    return SplitTable(
-        name=split or "all",
-        paths=[str(root / sample.path) for sample in known],
-        targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
-        groups=[sample.group for sample in known],
-    )
 
 
 def _score(predictor: Predictor, table: SplitTable) -> SplitResult:

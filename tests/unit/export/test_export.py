@@ -20,11 +20,12 @@ from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.types import BuiltModel, SplitTable
 from classifier_training.export.bundle import BundleInfo, read_info
 from classifier_training.export.examples import Examples, read_examples
+from classifier_training.export.job import ExportJob
 from classifier_training.export.onnx import evaluation_copy
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
 from classifier_training.export.verify import verify, verify_pipeline
-from classifier_training.export.write import reference, write_bundle
+from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
 PREPROCESSING = Preprocessing(size=(48, 48), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -41,6 +42,11 @@ def examples(folder: Path, number: int = 9) -> Examples:
         paths.append(str(path))
     table = SplitTable("val", paths, np.arange(number) % 3, [""] * number)
     return read_examples(table, PREPROCESSING, number=number)
+
+
+def job_of(model: BuiltModel, info: BundleInfo, real: Examples, folder: Path) -> ExportJob:
+    network = evaluation_copy(model.network)
+    return ExportJob(target=RunDir(folder), network=network, info=info, examples=real, scratch=folder)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,7 @@ def test_a_file_that_answers_differently_is_a_breach(bundle: tuple[RunDir, Built
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight) + 0.1, weight.name))
     onnx.save(changed, tmp_path / "changed.onnx")
     real = examples(tmp_path)
-    expected = reference(evaluation_copy(model.network), real.inputs)
+    expected = job_of(model, INFO, real, tmp_path).expected
     with pytest.raises(CheckFailedError, match="answers differ"):
         verify(tmp_path / "changed.onnx", onnx_runner(tmp_path / "changed.onnx"), expected, real)
 
@@ -135,7 +141,7 @@ def test_the_pipeline_answers_whole_pictures(bundle: tuple[RunDir, BuiltModel]) 
 def test_a_pipeline_that_resizes_otherwise_is_a_breach(bundle: tuple[RunDir, BuiltModel], tmp_path: Path) -> None:
     run_dir, model = bundle
     real = examples(tmp_path)
-    expected = reference(evaluation_copy(model.network), real.inputs)
+    expected = job_of(model, INFO, real, tmp_path).expected
     other = dataclasses.replace(PREPROCESSING, policy="crop")
     write_pipeline(run_dir.onnx, other, tmp_path / "other.onnx")
     with pytest.raises(CheckFailedError, match="does not do what Python does"):
@@ -151,7 +157,9 @@ def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
         number=2,
     )
     assert (real.inputs[:, ::-1] == examples(tmp_path, 2).inputs).all()
-    parities = write_bundle(RunDir(tmp_path / "run"), model, info, examples=real, opset=None)
+    files = write_bundle(RunDir(tmp_path / "run"), model, info, examples=real, opset=None)
+    parities = {file.path.name: file.parity for file in files}
+    assert parities["pipeline.onnx"] is not None
     assert parities["pipeline.onnx"].max_probability_difference < 1e-3
 
 

@@ -1,0 +1,1 @@
+"""One file a format that a network can be exported to."""

@@ -1,0 +1,41 @@
+"""ONNX: the network alone, and with its preprocessing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from classifier_training.core.register import register
+
+if TYPE_CHECKING:
+    from classifier_training.export.job import ExportedFile, ExportJob
+
+
+@register(group="format", name="onnx")
+def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = None) -> list[ExportedFile]:
+    """ONNX: model.onnx, pipeline.onnx with the preprocessing inside, and golden/ to check other clients with.
+
+    Args:
+        opset: version of the ONNX operators; the exporter's own choice when left out.
+
+    Raises:
+        CheckFailedError: when a file answers differently from PyTorch.
+    """
+    from classifier_training.export.golden import write_golden
+    from classifier_training.export.job import ExportedFile
+    from classifier_training.export.onnx import export_onnx
+    from classifier_training.export.pipeline import write_pipeline
+    from classifier_training.export.session import onnx_runner
+    from classifier_training.export.verify import verify_pipeline
+
+    target, preprocessing = job.target, job.info.preprocessing
+    export_onnx(job.network, target.onnx, image_size=job.image_size, opset=opset, metadata=job.info.metadata())
+    write_pipeline(target.onnx, preprocessing, target.pipeline)
+    alone = job.finish(target.onnx, "onnx", onnx_runner(target.onnx))
+    parity = verify_pipeline(target.pipeline, preprocessing, job.expected, job.examples) if job.verify else None
+    whole = ExportedFile(
+        path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
+    )
+    write_golden(target.golden, job.examples.paths, preprocessing, job.answer, job.info.class_names)
+    return [alone, whole]

@@ -1,0 +1,40 @@
+"""safetensors: the weights, loadable without pickle."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from classifier_training.core.register import register
+from classifier_training.core.run_dir import atomic_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from classifier_training.export.job import ExportedFile, ExportJob
+
+
+@register(group="format", name="safetensors")
+def safetensors(job: ExportJob) -> list[ExportedFile]:
+    """Weights for PyTorch in model.safetensors, with class names and preprocessing in its metadata.
+
+    Raises:
+        CheckFailedError: when the weights that were read back answer differently.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = job.target.weights
+    with atomic_path(path) as temporary:
+        state = {name: value.contiguous() for name, value in job.network.state_dict().items()}
+        save_file(state, temporary, metadata=job.info.metadata())
+    restored = copy.deepcopy(job.network)
+    restored.load_state_dict(load_file(path))
+
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            answer: NDArray[np.float32] = restored(torch.from_numpy(inputs)).numpy()
+        return answer
+
+    return [job.finish(path, "safetensors", run)]

@@ -1,0 +1,136 @@
+"""What an export format is given, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier_training.core.types import softmax
+from classifier_training.export.bundle import describe_file
+from classifier_training.export.onnx import export_onnx
+from classifier_training.export.verify import BATCH_SIZES, Parity, Runner, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.export.bundle import BundleInfo
+    from classifier_training.export.examples import Examples
+    from classifier_training.export.gate import Gate
+
+REFERENCE_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFile:
+    """A file, or a folder, that an export wrote.
+
+    Args:
+        path: where it is.
+        format_name: onnx, torchscript, …
+        parity: how it compares with PyTorch; None when it was not compared.
+        note: why it was not compared.
+        quantization: none, fp16, int8 or uint8.
+        gate: what quantisation cost and brought.
+    """
+
+    path: Path
+    format_name: str
+    parity: Parity | None = None
+    note: str = ""
+    quantization: str = "none"
+    gate: Gate | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the entry in model_info.json."""
+        found = describe_file(
+            self.path,
+            format_name=self.format_name,
+            quantization=self.quantization,
+            parity=None if self.parity is None else self.parity.to_dict(),
+        )
+        if self.note:
+            found["unverified"] = self.note
+        if self.gate is not None:
+            found["gate"] = self.gate.to_dict()
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.path.name}: {self.parity or self.gate or f'UNVERIFIED: {self.note}'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """One network on its way into files.
+
+    Args:
+        target: folder for the files.
+        network: on the CPU, in float32, in evaluation mode.
+        info: what to say about it.
+        examples: real images to compare on.
+        scratch: folder for temporary files.
+        verify: whether to compare at all.
+        expected: PyTorch's probabilities for the examples [N, K].
+    """
+
+    target: RunDir
+    network: nn.Module
+    info: BundleInfo
+    examples: Examples
+    scratch: Path
+    verify: bool = True
+    expected: NDArray[np.float32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "expected", self.answer(self.examples.inputs))
+
+    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """PyTorch's probabilities [N, K] for inputs, float32 [N, 3, H, W]."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [self.network(part).numpy() for part in torch.split(torch.from_numpy(inputs), REFERENCE_BATCH)]
+        return softmax(np.concatenate(parts))
+
+    def finish(
+        self,
+        path: Path,
+        format_name: str,
+        runner: Runner | None,
+        *,
+        note: str = "",
+        batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    ) -> ExportedFile:
+        """Compare a written file with PyTorch where that is wished and possible.
+
+        Args:
+            path: the file.
+            format_name: of it.
+            runner: runs the file; None where its runtime cannot run here.
+            note: why there is no runner.
+            batch_sizes: that the file takes.
+
+        Raises:
+            CheckFailedError: when it answers differently.
+        """
+        if runner is None or not self.verify:
+            return ExportedFile(path=path, format_name=format_name, note=note or "verify=false")
+        parity = verify(path, runner, self.expected, self.examples, batch_sizes=batch_sizes)
+        return ExportedFile(path=path, format_name=format_name, parity=parity)
+
+    def onnx_source(self) -> Path:
+        """Return an ONNX file that other formats can be converted from."""
+        path = self.scratch / "source.onnx"
+        if not path.exists():
+            export_onnx(self.network, path, image_size=self.image_size, opset=None, metadata=self.info.metadata())
+        return path
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.info.preprocessing.size[0]

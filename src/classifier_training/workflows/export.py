@@ -1,0 +1,188 @@
+"""`export`: a finished run's network in the formats that ship, each compared with PyTorch on real images."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from classifier_training.conf.compose import build_node, saved_values
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import Choice, register
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.types import TRAIN, VAL, softmax
+from classifier_training.export.bundle import BundleInfo, read_info, write_info
+from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.quantize import Quantization
+from classifier_training.registry.runs import find_run
+from classifier_training.workflows.samples import own_samples, tabulate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from classifier_training.core.types import SplitTable
+    from classifier_training.export.job import ExportedFile, ExportJob
+
+log = logging.getLogger(__name__)
+
+NUM_PARITY_IMAGES = 64
+NUM_CALIBRATION_IMAGES = 200
+BATCH_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Args:
+        folder: where to.
+        lines: a sentence on each file.
+    """
+
+    folder: Path
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, f"written to {self.folder}"])
+
+
+@register(group="verb", name="export")
+def export(
+    *,
+    run: str = "latest",
+    format: Annotated[Mapping[str, Callable[..., Any]], Choice("onnx", many=True)],  # noqa: A002 - the user's word
+    quantization: Quantization = "none",
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
+    force: bool = False,
+    verify: bool = True,
+    images: str | None = None,
+    output: str | None = None,
+) -> ExportResult:
+    """Export a finished run's network: ONNX with or without quantisation, TorchScript, and others.
+
+    Args:
+        run: run folder, latest or best.
+        quantization: also write model_int8.onnx, model_uint8.onnx or model_fp16.onnx, with its pipeline.
+        max_drop: most points of top-1 accuracy on validation that quantisation may cost.
+        force: write the quantised file even if it costs more.
+        verify: compare each file with PyTorch on validation images.
+        images: folder of the run's images, if they have moved since.
+        output: folder for the files; the run's own when left out.
+    """
+    refuse_idle(quantization, format, max_drop=max_drop, force=force)
+    run_dir = find_run(run)
+    target = RunDir(Path(output).expanduser()) if output else run_dir
+    info = read_info(run_dir)
+    samples, root = own_samples(run_dir, moved_to=images)
+    tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
+    from classifier_training.export.job import ExportJob
+    from classifier_training.export.write import with_files
+
+    with tempfile.TemporaryDirectory() as scratch:
+        job = ExportJob(
+            target=target,
+            network=load_network(run_dir, info),
+            info=info,
+            examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
+            scratch=Path(scratch),
+            verify=verify,
+        )
+        files = [file for write in format.values() for file in write(job)]
+        if quantization != "none":
+            files += quantize(job, quantization, tables, max_drop=max_drop, force=force)
+    kept = info if target == run_dir else dataclasses.replace(info, files={})
+    write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
+    return ExportResult(target.path, tuple(str(file) for file in files))
+
+
+def refuse_idle(quantization: Quantization, formats: Mapping[str, Any], *, max_drop: float, force: bool) -> None:
+    """Refuse settings that would do nothing.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    if quantization != "none" and "onnx" not in formats:
+        raise UserError(
+            f"quantization={quantization} with format={','.join(formats)}",
+            "onnx among the formats: it is ONNX files that are quantised",
+            "format=[onnx," + ",".join(formats) + "]",
+        )
+    if quantization == "none" and (force or max_drop != 1.0):
+        raise UserError(
+            "max_drop or force without quantization",
+            "a scheme whose loss they judge",
+            "quantization=int8, or leave them out",
+        )
+
+
+def load_network(run_dir: RunDir, info: BundleInfo) -> nn.Module:
+    """Build the run's network again, with the weights that it exported, ready for export.
+
+    Raises:
+        UserError: when the folder lacks the configuration or the weights, or they do not belong together.
+    """
+    from classifier_training.export.onnx import evaluation_copy
+    from classifier_training.models.weights import load_trained
+
+    node = saved_values(run_dir.config).get("model")
+    if isinstance(node, dict):
+        # Trained weights take the place of those that the run started from, which may be out of reach here.
+        node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
+    network = build_node("model", node, "model")(len(info.class_names)).network
+    load_trained(network, run_dir.weights)
+    return evaluation_copy(network)
+
+
+def quantize(
+    job: ExportJob, scheme: Quantization, tables: Mapping[str, SplitTable], *, max_drop: float, force: bool
+) -> list[ExportedFile]:
+    """Write the quantised copy of model.onnx, gated on the whole validation split, and its pipeline."""
+    from classifier_training.export.gate import write_gated
+    from classifier_training.export.job import ExportedFile
+    from classifier_training.export.pipeline import write_pipeline
+    from classifier_training.export.session import onnx_runner
+    from classifier_training.export.verify import verify_pipeline
+
+    assert scheme != "none"
+    preprocessing = job.info.preprocessing
+
+    def calibration() -> Iterator[Examples]:
+        return iterate_examples(tables[TRAIN], preprocessing, batch_size=BATCH_SIZE, number=NUM_CALIBRATION_IMAGES)
+
+    def validation() -> Iterator[Examples]:
+        return iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE)
+
+    path = job.target.quantized(job.target.onnx, scheme)
+    gate = write_gated(
+        job.target.onnx,
+        path,
+        scheme,
+        calibration=calibration,
+        validation=validation,
+        class_names=job.info.class_names,
+        max_drop=max_drop,
+        force=force,
+    )
+    pipeline = job.target.quantized(job.target.pipeline, scheme)
+    write_pipeline(path, preprocessing, pipeline)
+    parity = None
+    if job.verify:
+        answers = softmax(onnx_runner(path)(job.examples.inputs))
+        parity = dataclasses.replace(
+            verify_pipeline(pipeline, preprocessing, answers, job.examples), reference=path.name
+        )
+    return [
+        ExportedFile(path=path, format_name="onnx", quantization=scheme, gate=gate),
+        ExportedFile(
+            path=pipeline,
+            format_name="onnx",
+            quantization=scheme,
+            parity=parity,
+            note="" if job.verify else "verify=false",
+        ),
+    ]

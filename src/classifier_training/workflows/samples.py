@@ -1,0 +1,69 @@
+"""The labelled images of a finished run, or of other data, numbered as its model numbers classes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.conf.compose import build_node, saved_values
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.types import SplitTable
+from classifier_training.data.splits import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.data.index import Sample
+
+log = logging.getLogger(__name__)
+
+
+def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[Sample], Path]:
+    """The samples that the run was trained, validated and tested on, and the folder that their paths begin from.
+
+    Args:
+        run_dir: the run.
+        moved_to: where the images are now, if not where they were.
+
+    Raises:
+        UserError: when the images are not to be found.
+    """
+    if moved_to is not None:
+        root = Path(moved_to).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"images={moved_to}: no such folder", "the folder that the run's images are in now", "images=…"
+            )
+        return read_manifest(run_dir.splits), root.resolve()
+    source = build_node("data", saved_values(run_dir.config).get("data"), "data")
+    return read_manifest(run_dir.splits), source.read().root
+
+
+def tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequence[str]) -> SplitTable:
+    """Number the labels as the model does; those that it does not know are named and left out."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    chosen = [sample for sample in rows if sample.split == split]
+    unknown = Counter(sample.label for sample in chosen if sample.label not in numbers)
+    if unknown:
+        log.warning(
+            "%d images have labels that the model does not know; they are left out: %s",
+            unknown.total(), enumerate_words(map(repr, sorted(unknown))),
+        )  # fmt: skip
+    known = [sample for sample in chosen if sample.label in numbers]
+    if not known:
+        raise UserError(
+            f"{root}: no image has a label that the model knows",
+            f"labels out of {enumerate_words(class_names)}",
+            "choose the data that the model is for",
+        )
+    return SplitTable(
+        name=split or "all",
+        paths=[str(root / sample.path) for sample in known],
+        targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
+        groups=[sample.group for sample in known],
+    )

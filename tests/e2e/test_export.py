@@ -1,0 +1,75 @@
+"""The `export` verb on the real command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+from tests.conftest import SMALL, Finished
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def run(split_folder: Path, train_here: Callable[[list[str]], Path]) -> Path:
+    return train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+
+
+def test_a_run_is_exported_in_other_formats_and_quantised(
+    command: Command, run: Path, split_folder: Path, tmp_path: Path
+) -> None:
+    done = command("export", f"run={run}", "quantization=int8", "max_drop=20", "format.onnx.opset=20")
+    assert done.code == 0, done.err
+    assert "warning" not in done.err
+    for line in ("model.onnx: agrees with PyTorch on 9 of 9 images", "model_int8.onnx: ", "9 validation images"):
+        assert line in done.out
+    info = json.loads((run / "model_info.json").read_text())
+    assert info["quantization"] == "int8"
+    assert info["files"].keys() == {
+        "model.safetensors", "model.onnx", "pipeline.onnx", "model_int8.onnx", "pipeline_int8.onnx",
+    }  # fmt: skip
+    assert info["files"]["model_int8.onnx"]["gate"]["num_images"] == 9
+    assert onnx.load(run / "model.onnx").opset_import[0].version == 20
+    (given,) = onnxruntime.InferenceSession(run / "pipeline_int8.onnx").get_inputs()
+    assert given.shape == ["height", "width", 3]
+
+    # Elsewhere, from images that have moved.
+    shutil.move(split_folder, tmp_path / "moved")
+    lost = command("export", f"run={run}", "format=torchscript")
+    assert lost.code == 2
+    assert "Traceback" not in lost.err
+    done = command(
+        "export", f"run={run}", "format=[torchscript,ort]", f"images={tmp_path / 'moved'}", f"output={tmp_path / 'out'}"
+    )
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.torchscript", "model.ort", "model_info.json", "labels_mapping.json",
+    }  # fmt: skip
+
+    # Weights that are not the run's own are named.
+    (run / "model.safetensors").write_bytes(b"x")
+    broken = command("export", f"run={run}", f"images={tmp_path / 'moved'}")
+    assert broken.code == 2
+    assert "model.safetensors" in broken.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["quantization=int8", "format=torchscript"], "format=[onnx,torchscript]"),
+        (["max_drop=3"], "max_drop or force without quantization"),
+        (["format=onxx"], "format=onxx: there is no format of that name"),
+        (["quantization=int4"], "none, fp16, int8, uint8"),
+        (["run=nowhere"], "run=nowhere: there is no such folder"),
+    ],
+)
+def test_a_wrong_word_is_answered_before_any_work(command: Command, words: list[str], line: str) -> None:
+    done = command("export", *words)
+    assert done.code == 2
+    assert line in done.err
+    assert len(done.err.splitlines()) == 3
