@@ -112,20 +112,24 @@ def resize_area(graph: GraphBuilder, image: str, source: str, size: str, *, open
         shrinks = graph.add("Cast", graph.add("ReduceMin", whole_numbers, graph.whole(0)), to=TensorProto.BOOL)
     taps = [_taps(graph, length, count, shrinks) for length, count in zip(lengths, wanted, strict=True)]
 
-    (row_indices, row_weights), (column_indices, column_weights) = taps
+    # Both passes gather whole rows, which lie together in memory; between them rows and columns change places.
     flat = graph.add("Reshape", image, graph.add("Concat", lengths[0], graph.whole(-1), axis=0))
-    rows = graph.add("Cast", graph.add("Gather", flat, row_indices, axis=0), to=TensorProto.FLOAT)
-    # [h, 1, taps] x [h, taps, W * 3]
-    summed = graph.add("MatMul", graph.add("Unsqueeze", row_weights, graph.whole(1)), rows)
-    shape = graph.add("Concat", wanted[0], lengths[1], graph.whole(3), axis=0)
-    lines = graph.add("Reshape", summed, shape)
-    columns = graph.add("Gather", lines, column_indices, axis=1)
-    # [w, 1, taps] x [h, w, taps, 3]
-    averaged = graph.add("MatMul", graph.add("Unsqueeze", column_weights, graph.whole(1)), columns)
-    planes = graph.add("Transpose", graph.add("Squeeze", averaged, graph.whole(2)), perm=[2, 0, 1])
+    summed = _weigh(graph, flat, *taps[0])
+    lines = graph.add("Reshape", summed, graph.add("Concat", wanted[0], lengths[1], graph.whole(3), axis=0))
+    turned = graph.add("Transpose", lines, perm=[1, 0, 2])
+    flat = graph.add("Reshape", turned, graph.add("Concat", lengths[1], graph.whole(-1), axis=0))
+    averaged = _weigh(graph, flat, *taps[1])
+    columns = graph.add("Reshape", averaged, graph.add("Concat", wanted[1], wanted[0], graph.whole(3), axis=0))
+    planes = graph.add("Transpose", columns, perm=[2, 1, 0])
     half_up = graph.add("Floor", graph.add("Add", planes, graph.constant(0.5, np.float32)))
     clipped = graph.add("Clip", half_up, graph.constant(0.0, np.float32), graph.constant(255.0, np.float32))
     return graph.add("Unsqueeze", clipped, graph.whole(0))
+
+
+def _weigh(graph: GraphBuilder, rows: str, indices: str, weights: str) -> str:
+    """Sum weighted rows: [n, m] with int64 [count, taps] and float32 [count, taps] -> float32 [count, 1, m]."""
+    gathered = graph.add("Cast", graph.add("Gather", rows, indices, axis=0), to=TensorProto.FLOAT)
+    return graph.add("MatMul", graph.add("Unsqueeze", weights, graph.whole(1)), gathered)
 
 
 def _taps(graph: GraphBuilder, length: str, count: str, shrinks: str | None) -> tuple[str, str]:
@@ -147,7 +151,7 @@ def _taps(graph: GraphBuilder, length: str, count: str, shrinks: str | None) -> 
     order = graph.add("Range", zero, graph.add("Squeeze", count), one)
     output = graph.add("Unsqueeze", graph.add("Cast", order, to=TensorProto.DOUBLE), graph.whole(1))
     reach = graph.add("Max", scale, number(1.0))
-    num_taps = graph.add("Cast", graph.add("Add", graph.add("Ceil", reach), number(2.0)), to=TensorProto.INT64)
+    num_taps = graph.add("Cast", graph.add("Add", graph.add("Ceil", reach), number(1.0)), to=TensorProto.INT64)
     tap = graph.add("Cast", graph.add("Range", zero, graph.add("Squeeze", num_taps), one), to=TensorProto.DOUBLE)
 
     start = graph.add("Mul", output, scale)
