@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tests.bundles import CLASS_NAMES, write_small_bundle
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.demo import write_demo
@@ -35,7 +36,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     run_dir = write_small_bundle(tmp_path_factory.mktemp("bundle"))
     try:
         write_demo(run_dir)
-    except Exception as error:
+    except UserError as error:
         if not shutil.which("npm"):
             pytest.skip(f"npm is not installed, and neither is onnxruntime-web: {error}")
         raise
@@ -105,7 +106,8 @@ def test_pixels_are_those_that_python_reads(
     if kind == "turned":
         exif = Image.Exif()
         exif[0x0112] = 6
-        image.save(path, exif=exif)
+        path = path.with_suffix(".jpg")
+        image.save(path, exif=exif, quality=90)
     elif kind == "transparent":
         alpha = np.tile(np.linspace(0, 255, image.width).astype(np.uint8), (image.height, 1))
         image.putalpha(Image.fromarray(alpha))
@@ -122,8 +124,10 @@ def test_pixels_are_those_that_python_reads(
         image.save(path, icc_profile=linear_profile())
     open_page(browser, address)
     session = onnxruntime.InferenceSession(run_dir.pipeline)
-    (expected,) = session.run(None, {"image": np.asarray(read_rgb(path))})
+    read = read_rgb(path)
+    (expected,) = session.run(None, {"image": np.asarray(read)})
     assert np.abs(np.array(answer(browser, path)) - expected).max() < 1e-3
+    assert f"{read.width} x {read.height} pixels" in browser.find_element(By.ID, "caption").text
 
 
 def linear_profile() -> bytes:
