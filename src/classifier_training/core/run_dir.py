@@ -90,6 +90,10 @@ class RunDir:
         return self.path / "golden"
 
     @property
+    def demo(self) -> Path:  # noqa: D102
+        return self.path / "demo.html"
+
+    @property
     def weights(self) -> Path:  # noqa: D102
         return self.path / "model.safetensors"
 

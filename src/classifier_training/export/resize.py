@@ -43,7 +43,6 @@ def _planes(graph: GraphBuilder, image: str) -> str:
 
 
 def _resize_and_cut(graph: GraphBuilder, image: str, source: str, preprocessing: Preprocessing) -> str:
-    target = graph.whole(*preprocessing.size)
     resized_size = _resized_size(graph, source, preprocessing)
     if preprocessing.kernel == "area":
         resized = resize_area(graph, image, source, resized_size, opencv=preprocessing.backend == "opencv")
@@ -52,6 +51,7 @@ def _resize_and_cut(graph: GraphBuilder, image: str, source: str, preprocessing:
     if preprocessing.policy == "squash":
         return resized
     # Whole pixels to cut or pad, halved towards zero, as Python does with the same numbers.
+    target = graph.whole(*preprocessing.size)
     axes = graph.whole(2, 3)
     if preprocessing.policy == "crop":
         start = graph.add("Div", graph.add("Sub", resized_size, target), graph.whole(2, 2))

@@ -1,0 +1,78 @@
+"""A small bundle with golden pictures, for the tests of everything that runs pipeline.onnx outside Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.types import softmax
+from classifier_training.export.bundle import BundleInfo, write_info
+from classifier_training.export.golden import write_golden
+from classifier_training.export.pipeline import write_pipeline
+from classifier_training.export.session import onnx_runner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PREPROCESSING = Preprocessing(size=(48, 48), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+CLASS_NAMES = ("", "ü", 'a "b"')
+INFO = BundleInfo(class_names=CLASS_NAMES, preprocessing=PREPROCESSING, architecture="test_resnet")
+SHARPNESS = 10
+"""Factor of the last layer: an untrained network is so undecided that even a wrong resize would pass."""
+
+
+def write_small_bundle(folder: Path) -> RunDir:
+    """Export an untrained network, with four pictures of different shapes."""
+    import torch
+
+    from classifier_training.core.types import SplitTable
+    from classifier_training.export.examples import read_examples
+    from classifier_training.export.write import write_bundle
+    from classifier_training.models.timm_models import timm_model
+
+    paths = draw_pictures(folder / "pictures")
+    examples = read_examples(
+        SplitTable("val", paths, np.arange(4) % len(CLASS_NAMES), [""] * 4), PREPROCESSING, number=4
+    )
+    torch.manual_seed(0)
+    model = timm_model(len(CLASS_NAMES), name="test_resnet")
+    with torch.no_grad():
+        list(model.network.parameters())[-2].mul_(SHARPNESS)
+    run_dir = RunDir(folder / "run")
+    write_bundle(run_dir, model, INFO, examples=examples, opset=None)
+    return run_dir
+
+
+def with_preprocessing(run_dir: RunDir, preprocessing: Preprocessing, folder: Path) -> RunDir:
+    """Write the run again with another preprocessing, without exporting its network again."""
+    changed = RunDir(folder / "run")
+    info = dataclasses.replace(INFO, preprocessing=preprocessing)
+    model = onnx.load(run_dir.onnx)
+    onnx.helper.set_model_props(model, info.metadata())
+    changed.path.mkdir()
+    onnx.save(model, changed.onnx)
+    write_pipeline(changed.onnx, preprocessing, changed.pipeline)
+    logits = onnx_runner(changed.onnx)
+    paths = draw_pictures(folder / "pictures")
+    write_golden(changed.golden, paths, preprocessing, lambda inputs: softmax(logits(inputs)), CLASS_NAMES)
+    write_info(changed, info)
+    return changed
+
+
+def draw_pictures(folder: Path) -> list[str]:
+    """Write a photograph, a narrow one, one that must grow, and noise; returns their paths."""
+    china, flower = load_sample_images().images
+    noise = np.random.default_rng(0).integers(0, 256, (319, 483, 3), dtype=np.uint8)
+    folder.mkdir(parents=True)
+    paths = []
+    for number, pixels in enumerate((china, flower[:, :33], flower[:5, :7], noise)):
+        paths.append(str(folder / f"{number}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
