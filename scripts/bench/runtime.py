@@ -25,7 +25,7 @@ from classifier_training.export.quantize import Quantizer
 from classifier_training.export.session import onnx_runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -67,7 +67,7 @@ def main() -> None:
                 folder / "int8.onnx"
             )
             image = torch.from_numpy(inputs[:1])
-            candidates = {
+            candidates: dict[str, Callable[[], object]] = {
                 "eager NCHW": partial(eager, network, image),
                 "eager channels_last": partial(
                     eager,

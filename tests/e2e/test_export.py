@@ -63,6 +63,9 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     [
         (["quantization=int8", "format=torchscript"], "format=[onnx,torchscript]"),
         (["max_drop=3"], "max_drop or force without quantization"),
+        (["demo=true", "format=torchscript"], "format=[onnx,torchscript]"),
+        (["ort=/x"], "ort=/x without demo=true"),
+        (["demo=true", "ort=/x"], "/x: no ort.wasm.bundle.min.mjs"),
         (["format=onxx"], "format=onxx: there is no format of that name"),
         (["quantization=int4"], "none, fp16, int8, uint8"),
         (["run=nowhere"], "run=nowhere: there is no such folder"),

@@ -64,7 +64,7 @@ def find_ort(folder: Path | None = None) -> Path:
             raise UserError(
                 f"{folder}: no {missing[0]}",
                 f"the folder of {ORT_PACKAGE} that holds {' and '.join(ORT_FILES)}",
-                f"npm install {ORT_PACKAGE}@{ORT_VERSION}, then its folder node_modules/{ORT_PACKAGE}/dist",
+                f"npm install {ORT_PACKAGE}@{ORT_VERSION}, then ort=node_modules/{ORT_PACKAGE}/dist",
             )
         return folder
     kept = cache_dir() / f"{ORT_PACKAGE}-{ORT_VERSION}"
@@ -101,8 +101,7 @@ def _unavailable(reason: str) -> UserError:
     return UserError(
         f"the demo page needs {ORT_PACKAGE}: {reason}",
         f"{ORT_PACKAGE} {ORT_VERSION} in clients/js/node_modules, in the cache, or within npm's reach",
-        f"where there is a network: npm install {ORT_PACKAGE}@{ORT_VERSION}; then give its folder "
-        f"node_modules/{ORT_PACKAGE}/dist",
+        f"where there is a network: npm install {ORT_PACKAGE}@{ORT_VERSION}; then ort=node_modules/{ORT_PACKAGE}/dist",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import BundleInfo, read_info, write_info
+from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
 from classifier_training.export.quantize import Quantization
 from classifier_training.registry.runs import find_run
@@ -42,13 +44,17 @@ class ExportResult:
     Args:
         folder: where to.
         lines: a sentence on each file.
+        demo: whether there is a page for the browser.
     """
 
     folder: Path
     lines: tuple[str, ...]
+    demo: bool
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines, f"written to {self.folder}"])
+        server = f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(self.folder))}"
+        page = [f"demo: {server}   and open http://127.0.0.1:8000/demo.html"] if self.demo else []
+        return "\n".join([*self.lines, f"written to {self.folder}", *page])
 
 
 @register(group="verb", name="export")
@@ -60,6 +66,8 @@ def export(
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
     force: bool = False,
     verify: bool = True,
+    demo: bool = False,
+    ort: str | None = None,
     images: str | None = None,
     output: str | None = None,
 ) -> ExportResult:
@@ -71,10 +79,13 @@ def export(
         max_drop: most points of top-1 accuracy on validation that quantisation may cost.
         force: write the quantised file even if it costs more.
         verify: compare each file with PyTorch on validation images.
+        demo: also write demo.html, a page that classifies pictures in the browser with pipeline.onnx.
+        ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
         images: folder of the run's images, if they have moved since.
         output: folder for the files; the run's own when left out.
     """
-    refuse_idle(quantization, format, max_drop=max_drop, force=force)
+    refuse_idle(quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort)
+    web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
     run_dir = find_run(run)
     target = RunDir(Path(output).expanduser()) if output else run_dir
     info = read_info(run_dir)
@@ -95,12 +106,22 @@ def export(
         files = [file for write in format.values() for file in write(job)]
         if quantization != "none":
             files += quantize(job, quantization, tables, max_drop=max_drop, force=force)
+    if web_runtime is not None:
+        write_demo(target, ort=web_runtime)
     kept = info if target == run_dir else dataclasses.replace(info, files={})
     write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
-    return ExportResult(target.path, tuple(str(file) for file in files))
+    return ExportResult(target.path, tuple(str(file) for file in files), demo=demo)
 
 
-def refuse_idle(quantization: Quantization, formats: Mapping[str, Any], *, max_drop: float, force: bool) -> None:
+def refuse_idle(
+    quantization: Quantization,
+    formats: Mapping[str, Any],
+    *,
+    max_drop: float,
+    force: bool,
+    demo: bool,
+    ort: str | None,
+) -> None:
     """Refuse settings that would do nothing.
 
     Raises:
@@ -112,6 +133,14 @@ def refuse_idle(quantization: Quantization, formats: Mapping[str, Any], *, max_d
             "onnx among the formats: it is ONNX files that are quantised",
             "format=[onnx," + ",".join(formats) + "]",
         )
+    if demo and "onnx" not in formats:
+        raise UserError(
+            f"demo=true with format={','.join(formats)}",
+            "onnx among the formats: the page runs pipeline.onnx",
+            "format=[onnx," + ",".join(formats) + "]",
+        )
+    if ort is not None and not demo:
+        raise UserError(f"ort={ort} without demo=true", "a demo page that it is for", "demo=true, or leave ort out")
     if quantization == "none" and (force or max_drop != 1.0):
         raise UserError(
             "max_drop or force without quantization",
