@@ -139,7 +139,14 @@ RUNTIMES = {"coreml": "coremltools", "litert": "litert_torch", "openvino": "open
 """Formats whose converter is an extra, and its module."""
 
 
-@pytest.mark.parametrize("item", [pytest.param(item, id=identify(item)) for item in entries("format")])
+def formats() -> list[object]:
+    return [
+        pytest.param(item, id=identify(item), marks=pytest.mark.gpu if item.name == "tensorrt" else ())
+        for item in entries("format")
+    ]
+
+
+@pytest.mark.parametrize("item", formats())
 def test_a_format_writes_a_file_that_agrees(item: Entry, job: ExportJob, tmp_path: Path) -> None:
     if item.name in RUNTIMES:
         pytest.importorskip(RUNTIMES[item.name])

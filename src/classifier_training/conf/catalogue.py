@@ -23,6 +23,7 @@ import classifier_training.export.formats.onnx
 import classifier_training.export.formats.openvino
 import classifier_training.export.formats.ort
 import classifier_training.export.formats.safetensors
+import classifier_training.export.formats.tensorrt
 import classifier_training.export.formats.torchscript
 import classifier_training.models.resnet
 import classifier_training.models.timm_models

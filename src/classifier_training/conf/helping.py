@@ -28,6 +28,7 @@ GROUP_TITLES = {
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",
     "logging": "where figures go besides metrics.csv; several may be chosen: logging=[tensorboard,wandb]",
+    "format": "what is written; several may be chosen: format=[onnx,torchscript]",
     EXPERIMENT: "whole sets of settings; files in your own conf/ folder are found too",
 }
 

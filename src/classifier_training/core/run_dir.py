@@ -118,6 +118,10 @@ class RunDir:
         return self.path / "model.tflite"
 
     @property
+    def tensorrt(self) -> Path:  # noqa: D102
+        return self.path / "model.engine"
+
+    @property
     def labels_mapping(self) -> Path:  # noqa: D102
         return self.path / "labels_mapping.json"
 

@@ -12,7 +12,7 @@ from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.complete import candidates, script
 from classifier_training.conf.helping import overview, verb_help
 from classifier_training.conf.words import type_words, value_words
-from classifier_training.core.register import MISSING, entries, entry
+from classifier_training.core.register import MISSING, Entry, entries, entry
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_overview_names_every_verb_group_and_setting() -> None:
 def test_the_help_of_train_names_every_component_and_setting_with_a_sentence() -> None:
     text = verb_help(entry("verb", "train"))
     for item in entries():
-        if item.group == "verb":
+        if item.group not in entry("verb", "train").options:
             continue
         assert f"{item.group}={item.name}: {item.summary[:40]}" in text
         for option in item.options.values():
@@ -81,3 +81,13 @@ _classifier_training; printf '%s|' "${COMPREPLY[@]}"
     )
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout == "resnet50 |info |"
+
+
+@pytest.mark.parametrize("verb", entries("verb"), ids=lambda verb: verb.name)
+def test_every_verb_has_help_with_all_its_settings(verb: Entry) -> None:
+    text = verb_help(verb)
+    for option in verb.options.values():
+        if option.choice is None:
+            assert f"  {option.name}=" in text
+        else:
+            assert all(f"{option.name}={item.name}: " in text for item in entries(option.name))
