@@ -68,7 +68,8 @@ class Parity:
     def __str__(self) -> str:
         return (
             f"agrees with {self.reference} on {round(self.top1_agreement * self.num_images)} of {self.num_images} "
-            f"images; probabilities differ by at most {self.max_probability_difference:.1e}"
+            f"images; probabilities differ by at most {self.max_probability_difference:.1e}; accuracy "
+            f"{self.accuracy:.3f} against {self.reference_accuracy:.3f}"
         )
 
 
