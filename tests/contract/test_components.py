@@ -13,7 +13,7 @@ from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
 from classifier_training.core.register import Entry, describe, entries, entry
 
-COMPONENTS = [item for item in entries() if item.group != "verb"]
+COMPONENTS = [item for item in entries() if item.group in entry("verb", "train").options]
 
 REQUIRED = {
     ("model", "timm"): ["model.name=test_resnet"],

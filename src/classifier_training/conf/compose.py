@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
-from classifier_training.conf.check import leaf_keys, parse_overrides, refuse
+from classifier_training.conf.check import leaf_keys, nothing_to_choose, parse_overrides, refuse
 from classifier_training.conf.validate import MISSING_MARK, build, unknown_key, validate
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, Entry, entries, entry
 from classifier_training.registry.runs import find_unfinished
 
@@ -100,8 +100,7 @@ def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
             arguments[name] = {key: build_node(name, node, f"{name}.{key}") for key, node in chosen.items()}
         elif option.fixed:
             if not isinstance(value, dict):
-                keys = [f"{name}.{key}" for key in option.fixed.options]
-                raise UserError(f"{name}={value}: there is nothing to choose", enumerate_words(keys), f"{keys[0]}=…")
+                raise nothing_to_choose(f"{name}={value}", [f"{name}.{key}" for key in option.fixed.options])
             arguments[name] = build_node(option.fixed.group, value, name)
         else:
             arguments[name] = None if value is None else build_node(name, value, name)

@@ -39,7 +39,7 @@ class Output:
         if self.path is None:
             return
         part = self.path / ".predictions.part" if self._folder else self.path.with_name(f".{self.path.name}.part")
-        self._part = PartFile(part, settings)
+        self._part = PartFile(part, self.path, settings)
 
     def __enter__(self) -> Output:
         return self

@@ -27,20 +27,21 @@ class PartFile:
 
     Args:
         path: of the file.
+        output: what it will become, for messages.
         settings: all that the rows depend on, as plain values.
 
     Raises:
         UserError: when the file cannot be written, or another process writes it.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, output: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self._settings = json.loads(to_json(settings))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise unwritable(output, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

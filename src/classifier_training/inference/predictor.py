@@ -130,6 +130,11 @@ class Predictor:
         """Yield the logits of image files one batch at a time, in their order."""
         return self._answers((Item(str(path), "") for path in paths), batch_size)
 
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the model alone: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
+        (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: inputs.astype(self._dtype, copy=False)})
+        return np.asarray(output, dtype=np.float32)
+
     def _answers(self, items: Iterable[Item], batch_size: int) -> Iterator[Answer]:
         decoded = decode(items, self.preprocessing, ahead=batch_size)
         while batch := list(islice(decoded, batch_size)):
@@ -143,8 +148,7 @@ class Predictor:
         # What cannot be read leaves its place in the batch empty: the others are computed as if it could.
         empty = np.zeros_like(tensors[0])
         inputs = np.stack([empty if decoded.tensor is None else decoded.tensor for decoded in batch])
-        (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: inputs.astype(self._dtype, copy=False)})
-        for decoded, logits in zip(batch, np.asarray(output, dtype=np.float32), strict=True):
+        for decoded, logits in zip(batch, self.run(inputs), strict=True):
             if decoded.tensor is None:
                 yield Answer(decoded.item, None, decoded.error)
             elif not np.isfinite(logits).all():
