@@ -78,7 +78,7 @@ def add_odd_files(root: Path) -> tuple[set[str], set[str]]:
     good = (root / "a.jpg").read_bytes()
     (root / os.fsdecode(b"caf\xe9.jpg")).write_bytes(good)
     (root / "escape\x1b[31m.jpg").write_bytes(good)
-    (root / "truncated.jpg").write_bytes(good[: len(good) // 2])
+    (root / "truncated.jpg").write_bytes(good[: len(good) * 3 // 4])
     (root / "zero.jpg").write_bytes(b"")
     (root / "text.jpg").write_text("hello")
     (root / "huge.png").write_bytes(huge_png())
@@ -192,7 +192,7 @@ def test_a_video_is_read_frame_by_frame(command: Command, run: Path, tmp_path: P
     done = command("predict", f"run={run}", "source=clip.avi", "every_s=1.5", "output=frames/", "data.batch_size=2")
     assert done.code == 0, done.err
     expected = [f"clip.avi#t={seconds}.json" for seconds in ("0.00", "1.50", "3.00")]
-    assert sorted(os.listdir(tmp_path / "frames")) == expected
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == expected
 
 
 def test_images_are_sorted_by_answer(command: Command, run: Path, images: Path, tmp_path: Path) -> None:
@@ -228,6 +228,13 @@ def test_the_screen_shows_a_table_and_a_summary(command: Command, run: Path, ima
     quiet = command(*words, "quiet=true").out
     assert quiet.startswith("5 images, 0 errors")
     assert str(images) not in quiet
+
+
+def test_a_screen_without_the_right_letters_gets_escapes(command: Command, run: Path, images: Path) -> None:
+    (images / "b.png").rename(images / "grün.png")
+    done = command("predict", f"run={run}", f"source={images}", env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0, done.err
+    assert r"gr\xfcn.png" in done.out
 
 
 def test_a_terminal_gets_a_bar_with_the_time_left(run: Path, images: Path) -> None:

@@ -78,7 +78,7 @@ def test_every_format_gives_back_the_same_rows(tmp_path: Path, ending: str) -> N
     path = tmp_path / f"new/answers.{ending}"
     write(path)
     assert read(path) == ROWS
-    assert os.listdir(path.parent) == [path.name]
+    assert list(path.parent.iterdir()) == [path]
     write(path)
     assert len(read(path)) == 3, "a finished output is written anew, not added to"
 
@@ -89,7 +89,7 @@ def test_a_folder_holds_a_file_an_image_below_the_paths_of_the_source(tmp_path: 
     write(path)
     assert sorted(file.name for file in (path / "a").iterdir()) == ["0.jpg.json", "1.jpg.json", "2.jpg.json"]
     assert json.loads((path / "a/2.jpg.json").read_text()) == ROWS[2]
-    assert os.listdir(path) == ["a"]
+    assert list(path.iterdir()) == [path / "a"]
 
 
 @pytest.mark.parametrize("name", ["answers.json", "answers.jsonl", "answers.csv", "answers"])
@@ -144,8 +144,8 @@ def test_a_name_as_long_as_names_can_be_gets_a_file(tmp_path: Path) -> None:
         output.go_on([item])
         output.add(item, ROWS[0])
         output.finish()
-    (name,) = os.listdir(tmp_path / "out")
-    assert name.endswith(".json")
+    (file,) = (tmp_path / "out").iterdir()
+    assert file.suffix == ".json"
 
 
 def test_names_that_are_no_text_are_written_as_escapes() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def test_every_label_gets_a_legal_folder_of_its_own(tmp_path: Path) -> None:
     assert len(set(names)) == len(ODD)
     for name in names:
         (tmp_path / name).mkdir()
-    assert len(os.listdir(tmp_path)) == len(ODD)
+    assert len(list(tmp_path.iterdir())) == len(ODD)
     assert safe_name("cat") == "cat"
     assert safe_name("") == "%empty"
     assert safe_name("..") == "%2E%2E"
