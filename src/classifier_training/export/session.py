@@ -38,6 +38,8 @@ def open_session(path: Path | bytes, *, num_threads: int | None = None, accelera
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or num_cores()
     options.log_severity_level = ERRORS_ONLY
+    # Threads that wait by spinning take the cores away from those that decode the next images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
