@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import logging
 import os
 import signal
@@ -42,6 +43,9 @@ def entry_point() -> NoReturn:
     # Importing torch and Lightning makes a million objects that stay. Looking through them for garbage again and
     # again takes a sixth of the import.
     gc.set_threshold(50_000, 20, 100)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A class or file may be called what the terminal's encoding cannot say.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main()
     if "torch" in sys.modules:
         # Taking torch's modules apart takes up to two seconds and frees what the system frees by itself. These two

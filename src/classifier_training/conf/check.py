@@ -62,6 +62,8 @@ def refuse(overrides: Sequence[str], *, groups: Sequence[str], values: Mapping[s
             continue
         if key in groups:
             _refuse_names(key, override)
+        elif isinstance(values.get(key), dict):
+            raise nothing_to_choose(override.input_line or key, list(leaf_keys(values[key], f"{key}.")))
         elif override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
             raise unknown_key(key, override.input_line or key, [*keys, *groups])
 
@@ -84,6 +86,11 @@ def _refuse_names(group: str, override: Override) -> None:
                 f"one of {enumerate_words(options)}",
                 f"{group}={close[0]}" if close else "classifier-training train --help lists them all",
             )
+
+
+def nothing_to_choose(came: str, keys: Sequence[str]) -> UserError:
+    """Return the error for a name given to what is no group of this verb."""
+    return UserError(f"{came}: there is nothing to choose", f"one of {enumerate_words(keys)}", f"{keys[0]}=…")
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

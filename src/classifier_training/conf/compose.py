@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
-from classifier_training.conf.check import leaf_keys, parse_overrides, refuse
+from classifier_training.conf.check import leaf_keys, nothing_to_choose, parse_overrides, refuse
 from classifier_training.conf.validate import MISSING_MARK, build, unknown_key, validate
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, Entry, entries, entry
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hydra.core.override_parser.types import Override
 
-    from classifier_training.core.register import Option
+    from classifier_training.core.register import Choice, Option
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,10 @@ def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
         elif option.choice.many:
             chosen = {key: node for key, node in (value or {}).items() if node is not None}
             arguments[name] = {key: build_node(name, node, f"{name}.{key}") for key, node in chosen.items()}
+        elif option.fixed:
+            if not isinstance(value, dict):
+                raise nothing_to_choose(f"{name}={value}", [f"{name}.{key}" for key in option.fixed.options])
+            arguments[name] = build_node(option.fixed.group, value, name)
         else:
             arguments[name] = None if value is None else build_node(name, value, name)
     return arguments | validate(verb, plain, prefix="")
@@ -165,7 +169,7 @@ def build_node(group: str, node: Any, where: str) -> Any:
 
 def group_options(verb: Entry) -> dict[str, list[str]]:
     """List the names that each group offers: components, presets and the user's own files."""
-    groups = [*(name for name, option in verb.options.items() if option.choice), EXPERIMENT]
+    groups = [*_choices(verb), EXPERIMENT]
     with hydra_ready(verb):
         loader = GlobalHydra.instance().config_loader()
         found = {group: set(loader.get_group_options(group)) for group in groups}
@@ -198,12 +202,11 @@ def hydra_ready(verb: Entry) -> Iterator[list[str]]:
 def _store_nodes(verb: Entry) -> None:
     """Put every registered component and the verb itself into Hydra's store, as nodes of plain defaults."""
     store = ConfigStore.instance()
-    choices = {name: option.choice for name, option in verb.options.items() if option.choice is not None}
+    choices = _choices(verb)
     for known in entries():
         if known.group in choices:
             package = f"{known.group}.{known.name}" if choices[known.group].many else None
-            node = {TYPE_KEY: known.name, **_defaults(known.options)}
-            store.store(name=known.name, group=known.group, node=node, package=package)
+            store.store(name=known.name, group=known.group, node=_node(known), package=package)
     store.store(
         name=verb.name,
         node={
@@ -214,9 +217,19 @@ def _store_nodes(verb: Entry) -> None:
             ],
             # A group that nothing is chosen from must still be a key, or an experiment could not fill it.
             **{group: {} if choice.many else None for group, choice in choices.items()},
-            **_defaults({name: option for name, option in verb.options.items() if name not in choices}),
+            **_defaults({name: option for name, option in verb.options.items() if option.choice is None}),
+            **{name: _node(option.fixed) for name, option in verb.options.items() if option.fixed},
         },
     )
+
+
+def _choices(verb: Entry) -> dict[str, Choice]:
+    """The groups that the user chooses from."""
+    return {name: option.choice for name, option in verb.options.items() if option.choice and not option.fixed}
+
+
+def _node(known: Entry) -> dict[str, Any]:
+    return {TYPE_KEY: known.name, **_defaults(known.options)}
 
 
 def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
@@ -258,7 +271,7 @@ def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str])
     Raises:
         UserError: for it.
     """
-    groups = [*(name for name, option in verb.options.items() if option.choice), EXPERIMENT]
+    groups = [*_choices(verb), EXPERIMENT]
     chosen = [
         word for word in parse_overrides(overrides) if word.key_or_group in groups and not word.is_sweep_override()
     ]

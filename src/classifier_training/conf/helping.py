@@ -52,7 +52,7 @@ def overview(version: str) -> str:
         "settings of each verb:",
     ]
     for verb in verbs:
-        lines += [f"  {verb.name}", *_options(verb.options.values(), prefix="", indent=4)]
+        lines += [f"  {verb.name}", *_settings(verb, indent=4)]
     lines += [
         "",
         "flags:",
@@ -72,11 +72,11 @@ def overview(version: str) -> str:
 
 def verb_help(verb: Entry) -> str:
     """Return the text of `VERB --help`."""
-    docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0].strip()
+    docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0]
     offered = group_options(verb)
     usage = f"usage: classifier-training {verb.name} {'[group=name …] ' if len(offered) > 1 else ''}[key=value …]"
-    lines = [usage, "", *textwrap.wrap(docstring, WIDTH), "", "settings:"]
-    lines += _options(verb.options.values(), prefix="", indent=2)
+    lines = [usage, "", *textwrap.wrap(" ".join(docstring.split()), WIDTH), "", "settings:"]
+    lines += _settings(verb, indent=2)
     for group, names in offered.items() if len(offered) > 1 else ():
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]
@@ -113,8 +113,20 @@ def _same(option: Option, other: Option | None) -> bool:
     return other is not None and mine == (type_words(other.annotation), other.default, other.help)
 
 
+def _settings(verb: Entry, *, indent: int) -> list[str]:
+    """The verb's own settings, those of its fixed components among them."""
+    rows = _rows(verb.options.values(), prefix="")
+    for option in verb.options.values():
+        rows += _rows(option.fixed.options.values(), prefix=f"{option.name}.") if option.fixed else []
+    return list(_table(rows, indent=indent))
+
+
 def _options(options: Iterable[Option], *, prefix: str, indent: int) -> list[str]:
-    rows = [
+    return list(_table(_rows(options, prefix=prefix), indent=indent))
+
+
+def _rows(options: Iterable[Option], *, prefix: str) -> list[tuple[str, str]]:
+    return [
         (
             f"{prefix}{option.name}={value_words(option.default)}",
             f"{option.help} [{type_words(option.annotation)}]",
@@ -122,7 +134,6 @@ def _options(options: Iterable[Option], *, prefix: str, indent: int) -> list[str
         for option in options
         if option.choice is None
     ]
-    return list(_table(rows, indent=indent))
 
 
 def _table(rows: Iterable[tuple[str, str]], *, indent: int = 2) -> Iterator[str]:

@@ -5,7 +5,11 @@ Every reader of pixels (training, prediction, figures, export checks) comes thro
 
 from __future__ import annotations
 
+import stat
+import threading
 import warnings
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from classifier_training.core.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import io
+    from collections.abc import Iterator
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
@@ -26,6 +31,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 
 MAX_PIXELS = 178_956_970
 """The largest picture that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
+
+_warnings_lock = threading.Lock()
+"""Silencing a warning changes the whole process, so threads that read pictures do it one after the other."""
 
 
 class UnreadableImageError(UserError):
@@ -67,7 +75,7 @@ def read_rgb(path: Path | str) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
         except UnreadableImageError:
             raise
-        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        except Exception as error:  # decoders meet hostile bytes with whatever exception lies next
             raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
 
 
@@ -92,28 +100,46 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _open(path: Path | str) -> Image.Image:
+@contextmanager
+def _open(path: Path | str) -> Iterator[Image.Image]:
+    with _open_file(path) as file, _read_header(path, file) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels")
+        yield image
+
+
+def _open_file(path: Path | str) -> io.BufferedReader:
     try:
-        with warnings.catch_warnings():
-            # The limit below says the same as an error, so the warning would only reach the screen.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
+        mode = Path(path).stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UnreadableImageError(path, "is a folder, not a file")
+        if not stat.S_ISREG(mode):
+            # Opening a named pipe would wait for its writer for ever.
+            raise UnreadableImageError(path, "is a device, pipe or socket, not a file")
+        file = Path(path).open("rb")  # noqa: SIM115 - closed by whoever asked for it
+        # The header is fetched here, where threads do not wait for each other.
+        file.peek()
     except FileNotFoundError as error:
         raise UnreadableImageError(path, "no such file") from error
-    except IsADirectoryError as error:
-        raise UnreadableImageError(path, "is a folder, not a file") from error
     except PermissionError as error:
         raise UnreadableImageError(path, "no permission to read the file") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableImageError(path, getattr(error, "strerror", None) or _words(error)) from error
+    return file
+
+
+def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
+    try:
+        with _warnings_lock, warnings.catch_warnings():
+            # The limit below says the same as an error, so the warning would only reach the screen.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "is not an image, or is empty or damaged") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableImageError(path, _words(error)) from error
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels")
-    return image
+    except Exception as error:  # see read_rgb
+        raise UnreadableImageError(path, f"is not an image ({_words(error)})") from error
 
 
 def _words(error: BaseException) -> str:

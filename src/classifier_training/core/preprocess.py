@@ -173,8 +173,11 @@ def choose_kernel(backend: Backend, kernel: Kernel | None) -> Kernel:
 
 
 @functools.cache
-def import_opencv() -> Any:
+def import_opencv(purpose: str = "transforms.backend=opencv") -> Any:
     """Return OpenCV's module.
+
+    Args:
+        purpose: what needs it, for the message.
 
     Raises:
         UserError: when it is not installed.
@@ -182,7 +185,7 @@ def import_opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise require_extra("OpenCV", extra="opencv", purpose="transforms.backend=opencv") from error
+        raise require_extra("OpenCV", extra="opencv", purpose=purpose) from error
     # Pictures are worked on side by side already; threads of OpenCV's own would fight over the same cores.
     cv2.setNumThreads(1)
     return cv2

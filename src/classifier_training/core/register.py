@@ -40,10 +40,13 @@ class Choice:
     Args:
         default: name of the component chosen unless the user says otherwise; None for none.
         many: whether several components may be chosen; the parameter is then a mapping by name.
+        group: register group to take the default from instead; the user then has nothing to choose, only
+            PARAMETER.key=value to set.
     """
 
     default: str | None
     many: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,14 @@ class Option:
         """The register group that fills this parameter, if one does."""
         metadata = getattr(self.annotation, "__metadata__", ())
         return next((item for item in metadata if isinstance(item, Choice)), None)
+
+    @property
+    def fixed(self) -> Entry | None:
+        """The component behind a parameter that is filled by one and the same, if that is so."""
+        if self.choice is None or self.choice.group is None:
+            return None
+        assert self.choice.default is not None
+        return entry(self.choice.group, self.choice.default)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,30 +10,45 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import num_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
 
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
+"""What ONNX Runtime calls the devices."""
+
 ERRORS_ONLY = 3
 """ONNX Runtime's log level that keeps its notes off the screen."""
 
 
-def open_session(path: Path | bytes, *, num_threads: int | None = None) -> Any:
-    """Open an ONNX file, or the bytes of one, on the CPU; `num_threads` is all cores when left out.
+def open_session(
+    path: Path | bytes, *, num_threads: int | None = None, accelerator: Accelerator = "cpu", spinning: bool = True
+) -> Any:
+    """Open an ONNX file, or the bytes of one.
+
+    Args:
+        path: of the file.
+        num_threads: all cores when left out.
+        accelerator: where to compute.
+        spinning: whether idle threads wait awake: a batch begins sooner, but others get less of the cores.
 
     Raises:
-        UserError: when it is missing or no model that ONNX Runtime can run.
+        UserError: when it is missing or no model that ONNX Runtime can run, or the accelerator is not there.
     """
     import onnxruntime
 
+    providers = choose_providers(accelerator, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or num_cores()
     options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         missing = not isinstance(path, bytes) and not path.exists()
         raise UserError(
@@ -41,6 +56,46 @@ def open_session(path: Path | bytes, *, num_threads: int | None = None) -> Any:
             "the file that the run exported",
             "restore it from a copy of the run folder, or write it again: classifier-training export run=…",
         ) from error
+    if accelerator != "auto" and session.get_providers()[0] != providers[0]:
+        # A build for a device starts without the device, and ONNX Runtime then takes the CPU.
+        raise _no_accelerator(accelerator, ["cpu"])
+    return session
+
+
+def choose_providers(accelerator: Accelerator, available: Sequence[str]) -> list[str]:
+    """Return ONNX Runtime's names of the device and of the CPU behind it, for what a device cannot do.
+
+    Args:
+        accelerator: auto takes CUDA where ONNX Runtime has it, else the CPU.
+        available: what this build of ONNX Runtime offers.
+
+    Raises:
+        UserError: when the device is not among them.
+    """
+    wanted = accelerator
+    if accelerator == "auto":
+        wanted = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+    if PROVIDERS[wanted] not in available:
+        raise _no_accelerator(accelerator, [name for name, provider in PROVIDERS.items() if provider in available])
+    return list(dict.fromkeys([PROVIDERS[wanted], PROVIDERS["cpu"]]))
+
+
+def device_words(session: Any) -> str:
+    """Say where a session computes."""
+    provider = session.get_providers()[0]
+    name = next((name for name, known in PROVIDERS.items() if known == provider), provider)
+    return f"{name.upper()}, {num_cores()} cores" if name == "cpu" else name.upper()
+
+
+def _no_accelerator(accelerator: str, present: Sequence[str]) -> UserError:
+    remedy = "trainer.accelerator=auto"
+    if accelerator == "cuda":
+        remedy += "   (for CUDA: a GPU with its driver, and onnxruntime-gpu in place of onnxruntime)"
+    return UserError(
+        f"trainer.accelerator={accelerator}: ONNX Runtime has no such device here",
+        f"one of {', '.join(present)}",
+        remedy,
+    )
 
 
 def onnx_runner(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -1,62 +1,87 @@
-"""Answers from a finished run's model.onnx: no torch, no Lightning."""
+"""Answers from an exported ONNX model: no torch, no Lightning."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from classifier_training.core.images import UnreadableImageError, read_rgb
-from classifier_training.core.run_dir import RunDir
+from classifier_training.core.errors import UserError
+from classifier_training.core.images import to_rgb
 from classifier_training.core.types import Prediction, softmax
-from classifier_training.export.bundle import read_info
-from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, device_words
+from classifier_training.inference.decoding import decode
+from classifier_training.inference.model import load_model
+from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-log = logging.getLogger(__name__)
+    from classifier_training.export.session import Accelerator
+    from classifier_training.inference.decoding import Decoded
 
 
 @dataclass(frozen=True)
 class Answer:
     """Raw output for one image: logits [K], or the reason why there are none."""
 
-    path: str
+    item: Item
     logits: NDArray[np.float32] | None
     error: str | None = None
 
+    @property
+    def path(self) -> str:
+        """Path of the image."""
+        return self.item.path
+
 
 class Predictor:
-    """Classifies images with a run's exported model.
+    """Classifies images with an exported model.
 
     Args:
-        run: a run folder, or a copy of one.
+        run: a run folder or a copy of one, or an ONNX file that `export` wrote, wherever it lies.
+        accelerator: where ONNX Runtime computes: auto takes CUDA where it is there, else the CPU.
 
     Raises:
-        UserError: when the folder lacks a file or a file is damaged.
+        UserError: when a file is missing, damaged or does not go with the others, or the accelerator is not there.
     """
 
-    def __init__(self, run: Path | str) -> None:
-        run_dir = RunDir(Path(run))
-        info = read_info(run_dir)
-        self.class_names = info.class_names
-        self.preprocessing = info.preprocessing
-        self._session = open_session(run_dir.onnx)
+    def __init__(self, run: Path | str, *, accelerator: Accelerator = "auto") -> None:
+        model = load_model(Path(run).expanduser(), accelerator=accelerator)
+        self.class_names = model.class_names
+        self.preprocessing = model.preprocessing
+        self.model_path = model.path
+        self.model_sha256 = model.sha256
+        self._session = model.session
+        self._dtype = np.float16 if "float16" in model.session.get_inputs()[0].type else np.float32
 
-    def __call__(self, image: Path | str) -> Prediction:
-        """Classify one image file; an unreadable one gives a prediction with an error."""
-        return next(self.predict([str(image)]))
+    @property
+    def device(self) -> str:
+        """Where the model runs, in words."""
+        return device_words(self._session)
+
+    def __call__(self, image: Path | str | Image.Image | NDArray[np.uint8]) -> Prediction:
+        """Classify one image; an unreadable file gives a prediction with an error.
+
+        Args:
+            image: path of a file, a Pillow image of any mode, or RGB pixels, uint8 [H, W, 3].
+
+        Raises:
+            UserError: for an array of another type or shape, or a Pillow image that has no plain RGB form.
+        """
+        item = Item(str(image), "") if isinstance(image, (str, Path)) else _in_memory(image)
+        _, prediction = next(self.label([item], batch_size=1, top_k=3, threshold=0.5, probabilities=False))
+        return prediction
 
     def predict(
         self,
-        paths: Iterable[str],
+        paths: Iterable[Path | str],
         *,
         batch_size: int = 32,
         top_k: int = 3,
@@ -72,39 +97,78 @@ class Predictor:
             threshold: confidence below which an answer is marked rejected; its label stays.
             probabilities: whether to list every class.
         """
-        for answer in self.answers(paths, batch_size=batch_size):
+        items = (Item(str(path), "") for path in paths)
+        labelled = self.label(
+            items, batch_size=batch_size, top_k=top_k, threshold=threshold, probabilities=probabilities
+        )
+        return (prediction for _, prediction in labelled)
+
+    def label(
+        self, items: Iterable[Item], *, batch_size: int, top_k: int, threshold: float, probabilities: bool
+    ) -> Iterator[tuple[Item, Prediction]]:
+        """Classify the items of a source, each given back with its prediction; see `predict`."""
+        for answer in self._answers(items, batch_size):
             if answer.logits is None:
-                yield Prediction(answer.path, error=answer.error)
+                yield answer.item, Prediction(answer.path, error=answer.error)
                 continue
             shares = softmax(answer.logits)
             order = np.argsort(-shares, kind="stable")[:top_k]
             confidence = float(shares[order[0]])
-            yield Prediction(
-                path=answer.path,
-                label=self.class_names[order[0]],
-                confidence=confidence,
-                top_k=tuple((self.class_names[row], float(shares[row])) for row in order),
-                probabilities=dict(zip(self.class_names, shares.tolist(), strict=True)) if probabilities else None,
-                rejected=confidence < threshold,
+            yield (
+                answer.item,
+                Prediction(
+                    path=answer.path,
+                    label=self.class_names[order[0]],
+                    confidence=confidence,
+                    top_k=tuple((self.class_names[row], float(shares[row])) for row in order),
+                    probabilities=dict(zip(self.class_names, shares.tolist(), strict=True)) if probabilities else None,
+                    rejected=confidence < threshold,
+                ),
             )
 
-    def answers(self, paths: Iterable[str], *, batch_size: int = 32) -> Iterator[Answer]:
+    def answers(self, paths: Iterable[Path | str], *, batch_size: int = 32) -> Iterator[Answer]:
         """Yield the logits of image files one batch at a time, in their order."""
-        remaining = iter(paths)
-        while batch := list(islice(remaining, batch_size)):
+        return self._answers((Item(str(path), "") for path in paths), batch_size)
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the model alone: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
+        (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: inputs.astype(self._dtype, copy=False)})
+        return np.asarray(output, dtype=np.float32)
+
+    def _answers(self, items: Iterable[Item], batch_size: int) -> Iterator[Answer]:
+        decoded = decode(items, self.preprocessing, ahead=batch_size)
+        while batch := list(islice(decoded, batch_size)):
             yield from self._answer(batch)
 
-    def _answer(self, paths: Sequence[str]) -> Iterator[Answer]:
-        inputs: dict[int, NDArray[np.float32]] = {}
-        errors: dict[int, str] = {}
-        for row, path in enumerate(paths):
-            try:
-                inputs[row] = self.preprocessing.tensor(read_rgb(path))
-            except UnreadableImageError as error:
-                errors[row] = error.reason
-        logits: dict[int, NDArray[np.float32]] = {}
-        if inputs:
-            (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: np.stack(list(inputs.values()))})
-            logits = dict(zip(inputs, output, strict=True))
-        for row, path in enumerate(paths):
-            yield Answer(path, logits.get(row), errors.get(row))
+    def _answer(self, batch: Sequence[Decoded]) -> Iterator[Answer]:
+        tensors = [decoded.tensor for decoded in batch if decoded.tensor is not None]
+        if not tensors:
+            yield from (Answer(decoded.item, None, decoded.error) for decoded in batch)
+            return
+        # What cannot be read leaves its place in the batch empty: the others are computed as if it could.
+        empty = np.zeros_like(tensors[0])
+        inputs = np.stack([empty if decoded.tensor is None else decoded.tensor for decoded in batch])
+        for decoded, logits in zip(batch, self.run(inputs), strict=True):
+            if decoded.tensor is None:
+                yield Answer(decoded.item, None, decoded.error)
+            elif not np.isfinite(logits).all():
+                yield Answer(decoded.item, None, "the model's answer is not a number")
+            else:
+                yield Answer(decoded.item, logits)
+
+
+def _in_memory(image: Image.Image | NDArray[np.uint8]) -> Item:
+    if isinstance(image, Image.Image):
+        try:
+            return Item("", "", np.asarray(to_rgb(ImageOps.exif_transpose(image))))
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"a Pillow image of mode {image.mode}: {error}",
+                "an image of 8 or 16 bits a channel",
+                "convert it first",
+            ) from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(
+            f"an array of {image.dtype} {list(image.shape)}", "RGB pixels, uint8 [H, W, 3]", "convert it first"
+        )
+    return Item("", "", image)

@@ -40,6 +40,28 @@ def find_run(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
     return RunDir(path)
 
 
+def find_model(reference: str, *, output: str = DEFAULT_OUTPUT) -> Path:
+    """Return the run folder, or the ONNX file, that a word or path stands for.
+
+    Args:
+        reference: latest, best, a run folder, or an .onnx file.
+        output: folder that `latest` and `best` look through.
+
+    Raises:
+        UserError: when there is none.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix.lower() != ".onnx" or path.is_dir():
+        return find_run(reference, output=output).path
+    if not path.is_file():
+        raise UserError(
+            f"run={reference}: there is no such file",
+            "an .onnx file, a run folder, latest or best",
+            "run=latest takes the newest run below outputs/",
+        )
+    return path
+
+
 def _finished_at(run: RunDir) -> float:
     return run.model_info.stat().st_mtime
 

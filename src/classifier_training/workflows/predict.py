@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import time
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Annotated
 
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import register
-from classifier_training.core.run_dir import write_json
-from classifier_training.core.types import Prediction
-from classifier_training.data.index import is_image, walk_files
+from classifier_training.core.register import Choice, register
+from classifier_training.inference.outputs import Output
 from classifier_training.inference.predictor import Predictor
-from classifier_training.registry.runs import find_run
+from classifier_training.inference.rows import to_row
+from classifier_training.inference.settings import PredictData, PredictTrainer
+from classifier_training.inference.sorting import SortBy, Sorter
+from classifier_training.inference.sources import Source, find_source
+from classifier_training.inference.summary import Summary
+from classifier_training.inference.watching import progress, told_interrupts
+from classifier_training.registry.runs import find_model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What a prediction gave, image by image.
+    """What a prediction gave.
 
     Args:
-        predictions: in the order of the files.
-        max_display: rows shown on the screen; 0 for all.
-        output: the JSON file that was written, if one was.
+        summary: counts, and the rows for the screen.
+        lines: what to show.
     """
 
-    predictions: tuple[Prediction, ...]
-    max_display: int
-    output: Path | None
+    summary: Summary
+    lines: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when some files could not be read."""
-        return 3 if any(prediction.error for prediction in self.predictions) else 0
+        """0, or 3 when some images could not be read."""
+        return 3 if self.summary.errors else 0
 
     def __str__(self) -> str:
-        shown = self.predictions[: self.max_display or None]
-        width = max(len(prediction.path) for prediction in shown)
-        lines = [_line(prediction, width) for prediction in shown]
-        if len(shown) < len(self.predictions):
-            lines.append(f"… and {len(self.predictions) - len(shown)} more (max_display=0 shows all)")
-        failed = sum(prediction.error is not None for prediction in self.predictions)
-        rejected = sum(bool(prediction.rejected) for prediction in self.predictions)
-        lines.append(
-            f"\n{len(self.predictions)} images, {failed} errors, "
-            f"{len(self.predictions) - failed - rejected} at or above the threshold"
-        )
-        if self.output is not None:
-            lines.append(f"written to {self.output}")
-        return "\n".join(lines)
+        return "\n".join(self.lines)
 
 
 @register(group="verb", name="predict")
@@ -59,56 +53,95 @@ def predict(
     run: str = "latest",
     source: str,
     output: str | None = None,
+    data: Annotated[PredictData, Choice("default", group="predict_data")],
+    trainer: Annotated[PredictTrainer, Choice("default", group="predict_trainer")],
     top_k: Annotated[int, Field(ge=1)] = 3,
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
     probabilities: bool = False,
     max_display: Annotated[int, Field(ge=0)] = 20,
+    quiet: bool = False,
+    every_s: Annotated[float, Field(gt=0)] | None = None,
+    sort_into: str | None = None,
+    sort_by: SortBy | None = None,
 ) -> PredictResult:
-    """Label an image, or all images of a folder, with a finished run.
+    """Label images with a finished run: a file, a folder, a glob, a list of files or a video.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
 
     Args:
-        run: run folder, latest or best.
-        source: image file, or a folder that is searched to its end.
-        output: JSON file to write.
+        run: run folder, latest, best, or an .onnx file.
+        source: image, folder that is searched to its end, glob in quotes, .txt file with a path a line, or video.
+        output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
         top_k: likeliest classes to list for each image.
         threshold: confidence below which an answer is marked as rejected.
-        probabilities: write the probability of every class.
+        probabilities: write the probability of every class into the output.
         max_display: rows shown on the screen; 0 shows all.
+        quiet: show the summary alone.
+        every_s: seconds between the frames of a video that are looked at; every frame when left out.
+        sort_into: folder that the images are sorted into, by label.
+        sort_by: copy the sorted images, or link to them; copy when left out.
     """
-    paths = find_images(source)
-    predictor = Predictor(find_run(run).path)
-    found = tuple(predictor.predict(paths, top_k=top_k, threshold=threshold, probabilities=probabilities))
-    written = None
-    if output is not None:
-        written = Path(output).expanduser()
-        write_json(written, [prediction.to_dict() for prediction in found])
-    return PredictResult(found, max_display, written)
+    _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
+    items = find_source(source, every_s=every_s)
+    predictor = Predictor(find_model(run), accelerator=trainer.accelerator)
+    sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
+    settings = {
+        "model": predictor.model_sha256,
+        "source": os.path.abspath(os.path.expanduser(source)),  # noqa: PTH100, PTH111 - may be a glob
+        "every_s": every_s,
+        "top_k": top_k,
+        "threshold": threshold,
+        "probabilities": probabilities,
+        "sort_into": sort_into,
+        "sort_by": sort_by,
+    }
+    summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display)
+    with Output(output, settings=settings, probabilities=predictor.class_names if probabilities else None) as target:
+        log.info("%s on %s", predictor.model_path, predictor.device)
+        done = _go_on(target, items, summary)
+        started = time.monotonic()
+        with told_interrupts(lambda: _remedy(target, summary)), progress(items, done=done) as advance:
+            for item, prediction in predictor.label(
+                islice(items, done, None),
+                batch_size=data.batch_size,
+                top_k=top_k,
+                threshold=threshold,
+                probabilities=probabilities,
+            ):
+                if sorter is not None:
+                    sorter.place(item, prediction)
+                row = to_row(prediction, probabilities=probabilities)
+                target.add(item, row)
+                summary.add(row)
+                advance()
+            seconds = time.monotonic() - started
+            target.finish()
+    new = summary.images - done
+    lines = [*([] if quiet else summary.table()), *summary.words(new / seconds if new else None)]
+    lines += [f"written to {target.path}"] if target.path is not None else []
+    lines += [f"sorted into {sorter.folder}"] if sorter is not None else []
+    return PredictResult(summary, tuple(lines))
 
 
-def find_images(source: str) -> list[str]:
-    """List the images that a source stands for.
-
-    Raises:
-        UserError: when there are none.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = [str(file) for file in walk_files(path) if is_image(file)]
-        if found:
-            return found
-    elif path.exists():
-        return [str(path)]
-    raise UserError(
-        f"source={source}: {'no image in this folder' if path.is_dir() else 'there is no such file or folder'}",
-        "an image, or a folder of images",
-        "source=/path/to/image.jpg",
-    )
+def _go_on(target: Output, items: Source, summary: Summary) -> int:
+    """Take over what an interrupted run has done; returns how many images that are."""
+    done = target.go_on(items)
+    for row in target.rows():
+        summary.add(row)
+    if done:
+        log.info("going on behind the %d images of %s", done, target.part)
+    return done
 
 
-def _line(prediction: Prediction, width: int) -> str:
-    if prediction.error is not None:
-        return f"{prediction.path:<{width}}  error: {prediction.error}"
-    best, *others = prediction.top_k
-    rest = "  ".join(f"{label or '(empty)'} {value:.1%}" for label, value in others)
-    mark = "  below the threshold" if prediction.rejected else ""
-    return f"{prediction.path:<{width}}  {best[0] or '(empty)'} {best[1]:.1%}   {rest}{mark}"
+def _remedy(target: Output, summary: Summary) -> str:
+    if target.part is None:
+        return "give the command again; with output=… it could go on where it stopped"
+    return f"give the same command again; it goes on behind the {summary.images:,} images in {target.part}"
+
+
+def _refuse_idle(*, output: str | None, probabilities: bool, sort_into: str | None, sort_by: SortBy | None) -> None:
+    """Refuse settings that would do nothing."""
+    if probabilities and output is None:
+        raise UserError("probabilities=true without an output", "a file to write them to", "output=answers.json")
+    if sort_by is not None and sort_into is None:
+        raise UserError(f"sort_by={sort_by} without sort_into", "a folder to sort into", "sort_into=/some/folder")

@@ -154,3 +154,17 @@ def test_changes_to_a_saved_run_are_values_alone() -> None:
         change_values(saved, ["model=resnet50"])
     with pytest.raises(UserError, match="no such setting"):
         change_values(saved, ["trainer.max_epoch=99"])
+
+
+def test_a_fixed_component_has_settings_and_no_choice() -> None:
+    predict = entry("verb", "predict")
+    built = compose(predict, ["source=x", "data.batch_size=8", "trainer.accelerator=cpu"])
+    assert (built["data"].batch_size, built["trainer"].accelerator) == (8, "cpu")
+    with pytest.raises(UserError, match="nothing to choose"):
+        compose(predict, ["source=x", "data=jsonl"])
+    with pytest.raises(UserError, match="no such setting"):
+        compose(predict, ["source=x", "data.root=/x"])
+    with pytest.raises(UserError, match=r"data\.batch_size=0"):
+        compose(predict, ["source=x", "data.batch_size=0"])
+    # The groups of training are as they were.
+    assert compose(entry("verb", "train"), ["data.root=/x", "data.batch_size=8"])["data"].image_size is None

@@ -48,10 +48,9 @@ def test_the_overview_names_every_verb_group_and_setting() -> None:
 
 
 def test_the_help_of_train_names_every_component_and_setting_with_a_sentence() -> None:
-    text = verb_help(entry("verb", "train"))
-    for item in entries():
-        if item.group not in entry("verb", "train").options:
-            continue
+    train = entry("verb", "train")
+    text = verb_help(train)
+    for item in (item for item in entries() if item.group in train.options):
         assert f"{item.group}={item.name}: {item.summary[:40]}" in text
         for option in item.options.values():
             assert f"{item.group}.{option.name}=" in text or f"{item.group}.{item.name}.{option.name}=" in text
@@ -89,5 +88,13 @@ def test_every_verb_has_help_with_all_its_settings(verb: Entry) -> None:
     for option in verb.options.values():
         if option.choice is None:
             assert f"  {option.name}=" in text
-        else:
+        elif option.fixed is None:
             assert all(f"{option.name}={item.name}: " in text for item in entries(option.name))
+
+
+def test_the_help_of_a_verb_lists_the_settings_of_its_fixed_components() -> None:
+    text = verb_help(entry("verb", "predict"))
+    assert "  data.batch_size=32" in text
+    assert "  trainer.accelerator=auto" in text
+    assert "predict_data" not in text
+    assert "data.batch_size=32" in overview("1")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +103,45 @@ def test_pixels_are_counted_before_decoding(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(images, "MAX_PIXELS", 99)
     with pytest.raises(UnreadableImageError, match="more than 99 pixels"):
         read_rgb(save(tmp_path / "a.png", Image.new("RGB", (10, 10))))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match="pipe"):
+        read_rgb(tmp_path / "a.png")
+
+
+def test_links_in_a_circle_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match="symbolic links"):
+        read_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif", "bmp", "tif", "webp", "ppm"])
+def test_any_damage_is_told_as_unreadable(tmp_path: Path, ending: str) -> None:
+    generator = np.random.default_rng(0)
+    whole = save(tmp_path / f"a.{ending}", Image.fromarray(generator.integers(0, 255, (40, 40, 3)).astype(np.uint8)))
+    content = whole.read_bytes()
+    unreadable = 0
+    for number in range(60):
+        spoilt = bytearray(content[: int(generator.integers(1, len(content)))] if number % 2 else content)
+        for place in generator.integers(0, len(spoilt), 6):
+            spoilt[place] = int(generator.integers(0, 256))
+        whole.write_bytes(spoilt)
+        try:
+            assert read_rgb(whole).mode == "RGB"
+        except UnreadableImageError:
+            unreadable += 1
+    assert unreadable
+
+
+def test_threads_leave_the_warnings_as_they_were(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGB", (3, 3)))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert {image.size for image in pool.map(read_rgb, [path] * 400)} == {(3, 3)}
+    assert list(warnings.filters) == before
 
 
 def test_a_format_off_the_list_is_refused(tmp_path: Path) -> None:

@@ -1,35 +1,23 @@
 from __future__ import annotations
 
-import shutil
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.conftest import COLOURS, draw_picture
-from tests.unit.export.test_export import PREPROCESSING, examples
+from tests.unit.export.test_export import PREPROCESSING
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
-from classifier_training.export.bundle import BundleInfo
-from classifier_training.export.write import write_bundle
+from classifier_training.inference.decoding import decode_one
 from classifier_training.inference.predictor import Predictor
+from classifier_training.inference.sources import Item
 from classifier_training.models.timm_models import timm_model
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    torch.manual_seed(0)
-    made = RunDir(tmp_path_factory.mktemp("run"))
-    info = BundleInfo(class_names=("a", "b", "c"), preprocessing=PREPROCESSING, architecture="test_resnet")
-    write_bundle(
-        made,
-        timm_model(3, name="test_resnet"),
-        info,
-        examples=examples(tmp_path_factory.mktemp("pictures")),
-        opset=None,
-    )
-    return made
 
 
 @pytest.fixture
@@ -64,6 +52,15 @@ def test_order_and_answers_do_not_depend_on_the_batch(run_dir: RunDir, paths: li
     assert sum((found[0].probabilities or {}).values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_what_cannot_be_read_changes_no_bit_of_the_others(run_dir: RunDir, paths: list[str]) -> None:
+    predictor = Predictor(run_dir.path)
+    whole = [answer.logits for answer in predictor.answers([paths[0], paths[0], *paths[2:]])]
+    spoilt = [answer.logits for answer in predictor.answers(paths)]
+    assert spoilt[1] is None
+    for row in (0, 2, 3):
+        assert np.array_equal(whole[row], spoilt[row])  # type: ignore[arg-type]
+
+
 def test_the_threshold_marks_and_keeps_the_label(run_dir: RunDir, paths: list[str]) -> None:
     found = next(Predictor(run_dir.path).predict(paths, threshold=1.0, top_k=2))
     assert found.rejected
@@ -72,11 +69,50 @@ def test_the_threshold_marks_and_keeps_the_label(run_dir: RunDir, paths: list[st
     assert found.to_dict()["top_k"][0] == {"label": found.label, "probability": found.confidence}  # type: ignore[index]
 
 
-def test_a_folder_without_or_with_a_damaged_model_is_named(run_dir: RunDir, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run_dir.path, tmp_path / "copy"))
-    (copy / "model.onnx").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        Predictor(copy)
-    (copy / "model.onnx").unlink()
-    with pytest.raises(UserError, match="is missing"):
-        Predictor(copy)
+def test_a_picture_in_memory_is_answered_as_its_file_is(run_dir: RunDir, paths: list[str]) -> None:
+    predictor = Predictor(run_dir.path)
+    expected = predictor(Path(paths[0])).top_k
+    with Image.open(paths[0]) as image:
+        assert predictor(image).top_k == expected
+        assert predictor(np.asarray(image)).top_k == expected
+        assert predictor(image.convert("RGBA")).top_k == expected
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
+)
+def test_an_array_of_another_form_is_refused(run_dir: RunDir, array: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"uint8 \[H, W, 3\]"):
+        Predictor(run_dir.path)(array)
+
+
+def test_a_pillow_image_without_plain_colours_is_refused(run_dir: RunDir) -> None:
+    with pytest.raises(UserError, match="mode F"):
+        Predictor(run_dir.path)(Image.new("F", (4, 4)))
+
+
+def test_the_model_says_where_it_runs(run_dir: RunDir) -> None:
+    assert Predictor(run_dir.path, accelerator="cpu").device.startswith("CPU")
+
+
+def test_images_are_taken_as_they_are_needed_and_no_sooner(run_dir: RunDir, paths: list[str]) -> None:
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield paths[0]
+
+    found = Predictor(run_dir.path).predict(endless(), batch_size=4)
+    for _ in range(40):
+        assert next(found).error is None
+    assert taken <= 40 + 2 * 4 + 1
+
+
+def test_a_picture_too_long_and_thin_to_crop_is_an_error(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 60_000)).save(tmp_path / "a.png")
+    crop = dataclasses.replace(PREPROCESSING, policy="crop", size=(224, 224))
+    assert "too long and thin" in (decode_one(Item(str(tmp_path / "a.png"), ""), crop).error or "")
+    assert decode_one(Item(str(tmp_path / "a.png"), ""), PREPROCESSING).error is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.registry.runs import find_run, find_unfinished
+from classifier_training.registry.runs import find_model, find_run, find_unfinished
 
 
 def finish(folder: Path, *, value: float, at: int, metric: str = "val/balanced_accuracy") -> Path:
@@ -34,6 +34,15 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
         find_run("latest")
     with pytest.raises(UserError, match="no such folder"):
         find_run("outputs/nowhere")
+
+
+def test_a_model_is_a_run_or_a_file(tmp_path: Path) -> None:
+    run = finish(tmp_path / "outputs/2026-01-01/10-00-00", value=0.9, at=1000)
+    (run / "model_int8.onnx").write_bytes(b"x")
+    assert find_model("latest").resolve() == run
+    assert find_model(str(run / "model_int8.onnx")) == run / "model_int8.onnx"
+    with pytest.raises(UserError, match="no such file"):
+        find_model("nowhere.onnx")
 
 
 def test_an_unfinished_run_has_a_checkpoint_and_no_export(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Settings of prediction that carry the same keys as in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from classifier_training.core.register import register
+from classifier_training.export.session import Accelerator
+
+
+@register(group="predict_data", name="default")
+@dataclass(frozen=True, kw_only=True)
+class PredictData:
+    """How images go through the model.
+
+    Args:
+        batch_size: images in a batch.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+
+
+@register(group="predict_trainer", name="default")
+@dataclass(frozen=True, kw_only=True)
+class PredictTrainer:
+    """Where the model runs.
+
+    Args:
+        accelerator: auto takes CUDA where ONNX Runtime has it, else the CPU, and says which.
+    """
+
+    accelerator: Accelerator = "auto"

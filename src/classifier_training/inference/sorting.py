@@ -1,0 +1,109 @@
+"""`sort_into=`: image files in a folder for each answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from classifier_training.core.errors import UserError
+from classifier_training.inference.rows import valid_text
+from classifier_training.inference.safe_names import fit_file_name, safe_name
+from classifier_training.inference.sources import FolderSource, VideoSource
+
+if TYPE_CHECKING:
+    from classifier_training.core.types import Prediction
+    from classifier_training.inference.sources import Item, Source
+
+log = logging.getLogger(__name__)
+
+SortBy = Literal["copy", "link"]
+
+
+class Sorter:
+    """Puts each labelled image at FOLDER/LABEL/ and its path within the source, so that no two files meet.
+
+    Labels that are no folder names are coded, see `safe_name`. A file that is there already is left alone, so sorting
+    again changes nothing. Images without an answer go nowhere.
+
+    Args:
+        folder: where to; made when it is not there.
+        by: copy the files, or make symbolic links to them.
+        source: where the images come from.
+
+    Raises:
+        UserError: when the folder cannot be made, lies where the images are looked for, or the source has no files.
+    """
+
+    def __init__(self, folder: str, by: SortBy, source: Source) -> None:
+        self.folder = Path(folder).expanduser()
+        self._by = by
+        if isinstance(source, VideoSource):
+            raise UserError("sort_into= with a video as source", "image files", "leave sort_into= out")
+        if isinstance(source, FolderSource) and self.folder.resolve().is_relative_to(Path(source.path).resolve()):
+            raise UserError(
+                f"sort_into={folder}: lies in the source, where sorted images would be found as new ones",
+                "a folder outside of the source",
+                "sort_into=/another/folder",
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(self.folder, error) from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise self._refused(self.folder, PermissionError(0, "Permission denied"))
+
+    def place(self, item: Item, prediction: Prediction) -> None:
+        """Copy or link one image.
+
+        Raises:
+            UserError: when the system refuses.
+        """
+        if prediction.label is None:
+            return
+        within = Path(item.name)
+        target = self.folder / safe_name(prediction.label) / within.with_name(fit_file_name(within.name))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if self._by == "link":
+                self._link(Path(item.path).absolute(), target)
+            else:
+                self._copy(Path(item.path), target)
+        except FileNotFoundError:
+            log.warning("%s has gone and is not sorted", valid_text(item.path))
+        except OSError as error:
+            raise self._refused(target, error) from error
+
+    @staticmethod
+    def _link(path: Path, target: Path) -> None:
+        if target.is_symlink() and target.readlink() == path:
+            return
+        temporary = target.with_name(f".{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(path)
+        temporary.replace(target)
+
+    @staticmethod
+    def _copy(path: Path, target: Path) -> None:
+        new = path.stat()
+        if target.is_file() and not target.is_symlink():
+            old = target.stat()
+            if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+                return
+        temporary = target.with_name(f".{os.getpid()}.tmp")
+        try:
+            # With the time of the last change, by which the file is known again.
+            shutil.copy2(path, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _refused(path: Path, error: OSError) -> UserError:
+        return UserError(
+            f"sort_into: {valid_text(os.fspath(path))} cannot be written ({error.strerror})",
+            "a folder that may be written to, on a disk with space left",
+            "sort_into=/another/folder",
+        )

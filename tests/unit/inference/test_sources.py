@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import draw_picture
+
+from classifier_training.core.errors import UserError
+from classifier_training.inference.sources import find_source
+
+cv2 = pytest.importorskip("cv2")
+
+
+def write_video(path: Path, num_frames: int = 30, rate: int = 10) -> Path:
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*"mp4v" if path.suffix == ".mp4" else "MJPG"), rate, (64, 48)
+    )
+    assert writer.isOpened()
+    for number in range(num_frames):
+        writer.write(np.full((48, 64, 3), (255 - 8 * number, 0, 8 * number), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "im"
+    for name in ("b.png", "a.JPG", "sub/b.png", "sub/deep/c.png", ".hidden.png", ".git/x.png", "notes.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def names(source: str) -> list[str]:
+    return [item.name for item in find_source(source)]
+
+
+def test_a_folder_is_searched_to_its_end_in_order(folder: Path) -> None:
+    found = find_source(str(folder))
+    assert [item.name for item in found] == ["a.JPG", "b.png", "sub/b.png", "sub/deep/c.png"]
+    assert [item.path for item in found][2] == str(folder / "sub/b.png")
+    assert found.count() == 4
+
+
+def test_a_glob_takes_what_matches(folder: Path) -> None:
+    assert names(f"{folder}/**/*.png") == ["b.png", "sub/b.png", "sub/deep/c.png"]
+    assert names(f"{folder}/sub/*") == ["b.png"]
+    assert names(f"{folder}/[ab].*") == ["a.JPG", "b.png"]
+    assert find_source(f"{folder}/**/*.png").count() == 3
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_a_file(folder: Path) -> None:
+    (folder / "[1].png").write_bytes(b"x")
+    assert names(f"{folder}/[1].png") == ["[1].png"]
+
+
+def test_a_list_names_files_beside_itself_or_anywhere(folder: Path, tmp_path: Path) -> None:
+    listed = folder / "list.txt"
+    listed.write_bytes(b"\xef\xbb\xbfb.png\n\n  sub/b.png\r\n/elsewhere/b.png\n../im2/#1 b.png\ncaf\xe9.png")
+    found = list(find_source(str(listed)))
+    assert [item.path for item in found] == [
+        f"{folder}/b.png",
+        f"{folder}/sub/b.png",
+        "/elsewhere/b.png",
+        f"{folder}/../im2/#1 b.png",
+        os.fsdecode(bytes(folder) + b"/caf\xe9.png"),
+    ]
+    assert [item.name for item in found][:4] == [
+        "b.png",
+        "sub/b.png",
+        "_/elsewhere/b.png",
+        f"_{tmp_path}/im2/#1 b.png",
+    ]
+    assert find_source(str(listed)).count() == 5
+
+
+@pytest.mark.parametrize("ending", ["mp4", "avi"])
+def test_a_video_gives_its_frames_with_their_times(tmp_path: Path, ending: str) -> None:
+    clip = write_video(tmp_path / f"clip.{ending}")
+    every = list(find_source(str(clip)))
+    assert len(every) == 30
+    assert every[25].path == f"{clip}#t=2.50"
+    assert every[25].name == f"clip.{ending}#t=2.50"
+    some = list(find_source(str(clip), every_s=1.25))
+    assert [item.name.partition("=")[2] for item in some] == ["0.00", "1.30", "2.50"]
+    first, last = (item.pixels for item in (every[0], every[-1]))
+    assert first is not None
+    assert last is not None
+    assert first.shape == (48, 64, 3)
+    assert first.mean((0, 1)) @ [-1, 0, 1] > 200, "the first frame is blue, in RGB"
+    assert last.mean((0, 1)) @ [-1, 0, 1] < -150, "the last one is red"
+
+
+def test_a_video_that_cannot_be_read_is_one_item_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    (item,) = find_source(str(tmp_path / "clip.mp4"))
+    assert item.error == "cannot be read as a video"
+
+
+def test_seconds_between_frames_need_a_video(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"every_s=2: .* is no video"):
+        find_source(str(folder), every_s=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [("nowhere", "no such file"), ("*.png", "no image matches"), ("empty", "no image in"), ("e.txt", "no line")],
+)
+def test_a_source_without_images_is_refused(tmp_path: Path, source: str, why: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "e.txt").write_text("\n \n")
+    with pytest.raises(UserError, match=why):
+        find_source(source)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_an_item_with_the_reason(folder: Path) -> None:
+    (folder / "sub").chmod(0)
+    errors = [item.error for item in find_source(str(folder)) if item.error]
+    (folder / "sub").chmod(0o700)
+    assert errors == ["the folder cannot be read (Permission denied)"]
+
+
+def test_folders_that_link_in_a_circle_end(folder: Path) -> None:
+    (folder / "sub/loop").symlink_to(folder)
+    assert len(names(str(folder))) == 4
+    draw_picture(folder / "sub/z.png", (1, 2, 3), seed=0)
+    assert len(names(str(folder))) == 5
