@@ -91,7 +91,7 @@ def test_a_command_of_the_documents_runs(line: str, tmp_path: Path, trained: Pat
         return
     pictures = str(trained / "pictures")
     for placeholder, real in {"/my/images": pictures, "/my/jerseys": str(jsonl_folder), "/data": pictures}.items():
-        words = [re.sub(rf"(?<==){placeholder}$", real, word) for word in words]
+        words = [re.sub(rf"(?<=[=\"]){placeholder}(?=$|/)", real, word) for word in words]
     trains = words[:2] == ["classifier-training", "train"] and "--help" not in words
     if trains:
         words = [word for word in words if not word.startswith("trainer.max_epochs=")] + SHORT
