@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError, nearest
+from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
 from classifier_training.core.types import BuiltModel, InputSpec
 from classifier_training.models.weights import load_weights_file, refuse_two_starts, unfetched
@@ -61,7 +61,12 @@ def timm_model(
         ) from error
     except (OSError, RuntimeError, HfHubHTTPError) as error:
         if not pretrained:
-            raise
+            tags = [known for known in timm.list_pretrained() if known.startswith(f"{architecture.partition('.')[0]}.")]
+            raise UserError(
+                f"model.name={name}: timm cannot make it ({error})",
+                f"one of {enumerate_words(tags)}" if tags else "a name that timm.list_models() gives",
+                f"model.name={architecture.partition('.')[0]}",
+            ) from error
         raise unfetched(name, error, cached_at="$HF_HOME/hub (~/.cache/huggingface unless set)") from error
     if weights is not None:
         # Some networks have two heads; their configuration then names both.

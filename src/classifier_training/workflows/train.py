@@ -117,6 +117,7 @@ def train(
         import torch
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
+        from classifier_training.models.forward import fit_input
         from classifier_training.training.device import choose_device
 
         device = choose_device(trainer.accelerator, trainer.precision)
@@ -124,9 +125,11 @@ def train(
         torch.manual_seed(seed)
         built = model(splits.num_classes)
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
+        image_size = data.image_size or built.input_spec.size
+        min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
         datamodule = ImageFolderDataModule(
             splits,
-            preprocessing=transforms.evaluation(data.image_size or built.input_spec.size, built.input_spec),
+            preprocessing=transforms.evaluation(image_size, built.input_spec),
             augmentation=transforms,
             class_weights=correction.sampler_weights,
             batch_size=data.batch_size,
@@ -153,7 +156,7 @@ def train(
             drawer=drawer,
         )
         module = make_module(
-            run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed
+            run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed, min_batch_size
         )
         best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
         table = splits.tables[scored.split]
@@ -171,6 +174,7 @@ def make_module(
     scheduler: Builder,
     class_weights: NDArray[np.float64] | None,
     seed: int,
+    min_batch_size: int,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
     import torch
@@ -191,6 +195,7 @@ def make_module(
         preprocessing=run.preprocessing,
         channels_last=device.channels_last,
         seed=seed,
+        min_batch_size=min_batch_size,
     )
 
 

@@ -29,6 +29,10 @@ def test_a_wrong_timm_name_gets_the_nearest_ones() -> None:
     with pytest.raises(UserError) as caught:
         timm_model(2, name="mobilnetv4_conv_small")
     assert caught.value.remedy == "model.name=mobilenetv4_conv_small"
+    with pytest.raises(UserError, match="Invalid pretrained tag") as caught:
+        timm_model(2, name="resnet18.zzz")
+    assert caught.value.remedy == "model.name=resnet18"
+    assert "resnet18.a1_in1k" in caught.value.expected
 
 
 def test_a_setting_that_the_network_does_not_have_is_named() -> None:
