@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from classifier_training.conf.compose import build_node, saved_values
+from classifier_training.conf.compose import build_node
+from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import Choice, register
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable

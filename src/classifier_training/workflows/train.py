@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
 from classifier_training.callbacks.observer import FitEnd, RunContext
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir
@@ -86,7 +88,7 @@ def train(
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
     imbalance: Imbalance = "auto",
     monitor: str = "val/balanced_accuracy",
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     name: str | None = None,
     category: str | None = None,
     output: str = "outputs",
