@@ -10,6 +10,7 @@ import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
@@ -30,8 +31,15 @@ class RunDir:
         """Make a folder that no other run has.
 
         Raises:
-            UserError: when the folder cannot be made.
+            UserError: when the folder cannot be made, or would lie outside `root`.
         """
+        for setting, part in (("category", category), ("name", name)):
+            if part and (PurePath(part).is_absolute() or ".." in PurePath(part).parts):
+                raise UserError(
+                    f"{setting}={part} leads out of {root}",
+                    "a name, or names with slashes between them",
+                    f"{setting}={PurePath(part).name.strip('.') or 'mine'}, and output=/some/folder for another place",
+                )
         parts = [part for part in (category, name) if part]
         # Local time on purpose: a person looks for the run by the clock on the wall.
         now = datetime.now().astimezone()
@@ -108,6 +116,11 @@ class RunDir:
     @property
     def metrics(self) -> Path:  # noqa: D102
         return self.path / "metrics.csv"
+
+    @property
+    def result(self) -> Path:
+        """What the run gave; written at its very end, so a run without it is not finished."""
+        return self.path / "result.json"
 
     @property
     def history(self) -> Path:  # noqa: D102

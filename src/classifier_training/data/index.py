@@ -158,7 +158,7 @@ def resolve_root(root: str | None) -> Path:
     if not path.is_dir():
         kind = "is a file, not a folder" if path.exists() else "does not exist"
         raise UserError(
-            f"data.root={root}: {path.absolute()} {kind}",
+            f"data.root={path.absolute()} {kind}",
             "a folder with one sub-folder a class, with train/ and val/, or with JSONL annotations",
             "check the spelling, or give the full path: data.root=/my/images",
         )

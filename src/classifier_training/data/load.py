@@ -12,14 +12,15 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import VAL
 from classifier_training.data.index import tabulate
 from classifier_training.data.quality import dataset_statistics, scan_headers
-from classifier_training.data.splits import complete_splits
+from classifier_training.data.splits import complete_splits, restore_splits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.index import Sample, SampleIndex, SplitData
     from classifier_training.data.quality import HeaderScan
     from classifier_training.data.source import DataSource
 
@@ -49,17 +50,26 @@ class LoadedData:
         return f"data: {self.splits.root}: {self.splits.num_classes} classes, images: {sizes}"
 
 
-def load_data(source: DataSource, *, seed: int) -> LoadedData:
+def load_data(source: DataSource, *, seed: int, manifest: Sequence[Sample] | None = None) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
+
+    Args:
+        source: the data.
+        seed: of the splits that are drawn.
+        manifest: the splits of a run that goes on; they then hold.
 
     Raises:
         UserError: when there is no data, a file is no image (unless such are skipped), or nothing can be validated on.
     """
     index = source.read()
-    _meet_empty_classes(index, source.on_error)
+    if manifest is None:
+        _meet_empty_classes(index, source.on_error)
+    else:
+        index = restore_splits(index, manifest, source.on_error)
     scan = scan_headers(index)
     index = _meet_unreadable(index, scan, source.on_error)
-    index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
+    if manifest is None:
+        index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
     splits = tabulate(index)
     if VAL not in splits.tables:
         raise UserError(

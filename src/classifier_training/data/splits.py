@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.index import SPLIT_FOLDERS, Sample
@@ -16,6 +18,7 @@ from classifier_training.data.index import SPLIT_FOLDERS, Sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Literal
 
     from numpy.typing import NDArray
 
@@ -115,6 +118,40 @@ def read_manifest(path: Path) -> list[Sample]:
             "a CSV file with the columns path, label, split, group",
             "restore it from a copy of the run folder, or name other data: data.root=…",
         ) from error
+
+
+def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Literal["raise", "skip"]) -> SampleIndex:
+    """Give the samples the splits of an earlier run, in its order; what came since is left out.
+
+    Args:
+        index: the data as it is now.
+        manifest: what the run wrote down.
+        on_error: whether samples that are gone end the run or are left out.
+
+    Raises:
+        UserError: when samples are gone, or with them a class.
+    """
+    present = Counter((sample.path, sample.label) for sample in index.samples)
+    known = Counter((sample.path, sample.label) for sample in manifest)
+    kept = tuple(sample for sample in manifest if (sample.path, sample.label) in present)
+    gone = sorted(path for path, _ in known - present)
+    new = sum((present - known).values())
+    if new:
+        log.info("%d samples came after the run began; they are left out.", new)
+    lost = sorted(
+        {sample.label for sample in manifest if sample.split == TRAIN} - {s.label for s in kept if s.split == TRAIN}
+    )
+    if lost or (gone and on_error == "raise"):
+        raise UserError(
+            f"{index.root}: {len(gone)} samples of the run are gone: {enumerate_words(gone, limit=3)}",
+            "the data that the run was begun with",
+            f"train anew: no image of {enumerate_words(map(repr, lost))} is left"
+            if lost
+            else "bring them back, name the folder they were moved to: data.root=…, or go on: data.on_error=skip",
+        )
+    if gone:
+        log.warning("%d samples of the run are gone and are left out: %s", len(gone), enumerate_words(gone, limit=3))
+    return replace(index, samples=kept)
 
 
 def _refuse_idle(option: str, value: float | None, split: str, present: set[str]) -> None:

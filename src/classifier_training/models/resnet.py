@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from classifier_training.core.register import register
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.core.types import BuiltModel, InputSpec
 from classifier_training.models.weights import load_weights_file, refuse_two_starts, unfetched
 
@@ -27,7 +28,7 @@ class ResNet:
     architecture: ClassVar[str]
 
     pretrained: bool = False
-    weights: str | None = None
+    weights: PathText | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def __call__(self, num_classes: int) -> BuiltModel:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.core.types import BuiltModel, InputSpec
 from classifier_training.models.weights import load_weights_file, refuse_two_starts, unfetched
 
@@ -18,7 +19,7 @@ def timm_model(
     *,
     name: str,
     pretrained: bool = False,
-    weights: str | None = None,
+    weights: PathText | None = None,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> BuiltModel:
