@@ -12,7 +12,7 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import VAL
 from classifier_training.data.index import tabulate
 from classifier_training.data.quality import dataset_statistics, scan_headers
-from classifier_training.data.splits import complete_splits, restore_splits
+from classifier_training.data.splits import complete_splits, report_overlap, restore_splits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,15 +70,28 @@ def load_data(source: DataSource, *, seed: int, manifest: Sequence[Sample] | Non
     index = _meet_unreadable(index, scan, source.on_error)
     if manifest is None:
         index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
+    report_overlap(index)
     splits = tabulate(index)
     if VAL not in splits.tables:
-        raise UserError(
-            f"{index.root}: no image is left for validation; every class has a single one",
-            "at least one class with two images",
-            "add images, or make a val folder",
-        )
+        raise _nothing_to_validate(index)
     sizes = list(scan.sizes.values())
     return LoadedData(index, splits, np.array(sizes, dtype=np.int64).reshape(-1, 2), dataset_statistics(splits, sizes))
+
+
+def _nothing_to_validate(index: SampleIndex) -> UserError:
+    strangers = sorted({sample.label for sample in index.samples if sample.split == VAL})
+    if strangers:
+        return UserError(
+            f"{index.root}: the validation split has only classes that train does not have: "
+            f"{enumerate_words(map(repr, strangers))}",
+            "the same class names in train and in validation",
+            "rename the classes, or remove the validation split to have one cut from train",
+        )
+    return UserError(
+        f"{index.root}: no image is left for validation; every class has a single one",
+        "at least one class with two images",
+        "add images, or make a val folder",
+    )
 
 
 def _meet_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]) -> None:

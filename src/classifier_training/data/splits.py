@@ -52,20 +52,43 @@ def complete_splits(
                 "two fractions that sum to less than 1",
                 "data.val_fraction=0.15 data.test_fraction=0.15",
             )
-        labels = [sample.label for sample in index.samples]
-        return index.with_splits(stratified_split(labels, fractions, seed=seed))
+        return index.with_splits(_draw(index.samples, fractions, seed=seed))
     _refuse_idle("test_fraction", test_fraction, TEST, present)
     if VAL in present:
         _refuse_idle("val_fraction", val_fraction, VAL, present)
         return index
     share = DEFAULT_FRACTION if val_fraction is None else val_fraction
     rows = [row for row, sample in enumerate(index.samples) if sample.split == TRAIN]
-    drawn = stratified_split([index.samples[row].label for row in rows], {VAL: share}, seed=seed)
+    drawn = _draw([index.samples[row] for row in rows], {VAL: share}, seed=seed)
     splits = [sample.split for sample in index.samples]
     for row, split in zip(rows, drawn, strict=True):
         splits[row] = split
     log.info("There is no validation split: %.0f %% of train was set aside for it.", 100 * share)
     return index.with_splits(splits)
+
+
+def _draw(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
+    """Draw a split for each picture; all its rows take it, under the rarest of its labels."""
+    counts = Counter(sample.label for sample in samples)
+    labels: dict[str, str] = {}
+    for sample in samples:
+        label = labels.setdefault(sample.path, sample.label)
+        labels[sample.path] = min(label, sample.label, key=lambda name: (counts[name], name))
+    drawn = dict(zip(labels, stratified_split(list(labels.values()), fractions, seed=seed), strict=True))
+    return [drawn[sample.path] for sample in samples]
+
+
+def report_overlap(index: SampleIndex) -> None:
+    """Warn when a picture is in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for sample in index.samples:
+        splits.setdefault(sample.path, set()).add(sample.split)
+    shared = [path for path, found in splits.items() if len(found) > 1]
+    if shared:
+        log.warning(
+            "%d images are in more than one split, so the scores will be too good: %s",
+            len(shared), enumerate_words(shared, limit=3),
+        )  # fmt: skip
 
 
 def stratified_split(labels: Sequence[str], fractions: dict[str, float], *, seed: int) -> list[str]:

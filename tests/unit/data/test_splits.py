@@ -10,6 +10,7 @@ from classifier_training.data.index import Sample, SampleIndex
 from classifier_training.data.splits import (
     complete_splits,
     read_manifest,
+    report_overlap,
     restore_splits,
     stratified_split,
     write_manifest,
@@ -65,6 +66,20 @@ def test_a_fraction_without_effect_is_an_error(val: float | None, test: float | 
     rows = [("a", "train"), ("a", "val"), ("a", "test")]
     with pytest.raises(UserError, match=words):
         complete_splits(index_of(*rows), val_fraction=val, test_fraction=test, seed=0)
+
+
+def test_all_rows_of_a_picture_are_on_one_side() -> None:
+    rows = tuple(Sample(f"{number % 30}", "ab"[number // 30]) for number in range(60))
+    index = complete_splits(SampleIndex(Path("/d"), rows), val_fraction=None, test_fraction=None, seed=0)
+    sides = [{sample.split for sample in index.samples if sample.path == path} for path in map(str, range(30))]
+    assert all(len(side) == 1 for side in sides)
+    assert Counter(side.pop() for side in sides) == {"train": 22, "val": 4, "test": 4}
+
+
+def test_a_picture_in_two_splits_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    rows = (Sample("p", "a", "train"), Sample("p", "a", "test"), Sample("q", "a", "train"))
+    report_overlap(SampleIndex(Path("/d"), rows))
+    assert "1 images are in more than one split" in caplog.text
 
 
 def test_fractions_must_leave_something() -> None:
