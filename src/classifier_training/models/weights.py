@@ -78,12 +78,22 @@ def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        reason = _why_unreadable(path) or str(error).partition("\n")[0]
         raise UserError(
             f"{path}: cannot be read ({reason or type(error).__name__})",
             "a PyTorch file of tensors and plain values alone",
             "check the path, or take another file",
         ) from error
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        return "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+    # A ZIP archive, or a bare pickle as PyTorch wrote until 1.5.
+    return None if start in (b"PK", b"\x80\x02") else "it is no PyTorch file"
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
