@@ -81,3 +81,10 @@ _classifier_training; printf '%s|' "${COMPREPLY[@]}"
     )
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout == "resnet50 |info |"
+
+
+def test_an_evaluation_offers_data_and_no_experiment() -> None:
+    text = verb_help(entry("verb", "evaluate"))
+    assert "data: the data set" in text
+    assert "data.on_error=raise" in text
+    assert "experiment" not in text
