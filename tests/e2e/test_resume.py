@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL, Finished, draw_picture
+
+from classifier_training.core.errors import UserError
 
 SETTINGS = (
     *SMALL,
@@ -100,6 +103,8 @@ def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
     split_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     words = [*SETTINGS, "trainer.max_epochs=5000", "callbacks=default", "callbacks.early_stopping=null"]
+    # The last epoch is written at the signal, however long ago the last write was due.
+    words[words.index("callbacks.checkpoint.every_seconds=0")] = "callbacks.checkpoint.every_seconds=1000"
     process = start(["train", f"data.root={split_folder}", *words])
     wait_for_rows(3, process, lambda: list(tmp_path.glob("outputs/*/*/metrics.csv")))
     process.send_signal(number)
@@ -112,6 +117,10 @@ def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
         f"  to do:    classifier-training train resume={run.relative_to(tmp_path)}",
     ]
     assert "Traceback" not in err
+    rows = (run / "metrics.csv").read_text().splitlines()[1:]
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert 0 <= len(rows) - (saved["epoch"] + 1) <= 1
+    assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"] < len(rows)
 
 
 def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Path) -> None:
@@ -128,10 +137,31 @@ def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Pat
         time.sleep(0.1)
 
 
-def test_only_values_change_on_resume(command: Callable[..., Finished], split_folder: Path, tmp_path: Path) -> None:
-    done = command("train", f"data.root={split_folder}", *SETTINGS)
-    assert done.code == 0, done.err
-    run = folder_in(tmp_path / "outputs")
-    refused = command("train", f"resume={run}", "model=resnet18")
-    assert refused.code == 2
-    assert "another model" in refused.err
+def test_a_finished_run_goes_on_with_its_own_splits(
+    unsplit_folder: Path,
+    train_here: Callable[[list[str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    words = [f"data.root={unsplit_folder.name}", *SETTINGS, "trainer.max_epochs=2", "trainer.max_time=60"]
+    run = train_here(words).absolute()
+    manifest = (run / "splits.csv").read_bytes()
+    for colour in ("blue", "red"):
+        draw_picture(unsplit_folder / colour / "000.png", (9, 9, 9), seed=0)
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=1: the run has 2 epochs behind it"):
+        train_here([f"resume={run}", "trainer.max_epochs=1"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*ckpt_path")
+        train_here([f"resume={run}", "trainer.max_epochs=3", "trainer.max_time=null"])
+    assert (run / "splits.csv").read_bytes() == manifest
+    assert "2 samples came after the run began" in caplog.text
+    assert len((run / "metrics.csv").read_text().splitlines()) == 4
+    assert (run / "result.json").is_file()
+    assert not (run / "model_info.json").exists()
+    with pytest.raises(UserError, match="no unfinished run"):
+        train_here(["resume=latest", f"output={run.parents[1]}"])
+    (unsplit_folder / "red/03.png").unlink()
+    with pytest.raises(UserError, match=r"are gone: red/03\.png"):
+        train_here([f"resume={run}"])

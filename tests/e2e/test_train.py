@@ -194,7 +194,7 @@ def test_a_damaged_file_ends_the_run_by_name_or_is_left_out_when_told(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["train", "data.root=/nowhere/at/all"], "data.root=/nowhere/at/all: /nowhere/at/all does not exist"),
+        (["train", "data.root=/nowhere/at/all"], "data.root=/nowhere/at/all does not exist"),
         (["train", "data.batchsize=3"], "data.batchsize=3: there is no such setting"),
         (["train", "optimizer.lr=fast"], "optimizer.lr=fast"),
         (["train", "model=resnet19"], "model=resnet19: there is no model of that name"),

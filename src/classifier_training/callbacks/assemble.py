@@ -51,7 +51,7 @@ def assemble(run: RunContext, components: Mapping[str, Any]) -> Assembly:
         raise UserError(
             "callbacks.checkpoint is switched off",
             "a callback that keeps the best weights: they are what is scored and exported",
-            "leave callbacks.checkpoint in; write less often with callbacks.checkpoint.every_seconds=600",
+            "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
         )
     observers = [item for item in built if isinstance(item, Observer)]
     recorder = EpochRecorder(run.run_dir.metrics)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from classifier_training.core.register import register
-from classifier_training.evaluation.metrics import check_monitor, goal_of
+from classifier_training.core.types import VAL, goal_of
+from classifier_training.evaluation.metrics import check_monitor
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -36,5 +37,6 @@ def early_stopping(
     from pytorch_lightning.callbacks import EarlyStopping
 
     watched = monitor or run.monitor
-    check_monitor(watched, run.class_names, setting="callbacks.early_stopping.monitor")
+    targets = run.tables[VAL].targets
+    check_monitor(watched, run.class_names, targets, setting="callbacks.early_stopping.monitor")
     return EarlyStopping(watched, mode=goal_of(watched), patience=patience, min_delta=min_delta, check_finite=False)

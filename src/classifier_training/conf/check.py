@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -12,9 +11,10 @@ from hydra.errors import HydraException
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import TYPE_KEY
+from classifier_training.core.runtime import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -35,7 +35,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             elif value.startswith(("{", "[")):
                 remedy = "in braces and brackets words go without quotes: sampler.weights={cat: 4, 10: 2}"
             else:
-                remedy = f"{key}='\"{value}\"'   (quotes, for a text with special characters)"
+                remedy = f"{setting(key, value)}   (quotes, for a text with special characters)"
             raise UserError(
                 f"{word}: not a setting ({str(error).partition(chr(10))[0]})",
                 "group=name or group.key=value",
@@ -44,48 +44,64 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def refuse(overrides: Sequence[str], *, groups: Sequence[str], values: Mapping[str, Any]) -> None:
-    """Find the first override that names a group option or a key that does not exist.
+def refuse_names(parsed: Sequence[Override], offered: Mapping[str, Sequence[str]], *, verb: str) -> None:
+    """Find the first override that chooses what a group does not have.
 
     Args:
-        overrides: as typed.
+        parsed: as typed.
+        offered: the names that can be chosen from each group.
+        verb: whose help lists them.
+
+    Raises:
+        UserError: for it, with the nearest right spelling.
+    """
+    for override in parsed:
+        group = override.key_or_group
+        if group not in offered or override.type is OverrideType.DEL:
+            continue
+        for names in chosen_names(override):
+            for name in names if isinstance(names, list) else [names]:
+                if name is not None and str(name) not in offered[group]:
+                    raise _unknown_name(group, str(name), offered[group], verb)
+
+
+def _unknown_name(group: str, name: str, options: Sequence[str], verb: str) -> UserError:
+    close = nearest(name, options)
+    return UserError(
+        f"{group}={name}: there is no {group} of that name",
+        f"one of {enumerate_words(options)}",
+        f"{group}={close[0]}" if close else f"classifier-training {verb} --help lists them all",
+    )
+
+
+def chosen_names(override: Override) -> list[Any]:
+    """List what an override chooses, one value for each run of a sweep."""
+    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+
+
+def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Mapping[str, Any], verb: str) -> None:
+    """Find the first override of a key that does not exist.
+
+    Args:
+        parsed: as typed.
         groups: the groups that a name can be chosen from.
         values: the configuration without these overrides.
+        verb: whose help lists the keys.
 
     Raises:
         UserError: for it, with the nearest right spelling.
     """
     keys = list(leaf_keys(values))
-    for override in parse_overrides(overrides):
+    nodes = {group: values.get(group) or {} for group in groups}
+    keys += [f"{group}.{name}" for group, node in nodes.items() for name in node if isinstance(node[name], dict)]
+    for override in parsed:
         key = override.key_or_group
-        if key.startswith("hydra"):
+        if key.startswith("hydra") or key in nodes:
             continue
-        if key in groups:
-            _refuse_names(key, override)
-        elif isinstance(values.get(key), dict):
+        if isinstance(values.get(key), dict):
             raise nothing_to_choose(override.input_line or key, list(leaf_keys(values[key], f"{key}.")))
-        elif override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
-            raise unknown_key(key, override.input_line or key, [*keys, *groups])
-
-
-def _refuse_names(group: str, override: Override) -> None:
-    options = GlobalHydra.instance().config_loader().get_group_options(group)
-    value = override.value()
-    chosen = (
-        list(override.sweep_iterator())
-        if override.is_sweep_override()
-        else value
-        if isinstance(value, list)
-        else [value]
-    )
-    for name in chosen:
-        if name is not None and str(name) not in (*options, "null"):
-            close = nearest(str(name), options)
-            raise UserError(
-                f"{group}={name}: there is no {group} of that name",
-                f"one of {enumerate_words(options)}",
-                f"{group}={close[0]}" if close else "classifier-training train --help lists them all",
-            )
+        if override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
+            raise unknown_key(key, override.input_line or key, [*keys, *nodes], verb=verb)
 
 
 def nothing_to_choose(came: str, keys: Sequence[str]) -> UserError:

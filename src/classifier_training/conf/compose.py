@@ -22,11 +22,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
-from classifier_training.conf.check import leaf_keys, nothing_to_choose, parse_overrides, refuse
-from classifier_training.conf.validate import MISSING_MARK, build, unknown_key, validate
+from classifier_training.conf.check import chosen_names, nothing_to_choose, parse_overrides, refuse_keys, refuse_names
+from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
+from classifier_training.conf.typed import prepare
+from classifier_training.conf.validate import MISSING_MARK, build, validate
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, Entry, entries, entry
-from classifier_training.registry.runs import find_unfinished
+from classifier_training.core.runtime import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,9 +42,6 @@ log = logging.getLogger(__name__)
 CONF_MODULE = "classifier_training.conf"
 USER_CONF = Path("conf")
 """The user's own configuration folder, searched when it is there."""
-
-RESUME = "resume"
-"""The option that names a run to go on with; its configuration then takes the place of the defaults."""
 
 SAMPLE_EXPERIMENT = "digits"
 """What `train` trains on when no data is named."""
@@ -66,20 +65,20 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: for a key, group or name that does not exist, or YAML that cannot be composed.
     """
+    overrides = prepare(verb, overrides)
     parsed = parse_overrides(overrides)
-    resumed = next((str(word.value()) for word in parsed if word.key_or_group == RESUME), None)
+    refuse_sweeps(parsed)
+    resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
-        others = [word.input_line or "" for word in parsed if word.key_or_group != RESUME]
-        run_dir = find_unfinished(resumed)
-        return {**change_values(saved_values(run_dir.config), others), RESUME: str(run_dir.path)}
+        return resumed_values(resumed, parsed)
     with hydra_ready(verb) as searchpath:
         try:
             values = _compose(verb, [*searchpath, *overrides])
-            if verb.name == "train" and _names_no_data(values, parsed):
-                log.info("No data.root: training on the built-in sample of handwritten digits.")
-                values = _compose(verb, [*searchpath, *_with_sample(parsed)])
+            if names_no_data(verb, values, parsed):
+                values = _compose(verb, [*searchpath, *with_sample(parsed)])
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
+    refuse_resume(values, "stands in a file of settings")
     return values
 
 
@@ -102,48 +101,17 @@ def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(value, dict):
                 raise nothing_to_choose(f"{name}={value}", [f"{name}.{key}" for key in option.fixed.options])
             arguments[name] = build_node(option.fixed.group, value, name)
+        elif value is None:
+            if option.choice.default is not None:
+                raise UserError(
+                    f"{name} is null, and {verb.name} cannot do without",
+                    f"one {name} of those that classifier-training {verb.name} --help lists",
+                    f"{name}={option.choice.default}",
+                )
+            arguments[name] = None
         else:
-            arguments[name] = None if value is None else build_node(name, value, name)
+            arguments[name] = build_node(name, value, name)
     return arguments | validate(verb, plain, prefix="")
-
-
-def saved_values(config: Path) -> dict[str, Any]:
-    """Read the configuration of an earlier run.
-
-    Raises:
-        UserError: when there is none, or it is damaged.
-    """
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{config}: {error.strerror}", "the folder of a run", "choose another run") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{config}: damaged YAML", "the file that the run wrote", "restore it from a copy") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{config}: holds no settings", "the file that the run wrote", "restore it from a copy")
-    return values
-
-
-def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay a few changed values over the configuration of an earlier run.
-
-    Raises:
-        UserError: for a key that the configuration does not have, or a whole component, which cannot be swapped.
-    """
-    config = OmegaConf.create(dict(saved))
-    keys = list(leaf_keys(saved))
-    for override in parse_overrides(overrides):
-        key = override.key_or_group
-        if isinstance(saved.get(key), dict):
-            raise UserError(
-                f"{override.input_line}: a run cannot go on with another {key}",
-                "changed values, such as trainer.max_epochs=60",
-                "leave it out, or train anew without resume=",
-            )
-        if key not in keys:
-            raise unknown_key(key, override.input_line or key, keys)
-        OmegaConf.update(config, key, override.value())
-    return plain(config)
 
 
 def build_node(group: str, node: Any, where: str) -> Any:
@@ -169,17 +137,36 @@ def build_node(group: str, node: Any, where: str) -> Any:
 
 def group_options(verb: Entry) -> dict[str, list[str]]:
     """List the names that each group offers: components, presets and the user's own files."""
-    groups = [*_choices(verb), EXPERIMENT]
     with hydra_ready(verb):
-        loader = GlobalHydra.instance().config_loader()
-        found = {group: set(loader.get_group_options(group)) for group in groups}
+        return offered_names(verb)
+
+
+def offered_names(verb: Entry) -> dict[str, list[str]]:
+    """Do what `group_options` does, with Hydra ready."""
+    groups = list(_choices(verb))
+    if takes_experiments(verb):
+        groups.append(EXPERIMENT)
+    loader = GlobalHydra.instance().config_loader()
+    found = {group: set(loader.get_group_options(group)) for group in groups}
     for group in groups if USER_CONF.is_dir() else ():
         found[group] |= {path.stem for path in (USER_CONF / group).glob("*.yaml")}
     return {group: sorted(names) for group, names in found.items()}
 
 
+def takes_experiments(verb: Entry) -> bool:
+    """Whether a verb has the settings that experiments are written for."""
+    return verb.name == "train"
+
+
 def _compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
-    return plain(hydra_compose(verb.name, overrides=list(overrides)))
+    try:
+        return plain(hydra_compose(verb.name, overrides=list(overrides)))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else "a file below conf/"
+        raise UserError(
+            f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "mend the line"
+        ) from error
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -213,7 +200,7 @@ def _store_nodes(verb: Entry) -> None:
             "defaults": [
                 "_self_",
                 *({group: choice.default} for group, choice in choices.items()),
-                {EXPERIMENT: None},
+                *([{EXPERIMENT: None}] if takes_experiments(verb) else []),
             ],
             # A group that nothing is chosen from must still be a key, or an experiment could not fill it.
             **{group: {} if choice.many else None for group, choice in choices.items()},
@@ -236,21 +223,27 @@ def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
     return {name: MISSING_MARK if option.required else option.default for name, option in options.items()}
 
 
-def _names_no_data(values: Mapping[str, Any], parsed: Sequence[Override]) -> bool:
+def names_no_data(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> bool:
+    """Whether nothing says what to train on, neither words nor files; if so, it is said what will be."""
+    if not takes_experiments(verb) or any(word.key_or_group in ("data", "data.root") for word in parsed):
+        return False
     node = values["data"]
-    is_open = isinstance(node, dict) and node.get(TYPE_KEY) == "auto" and node.get("root") is None
-    return is_open and not any(word.key_or_group == "data" for word in parsed)
+    if not isinstance(node, dict) or node.get(TYPE_KEY) != "auto" or node.get("root") is not None:
+        return False
+    log.info("No data.root: training on the built-in sample of handwritten digits.")
+    return True
 
 
-def _with_sample(parsed: Sequence[Override]) -> list[str]:
+def with_sample(parsed: Sequence[Override]) -> list[str]:
     """Put the sample's settings below the user's experiments, which thus still decide."""
-    experiments = [SAMPLE_EXPERIMENT]
+    wanted: list[Any] = [[]]
     for word in parsed:
         if word.key_or_group == EXPERIMENT:
-            chosen = word.value()
-            experiments += map(str, chosen) if isinstance(chosen, list) else [str(chosen)]
+            wanted = chosen_names(word)
+    listed = [names if isinstance(names, list) else [names] for names in wanted]
+    chosen = ",".join(f"[{','.join([SAMPLE_EXPERIMENT, *map(str, names)])}]" for names in listed)
     others = [word.input_line or "" for word in parsed if word.key_or_group != EXPERIMENT]
-    return [f"{EXPERIMENT}=[{','.join(experiments)}]", *others]
+    return [f"{EXPERIMENT}={chosen}", *others]
 
 
 def _refuse_shadows() -> None:
@@ -265,21 +258,50 @@ def _refuse_shadows() -> None:
             )
 
 
-def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str]) -> None:
-    """Find the first override that names what does not exist.
+def refuse_sweeps(parsed: Sequence[Override]) -> None:
+    """Raise when a word has several values.
 
     Raises:
-        UserError: for it.
+        UserError: for the first that has.
     """
-    groups = [*_choices(verb), EXPERIMENT]
-    chosen = [
-        word for word in parse_overrides(overrides) if word.key_or_group in groups and not word.is_sweep_override()
-    ]
+    for word in parsed:
+        if word.is_sweep_override():
+            key, _, value = (word.input_line or "").partition("=")
+            raise UserError(
+                f"{word.input_line}: several values for one run",
+                "one value; several are for --multirun, which makes a run of each",
+                f"add --multirun, or where this is one text: {setting(key, value)}",
+            )
+
+
+def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """Find the first override that names what does not exist.
+
+    Returns:
+        The configuration with the chosen groups and no other setting; of several choices the first.
+
+    Raises:
+        UserError: for it, or for a mistake in a file that an override chooses.
+    """
+    offered = offered_names(verb)
+    parsed = parse_overrides(overrides)
+    refuse_names(parsed, offered, verb=verb.name)
+    groups = [word for word in parsed if word.key_or_group in offered]
+    fixed = [word.input_line or "" for word in groups if not word.is_sweep_override()]
+    swept = [[_choose(word, name) for name in chosen_names(word)] for word in groups if word.is_sweep_override()]
+    firsts = [choices[0] for choices in swept]
+    others = [[*fixed, choice] for choices in swept for choice in choices[1:]]
     try:
-        values = _compose(verb, [*searchpath, *(word.input_line or "" for word in chosen)])
-    except (HydraException, OmegaConfBaseException):
-        values = _compose(verb, [])
-    refuse(overrides, groups=groups, values=values)
+        values, *_ = [_compose(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _uncomposable(error, verb) from error
+    refuse_keys(parsed, groups=offered, values=values, verb=verb.name)
+    return values
+
+
+def _choose(word: Override, names: Any) -> str:
+    value = f"[{','.join(map(str, names))}]" if isinstance(names, list) else names
+    return f"{word.key_or_group}={value}"
 
 
 def _explain(error: Exception, verb: Entry, searchpath: list[str], overrides: Sequence[str]) -> UserError:
@@ -287,9 +309,13 @@ def _explain(error: Exception, verb: Entry, searchpath: list[str], overrides: Se
         refuse_unknown(verb, searchpath, overrides)
     except UserError as found:
         return found
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _uncomposable(error, verb)
+
+
+def _uncomposable(error: Exception, verb: Entry) -> UserError:
+    lines = [line.strip().strip("'") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return UserError(
-        f"the configuration cannot be composed: {first.strip()}",
-        "settings of the form group.key=value, and YAML in Hydra's form",
-        f"classifier-training {verb.name} --help lists groups and settings",
+        f"the configuration cannot be composed: {lines[0]}",
+        " ".join(lines[1:3]) or "settings of the form group.key=value, and YAML in Hydra's form",
+        f"mend that line, or see classifier-training {verb.name} --help for groups and settings",
     )

@@ -74,10 +74,10 @@ def verb_help(verb: Entry) -> str:
     """Return the text of `VERB --help`."""
     docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0]
     offered = group_options(verb)
-    usage = f"usage: classifier-training {verb.name} {'[group=name …] ' if len(offered) > 1 else ''}[key=value …]"
+    usage = f"usage: classifier-training {verb.name} {'[group=name …] ' if offered else ''}[key=value …]"
     lines = [usage, "", *textwrap.wrap(" ".join(docstring.split()), WIDTH), "", "settings:"]
     lines += _settings(verb, indent=2)
-    for group, names in offered.items() if len(offered) > 1 else ():
+    for group, names in offered.items():
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]
         lines += textwrap.wrap(choices, WIDTH - 2, initial_indent="  ", subsequent_indent="    ")

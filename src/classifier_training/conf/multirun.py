@@ -8,9 +8,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 
-from classifier_training.conf.compose import CONF_MODULE, build_arguments, hydra_ready, plain, refuse_unknown
-from classifier_training.core.errors import UserError
+from classifier_training.conf.check import parse_overrides
+from classifier_training.conf.compose import (
+    CONF_MODULE,
+    build_arguments,
+    hydra_ready,
+    names_no_data,
+    plain,
+    refuse_unknown,
+    with_sample,
+)
+from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
+from classifier_training.conf.typed import prepare
+from classifier_training.core.errors import InterruptedRunError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,15 +49,29 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
 
     Raises:
         UserError: for a group, name or key that does not exist.
+        InterruptedRunError: when a signal ended a run; the others are not begun.
     """
-    exit_codes = [0]
+    words = prepare(verb, overrides)
+    parsed = parse_overrides(words)
+    if resumed_run(parsed) is not None:
+        refuse_resume({RESUME: resumed_run(parsed)}, "beside --multirun")
     with hydra_ready(verb) as searchpath:
-        refuse_unknown(verb, searchpath, overrides)
+        if names_no_data(verb, refuse_unknown(verb, searchpath, words), parsed):
+            words = with_sample(parsed)
+    swept = {word.key_or_group for word in parsed if word.is_sweep_override()}
+    exit_codes = [0]
 
     @hydra.main(config_path=f"pkg://{CONF_MODULE}", config_name=verb.name, version_base="1.3")
     def job(config: DictConfig) -> None:
+        given = HydraConfig.get().overrides.task
+        combination = " ".join(word for word in given if word.partition("=")[0] in swept)
+        log.info("combination: %s", combination)
         try:
-            report(verb.target(**build_arguments(verb, plain(config))))
+            values = plain(config)
+            refuse_resume(values, "stands in a file of settings")
+            report(f"combination: {combination}\n{verb.target(**build_arguments(verb, values))}")
+        except InterruptedRunError as error:
+            raise _SweepInterrupted(error) from error
         except UserError as error:
             log.error("%s", error)  # noqa: TRY400 - the message is for the user, the traceback is not
             exit_codes.append(error.exit_code)
@@ -59,9 +85,19 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         "hydra/hydra_logging=none",
         *searchpath,
     ]
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--multirun", *own, *overrides]
+    arguments, sys.argv = sys.argv, [sys.argv[0], "--multirun", *own, *words]
     try:
         job()
+    except _SweepInterrupted as stopped:
+        raise stopped.error from stopped
     finally:
         sys.argv = arguments
     return max(exit_codes)
+
+
+class _SweepInterrupted(BaseException):
+    """Goes through Hydra, which turns an Exception of a job into a traceback of its own."""
+
+    def __init__(self, error: InterruptedRunError) -> None:
+        super().__init__(error)
+        self.error = error

@@ -10,6 +10,7 @@ import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
@@ -30,8 +31,15 @@ class RunDir:
         """Make a folder that no other run has.
 
         Raises:
-            UserError: when the folder cannot be made.
+            UserError: when the folder cannot be made, or would lie outside `root`.
         """
+        for setting, part in (("category", category), ("name", name)):
+            if part and (PurePath(part).is_absolute() or ".." in PurePath(part).parts):
+                raise UserError(
+                    f"{setting}={part} leads out of {root}",
+                    "a name, or names with slashes between them",
+                    f"{setting}={PurePath(part).name.strip('.') or 'mine'}, and output=/some/folder for another place",
+                )
         parts = [part for part in (category, name) if part]
         # Local time on purpose: a person looks for the run by the clock on the wall.
         now = datetime.now().astimezone()
@@ -138,6 +146,11 @@ class RunDir:
         return self.path / "metrics.csv"
 
     @property
+    def result(self) -> Path:
+        """What the run gave; written at its very end, so a run without it is not finished."""
+        return self.path / "result.json"
+
+    @property
     def history(self) -> Path:  # noqa: D102
         return self.path / "training_history.json"
 
@@ -182,6 +195,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, before the work that they come from.
+
+    Raises:
+        UserError: when it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "no permission to write"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    if reason:
+        raise UserError(
+            f"{folder}: results cannot be written there ({reason})",
+            "a folder that can be written to",
+            "choose another one: output=/some/folder",
+        )
 
 
 def write_text(path: Path, text: str) -> None:

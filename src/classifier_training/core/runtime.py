@@ -6,7 +6,9 @@ import functools
 import logging
 import os
 import platform
+import re
 import resource
+import shlex
 import struct
 import sys
 import warnings
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
 """Loggers that reach the screen and a run's log: ours, and Python's warnings, by which Lightning and torch warn."""
+
+PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
+"""What the configuration's grammar takes as it is."""
 
 RECORDED_PACKAGES = (
     "classifier-training", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy", "pillow",
@@ -44,6 +49,16 @@ def command(verb: str) -> str:
     if "PIXI_PROJECT_MANIFEST" in os.environ:
         return f"pixi run {verb}"
     return f"classifier-training {verb}"
+
+
+def setting(key: str, value: object) -> str:
+    """Return key=value, to be pasted: quoted for the configuration's grammar and for the shell where that is needed."""
+    text = str(value)
+    if not PLAIN_TEXT.fullmatch(text):
+        # Backslashes count only before a quotation mark; a dollar sign and a brace would begin a reference.
+        escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), text)
+        text = '"{}"'.format(escaped.replace("${", "\\${"))
+    return f"{key}={shlex.quote(text)}"
 
 
 def num_cores() -> int:

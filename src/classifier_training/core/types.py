@@ -189,3 +189,8 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax over the last axis, shifted by its maximum so that nothing overflows."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def goal_of(metric: str) -> str:
+    """Whether a metric, named with its split as in val/loss, is to be made large (max) or small (min)."""
+    return "min" if metric.partition("/")[2] == "loss" else "max"

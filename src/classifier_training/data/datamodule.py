@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
 from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import TEST, TRAIN, VAL, Batch
-from classifier_training.data.dataset import ImageDataset, already_collated
+from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.data.dataset import ImageDataset
+from classifier_training.data.loader import BatchLoader
 from classifier_training.data.samplers import EpochSampler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from classifier_training.core.preprocess import Preprocessing
-    from classifier_training.core.types import SplitTable
+    from classifier_training.core.types import Batch, SplitTable
     from classifier_training.data.index import SplitData
     from classifier_training.data.transforms import Transforms
 
@@ -72,20 +73,20 @@ class ImageFolderDataModule(LightningDataModule):
         # Batch norm cannot take a last batch of one image, so a part of a batch is kept only when it is all there is.
         return len(self.data.tables[TRAIN]) >= self.batch_size
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> BatchLoader:
         """Augmented training images in the sampler's order."""
         dataset = self._dataset(self.data.tables[TRAIN], augmentation=self.augmentation)
         return self._loader(dataset, self.sampler, drop_last=self._drops_last)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> Iterable[Batch]:
         """Validation images in order."""
         return self._evaluation_loader(VAL) if VAL in self.data.tables else []
 
-    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def test_dataloader(self) -> Iterable[Batch]:
         """Test images in order."""
         return self._evaluation_loader(TEST) if TEST in self.data.tables else []
 
-    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
+    def _evaluation_loader(self, split: str) -> BatchLoader:
         table = self.data.tables[split]
         return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets), drop_last=False)
 
@@ -98,19 +99,9 @@ class ImageFolderDataModule(LightningDataModule):
             on_error=self.on_error,
         )
 
-    def _loader(self, dataset: ImageDataset, sampler: EpochSampler, *, drop_last: bool) -> DataLoader[Batch]:
-        options: dict[str, Any] = {}
-        if self.num_workers:
-            options = {"persistent_workers": True, "worker_init_fn": _one_thread}
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=already_collated,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            **options,
+    def _loader(self, dataset: ImageDataset, sampler: EpochSampler, *, drop_last: bool) -> BatchLoader:
+        return BatchLoader(
+            dataset, sampler, batch_size=self.batch_size, drop_last=drop_last, num_workers=self.num_workers
         )
 
 
@@ -119,7 +110,3 @@ def choose_num_workers(wanted: int | Literal["auto"], *, accelerator: str) -> in
     if wanted != "auto":
         return wanted
     return min(num_cores(), MAX_AUTO_WORKERS) if accelerator == "cuda" else 0
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augment import augment
@@ -17,7 +16,7 @@ from classifier_training.data.jitter import jitter
 from classifier_training.data.transforms import draw_uniforms, training_pixels
 
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Literal
 
     from numpy.typing import NDArray
 
@@ -66,9 +65,11 @@ class ImageDataset(Dataset[Batch]):
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
         """Load one batch.
 
+        Returns:
+            The images that can be read: none at all, perhaps, when told to skip the others.
+
         Raises:
             UnreadableImageError: for the first image that cannot be read, unless told to skip such.
-            UserError: when no image of the batch can be read.
         """
         pixels: list[NDArray[np.uint8]] = []
         draws: list[NDArray[np.float64]] = []
@@ -82,15 +83,10 @@ class ImageDataset(Dataset[Batch]):
                 continue
             draws.append(uniforms)
             kept.append(key.row)
-        if not kept:
-            raise UserError(
-                f"{self._table.name}: none of {len(keys)} images of a batch can be read",
-                "readable images",
-                f"look at the first one: {self._table.paths[keys[0].row]}",
-            )
         indices = np.array(kept, dtype=np.int64)
-        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        if self._augmentation is not None:
+        stacked = np.stack(pixels) if kept else np.empty((0, *self._preprocessing.size, 3), np.uint8)
+        images = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+        if self._augmentation is not None and kept:
             images = augment(images, torch.from_numpy(np.stack(draws)).float(), self._augmentation)
         return Batch(images, torch.from_numpy(self._table.targets[indices]), torch.from_numpy(indices))
 
@@ -107,8 +103,3 @@ class ImageDataset(Dataset[Batch]):
         if error.path not in self._reported:
             self._reported.add(error.path)
             log.warning("skipped %s: %s", error.path, error.reason)
-
-
-def already_collated(batch: Any) -> Any:
-    """Stand in for a collate function: the data set has put the batch together."""
-    return batch

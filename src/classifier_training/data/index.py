@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
-"""Folder names that mean a split."""
+"""Folder names that mean a split, in whatever case."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,18 @@ class SampleIndex:
     root: Path
     samples: tuple[Sample, ...]
     empty_classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names that no file of the run could hold.
+
+        Raises:
+            UserError: for the first that is not UTF-8.
+        """
+        for name in (str(self.root), *(text for sample in self.samples for text in (sample.path, sample.label))):
+            if not _is_utf8(name):
+                raise UserError(
+                    f"{name!r}: the name is not UTF-8", "names in UTF-8", "rename the file, folder or label"
+                )
 
     def present_splits(self) -> set[str]:
         """The splits that the rows name."""
@@ -158,7 +170,7 @@ def resolve_root(root: str | None) -> Path:
     if not path.is_dir():
         kind = "is a file, not a folder" if path.exists() else "does not exist"
         raise UserError(
-            f"data.root={root}: {path.absolute()} {kind}",
+            f"data.root={path.absolute()} {kind}",
             "a folder with one sub-folder a class, with train/ and val/, or with JSONL annotations",
             "check the spelling, or give the full path: data.root=/my/images",
         )
@@ -184,6 +196,19 @@ def walk_files(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and name not in {"Thumbs.db", "desktop.ini"}:
                 yield Path(directory, name)
+
+
+def split_of(folder_name: str) -> str:
+    """Return the split that a folder's name means; empty when it means none."""
+    return SPLIT_FOLDERS.get(folder_name.casefold(), "")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_image(path: Path) -> bool:

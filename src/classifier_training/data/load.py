@@ -12,14 +12,15 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import VAL
 from classifier_training.data.index import tabulate
 from classifier_training.data.quality import dataset_statistics, scan_headers
-from classifier_training.data.splits import complete_splits
+from classifier_training.data.splits import complete_splits, report_overlap, restore_splits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.index import Sample, SampleIndex, SplitData
     from classifier_training.data.quality import HeaderScan
     from classifier_training.data.source import DataSource
 
@@ -49,26 +50,48 @@ class LoadedData:
         return f"data: {self.splits.root}: {self.splits.num_classes} classes, images: {sizes}"
 
 
-def load_data(source: DataSource, *, seed: int) -> LoadedData:
+def load_data(source: DataSource, *, seed: int, manifest: Sequence[Sample] | None = None) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
+
+    Args:
+        source: the data.
+        seed: of the splits that are drawn.
+        manifest: the splits of a run that goes on; they then hold.
 
     Raises:
         UserError: when there is no data, a file is no image (unless such are skipped), or nothing can be validated on.
     """
     index = source.read()
-    _meet_empty_classes(index, source.on_error)
+    if manifest is None:
+        _meet_empty_classes(index, source.on_error)
+    else:
+        index = restore_splits(index, manifest, source.on_error)
     scan = scan_headers(index)
     index = _meet_unreadable(index, scan, source.on_error)
-    index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
+    if manifest is None:
+        index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
+    report_overlap(index)
     splits = tabulate(index)
     if VAL not in splits.tables:
-        raise UserError(
-            f"{index.root}: no image is left for validation; every class has a single one",
-            "at least one class with two images",
-            "add images, or make a val folder",
-        )
+        raise _nothing_to_validate(index)
     sizes = list(scan.sizes.values())
     return LoadedData(index, splits, np.array(sizes, dtype=np.int64).reshape(-1, 2), dataset_statistics(splits, sizes))
+
+
+def _nothing_to_validate(index: SampleIndex) -> UserError:
+    strangers = sorted({sample.label for sample in index.samples if sample.split == VAL})
+    if strangers:
+        return UserError(
+            f"{index.root}: the validation split has only classes that train does not have: "
+            f"{enumerate_words(map(repr, strangers))}",
+            "the same class names in train and in validation",
+            "rename the classes, or remove the validation split to have one cut from train",
+        )
+    return UserError(
+        f"{index.root}: no image is left for validation; every class has a single one",
+        "at least one class with two images",
+        "add images, or make a val folder",
+    )
 
 
 def _meet_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]) -> None:

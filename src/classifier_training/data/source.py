@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+
 if TYPE_CHECKING:
     from classifier_training.data.index import SampleIndex
 
@@ -50,4 +52,4 @@ class FolderSource(DataSource):
         root: the data folder.
     """
 
-    root: str | None = None
+    root: PathText | None = None

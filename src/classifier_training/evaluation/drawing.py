@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import warnings
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -35,9 +36,12 @@ class Figure(ABC):
 
     def save(self, path: Path) -> None:
         """Paint it into a PNG file."""
-        figure = self.render()
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png")
+        with warnings.catch_warnings():
+            # A letter that no font of this machine has is shown as a box, which says enough.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure = self.render()
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format="png")
 
 
 class Drawer:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LOWER_IS_BETTER = frozenset({"loss"})
-
 
 def metric_names(class_names: Sequence[str]) -> list[str]:
     """Names of all figures that `classification_metrics` gives for these classes."""
@@ -86,18 +84,20 @@ def cross_entropies(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> 
     return np.asarray(log_sums - wide[np.arange(len(targets)), targets], dtype=np.float32)
 
 
-def goal_of(metric: str) -> str:
-    """Whether a metric, named with its split as in val/loss, is to be made large (max) or small (min)."""
-    return "min" if metric.partition("/")[2] in LOWER_IS_BETTER else "max"
+def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.int64], *, setting: str) -> None:
+    """Make sure that a metric will be logged after every epoch's validation.
 
-
-def check_monitor(monitor: str, class_names: Sequence[str], *, setting: str) -> None:
-    """Make sure that a metric will be logged.
+    Args:
+        monitor: name of the metric.
+        class_names: [K].
+        targets: class numbers of the validation images [N]; a class that does not occur has no figure.
+        setting: what the user set, for the message.
 
     Raises:
         UserError: when it will not, with the nearest names.
     """
-    known = ["train/loss", "train/acc_top1", *(f"val/{name}" for name in metric_names(class_names))]
+    absent = {f"acc_class_{name}" for number, name in enumerate(class_names) if number not in set(targets.tolist())}
+    known = [f"val/{name}" for name in metric_names(class_names) if name not in absent]
     if monitor not in known:
         close = nearest(monitor, known)
         raise UserError(

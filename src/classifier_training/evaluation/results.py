@@ -23,23 +23,11 @@ def write_results(
 ) -> None:
     """Write classification_report.json, predictions.csv, errors.csv and confusion_matrix.png.
 
+    The report has split, metrics, scikit-learn's figures of each class under classes, and its averages beside them.
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
     wrong answers alone, the most confident first.
     """
-    from sklearn.metrics import classification_report
-
-    report = classification_report(
-        result.targets,
-        result.predicted,
-        labels=np.arange(len(class_names)),
-        target_names=list(class_names),
-        output_dict=True,
-        zero_division=0,
-    )
-    write_json(
-        folder / "classification_report.json",
-        {"split": result.split, "metrics": dict(result.metrics), **report},
-    )
+    write_json(folder / "classification_report.json", _report(result, class_names))
     header = (
         "path",
         "true",
@@ -60,6 +48,19 @@ def write_results(
         title=f"{result.split.capitalize()}: balanced accuracy {result.metrics['balanced_accuracy']:.3f}",
     )
     drawer.submit(figure, folder / "confusion_matrix.png")
+
+
+def _report(result: SplitResult, class_names: Sequence[str]) -> dict[str, object]:
+    from sklearn.metrics import classification_report
+
+    labels = np.arange(len(class_names))
+    # A class may be called accuracy, as one of the averages is.
+    numbers = [str(label) for label in labels]
+    found = classification_report(
+        result.targets, result.predicted, labels=labels, target_names=numbers, output_dict=True, zero_division=0
+    )
+    classes = {name: found.pop(number) for name, number in zip(class_names, numbers, strict=True)}
+    return {"split": result.split, "metrics": dict(result.metrics), "classes": classes, **found}
 
 
 def _rows(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256, write_json
+from classifier_training.core.runtime import command, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,10 +101,16 @@ def read_info(run_dir: RunDir) -> BundleInfo:
             quantization=found["quantization"],
         )
     except FileNotFoundError as error:
+        if run_dir.result.exists():
+            raise UserError(
+                f"{run_dir.path}: the run has exported nothing",
+                "model.onnx and what belongs to it",
+                f"{command('export')} {setting('run', run_dir.path)}",
+            ) from error
         raise UserError(
             f"{run_dir.path}: no model_info.json; the run has not finished, or is no run folder",
             "the folder of a finished run",
-            "choose another run, or go on with this one: classifier-training train resume=" + str(run_dir.path),
+            f"choose another run, or go on with this one: {command('train')} {setting('resume', run_dir.path)}",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

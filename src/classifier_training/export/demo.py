@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.core.runtime import cache_dir
+from classifier_training.core.runtime import cache_dir, command, setting
 
 if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
@@ -41,7 +41,7 @@ def write_demo(run_dir: RunDir, *, ort: Path | None = None) -> None:
         raise UserError(
             f"{run_dir.pipeline}: is missing",
             "the run's pipeline, which the page runs",
-            f"write it first: classifier-training export run={run_dir.path}",
+            f"write it first: {command('export')} {setting('run', run_dir.path)}",
         )
     assets = run_dir.demo.with_suffix("")
     runtime = find_ort(ort)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.runtime import num_cores
+from classifier_training.core.runtime import command, num_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def open_session(
         raise UserError(
             f"{path!s}: {'is missing' if missing else f'cannot be loaded ({error})'}",
             "the file that the run exported",
-            "restore it from a copy of the run folder, or write it again: classifier-training export run=…",
+            f"restore it from a copy of the run folder, or write it again: {command('export')} run=…",
         ) from error
     if accelerator != "auto" and session.get_providers()[0] != providers[0]:
         # A build for a device starts without the device, and ONNX Runtime then takes the CPU.

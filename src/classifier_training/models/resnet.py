@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from classifier_training.core.register import register
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.core.types import BuiltModel, InputSpec
 from classifier_training.models.weights import load_weights_file, refuse_two_starts, unfetched
+
+log = logging.getLogger(__name__)
 
 IMAGENET = InputSpec(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -27,7 +34,7 @@ class ResNet:
     architecture: ClassVar[str]
 
     pretrained: bool = False
-    weights: str | None = None
+    weights: PathText | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def __call__(self, num_classes: int) -> BuiltModel:
@@ -36,6 +43,7 @@ class ResNet:
         Raises:
             UserError: when weights are wanted and cannot be had.
         """
+        import torch
         from torch import nn
         from torchvision.models import get_model, get_model_weights
 
@@ -43,10 +51,15 @@ class ResNet:
         network = get_model(self.architecture, weights=None)
         if self.pretrained:
             published = get_model_weights(self.architecture)["IMAGENET1K_V1"]
+            file = published.url.rpartition("/")[2]
+            if not Path(torch.hub.get_dir(), "checkpoints", file).exists():
+                log.info("fetching the pretrained weights of %s: %s", self.architecture, published.url)
             try:
-                network.load_state_dict(published.get_state_dict(progress=False, check_hash=True))
+                # torch says the same on the standard output.
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    state = published.get_state_dict(progress=False, check_hash=True)
+                network.load_state_dict(state)
             except (OSError, RuntimeError) as error:
-                file = published.url.rpartition("/")[2]
                 cache = "$TORCH_HOME/hub/checkpoints (~/.cache/torch unless set)"
                 raise unfetched(self.architecture, error, cached_at=f"{cache} as {file}") from error
         network.fc = nn.Linear(network.fc.in_features, num_classes)

@@ -63,8 +63,8 @@ def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -
     network.load_state_dict(headless, strict=False)
 
 
-def load_trained(network: nn.Module, path: Path) -> None:
-    """Load the weights that a run exported as safetensors, all of them.
+def load_trained_weights(network: nn.Module, path: Path) -> None:
+    """Load the weights that a run keeps, all of them: its safetensors file, or a checkpoint.
 
     Raises:
         UserError: when the file is missing, damaged, or of another network.
@@ -73,7 +73,12 @@ def load_trained(network: nn.Module, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        network.load_state_dict(load_file(path))
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            kept = read_tensors(path)["state_dict"]
+            state = {name.removeprefix("network."): value for name, value in kept.items()}
+        network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
         raise UserError(
@@ -98,12 +103,22 @@ def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        reason = _why_unreadable(path) or str(error).partition("\n")[0]
         raise UserError(
             f"{path}: cannot be read ({reason or type(error).__name__})",
             "a PyTorch file of tensors and plain values alone",
             "check the path, or take another file",
         ) from error
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        return "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+    # A ZIP archive, or a bare pickle as PyTorch wrote until 1.5.
+    return None if start in (b"PK", b"\x80\x02") else "it is no PyTorch file"
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.types import goal_of
 
 DEFAULT_OUTPUT = "outputs"
 
@@ -26,8 +27,8 @@ def find_run(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
         if not finished:
             raise UserError(
                 f"run={reference}: no finished run below {Path(output).absolute()}",
-                "a run folder, or a run trained from this folder before",
-                "classifier-training train",
+                "a run with its exported model there",
+                "name a run elsewhere by its folder: run=FOLDER; or make one: classifier-training train",
             )
         return max(finished, key=_finished_at if reference == "latest" else _best_score)
     path = Path(reference).expanduser()
@@ -69,25 +70,25 @@ def _finished_at(run: RunDir) -> float:
 def _best_score(run: RunDir) -> float:
     try:
         metric = json.loads(run.model_info.read_text(encoding="utf-8"))["training_info"]["best_metric"]
-        return float(metric["value"]) if "loss" not in metric["name"] else -float(metric["value"])
+        return float(metric["value"]) if goal_of(metric["name"]) == "max" else -float(metric["value"])
     except (ValueError, KeyError, TypeError):
         # A damaged file is no candidate for the best; asking for that run by its path names the damage.
         return float("-inf")
 
 
 def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
-    """Return the run to go on with: a folder, or latest for the one whose checkpoint is the newest.
+    """Return the run to go on with: a folder, or latest for the unfinished one whose checkpoint is the newest.
 
     Raises:
         UserError: when there is none, or it has no checkpoint yet.
     """
     if reference == "latest":
-        found = [path for path in Path(output).rglob("last.ckpt") if not RunDir(path.parent.parent).model_info.exists()]
+        found = [path for path in Path(output).rglob("last.ckpt") if not RunDir(path.parent.parent).result.exists()]
         if not found:
             raise UserError(
                 f"resume=latest: no unfinished run below {Path(output).absolute()}",
                 "a run that was interrupted after its first epoch",
-                "resume=outputs/…/…   (the folder of the run)",
+                "name a run elsewhere by its folder: resume=FOLDER",
             )
         return RunDir(max(found, key=lambda path: path.stat().st_mtime).parent.parent)
     run_dir = RunDir(Path(reference).expanduser())

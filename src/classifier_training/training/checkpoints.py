@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,21 @@ def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     return found
 
 
+def refuse_past(path: Path, *, max_epochs: int) -> None:
+    """Make sure that a run to go on with is not longer already than it is to become.
+
+    Raises:
+        UserError: when it is, or its checkpoint cannot be read.
+    """
+    done = int(read_checkpoint(path)["epoch"]) + 1
+    if done > max_epochs:
+        raise UserError(
+            f"trainer.max_epochs={max_epochs}: the run has {done} epochs behind it",
+            f"{done} epochs or more",
+            f"trainer.max_epochs={done} to finish it as it is",
+        )
+
+
 class RunCheckpoints(Checkpoint):
     """Keeps the best weights and, to go on from, the state at the end of an epoch.
 
@@ -76,7 +92,7 @@ class RunCheckpoints(Checkpoint):
         run_dir: where the files go.
         monitor: metric that decides, as logged.
         mode: max or min.
-        every_seconds: least time between two writes; the last epoch is always written.
+        every_seconds: least time between two writes; the last epoch is always written, even after an error.
         metadata: plain values that best.ckpt carries along (classes, preprocessing, architecture).
     """
 
@@ -91,6 +107,7 @@ class RunCheckpoints(Checkpoint):
         self._every_seconds = every_seconds
         self._metadata = dict(metadata)
         self._pending: dict[str, Any] | None = None
+        self._unwritten: Any = None
         self._written_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,9 +139,39 @@ class RunCheckpoints(Checkpoint):
         """Write both files when it is time, or when this was the last epoch."""
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self._written_at >= self._every_seconds:
-            # The best first: a kill between the two leaves an older last.ckpt, from which the same best comes again.
-            if self._pending is not None:
-                trainer.strategy.save_checkpoint(self._pending, self._run_dir.best_checkpoint)
-                self._pending = None
+            self._write_best(trainer)
             trainer.save_checkpoint(self._run_dir.last_checkpoint)
+            self._unwritten = None
             self._written_at = time.monotonic()
+        else:
+            # Training goes on changing the state, and Lightning has no public way to take it without writing it.
+            self._unwritten = _copied(trainer._checkpoint_connector.dump_checkpoint())  # noqa: SLF001
+
+    def on_exception(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
+        """Write the last epoch that came to its end, if that has not been done."""
+        if self._unwritten is not None:
+            self._write_best(trainer)
+            trainer.strategy.save_checkpoint(self._unwritten, self._run_dir.last_checkpoint)
+            self._unwritten = None
+
+    def _write_best(self, trainer: pl.Trainer) -> None:
+        # Before last.ckpt: a kill between the two leaves an older one, from which the same best comes again.
+        if self._pending is not None:
+            trainer.strategy.save_checkpoint(self._pending, self._run_dir.best_checkpoint)
+            self._pending = None
+
+
+def _copied(value: Any) -> Any:
+    """Copy nested values, tensors to the main memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((name, _copied(item)) for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return copy.deepcopy(value)

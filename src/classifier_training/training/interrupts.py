@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from classifier_training.core.errors import InterruptedRunError
-from classifier_training.core.runtime import command
+from classifier_training.core.runtime import command, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,5 +36,5 @@ def told_interrupts(run_dir: RunDir) -> Iterator[None]:
 
 def _remedy(run_dir: RunDir) -> str:
     if run_dir.last_checkpoint.is_file():
-        return f"{command('train')} resume={run_dir.path}"
+        return f"{command('train')} {setting('resume', run_dir.path)}"
     return "train again; no epoch was finished and saved yet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -99,5 +100,8 @@ def mlflow(
         raise require_extra("mlflow", extra="mlflow", purpose="logging=mlflow") from error
     from pytorch_lightning.loggers import MLFlowLogger
 
+    # Its notes on setting up a database are no part of a run's story.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking_uri or client.get_tracking_uri()
     return MLFlowLogger(experiment_name=experiment_name, tracking_uri=uri, run_name=run_dir.path.name)

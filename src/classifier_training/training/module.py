@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.runtime import derive_seed
-from classifier_training.core.types import TEST, VAL, Batch, SplitResult, StepOutput
+from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput
 from classifier_training.evaluation.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class ClassifierModule(pl.LightningModule):
         preprocessing: its mean, std and channel order are applied here, on the device.
         channels_last: whether to hold images and weights with the channels innermost.
         seed: dropout and its like follow from (seed, epoch, step).
+        min_batch_size: fewest images that the network can be trained on at once.
 
     Attributes:
         results: answers on each split, by its name, once it was gone through.
@@ -58,6 +61,7 @@ class ClassifierModule(pl.LightningModule):
         preprocessing: Preprocessing,
         channels_last: bool,
         seed: int,
+        min_batch_size: int = 1,
     ) -> None:
         super().__init__()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -81,6 +85,8 @@ class ClassifierModule(pl.LightningModule):
         self.register_buffer("_shift", -torch.tensor(preprocessing.mean).view(1, 3, 1, 1) / std, persistent=False)
         self._totals = torch.zeros(3)
         self._first_bad_step = torch.tensor(-1)
+        self._num_images = 0
+        self._min_batch_size = min_batch_size
         self._outputs: list[StepOutput] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,20 +97,31 @@ class ClassifierModule(pl.LightningModule):
         logits: Tensor = self.network(pixels.contiguous(memory_format=self._memory_format))
         return logits
 
+    def on_fit_start(self) -> None:
+        """Keep Lightning from asking whether a batch was passed over on purpose."""
+        warnings.filterwarnings("ignore", message="`training_step` returned `None`")
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's totals: loss sum, correct answers, images."""
         self._totals = torch.zeros(3, device=self.device)
         self._first_bad_step = torch.tensor(-1, device=self.device)
+        self._num_images = 0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; its randomness depends on seed, epoch and step alone."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Return the loss of a batch; its randomness depends on seed, epoch and step alone.
+
+        A batch of which unreadable images left too little is passed over.
+        """
+        number = len(batch.targets)
+        if number < self._min_batch_size:
+            return None
+        self._num_images += number
         torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx))
         logits = self(batch.images).float()
         loss = self._loss(logits, batch.targets, self._class_weights)
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
             correct = (logits.argmax(dim=1) == batch.targets).sum()
-            number = len(batch.targets)
             self._totals += torch.stack([loss * number, correct, torch.full_like(loss, number)])
             bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
             self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
@@ -119,25 +136,24 @@ class ClassifierModule(pl.LightningModule):
 
         Raises:
             CheckFailedError: then, naming the step.
+            UserError: when there was nothing to train on.
         """
+        if self._num_images == 0:
+            raise _unreadable(TRAIN)
         step = int(self._first_bad_step)
         if step >= 0:
-            raise CheckFailedError(
-                f"the loss is not a finite number at epoch {self.current_epoch}, step {step}",
-                "a finite loss",
-                "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
-            )
+            raise _not_finite("the loss", f"epoch {self.current_epoch}, step {step}")
 
     def training_metrics(self) -> dict[str, float]:
         """Loss and accuracy over the epoch's training batches, as they were seen: augmented, with changing weights."""
         loss_sum, correct, number = self._totals.tolist()
         return {"train/loss": loss_sum / max(number, 1), "train/acc_top1": correct / max(number, 1)}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]  # noqa: ARG002
         """Answer a validation batch."""
         return self._answer(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]  # noqa: ARG002
         """Answer a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
             return self._answer(batch)
@@ -165,7 +181,9 @@ class ClassifierModule(pl.LightningModule):
         if gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
-    def _answer(self, batch: Batch) -> StepOutput:
+    def _answer(self, batch: Batch) -> StepOutput | None:
+        if not len(batch.targets):
+            return None
         logits = self(batch.images).float()
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")
         output = StepOutput(logits.cpu(), batch.targets.cpu(), batch.indices.cpu(), losses.cpu())
@@ -173,8 +191,28 @@ class ClassifierModule(pl.LightningModule):
         return output
 
     def _finish_split(self, split: str) -> None:
+        if not self._outputs:
+            raise _unreadable(split)
         logits, targets, indices, losses = (torch.cat(parts).numpy() for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        if not np.isfinite(losses).all():
+            raise _not_finite(f"the {split} loss", f"epoch {self.current_epoch}")
         metrics = classification_metrics(logits, targets, losses, self.class_names)
         self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+
+
+def _not_finite(what: str, where: str) -> CheckFailedError:
+    return CheckFailedError(
+        f"{what} is not a finite number at {where}",
+        "a finite loss",
+        "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
+    )
+
+
+def _unreadable(split: str) -> UserError:
+    return UserError(
+        f"{split}: none of its images can be read",
+        "readable images",
+        "look at the files named above",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.register import Choice, register
+from classifier_training.core.run_dir import make_folder
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
+from classifier_training.data.formats.auto import AutoData
 from classifier_training.data.source import DataSource
+from classifier_training.data.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import write_results
 from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_run
-from classifier_training.workflows.samples import own_samples, tabulate
+from classifier_training.workflows.samples import own_source, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,27 +65,49 @@ def evaluate(
 ) -> EvaluateResult:
     """Score a finished run's exported model on its own held-out images, or on other labelled data.
 
+    data.root names other data, and data.on_error=skip leaves out images that cannot be read, as do the own images of a
+    run that was trained so. The other settings of data are for training.
+
     Args:
         run: run folder, latest or best.
         split: which part of the data; test when left out, or all of data that is not split.
         output: folder for the result files; a folder inside the run when left out.
     """
+    _refuse_idle(data)
     run_dir = find_run(run)
+    if output:
+        make_folder(Path(output).expanduser())
     predictor = Predictor(run_dir.path)
     own_data = getattr(data, "root", "") is None
-    rows, root = own_samples(run_dir) if own_data else _other_samples(data)
+    source = own_source(run_dir) if own_data else data
+    index = source.read()
+    rows = read_manifest(run_dir.splits) if own_data else index.samples
     chosen = _choose_split(rows, split)
-    table = tabulate(rows, root, chosen, predictor.class_names)
-    result = _score(predictor, table)
-    folder = Path(output).expanduser() if output else _default_folder(run_dir, root, chosen, own_data=own_data)
+    folder = Path(output).expanduser() if output else _default_folder(run_dir, index.root, chosen, own_data=own_data)
+    make_folder(folder)
+    table = tabulate(rows, index.root, chosen, predictor.class_names)
+    result = _score(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
         write_results(folder, result, table, predictor.class_names, drawer)
     return EvaluateResult(folder, result)
 
 
-def _other_samples(data: DataSource) -> tuple[list[Sample], Path]:
-    index = data.read()
-    return list(index.samples), index.root
+def _refuse_idle(data: DataSource) -> None:
+    """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its pictures."""
+    used = {"root", "on_error"}
+    for field in dataclasses.fields(data):
+        if field.name not in used and getattr(data, field.name) != field.default:
+            raise UserError(
+                f"data.{field.name}={getattr(data, field.name)} has no effect on an evaluation",
+                "data.root and data.on_error alone",
+                "leave it out",
+            )
+    if getattr(data, "root", "") is None and not isinstance(data, AutoData):
+        raise UserError(
+            "data= without data.root names no data",
+            "a form of data and its folder, or neither for the run's own images",
+            "data.root=/my/images, or leave data= out",
+        )
 
 
 def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
@@ -97,10 +124,12 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
     return wanted
 
 
-def _score(predictor: Predictor, table: SplitTable) -> SplitResult:
+def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
     logits, indices = [], []
     for index, answer in enumerate(predictor.answers(table.paths)):
         if answer.logits is None:
+            if not skips:
+                raise UnreadableImageError(answer.path, str(answer.error))
             log.warning("left out %s: %s", answer.path, answer.error)
         else:
             logits.append(answer.logits)

@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from classifier_training.conf.compose import build_node, saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TRAIN, VAL, softmax
-from classifier_training.export.bundle import BundleInfo, read_info, write_info
+from classifier_training.export.bundle import write_info
 from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
 from classifier_training.export.quantize import Quantization
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.samples import own_samples, tabulate
+from classifier_training.workflows.trained import load_trained
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from classifier_training.core.types import SplitTable
     from classifier_training.export.job import ExportedFile, ExportJob
 
@@ -88,7 +86,7 @@ def export(
     web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
     run_dir = find_run(run)
     target = RunDir(Path(output).expanduser()) if output else run_dir
-    info = read_info(run_dir)
+    network, info = load_trained(run_dir)
     samples, root = own_samples(run_dir, moved_to=images)
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
     from classifier_training.export.job import ExportJob
@@ -97,7 +95,7 @@ def export(
     with tempfile.TemporaryDirectory() as scratch:
         job = ExportJob(
             target=target,
-            network=load_network(run_dir, info),
+            network=network,
             info=info,
             examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
             scratch=Path(scratch),
@@ -147,24 +145,6 @@ def refuse_idle(
             "a scheme whose loss they judge",
             "quantization=int8, or leave them out",
         )
-
-
-def load_network(run_dir: RunDir, info: BundleInfo) -> nn.Module:
-    """Build the run's network again, with the weights that it exported, ready for export.
-
-    Raises:
-        UserError: when the folder lacks the configuration or the weights, or they do not belong together.
-    """
-    from classifier_training.export.onnx import evaluation_copy
-    from classifier_training.models.weights import load_trained
-
-    node = saved_values(run_dir.config).get("model")
-    if isinstance(node, dict):
-        # Trained weights take the place of those that the run started from, which may be out of reach here.
-        node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
-    network = build_node("model", node, "model")(len(info.class_names)).network
-    load_trained(network, run_dir.weights)
-    return evaluation_copy(network)
 
 
 def quantize(

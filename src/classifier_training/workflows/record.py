@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import SplitResult
     from classifier_training.data.index import SampleIndex
 
 SECRET_KEY = re.compile(r"(?:^|_)(?:password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
@@ -24,7 +25,7 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex) -> None:
-    """Write config.yaml, versions.json and splits.csv.
+    """Write config.yaml, versions.json and, unless the run goes on with the splits it has, splits.csv.
 
     Args:
         run_dir: where to.
@@ -33,7 +34,13 @@ def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex
     """
     write_text(run_dir.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     write_json(run_dir.versions, versions())
-    write_manifest(run_dir.splits, index)
+    if not run_dir.splits.exists():
+        write_manifest(run_dir.splits, index)
+
+
+def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int) -> None:
+    """Write result.json, by which a run is known to have come to its end."""
+    write_json(run_dir.result, {"split": scored.split, "best_epoch": best_epoch, "metrics": dict(scored.metrics)})
 
 
 def plain(value: Any, key: str = "") -> Any:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.conf.compose import build_node, saved_values
+from classifier_training.conf.compose import build_node
+from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import SplitTable
 from classifier_training.data.splits import read_manifest
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.index import Sample
+    from classifier_training.data.source import DataSource
 
 log = logging.getLogger(__name__)
+
+
+def own_source(run_dir: RunDir) -> DataSource:
+    """The data that the run was trained on, as it was configured."""
+    source: DataSource = build_node("data", saved_values(run_dir.config).get("data"), "data")
+    return source
 
 
 def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[Sample], Path]:
@@ -40,8 +48,7 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[S
                 f"images={moved_to}: no such folder", "the folder that the run's images are in now", "images=…"
             )
         return read_manifest(run_dir.splits), root.resolve()
-    source = build_node("data", saved_values(run_dir.config).get("data"), "data")
-    return read_manifest(run_dir.splits), source.read().root
+    return read_manifest(run_dir.splits), own_source(run_dir).read().root
 
 
 def tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequence[str]) -> SplitTable:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.compose import change_values, compose, compose_values, group_options
+from classifier_training.conf.compose import compose, compose_values, group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, entry
 from classifier_training.data.formats.auto import AutoData
@@ -65,6 +65,19 @@ def test_the_description_of_the_arguments_composes_to_the_same() -> None:
         ("+model._target_=os.system", "there is no such setting", ""),
         ("data.type=digits", "there is no such setting", ""),
         ("~data.nonsense", "there is no such setting", ""),
+        ("trainer.precision=16", "input should be", "trainer.precision=16-mixed"),
+        ("trainer.precision=bf16", "input should be", "trainer.precision=bf16-mixed"),
+        ("trainer.precision=32-true", "input should be", "trainer.precision=32"),
+        ("callbacks.nosuch=null", "there is no such setting", "--help lists"),
+        ("callbacks.emma=null", "there is no such setting", "callbacks.ema=null"),
+        ("seed=-1", "greater than or equal to 0", "seed=0"),
+        ("seed=99999999999999999999", "less than", "seed=0"),
+        ("data.root=", "has no value", "leave it out"),
+        ("data=null", "cannot do without data", "data=auto"),
+        ("~model", "cannot do without model", "model=resnet18"),
+        ("~model=resnet18", "model is null", "model=resnet18"),
+        ("data.root=a,b", "several values for one run", "data.root='\"a,b\"'"),
+        ('data.root=it\'s="b"', "not a setting", 'data.root=\'"it\'"\'"\'s=\\"b\\""\''),
     ],
 )
 def test_what_is_wrong_is_said_with_the_nearest_right_spelling(override: str, came: str, remedy: str) -> None:
@@ -73,6 +86,8 @@ def test_what_is_wrong_is_said_with_the_nearest_right_spelling(override: str, ca
     assert came in caught.value.came
     assert remedy in caught.value.remedy
     assert len(str(caught.value).splitlines()) == 3
+    if override == "callbacks.nosuch=null":
+        assert "callbacks.ema, " in caught.value.expected
 
 
 def test_without_data_the_sample_is_trained_on_below_what_the_user_says() -> None:
@@ -147,15 +162,6 @@ def test_yaml_that_cannot_be_composed_is_named(tmp_path: Path) -> None:
         values("experiment=mine", "data.root=/x")
 
 
-def test_changes_to_a_saved_run_are_values_alone() -> None:
-    saved = values("data.root=/x")
-    assert change_values(saved, ["trainer.max_epochs=99"])["trainer"]["max_epochs"] == 99
-    with pytest.raises(UserError, match="another model"):
-        change_values(saved, ["model=resnet50"])
-    with pytest.raises(UserError, match="no such setting"):
-        change_values(saved, ["trainer.max_epoch=99"])
-
-
 def test_a_fixed_component_has_settings_and_no_choice() -> None:
     predict = entry("verb", "predict")
     built = compose(predict, ["source=x", "data.batch_size=8", "trainer.accelerator=cpu"])
@@ -168,3 +174,60 @@ def test_a_fixed_component_has_settings_and_no_choice() -> None:
         compose(predict, ["source=x", "data.batch_size=0"])
     # The groups of training are as they were.
     assert compose(entry("verb", "train"), ["data.root=/x", "data.batch_size=8"])["data"].image_size is None
+
+
+def test_no_callback_and_no_logger_may_be_chosen() -> None:
+    for words in (["callbacks=null", "logging=null", "sampler=null"], ["~callbacks"]):
+        arguments = compose(TRAIN, ["data.root=/x", *words])
+        assert arguments["callbacks"] == {}
+    assert arguments["sampler"] is None
+
+
+def test_a_text_stays_as_it_was_typed() -> None:
+    arguments = compose(TRAIN, ["data.root=2024", "name=1.50", "category=true", "model=timm", "model.name=1e3"])
+    assert arguments["data"].root == str(Path("2024").absolute())
+    assert (arguments["name"], arguments["category"]) == ("1.50", "true")
+    assert arguments["model"].keywords["name"] == "1e3"
+    assert compose(TRAIN, ["data.root=/x", "name=null"])["name"] is None
+
+
+def test_other_verbs_have_no_experiments_and_point_to_their_own_help() -> None:
+    evaluate = entry("verb", "evaluate")
+    assert "experiment" not in group_options(evaluate)
+    with pytest.raises(UserError, match="evaluate --help"):
+        compose(evaluate, ["nonsense=3"])
+
+
+def experiment(root: Path, text: str) -> None:
+    (root / "conf/experiment").mkdir(parents=True, exist_ok=True)
+    (root / "conf/experiment/mine.yaml").write_text(f"# @package _global_\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("defaults: [override /model: nothing]", "Could not find 'model/nothing"),
+        ("seed: 3\n  a: [", r"mine\.yaml, line 3: not YAML"),
+        ("resume: latest", "resume=latest stands in a file"),
+        ("seeed: 3", "seeed=3: there is no such setting"),
+    ],
+)
+def test_a_mistake_in_an_experiment_is_blamed_on_its_file(tmp_path: Path, text: str, words: str) -> None:
+    experiment(tmp_path, text)
+    with pytest.raises(UserError, match=words) as caught:
+        compose(TRAIN, ["data.root=/x", "experiment=mine"])
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_mistake_beside_an_experiment_of_the_users_is_told_as_itself(tmp_path: Path) -> None:
+    experiment(tmp_path, "seed: 3")
+    with pytest.raises(UserError, match="there is no such setting") as caught:
+        values("experiment=mine", "data.root=/x", "optimizer.lrr=1")
+    assert caught.value.remedy == "optimizer.lr=1"
+    with pytest.raises(UserError, match="no experiment of that name") as caught:
+        values("experiment=mien", "data.root=/x")
+    assert caught.value.remedy == "experiment=mine"
+
+
+def test_no_run_to_go_on_with_is_no_run_to_go_on_with() -> None:
+    assert values("data.root=/x", "resume=null")["resume"] is None

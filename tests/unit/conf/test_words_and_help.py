@@ -98,3 +98,10 @@ def test_the_help_of_a_verb_lists_the_settings_of_its_fixed_components() -> None
     assert "  trainer.accelerator=auto" in text
     assert "predict_data" not in text
     assert "data.batch_size=32" in overview("1")
+
+
+def test_an_evaluation_offers_data_and_no_experiment() -> None:
+    text = verb_help(entry("verb", "evaluate"))
+    assert "data: the data set" in text
+    assert "data.on_error=raise" in text
+    assert "experiment" not in text

@@ -52,3 +52,10 @@ def test_tables_quote_what_needs_it(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ("path", "label"), [("a,b.png", 'say "hi"')])
     assert (tmp_path / "a.csv").read_text() == 'path,label\n"a,b.png","say ""hi"""\n'
     assert len(sha256(tmp_path / "a.csv")) == 64
+
+
+@pytest.mark.parametrize("setting", [{"name": "../x"}, {"category": "/abs"}, {"name": "a/../../x"}])
+def test_a_run_stays_below_its_output_folder(tmp_path: Path, setting: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="leads out of"):
+        RunDir.create(tmp_path / "outputs", **setting)
+    assert RunDir.create(tmp_path / "outputs", name="a/b").path.is_relative_to(tmp_path / "outputs/a/b")

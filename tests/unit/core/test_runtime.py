@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.runtime import LOGGER_NAME, RunLog, cache_dir, command, derive_seed, num_cores, versions
+from classifier_training.core.runtime import (
+    LOGGER_NAME,
+    RunLog,
+    cache_dir,
+    command,
+    derive_seed,
+    num_cores,
+    setting,
+    versions,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +90,29 @@ def test_importing_needs_neither_torch_nor_matplotlib(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/plain/path-1.0_x",
+        "a b",
+        "a,b",
+        "it's",
+        'say "so"',
+        "back\\slash\\",
+        'a\\"b',
+        "x=(1)[2]{3}",
+        "${nothing}",
+        "~/ü",
+        "a#b",
+    ],
+)
+def test_a_setting_to_be_pasted_reads_back_as_it_was(value: str) -> None:
+    import shlex
+
+    from classifier_training.conf.compose import compose
+    from classifier_training.core.register import entry
+
+    (word,) = shlex.split(setting("data.root", value))
+    assert compose(entry("verb", "train"), [word])["data"].root.endswith(value.removeprefix("~/"))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import SampleKey
@@ -96,8 +95,15 @@ def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     for _ in range(2):
         assert skipping.__getitems__(keys).indices.tolist() == [0, 2, 3]
     assert caplog.text.count("01.png") == 1
-    with pytest.raises(UserError, match="none of 1 images"):
-        skipping.__getitems__([keys[1]])
+    assert skipping.__getitems__([keys[1]]).images.shape == (0, 3, 16, 16)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_comes_whole_out_of_a_loader_process(data: SplitData, num_workers: int) -> None:
+    Path(data.tables["val"].paths[1]).write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError, match=r"01\.png") as caught:
+        list(module_of(data, num_workers=num_workers).val_dataloader())
+    assert len(str(caught.value).splitlines()) == 3
 
 
 def test_workers_follow_the_device() -> None:

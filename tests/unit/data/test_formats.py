@@ -37,12 +37,51 @@ def test_an_unsplit_folder_has_no_splits_and_finds_images_at_any_depth(unsplit_f
     assert sum(sample.label == "red" for sample in index.samples) == 11
 
 
-def test_a_class_called_test_is_a_class_when_nothing_is_called_train(tmp_path: Path) -> None:
+def test_a_class_called_test_is_a_class_when_nothing_is_called_train(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     draw_picture(tmp_path / "test/a.png", (1, 2, 3), seed=0)
     draw_picture(tmp_path / "real/a.png", (1, 2, 3), seed=0)
     index = ImageFolder(root=str(tmp_path)).read()
     assert {sample.label for sample in index.samples} == {"test", "real"}
     assert index.present_splits() == set()
+    assert "test is read as a class" in caplog.text
+
+
+def test_splits_without_train_are_no_classes(tmp_path: Path) -> None:
+    for split in ("val", "Test"):
+        make_class_folders(tmp_path / "d" / split, {"blue": 1, "red": 1})
+    with pytest.raises(UserError, match="looks like a split, but there is no train folder"):
+        ImageFolder(root=str(tmp_path / "d")).read()
+
+
+def test_a_class_called_train_is_not_taken_for_the_only_split(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        draw_picture(tmp_path / "d" / name / "a.png", (1, 2, 3), seed=0)
+    with pytest.raises(UserError, match="train is read as a split, and beside it are folders of images: bus, car"):
+        ImageFolder(root=str(tmp_path / "d")).read()
+
+
+def test_splits_may_be_written_large_and_what_is_left_out_is_said(
+    split_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "val", "test"):
+        (split_folder / name).rename(split_folder / name.capitalize())
+    assert ImageFolder(root=str(split_folder)).read().present_splits() == {"train", "val", "test"}
+    assert not caplog.text
+    draw_picture(split_folder / "Train/stray.png", (1, 2, 3), seed=0)
+    draw_picture(split_folder / "loose.png", (1, 2, 3), seed=0)
+    draw_picture(split_folder / "extra/blue/a.png", (1, 2, 3), seed=0)
+    assert len(ImageFolder(root=str(split_folder)).read().samples) == 36
+    for words in ("Train: 1 images lie in no class folder", "loose.png the first", "left out: extra"):
+        assert words in caplog.text
+
+
+def test_a_name_that_is_not_utf8_is_named(split_folder: Path) -> None:
+    (split_folder / "train/blue").rename(split_folder / "train/bl\udcfce")
+    with pytest.raises(UserError, match=r"bl\\udcfce") as caught:
+        ImageFolder(root=str(split_folder)).read()
+    str(caught.value).encode()
 
 
 def test_an_empty_class_is_reported(split_folder: Path) -> None:
@@ -97,6 +136,22 @@ def test_a_wrong_row_is_named_by_file_and_line(jsonl_folder: Path, line: str, wo
 def test_auto_looks(jsonl_folder: Path, split_folder: Path) -> None:
     assert {sample.label for sample in AutoData(root=str(jsonl_folder)).read().samples} == {"", "7", "10"}
     assert {sample.label for sample in AutoData(root=str(split_folder)).read().samples} == {"blue", "green", "red"}
+
+
+def test_auto_takes_notes_for_notes(split_folder: Path, jsonl_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (split_folder / "notes.jsonl").write_text('{"note": "hello"}\nnot JSON\n')
+    assert {sample.label for sample in AutoData(root=str(split_folder)).read().samples} == {"blue", "green", "red"}
+    assert "notes.jsonl has no row with an image" in caplog.text
+    for file in jsonl_folder.rglob("*.jsonl"):
+        file.write_text('{"picture": "a.png"}\n')
+    with pytest.raises(UserError, match="no field 'image'"):
+        AutoData(root=str(jsonl_folder)).read()
+
+
+def test_rows_outside_the_splits_are_left_out_aloud(jsonl_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (jsonl_folder / "more.jsonl").write_text('{"image": "train/blue_0.png", "suffix": "7"}\n')
+    assert all(sample.split for sample in JSONL(root=str(jsonl_folder)).read().samples)
+    assert "1 rows stand in files outside" in caplog.text
 
 
 def test_digits_are_whole_in_validation_and_test_and_long_tailed_in_training() -> None:

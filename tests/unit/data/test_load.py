@@ -49,6 +49,13 @@ def test_single_images_leave_nothing_to_validate_on(tmp_path: Path) -> None:
         load_data(ImageFolder(root=str(tmp_path / "d")), seed=0)
 
 
+def test_a_validation_split_of_other_classes_is_named(split_folder: Path) -> None:
+    for name in ("blue", "green", "red"):
+        (split_folder / "val" / name).rename(split_folder / "val" / f"my_{name}")
+    with pytest.raises(UserError, match="only classes that train does not have: 'my_blue'"):
+        load_data(ImageFolder(root=str(split_folder)), seed=0)
+
+
 def test_imbalance_looks_at_classes_that_occur() -> None:
     import numpy as np
 

@@ -7,7 +7,14 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.data.index import Sample, SampleIndex
-from classifier_training.data.splits import complete_splits, read_manifest, stratified_split, write_manifest
+from classifier_training.data.splits import (
+    complete_splits,
+    read_manifest,
+    report_overlap,
+    restore_splits,
+    stratified_split,
+    write_manifest,
+)
 
 FRACTIONS = {"val": 0.15, "test": 0.15}
 
@@ -61,6 +68,20 @@ def test_a_fraction_without_effect_is_an_error(val: float | None, test: float | 
         complete_splits(index_of(*rows), val_fraction=val, test_fraction=test, seed=0)
 
 
+def test_all_rows_of_a_picture_are_on_one_side() -> None:
+    rows = tuple(Sample(f"{number % 30}", "ab"[number // 30]) for number in range(60))
+    index = complete_splits(SampleIndex(Path("/d"), rows), val_fraction=None, test_fraction=None, seed=0)
+    sides = [{sample.split for sample in index.samples if sample.path == path} for path in map(str, range(30))]
+    assert all(len(side) == 1 for side in sides)
+    assert Counter(side.pop() for side in sides) == {"train": 22, "val": 4, "test": 4}
+
+
+def test_a_picture_in_two_splits_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    rows = (Sample("p", "a", "train"), Sample("p", "a", "test"), Sample("q", "a", "train"))
+    report_overlap(SampleIndex(Path("/d"), rows))
+    assert "1 images are in more than one split" in caplog.text
+
+
 def test_fractions_must_leave_something() -> None:
     with pytest.raises(UserError, match="no training data"):
         complete_splits(index_of(("a", "")), val_fraction=0.5, test_fraction=0.5, seed=0)
@@ -73,3 +94,21 @@ def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("file,kind\na,b\n")
     with pytest.raises(UserError, match="no split manifest"):
         read_manifest(tmp_path / "splits.csv")
+
+
+def test_a_run_that_goes_on_keeps_its_splits_whatever_came_since(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    began = complete_splits(index_of(*[("a", "")] * 10), val_fraction=None, test_fraction=None, seed=0)
+    now = index_of(*[("a", "")] * 13)
+    assert restore_splits(now, began.samples, "raise") == began
+    assert "3 samples came after the run began" in caplog.text
+    fewer = SampleIndex(now.root, now.samples[1:])
+    with pytest.raises(UserError, match="1 samples of the run are gone: 0"):
+        restore_splits(fewer, began.samples, "raise")
+    assert restore_splits(fewer, began.samples, "skip").samples == began.samples[1:]
+
+
+def test_a_run_cannot_go_on_without_one_of_its_classes() -> None:
+    began = index_of(("a", "train"), ("b", "train"), ("b", "val"))
+    with pytest.raises(UserError, match="gone"):
+        restore_splits(SampleIndex(began.root, began.samples[1:]), began.samples, "skip")

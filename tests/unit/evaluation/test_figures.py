@@ -94,3 +94,9 @@ def test_a_failed_run_does_not_wait_for_its_pictures(tmp_path: Path) -> None:
             drawer.submit(figure, tmp_path / f"{number}.png")
         raise KeyError
     assert len(list(tmp_path.glob("*.png"))) < 30
+
+
+def test_letters_that_no_font_has_are_drawn_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    figure = ConfusionMatrixFigure(counts=np.eye(2, dtype=np.int64), class_names=("猫", "犬"), title="𓃠")
+    assert saved(figure, tmp_path / "a.png").size
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

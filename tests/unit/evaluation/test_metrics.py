@@ -5,13 +5,12 @@ import pytest
 from sklearn import metrics as reference
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.types import softmax
+from classifier_training.core.types import goal_of, softmax
 from classifier_training.evaluation.metrics import (
     check_monitor,
     classification_metrics,
     confusion_counts,
     cross_entropies,
-    goal_of,
     metric_names,
 )
 
@@ -57,9 +56,12 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_a_monitor_must_be_a_metric_and_has_a_goal() -> None:
-    check_monitor("val/acc_class_a", NAMES, setting="monitor")
+    check_monitor("val/acc_class_a", NAMES, TARGETS, setting="monitor")
+    for wrong in ("val/acc_class_h", "train/loss", "train/acc_top1"):
+        with pytest.raises(UserError, match="there is no such metric"):
+            check_monitor(wrong, NAMES, TARGETS, setting="monitor")
     assert goal_of("val/loss") == "min"
     assert goal_of("val/acc_class_x/loss") == "max"
     with pytest.raises(UserError) as caught:
-        check_monitor("val/balanced_acuracy", NAMES, setting="monitor")
+        check_monitor("val/balanced_acuracy", NAMES, TARGETS, setting="monitor")
     assert caught.value.remedy == "monitor=val/balanced_accuracy"

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
 from classifier_training.models.resnet import ResNet18, ResNet50
@@ -29,6 +32,10 @@ def test_a_wrong_timm_name_gets_the_nearest_ones() -> None:
     with pytest.raises(UserError) as caught:
         timm_model(2, name="mobilnetv4_conv_small")
     assert caught.value.remedy == "model.name=mobilenetv4_conv_small"
+    with pytest.raises(UserError, match="Invalid pretrained tag") as caught:
+        timm_model(2, name="resnet18.zzz")
+    assert caught.value.remedy == "model.name=resnet18"
+    assert "resnet18.a1_in1k" in caught.value.expected
 
 
 def test_a_setting_that_the_network_does_not_have_is_named() -> None:
@@ -51,18 +58,30 @@ def test_pretrained_weights_are_taken_from_the_local_cache(tmp_path: Path, monke
 
 
 def test_weights_that_cannot_be_fetched_are_an_error_with_remedies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(UserError, match="could not be fetched") as caught:
         ResNet18(pretrained=True)(5)
+    assert "fetching" in caplog.text
+    assert capfd.readouterr() == ("", "")
     assert "model.weights=" in caught.value.remedy
     assert "resnet18-" in caught.value.expected
-    with pytest.raises(UserError, match="could not be fetched"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"could not be fetched \(Connect"):
         timm_model(5, name="test_resnet", pretrained=True)
+    assert time.monotonic() - started < 10
+    assert "Retrying" not in caplog.text
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_timm_weights_come_from_a_local_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +123,13 @@ def test_weights_of_a_file_are_loaded_and_a_head_for_other_classes_is_not(tmp_pa
 def test_weight_files_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"xx")
     torch.save([1, 2], tmp_path / "b.pth")
-    for name, words in (("a.safetensors", "cannot be read"), ("b.pth", "no table"), ("c.pth", "cannot be read")):
+    draw_picture(tmp_path / "d.png", (1, 2, 3), seed=0)
+    for name, words in (
+        ("a.safetensors", "cannot be read"),
+        ("b.pth", "no table"),
+        ("c.pth", "no such file"),
+        ("d.png", "no PyTorch file"),
+    ):
         with pytest.raises(UserError, match=words):
             ResNet18(weights=str(tmp_path / name))(2)
     with pytest.raises(UserError, match="two starts"):

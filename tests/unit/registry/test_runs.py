@@ -29,9 +29,19 @@ def test_words_stand_for_runs(tmp_path: Path) -> None:
     assert find_run(str(good)).path == good
 
 
+def test_the_name_of_a_class_does_not_turn_the_best_into_the_worst(tmp_path: Path) -> None:
+    finish(tmp_path / "outputs/2026-01-01/10-00-00", value=0.2, at=1000, metric="val/acc_class_gloss")
+    good = finish(tmp_path / "outputs/2026-01-01/11-00-00", value=0.9, at=1000, metric="val/acc_class_gloss")
+    assert find_run("best").path.resolve() == good
+    finish(tmp_path / "losses/2026-01-01/10-00-00", value=2.0, at=1000, metric="val/loss")
+    good = finish(tmp_path / "losses/2026-01-01/11-00-00", value=0.1, at=1000, metric="val/loss")
+    assert find_run("best", output="losses").path.resolve() == good
+
+
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no finished run") as caught:
         find_run("latest")
+    assert "run=FOLDER" in caught.value.remedy
     with pytest.raises(UserError, match="no such folder"):
         find_run("outputs/nowhere")
 
@@ -45,7 +55,7 @@ def test_a_model_is_a_run_or_a_file(tmp_path: Path) -> None:
         find_model("nowhere.onnx")
 
 
-def test_an_unfinished_run_has_a_checkpoint_and_no_export(tmp_path: Path) -> None:
+def test_an_unfinished_run_has_a_checkpoint_and_no_result(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no unfinished run"):
         find_unfinished("latest")
     for day, at in (("2026-01-01", 1000), ("2026-01-02", 2000)):
@@ -54,6 +64,11 @@ def test_an_unfinished_run_has_a_checkpoint_and_no_export(tmp_path: Path) -> Non
         file.write_text("")
         os.utime(file, (at, at))
     finish(tmp_path / "outputs/2026-01-03/10-00-00", value=1, at=3000)
+    # Finished without an export.
+    done = tmp_path / "outputs/2026-01-04/10-00-00"
+    (done / "checkpoints").mkdir(parents=True)
+    (done / "checkpoints/last.ckpt").write_text("")
+    (done / "result.json").write_text("{}")
     assert find_unfinished("latest").path.parent.name == "2026-01-02"
     assert find_unfinished("outputs/2026-01-01/10-00-00").path.parent.name == "2026-01-01"
     with pytest.raises(UserError, match=r"last\.ckpt does not exist"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch
 from classifier_training.training.losses import cross_entropy
@@ -154,6 +154,39 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step() -> None:
 
     with pytest.raises(CheckFailedError, match="epoch 0, step 1"):
         trainer().fit(make(Breaking()), loader(), loader())
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run_in_words() -> None:
+    class Breaking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(192, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.linear(x.flatten(1))
+            return logits if self.training else logits * float("nan")
+
+    with pytest.raises(CheckFailedError, match="the val loss is not a finite number at epoch 0"):
+        trainer().fit(make(Breaking()), loader(), loader())
+
+
+def only(batch: Batch, number: int) -> Batch:
+    return Batch(*(part[:number] for part in batch))
+
+
+def test_batches_too_small_are_passed_over_and_an_empty_split_is_named(recwarn: pytest.WarningsRecorder) -> None:
+    whole, other, _ = batches()
+    ragged: DataLoader[Batch] = DataLoader([whole, only(other, 1), only(other, 0)], batch_size=None)  # type: ignore[arg-type]
+    empty: DataLoader[Batch] = DataLoader([only(whole, 0)], batch_size=None)  # type: ignore[arg-type]
+    module = make(min_batch_size=2)
+    trainer().fit(module, ragged, ragged)
+    assert module.training_metrics()["train/loss"] > 0
+    assert module.results["val"].indices.tolist() == [0, 1, 2, 3, 4]
+    assert not [warning for warning in recwarn if "returned `None`" in str(warning.message)]
+    with pytest.raises(UserError, match="train: none of its images"):
+        trainer().fit(make(), empty, ragged)
+    with pytest.raises(UserError, match="val: none of its images"):
+        trainer().fit(make(), ragged, empty)
 
 
 def test_the_held_out_split_is_scored_in_full_precision() -> None:

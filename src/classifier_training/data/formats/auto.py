@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.data.formats.image_folder import read_image_folder
-from classifier_training.data.formats.jsonl import annotation_files, read_jsonl
+from classifier_training.data.formats.jsonl import annotation_files, looks_annotated, read_jsonl
 from classifier_training.data.index import resolve_root
 from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
     from classifier_training.data.index import SampleIndex
+
+
+log = logging.getLogger(__name__)
 
 
 @register(group="data", name="auto")
@@ -23,4 +29,12 @@ class AutoData(FolderSource):
     def read(self) -> SampleIndex:
         """List the samples; see the base class."""
         root = resolve_root(self.root)
-        return read_jsonl(root) if annotation_files(root) else read_image_folder(root)
+        files = annotation_files(root)
+        if not files:
+            return read_image_folder(root)
+        if not any(looks_annotated(file) for file in files):
+            with contextlib.suppress(UserError):
+                index = read_image_folder(root)
+                log.warning("%s has no row with an image; it is left out, and the folders are the classes", files[0])
+                return index
+        return read_jsonl(root)

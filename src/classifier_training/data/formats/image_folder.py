@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import register
+from classifier_training.core.types import SPLITS, TRAIN
 from classifier_training.data.index import (
-    SPLIT_FOLDERS,
     Sample,
     SampleIndex,
     is_image,
     resolve_root,
+    split_of,
     walk_files,
 )
 from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @register(group="data", name="image_folder")
@@ -35,14 +41,21 @@ def read_image_folder(root: Path) -> SampleIndex:
     """List the images of a folder of class folders; a folder called train makes the level above a split.
 
     Raises:
-        UserError: when there is no class folder or no image.
+        UserError: when there is no class folder or no image, or a folder may be a class or a split.
     """
-    splits = {name: root / name for name in SPLIT_FOLDERS if (root / name).is_dir()}
-    folders = {root: ""} if "train" not in splits else {path: SPLIT_FOLDERS[name] for name, path in splits.items()}
+    inside = sorted(path for path in root.iterdir() if _is_data_folder(path))
+    splits = {path: split for path in inside if (split := split_of(path.name))}
+    if TRAIN in splits.values():
+        _meet_siblings(root, [path for path in inside if path not in splits], splits)
+        splits = dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
+    else:
+        for path in splits:
+            _meet_split_without_train(path)
+        splits = {root: ""}
     samples: list[Sample] = []
     empty: list[str] = []
-    for folder, split in folders.items():
-        for class_folder in sorted(path for path in folder.iterdir() if _is_class_folder(path)):
+    for folder, split in splits.items():
+        for class_folder in sorted(path for path in folder.iterdir() if _is_data_folder(path)):
             found = [path for path in walk_files(class_folder) if is_image(path)]
             if not found:
                 empty.append(class_folder.relative_to(root).as_posix())
@@ -54,8 +67,52 @@ def read_image_folder(root: Path) -> SampleIndex:
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
             "check data.root; a folder of loose images has no labels to learn from",
         )
+    for folder in dict.fromkeys([root, *splits]):
+        _report_loose(folder)
     return SampleIndex(root, tuple(samples), tuple(empty))
 
 
-def _is_class_folder(path: Path) -> bool:
+def _meet_siblings(root: Path, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
+    """Say what lies beside train/ and is no split; when train/ has no class in it, it may be a class itself."""
+    filled = [path.name for path in siblings if any(is_image(file) for file in walk_files(path))]
+    if not filled:
+        return
+    train = [path for path, split in splits.items() if split == TRAIN]
+    if not any(_has_classes(path) for path in train):
+        raise UserError(
+            f"{train[0]} is read as a split, and beside it are folders of images: {enumerate_words(filled)}",
+            "classes inside train/, or no class called train",
+            f"rename the class: mv {shlex.quote(str(train[0]))} {shlex.quote(f'{train[0]}_')}",
+        )
+    log.warning("%s: folders beside train are no splits; they are left out: %s", root, enumerate_words(filled))
+
+
+def _meet_split_without_train(path: Path) -> None:
+    if _has_classes(path) and not _loose_images(path):
+        raise UserError(
+            f"{path} looks like a split, but there is no train folder beside it",
+            "root/train/CLASS/image.jpg beside it, or one folder a class",
+            f"make a train folder, or rename {path.name} if it is a class",
+        )
+    log.warning("%s is read as a class, for there is no train folder beside it", path)
+
+
+def _has_classes(folder: Path) -> bool:
+    inside = (path for path in folder.iterdir() if _is_data_folder(path))
+    return any(is_image(file) for path in inside for file in walk_files(path))
+
+
+def _report_loose(folder: Path) -> None:
+    loose = _loose_images(folder)
+    if loose:
+        log.warning(
+            "%s: %d images lie in no class folder and are left out, %s the first", folder, len(loose), loose[0].name
+        )
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_image(path))
+
+
+def _is_data_folder(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith((".", "__MACOSX"))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, resolve_root, walk_files
+from classifier_training.data.index import Sample, SampleIndex, resolve_root, split_of, walk_files
 from classifier_training.data.source import FolderSource
+
+log = logging.getLogger(__name__)
 
 
 @register(group="data", name="jsonl")
@@ -28,6 +32,19 @@ def annotation_files(root: Path) -> list[Path]:
     return [path for path in walk_files(root) if path.suffix.lower() == ".jsonl"]
 
 
+def looks_annotated(file: Path) -> bool:
+    """Whether one of a file's first rows has a field that an annotation has; notes and logs may be JSONL too."""
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        for line in itertools.islice(lines, 20):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict) and row.keys() & {"image", "suffix"}:
+                return True
+    return False
+
+
 def read_jsonl(root: Path) -> SampleIndex:
     """List the rows of every annotation file; the first folder below the root names the split.
 
@@ -36,7 +53,7 @@ def read_jsonl(root: Path) -> SampleIndex:
     """
     samples: list[Sample] = []
     for file in annotation_files(root):
-        split = SPLIT_FOLDERS.get(file.relative_to(root).parts[0], "")
+        split = split_of(file.relative_to(root).parts[0])
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
@@ -47,6 +64,13 @@ def read_jsonl(root: Path) -> SampleIndex:
             'root/train/annotations.jsonl with rows like {"image": "a.jpg", "suffix": "17"}',
             "check data.root, or use data=image_folder for a folder a class",
         )
+    outside = [sample for sample in samples if not sample.split]
+    if outside and len(outside) < len(samples):
+        log.warning(
+            "%s: %d rows stand in files outside train, valid and test and are left out, the first of %s",
+            root, len(outside), outside[0].path,
+        )  # fmt: skip
+        samples = [sample for sample in samples if sample.split]
     return SampleIndex(root, tuple(samples))
 
 

@@ -1,0 +1,113 @@
+"""The configuration of an earlier run, and what may change when that run goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from classifier_training.conf.check import has_key, leaf_keys, parse_overrides
+from classifier_training.conf.validate import unknown_key
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.registry.runs import find_unfinished
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from hydra.core.override_parser.types import Override
+
+RESUME = "resume"
+"""The option that names a run to go on with; its configuration then takes the place of the defaults."""
+
+CHANGEABLE = (
+    "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "data.num_workers", "data.on_error", "data.root",
+    "callbacks.checkpoint.every_seconds",
+)  # fmt: skip
+"""Settings that a run can go on with otherwise. The others made the run what it is, or come out of its checkpoint."""
+
+CHANGEABLE_GROUP = "logging."
+
+
+def resumed_run(parsed: Sequence[Override]) -> str | None:
+    """Return the run that the words name to go on with, if they do."""
+    return next(
+        (str(word.value()) for word in parsed if word.key_or_group == RESUME and word.value() is not None), None
+    )
+
+
+def resumed_values(reference: str, parsed: Sequence[Override]) -> dict[str, Any]:
+    """Return the configuration to go on with.
+
+    Args:
+        reference: a run folder, or latest.
+        parsed: what was typed.
+
+    Raises:
+        UserError: when there is no such run, or a setting cannot change.
+    """
+    others = [word for word in parsed if word.key_or_group != RESUME]
+    output = next((str(word.value()) for word in others if word.key_or_group == "output"), None)
+    if reference == "latest" and output is not None:
+        others = [word for word in others if word.key_or_group != "output"]
+        run_dir = find_unfinished(reference, output=output)
+    else:
+        run_dir = find_unfinished(reference)
+    changes = [word.input_line or "" for word in others]
+    return {**change_values(saved_values(run_dir.config), changes), RESUME: str(run_dir.path)}
+
+
+def refuse_resume(values: Mapping[str, Any], where: str) -> None:
+    """Raise when a run to go on with is named where none can be.
+
+    Raises:
+        UserError: then.
+    """
+    if values.get(RESUME) is not None:
+        raise UserError(
+            f"{RESUME}={values[RESUME]} {where}",
+            "one run to go on with, typed: its own configuration takes the place of all others",
+            f"classifier-training train {RESUME}={values[RESUME]}",
+        )
+
+
+def saved_values(config: Path) -> dict[str, Any]:
+    """Read the configuration of an earlier run.
+
+    Raises:
+        UserError: when there is none, or it is damaged.
+    """
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{config}: {error.strerror}", "the folder of a run", "choose another run") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{config}: damaged YAML", "the file that the run wrote", "restore it from a copy") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{config}: holds no settings", "the file that the run wrote", "restore it from a copy")
+    return values
+
+
+def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay a few changed values over the configuration of an earlier run.
+
+    Raises:
+        UserError: for a key that the configuration does not have, or one that cannot change any more.
+    """
+    config = OmegaConf.create(dict(saved))
+    keys = list(leaf_keys(saved))
+    for override in parse_overrides(overrides):
+        key = override.key_or_group
+        if not has_key(saved, key):
+            raise unknown_key(key, override.input_line or key, keys)
+        if key not in keys or not (key in CHANGEABLE or key.startswith(CHANGEABLE_GROUP)):
+            raise UserError(
+                f"{override.input_line}: a run cannot go on with another {key}",
+                f"changes of {enumerate_words(CHANGEABLE)} or {CHANGEABLE_GROUP}*",
+                f"leave it out, or train anew without {RESUME}=",
+            )
+        OmegaConf.update(config, key, override.value())
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,69 @@
+"""Words as they are typed, made fit for Hydra."""
+
+from __future__ import annotations
+
+import typing
+from typing import TYPE_CHECKING, Annotated, Any
+
+from classifier_training.conf.check import parse_overrides
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import entries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydra.core.override_parser.types import Override
+
+    from classifier_training.core.register import Entry
+
+
+def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
+    """Return the same settings in words that Hydra composes.
+
+    A text that looks like a number or like true stays the text that was typed, and a group may be set to null.
+
+    Raises:
+        UserError: for a word that is no setting, has no value, or takes away what the verb cannot do without.
+    """
+    return [_prepare(verb, word) for word in parse_overrides(words)]
+
+
+def _prepare(verb: Entry, word: Override) -> str:
+    line, key = word.input_line or "", word.key_or_group
+    value = word.value()
+    if line.endswith("=") and value == "":
+        raise UserError(
+            f"{line} has no value",
+            "something after the equals sign; a shell variable that is not set leaves nothing",
+            f"{key}=…, or leave it out",
+        )
+    option = verb.options.get(key)
+    if option is not None and option.choice is not None:
+        if option.fixed is not None:
+            return line
+        if value is not None:
+            return line
+        if option.choice.default is not None and not option.choice.many:
+            raise UserError(
+                f"{line}: {verb.name} cannot do without {key}",
+                f"one {key} of those that classifier-training {verb.name} --help lists",
+                f"{key}={option.choice.default}",
+            )
+        return f"{key}=[]"
+    if isinstance(value, (bool, int, float)) and not word.is_sweep_override() and _takes_text(verb, key):
+        return f"{key}='{line.partition('=')[2].strip()}'"
+    return line
+
+
+def _takes_text(verb: Entry, key: str) -> bool:
+    group, _, name = key.rpartition(".")
+    components = entries(group.partition(".")[0]) if group else [verb]
+    annotations = [item.options[name].annotation for item in components if name in item.options]
+    return bool(annotations) and all(map(_is_text, annotations))
+
+
+def _is_text(annotation: Any) -> bool:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return _is_text(arguments[0])
+    return annotation is str or (bool(arguments) and all(item is type(None) or _is_text(item) for item in arguments))

@@ -1,0 +1,64 @@
+"""Whether a network takes the pictures that it will get, found out before a run folder is made."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from classifier_training.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from classifier_training.core.types import BuiltModel
+
+
+def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
+    """Make sure that a network takes pictures of a size; one of fixed size is set to it where it can be.
+
+    Args:
+        built: the network, changed in place.
+        image_size: side of the square input in pixels.
+        batch_size: images in the smallest batch of training.
+
+    Returns:
+        The fewest images that the network can be trained on at once: 1, or 2 where a batch norm needs two values.
+
+    Raises:
+        UserError: when the size does not fit, or the batch is too small.
+    """
+    network = built.network
+    error = _dry_run(network, image_size, 2)
+    if error is not None and hasattr(network, "set_input_size"):
+        network.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
+        error = _dry_run(network, image_size, 2)
+    if error is not None:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"data.image_size={image_size}: {built.architecture} does not take pictures of this size ({reason})",
+            f"a size that the network is made for; its own is {built.input_spec.size}",
+            f"data.image_size={built.input_spec.size}",
+        )
+    if _dry_run(network, image_size, 1) is None:
+        return 1
+    if batch_size < 2:
+        raise UserError(
+            f"data.batch_size={batch_size}: at data.image_size={image_size} a batch norm of {built.architecture} gets "
+            "a single value, which has no spread",
+            "at least two images in a batch, or larger ones",
+            "data.batch_size=2",
+        )
+    return 2
+
+
+def _dry_run(network: nn.Module, image_size: int, num_images: int) -> Exception | None:
+    """Return what a step of training on shapes alone raises; no weight is read."""
+    import torch
+
+    shadow = copy.deepcopy(network).to("meta").train()
+    try:
+        with torch.no_grad():
+            shadow(torch.empty(num_images, 3, image_size, image_size, device="meta"))
+    except Exception as error:  # noqa: BLE001 - what a network raises for a size that it is not made for differs
+        return error
+    return None

@@ -1,0 +1,54 @@
+"""A finished run's network, with the weights that it keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from classifier_training.conf.compose import build_node
+from classifier_training.conf.resume import saved_values
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.export.bundle import BundleInfo, read_info
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from classifier_training.core.run_dir import RunDir
+
+
+def load_trained(run_dir: RunDir) -> tuple[nn.Module, BundleInfo]:
+    """Build a run's network again, on the CPU, in float32 and evaluation mode, and say what it is.
+
+    The weights are the exported ones, or those of best.ckpt where a run exported nothing.
+
+    Raises:
+        UserError: when the folder lacks its configuration or weights, or they do not belong together.
+    """
+    from classifier_training.export.onnx import evaluation_copy
+    from classifier_training.models.weights import load_trained_weights
+
+    exported = run_dir.model_info.exists() or not run_dir.best_checkpoint.exists()
+    info = read_info(run_dir) if exported else _checkpoint_info(run_dir)
+    config = saved_values(run_dir.config)
+    node = config.get("model")
+    if isinstance(node, dict):
+        # Trained weights take the place of those that the run started from, which may be out of reach here.
+        node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
+    network = build_node("model", node, "model")(len(info.class_names)).network
+    load_trained_weights(network, run_dir.weights if exported else run_dir.best_checkpoint)
+    return evaluation_copy(network), info
+
+
+def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
+    from classifier_training.training.checkpoints import read_checkpoint
+
+    best = read_checkpoint(run_dir.best_checkpoint)
+    return BundleInfo(
+        class_names=tuple(best["class_names"]),
+        preprocessing=Preprocessing.from_dict(best["preprocessing"]),
+        architecture=best["architecture"],
+        training_info={
+            "best_metric": {"name": best["monitor"], "value": best["score"]},
+            "epoch": best["epoch"],
+            "config": saved_values(run_dir.config),
+        },
+    )

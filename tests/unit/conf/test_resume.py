@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.compose import compose_values
+from classifier_training.conf.resume import change_values
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import entry
+
+TRAIN = entry("verb", "train")
+
+
+def unfinished(folder: Path, *, at: int) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").write_text("")
+    os.utime(folder / "checkpoints/last.ckpt", (at, at))
+    (folder / "config.yaml").write_text(yaml.safe_dump(compose_values(TRAIN, ["data.root=/x"])))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "trainer.max_epochs=99", "trainer.max_time=null", "trainer.accelerator=cpu", "data.num_workers=2",
+        "data.on_error=skip", "data.root=/moved", "callbacks.checkpoint.every_seconds=0",
+    ],
+)  # fmt: skip
+def test_what_can_change_changes(word: str) -> None:
+    saved = compose_values(TRAIN, ["data.root=/x"])
+    assert change_values(saved, [word]) == compose_values(TRAIN, ["data.root=/x", word])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "optimizer.lr=3", "callbacks.early_stopping.patience=3", "callbacks.ema=null", "monitor=val/loss", "name=x",
+        "output=x", "category=x", "imbalance=none", "seed=3", "data.val_fraction=0.3", "model=resnet50",
+    ],
+)  # fmt: skip
+def test_what_made_the_run_stays(word: str) -> None:
+    with pytest.raises(UserError, match="cannot go on with another"):
+        change_values(compose_values(TRAIN, ["data.root=/x"]), [word])
+
+
+def test_a_setting_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match="no such setting"):
+        change_values(compose_values(TRAIN, ["data.root=/x"]), ["trainer.max_epoch=99"])
+
+
+def test_the_latest_run_is_looked_for_where_the_user_says(tmp_path: Path) -> None:
+    unfinished(tmp_path / "outputs/2026-01-02/10-00-00", at=2000)
+    other = unfinished(tmp_path / "elsewhere/2026-01-01/10-00-00", at=1000)
+    found = compose_values(TRAIN, ["resume=latest", "output=elsewhere", "trainer.max_epochs=7"])
+    assert Path(found["resume"]).absolute() == other
+    assert (found["trainer"]["max_epochs"], found["output"]) == (7, "outputs")
