@@ -58,6 +58,19 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     assert "model.safetensors" in broken.err
 
 
+def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(
+    command: Command, split_folder: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    fixed_size = ["model=timm", "model.name=test_vit", "data.image_size=48", *SMALL[3:]]
+    run = train_here([f"data.root={split_folder}", *fixed_size, "callbacks=[checkpoint]"])
+    asked = command("predict", f"run={run}", f"source={split_folder}")
+    assert asked.code == 2
+    assert "exported nothing" in asked.err
+    done = command("export", f"run={run}", "format=[onnx,safetensors]")
+    assert done.code == 0, done.err
+    assert command("predict", f"run={run}", f"source={split_folder}", "quiet=true").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -24,6 +24,7 @@ def load_trained(run_dir: RunDir) -> tuple[nn.Module, BundleInfo]:
         UserError: when the folder lacks its configuration or weights, or they do not belong together.
     """
     from classifier_training.export.onnx import evaluation_copy
+    from classifier_training.models.forward import fit_input
     from classifier_training.models.weights import load_trained_weights
 
     exported = run_dir.model_info.exists() or not run_dir.best_checkpoint.exists()
@@ -33,9 +34,10 @@ def load_trained(run_dir: RunDir) -> tuple[nn.Module, BundleInfo]:
     if isinstance(node, dict):
         # Trained weights take the place of those that the run started from, which may be out of reach here.
         node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
-    network = build_node("model", node, "model")(len(info.class_names)).network
-    load_trained_weights(network, run_dir.weights if exported else run_dir.best_checkpoint)
-    return evaluation_copy(network), info
+    built = build_node("model", node, "model")(len(info.class_names))
+    fit_input(built, image_size=info.preprocessing.size[0], batch_size=2)
+    load_trained_weights(built.network, run_dir.weights if exported else run_dir.best_checkpoint)
+    return evaluation_copy(built.network), info
 
 
 def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
