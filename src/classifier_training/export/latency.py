@@ -13,7 +13,9 @@ from classifier_training.core.runtime import num_cores
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-NUM_RUNS, NUM_WARM_UPS = 30, 5
+NUM_RUNS, NUM_WARM_UPS = 30, 3
+BLOCK = 10
+REST_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +36,23 @@ class Latency:
 
 
 def measure_side_by_side(candidates: Sequence[Callable[[], object]], *, num_runs: int = NUM_RUNS) -> list[Latency]:
-    """Time functions in turn, so that a noisy moment hits all of them."""
-    seconds = np.empty((num_runs, len(candidates)))
-    for run in range(-NUM_WARM_UPS, num_runs):
-        for column, candidate in enumerate(candidates):
-            start = time.perf_counter()
-            candidate()
-            if run >= 0:
-                seconds[run, column] = time.perf_counter() - start
-    low, middle, high = np.quantile(seconds * 1e3, [0.25, 0.5, 0.75], axis=0)
+    """Time functions in turn, a block of runs each, so that a noisy minute hits all of them.
+
+    Each block begins with a rest and warm-up runs: the threads of the one before go on spinning for a while, and would
+    take the cores away.
+    """
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for start in range(0, num_runs, BLOCK):
+        for candidate, timed in zip(candidates, seconds, strict=True):
+            time.sleep(REST_SECONDS)
+            for _ in range(NUM_WARM_UPS):
+                candidate()
+            for _ in range(min(BLOCK, num_runs - start)):
+                began = time.perf_counter()
+                candidate()
+                timed.append(time.perf_counter() - began)
+    quantiles = np.quantile(np.array(seconds).T * 1e3, [0.25, 0.5, 0.75], axis=0)
+    low, middle, high = quantiles
     return [
         Latency(
             median_ms=float(middle[column]),
