@@ -17,7 +17,8 @@ from tests.conftest import make_class_folders
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.check import has_key
-from classifier_training.conf.compose import compose_values, group_options
+from classifier_training.conf.compose import compose_values
+from classifier_training.conf.store import group_options
 from classifier_training.core.register import entries, entry
 
 ROOT = Path(__file__).parents[2]

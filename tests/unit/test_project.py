@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.compose import group_options
+from classifier_training.conf.store import group_options
 from classifier_training.core.register import entries, entry
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ import os
 import sys
 
 from classifier_training.conf.check import leaf_keys
-from classifier_training.conf.compose import compose_values, group_options
+from classifier_training.conf.compose import compose_values
+from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entries, entry
 

@@ -8,46 +8,32 @@ them into objects. Nothing in a configuration can name code to import: a `type` 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra import compose as hydra_compose
-from hydra import initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import classifier_training.conf.catalogue  # noqa: F401 - fills the register
-from classifier_training.conf.check import chosen_names, nothing_to_choose, parse_overrides, refuse_keys, refuse_names
+from classifier_training.conf.build import build_arguments
+from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
+from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.typed import prepare
-from classifier_training.conf.validate import MISSING_MARK, build, validate
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import TYPE_KEY, Entry, entries, entry
+from classifier_training.core.register import TYPE_KEY, Entry
 from classifier_training.core.runtime import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
 
-    from classifier_training.core.register import Choice, Option
-
 log = logging.getLogger(__name__)
-
-CONF_MODULE = "classifier_training.conf"
-USER_CONF = Path("conf")
-"""The user's own configuration folder, searched when it is there."""
 
 SAMPLE_EXPERIMENT = "digits"
 """What `train` trains on when no data is named."""
-
-EXPERIMENT = "experiment"
-"""The group whose files set keys of other groups instead of having their own."""
 
 
 def compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
@@ -82,82 +68,6 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn composed values into the arguments of a verb.
-
-    Raises:
-        UserError: for a wrong type or value.
-    """
-    arguments: dict[str, Any] = {}
-    plain: dict[str, Any] = {}
-    for name, value in values.items():
-        option = verb.options.get(name)
-        if option is None or option.choice is None:
-            plain[name] = value
-        elif option.choice.many:
-            chosen = {key: node for key, node in (value or {}).items() if node is not None}
-            arguments[name] = {key: build_node(name, node, f"{name}.{key}") for key, node in chosen.items()}
-        elif option.fixed:
-            if not isinstance(value, dict):
-                raise nothing_to_choose(f"{name}={value}", [f"{name}.{key}" for key in option.fixed.options])
-            arguments[name] = build_node(option.fixed.group, value, name)
-        elif value is None:
-            if option.choice.default is not None:
-                raise UserError(
-                    f"{name} is null, and {verb.name} cannot do without",
-                    f"one {name} of those that classifier-training {verb.name} --help lists",
-                    f"{name}={option.choice.default}",
-                )
-            arguments[name] = None
-        else:
-            arguments[name] = build_node(name, value, name)
-    return arguments | validate(verb, plain, prefix="")
-
-
-def build_node(group: str, node: Any, where: str) -> Any:
-    """Build the component that saved or composed values describe.
-
-    Args:
-        group: the register group.
-        node: settings, and the component's name under `type`.
-        where: key of the node in the configuration, for messages.
-
-    Raises:
-        UserError: when it is no such node, or a setting is wrong.
-    """
-    if not isinstance(node, dict) or not isinstance(node.get(TYPE_KEY), str):
-        raise UserError(
-            f"{where}={node!r}: no component of the group {group}",
-            f"settings with the key '{TYPE_KEY}'",
-            f"choose one by name: {group}=…",
-        )
-    settings = {name: value for name, value in node.items() if name != TYPE_KEY}
-    return build(entry(group, node[TYPE_KEY]), settings, prefix=f"{where}.")
-
-
-def group_options(verb: Entry) -> dict[str, list[str]]:
-    """List the names that each group offers: components, presets and the user's own files."""
-    with hydra_ready(verb):
-        return offered_names(verb)
-
-
-def offered_names(verb: Entry) -> dict[str, list[str]]:
-    """Do what `group_options` does, with Hydra ready."""
-    groups = list(_choices(verb))
-    if takes_experiments(verb):
-        groups.append(EXPERIMENT)
-    loader = GlobalHydra.instance().config_loader()
-    found = {group: set(loader.get_group_options(group)) for group in groups}
-    for group in groups if USER_CONF.is_dir() else ():
-        found[group] |= {path.stem for path in (USER_CONF / group).glob("*.yaml")}
-    return {group: sorted(names) for group, names in found.items()}
-
-
-def takes_experiments(verb: Entry) -> bool:
-    """Whether a verb has the settings that experiments are written for."""
-    return verb.name == "train"
-
-
 def _compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         return plain(hydra_compose(verb.name, overrides=list(overrides)))
@@ -174,53 +84,6 @@ def plain(config: Any) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-@contextmanager
-def hydra_ready(verb: Entry) -> Iterator[list[str]]:
-    """Have Hydra ready; gives the override that adds the user's folder to its search path."""
-    _store_nodes(verb)
-    _refuse_shadows()
-    GlobalHydra.instance().clear()
-    with initialize_config_module(CONF_MODULE, version_base="1.3"):
-        yield [f"hydra.searchpath=['file://{USER_CONF.absolute()}']"] if USER_CONF.is_dir() else []
-
-
-def _store_nodes(verb: Entry) -> None:
-    """Put every registered component and the verb itself into Hydra's store, as nodes of plain defaults."""
-    store = ConfigStore.instance()
-    choices = _choices(verb)
-    for known in entries():
-        if known.group in choices:
-            package = f"{known.group}.{known.name}" if choices[known.group].many else None
-            store.store(name=known.name, group=known.group, node=_node(known), package=package)
-    store.store(
-        name=verb.name,
-        node={
-            "defaults": [
-                "_self_",
-                *({group: choice.default} for group, choice in choices.items()),
-                *([{EXPERIMENT: None}] if takes_experiments(verb) else []),
-            ],
-            # A group that nothing is chosen from must still be a key, or an experiment could not fill it.
-            **{group: {} if choice.many else None for group, choice in choices.items()},
-            **_defaults({name: option for name, option in verb.options.items() if option.choice is None}),
-            **{name: _node(option.fixed) for name, option in verb.options.items() if option.fixed},
-        },
-    )
-
-
-def _choices(verb: Entry) -> dict[str, Choice]:
-    """The groups that the user chooses from."""
-    return {name: option.choice for name, option in verb.options.items() if option.choice and not option.fixed}
-
-
-def _node(known: Entry) -> dict[str, Any]:
-    return {TYPE_KEY: known.name, **_defaults(known.options)}
-
-
-def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
-    return {name: MISSING_MARK if option.required else option.default for name, option in options.items()}
 
 
 def names_no_data(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> bool:
@@ -244,18 +107,6 @@ def with_sample(parsed: Sequence[Override]) -> list[str]:
     chosen = ",".join(f"[{','.join([SAMPLE_EXPERIMENT, *map(str, names)])}]" for names in listed)
     others = [word.input_line or "" for word in parsed if word.key_or_group != EXPERIMENT]
     return [f"{EXPERIMENT}={chosen}", *others]
-
-
-def _refuse_shadows() -> None:
-    """A YAML file of the user's hides a component of the same name without a word; say it instead."""
-    known = {(item.group, item.name) for item in entries()}
-    for path in sorted(USER_CONF.glob("*/*.yaml")) if USER_CONF.is_dir() else ():
-        if (path.parent.name, path.stem) in known:
-            raise UserError(
-                f"{path} has the name of a built-in {path.parent.name}",
-                "a name of its own, so that both can be chosen",
-                f"mv {path} {path.with_stem('my_' + path.stem)}   and choose it by that name",
-            )
 
 
 def refuse_sweeps(parsed: Sequence[Override]) -> None:

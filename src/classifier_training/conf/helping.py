@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from typing import TYPE_CHECKING
 
-from classifier_training.conf.compose import EXPERIMENT, group_options
+from classifier_training.conf.store import EXPERIMENT, group_options
 from classifier_training.conf.words import type_words, value_words
 from classifier_training.core.register import VERB, entries
 

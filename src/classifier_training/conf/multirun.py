@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import parse_overrides
-from classifier_training.conf.compose import (
-    CONF_MODULE,
-    build_arguments,
-    hydra_ready,
-    names_no_data,
-    plain,
-    refuse_unknown,
-    with_sample,
-)
+from classifier_training.conf.compose import names_no_data, plain, refuse_unknown, with_sample
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
+from classifier_training.conf.store import CONF_MODULE, hydra_ready
 from classifier_training.conf.typed import prepare
 from classifier_training.core.errors import InterruptedRunError, UserError
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.compose import compose, compose_values, group_options
+from classifier_training.conf.compose import compose, compose_values
+from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, entry
 from classifier_training.data.formats.auto import AutoData
