@@ -93,8 +93,11 @@ def _download(folder: Path) -> None:
         (archive,) = Path(temporary).glob("*.tgz")
         with tarfile.open(archive) as packed:
             for name in ORT_FILES:
-                packed.extract(packed.getmember(f"package/dist/{name}"), temporary, filter="data")
-                _copy(Path(temporary, "package", "dist", name), folder / name)
+                content = packed.extractfile(f"package/dist/{name}")
+                if content is None:
+                    raise _unavailable(f"{name} is no file in its package")
+                with content, atomic_path(folder / name) as target, target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
 
 
 def _unavailable(reason: str) -> UserError:
