@@ -15,9 +15,13 @@ from onnx import TensorProto
 
 from classifier_training.core.preprocess import PADDING
 from classifier_training.export.graph import GraphBuilder
+from classifier_training.export.taps import CUBIC_SHARPNESS, opencv_taps, pillow_taps
 
 if TYPE_CHECKING:
-    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.core.preprocess import Kernel, Preprocessing
+
+PRECISION_BITS = 22
+"""Of the fraction in Pillow's fixed-point weights."""
 
 
 def fit(graph: GraphBuilder, image: str, preprocessing: Preprocessing) -> str:
@@ -47,7 +51,7 @@ def _resize_and_cut(graph: GraphBuilder, image: str, source: str, preprocessing:
     if preprocessing.kernel == "area":
         resized = resize_area(graph, image, source, resized_size, opencv=preprocessing.backend == "opencv")
     else:
-        resized = _resize(graph, image, source, resized_size, cubic=preprocessing.kernel == "bicubic")
+        resized = _resize(graph, image, source, resized_size, preprocessing.kernel)
     if preprocessing.policy == "squash":
         return resized
     # Whole pixels to cut or pad, halved towards zero, as Python does with the same numbers.
@@ -78,21 +82,62 @@ def _resized_size(graph: GraphBuilder, source: str, preprocessing: Preprocessing
     return graph.add("Min", graph.add("Max", rounded, graph.whole(1, 1)), target)
 
 
-def _resize(graph: GraphBuilder, image: str, source: str, size: str, *, cubic: bool) -> str:
-    """Resize as Pillow does: uint8 [H, W, 3] -> float32 [1, 3, h, w] of whole numbers."""
+def _resize(graph: GraphBuilder, image: str, source: str, size: str, kernel: Kernel) -> str:
+    """Resize as Pillow does: uint8 [H, W, 3] -> float32 [1, 3, h, w] of whole numbers.
+
+    ONNX Runtime's own operator computes its weights in single precision, so now and then a pixel is rounded to the
+    other side. Where a side grows, the second pass can make two steps of that one, so there Pillow's fixed-point
+    numbers are computed exactly: such pictures are small.
+    """
+    larger = graph.add("Cast", graph.add("Greater", size, source), to=TensorProto.INT64)
+    grows = graph.add("Cast", graph.add("ReduceMax", larger, graph.whole(0), keepdims=0), to=TensorProto.BOOL)
+    grown, shrunk = GraphBuilder("grown/"), GraphBuilder("shrunk/")
+    return graph.choose(
+        grows,
+        grown, _resample_exactly(grown, image, source, size, kernel),
+        shrunk, _resize_by_operator(shrunk, image, source, size, kernel),
+    )  # fmt: skip
+
+
+def _resize_by_operator(graph: GraphBuilder, image: str, source: str, size: str, kernel: Kernel) -> str:
     # Channels first and on whole numbers: the layout and type for which ONNX Runtime has Pillow's arithmetic.
     planes = _planes(graph, image)
-    steps = [size]
     settings: dict[str, Any] = {"mode": "linear"}
-    if cubic:
-        # A cubic overshoots, and Pillow rounds and clips after the first side; two operators do so, one does not.
-        height, width = graph.add("Gather", source, graph.whole(0)), graph.add("Gather", size, graph.whole(1))
-        steps.insert(0, graph.add("Concat", height, width, axis=0))
-        settings = {"mode": "cubic", "cubic_coeff_a": -0.5}
-    for step in steps:
+    if kernel == "bicubic":
+        settings = {"mode": "cubic", "cubic_coeff_a": CUBIC_SHARPNESS}
+    # Pillow rounds, and clips what a cubic overshoots, after the width; two operators do so, one does not.
+    height, width = graph.add("Gather", source, graph.whole(0)), graph.add("Gather", size, graph.whole(1))
+    for step in (graph.add("Concat", height, width, axis=0), size):
         sizes = graph.add("Concat", graph.whole(1, 3), step, axis=0)
         planes = graph.add("Resize", planes, "", "", sizes, antialias=1, exclude_outside=1, **settings)
     return graph.add("Cast", planes, to=TensorProto.FLOAT)
+
+
+def _resample_exactly(graph: GraphBuilder, image: str, source: str, size: str, kernel: Kernel) -> str:
+    """Pillow's two passes, the width first, in numbers that hold its 30-bit sums."""
+    lines = graph.add("Cast", image, to=TensorProto.DOUBLE)
+    for axis in (1, 0):
+        length, count = graph.add("Gather", source, graph.whole(axis)), graph.add("Gather", size, graph.whole(axis))
+        indices, weights = pillow_taps(graph, length, count, kernel)
+        shift = graph.constant(2.0**PRECISION_BITS, np.float64)
+        half_up = graph.add(
+            "Floor", graph.add("Add", graph.add("Mul", weights, shift), graph.constant(0.5, np.float64))
+        )
+        # The side that is resized comes first: [W, H, 3], then [H, w, 3].
+        lines = graph.add("Transpose", lines, perm=[1, 0, 2])
+        other = graph.add("Slice", graph.add("Shape", lines), graph.whole(1), graph.whole(2))
+        rows = graph.add("Reshape", lines, graph.add("Concat", length, graph.whole(-1), axis=0))
+        sums = graph.add("Div", _weigh(graph, rows, indices, half_up), shift)
+        whole = round_half_up(graph, sums, np.float64)
+        lines = graph.add("Reshape", whole, graph.add("Concat", count, other, graph.whole(3), axis=0))
+    planes = graph.add("Unsqueeze", graph.add("Transpose", lines, perm=[2, 0, 1]), graph.whole(0))
+    return graph.add("Cast", planes, to=TensorProto.FLOAT)
+
+
+def round_half_up(graph: GraphBuilder, values: str, dtype: type[np.floating[Any]]) -> str:
+    """Round to whole numbers of 0..255."""
+    whole = graph.add("Floor", graph.add("Add", values, graph.constant(0.5, dtype)))
+    return graph.add("Clip", whole, graph.constant(0.0, dtype), graph.constant(255.0, dtype))
 
 
 def resize_area(graph: GraphBuilder, image: str, source: str, size: str, *, opencv: bool) -> str:
@@ -104,13 +149,16 @@ def resize_area(graph: GraphBuilder, image: str, source: str, size: str, *, open
     first, second = graph.whole(0), graph.whole(1)
     lengths = [graph.add("Gather", source, index) for index in (first, second)]
     wanted = [graph.add("Gather", size, index) for index in (first, second)]
-    shrinks = None
+    pairs = zip(lengths, wanted, strict=True)
     if opencv:
         # OpenCV averages areas only if neither side grows.
         smaller = graph.add("LessOrEqual", size, source)
         whole_numbers = graph.add("Cast", smaller, to=TensorProto.INT64)
         shrinks = graph.add("Cast", graph.add("ReduceMin", whole_numbers, graph.whole(0)), to=TensorProto.BOOL)
-    taps = [_taps(graph, length, count, shrinks) for length, count in zip(lengths, wanted, strict=True)]
+        taps = [opencv_taps(graph, length, count, shrinks) for length, count in pairs]
+    else:
+        taps = [pillow_taps(graph, length, count, "area") for length, count in pairs]
+    taps = [(indices, graph.add("Cast", weights, to=TensorProto.FLOAT)) for indices, weights in taps]
 
     # Both passes gather whole rows, which lie together in memory; between them rows and columns change places.
     flat = graph.add("Reshape", image, graph.add("Concat", lengths[0], graph.whole(-1), axis=0))
@@ -121,75 +169,10 @@ def resize_area(graph: GraphBuilder, image: str, source: str, size: str, *, open
     averaged = _weigh(graph, flat, *taps[1])
     columns = graph.add("Reshape", averaged, graph.add("Concat", wanted[1], wanted[0], graph.whole(3), axis=0))
     planes = graph.add("Transpose", columns, perm=[2, 1, 0])
-    half_up = graph.add("Floor", graph.add("Add", planes, graph.constant(0.5, np.float32)))
-    clipped = graph.add("Clip", half_up, graph.constant(0.0, np.float32), graph.constant(255.0, np.float32))
-    return graph.add("Unsqueeze", clipped, graph.whole(0))
+    return graph.add("Unsqueeze", round_half_up(graph, planes, np.float32), graph.whole(0))
 
 
 def _weigh(graph: GraphBuilder, rows: str, indices: str, weights: str) -> str:
-    """Sum weighted rows: [n, m] with int64 [count, taps] and float32 [count, taps] -> float32 [count, 1, m]."""
-    gathered = graph.add("Cast", graph.add("Gather", rows, indices, axis=0), to=TensorProto.FLOAT)
+    """Sum weighted rows: [n, m] with int64 [count, taps] and weights [count, taps] -> [count, 1, m]."""
+    gathered = graph.add("CastLike", graph.add("Gather", rows, indices, axis=0), weights)
     return graph.add("MatMul", graph.add("Unsqueeze", weights, graph.whole(1)), gathered)
-
-
-def _taps(graph: GraphBuilder, length: str, count: str, shrinks: str | None) -> tuple[str, str]:
-    """Source pixels of each output pixel along one axis, int64 [count, taps], and their weights, float32.
-
-    Args:
-        graph: to add to.
-        length: source pixels, int64 [1].
-        count: output pixels, int64 [1].
-        shrinks: whether no side grows, for OpenCV's arithmetic; None for Pillow's.
-    """
-
-    def number(value: float) -> str:
-        return graph.constant(value, np.float64)
-
-    size = graph.add("Cast", length, to=TensorProto.DOUBLE)
-    scale = graph.add("Div", size, graph.add("Cast", count, to=TensorProto.DOUBLE))
-    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
-    order = graph.add("Range", zero, graph.add("Squeeze", count), one)
-    output = graph.add("Unsqueeze", graph.add("Cast", order, to=TensorProto.DOUBLE), graph.whole(1))
-    reach = graph.add("Max", scale, number(1.0))
-    num_taps = graph.add("Cast", graph.add("Add", graph.add("Ceil", reach), number(1.0)), to=TensorProto.INT64)
-    tap = graph.add("Cast", graph.add("Range", zero, graph.add("Squeeze", num_taps), one), to=TensorProto.DOUBLE)
-
-    start = graph.add("Mul", output, scale)
-    if shrinks is None:
-        # Pillow's box: the pixels whose centres are less than half a reach from the output pixel's centre.
-        centre = graph.add("Mul", graph.add("Add", output, number(0.5)), scale)
-        half = graph.add("Mul", reach, number(0.5))
-        low = graph.add("Floor", graph.add("Add", graph.add("Sub", centre, half), number(0.5)))
-        first = graph.add("Max", low, number(0.0))
-        position = graph.add("Add", first, tap)
-        high = graph.add("Floor", graph.add("Add", graph.add("Add", centre, half), number(0.5)))
-        distance = graph.add("Div", graph.add("Sub", graph.add("Add", position, number(0.5)), centre), reach)
-        near_enough = graph.add(
-            "And", graph.add("Greater", distance, number(-0.5)), graph.add("LessOrEqual", distance, number(0.5))
-        )
-        inside = graph.add("And", near_enough, graph.add("Less", position, graph.add("Min", high, size)))
-        weight = graph.add("Cast", inside, to=TensorProto.DOUBLE)
-    else:
-        first = graph.add("Floor", start)
-        position = graph.add("Add", first, tap)
-        end = graph.add("Min", graph.add("Add", start, scale), size)
-        overlap = graph.add(
-            "Sub", graph.add("Min", graph.add("Add", position, number(1.0)), end), graph.add("Max", position, start)
-        )
-        area = graph.add("Max", overlap, number(0.0))
-        # Where a side grows, OpenCV goes over to two neighbours, with a fraction that keeps whole pixels flat.
-        fraction = graph.add(
-            "Sub", graph.add("Add", output, number(1.0)),
-            graph.add("Div", graph.add("Add", first, number(1.0)), scale),
-        )  # fmt: skip
-        positive = graph.add("Max", fraction, number(0.0))
-        share = graph.add("Sub", positive, graph.add("Floor", positive))
-        near = graph.add("Mul", graph.add("Cast", graph.add("Equal", tap, number(0.0)), to=TensorProto.DOUBLE),
-                         graph.add("Sub", number(1.0), share))  # fmt: skip
-        far = graph.add("Mul", graph.add("Cast", graph.add("Equal", tap, number(1.0)), to=TensorProto.DOUBLE), share)
-        weight = graph.add("Where", shrinks, area, graph.add("Add", near, far))
-    total = graph.add("ReduceSum", weight, graph.whole(1))
-    weights = graph.add("Cast", graph.add("Div", weight, total), to=TensorProto.FLOAT)
-    last = graph.add("Sub", size, number(1.0))
-    indices = graph.add("Cast", graph.add("Min", position, last), to=TensorProto.INT64)
-    return indices, weights

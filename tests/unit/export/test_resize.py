@@ -36,6 +36,9 @@ def pictures() -> dict[str, NDArray[np.uint8]]:
         "checkers": noise.integers(0, 2, (401, 299, 3), dtype=np.uint8) * 255,
         "the size": noise.integers(0, 256, (64, 64, 3), dtype=np.uint8),
         "twice the size": noise.integers(0, 256, (128, 128, 3), dtype=np.uint8),
+        "grows much": noise.integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        "grows a little": noise.integers(0, 256, (48, 56, 3), dtype=np.uint8),
+        "grows and shrinks": noise.integers(0, 256, (20, 400, 3), dtype=np.uint8),
         "a pixel more": noise.integers(0, 256, (65, 63, 3), dtype=np.uint8),
     }
 
