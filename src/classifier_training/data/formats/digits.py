@@ -15,6 +15,7 @@ from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.image_folder import read_image_folder
 from classifier_training.data.source import DataSource
+from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Digits(DataSource):
 
     def read(self) -> SampleIndex:
         """List the images, writing them to the cache folder the first time."""
-        return read_image_folder(digits_folder())
+        return read_image_folder(Walker(digits_folder().resolve()))
 
 
 def digits_folder() -> Path:
