@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     Colour = tuple[int, int, int]
     Box = tuple[int, int, int, int]
 
-WORDS = ["model", "data", "result", "figure", "method", "growth", "market", "system", "design", "review", "plan", "budget", "quarter", "team", "risk", "goal", "energy", "signal", "network", "process", "value", "region", "sample", "change", "service", "product", "training", "update", "overview", "analysis", "output", "forecast", "customer", "platform", "security", "research", "control", "quality", "delivery", "summary", "outlook", "timeline", "milestone"]
+WORDS = [
+    "model", "data", "result", "figure", "method", "growth", "market", "system", "design", "review", "plan", "budget",
+    "quarter", "team", "risk", "goal", "energy", "signal", "network", "process", "value", "region", "sample",
+    "change", "service", "product", "training", "update", "overview", "analysis", "output", "forecast", "customer",
+    "platform", "security", "research", "control", "quality", "delivery", "summary", "outlook", "timeline",
+    "milestone",
+]  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
