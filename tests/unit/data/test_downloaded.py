@@ -67,7 +67,7 @@ def test_a_set_that_cannot_be_fetched_is_told(tmp_path: Path, monkeypatch: pytes
         raise URLError("no route to host")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(UserError, match="MNIST: not in .*, and it cannot be downloaded") as caught:
+    with pytest.raises(UserError, match=r"MNIST: not in .*, and it cannot be downloaded") as caught:
         TorchvisionData(name="MNIST", root=str(tmp_path / "none")).read()
     assert "data.root=/my/torchvision" in caught.value.remedy
 
@@ -120,6 +120,6 @@ def test_a_folder_of_images_is_read_through_the_same_library(unsplit_folder: Pat
 
 @pytest.mark.usefixtures("hub_cache")
 def test_a_data_set_that_cannot_be_loaded_is_told() -> None:
-    with pytest.raises(UserError, match="data.name=nobody/nothing cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"data\.name=nobody/nothing cannot be loaded") as caught:
         HuggingFaceData(name="nobody/nothing").read()
     assert "without a network" in caught.value.remedy

@@ -126,6 +126,14 @@ def test_columns_may_have_other_names(folder: Path) -> None:
     assert source.read().samples == (Sample("x/a.png", "cat"),)
 
 
+def test_columns_may_be_parted_by_semicolons(folder: Path) -> None:
+    (folder / "table.csv").write_text("path;label\nx/a.png;cat\n")
+    with pytest.raises(UserError, match="one column, 'path;label'") as caught:
+        Table(root=str(folder)).read()
+    assert caught.value.remedy == "data.separator='\";\"'"
+    assert Table(root=str(folder), separator=";").read().samples == (Sample("x/a.png", "cat"),)
+
+
 def test_a_list_of_files_takes_labels_from_folders(folder: Path, tmp_path: Path) -> None:
     (folder / "table.csv").unlink()
     (folder / "list.txt").write_text(f"x/a.png\r\n\n{folder}/x/b.png\n")
@@ -155,7 +163,8 @@ def test_the_metadata_of_jsonl_rows_is_kept(jsonl_folder: Path) -> None:
     assert JSONL(root=str(jsonl_folder)).read().samples[1].metadata == {"player": 1}
     file = jsonl_folder / "train/annotations.jsonl"
     file.write_text(json.dumps({"image": "blue_0.png", "suffix": "7", "camera": "left"}) + "\n")
-    assert JSONL(root=str(jsonl_folder)).read().samples[-1].metadata == {"camera": "left"}
+    (row,) = [sample for sample in JSONL(root=str(jsonl_folder)).read().samples if sample.split == "train"]
+    assert row.metadata == {"camera": "left"}
 
 
 def test_wrong_rows_of_jsonl_are_skipped_and_counted(jsonl_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,7 +29,7 @@ def test_a_screen_follows_from_its_seed_alone_and_from_nothing_else(kind: str) -
     first = np.asarray(draw_screen(kind, seed=3, talk=1, number=5))
     assert first.shape == (SIZE[1], SIZE[0], 3)
     assert (first == np.asarray(draw_screen(kind, seed=3, talk=1, number=5))).all()
-    others = [draw_screen(kind, seed=3, talk=1, number=number) for number in (6, 7, 8)]
+    others = (draw_screen(kind, seed=3, talk=1, number=number) for number in (6, 7, 8))
     assert any((first != np.asarray(other)).any() for other in others)
 
 
@@ -47,11 +47,11 @@ def test_slides_are_made_once_in_folders_of_talks() -> None:
 
 def test_a_folder_that_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path))
-    index = Slides(num_images=60, width=64).read()
+    index = Jerseys(num_images=100).read()
     first = sha256(index.root)
     (index.root / made.MARKER).unlink()
     (index.root / index.samples[0].path).unlink()
-    assert sha256(Slides(num_images=60, width=64).read().root) == first
+    assert sha256(Jerseys(num_images=100).read().root) == first
     assert [path.name for path in (tmp_path / "samples").iterdir()] == [index.root.name]
 
 

@@ -7,10 +7,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest, require_extra
 from classifier_training.core.register import register
+from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.data.index import Sample, SampleIndex, split_of
 from classifier_training.data.listed import locate, open_text
@@ -48,12 +49,14 @@ class Table(NamedFileSource):
         path_column: name of the column with the paths.
         label_column: name of the column with the labels; an empty label is a class of its own.
         encoding: of a CSV file's text, such as latin-1.
+        separator: of a CSV file's columns.
     """
 
     file: PathText | None = None
     path_column: str = "path"
     label_column: str = "label"
     encoding: Annotated[str, AfterValidator(known_encoding)] = "utf-8"
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
 
     endings: ClassVar[tuple[str, ...]] = TABLE_ENDINGS
 
@@ -78,7 +81,8 @@ class Table(NamedFileSource):
         if file.suffix.lower() == ".parquet":
             yield from _parquet_rows(file, self._check_columns)
             return
-        reader = csv.DictReader(open_text(file, encoding=self.encoding, setting="data.encoding"), strict=True)
+        lines = open_text(file, encoding=self.encoding, setting="data.encoding")
+        reader = csv.DictReader(lines, delimiter=self.separator, strict=True)
         try:
             self._check_columns(file, list(reader.fieldnames or ()))
             for row in reader:
@@ -95,6 +99,13 @@ class Table(NamedFileSource):
             ) from error
 
     def _check_columns(self, file: Path, names: list[str]) -> None:
+        other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+        if other is not None:
+            raise UserError(
+                f"{file}: one column, {names[0]!r}",
+                f"columns with {self.separator!r} between them",
+                setting("data.separator", other),
+            )
         for key, name in (("path_column", self.path_column), ("label_column", self.label_column)):
             if name not in names:
                 close = nearest(name, names) or [found for found in names if found != self.path_column][:1]
