@@ -95,18 +95,18 @@ class _Dealer:
         for label in sorted(range(len(own)), key=lambda number: len(own[number])):
             for part in range(min(len(self._shares), len(own[label]))):
                 if not self.have[part, label]:
-                    unit = self._spare(own[label], part)
+                    unit = self._spare(own[label], label, part)
                     if unit is not None:
                         self.move(unit, part)
 
-    def _spare(self, units: Integers, part: int) -> int | None:
-        """The smallest unit that may come to a part: no other part is left without a class by it."""
+    def _spare(self, units: Integers, label: int, part: int) -> int | None:
+        """The smallest unit of a class that may come to a part: no other part is left without a class by it."""
         found: list[tuple[int, int]] = []
         for unit in units.tolist():
             labels, counts = self.counts(unit)
             emptied = self.have[self.parts[unit], labels] == counts
             # From a later part the class itself may be taken whole, for the earlier ones are served first.
-            allowed = int(emptied.sum()) <= (self.parts[unit] > part)
+            allowed = not emptied[(labels != label) | (self.parts[unit] < part)].any()
             if allowed or part == 0:
                 found.append((int(counts.sum()) if allowed else self.num_units + len(self._units), unit))
         return min(found)[1] if found else None

@@ -75,6 +75,7 @@ def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
         for job in jobs:
             draw(job)
         return
+    log.info("Drawing %d pictures, this once.", len(jobs))
     with ProcessPoolExecutor(min(num_cores(), 16), mp_context=get_context("spawn")) as pool:
         for _ in pool.map(draw, jobs, chunksize=8):
             pass

@@ -81,7 +81,7 @@ def evaluate(
     predictor = Predictor(run_dir.path)
     own_data = not data.is_named
     source = own_source(run_dir) if own_data else data
-    index = read_samples(source)
+    index = source.read() if own_data else read_samples(source)
     rows = read_manifest(run_dir.splits) if own_data else index.samples
     chosen = _choose_split(rows, split)
     folder = Path(output).expanduser() if output else _default_folder(run_dir, index.root, chosen, own_data=own_data)
