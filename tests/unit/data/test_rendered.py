@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import sha256
 from classifier_training.data import made
 from classifier_training.data.formats.jerseys import Jerseys, plan_jerseys
@@ -62,7 +63,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path: Path, monkeypat
         (folder / "a.png").write_bytes(b"x")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(made.UserError, match="No space left on device"):
+    with pytest.raises(UserError, match="No space left on device"):
         made.made_folder("full", fill)
     assert not list((tmp_path / "samples").iterdir())
 

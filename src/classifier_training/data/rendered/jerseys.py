@@ -131,8 +131,8 @@ def _blur(image: Image.Image, rng: Generator) -> Image.Image:
     if kind < 0.25:
         length = int(rng.integers(5, 22))
         pixels = np.asarray(image).astype(np.float32)
-        moved = sum(np.roll(pixels, step, axis=1) for step in range(length))
-        return Image.fromarray((moved / length).astype(np.uint8))
+        moved = np.mean([np.roll(pixels, step, axis=1) for step in range(length)], axis=0)
+        return Image.fromarray(moved.astype(np.uint8))
     return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 4)))) if kind < 0.75 else image
 
 
