@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +72,16 @@ def remembered(folder: Path) -> dict[str, Any]:
 
 def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
     """Call a function of a module for each job, in as many processes as there are cores."""
-    if len(jobs) < MIN_PARALLEL or num_cores() == 1:
-        for job in jobs:
-            draw(job)
-        return
-    log.info("Drawing %d pictures, this once.", len(jobs))
-    with ProcessPoolExecutor(min(num_cores(), 16), mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(draw, jobs, chunksize=8):
-            pass
+    if len(jobs) >= MIN_PARALLEL and num_cores() > 1:
+        log.info("Drawing %d pictures, this once.", len(jobs))
+        try:
+            with ProcessPoolExecutor(min(num_cores(), 16), mp_context=get_context("spawn")) as pool:
+                for _ in pool.map(draw, jobs, chunksize=8):
+                    pass
+        except BrokenProcessPool:
+            # A script without `if __name__ == "__main__"` cannot start processes; its pictures are drawn here.
+            log.warning("the drawing processes ended early; drawing in this one")
+        else:
+            return
+    for job in jobs:
+        draw(job)
