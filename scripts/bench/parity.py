@@ -19,7 +19,8 @@ from PIL import Image
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import softmax
-from classifier_training.data.index import is_image, walk_files
+from classifier_training.data.index import is_image
+from classifier_training.data.walk import Walker
 from classifier_training.export.bundle import read_info
 from classifier_training.export.pipeline import IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME, with_pixels
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
@@ -56,7 +57,11 @@ def main() -> None:
     pipeline = open_session(with_pixels(run_dir.pipeline, preprocessing.size))
 
     found: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
-    paths = [path for path in walk_files(arguments.source) if is_image(path)][: arguments.pictures]
+    paths = [
+        path
+        for path in map(Path, Walker(arguments.source.resolve()).files(arguments.source.resolve()))
+        if is_image(path)
+    ][: arguments.pictures]
     for number, path in enumerate(paths):
         for kind, image in shapes(read_rgb(path), large=number < NUM_LARGE):
             (logits,) = model.run([OUTPUT_NAME], {INPUT_NAME: preprocessing.tensor(image)[None]})

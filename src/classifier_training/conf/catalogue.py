@@ -13,8 +13,14 @@ import classifier_training.callbacks.sample_grid
 import classifier_training.callbacks.sampler_monitor
 import classifier_training.data.formats.auto
 import classifier_training.data.formats.digits
+import classifier_training.data.formats.files
+import classifier_training.data.formats.huggingface
 import classifier_training.data.formats.image_folder
+import classifier_training.data.formats.jerseys
 import classifier_training.data.formats.jsonl
+import classifier_training.data.formats.slides
+import classifier_training.data.formats.table
+import classifier_training.data.formats.torchvision_sets
 import classifier_training.data.samplers
 import classifier_training.data.transforms
 import classifier_training.export.formats.coreml

@@ -33,6 +33,8 @@ def type_words(annotation: Any) -> str:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
         return " or ".join(type_words(argument) for argument in arguments)
+    if origin is list:
+        return f"[{type_words(arguments[0])}, …]"
     if origin in (dict, Mapping):
         return f"{{name: {type_words(arguments[1])}, …}}"
     return NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))

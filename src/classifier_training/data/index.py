@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from classifier_training.core.images import EXTENSIONS
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,14 @@ class Sample:
         label: class name; an empty one is legal.
         split: train, val or test; empty when the data does not say.
         group: what must stay on one side of a split (a session, a video); empty when unknown.
+        metadata: what else the data says of it, by name; reports slice by it and data.group may name a field.
     """
 
     path: str
     label: str
     split: str = ""
     group: str = ""
+    metadata: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class SampleIndex:
         Raises:
             UserError: for the first that is not UTF-8.
         """
+        if _is_utf8("".join([str(self.root), *[sample.path + sample.label for sample in self.samples]])):
+            return
         for name in (str(self.root), *(text for sample in self.samples for text in (sample.path, sample.label))):
             if not _is_utf8(name):
                 raise UserError(
@@ -74,7 +77,17 @@ class SampleIndex:
     def with_splits(self, splits: Iterable[str]) -> SampleIndex:
         """Return the same rows, each assigned to the split at its place in `splits`."""
         assigned = zip(self.samples, splits, strict=True)
-        return replace(self, samples=tuple(replace(sample, split=split) for sample, split in assigned))
+        return replace(
+            self,
+            samples=tuple(
+                Sample(sample.path, sample.label, split, sample.group, sample.metadata) for sample, split in assigned
+            ),
+        )
+
+    def with_groups(self, groups: Iterable[str]) -> SampleIndex:
+        """Return the same rows, each in the group at its place in `groups`."""
+        assigned = zip(self.samples, groups, strict=True)
+        return replace(self, samples=tuple(replace(sample, group=group) for sample, group in assigned))
 
     def without(self, paths: set[str]) -> SampleIndex:
         """Return the index without the rows of these relative paths."""
@@ -171,31 +184,10 @@ def resolve_root(root: str | None) -> Path:
         kind = "is a file, not a folder" if path.exists() else "does not exist"
         raise UserError(
             f"data.root={path.absolute()} {kind}",
-            "a folder with one sub-folder a class, with train/ and val/, or with JSONL annotations",
+            "a folder with one sub-folder a class, with train/ and val/, or with annotations (JSONL, CSV, Parquet)",
             "check the spelling, or give the full path: data.root=/my/images",
         )
     return path.resolve()
-
-
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, hidden ones and the systems' own left out, in a fixed order.
-
-    Raises:
-        UserError: when a folder may not be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename}: {error.strerror}",
-            "a data folder that can be read through",
-            "mend its permissions, or choose another data.root",
-        ) from error
-
-    for directory, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            if not name.startswith(".") and name not in {"Thumbs.db", "desktop.ini"}:
-                yield Path(directory, name)
 
 
 def split_of(folder_name: str) -> str:
@@ -211,6 +203,8 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Path | str) -> bool:
     """Whether the file's name ends like an image's."""
-    return path.suffix.lower() in EXTENSIONS
+    name = str(path)
+    begin = name.rfind(".")
+    return begin > name.rfind("/") + 1 and name[begin:].lower() in EXTENSIONS

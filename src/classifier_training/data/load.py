@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import VAL
+from classifier_training.data.given_splits import give_splits
+from classifier_training.data.groups import assign_groups, join_twins, report_straddling
 from classifier_training.data.index import tabulate
 from classifier_training.data.quality import dataset_statistics, scan_headers
-from classifier_training.data.splits import complete_splits, report_overlap, restore_splits
+from classifier_training.data.splits import SplitWish, complete_splits, report_overlap, restore_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
@@ -50,18 +53,36 @@ class LoadedData:
         return f"data: {self.splits.root}: {self.splits.num_classes} classes, images: {sizes}"
 
 
-def load_data(source: DataSource, *, seed: int, manifest: Sequence[Sample] | None = None) -> LoadedData:
+def read_samples(source: DataSource) -> SampleIndex:
+    """List the samples of a data set, each with its group.
+
+    Raises:
+        UserError: when there is nothing to read, a row is wrong, or data.group finds nothing.
+    """
+    return assign_groups(source.read(), source.group)
+
+
+def load_data(
+    source: DataSource,
+    *,
+    seed: int,
+    manifest: Sequence[Sample] | None = None,
+    find_twins: Callable[[SampleIndex], Mapping[str, str]] | None = None,
+) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
 
     Args:
         source: the data.
         seed: of the splits that are drawn.
         manifest: the splits of a run that goes on; they then hold.
+        find_twins: names the cluster of every image that looks like another, by relative path; asked only when
+            data.group_duplicates is set and splits are drawn.
 
     Raises:
         UserError: when there is no data, a file is no image (unless such are skipped), or nothing can be validated on.
     """
-    index = source.read()
+    wish = split_wish(source)
+    index = read_samples(source)
     if manifest is None:
         _meet_empty_classes(index, source.on_error)
     else:
@@ -69,13 +90,49 @@ def load_data(source: DataSource, *, seed: int, manifest: Sequence[Sample] | Non
     scan = scan_headers(index)
     index = _meet_unreadable(index, scan, source.on_error)
     if manifest is None:
-        index = complete_splits(index, val_fraction=source.val_fraction, test_fraction=source.test_fraction, seed=seed)
+        if source.splits is not None:
+            index = give_splits(index, Path(source.splits), source.on_error)
+        if source.group_duplicates:
+            index = join_twins(index, _need_twins(find_twins)(index))
+        index = complete_splits(index, wish, seed=seed)
     report_overlap(index)
+    report_straddling(index)
     splits = tabulate(index)
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
     sizes = list(scan.sizes.values())
     return LoadedData(index, splits, np.array(sizes, dtype=np.int64).reshape(-1, 2), dataset_statistics(splits, sizes))
+
+
+def split_wish(source: DataSource) -> SplitWish:
+    """What the settings say on dividing.
+
+    Raises:
+        UserError: when they contradict each other.
+    """
+    names = ("val_fraction", "test_fraction", "fold", "num_folds")
+    chosen = {name: getattr(source, name) for name in names}
+    idle = [name for name in names if chosen[name] is not None]
+    if source.splits is not None and (idle or source.group_duplicates):
+        name = idle[0] if idle else "group_duplicates"
+        raise UserError(
+            f"data.{name}={getattr(source, name)} has no effect: data.splits says what is trained on",
+            "splits that are read, or splits that are drawn",
+            f"leave out data.{name}, or data.splits",
+        )
+    return SplitWish(**chosen)
+
+
+def _need_twins(
+    find_twins: Callable[[SampleIndex], Mapping[str, str]] | None,
+) -> Callable[[SampleIndex], Mapping[str, str]]:
+    if find_twins is None:
+        raise UserError(
+            "data.group_duplicates=true, and nothing was given that finds duplicates",
+            "load_data(…, find_twins=…)",
+            "leave data.group_duplicates out",
+        )
+    return find_twins
 
 
 def _nothing_to_validate(index: SampleIndex) -> UserError:
@@ -86,6 +143,12 @@ def _nothing_to_validate(index: SampleIndex) -> UserError:
             f"{enumerate_words(map(repr, strangers))}",
             "the same class names in train and in validation",
             "rename the classes, or remove the validation split to have one cut from train",
+        )
+    if any(sample.group for sample in index.samples):
+        return UserError(
+            f"{index.root}: no group is left for validation; every class is in a single one",
+            "at least one class in two groups",
+            "another data.group (data.group=parent is the class itself where images lie directly in class folders)",
         )
     return UserError(
         f"{index.root}: no image is left for validation; every class has a single one",

@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.data.faults import Faults
+from classifier_training.data.index import resolve_root
+from classifier_training.data.roots import merge_roots
+from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from classifier_training.data.index import SampleIndex
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+TRAINING_ALONE = (
+    "image_size", "batch_size", "num_workers", "val_fraction", "test_fraction", "splits", "fold", "num_folds",
+    "group_duplicates",
+)  # fmt: skip
+"""Settings that say nothing on how the samples are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +37,14 @@ class DataSource:
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
         val_fraction: share of unsplit images kept for validation (0.15 when left out).
         test_fraction: share of unsplit images kept for the test (0.15 when left out).
-        on_error: what an unreadable image does: raise ends the run and names it, skip goes on without it.
+        group: what stays on one side of a split: parent (the folder an image is in, parent2 the one above), 1 (the
+            first folder below the root), re:PATTERN on the path, or a column or metadata field.
+        group_duplicates: keep images that look alike on one side of a split.
+        splits: a splits.csv to take the splits from.
+        fold: which of num_folds parts of the training data is validated on, counted from 0.
+        num_folds: parts for cross-validation; the test split is the same for all.
+        on_error: what an image, row or folder that cannot be read does: raise ends the run and names it, skip goes on
+            without it.
     """
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
@@ -33,7 +52,17 @@ class DataSource:
     num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     val_fraction: Fraction | None = None
     test_fraction: Fraction | None = None
+    group: Annotated[int, Field(ge=1)] | str | None = None
+    group_duplicates: bool = False
+    splits: PathText | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
+    num_folds: Annotated[int, Field(ge=2, le=100)] | None = None
     on_error: Literal["raise", "skip"] = "raise"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the settings say which data this is."""
+        return True
 
     def read(self) -> SampleIndex:
         """List the samples.
@@ -49,7 +78,34 @@ class FolderSource(DataSource):
     """A data set in a folder of the user's.
 
     Args:
-        root: the data folder.
+        root: the data folder, or several whose classes are put together.
+        follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
-    root: PathText | None = None
+    root: PathText | list[PathText] | None = None
+    follow_links: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the settings say which data this is."""
+        return self.root is not None
+
+    def read(self) -> SampleIndex:
+        """List the samples of all roots; see the base class."""
+        roots = self.root if isinstance(self.root, list) else [self.root]
+        return merge_roots([self._read_root(root) for root in roots])
+
+    def _read_root(self, root: str | None) -> SampleIndex:
+        walker = self.walker(resolve_root(root))
+        index = self.read_one(walker)
+        walker.report()
+        walker.faults.report(walker.root)
+        return index
+
+    def walker(self, root: Path) -> Walker:
+        """What goes through the files of one root."""
+        return Walker(root, follow_links=self.follow_links, faults=Faults(self.on_error))
+
+    def read_one(self, walker: Walker) -> SampleIndex:
+        """List the samples below one root."""
+        raise NotImplementedError

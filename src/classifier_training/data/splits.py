@@ -5,22 +5,19 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.data.draws import draw, draw_folds
 from classifier_training.data.index import SPLIT_FOLDERS, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from typing import Literal
-
-    from numpy.typing import NDArray
 
     from classifier_training.data.index import SampleIndex
 
@@ -29,53 +26,90 @@ log = logging.getLogger(__name__)
 DEFAULT_FRACTION = 0.15
 
 
-def complete_splits(
-    index: SampleIndex, *, val_fraction: float | None, test_fraction: float | None, seed: int
-) -> SampleIndex:
+@dataclass(frozen=True, kw_only=True)
+class SplitWish:
+    """How the user wants samples divided; see the settings of `DataSource`."""
+
+    val_fraction: float | None = None
+    test_fraction: float | None = None
+    fold: int | None = None
+    num_folds: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse half a wish for cross-validation.
+
+        Raises:
+            UserError: when fold and num_folds do not go together, or val_fraction is given besides.
+        """
+        if (self.fold is None) != (self.num_folds is None):
+            one, other = ("fold", "num_folds") if self.num_folds is None else ("num_folds", "fold")
+            raise UserError(f"data.{one} without data.{other}", "both or neither", "data.fold=0 data.num_folds=5")
+        if self.fold is not None and self.num_folds is not None:
+            if self.fold >= self.num_folds:
+                raise UserError(
+                    f"data.fold={self.fold} data.num_folds={self.num_folds}",
+                    f"a fold from 0 to {self.num_folds - 1}",
+                    f"data.fold={self.num_folds - 1}",
+                )
+            if self.val_fraction is not None:
+                raise UserError(
+                    f"data.val_fraction={self.val_fraction} has no effect: the fold is validated on",
+                    "a fraction or a fold",
+                    "leave one of them out",
+                )
+
+
+def complete_splits(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
     """Give every sample a split.
 
     Unsplit data is divided in three. Data that comes split keeps its splits; a missing validation split is cut from
     the training split, a missing test split is not, for then the data's own division would be no more.
 
     Raises:
-        UserError: when a fraction is given that has nothing to divide, or leaves nothing to train on.
+        UserError: when a fraction or fold is given that has nothing to divide, or leaves nothing to train on.
     """
     present = index.present_splits()
     if not present:
-        fractions = {
-            VAL: DEFAULT_FRACTION if val_fraction is None else val_fraction,
-            TEST: DEFAULT_FRACTION if test_fraction is None else test_fraction,
-        }
-        if sum(fractions.values()) >= 1:
-            raise UserError(
-                f"data.val_fraction={fractions[VAL]} and data.test_fraction={fractions[TEST]} leave no training data",
-                "two fractions that sum to less than 1",
-                "data.val_fraction=0.15 data.test_fraction=0.15",
-            )
-        return index.with_splits(_draw(index.samples, fractions, seed=seed))
-    _refuse_idle("test_fraction", test_fraction, TEST, present)
+        return _divide(index, wish, seed=seed)
+    _refuse_idle("test_fraction", wish.test_fraction, TEST, present)
     if VAL in present:
-        _refuse_idle("val_fraction", val_fraction, VAL, present)
+        _refuse_idle("val_fraction", wish.val_fraction, VAL, present)
+        _refuse_idle("fold", wish.fold, VAL, present)
         return index
-    share = DEFAULT_FRACTION if val_fraction is None else val_fraction
+    drawn = _cut_validation(index, wish, seed=seed)
+    if wish.fold is None:
+        share = DEFAULT_FRACTION if wish.val_fraction is None else wish.val_fraction
+        log.info("There is no validation split: %.0f %% of train was set aside for it.", 100 * share)
+    return drawn
+
+
+def _divide(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
+    test = DEFAULT_FRACTION if wish.test_fraction is None else wish.test_fraction
+    if wish.fold is not None:
+        # The test split is drawn first and alone, and so is the same for every fold.
+        return _cut_validation(index.with_splits(draw(index.samples, {TEST: test}, seed=seed)), wish, seed=seed)
+    fractions = {VAL: DEFAULT_FRACTION if wish.val_fraction is None else wish.val_fraction, TEST: test}
+    if sum(fractions.values()) >= 1:
+        raise UserError(
+            f"data.val_fraction={fractions[VAL]} and data.test_fraction={fractions[TEST]} leave no training data",
+            "two fractions that sum to less than 1",
+            "data.val_fraction=0.15 data.test_fraction=0.15",
+        )
+    return index.with_splits(draw(index.samples, fractions, seed=seed))
+
+
+def _cut_validation(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
     rows = [row for row, sample in enumerate(index.samples) if sample.split == TRAIN]
-    drawn = _draw([index.samples[row] for row in rows], {VAL: share}, seed=seed)
+    samples = [index.samples[row] for row in rows]
+    if wish.fold is not None and wish.num_folds is not None:
+        folds = draw_folds(samples, wish.num_folds, seed=seed)
+        drawn = [VAL if fold == wish.fold else TRAIN for fold in folds]
+    else:
+        drawn = draw(samples, {VAL: wish.val_fraction or DEFAULT_FRACTION}, seed=seed)
     splits = [sample.split for sample in index.samples]
     for row, split in zip(rows, drawn, strict=True):
         splits[row] = split
-    log.info("There is no validation split: %.0f %% of train was set aside for it.", 100 * share)
     return index.with_splits(splits)
-
-
-def _draw(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw a split for each picture; all its rows take it, under the rarest of its labels."""
-    counts = Counter(sample.label for sample in samples)
-    labels: dict[str, str] = {}
-    for sample in samples:
-        label = labels.setdefault(sample.path, sample.label)
-        labels[sample.path] = min(label, sample.label, key=lambda name: (counts[name], name))
-    drawn = dict(zip(labels, stratified_split(list(labels.values()), fractions, seed=seed), strict=True))
-    return [drawn[sample.path] for sample in samples]
 
 
 def report_overlap(index: SampleIndex) -> None:
@@ -89,35 +123,6 @@ def report_overlap(index: SampleIndex) -> None:
             "%d images are in more than one split, so the scores will be too good: %s",
             len(shared), enumerate_words(shared, limit=3),
         )  # fmt: skip
-
-
-def stratified_split(labels: Sequence[str], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw each held-out split from every class in its proportion, and at least one sample where the class has enough.
-
-    The training split always keeps at least one sample of every class, which scikit-learn's stratified splitters
-    refuse to do for classes of one or two. A class's draw depends on its name and samples alone, so that adding a class
-    moves nothing elsewhere.
-
-    Args:
-        labels: class name of each sample [N].
-        fractions: share of each held-out split.
-        seed: the draw.
-
-    Returns:
-        The split of each sample [N].
-    """
-    names = np.asarray(labels, dtype=object)
-    splits = np.full(len(names), TRAIN, dtype=object)
-    for label in sorted(set(labels)):
-        rows: NDArray[np.int64] = np.flatnonzero(names == label)
-        order = np.random.default_rng([seed, *label.encode()]).permutation(rows)
-        start = 0
-        for split, fraction in fractions.items():
-            wanted = max(round(len(rows) * fraction), 1)
-            count = max(min(wanted, len(rows) - start - 1), 0)
-            splits[order[start : start + count]] = split
-            start += count
-    return [str(split) for split in splits]
 
 
 def write_manifest(path: Path, index: SampleIndex) -> None:
@@ -156,7 +161,12 @@ def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Lit
     """
     present = Counter((sample.path, sample.label) for sample in index.samples)
     known = Counter((sample.path, sample.label) for sample in manifest)
-    kept = tuple(sample for sample in manifest if (sample.path, sample.label) in present)
+    metadata = {(sample.path, sample.label): sample.metadata for sample in index.samples}
+    kept = tuple(
+        replace(sample, metadata=metadata[sample.path, sample.label])
+        for sample in manifest
+        if (sample.path, sample.label) in present
+    )
     gone = sorted(path for path, _ in known - present)
     new = sum((present - known).values())
     if new:
@@ -189,5 +199,5 @@ def _refuse_idle(option: str, value: float | None, split: str, present: set[str]
     else:
         came, remedy = "the data comes split, without a test", f"leave it out, or make a {folder} folder"
     raise UserError(
-        f"data.{option}={value} has no effect: {came}", "a fraction only for data that is not split", remedy
+        f"data.{option}={value} has no effect: {came}", "a fraction or fold only for data that is not split", remedy
     )

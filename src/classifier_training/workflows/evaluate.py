@@ -16,7 +16,8 @@ from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
 from classifier_training.data.formats.auto import AutoData
-from classifier_training.data.source import DataSource
+from classifier_training.data.load import read_samples
+from classifier_training.data.source import TRAINING_ALONE, DataSource
 from classifier_training.data.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
@@ -78,9 +79,9 @@ def evaluate(
     if output:
         make_folder(Path(output).expanduser())
     predictor = Predictor(run_dir.path)
-    own_data = getattr(data, "root", "") is None
+    own_data = not data.is_named
     source = own_source(run_dir) if own_data else data
-    index = source.read()
+    index = source.read() if own_data else read_samples(source)
     rows = read_manifest(run_dir.splits) if own_data else index.samples
     chosen = _choose_split(rows, split)
     folder = Path(output).expanduser() if output else _default_folder(run_dir, index.root, chosen, own_data=own_data)
@@ -94,15 +95,15 @@ def evaluate(
 
 def _refuse_idle(data: DataSource) -> None:
     """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its pictures."""
-    used = {"root", "on_error"}
     for field in dataclasses.fields(data):
-        if field.name not in used and getattr(data, field.name) != field.default:
+        idle = field.name in TRAINING_ALONE or (field.name not in ("root", "on_error") and not data.is_named)
+        if idle and getattr(data, field.name) != field.default:
             raise UserError(
                 f"data.{field.name}={getattr(data, field.name)} has no effect on an evaluation",
-                "data.root and data.on_error alone",
+                "data.root, data.on_error and how the data is read" if data.is_named else "data.on_error alone",
                 "leave it out",
             )
-    if getattr(data, "root", "") is None and not isinstance(data, AutoData):
+    if not data.is_named and not isinstance(data, AutoData):
         raise UserError(
             "data= without data.root names no data",
             "a form of data and its folder, or neither for the run's own images",

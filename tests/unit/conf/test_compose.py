@@ -138,15 +138,15 @@ def test_times_are_seconds_or_clock_times() -> None:
 def test_the_users_own_folder_is_searched(tmp_path: Path) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/data").mkdir()
-    (tmp_path / "conf/data/slides.yaml").write_text("defaults: [image_folder]\nroot: /slides\n")
+    (tmp_path / "conf/data/lectures.yaml").write_text("defaults: [image_folder]\nroot: /lectures\n")
     (tmp_path / "conf/experiment/mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /data: slides\nseed: 7\n"
+        "# @package _global_\ndefaults:\n  - override /data: lectures\nseed: 7\n"
     )
     found = values("experiment=mine")
-    assert found["data"]["root"] == "/slides"
+    assert found["data"]["root"] == "/lectures"
     assert found["seed"] == 7
-    assert "slides" in group_options(TRAIN)["data"]
-    assert compose(TRAIN, ["data=slides"])["data"].root == "/slides"
+    assert "lectures" in group_options(TRAIN)["data"]
+    assert compose(TRAIN, ["data=lectures"])["data"].root == "/lectures"
 
 
 def test_a_file_of_the_users_that_would_hide_a_component_is_refused(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
+from classifier_training.data.draws import stratified_split
 from classifier_training.data.index import Sample, SampleIndex
 from classifier_training.data.splits import (
+    SplitWish,
     complete_splits,
     read_manifest,
     report_overlap,
     restore_splits,
-    stratified_split,
     write_manifest,
 )
 
@@ -46,15 +47,15 @@ def test_the_seed_decides_and_other_classes_do_not() -> None:
 
 
 def test_unsplit_data_gets_three_splits() -> None:
-    index = complete_splits(index_of(*[("a", "")] * 20), val_fraction=0.1, test_fraction=0.25, seed=0)
+    index = complete_splits(index_of(*[("a", "")] * 20), SplitWish(val_fraction=0.1, test_fraction=0.25), seed=0)
     assert Counter(sample.split for sample in index.samples) == {"train": 13, "val": 2, "test": 5}
 
 
 def test_a_missing_validation_split_is_cut_from_training_and_a_missing_test_is_not() -> None:
     rows = [("a", "train")] * 20 + [("a", "test")] * 4
-    index = complete_splits(index_of(*rows), val_fraction=None, test_fraction=None, seed=0)
+    index = complete_splits(index_of(*rows), SplitWish(val_fraction=None, test_fraction=None), seed=0)
     assert Counter(sample.split for sample in index.samples) == {"train": 17, "val": 3, "test": 4}
-    index = complete_splits(index_of(*[("a", "train")] * 20), val_fraction=None, test_fraction=None, seed=0)
+    index = complete_splits(index_of(*[("a", "train")] * 20), SplitWish(val_fraction=None, test_fraction=None), seed=0)
     assert "test" not in index.present_splits()
 
 
@@ -65,12 +66,12 @@ def test_a_missing_validation_split_is_cut_from_training_and_a_missing_test_is_n
 def test_a_fraction_without_effect_is_an_error(val: float | None, test: float | None, words: str) -> None:
     rows = [("a", "train"), ("a", "val"), ("a", "test")]
     with pytest.raises(UserError, match=words):
-        complete_splits(index_of(*rows), val_fraction=val, test_fraction=test, seed=0)
+        complete_splits(index_of(*rows), SplitWish(val_fraction=val, test_fraction=test), seed=0)
 
 
 def test_all_rows_of_a_picture_are_on_one_side() -> None:
     rows = tuple(Sample(f"{number % 30}", "ab"[number // 30]) for number in range(60))
-    index = complete_splits(SampleIndex(Path("/d"), rows), val_fraction=None, test_fraction=None, seed=0)
+    index = complete_splits(SampleIndex(Path("/d"), rows), SplitWish(val_fraction=None, test_fraction=None), seed=0)
     sides = [{sample.split for sample in index.samples if sample.path == path} for path in map(str, range(30))]
     assert all(len(side) == 1 for side in sides)
     assert Counter(side.pop() for side in sides) == {"train": 22, "val": 4, "test": 4}
@@ -84,7 +85,7 @@ def test_a_picture_in_two_splits_is_told(caplog: pytest.LogCaptureFixture) -> No
 
 def test_fractions_must_leave_something() -> None:
     with pytest.raises(UserError, match="no training data"):
-        complete_splits(index_of(("a", "")), val_fraction=0.5, test_fraction=0.5, seed=0)
+        complete_splits(index_of(("a", "")), SplitWish(val_fraction=0.5, test_fraction=0.5), seed=0)
 
 
 def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_keeps_its_splits_whatever_came_since(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    began = complete_splits(index_of(*[("a", "")] * 10), val_fraction=None, test_fraction=None, seed=0)
+    began = complete_splits(index_of(*[("a", "")] * 10), SplitWish(val_fraction=None, test_fraction=None), seed=0)
     now = index_of(*[("a", "")] * 13)
     assert restore_splits(now, began.samples, "raise") == began
     assert "3 samples came after the run began" in caplog.text

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifier_training.core.register import register
-from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.image_folder import read_image_folder
+from classifier_training.data.made import made_folder
 from classifier_training.data.source import DataSource
+from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from classifier_training.data.index import SampleIndex
@@ -33,25 +33,12 @@ class Digits(DataSource):
 
     def read(self) -> SampleIndex:
         """List the images, writing them to the cache folder the first time."""
-        return read_image_folder(digits_folder())
+        return read_image_folder(Walker(digits_folder()))
 
 
 def digits_folder() -> Path:
     """Folder of the sample's images; made when it is not there yet, whole or not at all."""
-    folder = cache_dir() / "samples" / VERSION
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{VERSION}-", dir=folder.parent))
-        try:
-            _write_images(temporary)
-            temporary.rename(folder)
-        except OSError:
-            # Another process may have finished first; its folder is as good as ours.
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return made_folder(VERSION, _write_images)
 
 
 def split_digits(targets: NDArray[np.int64]) -> NDArray[np.str_]:
@@ -73,7 +60,7 @@ def split_digits(targets: NDArray[np.int64]) -> NDArray[np.str_]:
     return splits
 
 
-def _write_images(folder: Path) -> None:
+def _write_images(folder: Path) -> dict[str, Any]:
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -84,3 +71,4 @@ def _write_images(folder: Path) -> None:
             path = folder / str(split) / str(label) / f"{number:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8)).save(path)
+    return {"num_images": int((split_digits(targets) != "").sum())}

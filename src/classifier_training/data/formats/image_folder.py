@@ -14,15 +14,15 @@ from classifier_training.data.index import (
     Sample,
     SampleIndex,
     is_image,
-    resolve_root,
     split_of,
-    walk_files,
 )
 from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from classifier_training.data.walk import Walker
 
 log = logging.getLogger(__name__)
 
@@ -32,35 +32,37 @@ log = logging.getLogger(__name__)
 class ImageFolder(FolderSource):
     """Images in root/CLASS/… or root/{train,val,test}/CLASS/…."""
 
-    def read(self) -> SampleIndex:
+    def read_one(self, walker: Walker) -> SampleIndex:
         """List the images; see the base class."""
-        return read_image_folder(resolve_root(self.root))
+        return read_image_folder(walker)
 
 
-def read_image_folder(root: Path) -> SampleIndex:
+def read_image_folder(walker: Walker) -> SampleIndex:
     """List the images of a folder of class folders; a folder called train makes the level above a split.
 
     Raises:
         UserError: when there is no class folder or no image, or a folder may be a class or a split.
     """
-    inside = sorted(path for path in root.iterdir() if _is_data_folder(path))
+    root = walker.root
+    inside = walker.folders(root)
     splits = {path: split for path in inside if (split := split_of(path.name))}
     if TRAIN in splits.values():
-        _meet_siblings(root, [path for path in inside if path not in splits], splits)
+        _meet_siblings(walker, [path for path in inside if path not in splits], splits)
         splits = dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
     else:
         for path in splits:
-            _meet_split_without_train(path)
+            _meet_split_without_train(walker, path)
         splits = {root: ""}
     samples: list[Sample] = []
     empty: list[str] = []
+    begin = len(str(root).rstrip("/")) + 1
     for folder, split in splits.items():
-        for class_folder in sorted(path for path in folder.iterdir() if _is_data_folder(path)):
-            found = [path for path in walk_files(class_folder) if is_image(path)]
+        for class_folder in walker.folders(folder):
+            label = class_folder.name
+            found = [Sample(path[begin:], label, split) for path in walker.files(class_folder) if is_image(path)]
+            samples += found
             if not found:
                 empty.append(class_folder.relative_to(root).as_posix())
-            label = class_folder.name
-            samples += [Sample(path.relative_to(root).as_posix(), label, split) for path in found]
     if not samples:
         raise UserError(
             f"{root}: no image in any class folder",
@@ -68,27 +70,27 @@ def read_image_folder(root: Path) -> SampleIndex:
             "check data.root; a folder of loose images has no labels to learn from",
         )
     for folder in dict.fromkeys([root, *splits]):
-        _report_loose(folder)
+        _report_loose(walker, folder)
     return SampleIndex(root, tuple(samples), tuple(empty))
 
 
-def _meet_siblings(root: Path, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
+def _meet_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
     """Say what lies beside train/ and is no split; when train/ has no class in it, it may be a class itself."""
-    filled = [path.name for path in siblings if any(is_image(file) for file in walk_files(path))]
+    filled = [path.name for path in siblings if _has_image(walker, path)]
     if not filled:
         return
     train = [path for path, split in splits.items() if split == TRAIN]
-    if not any(_has_classes(path) for path in train):
+    if not any(_has_classes(walker, path) for path in train):
         raise UserError(
             f"{train[0]} is read as a split, and beside it are folders of images: {enumerate_words(filled)}",
             "classes inside train/, or no class called train",
             f"rename the class: mv {shlex.quote(str(train[0]))} {shlex.quote(f'{train[0]}_')}",
         )
-    log.warning("%s: folders beside train are no splits; they are left out: %s", root, enumerate_words(filled))
+    log.warning("%s: folders beside train are no splits; they are left out: %s", walker.root, enumerate_words(filled))
 
 
-def _meet_split_without_train(path: Path) -> None:
-    if _has_classes(path) and not _loose_images(path):
+def _meet_split_without_train(walker: Walker, path: Path) -> None:
+    if _has_classes(walker, path) and not _loose_images(walker, path):
         raise UserError(
             f"{path} looks like a split, but there is no train folder beside it",
             "root/train/CLASS/image.jpg beside it, or one folder a class",
@@ -97,22 +99,19 @@ def _meet_split_without_train(path: Path) -> None:
     log.warning("%s is read as a class, for there is no train folder beside it", path)
 
 
-def _has_classes(folder: Path) -> bool:
-    inside = (path for path in folder.iterdir() if _is_data_folder(path))
-    return any(is_image(file) for path in inside for file in walk_files(path))
+def _has_image(walker: Walker, folder: Path) -> bool:
+    return any(map(is_image, walker.files(folder)))
 
 
-def _report_loose(folder: Path) -> None:
-    loose = _loose_images(folder)
+def _has_classes(walker: Walker, folder: Path) -> bool:
+    return any(_has_image(walker, path) for path in walker.folders(folder))
+
+
+def _report_loose(walker: Walker, folder: Path) -> None:
+    loose = _loose_images(walker, folder)
     if loose:
-        log.warning(
-            "%s: %d images lie in no class folder and are left out, %s the first", folder, len(loose), loose[0].name
-        )
+        log.warning("%s: %d images lie in no class folder and are left out, %s the first", folder, len(loose), loose[0])
 
 
-def _loose_images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and is_image(path))
-
-
-def _is_data_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith((".", "__MACOSX"))
+def _loose_images(walker: Walker, folder: Path) -> list[str]:
+    return [name for name in walker.loose_files(folder) if is_image(name)]

@@ -6,15 +6,23 @@ import itertools
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.data.index import Sample, SampleIndex, resolve_root, split_of, walk_files
+from classifier_training.data.index import Sample, SampleIndex, split_of
+from classifier_training.data.listed import locate, open_text
 from classifier_training.data.source import FolderSource
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from classifier_training.data.walk import Walker
+
 log = logging.getLogger(__name__)
+
+OWN_FIELDS = ("image", "prefix", "suffix", "metadata")
 
 
 @register(group="data", name="jsonl")
@@ -22,14 +30,14 @@ log = logging.getLogger(__name__)
 class JSONL(FolderSource):
     """Rows {"image": …, "suffix": …} in root/{train,valid,test}/**/*.jsonl; the suffix is the label."""
 
-    def read(self) -> SampleIndex:
+    def read_one(self, walker: Walker) -> SampleIndex:
         """List the rows; see the base class."""
-        return read_jsonl(resolve_root(self.root))
+        return read_jsonl(walker)
 
 
-def annotation_files(root: Path) -> list[Path]:
+def annotation_files(walker: Walker) -> list[Path]:
     """Every .jsonl file below the root."""
-    return [path for path in walk_files(root) if path.suffix.lower() == ".jsonl"]
+    return [Path(path) for path in walker.files(walker.root) if path.lower().endswith(".jsonl")]
 
 
 def looks_annotated(file: Path) -> bool:
@@ -45,19 +53,22 @@ def looks_annotated(file: Path) -> bool:
     return False
 
 
-def read_jsonl(root: Path) -> SampleIndex:
+def read_jsonl(walker: Walker) -> SampleIndex:
     """List the rows of every annotation file; the first folder below the root names the split.
 
     Raises:
         UserError: for a row that is wrong, with its file and line, or when there is none.
     """
+    root = walker.root
     samples: list[Sample] = []
-    for file in annotation_files(root):
+    for file in annotation_files(walker):
         split = split_of(file.relative_to(root).parts[0])
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    samples.append(_read_row(line, f"{file}:{number}", file.parent, root, split))
+        for number, line in enumerate(open_text(file), start=1):
+            if line.strip():
+                try:
+                    samples.append(_read_row(line, f"{file}:{number}", file.parent, walker, split))
+                except UserError as error:
+                    walker.faults.meet(error)
     if not samples:
         raise UserError(
             f"{root}: no JSONL row found",
@@ -74,7 +85,7 @@ def read_jsonl(root: Path) -> SampleIndex:
     return SampleIndex(root, tuple(samples))
 
 
-def _read_row(line: str, where: str, folder: Path, root: Path, split: str) -> Sample:
+def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -> Sample:
     expected = 'one JSON object a line: {"image": "a.jpg", "suffix": "17"}'
     try:
         row: Any = json.loads(line)
@@ -86,24 +97,14 @@ def _read_row(line: str, where: str, folder: Path, root: Path, split: str) -> Sa
         if not isinstance(row.get(key), str):
             came = f"no field '{key}'" if key not in row else f"'{key}' is {json.dumps(row[key])}"
             raise UserError(f"{where}: {came}", expected, f"give '{key}' a text; an empty suffix is a class of its own")
-    return Sample(_locate(row["image"], where, folder, root), row["suffix"], split)
+    # The image lies beside its annotations, below its split, or below the root.
+    top = walker.root / folder.relative_to(walker.root).parts[0] if folder != walker.root else walker.root
+    path = locate(row["image"], where, (folder, folder / "images", top, walker.root), walker)
+    return Sample(path, row["suffix"], split, metadata=_metadata(row))
 
 
-def _locate(name: str, where: str, folder: Path, root: Path) -> str:
-    """Find the image beside its annotations, below its split, or below the root; never outside the root."""
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in name or not pure.parts:
-        raise UserError(
-            f"{where}: the image path {name!r} leads out of the data folder",
-            "a path relative to the annotation file, inside data.root",
-            "mend the path in that row",
-        )
-    split_folder = root / folder.relative_to(root).parts[0] if folder != root else root
-    for base in (folder, folder / "images", split_folder, root):
-        if (base / pure).is_file():
-            return (base / pure).relative_to(root).as_posix()
-    raise UserError(
-        f"{where}: the image {name!r} does not exist",
-        f"a file below {folder}",
-        "mend the path in that row, or remove the row",
-    )
+def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a row says beside its picture and label: its own further fields, and those of its metadata."""
+    further = {name: value for name, value in row.items() if name not in OWN_FIELDS}
+    given = row.get("metadata")
+    return further | (given if isinstance(given, dict) else {}) or None

@@ -1,0 +1,125 @@
+"""Data sets of the Hugging Face hub, or in its forms on disk, written out once as image files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.errors import UserError, enumerate_words, require_extra
+from classifier_training.core.register import register
+from classifier_training.core.runtime import setting
+from classifier_training.core.types import TRAIN
+from classifier_training.data.downloaded import Picture, write_rows
+from classifier_training.data.formats.jsonl import read_jsonl
+from classifier_training.data.index import split_of
+from classifier_training.data.made import made_folder
+from classifier_training.data.source import DataSource
+from classifier_training.data.walk import Walker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from classifier_training.data.index import SampleIndex
+
+log = logging.getLogger(__name__)
+
+
+@register(group="data", name="huggingface")
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceData(DataSource):
+    """A data set of the Hugging Face hub by its name, or a folder in one of its forms; needs the extra huggingface.
+
+    Args:
+        name: of the data set, such as ylecun/mnist, or a folder with Parquet files or images.
+        config: which configuration of it, where it has several.
+        revision: branch, tag or commit.
+        image_column: name of the column with the images; found by its type when left out.
+        label_column: name of the column with the labels; found by its type when left out.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def read(self) -> SampleIndex:
+        """List the images, writing them to the cache folder the first time."""
+        chosen = (self._place(), self.config, self.revision, self.image_column, self.label_column)
+        key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]
+        return read_jsonl(Walker(made_folder(f"huggingface-{key}", self._write)))
+
+    def _place(self) -> str:
+        """The name, or the folder and what lies in it, so that a changed folder is written anew."""
+        folder = Path(self.name).expanduser()
+        if not folder.is_dir():
+            return self.name
+        files = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in folder.rglob("*"))
+        return f"{folder.absolute()} {files}"
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        found = self._load()
+        splits = {name: split_of(name) for name in found}
+        if len(found) > 1 and not all(splits.values()):
+            log.warning("%s: splits that are none of train, validation and test are left out: %s",
+                        self.name, enumerate_words(name for name in found if not splits[name]))  # fmt: skip
+        # A data set of one split has none that could be compared on.
+        kept = {name: splits[name] for name in found if splits[name]} if TRAIN in splits.values() else {}
+        named = kept if len(kept) > 1 else dict.fromkeys(list(kept or found)[:1], "")
+        counts = {name: write_rows(folder, split, self._rows(found[name])) for name, split in named.items()}
+        return {"name": self.name, "num_images": counts}
+
+    def _load(self) -> Mapping[str, Any]:
+        try:
+            import datasets
+        except ImportError as error:
+            raise require_extra("datasets", extra="huggingface", purpose="data=huggingface") from error
+        folder = Path(self.name).expanduser()
+        name = str(folder.absolute()) if folder.is_dir() else self.name
+        try:
+            found: Mapping[str, Any] = datasets.load_dataset(name, self.config, revision=self.revision)
+        except Exception as error:  # the hub, its client and its readers each raise their own
+            words = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise UserError(
+                f"data.name={self.name} cannot be loaded ({words})",
+                "a data set of the hub and a way to it, or a folder in one of its forms",
+                "check the name and data.config; without a network, copy the data set's folder here and name that",
+            ) from error
+        return found
+
+    def _rows(self, rows: Any) -> Iterator[tuple[Picture, str]]:
+        from datasets import ClassLabel, Image
+
+        images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+        labels = [name for name, kind in rows.features.items() if isinstance(kind, ClassLabel)]
+        image = self._column("image", self.image_column, images, rows)
+        label = self._column(
+            "label", self.label_column, labels or [n for n in ("label", "labels") if n in rows.features], rows
+        )
+        kind = rows.features[label]
+        for number, row in enumerate(rows.cast_column(image, Image(decode=False))):
+            picture, target = row[image], row[label]
+            if picture is None or target is None:
+                raise UserError(
+                    f"data.name={self.name}, row {number}: the {'image' if picture is None else 'label'} is null",
+                    "an image and a label in every row",
+                    "another column, or another data set",
+                )
+            content = picture["bytes"] if picture["bytes"] is not None else Path(picture["path"])
+            yield content, kind.int2str(target) if isinstance(kind, ClassLabel) else str(target)
+
+    def _column(self, what: str, wanted: str | None, found: list[str], rows: Any) -> str:
+        """The column that is named, or the only one of its type."""
+        if wanted in rows.features:
+            return str(wanted)
+        if wanted is None and len(found) == 1:
+            return found[0]
+        came = f"has no column '{wanted}'" if wanted else f"has {len(found)} columns that may be the {what}"
+        raise UserError(
+            f"data.name={self.name} {came}",
+            f"one of {enumerate_words(rows.features)}",
+            setting(f"data.{what}_column", found[0] if found else "…"),
+        )

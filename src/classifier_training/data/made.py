@@ -1,0 +1,87 @@
+"""Folders in the cache that are made once: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import write_json
+from classifier_training.core.runtime import cache_dir, num_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+MARKER = ".complete.json"
+"""Written last. A folder without it was cut short, or cleaned up in part, and is made again."""
+
+MIN_PARALLEL = 64
+"""Starting processes costs more than drawing fewer pictures than that."""
+
+
+def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return a folder of the cache, filled by `make` when it is not there yet.
+
+    Args:
+        name: of the folder; what it holds follows from it alone.
+        make: fills an empty folder, and says what is to be remembered of it.
+
+    Raises:
+        UserError: when the disk is full.
+    """
+    folder = cache_dir() / "samples" / name
+    if (folder / MARKER).is_file():
+        return folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name[:40]}-", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        facts = make(temporary)
+        write_json(temporary / MARKER, facts)
+        if folder.exists() and not (folder / MARKER).is_file():
+            folder.rename(temporary.with_name(f"{temporary.name}.old"))
+        temporary.rename(folder)
+    except OSError as error:
+        # Another process may have finished first; its folder is as good as ours.
+        if not (folder / MARKER).is_file():
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror or error})",
+                "room for the data set's images in the cache folder",
+                "free some, or export CLASSIFIER_TRAINING_CACHE=/some/folder",
+            ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary.with_name(f"{temporary.name}.old"), ignore_errors=True)
+    return folder.resolve()
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    """What `make` said of a folder."""
+    facts: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    return facts
+
+
+def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
+    """Call a function of a module for each job, in as many processes as there are cores."""
+    if len(jobs) >= MIN_PARALLEL and num_cores() > 1:
+        log.info("Drawing %d pictures, this once.", len(jobs))
+        try:
+            with ProcessPoolExecutor(min(num_cores(), 16), mp_context=get_context("spawn")) as pool:
+                for _ in pool.map(draw, jobs, chunksize=8):
+                    pass
+        except BrokenProcessPool:
+            # A script without `if __name__ == "__main__"` cannot start processes; its pictures are drawn here.
+            log.warning("the drawing processes ended early; drawing in this one")
+        else:
+            return
+    for job in jobs:
+        draw(job)

@@ -1,0 +1,160 @@
+"""Every file below a folder, in a fixed order and fast: names come from the directories alone, no file is asked.
+
+A link is followed where it leads to a file inside the root. Links to folders, and links that lead out of the root, are
+followed when the user says so; a link that leads back to a folder it lies in is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.data.faults import Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
+"""Files that systems put beside pictures; those whose names begin with a dot are left out as well."""
+
+
+@dataclass
+class Walker:
+    """Goes through folders of one data set.
+
+    Args:
+        root: absolute, with its own links resolved.
+        follow_links: whether links to folders and out of the root are followed.
+        faults: told of folders that cannot be read and of links that lead out.
+    """
+
+    root: Path
+    follow_links: bool = False
+    faults: Faults = field(default_factory=Faults)
+    _folder_links: list[str] = field(default_factory=list)
+    _loops: list[str] = field(default_factory=list)
+    _scanned: dict[str, tuple[list[tuple[str, bool]], list[str]]] = field(default_factory=dict)
+    _entries: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def files(self, folder: Path) -> Iterator[str]:
+        """Give the absolute path of each file below a folder, folder by folder in the order of the names."""
+        yield from self._walk(str(folder), (os.path.realpath(folder),))
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders directly inside a folder that may hold data, in the order of their names."""
+        return [folder / name for name, _ in self._scan(str(folder))[0]]
+
+    def loose_files(self, folder: Path) -> list[str]:
+        """The names of the files directly inside a folder, in their order."""
+        return self._scan(str(folder))[1]
+
+    def holds(self, folder: Path, name: str) -> bool:
+        """Whether a file of that name, which may have slashes, lies in a folder; each folder is read once.
+
+        Raises:
+            UserError: when it is there, but by a link that leads out of the root.
+        """
+        parent, _, last = f"{folder}/{name}".rpartition("/")
+        if parent not in self._entries:
+            self._entries[parent] = self._list(parent)
+        link = self._entries[parent].get(last)
+        if link:
+            raise self._leads_out(link)
+        return link is not None
+
+    def report(self) -> None:
+        """Say which links were not followed."""
+        if self._folder_links:
+            log.warning(
+                "%s: %d links to folders are not followed (data.follow_links=true follows them): %s",
+                self.root, len(self._folder_links), enumerate_words(sorted(set(self._folder_links)), limit=3),
+            )  # fmt: skip
+        if self._loops:
+            log.warning("%s: links that lead back are not followed: %s", self.root, enumerate_words(self._loops))
+        self._folder_links.clear()
+        self._loops.clear()
+
+    def _walk(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+        folders, files = self._scan(folder)
+        for name in files:
+            yield f"{folder}/{name}"
+        for name, is_link in folders:
+            path = f"{folder}/{name}"
+            if not is_link:
+                yield from self._walk(path, (*above, path))
+                continue
+            real = os.path.realpath(path)
+            if any(real == os.path.realpath(known) for known in above):
+                self._loops.append(path)
+            else:
+                yield from self._walk(path, (*above, real))
+
+    def _list(self, folder: str) -> dict[str, str]:
+        """Names of a folder's files, each with the link that leads out of the root, if one does."""
+        if not os.path.isdir(folder):  # noqa: PTH112
+            return {}
+        out = "" if self.follow_links or self._is_inside(os.path.realpath(folder)) else folder
+        with os.scandir(folder) as inside:
+            return {entry.name: out or self._link_out(entry) for entry in inside if not entry.is_dir()}
+
+    def _link_out(self, entry: os.DirEntry[str]) -> str:
+        if self.follow_links or not entry.is_symlink() or self._is_inside(os.path.realpath(entry.path)):
+            return ""
+        return entry.path
+
+    def _scan(self, folder: str) -> tuple[list[tuple[str, bool]], list[str]]:
+        """Sort what lies in a folder into folders, each with whether it is a link, and files."""
+        if folder in self._scanned:
+            return self._scanned[folder]
+        folders: list[tuple[str, bool]] = []
+        files: list[str] = []
+        try:
+            with os.scandir(folder) as inside:
+                for entry in inside:
+                    name = entry.name
+                    if name[0] == "." or name in IGNORED:
+                        continue
+                    if entry.is_symlink() and not self._follows(entry):
+                        continue
+                    if entry.is_dir():
+                        if not name.startswith("__MACOSX"):
+                            folders.append((name, entry.is_symlink()))
+                    else:
+                        files.append(name)
+        except OSError as error:
+            self.faults.meet(
+                UserError(
+                    f"{folder}: {error.strerror}",
+                    "a data folder that can be read through",
+                    "mend its permissions, choose another data.root, or go on without it: data.on_error=skip",
+                )
+            )
+        folders.sort()
+        files.sort()
+        self._scanned[folder] = folders, files
+        return folders, files
+
+    def _follows(self, entry: os.DirEntry[str]) -> bool:
+        if self._link_out(entry):
+            self.faults.meet(self._leads_out(entry.path))
+            return False
+        if entry.is_dir() and not self.follow_links:
+            self._folder_links.append(entry.path)
+            return False
+        return True
+
+    def _leads_out(self, link: str) -> UserError:
+        return UserError(
+            f"{link} is a link that leads out of the data folder {self.root}, to {os.path.realpath(link)}",
+            "data inside data.root, or your word that such links are meant",
+            "data.follow_links=true, or remove the link",
+        )
+
+    def _is_inside(self, target: str) -> bool:
+        return os.path.commonpath((self.root, target)) == str(self.root)

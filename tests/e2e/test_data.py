@@ -1,0 +1,63 @@
+"""Forms of data and splits on the real command line: trained on, read back, evaluated, resumed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.conftest import SMALL, Finished, make_class_folders
+
+Command = Callable[..., Finished]
+
+
+def manifest(run: Path) -> list[dict[str, str]]:
+    with (run / "splits.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def newest(root: Path) -> Path:
+    return max(root.glob("outputs/*/*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
+
+
+@pytest.mark.timeout(600)
+def test_two_folders_are_trained_on_by_group_then_compared_on_the_same_split(command: Command, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        for session in range(4):
+            make_class_folders(tmp_path / name / f"s{session}", {"blue": 2, "red": 2})
+        rows = [
+            f"s{session}/{label}/0{number}.png,{label},{name}-{session}\n"
+            for session in range(4) for label in ("blue", "red") for number in range(2)
+        ]  # fmt: skip
+        (tmp_path / name / "table.csv").write_text("path,label,session\n" + "".join(rows))
+    roots = f"data.root=[{tmp_path}/first,{tmp_path}/second]"
+    done = command("train", roots, "data.group=session", *SMALL, "trainer.max_epochs=2")
+    assert done.code == 0, done.err
+    run = newest(tmp_path)
+    written = manifest(run)
+    assert len(written) == 32
+    assert written[0] == {**written[0], "path": "first/s0/blue/00.png", "label": "blue", "group": "first-0"}
+    sides = {(row["group"], row["split"]) for row in written}
+    assert len(sides) == 8
+
+    again = command("evaluate", f"run={run}")
+    assert again.code == 0, again.err
+    exported = command("export", f"run={run}", "format=safetensors", f"output={tmp_path}/exported")
+    assert exported.code == 0, exported.err
+
+    other = command("train", roots, f"data.splits={run}/splits.csv", *SMALL, "seed=5")
+    assert other.code == 0, other.err
+    assert manifest(newest(tmp_path)) == written
+    refused = command("train", roots, f"data.splits={run}/splits.csv", "data.val_fraction=0.2")
+    assert refused.code == 2
+    assert "data.splits says what is trained on" in refused.err
+
+
+def test_a_table_in_latin_1_is_refused_in_three_lines(command: Command, unsplit_folder: Path) -> None:
+    (unsplit_folder / "table.csv").write_bytes("path,label\nblue/00.png,grün\n".encode("latin-1"))
+    done = command("train", f"data.root={unsplit_folder}")
+    assert done.code == 2
+    assert "table.csv:2: not UTF-8" in done.err
+    assert "expected: text in UTF-8" in done.err
+    assert "to do:    data.encoding=latin-1" in done.err
