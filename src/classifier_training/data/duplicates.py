@@ -109,9 +109,9 @@ def _near_pairs(scan: FileScan, places: NDArray[np.int64]) -> list[tuple[int, in
 
     descriptors, kept = [], []
     for chunk in _chunks(places):
-        details = details(scan.thumbnails[chunk])
-        visible = details.std(axis=1) >= MIN_CONTRAST
-        descriptors.append(_low_frequencies(details[visible]))
+        shapes = details(scan.thumbnails[chunk])
+        visible = shapes.std(axis=1) >= MIN_CONTRAST
+        descriptors.append(_low_frequencies(shapes[visible]))
         kept.append(chunk[visible])
     if sum(map(len, kept)) < 2:
         return []
@@ -159,19 +159,19 @@ def details(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(grey - (grey @ basis) @ basis.T, dtype=np.float32)
 
 
-def _halved(details: NDArray[np.float32]) -> NDArray[np.float32]:
+def _halved(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
     half = THUMBNAIL // 2
-    return np.asarray(details.reshape(-1, half, 2, half, 2).mean(axis=(2, 4)).reshape(-1, half * half))
+    return np.asarray(shapes.reshape(-1, half, 2, half, 2).mean(axis=(2, 4)).reshape(-1, half * half))
 
 
-def _low_frequencies(details: NDArray[np.float32]) -> NDArray[np.float32]:
+def _low_frequencies(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
     """A picture's slowest waves in both directions, scaled to length one; the distance of two says how they correlate.
 
     After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", without the step to bits.
     """
     from scipy.fft import dctn
 
-    waves = dctn(details.reshape(-1, THUMBNAIL, THUMBNAIL), axes=(1, 2), norm="ortho")
+    waves = dctn(shapes.reshape(-1, THUMBNAIL, THUMBNAIL), axes=(1, 2), norm="ortho")
     y, x = np.mgrid[:NUM_FREQUENCIES, :NUM_FREQUENCIES]
     chosen = waves[:, :NUM_FREQUENCIES, :NUM_FREQUENCIES][:, (y + x >= 2) & (y + x < NUM_FREQUENCIES)]
     return np.asarray(chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-6), dtype=np.float32)
