@@ -20,7 +20,7 @@ REMOVE = "keep one file of each group and remove the others, or move them all to
 def check_copies(data: Inspected, copies: Copies) -> Iterator[Finding]:
     """Yield what there is to say of the copies, the gravest first; a group is told once for each of its faults."""
     labels, splits = data.labels(), data.splits()
-    for kind, groups, verb in (("exact", copies.exact, "are"), ("near", copies.near, "look like")):
+    for kind, groups in (("exact", copies.exact), ("near", copies.near)):
         exact = kind == "exact"
         noun = "exact copies" if exact else "near-duplicates"
         across = [group for group in groups if len(_values(data, splits, group)) > 1]
@@ -29,7 +29,7 @@ def check_copies(data: Inspected, copies: Copies) -> Iterator[Finding]:
                 data, across, f"{kind}_copies_across_splits", "error" if exact else "warning",
                 f"{plural(_size(across), 'file')} {'are exact copies' if exact else 'look the same'} "
                 f"across splits, in {plural(len(across), 'group')}",
-                f"The model is scored on pictures that {verb} pictures it learnt from, so its scores are too good."
+                "The model is scored on the very pictures that it learnt from, so its scores are too good."
                 if exact
                 else "The same picture, re-encoded, resized or brightened, is learnt from and scored on: scores are "
                 "too good. Frames of one recording look like this too.",

@@ -57,7 +57,7 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
             [fact for fact in readable if max(fact.width, fact.height) > EXTREME_ASPECT * min(fact.width, fact.height)],
         ),
         (
-            "turned_by_exif", "turned by their EXIF orientation",
+            "turned_by_exif", "turned by the EXIF orientation",
             ("This project turns them upright everywhere; programs that ignore the tag see them on their side, and so "
             "would a product that does."),
             "nothing here; check that the product that runs the model turns them too",

@@ -91,7 +91,7 @@ def card(kind: str, title: str, words: str, remedy: str, *pieces: Html) -> Html:
 
 
 def thumbnails(pictures: Iterable[Thumbnail], *, kind: str = "gallery") -> Html:
-    """Return pictures side by side; `kind` group draws a line above them, for what belongs together."""
+    """Return pictures side by side; `kind` group draws a frame around them, for what belongs together."""
     return Html(f'<div class="{escape(kind)}">{"".join(map(_thumbnail, pictures))}</div>')
 
 
@@ -117,7 +117,11 @@ def strip(title: str, uri: str) -> Html:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> Html:
     """Return a table that sorts by a click on a column's name; numbers stand on the right."""
-    heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in columns)
+    numeric = [not isinstance(value, str) for value in rows[0]] if rows else [False] * len(columns)
+    heads = "".join(
+        f'<th scope="col"{" class=number" if right else ""}><button type="button">{escape(name)}</button></th>'
+        for name, right in zip(columns, numeric, strict=True)
+    )
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:MAX_ROWS])
     more = f'<p class="quiet">The first {MAX_ROWS:,} of {len(rows):,}.</p>' if len(rows) > MAX_ROWS else ""
     return Html(f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{more}')
@@ -130,9 +134,16 @@ def _cell(value: str | float) -> str:
     return f'<td class="number" data-value="{value}">{shown}</td>'
 
 
-def folded(summary: str, *pieces: Html) -> Html:
-    """Return pieces that a click unfolds."""
-    return Html(f"<details><summary>{escape(summary)}</summary>{joined(*pieces)}</details>")
+def groups(pieces: Iterable[Html]) -> Html:
+    """Return groups of thumbnails side by side, as many as fit."""
+    return Html(f'<div class="groups">{"".join(pieces)}</div>')
+
+
+def folded(summary: str, *pieces: Html, unfolded: bool = False) -> Html:
+    """Return pieces that a click unfolds, or folds where they are `unfolded`."""
+    return Html(
+        f"<details{' open' if unfolded else ''}><summary>{escape(summary)}</summary>{joined(*pieces)}</details>"
+    )
 
 
 def footer(text: str) -> Html:

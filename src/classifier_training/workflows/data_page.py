@@ -33,6 +33,8 @@ MAX_PICTURES = 400
 """Pictures of examples on the page: with plots and samples it stays under 10 MB."""
 
 MAX_MEANS = 60
+MAX_UNFOLDED = 8
+"""Rows of a finding without pictures that are shown at once."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def write_data_page(
 
 
 def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
-    pieces, used = [], 0
+    framed: list[report.Html] = []
+    used = 0
     single = all(len(group) == 1 for group in finding.examples)
     groups = [tuple(picture for group in finding.examples for picture in group)] if single else finding.examples
     for group in groups:
@@ -150,7 +153,8 @@ def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
         used += len(chosen)
         if chosen:
             pictures = [thumbnail(root / picture.path, picture.caption, picture.path) for picture in chosen]
-            pieces.append(report.thumbnails(pictures, kind="gallery" if single else "group"))
+            framed.append(report.thumbnails(pictures, kind="gallery" if single else "group"))
+    pieces = [report.groups(framed)] if framed else []
     hidden = finding.count - len(finding.examples)
     if finding.examples and hidden > 0 and not single:
         pieces.append(report.paragraph(f"and {plural(hidden, 'more group')}"))
@@ -159,7 +163,13 @@ def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
         if finding.examples and not single:
             columns = ("group", "file")
         rows = [tuple(int(value) if value.isdecimal() else value for value in row) for row in finding.rows]
-        pieces.append(report.folded(f"list ({plural(len(finding.rows), 'row')})", report.table(columns, rows)))
+        pieces.append(
+            report.folded(
+                f"list ({plural(len(finding.rows), 'row')})",
+                report.table(columns, rows),
+                unfolded=not framed and len(rows) <= MAX_UNFOLDED,
+            )
+        )
     return report.card(finding.severity, finding.title, finding.words, finding.remedy, *pieces), used
 
 
