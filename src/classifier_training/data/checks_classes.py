@@ -57,7 +57,7 @@ def _spelt_twice(index: SampleIndex) -> Iterator[Finding]:
                 count=len(names),
                 rows=tuple(
                     (str(number), _visible(name), f"{counts[name]:,} images")
-                    for number, group in enumerate(names)
+                    for number, group in enumerate(names, start=1)
                     for name in group
                 ),
             )

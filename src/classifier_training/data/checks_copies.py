@@ -80,7 +80,9 @@ def _finding(
 
     largest = sorted(groups, key=len, reverse=True)
     examples = tuple(tuple(map(picture, group[:SHOWN_OF_GROUP])) for group in largest[:MAX_EXAMPLES])
-    rows = tuple((str(number), data.scan.facts[place].path) for number, group in enumerate(largest) for place in group)
+    rows = tuple(
+        (str(number), data.scan.facts[place].path) for number, group in enumerate(largest, start=1) for place in group
+    )
     return Finding(
         code=code, severity=severity, title=title, words=words, remedy=remedy,
         count=len(groups), examples=examples, rows=rows,
