@@ -154,7 +154,8 @@ def _scan_file(root: Path, path: str, thumbnail: NDArray[np.uint8]) -> FileFacts
     image = preview.image
     kernel = Image.Resampling.BOX if min(image.size) >= THUMBNAIL else Image.Resampling.BILINEAR
     thumbnail[...] = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), kernel))
-    one_colour = all(low == high for low, high in image.getextrema())
+    extrema = np.array(image.getextrema())
+    one_colour = bool((extrema[:, 0] == extrema[:, 1]).all())
     return FileFacts(
         path=path,
         width=preview.width,

@@ -123,7 +123,7 @@ def write_data_page(
         left -= used
     nothing = report.card("good", "Nothing was found", "Every check passed.", "")
     body.append(report.section("What was found, by what matters", *(cards or [nothing])))
-    rows = [
+    rows: list[tuple[str | int, ...]] = [
         (shown(name), *(int(counted.counts(split)[number]) for split in counted.tables))
         for number, name in enumerate(counted.class_names)
     ]

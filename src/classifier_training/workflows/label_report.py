@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 MAX_SHOWN = 300
 """Doubtful labels that the page shows; the CSV file has every sample."""
 
+MAX_BELIEVABLE = 0.3
+"""Share of doubtful labels above which the model is doubted instead."""
+
 
 @dataclass(frozen=True)
 class LabelReport:
@@ -95,6 +98,11 @@ def report_labels(run: str, *, moved_to: str | None, output: str | None) -> Labe
     issues = find_label_issues(scored.targets, scored.probabilities)
     _write_list(folder, scored, issues, predictor.class_names)
     _write_report(folder, run_dir.path, root, scored, issues, predictor.class_names)
+    if len(issues.rows) > MAX_BELIEVABLE * len(samples):
+        log.warning(
+            "the model contradicts %.0f %% of the labels: it is the model that is weak, and its list says little",
+            100 * len(issues.rows) / len(samples),
+        )  # fmt: skip
     return LabelReport(folder, len(samples), len(issues.rows))
 
 
@@ -121,7 +129,8 @@ def _write_list(folder: DataReportDir, scored: _Scored, issues: LabelIssues, cla
 def _write_report(
     folder: DataReportDir, run: Path, root: Path, scored: _Scored, issues: LabelIssues, class_names: tuple[str, ...]
 ) -> None:
-    pictures, rows = [], []
+    pictures: list[report.Thumbnail] = []
+    rows: list[tuple[str | float, ...]] = []
     for row in issues.rows.tolist():
         path, split = scored.samples[row]
         given, likely = scored.targets[row], scored.probabilities[row].argmax()
