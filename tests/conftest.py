@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,9 +63,11 @@ def draw_picture(path: Path, colour: tuple[int, int, int], *, seed: int, size: t
 
 def make_class_folders(folder: Path, counts: dict[str, int]) -> Path:
     """Write folder/CLASS/NN.png for each class."""
+    # No picture of one folder is another's copy: training would refuse them as splits.
+    base = 10_000 * zlib.crc32(folder.name.encode())
     for offset, (name, count) in enumerate(counts.items()):
         for number in range(count):
-            draw_picture(folder / name / f"{number:02d}.png", COLOURS[name], seed=1000 * offset + number)
+            draw_picture(folder / name / f"{number:02d}.png", COLOURS[name], seed=base + 1000 * offset + number)
     return folder
 
 
@@ -94,7 +97,7 @@ def jsonl_folder(tmp_path: Path) -> Path:
         for label, colour in labels.items():
             for number in range(count):
                 name = f"{colour}_{number}.png"
-                draw_picture(root / split / name, COLOURS[colour], seed=number)
+                draw_picture(root / split / name, COLOURS[colour], seed=zlib.crc32(split.encode()) + number)
                 rows.append({"image": name, "prefix": "number?", "suffix": label, "metadata": {"player": number}})
         (root / split / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root

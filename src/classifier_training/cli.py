@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import classifier_training.workflows.analyze
 import classifier_training.workflows.completion
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export

@@ -9,6 +9,7 @@ import stat
 import threading
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,48 @@ def read_rgb(path: Path | str) -> Image.Image:
             raise
         except Exception as error:  # decoders meet hostile bytes with whatever exception lies next
             raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture decoded for looking at, and what its file says of it.
+
+    Args:
+        image: upright RGB, possibly smaller than the file's.
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        mode: Pillow's name for the stored pixels: L, RGB, RGBA, P, I;16, ...
+        orientation: EXIF tag 274; 1 is upright.
+        num_frames: 1 unless animated.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    num_frames: int
+
+
+def read_preview(path: Path | str, *, min_side: int) -> Preview:
+    """Decode an image as `read_rgb` does, but let a JPEG's decoder shrink it where both sides stay above `min_side`.
+
+    Raises:
+        UnreadableImageError: see `read_rgb`.
+    """
+    with _open(path) as image:
+        try:
+            (width, height), mode = image.size, image.mode
+            orientation = int(image.getexif().get(0x0112, 1) or 1)
+            num_frames = int(getattr(image, "n_frames", 1))
+            image.draft(None, (min_side, min_side))
+            image.load()
+            upright = to_rgb(ImageOps.exif_transpose(image))
+        except UnreadableImageError:
+            raise
+        except Exception as error:  # see read_rgb
+            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+    return Preview(upright, width, height, mode, orientation, num_frames)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -166,6 +166,10 @@ class RunDir:
     def evaluation(self) -> Path:  # noqa: D102
         return self.path / "evaluation"
 
+    @property
+    def label_issues(self) -> Path:  # noqa: D102
+        return self.path / "label_issues"
+
     def quantized(self, path: Path, scheme: str) -> Path:
         """Path of a file's quantised copy, such as model_int8.onnx."""
         return self.path / f"{path.stem}_{scheme}{path.suffix}"
@@ -173,6 +177,41 @@ class RunDir:
     def epoch(self, epoch: int) -> Path:
         """Folder of one epoch's pictures, counted from 0."""
         return self.path / f"epoch_{epoch:03d}"
+
+
+@dataclass(frozen=True)
+class DataReportDir:
+    """The folder of an analysis: `data_report/`, or `label_issues/` inside a run."""
+
+    path: Path
+
+    @property
+    def page(self) -> Path:  # noqa: D102
+        return self.path / "report.html"
+
+    @property
+    def statistics(self) -> Path:  # noqa: D102
+        return self.path / "statistics.json"
+
+    @property
+    def findings(self) -> Path:  # noqa: D102
+        return self.path / "findings.json"
+
+    @property
+    def quarantine(self) -> Path:  # noqa: D102
+        return self.path / "quarantine.csv"
+
+    @property
+    def label_issues(self) -> Path:  # noqa: D102
+        return self.path / "label_issues.csv"
+
+    def plot(self, name: str) -> Path:
+        """Path of a plot."""
+        return self.path / f"{name}.png"
+
+    def sample_sheet(self, number: int) -> Path:
+        """Path of a class's sample sheet, by the class's number: a class may be called what no file can be."""
+        return self.path / "samples" / f"class_{number:04d}.png"
 
 
 @contextmanager

@@ -11,13 +11,17 @@ import numpy as np
 
 from classifier_training.core.images import UnreadableImageError, read_size
 from classifier_training.core.runtime import num_cores
+from classifier_training.core.types import SPLITS, SplitTable
+from classifier_training.data.index import SplitData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.duplicates import Copies
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.scan import FileScan
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,63 @@ def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dic
     return statistics
 
 
-def _five_numbers(values: NDArray[np.int64]) -> dict[str, float]:
+def count_data(index: SampleIndex) -> SplitData:
+    """Number all labels of a data set as it lies there, in its splits or, where it has none, as one called all.
+
+    Training numbers the classes of its training split alone; see `index.tabulate`.
+    """
+    class_names = tuple(sorted({sample.label for sample in index.samples}))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    tables = {}
+    for split in (*SPLITS, ""):
+        rows = [sample for sample in index.samples if sample.split == split]
+        if rows:
+            tables[split or "all"] = SplitTable(
+                name=split or "all",
+                paths=[str(index.root / sample.path) for sample in rows],
+                targets=np.array([numbers[sample.label] for sample in rows], dtype=np.int64),
+                groups=[sample.group for sample in rows],
+            )
+    return SplitData(index.root, class_names, tables)
+
+
+def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[str, Any]:
+    """Summarise the files: what an analysis adds to `dataset_statistics`."""
+    readable = scan.readable
+    found: dict[str, Any] = {
+        "num_files": len(scan.facts),
+        "num_unreadable": len(scan.unreadable),
+        "modes": dict(Counter(fact.mode for fact in readable).most_common()),
+        "exif_orientations": {
+            str(orientation): number
+            for orientation, number in sorted(Counter(fact.orientation for fact in readable).items())
+        },
+        "num_animated": sum(fact.num_frames > 1 for fact in readable),
+        "num_groups": len({sample.group for sample in index.samples if sample.group}),
+        "copies": {
+            kind: {"num_groups": len(groups), "num_files": sum(map(len, groups))}
+            for kind, groups in (("exact", copies.exact), ("near", copies.near))
+        },
+    }
+    if readable:
+        found["aspect_ratio"] = _five_numbers(np.array([fact.width / fact.height for fact in readable]))
+        found["brightness"] = _five_numbers(np.array([fact.brightness for fact in readable]))
+    return found
+
+
+def mean_images(index: SampleIndex, scan: FileScan, class_names: Sequence[str]) -> NDArray[np.uint8]:
+    """Average each class's thumbnails, uint8 [K, S, S, 3]; black for a class without a readable file."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    places = {fact.path: place for place, fact in enumerate(scan.facts) if not fact.error}
+    sums = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.int64)
+    counts = np.zeros(len(class_names), dtype=np.int64)
+    for sample in index.samples:
+        if sample.path in places:
+            sums[numbers[sample.label]] += scan.thumbnails[places[sample.path]]
+            counts[numbers[sample.label]] += 1
+    return np.asarray(sums // np.maximum(counts, 1)[:, None, None, None], dtype=np.uint8)
+
+
+def _five_numbers(values: NDArray[Any]) -> dict[str, float]:
     cuts = np.percentile(values, [0, 25, 50, 75, 100])
     return dict(zip(("min", "q1", "median", "q3", "max"), cuts.tolist(), strict=True))

@@ -20,6 +20,7 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, goal_of
 from classifier_training.data.load import load_data
+from classifier_training.data.preflight import preflight
 from classifier_training.data.source import DataSource
 from classifier_training.data.splits import read_manifest
 from classifier_training.data.transforms import Transforms
@@ -89,6 +90,7 @@ def train(
     category: str | None = None,
     output: str = "outputs",
     resume: str | None = None,
+    allow_leaks: bool = False,
 ) -> TrainResult:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
@@ -100,6 +102,7 @@ def train(
         category: puts the run under outputs/CATEGORY/.
         output: folder for run folders.
         resume: go on with this interrupted run (a folder, or latest) and its configuration.
+        allow_leaks: train although files of one split are exact copies of another split's.
     """
     config = plain(describe(dict(locals())))
     with RunLog() as run_log, Drawer() as drawer:
@@ -112,6 +115,8 @@ def train(
             imbalance, sampler, class_counts=splits.counts(TRAIN), class_names=splits.class_names
         )
         log.info("%s\nimbalance: %s", loaded.words, correction.words)
+        for line in preflight(loaded.index, allow_leaks=allow_leaks):
+            log.info("data check: %s", line)
 
         import torch
 

@@ -55,7 +55,7 @@ class SampleGridFigure(Figure):
         for number, tile in enumerate(self.tiles):
             row, column = divmod(number, self.columns)
             top, left = GAP + row * (TILE + CAPTION + GAP), GAP + column * (TILE + GAP)
-            canvas[top : top + TILE, left : left + TILE] = _thumbnail(tile.path)
+            canvas[top : top + TILE, left : left + TILE] = draw_tile(tile.path)
             right = tile.true_label == tile.predicted_label
             answer = f"{label_of(tile.predicted_label)} {tile.confidence:.0%}"
             text = answer if right else f"{answer}\nis {label_of(tile.true_label)}"
@@ -74,7 +74,7 @@ class SampleGridFigure(Figure):
         return figure
 
 
-def _thumbnail(path: str) -> NDArray[np.uint8]:
+def draw_tile(path: str) -> NDArray[np.uint8]:
     """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are."""
     tile = Image.new("RGB", (TILE, TILE), (235, 235, 235))
     try:

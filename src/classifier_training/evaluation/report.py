@@ -1,0 +1,151 @@
+"""Pages for people: one self-contained HTML file, without network, that can be sent to a colleague.
+
+The pieces below escape whatever text they are given; only what they return is HTML.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, NewType
+
+from classifier_training.core.run_dir import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+Html = NewType("Html", str)
+"""Text that is HTML already."""
+
+MAX_ROWS = 1000
+"""Rows of a table that the page shows; files beside it hold all."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture with words below it.
+
+    Args:
+        uri: data URI of the picture; empty when there is none to show.
+        title: first line below it.
+        words: the rest.
+        enlarged: whether it has so few pixels that they should be seen one by one.
+    """
+
+    uri: str
+    title: str
+    words: str = ""
+    enlarged: bool = False
+
+
+def write_page(path: Path, *, title: str, body: Iterable[Html]) -> None:
+    """Write a page.
+
+    Args:
+        path: of the HTML file.
+        title: of the browser's tab.
+        body: pieces made by the functions of this module.
+    """
+    shell = (files("classifier_training.evaluation") / "page" / "report.html").read_text(encoding="utf-8")
+    before, after = shell.split("<!--body-->")
+    # Lone surrogates stand for bytes of a file name that no page can hold.
+    page = before.replace("<!--title-->", escape(title)) + "\n".join(body) + after
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def escape(text: str) -> Html:
+    """Return text as HTML that shows exactly it."""
+    return Html(html.escape(text))
+
+
+def joined(*pieces: Html) -> Html:
+    """Return pieces one after the other."""
+    return Html("\n".join(pieces))
+
+
+def header(title: str, words: str, facts: Sequence[tuple[str, str]]) -> Html:
+    """Return the head of a page: a title, a line, and the most important numbers with their names."""
+    listed = "".join(f"<li><strong>{escape(value)}</strong><span>{escape(name)}</span></li>" for value, name in facts)
+    return Html(f'<h1>{escape(title)}</h1>\n<p class="quiet">{escape(words)}</p>\n<ul class="facts">{listed}</ul>')
+
+
+def section(title: str, *pieces: Html) -> Html:
+    """Return a part of the page under a heading."""
+    return Html(f"<section><h2>{escape(title)}</h2>\n{joined(*pieces)}</section>")
+
+
+def paragraph(text: str) -> Html:
+    """Return a paragraph."""
+    return Html(f"<p>{escape(text)}</p>")
+
+
+def card(kind: str, title: str, words: str, remedy: str, *pieces: Html) -> Html:
+    """Return a finding: its kind (error, warning, note, good), what it is, what to do, and what shows it."""
+    todo = f'<p class="todo"><b>To do:</b> {escape(remedy)}</p>' if remedy else ""
+    return Html(
+        f'<article class="card {escape(kind)}"><span class="badge">{escape(kind)}</span><h3>{escape(title)}</h3>'
+        f"<p>{escape(words)}</p>{todo}{joined(*pieces)}</article>"
+    )
+
+
+def thumbnails(pictures: Iterable[Thumbnail], *, kind: str = "gallery") -> Html:
+    """Return pictures side by side; `kind` group draws a frame around them, for what belongs together."""
+    return Html(f'<div class="{escape(kind)}">{"".join(map(_thumbnail, pictures))}</div>')
+
+
+def _thumbnail(picture: Thumbnail) -> str:
+    size = ' class="small"' if picture.enlarged else ""
+    image = f'<img{size} src="{escape(picture.uri)}" alt="{escape(picture.title)}">' if picture.uri else ""
+    words = f"<br>{escape(picture.words)}" if picture.words else ""
+    return f'<figure class="thumb">{image}<figcaption><b>{escape(picture.title)}</b>{words}</figcaption></figure>'
+
+
+def plots(uris: Iterable[tuple[str, str]]) -> Html:
+    """Return plots in a grid, given as data URI and description."""
+    shown = "".join(f'<figure><img src="{escape(uri)}" alt="{escape(words)}"></figure>' for uri, words in uris)
+    return Html(f'<div class="plots">{shown}</div>')
+
+
+def strip(title: str, uri: str) -> Html:
+    """Return a wide picture with a title above it."""
+    return Html(
+        f'<div class="strip"><p><b>{escape(title)}</b></p><img src="{escape(uri)}" alt="{escape(title)}"></div>'
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> Html:
+    """Return a table that sorts by a click on a column's name; numbers stand on the right."""
+    numeric = [not isinstance(value, str) for value in rows[0]] if rows else [False] * len(columns)
+    heads = "".join(
+        f'<th scope="col"{" class=number" if right else ""}><button type="button">{escape(name)}</button></th>'
+        for name, right in zip(columns, numeric, strict=True)
+    )
+    lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:MAX_ROWS])
+    more = f'<p class="quiet">The first {MAX_ROWS:,} of {len(rows):,}.</p>' if len(rows) > MAX_ROWS else ""
+    return Html(f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{more}')
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return f"<td>{escape(value)}</td>"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    return f'<td class="number" data-value="{value}">{shown}</td>'
+
+
+def groups(pieces: Iterable[Html]) -> Html:
+    """Return groups of thumbnails side by side, as many as fit."""
+    return Html(f'<div class="groups">{"".join(pieces)}</div>')
+
+
+def folded(summary: str, *pieces: Html, unfolded: bool = False) -> Html:
+    """Return pieces that a click unfolds, or folds where they are `unfolded`."""
+    return Html(
+        f"<details{' open' if unfolded else ''}><summary>{escape(summary)}</summary>{joined(*pieces)}</details>"
+    )
+
+
+def footer(text: str) -> Html:
+    """Return the last line of a page."""
+    return Html(f"<footer>{escape(text)}</footer>")

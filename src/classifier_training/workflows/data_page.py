@@ -1,0 +1,206 @@
+"""The plots and the page of an analysis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.types import TRAIN
+from classifier_training.data.findings import plural, shown
+from classifier_training.data.quality import imbalance_ratio, mean_images
+from classifier_training.evaluation import report
+from classifier_training.evaluation.figures.analysis import HistogramFigure, MeanImagesFigure, SampleSheetFigure
+from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
+from classifier_training.evaluation.pictures import plot_uri, strip_uri, thumbnail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from classifier_training.core.run_dir import DataReportDir
+    from classifier_training.data.findings import Finding, Inspected
+    from classifier_training.data.index import SplitData
+    from classifier_training.evaluation.drawing import Drawer, Figure
+
+MAX_SHEETS = 60
+"""Classes with a sample sheet, and a row of samples on the page; of more, the most frequent and the rarest halves."""
+
+NUM_SHEET, NUM_STRIP = 32, 10
+MAX_PICTURES = 400
+"""Pictures of examples on the page: with plots and samples it stays under 10 MB."""
+
+MAX_MEANS = 60
+MAX_UNFOLDED = 8
+"""Rows of a finding without pictures that are shown at once."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the page takes from the analysis's pictures.
+
+    Args:
+        plots: files and what they show.
+        samples: some readable files of each shown class, by label.
+    """
+
+    plots: Sequence[tuple[Path, str]]
+    samples: dict[str, list[Path]]
+
+
+def draw_plots(folder: DataReportDir, data: Inspected, counted: SplitData, drawer: Drawer, *, image_size: int) -> Drawn:
+    """Hand the plots to the drawer; they are there when its block ends."""
+    plots: list[tuple[Path, str]] = []
+
+    def draw(name: str, words: str, figure: Figure) -> None:
+        drawer.submit(figure, folder.plot(name))
+        plots.append((folder.plot(name), words))
+
+    counts = {name: counted.counts(name).astype(float) for name in counted.tables}
+    first = counted.counts(next(iter(counted.tables)))
+    draw(
+        "class_distribution", "images of each class",
+        ClassBarsFigure(
+            series=counts, class_names=counted.class_names, x_label="images",
+            title=f"Images of each class, {imbalance_ratio(first):,.1f} : 1 from most to fewest",
+        ),
+    )  # fmt: skip
+    if len(counts) > 1:
+        shares = {name: 100 * values / max(values.sum(), 1) for name, values in counts.items()}
+        draw(
+            "class_balance", "share of each class in each split",
+            ClassBarsFigure(
+                series=shares, class_names=counted.class_names, x_label="% of the split", title="Balance of each split"
+            ),
+        )  # fmt: skip
+    readable = data.scan.readable
+    if readable:
+        sizes = np.array([(fact.width, fact.height) for fact in readable], dtype=np.int64)
+        draw("image_sizes", "width and height of the pictures", ImageSizesFigure(sizes=sizes, input_size=image_size))
+        ratios = np.log2(sizes[:, 0] / sizes[:, 1])
+        draw(
+            "aspect_ratios", "width over height",
+            HistogramFigure(
+                values=np.clip(ratios, -3, 3), span=(-3, 3), title="Shapes",
+                x_label="log2 of width over height (0 square, 1 twice as wide as high)",
+            ),
+        )  # fmt: skip
+        brightness = np.array([fact.brightness for fact in readable])
+        draw(
+            "brightness", "mean brightness of the pictures",
+            HistogramFigure(values=brightness, span=(0, 255), title="Brightness", x_label="mean, 0 black to 255 white"),
+        )  # fmt: skip
+        draw("modes", "kinds of stored pixels", _bars(Counter(fact.mode for fact in readable), "Kinds of pixels"))
+        kept = _ends(counted, MAX_MEANS)
+        means = mean_images(data.index, data.scan, counted.class_names)[kept]
+        names = tuple(counted.class_names[number] for number in kept)
+        draw("mean_images", "mean picture of each class", MeanImagesFigure(means=means, class_names=names))
+    groups = Counter(sample.group for sample in data.index.samples if sample.group)
+    if groups:
+        draw("groups", "images of each group", _bars(groups, f"Images of each group ({len(groups):,} groups)"))
+    samples = _samples(data, counted)
+    for label, paths in samples.items():
+        sheet = SampleSheetFigure(paths=tuple(map(str, paths)), title=shown(label))
+        drawer.submit(sheet, folder.sample_sheet(counted.class_names.index(label)))
+    return Drawn(plots, samples)
+
+
+def write_data_page(
+    folder: DataReportDir, data: Inspected, counted: SplitData, findings: Sequence[Finding], drawn: Drawn
+) -> None:
+    """Write report.html."""
+    splits = [(f"{len(table):,}", f"{name} images") for name, table in counted.tables.items()]
+    gravity = Counter(finding.severity for finding in findings)
+    found = ", ".join(plural(gravity[kind], kind) for kind in ("error", "warning", "note") if gravity[kind])
+    facts = [*splits, (f"{counted.num_classes:,}", "classes"), (found or "none", "findings")]
+    body = [report.header(f"Data report: {data.index.root.name}", str(data.index.root), facts)]
+    cards, left = [], MAX_PICTURES
+    for finding in findings:
+        card, used = _card(finding, data.index.root, left)
+        cards.append(card)
+        left -= used
+    nothing = report.card("good", "Nothing was found", "Every check passed.", "")
+    body.append(report.section("What was found, by what matters", *(cards or [nothing])))
+    rows: list[tuple[str | int, ...]] = [
+        (shown(name), *(int(counted.counts(split)[number]) for split in counted.tables))
+        for number, name in enumerate(counted.class_names)
+    ]
+    body.append(report.section("Classes", report.table(("class", *counted.tables), rows)))
+    # A plot that could not be drawn has been told of.
+    uris = [(plot_uri(path), words) for path, words in drawn.plots if path.exists()]
+    body.append(report.section("In pictures", report.plots(uris)))
+    strips = [report.strip(shown(name), strip_uri(paths[:NUM_STRIP])) for name, paths in drawn.samples.items()]
+    hidden = counted.num_classes - len(strips)
+    note = [report.paragraph(f"{plural(hidden, 'class', 'classes')} not shown.")] if hidden else []
+    body.append(report.section("Samples of each class", *strips, *note))
+    body.append(
+        report.footer(
+            "Nothing was changed or deleted. Near-duplicates are proposals: look at them before you remove any."
+        )
+    )
+    report.write_page(folder.page, title=f"Data report: {data.index.root.name}", body=body)
+
+
+def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
+    framed: list[report.Html] = []
+    used = 0
+    single = all(len(group) == 1 for group in finding.examples)
+    groups = [tuple(picture for group in finding.examples for picture in group)] if single else finding.examples
+    for group in groups:
+        chosen = group[: max(0, left - used)]
+        used += len(chosen)
+        if chosen:
+            pictures = [thumbnail(root / picture.path, picture.caption, picture.path) for picture in chosen]
+            framed.append(report.thumbnails(pictures, kind="gallery" if single else "group"))
+    pieces = [report.groups(framed)] if framed else []
+    hidden = finding.count - len(finding.examples)
+    if finding.examples and hidden > 0 and not single:
+        pieces.append(report.paragraph(f"and {plural(hidden, 'more group')}"))
+    if finding.rows:
+        columns = {1: ("which",), 2: ("which", "what")}.get(len(finding.rows[0]), ("group", "which", "what"))
+        if finding.examples and not single:
+            columns = ("group", "file")
+        rows = [tuple(int(value) if value.isdecimal() else value for value in row) for row in finding.rows]
+        pieces.append(
+            report.folded(
+                f"list ({plural(len(finding.rows), 'row')})",
+                report.table(columns, rows),
+                unfolded=not framed and len(rows) <= MAX_UNFOLDED,
+            )
+        )
+    return report.card(finding.severity, finding.title, finding.words, finding.remedy, *pieces), used
+
+
+def _bars(counts: Counter[str], title: str) -> ClassBarsFigure:
+    names = tuple(name for name, _ in counts.most_common())
+    values = np.array([counts[name] for name in names], dtype=float)
+    return ClassBarsFigure(series={"files": values}, class_names=names, title=title, x_label="images")
+
+
+def _ends(counted: SplitData, number: int) -> list[int]:
+    """The classes to show, in their order: all, or the most frequent and the rarest."""
+    totals = sum(counted.counts(split) for split in counted.tables)
+    order = np.argsort(-np.asarray(totals), kind="stable").tolist()
+    return sorted(order if len(order) <= number else [*order[: number // 2], *order[-(number // 2) :]])
+
+
+def _samples(data: Inspected, counted: SplitData) -> dict[str, list[Path]]:
+    """Readable files of each shown class, spread evenly over the class, those to learn from first choice."""
+    readable = {fact.path for fact in data.scan.readable}
+    by_label: dict[str, list[Path]] = {}
+    seen_in_train = any(sample.split == TRAIN for sample in data.index.samples)
+    trained = {sample.label for sample in data.index.samples if sample.split == TRAIN}
+    for sample in data.index.samples:
+        wanted = not seen_in_train or sample.split == TRAIN or sample.label not in trained
+        if wanted and sample.path in readable:
+            by_label.setdefault(sample.label, []).append(data.index.root / sample.path)
+    names = [counted.class_names[number] for number in _ends(counted, MAX_SHEETS)]
+    chosen = {}
+    for name in names:
+        paths = by_label.get(name, [])
+        if paths:
+            step = max(1, len(paths) / NUM_SHEET)
+            chosen[name] = [paths[int(place * step)] for place in range(min(NUM_SHEET, len(paths)))]
+    return chosen

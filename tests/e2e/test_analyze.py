@@ -1,0 +1,101 @@
+"""`analyze` as it is typed, and the check of the data before a training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.conftest import SMALL, Finished
+
+Command = Callable[..., Finished]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_with_faults_becomes_a_report(command: Command, split_folder: Path, tmp_path: Path) -> None:
+    blue = split_folder / "train" / "blue"
+    shutil.copyfile(blue / "00.png", split_folder / "val" / "blue" / "copy.png")
+    (blue / "zero.png").write_bytes(b"")
+    shutil.copyfile(blue / "01.png", blue / 'new\nline <script>alert("x").png')
+    before = sorted(split_folder.rglob("*"))
+    done = command("analyze", f"data.root={split_folder}")
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    assert "1 file cannot be read" in done.out
+    report = tmp_path / "data_report"
+    for name in (
+        "report.html", "statistics.json", "findings.json", "class_distribution.png", "class_balance.png",
+        "image_sizes.png", "aspect_ratios.png", "brightness.png", "modes.png", "mean_images.png",
+        "samples/class_0000.png",
+    ):  # fmt: skip
+        assert (report / name).stat().st_size > 0, name
+    assert table(report / "quarantine.csv") == [
+        {"path": "train/blue/zero.png", "reason": "is not an image, or is empty or damaged"}
+    ]
+    codes = [finding["code"] for finding in json.loads((report / "findings.json").read_text())]
+    assert codes[:2] == ["unreadable_files", "exact_copies_across_splits"]
+    statistics = json.loads((report / "statistics.json").read_text())
+    assert statistics["splits"]["train"]["class_counts"] == {"blue": 10, "green": 6, "red": 4}
+    assert statistics["files"]["num_unreadable"] == 1
+    page = (report / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert sorted(split_folder.rglob("*")) == before, "nothing is removed"
+    assert command("analyze", f"data.root={split_folder}", "fail_on=error").code == 1
+
+
+def test_data_that_is_not_split_is_analyzed_as_one(command: Command, unsplit_folder: Path, tmp_path: Path) -> None:
+    done = command("analyze", f"data.root={unsplit_folder}", "output=there", "near_duplicates=false")
+    assert done.code == 0, done.err
+    statistics = json.loads((tmp_path / "there" / "statistics.json").read_text())
+    assert statistics["splits"]["all"]["num_images"] == 30
+
+
+@pytest.mark.parametrize("word", ["data.batch_size=3", "transforms.hflip=0.5"])
+def test_a_setting_without_effect_is_refused(command: Command, split_folder: Path, word: str) -> None:
+    done = command("analyze", f"data.root={split_folder}", word)
+    assert done.code == 2
+    assert "has no effect on an analysis" in done.err
+
+
+def test_training_refuses_copies_across_splits_until_told(command: Command, split_folder: Path) -> None:
+    shutil.copyfile(split_folder / "train" / "blue" / "00.png", split_folder / "test" / "blue" / "copy.png")
+    words = ("train", f"data.root={split_folder}", *SMALL)
+    done = command(*words)
+    assert done.code == 2
+    assert "exact copies across splits" in done.err
+    assert "test/blue/copy.png" in done.err
+    allowed = command(*words, "allow_leaks=true")
+    assert allowed.code == 0, allowed.err
+    assert "data check: 2 files in 1 group are exact copies across splits" in allowed.err
+
+
+def test_labels_that_the_model_contradicts_are_ranked(
+    command: Command, train_here: Callable[..., Path], unsplit_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("cleanlab")
+    for number in range(40):
+        for name, colour in (("blue", (30, 60, 200)), ("red", (200, 40, 40))):
+            Image.new("RGB", (32, 32), tuple(value + number for value in colour)).save(
+                unsplit_folder / name / f"more{number}.png"
+            )
+    words = [*SMALL[:4], "trainer.max_epochs=4", "trainer.accelerator=cpu", "data.val_fraction=0.4"]
+    run = train_here([f"data.root={unsplit_folder}", *words])
+    done = command("analyze", f"run={run}")
+    assert done.code == 0, done.err
+    rows = table(run / "label_issues" / "label_issues.csv")
+    held_out = [row for row in table(run / "splits.csv") if row["split"] != "train"]
+    assert len(rows) == len(held_out)
+    doubtful = [row["is_issue"] == "true" for row in rows]
+    assert doubtful == sorted(doubtful, reverse=True), "the doubtful come first"
+    assert (run / "label_issues" / "report.html").stat().st_size > 0
+    assert command("analyze", f"run={run}", "data.batch_size=3").code == 2
