@@ -16,9 +16,10 @@ from classifier_training.data.groups import assign_groups, join_twins, report_st
 from classifier_training.data.index import tabulate
 from classifier_training.data.quality import dataset_statistics, scan_headers
 from classifier_training.data.splits import SplitWish, complete_splits, report_overlap, restore_splits
+from classifier_training.data.twins import exact_twins, near_twins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
@@ -67,7 +68,6 @@ def load_data(
     *,
     seed: int,
     manifest: Sequence[Sample] | None = None,
-    find_twins: Callable[[SampleIndex], Mapping[str, str]] | None = None,
 ) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
 
@@ -75,8 +75,6 @@ def load_data(
         source: the data.
         seed: of the splits that are drawn.
         manifest: the splits of a run that goes on; they then hold.
-        find_twins: names the cluster of every image that looks like another, by relative path; asked only when
-            data.group_duplicates is set and splits are drawn.
 
     Raises:
         UserError: when there is no data, a file is no image (unless such are skipped), or nothing can be validated on.
@@ -92,8 +90,9 @@ def load_data(
     if manifest is None:
         if source.splits is not None:
             index = give_splits(index, Path(source.splits), source.on_error)
-        if source.group_duplicates:
-            index = join_twins(index, _need_twins(find_twins)(index))
+        if any(not sample.split for sample in index.samples):
+            # Copies on both sides of a split that is drawn here would be our own fault.
+            index = join_twins(index, (near_twins if source.group_duplicates else exact_twins)(index))
         index = complete_splits(index, wish, seed=seed)
     report_overlap(index)
     report_straddling(index)
@@ -121,18 +120,6 @@ def split_wish(source: DataSource) -> SplitWish:
             f"leave out data.{name}, or data.splits",
         )
     return SplitWish(**chosen)
-
-
-def _need_twins(
-    find_twins: Callable[[SampleIndex], Mapping[str, str]] | None,
-) -> Callable[[SampleIndex], Mapping[str, str]]:
-    if find_twins is None:
-        raise UserError(
-            "data.group_duplicates=true, and nothing was given that finds duplicates",
-            "load_data(…, find_twins=…)",
-            "leave data.group_duplicates out",
-        )
-    return find_twins
 
 
 def _nothing_to_validate(index: SampleIndex) -> UserError:

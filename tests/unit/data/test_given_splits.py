@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from classifier_training.core.errors import UserError
 from classifier_training.data.formats.image_folder import ImageFolder
@@ -56,14 +59,24 @@ def test_a_wish_beside_a_file_of_splits_is_an_error(unsplit_folder: Path, settin
         load_data(source, seed=0)
 
 
-def test_twins_stay_on_one_side_when_they_are_found(unsplit_folder: Path) -> None:
-    source = ImageFolder(root=str(unsplit_folder), group_duplicates=True)
-    pairs = {f"{name}/0{number}.png": f"{number}" for name in ("blue", "red") for number in range(10)}
-    index = load_data(source, seed=0, find_twins=lambda _index: pairs).index
+def test_copies_stay_on_one_side_of_a_drawn_split(unsplit_folder: Path) -> None:
+    for number in range(10):
+        shutil.copyfile(unsplit_folder / f"blue/0{number}.png", unsplit_folder / f"red/copy_{number}.png")
+    index = load_data(ImageFolder(root=str(unsplit_folder)), seed=0).index
     sides = {sample.path: sample.split for sample in index.samples}
-    assert all(sides[f"blue/0{number}.png"] == sides[f"red/0{number}.png"] for number in range(10))
-    with pytest.raises(UserError, match="nothing was given that finds duplicates"):
-        load_data(source, seed=0)
+    assert all(sides[f"blue/0{number}.png"] == sides[f"red/copy_{number}.png"] for number in range(10))
+    assert set(sides.values()) == {"train", "val", "test"}
+
+
+def test_images_that_look_alike_stay_on_one_side_when_asked(unsplit_folder: Path) -> None:
+    photograph = Image.fromarray(load_sample_image("china.jpg"))
+    for number in range(10):
+        part = photograph.crop((30 * number, 20 * number, 30 * number + 300, 20 * number + 200))
+        part.save(unsplit_folder / f"green/photo_{number}.png")
+        part.resize((150, 100)).save(unsplit_folder / f"red/smaller_{number}.jpg", quality=80)
+    index = load_data(ImageFolder(root=str(unsplit_folder), group_duplicates=True), seed=0).index
+    sides = {sample.path: sample.split for sample in index.samples}
+    assert all(sides[f"green/photo_{number}.png"] == sides[f"red/smaller_{number}.jpg"] for number in range(10))
 
 
 def test_groups_that_are_classes_leave_nothing_to_validate(unsplit_folder: Path) -> None:
