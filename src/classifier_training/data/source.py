@@ -12,6 +12,7 @@ from classifier_training.core.settings import PathText  # noqa: TC001 - the regi
 if TYPE_CHECKING:
     from classifier_training.data.index import SampleIndex
 
+Store = Literal["auto", "off", "on", "jpeg"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -26,6 +27,10 @@ class DataSource:
         val_fraction: share of unsplit images kept for validation (0.15 when left out).
         test_fraction: share of unsplit images kept for the test (0.15 when left out).
         on_error: what an unreadable image does: raise ends the run and names it, skip goes on without it.
+        store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not
+            at all when the room is short; on writes them before training; jpeg takes little room, at some loss; off
+            keeps nothing.
+        store_gb: room for the pixels of all data sets, in GB; half of the free disk when left out.
     """
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
@@ -34,6 +39,8 @@ class DataSource:
     val_fraction: Fraction | None = None
     test_fraction: Fraction | None = None
     on_error: Literal["raise", "skip"] = "raise"
+    store: Store = "auto"
+    store_gb: Annotated[float, Field(gt=0)] | None = None
 
     def read(self) -> SampleIndex:
         """List the samples.

@@ -14,6 +14,7 @@ from classifier_training.data.datamodule import ImageFolderDataModule, choose_nu
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import SplitData, tabulate
+from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import inverse_frequency_weights
 from classifier_training.data.transforms import Transforms
 
@@ -86,7 +87,9 @@ def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     keys = [SampleKey(0, row, row) for row in range(4)]
 
     def dataset(on_error: str) -> ImageDataset:
-        return ImageDataset(table, preprocessing=PREPROCESSING, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
+        return ImageDataset(
+            table, recipe=Recipe(preprocessing=PREPROCESSING), augmentation=None, seed=0, on_error=on_error
+        )  # type: ignore[arg-type]
 
     with pytest.raises(UnreadableImageError, match=r"01\.png"):
         dataset("raise").__getitems__(keys)
