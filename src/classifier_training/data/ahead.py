@@ -23,9 +23,10 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
     def put(value: tuple[Item] | BaseException | None) -> None:
         while not stopped.is_set():
             try:
-                return waiting.put(value, timeout=POLL_SECONDS)
+                waiting.put(value, timeout=POLL_SECONDS)
             except queue.Full:
                 continue
+            break
 
     def make() -> None:
         try:

@@ -13,7 +13,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.runtime import num_cores
 from classifier_training.data.recipe import encode
-from classifier_training.data.store.shards import SHARD_BYTES, ShardWriter, hash_content, shard_names
+from classifier_training.data.store.shards import SHARD_BYTES, ShardWriter, hash_content, next_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def build_store(
     chunks = [missing[start : start + size] for start in range(0, len(missing), size)]
     if not chunks:
         return built
-    first = len(shard_names(store.folder))
+    first = next_number(store.folder)
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         tasks = {
             pool.submit(

@@ -15,6 +15,7 @@ from classifier_training.data.store.shards import (
     clean,
     describe_files,
     hash_content,
+    next_number,
     read_entries,
     shard_names,
 )
@@ -138,7 +139,7 @@ class StoreFolder:
         try:
             entry["content"] = hash_content(path)
             if self._writer is None:
-                self._writer = ShardWriter(self.folder, len(shard_names(self.folder)))
+                self._writer = ShardWriter(self.folder, next_number(self.folder))
             self._writer.add(entry, data)
             self._added_bytes += len(data)
             if self._writer.full:

@@ -149,7 +149,10 @@ class StorePlan:
         if choice.jpeg and self._store == "auto":
             log.info("store: the %s pixels are kept as JPEG, which changes them a little", split)
         how = "" if folder.writes or not num_missing else "; another process is writing the others"
-        log.info("store: %d of %d pictures (%s) are in %s%s", num_files - num_missing, num_files, ", ".join(same), folder.folder, how)  # fmt: skip
+        log.info(
+            "store: %d of %d pictures (%s) are in %s%s",
+            num_files - num_missing, num_files, ", ".join(same), folder.folder, how,
+        )  # fmt: skip
 
     def _path(self, recipe: Recipe) -> Path:
         root = blake2b(str(self._data.root).encode(), digest_size=4).hexdigest()

@@ -121,6 +121,12 @@ def shard_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("[0-9]*.entries"))
 
 
+def next_number(folder: Path) -> int:
+    """Number for a shard that comes after all that are complete."""
+    names = shard_names(folder)
+    return int(names[-1].partition("-")[0]) + 1 if names else 0
+
+
 def read_entries(folder: Path, names: Sequence[str]) -> NDArray[np.void]:
     """Return the entries of the shards, sorted by path, the latest of each path alone."""
     parts = []
