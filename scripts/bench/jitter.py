@@ -45,7 +45,7 @@ def main() -> None:
     ours = Transforms(crop_scale=1.0, **STRENGTH)  # type: ignore[arg-type]
     opencv = Transforms(crop_scale=1.0, backend="opencv", **STRENGTH)  # type: ignore[arg-type]
     candidates = {
-        "Pillow": lambda: [np.asarray(theirs(picture)) for picture in pictures],
+        "Pillow": lambda: [np.asarray(theirs(picture)) for picture in pictures],  # type: ignore[no-untyped-call]
         "ours": lambda: augment(images, uniforms, ours),
         "ours, transforms.backend=opencv": lambda: [
             jitter(one, own, opencv) for one, own in zip(pixels, draws, strict=True)

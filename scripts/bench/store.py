@@ -96,7 +96,7 @@ def render(folder: Path, kind: str, number: int) -> str:
         noise = random_numbers.integers(-12, 12, smooth.shape)
         image = Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
     path = folder / f"{kind}_{number:06d}.{ending}"
-    image.save(path, **({"quality": 90} if ending == "jpg" else {"compress_level": 3}))
+    image.save(path, quality=90, compress_level=3)  # each format takes what it knows
     return str(path)
 
 

@@ -141,6 +141,7 @@ class ImageDataset(Dataset[Batch]):
         if self._augmentation is None:
             return _Sample(key.row, kept, fresh, None)
         draws = draw_uniforms(self._seed, key)
+        kept = kept if stored else self._recipe.restored(kept)
         pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
         if self._augmentation.backend == "opencv":
             pixels = jitter(pixels, draws, self._augmentation)

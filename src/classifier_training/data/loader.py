@@ -65,6 +65,7 @@ class BatchLoader(DataLoader[Batch]):
             batches = self._stored(super().__iter__())
         else:
             self._end_workers()
+            assert self.batch_sampler is not None
             batches = self._stored(self._images.load(keys) for keys in self.batch_sampler)
         pinned = (_pin(batch) for batch in batches) if torch.cuda.is_available() else batches
         return ahead(pinned) if self._loads_ahead else pinned
@@ -80,7 +81,8 @@ class BatchLoader(DataLoader[Batch]):
             for loaded in found:
                 if isinstance(loaded, UserError):
                     raise loaded
-                for row, pixels in loaded.decoded if store is not None else ():
+                for row, pixels in loaded.decoded:
+                    assert store is not None
                     store.add(row, pixels)
                     is_new = True
                 yield loaded.batch
@@ -111,7 +113,8 @@ class _ErrorsAsValues(Dataset[Loaded | UserError]):
 
 
 def _pin(batch: Batch) -> Batch:
-    return Batch(*(part if part is None else part.pin_memory() for part in batch))
+    draws = None if batch.draws is None else batch.draws.pin_memory()
+    return Batch(batch.images.pin_memory(), batch.targets.pin_memory(), batch.indices.pin_memory(), draws)
 
 
 def _already_collated(batch: Any) -> Any:

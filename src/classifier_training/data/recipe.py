@@ -66,10 +66,12 @@ class Recipe:
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return what is kept of an upright RGB picture: uint8 [h, w, 3]."""
         if self.crop_scale == 1:
-            fitted = self.preprocessing.pixels(image)
-        else:
-            fitted = self.preprocessing.resize(image, *self.shape(image.height, image.width))
-        return decode(encode(fitted)) if self.jpeg else fitted
+            return self.preprocessing.pixels(image)
+        return self.preprocessing.resize(image, *self.shape(image.height, image.width))
+
+    def restored(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return kept pixels as a store gives them back, so that the first epoch sees what the next ones will."""
+        return decode(encode(pixels)) if self.jpeg else pixels
 
     def read(self, path: Path | str) -> NDArray[np.uint8]:
         """Decode a file and return what is kept of it.

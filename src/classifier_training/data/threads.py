@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
@@ -22,33 +23,49 @@ def map_samples(work: Callable[[int], Result], number: int) -> list[Result]:
     """Call `work` with 0 to number - 1: in threads of one torch thread each, or in a row in a loader process.
 
     What a sample's arithmetic gives then depends on nothing but the sample: neither on how many cores there are nor on
-    who loads it.
+    who loads it. An error of `work` is raised here.
     """
     if get_worker_info() is not None:
         return [work(place) for place in range(number)]
-    pool = _pool(os.getpid())
+    tasks = _start_threads(os.getpid())
     # A task a thread, not a sample: handing one over takes as long as a small picture.
     parts = [range(start, number, num_cores()) for start in range(min(number, num_cores()))]
-    done = pool.map(lambda places: [work(place) for place in places], parts)
+    answers: SimpleQueue[Any] = SimpleQueue()
+    for part in parts:
+        tasks.put((work, part, answers))
     results: dict[int, Result] = {}
-    for places, found in zip(parts, done, strict=True):
-        results.update(zip(places, found, strict=True))
+    for _ in parts:
+        answer = answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        results.update(answer)
     return [results[place] for place in range(number)]
 
 
 @functools.cache
-def _pool(_process: int) -> ThreadPoolExecutor:
+def _start_threads(_process: int) -> SimpleQueue[Any]:
+    """Start this process's threads; returns where they take their tasks from.
+
+    A pool of concurrent.futures keeps its locks in Python, where a Ctrl-C between two lines leaves one locked for good.
+    """
+    tasks: SimpleQueue[Any] = SimpleQueue()
+    started = threading.Barrier(num_cores() + 1)
     # The number of threads is each thread's own in OpenMP, but torch also keeps it for threads to come.
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(num_cores(), "samples", initializer=torch.set_num_threads, initargs=(1,))
-    for task in [pool.submit(_wait_a_little) for _ in range(num_cores())]:
-        task.result()
+    for number in range(num_cores()):
+        threading.Thread(target=_serve, args=(tasks, started), name=f"samples-{number}", daemon=True).start()
+    started.wait()
     torch.set_num_threads(before)
-    return pool
+    return tasks
 
 
-def _wait_a_little() -> None:
-    # So long that every thread is started, for the one before is still busy when the next task comes.
-    import time
-
-    time.sleep(0.01)
+def _serve(tasks: SimpleQueue[Any], started: threading.Barrier) -> None:
+    torch.set_num_threads(1)
+    started.wait()
+    while True:
+        work, places, answers = tasks.get()
+        try:
+            answers.put([(place, work(place)) for place in places])
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
+            answers.put(error)
+        del work, places, answers

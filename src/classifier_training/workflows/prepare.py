@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,9 +127,7 @@ def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:
         for recipe, store in plan.folders.items():
             paths = plan.paths(recipe)
             task = bar.add_task("decoding", total=len(paths))
-            built = build_store(
-                store, paths, verify=verify, advance=lambda number, task=task: bar.advance(task, number)
-            )  # type: ignore[misc]
+            built = build_store(store, paths, verify=verify, advance=partial(bar.advance, task))
             for error in built.unreadable:
                 if not skips:
                     raise error

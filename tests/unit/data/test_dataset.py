@@ -89,9 +89,8 @@ def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     keys = [SampleKey(0, row, row) for row in range(4)]
 
     def dataset(on_error: str) -> ImageDataset:
-        return ImageDataset(
-            table, recipe=Recipe(preprocessing=PREPROCESSING), augmentation=None, seed=0, on_error=on_error
-        )  # type: ignore[arg-type]
+        recipe = Recipe(preprocessing=PREPROCESSING)
+        return ImageDataset(table, recipe=recipe, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
 
     with pytest.raises(UnreadableImageError, match=r"01\.png"):
         dataset("raise").__getitems__(keys)
