@@ -20,12 +20,20 @@ from PIL import Image
 from torchvision.transforms import ColorJitter
 
 from classifier_training.core.types import SampleKey
-from classifier_training.data.augment import augment
+from classifier_training.data.augment import Changes
 from classifier_training.data.jitter import jitter
 from classifier_training.data.transforms import Transforms, draw_uniforms
 
 STRENGTH = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}
 BATCH_SIZE = 64
+
+
+def one_by_one(images: torch.Tensor, uniforms: torch.Tensor, transforms: Transforms) -> None:
+    """Do what loading does on the CPU with large pictures."""
+    changes = Changes(uniforms, transforms, *images.shape[2:])
+    out = torch.empty(images.shape, dtype=torch.uint8)
+    for row, image in enumerate(images):
+        changes.apply_one(row, image, out[row])
 
 
 def main() -> None:
@@ -46,7 +54,7 @@ def main() -> None:
     opencv = Transforms(crop_scale=1.0, backend="opencv", **STRENGTH)  # type: ignore[arg-type]
     candidates = {
         "Pillow": lambda: [np.asarray(theirs(picture)) for picture in pictures],  # type: ignore[no-untyped-call]
-        "ours": lambda: augment(images, uniforms, ours),
+        "ours": lambda: one_by_one(images, uniforms, ours),
         "ours, transforms.backend=opencv": lambda: [
             jitter(one, own, opencv) for one, own in zip(pixels, draws, strict=True)
         ],

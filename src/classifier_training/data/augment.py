@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from classifier_training.data.threads import map_samples
 from classifier_training.data.transforms import DRAWS
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.522
 
 
 def augment(images: Tensor, draws: Tensor, transforms: Transforms) -> Tensor:
-    """Move and recolour a batch.
-
-    On the CPU one sample after the other, for their pixels then stay in the cache; elsewhere all at once.
+    """Move and recolour a batch, all at once.
 
     Args:
         images: uint8 [B, 3, H, W].
@@ -34,21 +32,63 @@ def augment(images: Tensor, draws: Tensor, transforms: Transforms) -> Tensor:
     Returns:
         uint8 [B, 3, H, W].
     """
-    if not changes_batch(transforms):
-        return images
-    # -1..1 for the changes that go both ways
-    signed = dict(zip(DRAWS, (2 * draws - 1).unbind(1), strict=True))
-    moves = _movement(images, signed, transforms) if transforms.moves_pixels else None
-    colours = _colours(signed, transforms) if _recolours(transforms) else None
-    if images.device.type != "cpu":
-        return _change(images, moves, colours)
+    return Changes(draws, transforms, images.shape[2], images.shape[3]).apply(images)
 
-    def change_one(row: int) -> Tensor:
-        one = slice(row, row + 1)
-        colour = None if colours is None else (colours[0][one], colours[1][one])
-        return _change(images[one], None if moves is None else moves[one], colour)
 
-    return torch.cat(map_samples(change_one, len(images)))
+class Changes:
+    """What is done to each picture of a batch: a movement [B, 2, 3], a matrix of colours [B, 3, 3] and a share of grey.
+
+    Args:
+        draws: float32 [B, len(DRAWS)].
+        transforms: how far each change may go.
+        height: of the pictures.
+        width: of the pictures.
+    """
+
+    def __init__(self, draws: Tensor, transforms: Transforms, height: int, width: int) -> None:
+        # -1..1 for the changes that go both ways
+        signed = dict(zip(DRAWS, (2 * draws - 1).unbind(1), strict=True))
+        self._moves = _movement(signed, transforms, height / width) if transforms.moves_pixels else None
+        self._colours = _colours(signed, transforms) if _recolours(transforms) else None
+        self._luma = torch.tensor(LUMA, device=draws.device)
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Change a whole batch, uint8 [B, 3, H, W]."""
+        if self._moves is None and self._colours is None:
+            return images
+        pixels = images.float()
+        if self._moves is not None:
+            pixels = _resample(pixels, self._moves)
+        pixels = pixels.contiguous()
+        if self._colours is not None:
+            gain, share = self._colours
+            flat = pixels.flatten(2)
+            added = share * (flat.mean(2) @ self._luma)
+            pixels = torch.bmm(gain, flat).add_(added[:, None, None]).view_as(pixels)
+        return _levels(pixels)
+
+    def apply_one(self, row: int, image: Tensor, out: Tensor) -> None:
+        """Change one picture of the batch on the CPU, in memory that is used again, so that it stays in the cache.
+
+        Args:
+            row: its place in the batch.
+            image: uint8 [3, H, W].
+            out: uint8 [3, H, W], where the result goes.
+        """
+        if self._moves is None and self._colours is None:
+            out.copy_(image)
+            return
+        first, second, whole = _scratch(image.shape)
+        pixels = first.copy_(image)
+        if self._moves is not None:
+            pixels = _resample(pixels[None], self._moves[row : row + 1])[0].contiguous()
+        if self._colours is not None:
+            gain, share = self._colours
+            flat = pixels.view(3, -1)
+            added = share[row] * (flat.mean(1) @ self._luma)
+            torch.mm(gain[row], flat, out=second.view(3, -1))
+            pixels = second.add_(added)
+        out.copy_(whole.copy_(pixels.round_().clamp_(0, 255)))
 
 
 def changes_batch(transforms: Transforms) -> bool:
@@ -61,32 +101,35 @@ def _recolours(transforms: Transforms) -> bool:
     return transforms.changes_colours and transforms.backend == "pillow"
 
 
-def _change(images: Tensor, moves: Tensor | None, colours: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Apply to each picture its movement [B, 2, 3] and its colours, a matrix [B, 3, 3] and a share of its grey [B]."""
-    pixels = images.float()
-    if moves is not None:
-        grid = affine_grid(moves, list(pixels.shape), align_corners=False)
-        pixels = grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    pixels = pixels.contiguous()
-    if colours is not None:
-        gain, share = colours
-        flat = pixels.flatten(2)
-        grey = flat.mean(2) @ torch.tensor(LUMA, device=flat.device)
-        changed = torch.mm(gain[0], flat[0])[None] if len(flat) == 1 else torch.bmm(gain, flat)
-        pixels = changed.add_((share * grey)[:, None, None]).view_as(pixels)
+def _resample(pixels: Tensor, moves: Tensor) -> Tensor:
+    grid = affine_grid(moves, list(pixels.shape), align_corners=False)
+    return grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _levels(pixels: Tensor) -> Tensor:
     # By way of int16, which on the CPU takes a quarter of the time.
     return pixels.round_().clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
-def _movement(images: Tensor, signed: dict[str, Tensor], transforms: Transforms) -> Tensor:
+_memory = threading.local()
+
+
+def _scratch(shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory of this thread's own for one picture: getting it anew each time takes as long as the work."""
+    if getattr(_memory, "shape", None) != shape:
+        _memory.shape = shape
+        _memory.tensors = torch.empty(shape), torch.empty(shape), torch.empty(shape, dtype=torch.int16)
+    found: tuple[Tensor, Tensor, Tensor] = _memory.tensors
+    return found
+
+
+def _movement(signed: dict[str, Tensor], transforms: Transforms, aspect: float) -> Tensor:
     """One resampling for mirror, rotation, zoom and shift, [B, 2, 3]; the border is reflected."""
-    height, width = images.shape[-2:]
     angle = signed["angle"] * math.radians(transforms.rotation_degrees)
     scale = 1 + signed["zoom"] * transforms.zoom
     mirror = torch.where(signed["flip"] < 2 * transforms.hflip - 1, -1.0, 1.0)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     # Coordinates run from -1 to 1 on both axes, so a picture that is not square needs its aspect undone and redone.
-    aspect = height / width
     shift_x, shift_y = (
         2 * transforms.translate * signed["shift_x"],
         2 * transforms.translate * signed["shift_y"],

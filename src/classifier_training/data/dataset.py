@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ from torch.utils.data import Dataset
 
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import Batch, SampleKey
-from classifier_training.data.augment import augment, changes_batch
+from classifier_training.data.augment import Changes, changes_batch
 from classifier_training.data.crop import training_pixels
 from classifier_training.data.jitter import jitter
 from classifier_training.data.threads import map_samples
 from classifier_training.data.transforms import draw_uniforms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -29,19 +30,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+ALONE_PIXELS = 128 * 128
+"""Pictures from this size on are augmented one by one, smaller ones as a batch; either way by the size alone."""
+
 
 class Loaded(NamedTuple):
     """A batch, and what was decoded for it: row and kept pixels, for the store."""
 
     batch: Batch
     decoded: list[tuple[int, NDArray[np.uint8]]]
-
-
-class _Sample(NamedTuple):
-    row: int
-    pixels: NDArray[np.uint8]
-    kept: NDArray[np.uint8] | None
-    draws: NDArray[np.float64] | None
 
 
 class ImageDataset(Dataset[Batch]):
@@ -102,50 +101,69 @@ class ImageDataset(Dataset[Batch]):
         if self._augmentation is None and self.store is not None and self.store.has(rows).all():
             gathered = self.store.gather(rows)
             if gathered is not None:
-                return Loaded(self._batch(gathered, rows, None), [])
+                return Loaded(self._batch(torch.from_numpy(gathered).permute(0, 3, 1, 2), rows), [])
         stored = np.zeros(len(rows), bool) if self.store is None else self.store.has(rows)
-        samples: list[_Sample] = []
-        found = map_samples(lambda place: self._sample(keys[place], stored=bool(stored[place])), len(keys))
-        for sample in found:
-            if isinstance(sample, UnreadableImageError):
-                self._skip(sample)
-            else:
-                samples.append(sample)
-        decoded = [(sample.row, sample.kept) for sample in samples if sample.kept is not None]
-        pixels = [sample.pixels for sample in samples]
-        stacked = np.stack(pixels) if pixels else np.empty((0, *self._recipe.preprocessing.size, 3), np.uint8)
-        draws = [sample.draws for sample in samples if sample.draws is not None]
-        kept = np.array([sample.row for sample in samples], dtype=np.int64)
-        return Loaded(self._batch(stacked, kept, np.stack(draws) if draws else None), decoded)
+        draws = np.stack([draw_uniforms(self._seed, key) for key in keys]) if self._augmentation else None
+        height, width = self._recipe.preprocessing.size
+        uniforms = self._uniforms(draws)
+        changes = None
+        if uniforms is not None and self._augments:
+            assert self._augmentation is not None
+            changes = Changes(uniforms, self._augmentation, height, width)
+        alone = height * width >= ALONE_PIXELS
+        shape = (3, height, width) if changes is not None and alone else (height, width, 3)
+        out = torch.empty((len(keys), *shape), dtype=torch.uint8)
+        whole = out.numpy()
 
-    def _batch(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], draws: NDArray[np.float64] | None) -> Batch:
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        batch = Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
-        if self._augmentation is None or draws is None or not changes_batch(self._augmentation):
-            return batch
-        uniforms = torch.from_numpy(draws).float()
-        if not self._augments:
-            return batch._replace(draws=uniforms)
-        return batch._replace(images=augment(images, uniforms, self._augmentation))
-
-    def _sample(self, key: SampleKey, *, stored: bool) -> _Sample | UnreadableImageError:
-        if stored:
-            assert self.store is not None
-            kept = self.store.pixels(key.row)
-        else:
+        def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
+            row = keys[place].row
             try:
-                kept = self._recipe.read(self._table.paths[key.row])
+                kept = self._kept(row, stored=bool(stored[place]))
             except UnreadableImageError as error:
                 return error
-        fresh = None if stored or self.store is None else kept
-        if self._augmentation is None:
-            return _Sample(key.row, kept, fresh, None)
-        draws = draw_uniforms(self._seed, key)
+            pixels = kept if draws is None else self._train(kept, draws[place], stored=bool(stored[place]))
+            if changes is not None and alone:
+                changes.apply_one(place, torch.from_numpy(pixels).permute(2, 0, 1), out[place])
+            else:
+                whole[place] = pixels
+            return kept
+
+        found = _in_threads(work, len(keys), alone=alone or not stored.all())
+        for error in found:
+            if isinstance(error, UnreadableImageError):
+                self._skip(error)
+        images = out if shape[0] == 3 else out.permute(0, 3, 1, 2)
+        if changes is not None and not alone:
+            (images,) = map_samples(lambda _: changes.apply(images), 1)
+        good = [place for place, kept in enumerate(found) if not isinstance(kept, UnreadableImageError)]
+        if len(good) < len(keys):
+            images, rows = images[good], rows[good]
+            uniforms = None if uniforms is None else uniforms[good]
+        batch = self._batch(images, rows)
+        if uniforms is not None and not self._augments:
+            batch = batch._replace(draws=uniforms)
+        decoded = [(keys[place].row, found[place]) for place in good if self.store is not None and not stored[place]]
+        return Loaded(batch, decoded)  # type: ignore[arg-type] # errors are gone
+
+    def _uniforms(self, draws: NDArray[np.float64] | None) -> torch.Tensor | None:
+        if draws is None or self._augmentation is None or not changes_batch(self._augmentation):
+            return None
+        return torch.from_numpy(draws).float()
+
+    def _batch(self, images: torch.Tensor, rows: NDArray[np.int64]) -> Batch:
+        return Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
+
+    def _kept(self, row: int, *, stored: bool) -> NDArray[np.uint8]:
+        if stored:
+            assert self.store is not None
+            return self.store.pixels(row)
+        return self._recipe.read(self._table.paths[row])
+
+    def _train(self, kept: NDArray[np.uint8], draws: NDArray[np.float64], *, stored: bool) -> NDArray[np.uint8]:
+        assert self._augmentation is not None
         kept = kept if stored else self._recipe.restored(kept)
         pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
-        if self._augmentation.backend == "opencv":
-            pixels = jitter(pixels, draws, self._augmentation)
-        return _Sample(key.row, pixels, fresh, draws)
+        return jitter(pixels, draws, self._augmentation) if self._augmentation.backend == "opencv" else pixels
 
     def _skip(self, error: UnreadableImageError) -> None:
         if self._on_error == "raise":
@@ -153,3 +171,11 @@ class ImageDataset(Dataset[Batch]):
         if error.path not in self._reported:
             self._reported.add(error.path)
             log.warning("skipped %s: %s", error.path, error.reason)
+
+
+def _in_threads(work: Callable[[int], Result], number: int, *, alone: bool) -> list[Result]:
+    """Share samples out among threads, or do them in a row in one: small ones would only wait for each other."""
+    if alone:
+        return map_samples(work, number)
+    (found,) = map_samples(lambda _: [work(place) for place in range(number)], 1)
+    return found
