@@ -53,7 +53,7 @@ def main() -> None:
     ours = Transforms(crop_scale=1.0, **STRENGTH)  # type: ignore[arg-type]
     opencv = Transforms(crop_scale=1.0, backend="opencv", **STRENGTH)  # type: ignore[arg-type]
     candidates = {
-        "Pillow": lambda: [np.asarray(theirs(picture)) for picture in pictures],  # type: ignore[no-untyped-call]
+        "Pillow": lambda: [np.asarray(theirs(picture)) for picture in pictures],
         "ours": lambda: one_by_one(images, uniforms, ours),
         "ours, transforms.backend=opencv": lambda: [
             jitter(one, own, opencv) for one, own in zip(pixels, draws, strict=True)
@@ -63,7 +63,7 @@ def main() -> None:
     for repeat in range(options.repeats + 1):
         for name, work in candidates.items():
             started = time.perf_counter()
-            work()
+            work()  # type: ignore[no-untyped-call]
             if repeat:  # the first is for warming up
                 rates[name].append(BATCH_SIZE / (time.perf_counter() - started))
     print(f"{size} px, one core, n {options.repeats} batches of {BATCH_SIZE}")
