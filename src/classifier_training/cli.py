@@ -21,6 +21,7 @@ import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
 import classifier_training.workflows.info
 import classifier_training.workflows.predict
+import classifier_training.workflows.prepare
 import classifier_training.workflows.train  # noqa: F401 - each registers its verb
 from classifier_training import __version__
 from classifier_training.conf import complete, helping

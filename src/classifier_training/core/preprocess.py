@@ -109,7 +109,10 @@ class Preprocessing:
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Fit an upright RGB picture to the size: uint8 [H, W, 3], RGB."""
         place = self.geometry(image.height, image.width)
-        resized = self._resize(image, place.height, place.width)
+        return self.cut(self.resize(image, place.height, place.width), place)
+
+    def cut(self, resized: NDArray[np.uint8], place: Geometry) -> NDArray[np.uint8]:
+        """Cut or pad what was resized: uint8 [place.height, place.width, 3] -> [H, W, 3]."""
         target_height, target_width = self.size
         if (place.height, place.width) == self.size:
             return resized
@@ -143,7 +146,8 @@ class Preprocessing:
         plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
         return cls(**plain)
 
-    def _resize(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    def resize(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+        """Resize an upright RGB picture with the kernel and the backend: uint8 [height, width, 3]."""
         if image.size == (width, height):
             return np.asarray(image)
         if self.backend == "pillow":

@@ -8,12 +8,14 @@ from pytorch_lightning import LightningDataModule
 
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.data.augment import augment
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
+from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import EpochSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.core.types import Batch, SplitTable
     from classifier_training.data.index import SplitData
+    from classifier_training.data.store.folder import TableStore
     from classifier_training.data.transforms import Transforms
 
 MAX_AUTO_WORKERS = 8
@@ -38,6 +41,8 @@ class ImageFolderDataModule(LightningDataModule):
         num_workers: loader processes.
         on_error: what an unreadable image does.
         seed: order, draws and augmentation follow from it.
+        stores: pixels on disk, of the splits that have such.
+        on_device: whether batches are augmented on the device and loaded ahead, as a GPU wants it.
     """
 
     def __init__(
@@ -51,8 +56,12 @@ class ImageFolderDataModule(LightningDataModule):
         num_workers: int,
         on_error: Literal["raise", "skip"],
         seed: int,
+        stores: Mapping[str, TableStore] | None = None,
+        on_device: bool = False,
     ) -> None:
         super().__init__()
+        self._stores = stores or {}
+        self._on_device = on_device
         self.data = data
         self.preprocessing = preprocessing
         self.augmentation = augmentation
@@ -78,6 +87,12 @@ class ImageFolderDataModule(LightningDataModule):
         dataset = self._dataset(self.data.tables[TRAIN], augmentation=self.augmentation)
         return self._loader(dataset, self.sampler, drop_last=self._drops_last)
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Augment, on the device, what was left to it."""
+        if batch.draws is None:
+            return batch
+        return batch._replace(images=augment(batch.images, batch.draws, self.augmentation), draws=None)
+
     def val_dataloader(self) -> Iterable[Batch]:
         """Validation images in order."""
         return self._evaluation_loader(VAL) if VAL in self.data.tables else []
@@ -91,17 +106,27 @@ class ImageFolderDataModule(LightningDataModule):
         return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets), drop_last=False)
 
     def _dataset(self, table: SplitTable, *, augmentation: Transforms | None) -> ImageDataset:
+        store = self._stores.get(table.name)
+        crop_scale = 1.0 if augmentation is None else augmentation.crop_scale
         return ImageDataset(
             table,
-            preprocessing=self.preprocessing,
+            # Pixels that come from a store in part must all be made as those are.
+            recipe=store.folder.recipe if store else Recipe(preprocessing=self.preprocessing, crop_scale=crop_scale),
             augmentation=augmentation,
             seed=self.seed,
             on_error=self.on_error,
+            store=store,
+            augments=not self._on_device,
         )
 
     def _loader(self, dataset: ImageDataset, sampler: EpochSampler, *, drop_last: bool) -> BatchLoader:
         return BatchLoader(
-            dataset, sampler, batch_size=self.batch_size, drop_last=drop_last, num_workers=self.num_workers
+            dataset,
+            sampler,
+            batch_size=self.batch_size,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            loads_ahead=self._on_device,
         )
 
 

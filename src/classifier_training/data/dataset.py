@@ -3,58 +3,80 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from classifier_training.core.images import UnreadableImageError, read_rgb
+from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import Batch, SampleKey
-from classifier_training.data.augment import augment
+from classifier_training.data.augment import Changes, changes_batch
+from classifier_training.data.crop import training_pixels
 from classifier_training.data.jitter import jitter
-from classifier_training.data.transforms import draw_uniforms, training_pixels
+from classifier_training.data.threads import map_samples
+from classifier_training.data.transforms import draw_uniforms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Literal
 
     from numpy.typing import NDArray
 
-    from classifier_training.core.preprocess import Preprocessing
     from classifier_training.core.types import SplitTable
+    from classifier_training.data.recipe import Recipe
+    from classifier_training.data.store.folder import TableStore
     from classifier_training.data.transforms import Transforms
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+ALONE_PIXELS = 128 * 128
+"""Pictures from this size on are augmented one by one, smaller ones as a batch; either way by the size alone."""
+
+
+class Loaded(NamedTuple):
+    """A batch, and what was decoded for it: row and kept pixels, for the store."""
+
+    batch: Batch
+    decoded: list[tuple[int, NDArray[np.uint8]]]
+
 
 class ImageDataset(Dataset[Batch]):
-    """Decodes, fits and, for training, augments the samples of one split.
+    """Fetches, fits and, for training, augments the samples of one split.
 
     A loader hands over the keys of a whole batch and gets a finished `Batch`, so it needs no collate function.
 
     Args:
         table: the samples.
-        preprocessing: how a picture is fitted.
+        recipe: what is kept of a picture, with a store or without.
         augmentation: None for evaluation.
         seed: of the run; the augmentation's randomness follows from it and the sample's key.
         on_error: raise ends the run at an unreadable image; skip leaves it out of its batch and says so once.
+        store: where pixels come from, as far as they are there.
+        augments: False leaves what is done to whole batches to the device, and hands over its random numbers.
     """
 
     def __init__(
         self,
         table: SplitTable,
         *,
-        preprocessing: Preprocessing,
+        recipe: Recipe,
         augmentation: Transforms | None,
         seed: int,
         on_error: Literal["raise", "skip"],
+        store: TableStore | None = None,
+        augments: bool = True,
     ) -> None:
         self._table = table
-        self._preprocessing = preprocessing
+        self._recipe = recipe
         self._augmentation = augmentation
         self._seed = seed
         self._on_error = on_error
+        self._augments = augments
         self._reported: set[str] = set()
+        self.store = store
 
     def __len__(self) -> int:
         return len(self._table)
@@ -63,6 +85,10 @@ class ImageDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
+        """Load one batch; see `load`."""
+        return self.load(keys).batch
+
+    def load(self, keys: list[SampleKey]) -> Loaded:
         """Load one batch.
 
         Returns:
@@ -71,30 +97,72 @@ class ImageDataset(Dataset[Batch]):
         Raises:
             UnreadableImageError: for the first image that cannot be read, unless told to skip such.
         """
-        pixels: list[NDArray[np.uint8]] = []
-        draws: list[NDArray[np.float64]] = []
-        kept: list[int] = []
-        for key in keys:
-            uniforms = draw_uniforms(self._seed, key)
-            try:
-                pixels.append(self._load(self._table.paths[key.row], uniforms))
-            except UnreadableImageError as error:
-                self._skip(error)
-                continue
-            draws.append(uniforms)
-            kept.append(key.row)
-        indices = np.array(kept, dtype=np.int64)
-        stacked = np.stack(pixels) if kept else np.empty((0, *self._preprocessing.size, 3), np.uint8)
-        images = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-        if self._augmentation is not None and kept:
-            images = augment(images, torch.from_numpy(np.stack(draws)).float(), self._augmentation)
-        return Batch(images, torch.from_numpy(self._table.targets[indices]), torch.from_numpy(indices))
+        rows = np.array([key.row for key in keys], dtype=np.int64)
+        if self._augmentation is None and self.store is not None and self.store.has(rows).all():
+            gathered = self.store.gather(rows)
+            if gathered is not None:
+                return Loaded(self._batch(torch.from_numpy(gathered).permute(0, 3, 1, 2), rows), [])
+        stored = np.zeros(len(rows), bool) if self.store is None else self.store.has(rows)
+        draws = np.stack([draw_uniforms(self._seed, key) for key in keys]) if self._augmentation else None
+        height, width = self._recipe.preprocessing.size
+        uniforms = self._uniforms(draws)
+        changes = None
+        if uniforms is not None and self._augments:
+            assert self._augmentation is not None
+            changes = Changes(uniforms, self._augmentation, height, width)
+        alone = height * width >= ALONE_PIXELS
+        shape = (3, height, width) if changes is not None and alone else (height, width, 3)
+        out = torch.empty((len(keys), *shape), dtype=torch.uint8)
+        whole = out.numpy()
 
-    def _load(self, path: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
-        image = read_rgb(path)
-        if self._augmentation is None:
-            return self._preprocessing.pixels(image)
-        pixels = training_pixels(image, self._preprocessing, self._augmentation.crop_scale, draws)
+        def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
+            row = keys[place].row
+            try:
+                kept = self._kept(row, stored=bool(stored[place]))
+            except UnreadableImageError as error:
+                return error
+            pixels = kept if draws is None else self._train(kept, draws[place], stored=bool(stored[place]))
+            if changes is not None and alone:
+                changes.apply_one(place, torch.from_numpy(pixels).permute(2, 0, 1), out[place])
+            else:
+                whole[place] = pixels
+            return kept
+
+        found = _in_threads(work, len(keys), alone=alone or not stored.all())
+        for error in found:
+            if isinstance(error, UnreadableImageError):
+                self._skip(error)
+        images = out if shape[0] == 3 else out.permute(0, 3, 1, 2)
+        if changes is not None and not alone:
+            (images,) = map_samples(lambda _: changes.apply(images), 1)
+        good = [place for place, kept in enumerate(found) if not isinstance(kept, UnreadableImageError)]
+        if len(good) < len(keys):
+            images, rows = images[good], rows[good]
+            uniforms = None if uniforms is None else uniforms[good]
+        batch = self._batch(images, rows)
+        if uniforms is not None and not self._augments:
+            batch = batch._replace(draws=uniforms)
+        decoded = [(keys[place].row, found[place]) for place in good if self.store is not None and not stored[place]]
+        return Loaded(batch, decoded)  # type: ignore[arg-type] # errors are gone
+
+    def _uniforms(self, draws: NDArray[np.float64] | None) -> torch.Tensor | None:
+        if draws is None or self._augmentation is None or not changes_batch(self._augmentation):
+            return None
+        return torch.from_numpy(draws).float()
+
+    def _batch(self, images: torch.Tensor, rows: NDArray[np.int64]) -> Batch:
+        return Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
+
+    def _kept(self, row: int, *, stored: bool) -> NDArray[np.uint8]:
+        if stored:
+            assert self.store is not None
+            return self.store.pixels(row)
+        return self._recipe.read(self._table.paths[row])
+
+    def _train(self, kept: NDArray[np.uint8], draws: NDArray[np.float64], *, stored: bool) -> NDArray[np.uint8]:
+        assert self._augmentation is not None
+        kept = kept if stored else self._recipe.restored(kept)
+        pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
         return jitter(pixels, draws, self._augmentation) if self._augmentation.backend == "opencv" else pixels
 
     def _skip(self, error: UnreadableImageError) -> None:
@@ -103,3 +171,11 @@ class ImageDataset(Dataset[Batch]):
         if error.path not in self._reported:
             self._reported.add(error.path)
             log.warning("skipped %s: %s", error.path, error.reason)
+
+
+def _in_threads(work: Callable[[int], Result], number: int, *, alone: bool) -> list[Result]:
+    """Share samples out among threads, or do them in a row in one: small ones would only wait for each other."""
+    if alone:
+        return map_samples(work, number)
+    (found,) = map_samples(lambda _: [work(place) for place in range(number)], 1)
+    return found

@@ -101,6 +101,11 @@ class EpochSampler:
         """Choose the epoch that the next iteration yields; Lightning calls this."""
         self._epoch = epoch
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Sample numbers of the next iteration [N]."""
+        return self.order(self._epoch)
+
     def __iter__(self) -> Iterator[SampleKey]:
         epoch = self._epoch
         for position, index in enumerate(self.order(epoch).tolist()):

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from classifier_training.data.index import SampleIndex
 
+Store = Literal["auto", "off", "on", "jpeg"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 TRAINING_ALONE = (
     "image_size", "batch_size", "num_workers", "val_fraction", "test_fraction", "splits", "fold", "num_folds",
-    "group_duplicates",
+    "group_duplicates", "store", "store_gb",
 )  # fmt: skip
 """Settings that say nothing on how the samples are read."""
 
@@ -45,6 +46,10 @@ class DataSource:
         num_folds: parts for cross-validation; the test split is the same for all.
         on_error: what an image, row or folder that cannot be read does: raise ends the run and names it, skip goes on
             without it.
+        store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not
+            at all when the room is short; on writes them before training; jpeg takes little room, at some loss; off
+            keeps nothing.
+        store_gb: room for the pixels of all data sets, in GB; half of the free disk when left out.
     """
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
@@ -58,6 +63,8 @@ class DataSource:
     fold: Annotated[int, Field(ge=0)] | None = None
     num_folds: Annotated[int, Field(ge=2, le=100)] | None = None
     on_error: Literal["raise", "skip"] = "raise"
+    store: Store = "auto"
+    store_gb: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def is_named(self) -> bool:

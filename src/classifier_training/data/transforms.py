@@ -1,15 +1,14 @@
-"""How pictures become training batches: settings, the random numbers behind them, and the crop.
+"""How pictures become training batches: settings, and the random numbers behind them.
 
 Every random number of a sample is a pure function of (seed, epoch, position), so that the number of workers, a resume
-or a kill changes nothing. What happens to pixels after the crop is in `augment.py`, for a whole batch at once, and
-in `jitter.py`, where OpenCV does the colours.
+or a kill changes nothing. `recipe.py` shrinks a picture once, `crop.py` cuts a random part out of that, and what
+happens to the pixels then is in `augment.py`, or in `jitter.py`, where OpenCV does the colours.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +28,6 @@ from classifier_training.core.register import register
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL import Image
 
     from classifier_training.core.types import InputSpec, SampleKey
 
@@ -41,9 +39,6 @@ DRAWS = (
     "brightness", "contrast", "saturation", "hue",
 )  # fmt: skip
 """Names of a sample's random numbers; their place in `draw_uniforms` is their place here."""
-
-MAX_LOG_RATIO = math.log(4 / 3)
-"""Random crops are stretched by up to 4:3 either way, as in Szegedy et al. 2015 (arXiv:1409.4842)."""
 
 
 @register(group="transforms", name="standard")
@@ -121,28 +116,3 @@ def draw_uniforms(seed: int, key: SampleKey) -> NDArray[np.float64]:
     blocks = [blake2b(packed, digest_size=64, salt=bytes([block])).digest() for block in range(2)]
     words = np.frombuffer(b"".join(blocks), dtype="<u8", count=len(DRAWS))
     return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
-
-
-def training_pixels(
-    image: Image.Image, preprocessing: Preprocessing, crop_scale: float, draws: NDArray[np.float64]
-) -> NDArray[np.uint8]:
-    """Cut a random part out of a picture and fit it to the size: uint8 [H, W, 3].
-
-    The crop keeps between `crop_scale` and all of the area, in the shape that the policy gives the whole picture.
-    """
-    if crop_scale == 1:
-        return preprocessing.pixels(image)
-    area, ratio, x, y = draws[:4]
-    share = crop_scale + (1 - crop_scale) * area
-    stretch = math.exp(MAX_LOG_RATIO * (2 * ratio - 1) / 2)
-    width, height = float(image.width), float(image.height)
-    if preprocessing.policy == "crop":
-        scale = min(width / preprocessing.size[1], height / preprocessing.size[0])
-        width, height = preprocessing.size[1] * scale, preprocessing.size[0] * scale
-    cut_width = max(1, round(min(image.width, width * math.sqrt(share) * stretch)))
-    cut_height = max(1, round(min(image.height, height * math.sqrt(share) / stretch)))
-    left, top = round((image.width - cut_width) * x), round((image.height - cut_height) * y)
-    part = image.crop((left, top, left + cut_width, top + cut_height))
-    # What was cut out has the wanted shape already, or one stretched on purpose.
-    fitted = replace(preprocessing, policy="squash") if preprocessing.policy == "crop" else preprocessing
-    return fitted.pixels(part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging as python_logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from classifier_training.data.load import load_data
 from classifier_training.data.preflight import preflight
 from classifier_training.data.source import DataSource
 from classifier_training.data.splits import read_manifest
+from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
@@ -105,7 +107,7 @@ def train(
         allow_leaks: train although files of one split are exact copies of another split's.
     """
     config = plain(describe(dict(locals())))
-    with RunLog() as run_log, Drawer() as drawer:
+    with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
         loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
@@ -132,15 +134,27 @@ def train(
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
         image_size = data.image_size or built.input_spec.size
         min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
+        preprocessing = transforms.evaluation(image_size, built.input_spec)
+        stores = stack.enter_context(
+            open_stores(
+                splits,
+                preprocessing=preprocessing,
+                crop_scale=transforms.crop_scale,
+                store=data.store,
+                store_gb=data.store_gb,
+            )
+        )
         datamodule = ImageFolderDataModule(
             splits,
-            preprocessing=transforms.evaluation(image_size, built.input_spec),
+            preprocessing=preprocessing,
             augmentation=transforms,
             class_weights=correction.sampler_weights,
             batch_size=data.batch_size,
             num_workers=choose_num_workers(data.num_workers, accelerator=device.accelerator),
             on_error=data.on_error,
             seed=seed,
+            stores=stores,
+            on_device=device.accelerator != "cpu",
         )
         if resumed:
             refuse_past(resumed.last_checkpoint, max_epochs=trainer.max_epochs)

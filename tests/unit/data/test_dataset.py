@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
-from classifier_training.core.types import SampleKey
+from classifier_training.core.types import Batch, SampleKey
+from classifier_training.data.ahead import ahead
 from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import SplitData, tabulate
+from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import inverse_frequency_weights
 from classifier_training.data.transforms import Transforms
 
@@ -86,7 +89,8 @@ def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     keys = [SampleKey(0, row, row) for row in range(4)]
 
     def dataset(on_error: str) -> ImageDataset:
-        return ImageDataset(table, preprocessing=PREPROCESSING, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
+        recipe = Recipe(preprocessing=PREPROCESSING)
+        return ImageDataset(table, recipe=recipe, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
 
     with pytest.raises(UnreadableImageError, match=r"01\.png"):
         dataset("raise").__getitems__(keys)
@@ -111,3 +115,27 @@ def test_workers_follow_the_device() -> None:
     assert choose_num_workers("auto", accelerator="cpu") == 0
     assert choose_num_workers("auto", accelerator="mps") == 0
     assert 1 <= choose_num_workers("auto", accelerator="cuda") <= 8
+
+
+def test_a_device_that_augments_sees_the_same_batch(data: SplitData) -> None:
+    def first_batch(*, on_device: bool) -> Batch:
+        module = module_of(data)
+        module._on_device = on_device
+        batch = next(iter(module.train_dataloader()))
+        assert (batch.draws is not None) == on_device
+        return module.on_after_batch_transfer(batch, 0)
+
+    here, there = first_batch(on_device=False), first_batch(on_device=True)
+    assert there.draws is None
+    assert (here.images == there.images).all()
+
+
+def test_an_error_of_the_thread_that_loads_ahead_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("the second")
+
+    found = ahead(items())
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="the second"):
+        next(found)

@@ -11,7 +11,9 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import InputSpec, SampleKey
 from classifier_training.data.augment import augment
-from classifier_training.data.transforms import DRAWS, Transforms, draw_uniforms, training_pixels
+from classifier_training.data.crop import training_pixels
+from classifier_training.data.recipe import Recipe
+from classifier_training.data.transforms import DRAWS, Transforms, draw_uniforms
 
 PLAIN = Transforms(crop_scale=1.0, brightness=0.0, contrast=0.0, saturation=0.0)
 SQUASH = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
@@ -67,7 +69,8 @@ def test_each_backend_has_its_own_kernel_and_colour_jitter() -> None:
 def test_without_a_crop_training_sees_what_evaluation_sees(policy: str) -> None:
     image = Image.fromarray(batch(1, 40)[0].permute(1, 2, 0).numpy())
     made = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), policy=policy)  # type: ignore[arg-type]
-    assert (training_pixels(image, made, 1.0, np.full(len(DRAWS), 0.1)) == made.pixels(image)).all()
+    kept = Recipe(preprocessing=made).pixels(image)
+    assert (training_pixels(kept, made, 1.0, np.full(len(DRAWS), 0.1)) == made.pixels(image)).all()
 
 
 @pytest.mark.parametrize("policy", ["squash", "crop", "letterbox"])
@@ -76,7 +79,8 @@ def test_a_crop_fits_any_picture(policy: str, size: tuple[int, int]) -> None:
     made = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), policy=policy)  # type: ignore[arg-type]
     for position in range(20):
         uniforms = draw_uniforms(0, SampleKey(0, position, 0))
-        assert training_pixels(Image.new("RGB", size), made, 0.2, uniforms).shape == (16, 16, 3)
+        kept = Recipe(preprocessing=made, crop_scale=0.2).pixels(Image.new("RGB", size))
+        assert training_pixels(kept, made, 0.2, uniforms).shape == (16, 16, 3)
 
 
 def test_a_crop_keeps_its_share_of_the_area() -> None:
@@ -84,7 +88,7 @@ def test_a_crop_keeps_its_share_of_the_area() -> None:
     ramp[..., 0], ramp[..., 1] = np.arange(100)[None, :] * 2, np.arange(100)[:, None] * 2
     shares = []
     for position in range(300):
-        seen = training_pixels(Image.fromarray(ramp), SQUASH, 0.5, draw_uniforms(0, SampleKey(0, position, 0)))
+        seen = training_pixels(ramp, SQUASH, 0.5, draw_uniforms(0, SampleKey(0, position, 0)))
         # From the middle of the first pixel to the middle of the last is 15 sixteenths of the crop.
         spans = [np.ptp(seen[..., channel].astype(int)) / 2 / 100 * 16 / 15 for channel in (0, 1)]
         shares.append(float(spans[0] * spans[1]))

@@ -171,7 +171,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run_in_words() -> None:
 
 
 def only(batch: Batch, number: int) -> Batch:
-    return Batch(*(part[:number] for part in batch))
+    return Batch(batch.images[:number], batch.targets[:number], batch.indices[:number])
 
 
 def test_batches_too_small_are_passed_over_and_an_empty_split_is_named(recwarn: pytest.WarningsRecorder) -> None:

@@ -1,0 +1,111 @@
+"""What is kept of a picture: the pixels that a split's batches are made from, with the store and without it.
+
+An evaluation sees the exact result of the preprocessing. Training cuts random parts out of a picture; it is shrunk
+once before, so far that the smallest part still has as many pixels as the network's input, and never enlarged. Every
+batch is cut from that, whether it was just made or comes from disk, so a store changes no pixel.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from classifier_training.core.images import read_rgb
+from classifier_training.core.preprocess import import_opencv
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.preprocess import Preprocessing
+
+FORMAT_VERSION = 1
+"""Of the files in the store; pixels of another version are made anew."""
+
+MAX_LOG_RATIO = math.log(4 / 3)
+"""Random crops are stretched by up to 4:3 either way, as in Szegedy et al. 2015 (arXiv:1409.4842)."""
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a decoded picture becomes the pixels that are kept.
+
+    Args:
+        preprocessing: what evaluation does to a picture.
+        crop_scale: smallest share of the area that a random crop takes; 1 where nothing is cropped.
+        jpeg: whether pixels go through JPEG, to take less room.
+    """
+
+    preprocessing: Preprocessing
+    crop_scale: float = 1.0
+    jpeg: bool = False
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that are kept of a picture of this height and width."""
+        if self.crop_scale == 1:
+            return self.preprocessing.size
+        # A crop's side is that of the picture times sqrt(share), times the stretch, which may be 1 / sqrt(4/3).
+        margin = math.exp(MAX_LOG_RATIO / 2) / math.sqrt(self.crop_scale)
+        sides = math.ceil(self.preprocessing.size[0] * margin), math.ceil(self.preprocessing.size[1] * margin)
+        place = replace(self.preprocessing, size=sides).geometry(height, width)
+        if self.preprocessing.policy == "squash":
+            return min(height, place.height), min(width, place.width)
+        return (place.height, place.width) if place.height < height and place.width <= width else (height, width)
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return what is kept of an upright RGB picture: uint8 [h, w, 3]."""
+        if self.crop_scale == 1:
+            return self.preprocessing.pixels(image)
+        return self.preprocessing.resize(image, *self.shape(image.height, image.width))
+
+    def restored(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return kept pixels as a store gives them back, so that the first epoch sees what the next ones will."""
+        return decode(encode(pixels)) if self.jpeg else pixels
+
+    def read(self, path: Path | str) -> NDArray[np.uint8]:
+        """Decode a file and return what is kept of it.
+
+        Raises:
+            UnreadableImageError: when the file gives no pixels.
+        """
+        return self.pixels(read_rgb(path))
+
+    def fingerprint(self) -> str:
+        """A name for all that the kept pixels depend on, but for the files; 16 hexadecimal digits."""
+        fit = self.preprocessing
+        decides = {
+            "format": FORMAT_VERSION,
+            "size": fit.size,
+            "policy": fit.policy,
+            "kernel": fit.kernel,
+            "backend": fit.backend,
+            "crop_scale": self.crop_scale,
+            "jpeg": JPEG_QUALITY if self.jpeg else None,
+            "pillow": PIL.__version__,
+            "opencv": import_opencv().__version__ if fit.backend == "opencv" else None,
+        }
+        return blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels as JPEG, with colours in full resolution."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def decode(blob: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of what `encode` wrote, uint8 [h, w, 3]."""
+    with Image.open(io.BytesIO(blob), formats=("JPEG",)) as image:
+        return np.asarray(image)

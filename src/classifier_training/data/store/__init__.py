@@ -1,0 +1,1 @@
+"""Decoded pixels on disk, memory-mapped."""

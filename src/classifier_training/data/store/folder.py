@@ -1,0 +1,245 @@
+"""One store: the pixels that one recipe makes of one data set."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.data.recipe import decode, encode
+from classifier_training.data.store.shards import (
+    ShardWriter,
+    clean,
+    describe_files,
+    hash_content,
+    next_number,
+    read_entries,
+    shard_names,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.data.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+class StoreFolder:
+    """Reads one store, and writes it if nobody else does.
+
+    Args:
+        folder: made when it is not there.
+        recipe: what the pixels are.
+        limit_bytes: how much may be added.
+        wait: whether to wait for another writer to end; otherwise this one only reads.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, *, limit_bytes: float = float("inf"), wait: bool = False) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.limit_bytes = limit_bytes
+        self._added_bytes = 0
+        self._writer: ShardWriter | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        # Eviction spares what somebody has open, and takes the longest unused first.
+        self._use = _lock(folder / "use.lock", fcntl.LOCK_SH)
+        os.utime(folder)
+        build = _lock(folder / "build.lock", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        self._build: int | None = build
+        if build is not None:
+            clean(folder)
+        self.refresh()
+
+    def __getstate__(self) -> dict[str, object]:
+        # A loader process opens its own maps and never writes.
+        return {
+            **self.__dict__, "_maps": [None] * len(self._names), "_writer": None, "_build": None, "_use": None,
+        }  # fmt: skip
+
+    @property
+    def writes(self) -> bool:
+        """Whether pictures can be added."""
+        return self._build is not None
+
+    def refresh(self) -> None:
+        """Take in what has been committed since."""
+        self._names = shard_names(self.folder)
+        self.entries = read_entries(self.folder, self._names)
+        self._maps: list[NDArray[np.uint8] | None] = [None] * len(self._names)
+
+    def locate(self, paths: Sequence[str]) -> NDArray[np.void]:
+        """Return each file's entry [N]; its shard is -1 where the file is new or has changed."""
+        wanted = describe_files(paths)
+        wanted["shard"] = -1
+        if len(self.entries):
+            place = np.minimum(np.searchsorted(self.entries["path"], wanted["path"]), len(self.entries) - 1)
+            known = self.entries[place]
+            same = known["path"] == wanted["path"]
+            for name in ("size", "mtime_ns"):
+                same &= known[name] == wanted[name]
+            wanted[same] = known[same]
+            self._find_moved(wanted, paths)
+        return wanted
+
+    def _find_moved(self, wanted: NDArray[np.void], paths: Sequence[str]) -> None:
+        """Recognise files that were moved, as into another class's folder, by size, time and then content."""
+        stamps = ["size", "mtime_ns"]
+        missing = np.flatnonzero((wanted["shard"] < 0) & (wanted["size"] >= 0))
+        known = {tuple(stamp) for stamp in self.entries[stamps].tolist()} if len(missing) else set()
+        alike = [row for row in missing.tolist() if tuple(wanted[stamps][row].tolist()) in known]
+        by_content = {entry["content"]: number for number, entry in enumerate(self.entries)} if alike else {}
+        for row in alike:
+            try:
+                number = by_content.get(np.bytes_(hash_content(paths[row])))
+            except OSError:  # whoever decodes the file says what is wrong with it
+                continue
+            if number is not None:
+                path = wanted["path"][row]
+                wanted[row] = self.entries[number]
+                wanted["path"][row] = path
+
+    def pixels(self, entry: NDArray[np.void]) -> NDArray[np.uint8]:
+        """Return the pixels of a located entry: uint8 [h, w, 3], the file's own pages where nothing is decoded."""
+        start, number = int(entry["offset"]), int(entry["num_bytes"])
+        data = self.shard(int(entry["shard"]))[start : start + number]
+        if self.recipe.jpeg:
+            return decode(data.tobytes())
+        return data.reshape(int(entry["height"]), int(entry["width"]), 3)
+
+    def shard(self, number: int) -> NDArray[np.uint8]:
+        """Return a shard's bytes, mapped when first asked for."""
+        found = self._maps[number]
+        if found is None:
+            found = self._maps[number] = np.memmap(self.folder / f"{self._names[number]}.pixels", np.uint8, "r")
+        return found
+
+    def add(self, path: str, entry: NDArray[np.void], pixels: NDArray[np.uint8]) -> None:
+        """Write a picture; it can be read after `commit`. When there is no room, writing ends with a warning.
+
+        Args:
+            path: of the file.
+            entry: its size and time from before it was decoded: one that changed since then is made anew.
+            pixels: uint8 [h, w, 3].
+        """
+        if not self.writes:
+            return
+        data: bytes | memoryview = encode(pixels) if self.recipe.jpeg else np.ascontiguousarray(pixels).data.cast("B")
+        if self._added_bytes + len(data) > self.limit_bytes:
+            self._stop("its share of the disk is used up (data.store_gb)")
+            return
+        entry = entry.copy()
+        entry["height"], entry["width"] = pixels.shape[:2]
+        try:
+            entry["content"] = hash_content(path)
+            if self._writer is None:
+                self._writer = ShardWriter(self.folder, next_number(self.folder))
+            self._writer.add(entry, data)
+            self._added_bytes += len(data)
+            if self._writer.full:
+                self._writer.commit()
+                self._writer = None
+        except OSError as error:
+            self._stop(error.strerror or str(error))
+
+    def commit(self) -> None:
+        """Make what was added part of the store."""
+        try:
+            if self._writer is not None:
+                self._writer.commit()
+        except OSError as error:
+            self._stop(error.strerror or str(error))
+        self._writer = None
+        self.refresh()
+
+    def close(self) -> None:
+        """Commit, and let others write and evict."""
+        if self._writer is not None:
+            self.commit()
+        for lock in (self._build, self._use):
+            if lock is not None:
+                os.close(lock)
+        self._build = self._use = None
+
+    def _stop(self, reason: str) -> None:
+        log.warning("%s: nothing more is stored: %s; training goes on without", self.folder, reason)
+        if self._writer is not None:
+            self._writer.discard()
+        self._writer = None
+        if self._build is not None:
+            os.close(self._build)
+        self._build = None
+
+
+class TableStore:
+    """A store, seen by the rows of one table.
+
+    Args:
+        folder: the store.
+        paths: of the table's files [N].
+    """
+
+    def __init__(self, folder: StoreFolder, paths: Sequence[str]) -> None:
+        self.folder = folder
+        self._paths = paths
+        self._pending: set[int] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again which rows are stored."""
+        self._rows = self.folder.locate(self._paths)
+        self._pending.clear()
+
+    def has(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows are stored [N]."""
+        return np.asarray(self._rows["shard"][rows] >= 0)
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """Pixels of a stored row."""
+        return self.folder.pixels(self._rows[row])
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        """Fetch stored rows at once: uint8 [B, h, w, 3]; None where they are not all of one shape."""
+        found = self._rows[rows]
+        if self.folder.recipe.jpeg or not len(found) or (found["num_bytes"] != found["num_bytes"][0]).any():
+            return None
+        height, width, number = int(found["height"][0]), int(found["width"][0]), int(found["num_bytes"][0])
+        if (found["height"] != height).any() or (found["offset"] % number).any():
+            return None
+        out = np.empty((len(rows), height, width, 3), np.uint8)
+        for shard in np.unique(found["shard"]):
+            chosen = np.flatnonzero(found["shard"] == shard)
+            every = self.folder.shard(int(shard))
+            every = every[: len(every) // number * number].reshape(-1, height, width, 3)
+            places = found["offset"][chosen] // number
+            out[chosen] = every[places]
+        return out
+
+    def add(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """Write a row that is not stored yet."""
+        if self.folder.writes and row not in self._pending and self._rows["shard"][row] < 0:
+            self._pending.add(row)
+            self.folder.add(self._paths[row], self._rows[row], pixels)
+
+    def commit(self) -> None:
+        """Make what was added readable."""
+        if self._pending:
+            self.folder.commit()
+            self.refresh()
+
+
+def _lock(path: Path, how: int) -> int | None:
+    """Take a lock of the kernel's, which goes with the process that holds it; None when another has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,165 @@
+"""Which stores a run uses: chosen once, said in one line."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import write_json
+from classifier_training.core.runtime import cache_dir
+from classifier_training.core.types import TRAIN
+from classifier_training.data.recipe import Recipe
+from classifier_training.data.store.build import build_store
+from classifier_training.data.store.folder import StoreFolder, TableStore
+from classifier_training.data.store.room import budget_bytes, estimate_bytes, make_room
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.data.index import SplitData
+    from classifier_training.data.source import Store
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_stores(
+    data: SplitData, *, preprocessing: Preprocessing, crop_scale: float, store: Store, store_gb: float | None
+) -> Iterator[dict[str, TableStore]]:
+    """Give the stores that a run reads and fills, by split; see `StorePlan`.
+
+    Raises:
+        UserError: when a store was asked for, and there is no room.
+    """
+    plan = StorePlan(data, preprocessing=preprocessing, crop_scale=crop_scale, store=store, store_gb=store_gb)
+    try:
+        plan.open(wait=store == "on")
+        plan.build()
+        yield plan.tables()
+    finally:
+        plan.close()
+
+
+class StorePlan:
+    """The recipe of each split, and the stores that are used.
+
+    Args:
+        data: classes and tables.
+        preprocessing: what evaluation does to a picture.
+        crop_scale: smallest share of a picture that training crops.
+        store: auto, on, jpeg or off; see the data's settings.
+        store_gb: room for the pixels of all data sets; half of the free disk when left out.
+    """
+
+    def __init__(
+        self, data: SplitData, *, preprocessing: Preprocessing, crop_scale: float, store: Store, store_gb: float | None
+    ) -> None:
+        self._data = data
+        self._store = store
+        self._base = cache_dir() / "store"
+        self._gb = store_gb
+        evaluation = Recipe(preprocessing=preprocessing)
+        self.recipes = dict.fromkeys(data.tables, evaluation)
+        # Scores never come from JPEG pixels, so that alone is a matter of training.
+        self.recipes[TRAIN] = Recipe(preprocessing=preprocessing, crop_scale=crop_scale, jpeg=store == "jpeg")
+        self.folders: dict[Recipe, StoreFolder] = {}
+
+    def open(self, *, wait: bool = False) -> None:
+        """Open or make the stores, as far as there is room.
+
+        Args:
+            wait: whether to wait for another process that writes the same one.
+
+        Raises:
+            UserError: when a store was asked for, and there is no room.
+        """
+        if self._store == "off":
+            return
+        self._base.mkdir(exist_ok=True)
+        for split in self.recipes:
+            self._open_for(split, wait=wait)
+
+    def build(self) -> None:
+        """Fill the stores before training, where that was asked for."""
+        if self._store == "on":
+            for recipe, folder in self.folders.items():
+                if folder.writes:
+                    build_store(folder, self.paths(recipe))
+
+    def tables(self) -> dict[str, TableStore]:
+        """The store of each split that has one."""
+        return {
+            split: TableStore(self.folders[recipe], self._data.tables[split].paths)
+            for split, recipe in self.recipes.items()
+            if recipe in self.folders
+        }
+
+    def paths(self, recipe: Recipe) -> list[str]:
+        """Files of the splits with this recipe, each once."""
+        splits = [split for split, chosen in self.recipes.items() if chosen == recipe]
+        return list(dict.fromkeys(path for split in splits for path in self._data.tables[split].paths))
+
+    def close(self) -> None:
+        """Let others write and evict."""
+        for folder in self.folders.values():
+            folder.close()
+
+    def _open_for(self, split: str, *, wait: bool) -> None:
+        recipe = self.recipes[split]
+        if recipe in self.folders:
+            return
+        choices = [recipe]
+        if self._store == "auto" and split == TRAIN:
+            choices.append(Recipe(preprocessing=recipe.preprocessing, crop_scale=recipe.crop_scale, jpeg=True))
+        budget = budget_bytes(self._base, self._gb)
+        for choice in choices:
+            folder = StoreFolder(self._path(choice), choice, wait=wait)
+            paths = self.paths(recipe)
+            located = folder.locate(paths)
+            missing = [path for path, shard in zip(paths, located["shard"].tolist(), strict=True) if shard < 0]
+            wanted = estimate_bytes(choice, missing)
+            free = make_room(self._base, wanted, budget, keep=folder.folder) if wanted else 0.0
+            if wanted <= free or not wanted:
+                folder.limit_bytes = free
+                self._use(split, recipe, choice, folder, num_missing=len(missing), num_files=len(paths))
+                return
+            folder.close()
+            log.info(
+                "store: the %s pixels take %.2f GB%s, and there is room for %.2f GB (data.store_gb)",
+                split, wanted / 1e9, " as JPEG" if choice.jpeg else "", max(0.0, free) / 1e9,
+            )  # fmt: skip
+        if self._store in ("on", "jpeg"):
+            raise UserError(
+                f"data.store={self._store}: there is no room for the {split} pixels",
+                f"{wanted / 1e9:.2f} GB; the limit of all stores is {budget / 1e9:.2f} GB",
+                "raise data.store_gb, free some of the disk, or data.store=auto",
+            )
+
+    def _use(
+        self, split: str, recipe: Recipe, choice: Recipe, folder: StoreFolder, *, num_missing: int, num_files: int
+    ) -> None:
+        same = [name for name, chosen in self.recipes.items() if chosen == recipe]
+        self.recipes |= dict.fromkeys(same if choice == recipe else [split], choice)
+        self.folders[choice] = folder
+        if choice.jpeg and self._store == "auto":
+            log.info("store: the %s pixels are kept as JPEG, which changes them a little", split)
+        how = "" if folder.writes or not num_missing else "; another process is writing the others"
+        log.info(
+            "store: %d of %d pictures (%s) are in %s%s",
+            num_files - num_missing, num_files, ", ".join(same), folder.folder, how,
+        )  # fmt: skip
+
+    def _path(self, recipe: Recipe) -> Path:
+        root = blake2b(str(self._data.root).encode(), digest_size=4).hexdigest()
+        path = self._base / f"{root}-{recipe.fingerprint()}"
+        if not path.exists():
+            path.mkdir()
+            write_json(
+                path / "about.json", {"data": str(self._data.root), "shape_of_1920x1080": recipe.shape(1080, 1920)}
+            )
+        return path

@@ -1,0 +1,136 @@
+"""`prepare`: index, splits and decoded pixels, before any training."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import Choice, register
+from classifier_training.core.runtime import command, console, setting
+from classifier_training.core.types import InputSpec
+from classifier_training.data.load import load_data
+from classifier_training.data.source import DataSource
+from classifier_training.data.splits import write_manifest
+from classifier_training.data.store.build import Built, build_store
+from classifier_training.data.store.plan import StorePlan
+from classifier_training.data.store.shards import folder_bytes
+from classifier_training.data.transforms import Transforms
+from classifier_training.workflows.fit import Builder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What was prepared.
+
+    Args:
+        built: what each split's pictures took.
+        folders: where the pixels are.
+        num_bytes: of all their files.
+        seconds: of the whole command.
+        manifest: the splits.
+    """
+
+    built: tuple[Built, ...]
+    folders: tuple[Path, ...]
+    num_bytes: int
+    seconds: float
+    manifest: Path
+
+    @property
+    def exit_code(self) -> int:
+        """3 when files were left out."""
+        return 3 if any(one.unreadable for one in self.built) else 0
+
+    def __str__(self) -> str:
+        made, files = sum(one.num_made for one in self.built), sum(one.num_files for one in self.built)
+        errors = sum(len(one.unreadable) for one in self.built)
+        lines = [
+            f"{files:,} pictures: {made:,} decoded now, {files - made - errors:,} there before, {errors:,} unreadable",
+            f"{self.num_bytes / 1e9:.3f} GB in {self.seconds:.1f} s",
+            *(f"pixels: {folder}" for folder in self.folders),
+            f"splits: {self.manifest}",
+        ]
+        return "\n".join(lines)
+
+
+@register(group="verb", name="prepare")
+def prepare(
+    *,
+    data: Annotated[DataSource, Choice("auto")],
+    transforms: Annotated[Transforms, Choice("standard")],
+    model: Annotated[Builder, Choice("resnet18")],
+    verify: bool = False,
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
+    output: str | None = None,
+) -> PrepareResult:
+    """Read, split and decode a data set, so that the first epoch already trains from memory-mapped pixels.
+
+    The pixels belong to an image size and to the transforms; train with the same. Without data.image_size the model is
+    asked for its own. What is there already is kept: only new and changed files are decoded, and labels play no part.
+
+    Args:
+        verify: compare the content of files, too, where size and time say that they are the same.
+        seed: of the splits that are drawn.
+        output: file for the splits; beside the pixels when left out.
+    """
+    started = time.perf_counter()
+    if data.store == "off":
+        raise UserError(
+            "data.store=off has no effect on prepare", "a store to prepare", "leave it out, or data.store=jpeg"
+        )
+    loaded = load_data(data, seed=seed)
+    log.info("%s", loaded.words)
+    size = data.image_size or model(loaded.splits.num_classes).input_spec.size
+    # What the network subtracts and divides by comes later, on its device.
+    neutral = InputSpec(size=size, mean=(0, 0, 0), std=(1, 1, 1))
+    kind: Literal["on", "jpeg"] = "jpeg" if data.store == "jpeg" else "on"
+    plan = StorePlan(
+        loaded.splits,
+        preprocessing=transforms.evaluation(size, neutral),
+        crop_scale=transforms.crop_scale,
+        store=kind if data.store != "auto" else "auto",
+        store_gb=data.store_gb,
+    )
+    try:
+        plan.open(wait=True)
+        built = _build(plan, verify=verify, skips=data.on_error == "skip")
+        folders = tuple(store.folder for store in plan.folders.values())
+    finally:
+        plan.close()
+    if not folders:
+        raise UserError(
+            "there is no room for the pixels",
+            "room on the disk, or a larger data.store_gb",
+            f"{setting('data.store_gb', 50)}",
+        )
+    manifest = Path(output).expanduser() if output else folders[0] / "splits.csv"
+    write_manifest(manifest, loaded.index)
+    log.info("next: %s with the same data, transforms and image size", command("train"))
+    return PrepareResult(built, folders, sum(map(folder_bytes, folders)), time.perf_counter() - started, manifest)
+
+
+def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    found = []
+    with Progress(*columns, console=console(), transient=True) as bar:
+        for recipe, store in plan.folders.items():
+            paths = plan.paths(recipe)
+            task = bar.add_task("decoding", total=len(paths))
+            built = build_store(store, paths, verify=verify, advance=partial(bar.advance, task))
+            for error in built.unreadable:
+                if not skips:
+                    raise error
+                log.warning("skipped %s: %s", error.path, error.reason)
+            found.append(built)
+    return tuple(found)

@@ -1,0 +1,87 @@
+"""`prepare` as a user types it, and the training that follows."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import SMALL, Finished, draw_picture
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return {"CLASSIFIER_TRAINING_CACHE": str(tmp_path / "cache")}
+
+
+def test_what_is_prepared_is_trained_from_and_changes_nothing(
+    command: Command, split_folder: Path, tmp_path: Path, env: dict[str, str]
+) -> None:
+    words = ["prepare", f"data.root={split_folder}", "data.image_size=32"]
+    done = command(*words, env=env)
+    assert done.code == 0, done.err
+    assert "36 pictures: 36 decoded now, 0 there before, 0 unreadable" in done.out
+    manifest = Path(re.findall(r"^splits: (.*)$", done.out, re.MULTILINE)[0])
+    with manifest.open() as file:
+        assert len(list(csv.DictReader(file))) == 36
+
+    draw_picture(split_folder / "train/red/00.png", (1, 2, 3), seed=0, size=(41, 30))
+    done = command(*words, f"output={tmp_path}/own.csv", "verify=true", env=env)
+    assert "36 pictures: 1 decoded now, 35 there before, 0 unreadable" in done.out
+    assert (tmp_path / "own.csv").is_file()
+
+    weights = []
+    for store in ("auto", "off"):
+        words = ["train", f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint]", "trainer.max_epochs=2"]
+        done = command(*words, f"data.store={store}", f"output={tmp_path}/{store}", env=env)
+        assert done.code == 0, done.err
+        assert ("store: 18 of 18 pictures (train)" in done.err) == (store == "auto")
+        (best,) = (tmp_path / store).glob("*/*/checkpoints/last.ckpt")
+        weights.append(torch.load(best, weights_only=True)["state_dict"])
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_the_first_epoch_writes_what_the_next_run_reads(
+    command: Command, split_folder: Path, env: dict[str, str]
+) -> None:
+    words = ["train", f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint]", "imbalance=none"]
+    first, second = command(*words, env=env), command(*words, "data.num_workers=1", env=env)
+    assert first.code == second.code == 0, first.err + second.err
+    assert "store: 0 of 18 pictures (train)" in first.err
+    # A last batch that is not whole is not trained on, so not decoded either.
+    assert "store: 16 of 18 pictures (train)" in second.err
+    assert "store: 18 of 18 pictures (val, test)" in second.err
+
+
+def test_files_that_cannot_be_read_are_counted(command: Command, split_folder: Path, env: dict[str, str]) -> None:
+    broken = split_folder / "val/green/02.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    done = command("prepare", f"data.root={split_folder}", "data.image_size=32", env=env)
+    assert done.code == 2
+    assert "02.png" in done.err
+    done = command("prepare", f"data.root={split_folder}", "data.image_size=32", "data.on_error=skip", env=env)
+    assert done.code == 3
+    assert "1 unreadable" in done.out
+    assert "02.png" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.store=off"], "data.store=off has no effect on prepare"),
+        (["data.store=on", "data.store_gb=1e-9"], "data.store=on: there is no room for the train pixels"),
+        (["data.store=ram"], "data.store=ram"),
+    ],
+)
+def test_a_wrong_wish_ends_in_three_lines(
+    command: Command, split_folder: Path, env: dict[str, str], words: list[str], line: str
+) -> None:
+    done = command("prepare", f"data.root={split_folder}", "data.image_size=32", *words, env=env)
+    assert done.code == 2
+    assert done.err.splitlines()[-3].startswith(f"error: {line}")

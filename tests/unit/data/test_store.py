@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import errno
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import draw_picture
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.types import SampleKey, SplitTable
+from classifier_training.data.dataset import ImageDataset
+from classifier_training.data.index import SplitData
+from classifier_training.data.loader import BatchLoader
+from classifier_training.data.recipe import Recipe
+from classifier_training.data.samplers import EpochSampler
+from classifier_training.data.store import shards
+from classifier_training.data.store.build import build_store
+from classifier_training.data.store.folder import StoreFolder, TableStore
+from classifier_training.data.store.plan import StorePlan
+from classifier_training.data.store.room import make_room, used_bytes
+from classifier_training.data.transforms import Transforms
+
+FIT: dict[str, Any] = {"size": (16, 16), "mean": (0, 0, 0), "std": (1, 1, 1)}
+PREPROCESSING = Preprocessing(**FIT)
+RECIPE = Recipe(preprocessing=PREPROCESSING)
+ARITHMETIC = [("pillow", "bilinear"), ("pillow", "bicubic"), ("pillow", "area"), ("opencv", "area")]
+SIZES = [(40, 30), (30, 40), (200, 9), (5, 7), (16, 16), (23, 23), (90, 61)]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    found = [tmp_path / "pictures" / f"{number}.png" for number in range(len(SIZES))]
+    for number, (path, size) in enumerate(zip(found, SIZES, strict=True)):
+        draw_picture(path, (90, 120, 60), seed=number, size=size)
+    return list(map(str, found))
+
+
+def table_of(paths: list[str]) -> SplitTable:
+    return SplitTable("train", paths, np.arange(len(paths)), [""] * len(paths))
+
+
+def fill(folder: Path, recipe: Recipe, paths: list[str]) -> StoreFolder:
+    store = StoreFolder(folder, recipe)
+    for path, entry in zip(paths, store.locate(paths), strict=True):
+        if entry["shard"] < 0:
+            store.add(path, entry, recipe.read(path))
+    store.commit()
+    return store
+
+
+@pytest.mark.parametrize(("backend", "kernel"), ARITHMETIC)
+@pytest.mark.parametrize("policy", ["squash", "crop", "letterbox"])
+@pytest.mark.parametrize("crop_scale", [None, 1.0, 0.5])
+def test_a_store_changes_no_pixel(
+    tmp_path: Path, paths: list[str], policy: Any, backend: Any, kernel: Any, crop_scale: float | None
+) -> None:
+    fit = Preprocessing(**FIT, policy=policy, backend=backend, kernel=kernel)
+    augmentation = None
+    if crop_scale is not None:
+        augmentation = Transforms(policy=policy, backend=backend, kernel=kernel, crop_scale=crop_scale, hue=0.1)
+    recipe = Recipe(preprocessing=fit, crop_scale=crop_scale or 1.0)
+    store = TableStore(fill(tmp_path / "store", recipe, paths), paths)
+    assert store.has(np.arange(len(paths))).all()
+    keys = [SampleKey(1, position, row) for position, row in enumerate([3, 0, 1, 1, 2, 4, 5, 6])]
+    seen = [
+        ImageDataset(
+            table_of(paths), recipe=recipe, augmentation=augmentation, seed=0, on_error="raise", store=one
+        ).load(keys)
+        for one in (None, store)
+    ]
+    assert seen[0].batch.images.contiguous().numpy().tobytes() == seen[1].batch.images.contiguous().numpy().tobytes()
+    assert seen[1].decoded == []
+    if augmentation is None:
+        for position, key in enumerate(keys):
+            expected = fit.pixels(Image.open(paths[key.row]))
+            assert (seen[1].batch.images[position].permute(1, 2, 0).numpy() == expected).all()
+
+
+@pytest.mark.parametrize("policy", ["squash", "crop", "letterbox"])
+@pytest.mark.parametrize("size", [*SIZES, (1920, 1080), (100, 3000)])
+def test_what_is_kept_is_never_enlarged_and_enough_for_the_smallest_crop(policy: Any, size: tuple[int, int]) -> None:
+    width, height = size
+    recipe = Recipe(preprocessing=Preprocessing(**FIT, policy=policy), crop_scale=0.5)
+    kept_height, kept_width = recipe.shape(height, width)
+    assert kept_height <= height
+    assert kept_width <= width
+    shares = 0.5**0.5 * (3 / 4) ** 0.5 * kept_height, 0.5**0.5 * (3 / 4) ** 0.5 * kept_width
+    enough = [share >= 15.99 or kept == whole for share, kept, whole in zip(shares, (kept_height, kept_width), (height, width), strict=True)]  # fmt: skip # noqa: E501
+    assert any(enough) if policy == "letterbox" else all(enough)
+
+
+def test_a_changed_file_alone_is_made_again_and_labels_play_no_part(tmp_path: Path, paths: list[str]) -> None:
+    store = fill(tmp_path / "store", RECIPE, paths)
+    moved = str(tmp_path / "pictures/other_label.png")
+    shutil.move(paths[0], moved)
+    assert (store.locate([moved, *paths[1:]])["shard"] >= 0).all()
+    assert (store.pixels(store.locate([moved])[0]) == RECIPE.read(moved)).all()
+    draw_picture(Path(paths[2]), (1, 2, 3), seed=99)
+    os.utime(paths[2], ns=(1, 1))
+    built = build_store(store, [moved, *paths[1:]])
+    assert (built.num_files, built.num_made) == (len(paths), 1)
+    assert (store.pixels(store.locate(paths)[2]) == RECIPE.read(paths[2])).all()
+
+
+def test_content_is_compared_when_asked(tmp_path: Path, paths: list[str]) -> None:
+    plain = [path.replace(".png", ".bmp") for path in paths[:2]]
+    for source, path in zip(paths, plain, strict=False):
+        Image.open(source).save(path)
+    store = fill(tmp_path / "store", RECIPE, plain)
+    before = Path(plain[0]).stat()
+    Image.new("RGB", SIZES[0], "red").save(plain[0])
+    os.utime(plain[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert build_store(store, plain).num_made == 0
+    assert build_store(store, plain, verify=True).num_made == 1
+    assert (store.pixels(store.locate(plain)[0]) == (255, 0, 0)).all()
+
+
+def test_other_preprocessing_is_another_store(tmp_path: Path) -> None:
+    others = [
+        Recipe(preprocessing=Preprocessing(**{**FIT, "size": (17, 17)})),
+        Recipe(preprocessing=Preprocessing(**FIT, policy="crop")),
+        Recipe(preprocessing=Preprocessing(**FIT, kernel="area")),
+        Recipe(preprocessing=Preprocessing(**FIT, kernel="area", backend="opencv")),
+        Recipe(preprocessing=PREPROCESSING, crop_scale=0.7),
+        Recipe(preprocessing=PREPROCESSING, jpeg=True),
+    ]
+    assert len({recipe.fingerprint() for recipe in [RECIPE, *others]}) == 1 + len(others)
+    # What the network subtracts and divides by is done on the device.
+    assert Recipe(preprocessing=Preprocessing(**{**FIT, "mean": (1, 1, 1)})).fingerprint() == RECIPE.fingerprint()
+
+
+def test_what_a_killed_writer_left_is_neither_read_nor_kept(tmp_path: Path, paths: list[str]) -> None:
+    fill(tmp_path / "store", RECIPE, paths[:3]).close()
+    writer = shards.ShardWriter(tmp_path / "store", 7)
+    writer.add(np.zeros((), shards.ENTRY), b"half")
+    (tmp_path / "store/000008-abc.pixels").write_bytes(b"no list beside it")
+    store = StoreFolder(tmp_path / "store", RECIPE)
+    assert (store.locate(paths)["shard"] >= 0).tolist() == [True] * 3 + [False] * (len(paths) - 3)
+    assert not list((tmp_path / "store").glob("*.tmp"))
+    assert not (tmp_path / "store/000008-abc.pixels").exists()
+
+
+BUILD = """
+import sys
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.data.recipe import Recipe
+from classifier_training.data.store.build import build_store
+from classifier_training.data.store.folder import StoreFolder
+if __name__ == "__main__":
+    fit = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
+    store = StoreFolder(__import__("pathlib").Path(sys.argv[1]), Recipe(preprocessing=fit), wait=True)
+    print(build_store(store, sys.argv[2:]).num_made, flush=True)
+"""
+
+
+def start_build(tmp_path: Path, paths: list[str]) -> subprocess.Popen[str]:
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    words = [sys.executable, str(script), str(tmp_path / "store"), *paths]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> list[str]:
+    first = tmp_path / "many/0.png"
+    draw_picture(first, (9, 80, 160), seed=0, size=(400, 400))
+    found = [first.with_name(f"{number}.png") for number in range(400)]
+    for number, path in enumerate(found[1:]):
+        shutil.copy(first, path)
+        os.utime(path, ns=(number, number))
+    return list(map(str, found))
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path: Path, many: list[str]) -> None:
+    process = start_build(tmp_path, many)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "store").glob("*.entries")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    store = StoreFolder(tmp_path / "store", RECIPE)
+    done = int((store.locate(many)["shard"] >= 0).sum())
+    assert 0 < done < len(many), "the build was to be killed in its middle"
+    assert build_store(store, many).num_made == len(many) - done
+    for entry in store.locate(many)[::40]:
+        assert (store.pixels(entry) == RECIPE.read(many[0])).all()
+
+
+def test_two_processes_build_it_once(tmp_path: Path, many: list[str]) -> None:
+    processes = [start_build(tmp_path, many[:40]) for _ in range(2)]
+    made = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert sorted(made) == [0, 40]
+
+
+class FullFile:
+    """A file on a disk with no room for a second picture."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._room = file, 16 * 16 * 3
+
+    def write(self, data: memoryview) -> None:
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = shards.ShardWriter.__init__
+
+    def on_full_disk(self: Any, folder: Path, number: int) -> None:
+        made(self, folder, number)
+        self._file = FullFile(self._file)
+
+    monkeypatch.setattr(shards.ShardWriter, "__init__", on_full_disk)
+
+
+def test_a_full_disk_ends_the_writing_and_not_the_training(
+    tmp_path: Path, paths: list[str], full_disk: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TableStore(StoreFolder(tmp_path / "store", RECIPE), paths)
+    dataset = ImageDataset(table_of(paths), recipe=RECIPE, augmentation=None, seed=0, on_error="raise", store=store)
+    for _ in range(2):
+        loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, drop_last=False, num_workers=0)
+        assert sum(len(batch.targets) for batch in loader) == len(paths)
+    assert caplog.text.count("No space left on device") == 1
+    assert not store.has(np.arange(len(paths))).any()
+    assert not list((tmp_path / "store").glob("*.pixels"))
+    assert not list((tmp_path / "store").glob("*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_ends_a_build_in_words(tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from classifier_training.data.store import build
+
+    class Here:
+        """Runs tasks in this process, where the disk is full."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self._pool = __import__("concurrent.futures").futures.ThreadPoolExecutor(1)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._pool, name)
+
+        def __enter__(self) -> Any:
+            return self._pool
+
+        def __exit__(self, *_: object) -> None:
+            self._pool.shutdown()
+
+    made = shards.ShardWriter.__init__
+
+    def on_full_disk(self: Any, folder: Path, number: int) -> None:
+        made(self, folder, number)
+        self._file = open("/dev/full", "wb")  # noqa: SIM115, PTH123
+
+    monkeypatch.setattr(build, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(shards.ShardWriter, "__init__", on_full_disk)
+    store = StoreFolder(tmp_path / "store", RECIPE)
+    with pytest.raises(UserError, match="No space left on device"):
+        build_store(store, paths)
+    assert (store.locate(paths)["shard"] < 0).all()
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["build.lock", "use.lock"]
+
+
+def test_an_unreadable_file_is_counted_and_the_others_stored(tmp_path: Path, paths: list[str]) -> None:
+    Path(paths[1]).write_bytes(b"no image")
+    store = StoreFolder(tmp_path / "store", RECIPE)
+    built = build_store(store, [*paths, str(tmp_path / "gone.png")])
+    assert built.num_made == len(paths) - 1
+    assert [Path(error.path).name for error in sorted(built.unreadable, key=lambda error: error.path)] == ["gone.png", "1.png"]  # fmt: skip # noqa: E501
+    assert (store.locate(paths)["shard"] >= 0).sum() == len(paths) - 1
+
+
+def test_the_longest_unused_goes_first_and_what_is_in_use_stays(tmp_path: Path, paths: list[str]) -> None:
+    stores = [fill(tmp_path / "base" / name, RECIPE, paths) for name in ("a", "b", "c", "d")]
+    for age, store in enumerate(stores):
+        os.utime(store.folder, (age, age))
+    for store in stores[1:]:
+        store.close()
+    size = used_bytes(tmp_path / "base") // 4
+    free = make_room(tmp_path / "base", size * 1.5, used_bytes(tmp_path / "base"), keep=stores[3].folder)
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["a", "d"]
+    assert free >= size * 1.5
+    stores[0].close()
+
+
+def splits_of(tmp_path: Path, paths: list[str]) -> SplitData:
+    tables = {name: SplitTable(name, paths, np.zeros(len(paths), np.int64), [""] * len(paths)) for name in ("train", "val")}  # fmt: skip # noqa: E501
+    return SplitData(tmp_path, ("a", "b"), tables)
+
+
+def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
+    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+
+    def plan(store: Any, store_gb: float) -> StorePlan:
+        made = StorePlan(
+            splits_of(tmp_path, paths), preprocessing=PREPROCESSING, crop_scale=0.2, store=store, store_gb=store_gb
+        )
+        made.open()
+        made.close()
+        return made
+
+    assert len(plan("auto", 1).folders) == 2
+    shutil.rmtree(tmp_path / "cache")
+    caplog.clear()
+    made = plan("auto", 8e-6)
+    assert made.recipes["train"].jpeg
+    assert not made.recipes["val"].jpeg
+    assert "as JPEG, which changes them a little" in caplog.text
+    assert plan("auto", 1e-9).folders == {}
+    assert "there is room for 0.00 GB" in caplog.text
+    assert plan("off", 1).folders == {}
+    with pytest.raises(UserError, match=r"data\.store=on: there is no room"):
+        plan("on", 1e-9)
+
+
+def test_jpeg_pixels_are_the_same_from_the_first_epoch_on(tmp_path: Path, paths: list[str]) -> None:
+    recipe = Recipe(preprocessing=PREPROCESSING, crop_scale=0.5, jpeg=True)
+    store = fill(tmp_path / "store", recipe, paths)
+    for path, entry in zip(paths, store.locate(paths), strict=True):
+        assert (store.pixels(entry) == recipe.restored(recipe.read(path))).all()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("loads_ahead", [False, True])
+def test_epochs_are_the_same_for_any_workers_while_the_store_fills(
+    tmp_path: Path, paths: list[str], num_workers: int, loads_ahead: bool
+) -> None:
+    def epochs(store: TableStore | None, num_workers: int, *, loads_ahead: bool) -> list[bytes]:
+        recipe = Recipe(preprocessing=PREPROCESSING, crop_scale=0.7)
+        augmentation = Transforms(hflip=0.5, hue=0.1)
+        dataset = ImageDataset(
+            table_of(paths), recipe=recipe, augmentation=augmentation, seed=3, on_error="raise", store=store
+        )
+        sampler = EpochSampler(np.arange(len(paths)), seed=3)
+        loader = BatchLoader(
+            dataset, sampler, batch_size=3, drop_last=False, num_workers=num_workers, loads_ahead=loads_ahead
+        )
+        seen = []
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            seen.append(b"".join(batch.images.contiguous().numpy().tobytes() for batch in loader))
+        return seen
+
+    store = TableStore(StoreFolder(tmp_path / "store", Recipe(preprocessing=PREPROCESSING, crop_scale=0.7)), paths)
+    assert epochs(store, num_workers, loads_ahead=loads_ahead) == epochs(None, 0, loads_ahead=False)
+    assert store.has(np.arange(len(paths))).all()
+    assert not multiprocessing.active_children()
