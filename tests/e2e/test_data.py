@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import SMALL, Finished, make_class_folders
+from tests.conftest import COLOURS, SMALL, Finished, draw_picture
 
 Command = Callable[..., Finished]
 
@@ -23,9 +24,11 @@ def newest(root: Path) -> Path:
 
 @pytest.mark.timeout(600)
 def test_two_folders_are_trained_on_by_group_then_compared_on_the_same_split(command: Command, tmp_path: Path) -> None:
+    seed = 0
     for name in ("first", "second"):
-        for session in range(4):
-            make_class_folders(tmp_path / name / f"s{session}", {"blue": 2, "red": 2})
+        for session, label, number in itertools.product(range(4), ("blue", "red"), range(2)):
+            seed += 1
+            draw_picture(tmp_path / name / f"s{session}/{label}/0{number}.png", COLOURS[label], seed=seed)
         rows = [
             f"s{session}/{label}/0{number}.png,{label},{name}-{session}\n"
             for session in range(4) for label in ("blue", "red") for number in range(2)
