@@ -368,3 +368,18 @@ def test_epochs_are_the_same_for_any_workers_while_the_store_fills(
     assert epochs(store, num_workers, loads_ahead=loads_ahead) == epochs(None, 0, loads_ahead=False)
     assert store.has(np.arange(len(paths))).all()
     assert not multiprocessing.active_children()
+
+
+def test_without_a_folder_to_keep_pixels_in_auto_keeps_none_and_on_refuses(
+    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "a file" / "cache"))
+    caplog.set_level(logging.INFO, "classifier_training")
+    settings: dict[str, Any] = {"preprocessing": PREPROCESSING, "crop_scale": 0.5, "store_gb": None}
+    plan = StorePlan(splits_of(tmp_path, paths), store="auto", **settings)
+    plan.open()
+    assert plan.tables() == {}
+    assert "none is kept" in caplog.text
+    with pytest.raises(UserError, match="cache folder cannot be written to"):
+        StorePlan(splits_of(tmp_path, paths), store="on", **settings).open()

@@ -61,7 +61,6 @@ class StorePlan:
     ) -> None:
         self._data = data
         self._store = store
-        self._base = cache_dir() / "store"
         self._gb = store_gb
         evaluation = Recipe(preprocessing=preprocessing)
         self.recipes = dict.fromkeys(data.tables, evaluation)
@@ -76,9 +75,16 @@ class StorePlan:
             wait: whether to wait for another process that writes the same one.
 
         Raises:
-            UserError: when a store was asked for, and there is no room.
+            UserError: when a store was asked for, and there is no room or no folder for it.
         """
         if self._store == "off":
+            return
+        try:
+            self._base = cache_dir() / "store"
+        except UserError as error:
+            if self._store != "auto":
+                raise
+            log.info("store: none is kept; %s", error.came)
             return
         self._base.mkdir(exist_ok=True)
         for split in self.recipes:
@@ -157,9 +163,9 @@ class StorePlan:
     def _path(self, recipe: Recipe) -> Path:
         root = blake2b(str(self._data.root).encode(), digest_size=4).hexdigest()
         path = self._base / f"{root}-{recipe.fingerprint()}"
-        if not path.exists():
-            path.mkdir()
-            write_json(
-                path / "about.json", {"data": str(self._data.root), "shape_of_1920x1080": recipe.shape(1080, 1920)}
-            )
+        # Two runs may begin at once.
+        path.mkdir(exist_ok=True)
+        about = path / "about.json"
+        if not about.exists():
+            write_json(about, {"data": str(self._data.root), "shape_of_1920x1080": recipe.shape(1080, 1920)})
         return path
