@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 
     from classifier_training.data.dataset import ImageDataset
     from classifier_training.data.samplers import EpochSampler
+    from classifier_training.data.store.folder import TableStore
+
+AGAIN_SECONDS = 0.1
+"""After which an interrupt that met a commit is repeated."""
 
 WARM_SHARE = 0.02
 """Share of an epoch's pictures that may have to be decoded for processes not to be worth their while."""
@@ -88,7 +95,7 @@ class BatchLoader(DataLoader[Batch]):
                 yield loaded.batch
         finally:
             if is_new and store is not None:
-                store.commit()
+                _commit(store)
                 # They do not know what is new in the store.
                 self._end_workers()
 
@@ -123,3 +130,12 @@ def _already_collated(batch: Any) -> Any:
 
 def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
+
+
+def _commit(store: TableStore) -> None:
+    """Make what was stored readable, at the end of an epoch."""
+    try:
+        store.commit()
+    except KeyboardInterrupt:
+        # A generator that is taken down drops what is raised in it, Ctrl-C among them, so it is said again afterwards.
+        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()

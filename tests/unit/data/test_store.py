@@ -383,3 +383,21 @@ def test_without_a_folder_to_keep_pixels_in_auto_keeps_none_and_on_refuses(
     assert "none is kept" in caplog.text
     with pytest.raises(UserError, match="cache folder cannot be written to"):
         StorePlan(splits_of(tmp_path, paths), store="on", **settings).open()
+
+
+def test_an_interrupt_that_meets_a_commit_is_not_lost(
+    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TableStore(StoreFolder(tmp_path / "store", RECIPE), paths)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "commit", interrupted)
+    dataset = ImageDataset(table_of(paths), recipe=RECIPE, augmentation=None, seed=0, on_error="raise", store=store)
+    loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, drop_last=False, num_workers=0)
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(KeyboardInterrupt):
+        del batches
+        time.sleep(5)
