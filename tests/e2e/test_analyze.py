@@ -60,7 +60,7 @@ def test_data_that_is_not_split_is_analyzed_as_one(command: Command, unsplit_fol
     assert statistics["splits"]["all"]["num_images"] == 30
 
 
-@pytest.mark.parametrize("word", ["data.batch_size=3", "transforms.hflip=0.5"])
+@pytest.mark.parametrize("word", ["data.batch_size=3", "data.store=off", "transforms.hflip=0.5"])
 def test_a_setting_without_effect_is_refused(command: Command, split_folder: Path, word: str) -> None:
     done = command("analyze", f"data.root={split_folder}", word)
     assert done.code == 2

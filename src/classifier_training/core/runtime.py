@@ -9,6 +9,7 @@ import platform
 import re
 import resource
 import shlex
+import signal
 import struct
 import sys
 import warnings
@@ -76,6 +77,11 @@ def raise_open_file_limit() -> None:
         except (ValueError, OSError) as error:
             # macOS caps the limit below what it reports; the old limit still holds, so say it and go on.
             logging.getLogger(LOGGER_NAME).debug("open file limit stays at %d: %s", soft, error)
+
+
+def leave_interrupts() -> None:
+    """Leave Ctrl-C to the parent: what a process of a pool does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def peak_memory_mb() -> float:

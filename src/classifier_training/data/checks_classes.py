@@ -6,12 +6,15 @@ import unicodedata
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from classifier_training.core.errors import enumerate_words
 from classifier_training.core.types import SPLITS, TRAIN
 from classifier_training.data.findings import Finding, plural, shown
+from classifier_training.data.quality import imbalance_ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from classifier_training.data.index import SampleIndex
 
@@ -142,7 +145,7 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
             count=len(tiny),
             rows=tuple((_visible(name), plural(number, "image")) for number, name in tiny),
         )
-    ratio = _ratio(list(counts.values()))
+    ratio = imbalance_ratio(np.array(list(counts.values()), dtype=np.int64))
     if ratio >= IMBALANCE_WORTH_SAYING:
         yield Finding(
             code="imbalance",
@@ -152,7 +155,3 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
             remedy="nothing, or collect more of the rare classes",
             count=1,
         )
-
-
-def _ratio(counts: Sequence[int]) -> float:
-    return max(counts) / min(counts) if counts else 1.0

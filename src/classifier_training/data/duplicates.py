@@ -1,9 +1,9 @@
 """Copies: the same file twice, and the same picture saved again, resized or brightened.
 
 A perceptual hash alone takes smooth pictures for one another, so it only proposes. Here the proposal is the picture's
-low frequencies as a vector of length one, for which a k-d tree finds the nearest others (no n² anywhere, 500,000
-pictures in minutes); the decision is made on thumbnails: after the best change of brightness and contrast, two pictures
-must correlate everywhere, not merely on the whole.
+low frequencies as a vector of length one, for which a k-d tree finds the nearest others, with no n² anywhere; the
+decision is made on thumbnails: after the best change of brightness and contrast, two pictures must correlate
+everywhere, not merely on the whole.
 """
 
 from __future__ import annotations

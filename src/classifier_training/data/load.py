@@ -14,9 +14,10 @@ from classifier_training.core.types import VAL
 from classifier_training.data.given_splits import give_splits
 from classifier_training.data.groups import assign_groups, join_twins, report_straddling
 from classifier_training.data.index import tabulate
+from classifier_training.data.preflight import exact_copies
 from classifier_training.data.quality import dataset_statistics, scan_headers
 from classifier_training.data.splits import SplitWish, complete_splits, report_overlap, restore_splits
-from classifier_training.data.twins import exact_twins, near_twins
+from classifier_training.data.twins import near_twins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +41,14 @@ class LoadedData:
         splits: classes and tables.
         image_sizes: width and height of each file, int64 [N, 2].
         statistics: of the data set, as plain values.
+        copies: groups of files with the same bytes, by relative path.
     """
 
     index: SampleIndex
     splits: SplitData
     image_sizes: NDArray[np.int64]
     statistics: dict[str, Any]
+    copies: list[tuple[str, ...]]
 
     @property
     def words(self) -> str:
@@ -87,12 +90,15 @@ def load_data(
         index = restore_splits(index, manifest, source.on_error)
     scan = scan_headers(index)
     index = _meet_unreadable(index, scan, source.on_error)
+    copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
     if manifest is None:
         if source.splits is not None:
             index = give_splits(index, Path(source.splits), source.on_error)
-        if any(not sample.split for sample in index.samples):
-            # Copies on both sides of a split that is drawn here would be our own fault.
-            index = join_twins(index, (near_twins if source.group_duplicates else exact_twins)(index))
+        # Copies on both sides of a split that is drawn here would be our own fault.
+        exact = {path: group[0] for group in copies for path in group}
+        twins = near_twins(index) if source.group_duplicates else exact
+        if twins and VAL not in index.present_splits():
+            index = join_twins(index, twins)
         index = complete_splits(index, wish, seed=seed)
     report_overlap(index)
     report_straddling(index)
@@ -100,7 +106,13 @@ def load_data(
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
     sizes = list(scan.sizes.values())
-    return LoadedData(index, splits, np.array(sizes, dtype=np.int64).reshape(-1, 2), dataset_statistics(splits, sizes))
+    return LoadedData(
+        index=index,
+        splits=splits,
+        image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        statistics=dataset_statistics(splits, sizes),
+        copies=copies,
+    )
 
 
 def split_wish(source: DataSource) -> SplitWish:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +17,6 @@ if TYPE_CHECKING:
 
     from classifier_training.data.dataset import ImageDataset
     from classifier_training.data.samplers import EpochSampler
-    from classifier_training.data.store.folder import TableStore
-
-AGAIN_SECONDS = 0.1
-"""After which an interrupt that met a commit is repeated."""
 
 WARM_SHARE = 0.02
 """Share of an epoch's pictures that may have to be decoded for processes not to be worth their while."""
@@ -84,20 +77,22 @@ class BatchLoader(DataLoader[Batch]):
     def _stored(self, found: Iterable[Loaded | UserError]) -> Iterator[Batch]:
         store = self._images.store
         is_new = False
-        try:
-            for loaded in found:
-                if isinstance(loaded, UserError):
-                    raise loaded
-                for row, pixels in loaded.decoded:
-                    assert store is not None
-                    store.add(row, pixels)
-                    is_new = True
-                yield loaded.batch
-        finally:
-            if is_new and store is not None:
-                _commit(store)
+        for number, loaded in enumerate(found, start=1):
+            if isinstance(loaded, UserError):
+                raise loaded
+            for row, pixels in loaded.decoded:
+                assert store is not None
+                store.add(row, pixels)
+                is_new = True
+            # Before the last batch: Lightning counts, and takes the generator down instead of running it to its end,
+            # where an interrupt would be lost.
+            if number == len(self) and is_new and store is not None:
+                store.commit()
                 # They do not know what is new in the store.
                 self._end_workers()
+                yield loaded.batch
+                return
+            yield loaded.batch
 
     def _end_workers(self) -> None:
         if self._iterator is not None:
@@ -130,12 +125,3 @@ def _already_collated(batch: Any) -> Any:
 
 def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
-
-
-def _commit(store: TableStore) -> None:
-    """Make what was stored readable, at the end of an epoch."""
-    try:
-        store.commit()
-    except KeyboardInterrupt:
-        # A generator that is taken down drops what is raised in it, Ctrl-C among them, so it is said again afterwards.
-        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_json
-from classifier_training.core.runtime import cache_dir, num_cores
+from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,18 +63,14 @@ def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
     return folder.resolve()
 
 
-def remembered(folder: Path) -> dict[str, Any]:
-    """What `make` said of a folder."""
-    facts: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    return facts
-
-
 def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
     """Call a function of a module for each job, in as many processes as there are cores."""
     if len(jobs) >= MIN_PARALLEL and num_cores() > 1:
         log.info("Drawing %d pictures, this once.", len(jobs))
         try:
-            with ProcessPoolExecutor(min(num_cores(), 16), mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                min(num_cores(), 16), mp_context=get_context("spawn"), initializer=leave_interrupts
+            ) as pool:
                 for _ in pool.map(draw, jobs, chunksize=8):
                     pass
         except BrokenProcessPool:

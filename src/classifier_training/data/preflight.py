@@ -11,8 +11,8 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TRAIN
 from classifier_training.data.checks_classes import TINY_CLASS, check_classes
+from classifier_training.data.content import hash_file
 from classifier_training.data.findings import plural, rank
-from classifier_training.data.scan import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,11 +49,12 @@ def exact_copies(root: Path, paths: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups]
 
 
-def preflight(index: SampleIndex, *, allow_leaks: bool) -> list[str]:
+def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_leaks: bool) -> list[str]:
     """Look for what spoils a run before it starts.
 
     Args:
         index: readable samples with their splits.
+        copies: groups of files with the same bytes; see `exact_copies`.
         allow_leaks: whether files may be in two splits under different names.
 
     Returns:
@@ -67,7 +68,9 @@ def preflight(index: SampleIndex, *, allow_leaks: bool) -> list[str]:
     for sample in index.samples:
         splits[sample.path].add(sample.split)
         labels[sample.path].add(sample.label)
-    groups = exact_copies(index.root, list(splits))
+    # Files that are not trained on after all, such as those that data.splits does not name, play no part.
+    kept = [tuple(path for path in group if path in splits) for group in copies]
+    groups = [group for group in kept if len(group) > 1]
     leaks = [group for group in groups if len(set().union(*(splits[path] for path in group))) > 1]
     lines = []
     if leaks:

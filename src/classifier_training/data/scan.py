@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import signal
 import tempfile
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.runtime import leave_interrupts
+from classifier_training.data.content import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +121,7 @@ def _scan_chunks(
     if num_workers <= 1:
         yield from (scan_chunk(root, chunk) for chunk in chunks)
         return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=leave_interrupts) as pool:
         waiting: deque[Future[tuple[list[FileFacts], NDArray[np.uint8]]]] = deque()
         try:
             for chunk in itertools.chain(chunks, [None] * 4 * num_workers):
@@ -130,11 +131,6 @@ def _scan_chunks(
                     yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    # The parent answers Ctrl-C; the children end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def scan_chunk(root: Path, paths: Sequence[str]) -> tuple[list[FileFacts], NDArray[np.uint8]]:
@@ -167,16 +163,6 @@ def _scan_file(root: Path, path: str, thumbnail: NDArray[np.uint8]) -> FileFacts
         file_hash=file_hash,
         pixel_hash=b"" if one_colour else _hash(f"{image.size}".encode() + image.tobytes()),
     )
-
-
-def hash_file(path: Path) -> bytes:
-    """Hash a file's content: 16 bytes of BLAKE2.
-
-    Raises:
-        OSError: when it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def _hash(content: bytes) -> bytes:

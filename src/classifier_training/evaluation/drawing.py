@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import warnings
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.core.runtime import leave_interrupts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +102,7 @@ class Drawer:
 def _step_back() -> None:
     """Set the painter up: lowest priority, Ctrl-C left to the parent to answer, gone when the parent is."""
     os.nice(19)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_interrupts()
     Thread(target=_leave_with_parent, daemon=True).start()
 
 

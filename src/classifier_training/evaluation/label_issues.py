@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,20 @@ class LabelIssues:
     quality: NDArray[np.float64]
 
 
+def import_cleanlab() -> tuple[Any, Any]:
+    """Return cleanlab's search for label issues and its scores.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        from cleanlab.filter import find_label_issues as find
+        from cleanlab.rank import get_label_quality_scores
+    except ImportError as error:
+        raise require_extra("cleanlab", extra="cleanlab", purpose="analyze run=…") from error
+    return find, get_label_quality_scores
+
+
 def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.float32]) -> LabelIssues:
     """Find samples whose label the network contradicts more surely than it usually does for that class.
 
@@ -36,11 +50,7 @@ def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.floa
     Raises:
         UserError: when cleanlab is not installed.
     """
-    try:
-        from cleanlab.filter import find_label_issues as find
-        from cleanlab.rank import get_label_quality_scores
-    except ImportError as error:
-        raise require_extra("cleanlab", extra="cleanlab", purpose="analyze run=…") from error
+    find, get_label_quality_scores = import_cleanlab()
     # float32 sums may miss 1 by more than cleanlab allows.
     shares = probabilities.astype(np.float64)
     shares /= shares.sum(axis=1, keepdims=True)

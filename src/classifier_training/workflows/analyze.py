@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import DataReportDir, make_folder, write_csv, write_json
-from classifier_training.core.runtime import console, num_cores
+from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import InputSpec
 from classifier_training.data.checks_classes import check_classes
 from classifier_training.data.checks_copies import check_copies
 from classifier_training.data.checks_files import check_files
 from classifier_training.data.duplicates import find_copies
 from classifier_training.data.findings import SEVERITIES, Finding, Inspected, plural, rank
+from classifier_training.data.load import read_samples
 from classifier_training.data.quality import count_data, dataset_statistics, file_statistics
 from classifier_training.data.scan import FileScan, scan_files
-from classifier_training.data.source import DataSource
+from classifier_training.data.source import TRAINING_ALONE, DataSource
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.workflows.data_page import draw_plots, write_data_page
@@ -90,10 +91,15 @@ def analyze(
     """
     if run is not None:
         _refuse_for_run(data, transforms, near_duplicates=near_duplicates, fail_on=fail_on)
-        return report_labels(run, moved_to=getattr(data, "root", None), output=output)
+        root = getattr(data, "root", None)
+        if isinstance(root, list):
+            raise UserError(
+                "several folders in data.root beside run=", "the one folder of the run's images", "data.root=…"
+            )
+        return report_labels(run, moved_to=root, output=output)
     _refuse_idle(data, transforms)
     folder = DataReportDir(Path(output or DEFAULT_FOLDER).expanduser())
-    index = data.read()
+    index = read_samples(data)
     make_folder(folder.path)
     num_workers = num_cores() if data.num_workers == "auto" else data.num_workers
     scan = _scan(index, num_workers)
@@ -122,28 +128,15 @@ def _findings(inspected: Inspected, preprocessing: Preprocessing, copies: Iterat
 
 def _scan(index: SampleIndex, num_workers: int) -> FileScan:
     paths = list(dict.fromkeys(sample.path for sample in index.samples))
-    with _progress(len(paths)) as advance:
+    with progress("looking at files", total=lambda: len(paths)) as advance:
         return scan_files(index.root, paths, num_workers=num_workers, progress=advance)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("looking at files"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"))
-    display = Progress(
-        *columns, TimeRemainingColumn(compact=True), console=console(), transient=True,
-        disable=not console().is_terminal,
-    )  # fmt: skip
-    with display:
-        task = display.add_task("", total=total)
-        yield lambda number: display.advance(task, number)
 
 
 def _refuse_idle(data: DataSource, transforms: Transforms) -> None:
     """Refuse settings that change nothing here."""
     for field in dataclasses.fields(data):
-        if field.name in {"batch_size", "val_fraction", "test_fraction"} and getattr(data, field.name) != field.default:
+        idle = field.name in TRAINING_ALONE and field.name not in ("image_size", "num_workers")
+        if idle and getattr(data, field.name) != field.default:
             raise UserError(
                 f"data.{field.name}={getattr(data, field.name)} has no effect on an analysis",
                 "the settings that say which data it is",

@@ -14,7 +14,7 @@ from classifier_training.core.run_dir import DataReportDir, make_folder, write_c
 from classifier_training.core.types import TEST, VAL, softmax
 from classifier_training.data.findings import plural, shown
 from classifier_training.evaluation import report
-from classifier_training.evaluation.label_issues import find_label_issues
+from classifier_training.evaluation.label_issues import find_label_issues, import_cleanlab
 from classifier_training.evaluation.pictures import thumbnail
 from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_run
@@ -71,6 +71,7 @@ def report_labels(run: str, *, moved_to: str | None, output: str | None) -> Labe
     Raises:
         UserError: when the run or its images cannot be found, or cleanlab is not installed.
     """
+    import_cleanlab()
     run_dir = find_run(run)
     folder = DataReportDir(Path(output).expanduser() if output else run_dir.label_issues)
     make_folder(folder.path)

@@ -12,7 +12,9 @@ from typing import Annotated
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
+from classifier_training.inference.interrupts import told_interrupts
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import to_row
@@ -20,7 +22,6 @@ from classifier_training.inference.settings import PredictData, PredictTrainer
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.summary import Summary
-from classifier_training.inference.watching import progress, told_interrupts
 from classifier_training.registry.runs import find_model
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ def predict(
         log.info("%s on %s", predictor.model_path, predictor.device)
         done = _go_on(target, items, summary)
         started = time.monotonic()
-        with told_interrupts(lambda: _remedy(target, summary)), progress(items, done=done) as advance:
+        bar = progress("labelling", total=items.count, done=done)
+        with told_interrupts(lambda: _remedy(target, summary)), bar as advance:
             for item, prediction in predictor.label(
                 islice(items, done, None),
                 batch_size=data.batch_size,
@@ -113,7 +115,7 @@ def predict(
                 row = to_row(prediction, probabilities=probabilities)
                 target.add(item, row)
                 summary.add(row)
-                advance()
+                advance(1)
             seconds = time.monotonic() - started
             target.finish()
     new = summary.images - done

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
-from classifier_training.core.runtime import command, console, setting
+from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import InputSpec
 from classifier_training.data.load import load_data
 from classifier_training.data.source import DataSource
@@ -92,12 +92,11 @@ def prepare(
     size = data.image_size or model(loaded.splits.num_classes).input_spec.size
     # What the network subtracts and divides by comes later, on its device.
     neutral = InputSpec(size=size, mean=(0, 0, 0), std=(1, 1, 1))
-    kind: Literal["on", "jpeg"] = "jpeg" if data.store == "jpeg" else "on"
     plan = StorePlan(
         loaded.splits,
         preprocessing=transforms.evaluation(size, neutral),
         crop_scale=transforms.crop_scale,
-        store=kind if data.store != "auto" else "auto",
+        store=data.store,
         store_gb=data.store_gb,
     )
     try:
@@ -110,7 +109,7 @@ def prepare(
         raise UserError(
             "there is no room for the pixels",
             "room on the disk, or a larger data.store_gb",
-            f"{setting('data.store_gb', 50)}",
+            setting("data.store_gb", 50),
         )
     manifest = Path(output).expanduser() if output else folders[0] / "splits.csv"
     write_manifest(manifest, loaded.index)
@@ -119,18 +118,14 @@ def prepare(
 
 
 def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found = []
-    with Progress(*columns, console=console(), transient=True) as bar:
-        for recipe, store in plan.folders.items():
-            paths = plan.paths(recipe)
-            task = bar.add_task("decoding", total=len(paths))
-            built = build_store(store, paths, verify=verify, advance=partial(bar.advance, task))
-            for error in built.unreadable:
-                if not skips:
-                    raise error
-                log.warning("skipped %s: %s", error.path, error.reason)
-            found.append(built)
+    for recipe, store in plan.folders.items():
+        paths = plan.paths(recipe)
+        with progress("decoding", total=paths.__len__) as advance:
+            built = build_store(store, paths, verify=verify, advance=advance)
+        for error in built.unreadable:
+            if not skips:
+                raise error
+            log.warning("skipped %s: %s", error.path, error.reason)
+        found.append(built)
     return tuple(found)

@@ -117,7 +117,7 @@ def train(
             imbalance, sampler, class_counts=splits.counts(TRAIN), class_names=splits.class_names
         )
         log.info("%s\nimbalance: %s", loaded.words, correction.words)
-        for line in preflight(loaded.index, allow_leaks=allow_leaks):
+        for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
             log.info("data check: %s", line)
 
         import torch

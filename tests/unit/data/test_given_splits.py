@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_copies_stay_on_one_side_of_a_drawn_split(unsplit_folder: Path) -> None:
     sides = {sample.path: sample.split for sample in index.samples}
     assert all(sides[f"blue/0{number}.png"] == sides[f"red/copy_{number}.png"] for number in range(10))
     assert set(sides.values()) == {"train", "val", "test"}
+
+
+def test_copies_stay_on_one_side_of_a_validation_split_cut_from_train(
+    unsplit_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "given"
+    shutil.copytree(unsplit_folder, root / "train")
+    caplog.set_level(logging.INFO)
+    load_data(ImageFolder(root=str(root)), seed=0)
+    assert "twin" not in caplog.text
+    for number in range(10):
+        shutil.copyfile(root / f"train/blue/0{number}.png", root / f"train/blue/copy_{number}.png")
+    loaded = load_data(ImageFolder(root=str(root)), seed=0)
+    sides = {sample.path: sample.split for sample in loaded.index.samples}
+    assert all(sides[f"train/blue/0{number}.png"] == sides[f"train/blue/copy_{number}.png"] for number in range(10))
+    assert len(loaded.copies) == 10
 
 
 def test_images_that_look_alike_stay_on_one_side_when_asked(unsplit_folder: Path) -> None:

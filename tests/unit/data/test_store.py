@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import multiprocessing
 import os
 import shutil
@@ -16,35 +15,24 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import draw_picture
+from tests.unit.data.conftest import SIZES
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import SampleKey, SplitTable
 from classifier_training.data.dataset import ImageDataset
-from classifier_training.data.index import SplitData
 from classifier_training.data.loader import BatchLoader
 from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import EpochSampler
 from classifier_training.data.store import shards
 from classifier_training.data.store.build import build_store
 from classifier_training.data.store.folder import StoreFolder, TableStore
-from classifier_training.data.store.plan import StorePlan
-from classifier_training.data.store.room import make_room, used_bytes
 from classifier_training.data.transforms import Transforms
 
 FIT: dict[str, Any] = {"size": (16, 16), "mean": (0, 0, 0), "std": (1, 1, 1)}
 PREPROCESSING = Preprocessing(**FIT)
 RECIPE = Recipe(preprocessing=PREPROCESSING)
 ARITHMETIC = [("pillow", "bilinear"), ("pillow", "bicubic"), ("pillow", "area"), ("opencv", "area")]
-SIZES = [(40, 30), (30, 40), (200, 9), (5, 7), (16, 16), (23, 23), (90, 61)]
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> list[str]:
-    found = [tmp_path / "pictures" / f"{number}.png" for number in range(len(SIZES))]
-    for number, (path, size) in enumerate(zip(found, SIZES, strict=True)):
-        draw_picture(path, (90, 120, 60), seed=number, size=size)
-    return list(map(str, found))
 
 
 def table_of(paths: list[str]) -> SplitTable:
@@ -290,52 +278,6 @@ def test_an_unreadable_file_is_counted_and_the_others_stored(tmp_path: Path, pat
     assert (store.locate(paths)["shard"] >= 0).sum() == len(paths) - 1
 
 
-def test_the_longest_unused_goes_first_and_what_is_in_use_stays(tmp_path: Path, paths: list[str]) -> None:
-    stores = [fill(tmp_path / "base" / name, RECIPE, paths) for name in ("a", "b", "c", "d")]
-    for age, store in enumerate(stores):
-        os.utime(store.folder, (age, age))
-    for store in stores[1:]:
-        store.close()
-    size = used_bytes(tmp_path / "base") // 4
-    free = make_room(tmp_path / "base", size * 1.5, used_bytes(tmp_path / "base"), keep=stores[3].folder)
-    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["a", "d"]
-    assert free >= size * 1.5
-    stores[0].close()
-
-
-def splits_of(tmp_path: Path, paths: list[str]) -> SplitData:
-    tables = {name: SplitTable(name, paths, np.zeros(len(paths), np.int64), [""] * len(paths)) for name in ("train", "val")}  # fmt: skip # noqa: E501
-    return SplitData(tmp_path, ("a", "b"), tables)
-
-
-def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
-    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "cache"))
-    caplog.set_level(logging.INFO)
-
-    def plan(store: Any, store_gb: float) -> StorePlan:
-        made = StorePlan(
-            splits_of(tmp_path, paths), preprocessing=PREPROCESSING, crop_scale=0.2, store=store, store_gb=store_gb
-        )
-        made.open()
-        made.close()
-        return made
-
-    assert len(plan("auto", 1).folders) == 2
-    shutil.rmtree(tmp_path / "cache")
-    caplog.clear()
-    made = plan("auto", 8e-6)
-    assert made.recipes["train"].jpeg
-    assert not made.recipes["val"].jpeg
-    assert "as JPEG, which changes them a little" in caplog.text
-    assert plan("auto", 1e-9).folders == {}
-    assert "there is room for 0.00 GB" in caplog.text
-    assert plan("off", 1).folders == {}
-    with pytest.raises(UserError, match=r"data\.store=on: there is no room"):
-        plan("on", 1e-9)
-
-
 def test_jpeg_pixels_are_the_same_from_the_first_epoch_on(tmp_path: Path, paths: list[str]) -> None:
     recipe = Recipe(preprocessing=PREPROCESSING, crop_scale=0.5, jpeg=True)
     store = fill(tmp_path / "store", recipe, paths)
@@ -370,21 +312,6 @@ def test_epochs_are_the_same_for_any_workers_while_the_store_fills(
     assert not multiprocessing.active_children()
 
 
-def test_without_a_folder_to_keep_pixels_in_auto_keeps_none_and_on_refuses(
-    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "a file").touch()
-    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "a file" / "cache"))
-    caplog.set_level(logging.INFO, "classifier_training")
-    settings: dict[str, Any] = {"preprocessing": PREPROCESSING, "crop_scale": 0.5, "store_gb": None}
-    plan = StorePlan(splits_of(tmp_path, paths), store="auto", **settings)
-    plan.open()
-    assert plan.tables() == {}
-    assert "none is kept" in caplog.text
-    with pytest.raises(UserError, match="cache folder cannot be written to"):
-        StorePlan(splits_of(tmp_path, paths), store="on", **settings).open()
-
-
 def test_an_interrupt_that_meets_a_commit_is_not_lost(
     tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,8 +323,8 @@ def test_an_interrupt_that_meets_a_commit_is_not_lost(
     monkeypatch.setattr(store, "commit", interrupted)
     dataset = ImageDataset(table_of(paths), recipe=RECIPE, augmentation=None, seed=0, on_error="raise", store=store)
     loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, drop_last=False, num_workers=0)
+    # As Lightning does: as many batches as there are, and no question whether there is another.
     batches = iter(loader)
-    next(batches)
     with pytest.raises(KeyboardInterrupt):
-        del batches
-        time.sleep(5)
+        for _ in range(len(loader)):
+            next(batches)

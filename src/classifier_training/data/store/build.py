@@ -11,9 +11,10 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
-from classifier_training.core.runtime import num_cores
+from classifier_training.core.runtime import leave_interrupts, num_cores
+from classifier_training.data.content import hash_file
 from classifier_training.data.recipe import encode
-from classifier_training.data.store.shards import SHARD_BYTES, ShardWriter, hash_content, next_number
+from classifier_training.data.store.shards import SHARD_BYTES, ShardWriter, next_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +71,9 @@ def build_store(
     if not chunks:
         return built
     first = next_number(store.folder)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=leave_interrupts
+    ) as pool:
         tasks = {
             pool.submit(
                 write_chunk, store.folder, first + number, store.recipe, [paths[row] for row in rows], entries[rows]
@@ -116,7 +119,7 @@ def write_chunk(
                 unreadable.append(error)
                 continue
             entry = known.copy()
-            entry["content"] = hash_content(path)
+            entry["content"] = hash_file(path)
             entry["height"], entry["width"] = pixels.shape[:2]
             writer.add(entry, encode(pixels) if recipe.jpeg else np.ascontiguousarray(pixels).data.cast("B"))
             if writer.num_bytes >= SHARD_BYTES:
@@ -134,7 +137,7 @@ def _forget_changed(entries: NDArray[np.void], paths: Sequence[str]) -> None:
 
     def changed(row: int) -> bool:
         try:
-            return bool(np.bytes_(hash_content(paths[row])) != entries["content"][row])
+            return bool(np.bytes_(hash_file(paths[row])) != entries["content"][row])
         except OSError:  # whoever decodes the file says what is wrong with it
             return True
 

@@ -50,16 +50,6 @@ def describe_files(paths: Sequence[str]) -> NDArray[np.void]:
     return found
 
 
-def hash_content(path: Path | str) -> bytes:
-    """Return a hash of a file's content, 16 bytes.
-
-    Raises:
-        OSError: when it cannot be read.
-    """
-    with open(path, "rb") as file:  # noqa: PTH123 - see above
-        return blake2b(file.read(), digest_size=16).digest()
-
-
 class ShardWriter:
     """Writes one shard; there may be several writers in one folder.
 

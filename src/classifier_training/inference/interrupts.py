@@ -1,4 +1,4 @@
-"""What a user sees and does while images pass: a bar, and signals that end the run in words."""
+"""Signals that end a prediction in words."""
 
 from __future__ import annotations
 
@@ -8,27 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import InterruptedRunError
-from classifier_training.core.runtime import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
-
-    from classifier_training.inference.sources import Source
-
-
-@contextmanager
-def progress(source: Source, *, done: int) -> Iterator[Callable[[], None]]:
-    """Give a function to call after each image; on a terminal it moves a bar with the time that is left."""
-    if not console().is_terminal:
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("ETA"), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("", total=source.count(), completed=done)
-        yield lambda: bar.advance(task)
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.data.test_store import PREPROCESSING, RECIPE, fill
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.types import SplitTable
+from classifier_training.data.index import SplitData
+from classifier_training.data.store.plan import StorePlan
+from classifier_training.data.store.room import make_room, used_bytes
+
+
+def splits_of(tmp_path: Path, paths: list[str]) -> SplitData:
+    tables = {name: SplitTable(name, paths, np.zeros(len(paths), np.int64), [""] * len(paths)) for name in ("train", "val")}  # fmt: skip # noqa: E501
+    return SplitData(tmp_path, ("a", "b"), tables)
+
+
+def test_the_longest_unused_goes_first_and_what_is_in_use_stays(tmp_path: Path, paths: list[str]) -> None:
+    stores = [fill(tmp_path / "base" / name, RECIPE, paths) for name in ("a", "b", "c", "d")]
+    for age, store in enumerate(stores):
+        os.utime(store.folder, (age, age))
+    for store in stores[1:]:
+        store.close()
+    size = used_bytes(tmp_path / "base") // 4
+    free = make_room(tmp_path / "base", size * 1.5, used_bytes(tmp_path / "base"), keep=stores[3].folder)
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["a", "d"]
+    assert free >= size * 1.5
+    stores[0].close()
+
+
+def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
+    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+
+    def plan(store: Any, store_gb: float) -> StorePlan:
+        made = StorePlan(
+            splits_of(tmp_path, paths), preprocessing=PREPROCESSING, crop_scale=0.2, store=store, store_gb=store_gb
+        )
+        made.open()
+        made.close()
+        return made
+
+    assert len(plan("auto", 1).folders) == 2
+    shutil.rmtree(tmp_path / "cache")
+    caplog.clear()
+    made = plan("auto", 8e-6)
+    assert made.recipes["train"].jpeg
+    assert not made.recipes["val"].jpeg
+    assert "as JPEG, which changes them a little" in caplog.text
+    assert plan("auto", 1e-9).folders == {}
+    assert "there is room for 0.00 GB" in caplog.text
+    assert plan("off", 1).folders == {}
+    with pytest.raises(UserError, match=r"data\.store=on: there is no room"):
+        plan("on", 1e-9)
+
+
+def test_without_a_folder_to_keep_pixels_in_auto_keeps_none_and_on_refuses(
+    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "a file" / "cache"))
+    caplog.set_level(logging.INFO, "classifier_training")
+    settings: dict[str, Any] = {"preprocessing": PREPROCESSING, "crop_scale": 0.5, "store_gb": None}
+    plan = StorePlan(splits_of(tmp_path, paths), store="auto", **settings)
+    plan.open()
+    assert plan.tables() == {}
+    assert "none is kept" in caplog.text
+    with pytest.raises(UserError, match="cache folder cannot be written to"):
+        StorePlan(splits_of(tmp_path, paths), store="on", **settings).open()
