@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.data.index import split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +46,18 @@ def _not_encoded(file: Path, number: int, error: UnicodeDecodeError, encoding: s
         f"text in {encoding.upper()}",
         f"{setting}=latin-1 reads it as it is; or: {convert}" if setting else convert,
     )
+
+
+def named_split(word: object, where: str) -> str:
+    """Return the split that a row names: train, val or test, or nothing.
+
+    Raises:
+        UserError: when it is none of these.
+    """
+    text = str(word or "")
+    if text and not split_of(text):
+        raise UserError(f"{where}: split '{text}'", "train, val or test, or nothing", "mend the row")
+    return split_of(text)
 
 
 def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> str:

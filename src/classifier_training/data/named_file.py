@@ -38,7 +38,7 @@ class NamedFileSource(FolderSource):
     def _read_root(self, root: str | None) -> SampleIndex:
         file, folder = self._find(root)
         walker = self.walker(folder)
-        index = self.read_files([file] if file else find_files(walker, self.endings), walker)
+        index = self.read_files([file] if file else self.find_files(walker), walker)
         walker.report()
         walker.faults.report(folder)
         return index
@@ -59,6 +59,10 @@ class NamedFileSource(FolderSource):
             return file, file.parent
         return None, resolve_root(root)
 
+    def find_files(self, walker: Walker) -> list[Path]:
+        """The files to read where none is named; see `loose_files`."""
+        return loose_files(walker, self.endings)
+
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
         """List what some files describe, whose images lie below the walker's root."""
         raise NotImplementedError
@@ -78,7 +82,7 @@ def _existing(file: Path, endings: Sequence[str]) -> Path:
     return file.resolve()
 
 
-def find_files(walker: Walker, endings: Sequence[str]) -> list[Path]:
+def loose_files(walker: Walker, endings: Sequence[str]) -> list[Path]:
     """The one file of its kind in a root, or one a split.
 
     Raises:

@@ -39,6 +39,8 @@ class Figure(ABC):
         with warnings.catch_warnings():
             # A letter that no font of this machine has is shown as a box, which says enough.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            # Said of a plot of any size where the machine is busy.
+            warnings.filterwarnings("ignore", message="Creating legend with loc=")
             figure = self.render()
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format="png")

@@ -138,6 +138,25 @@ def test_auto_looks(jsonl_folder: Path, split_folder: Path) -> None:
     assert {sample.label for sample in AutoData(root=str(split_folder)).read().samples} == {"blue", "green", "red"}
 
 
+def test_a_jsonl_file_is_data_by_itself(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        draw_picture(tmp_path / "images" / name, (9, 9, 9), seed=1)
+    rows = [
+        {"path": "images/a/1.png", "label": "x", "split": "train", "group": 7, "camera": "left"},
+        {"path": "images/b/2.png", "label": "", "split": "valid"},
+    ]
+    file = tmp_path / "list.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for source in (AutoData(root=str(file)), AutoData(root=str(tmp_path)), JSONL(file=str(file))):
+        first, second = source.read().samples
+        assert (first.path, first.label, first.split, first.group) == ("images/a/1.png", "x", "train", "7")
+        assert first.metadata == {"camera": "left"}
+        assert (second.label, second.split, second.metadata) == ("", "val", None)
+    file.write_text(file.read_text().replace("valid", "later"))
+    with pytest.raises(UserError, match=r"list\.jsonl:2: split 'later'"):
+        AutoData(root=str(file)).read()
+
+
 def test_auto_takes_notes_for_notes(split_folder: Path, jsonl_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (split_folder / "notes.jsonl").write_text('{"note": "hello"}\nnot JSON\n')
     assert {sample.label for sample in AutoData(root=str(split_folder)).read().samples} == {"blue", "green", "red"}

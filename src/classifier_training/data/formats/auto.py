@@ -13,7 +13,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.data.formats.files import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.image_folder import read_image_folder
-from classifier_training.data.formats.jsonl import annotation_files, looks_annotated, read_jsonl
+from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, looks_tabled
 from classifier_training.data.source import FolderSource
 
@@ -35,10 +35,10 @@ class AutoData(FolderSource):
 
     def _read_root(self, root: str | None) -> SampleIndex:
         if root is not None and Path(root).is_file():
-            ending = Path(root).suffix.lower()
-            form = Table if ending in TABLE_ENDINGS else FileList if ending in LIST_ENDINGS else None
-            if form is not None:
-                return self._as(form, Path(root), None)
+            forms: tuple[type[NamedFileSource], ...] = (JSONL, Table, FileList)
+            for form in forms:
+                if Path(root).suffix.lower() in form.endings:
+                    return self._as(form, Path(root), None)
         return super()._read_root(root)
 
     def read_one(self, walker: Walker) -> SampleIndex:

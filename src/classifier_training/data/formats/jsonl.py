@@ -7,32 +7,45 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.data.index import Sample, SampleIndex, split_of
-from classifier_training.data.listed import locate, open_text
-from classifier_training.data.source import FolderSource
+from classifier_training.data.listed import locate, named_split, open_text
+from classifier_training.data.named_file import NamedFileSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from classifier_training.data.walk import Walker
 
 log = logging.getLogger(__name__)
 
-OWN_FIELDS = ("image", "prefix", "suffix", "metadata")
+IMAGE_FIELDS = ("image", "path")
+LABEL_FIELDS = ("suffix", "label")
+OWN_FIELDS = (*IMAGE_FIELDS, *LABEL_FIELDS, "prefix", "split", "group", "metadata")
 
 
 @register(group="data", name="jsonl")
 @dataclass(frozen=True, kw_only=True)
-class JSONL(FolderSource):
-    """Rows {"image": …, "suffix": …} in root/{train,valid,test}/**/*.jsonl; the suffix is the label."""
+class JSONL(NamedFileSource):
+    """Rows {"image": …, "suffix": …} or {"path": …, "label": …}, perhaps with split and group; others are metadata.
 
-    def read_one(self, walker: Walker) -> SampleIndex:
+    Args:
+        file: the rows; paths in them are relative to data.root, or to its own folder. Left out, it is every .jsonl file
+            below data.root, of which those in train/, valid/ and test/ are splits.
+    """
+
+    endings: ClassVar[tuple[str, ...]] = (".jsonl",)
+
+    def find_files(self, walker: Walker) -> list[Path]:
+        """Every .jsonl file; see the base class."""
+        return annotation_files(walker)
+
+    def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
         """List the rows; see the base class."""
-        return read_jsonl(walker)
+        return read_jsonl(walker, files)
 
 
 def annotation_files(walker: Walker) -> list[Path]:
@@ -48,25 +61,29 @@ def looks_annotated(file: Path) -> bool:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if isinstance(row, dict) and row.keys() & {"image", "suffix"}:
+            if isinstance(row, dict) and (row.keys() & {"image", "suffix"} or row.keys() >= {"path", "label"}):
                 return True
     return False
 
 
-def read_jsonl(walker: Walker) -> SampleIndex:
-    """List the rows of every annotation file; the first folder below the root names the split.
+def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleIndex:
+    """List the rows of annotation files; a row's own split counts, else the first folder below the root names it.
+
+    Args:
+        walker: of the root.
+        files: to read; every one below the root when left out.
 
     Raises:
         UserError: for a row that is wrong, with its file and line, or when there is none.
     """
     root = walker.root
     samples: list[Sample] = []
-    for file in annotation_files(walker):
-        split = split_of(file.relative_to(root).parts[0])
+    for file in annotation_files(walker) if files is None else files:
+        inside = file.relative_to(root).parts[0] if file.is_relative_to(root) else ""
         for number, line in enumerate(open_text(file), start=1):
             if line.strip():
                 try:
-                    samples.append(_read_row(line, f"{file}:{number}", file.parent, walker, split))
+                    samples.append(_read_row(line, f"{file}:{number}", file.parent, walker, split_of(inside)))
                 except UserError as error:
                     walker.faults.meet(error)
     if not samples:
@@ -93,14 +110,28 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
         raise UserError(f"{where}: not JSON ({error.msg})", expected, "mend the line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: {type(row).__name__} instead of an object", expected, "mend the line")
-    for key in ("image", "suffix"):
+    values = []
+    usual = 1 if IMAGE_FIELDS[1] in row or LABEL_FIELDS[1] in row else 0
+    for names in (IMAGE_FIELDS, LABEL_FIELDS):
+        key = next((name for name in names if name in row), names[usual])
         if not isinstance(row.get(key), str):
             came = f"no field '{key}'" if key not in row else f"'{key}' is {json.dumps(row[key])}"
-            raise UserError(f"{where}: {came}", expected, f"give '{key}' a text; an empty suffix is a class of its own")
+            raise UserError(f"{where}: {came}", expected, f"give '{key}' a text; an empty label is a class of its own")
+        values.append(row[key])
     # The image lies beside its annotations, below its split, or below the root.
-    top = walker.root / folder.relative_to(walker.root).parts[0] if folder != walker.root else walker.root
-    path = locate(row["image"], where, (folder, folder / "images", top, walker.root), walker)
-    return Sample(path, row["suffix"], split, metadata=_metadata(row))
+    top = walker.root
+    folders = [top]
+    if folder.is_relative_to(top):
+        own_split = top / folder.relative_to(top).parts[0] if folder != top else top
+        folders = [folder, folder / "images", own_split, top]
+    group = row.get("group")
+    return Sample(
+        locate(values[0], where, folders, walker),
+        values[1],
+        named_split(row.get("split"), where) or split,
+        "" if group is None else str(group),
+        _metadata(row),
+    )
 
 
 def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any] | None:

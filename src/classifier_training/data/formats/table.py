@@ -14,7 +14,7 @@ from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.data.index import Sample, SampleIndex, split_of
-from classifier_training.data.listed import locate, open_text
+from classifier_training.data.listed import locate, named_split, open_text
 from classifier_training.data.named_file import NamedFileSource
 from classifier_training.data.roots import trained_when_unsplit
 
@@ -121,9 +121,6 @@ class Table(NamedFileSource):
         if not isinstance(path, str) or label is None:
             field = "path" if label is not None else "label"
             raise UserError(f"{where}: the {field} is null", "a path and a label", "mend or remove the row")
-        word = str(row.get("split") or "")
-        if word and not split_of(word):
-            raise UserError(f"{where}: split '{word}'", "train, val or test, or nothing", "mend the row")
         group = row.get("group")
         own = {self.path_column, self.label_column, "split", "group"}
         metadata = {name: value for name, value in row.items() if name not in own}
@@ -131,7 +128,7 @@ class Table(NamedFileSource):
         return Sample(
             locate(path, where, folders, walker),
             str(label),
-            split_of(word) or split,
+            named_split(row.get("split"), where) or split,
             "" if group is None else str(group),
             metadata or None,
         )

@@ -117,7 +117,8 @@ class StoreFolder:
         """Return a shard's bytes, mapped when first asked for."""
         found = self._maps[number]
         if found is None:
-            found = self._maps[number] = np.memmap(self.folder / f"{self._names[number]}.pixels", np.uint8, "r")
+            # Copy on write: torch wants memory that may be written to, and nothing ever reaches the file.
+            found = self._maps[number] = np.memmap(self.folder / f"{self._names[number]}.pixels", np.uint8, "c")
         return found
 
     def add(self, path: str, entry: NDArray[np.void], pixels: NDArray[np.uint8]) -> None:
