@@ -80,11 +80,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered component: where it stands and what it takes."""
+    """A registered component: where it stands, what it takes, and the optional extra that it needs."""
 
     group: str
     name: str
     target: Callable[..., Any]
+    extra: str | None = None
 
     @property
     def summary(self) -> str:
@@ -107,8 +108,13 @@ _entries: dict[tuple[str, str], Entry] = {}
 _by_target: dict[Any, Entry] = {}
 
 
-def register(*, group: str, name: str) -> Callable[[Target], Target]:
+def register(*, group: str, name: str, extra: str | None = None) -> Callable[[Target], Target]:
     """Make a class or function selectable as `group=name`, configured by its own signature.
+
+    Args:
+        group: what it is one of.
+        name: its own.
+        extra: the optional extra that it cannot do without.
 
     Raises:
         ValueError: when the name is taken.
@@ -118,7 +124,7 @@ def register(*, group: str, name: str) -> Callable[[Target], Target]:
         if (group, name) in _entries:
             taken = _entries[group, name].target
             raise ValueError(f"{group}={name} is registered twice: {taken} and {target}")
-        _entries[group, name] = _by_target[target] = Entry(group, name, target)
+        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra)
         return target
 
     return add
