@@ -50,6 +50,11 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Word:
+    """Marks the parameter of a verb that a word without a key stands for, as in `models 'vgg*'`."""
+
+
+@dataclass(frozen=True)
 class Option:
     """One setting of a component: a keyword-only parameter of its signature."""
 
@@ -68,6 +73,11 @@ class Option:
         """The register group that fills this parameter, if one does."""
         metadata = getattr(self.annotation, "__metadata__", ())
         return next((item for item in metadata if isinstance(item, Choice)), None)
+
+    @property
+    def is_word(self) -> bool:
+        """Whether a word without a key stands for this one."""
+        return any(isinstance(item, Word) for item in getattr(self.annotation, "__metadata__", ()))
 
     @property
     def fixed(self) -> Entry | None:
