@@ -15,6 +15,7 @@ from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir, versions
 from classifier_training.core.types import BuiltModel
 from classifier_training.models.cost import Cost, cost
+from classifier_training.models.shapes import on_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +28,7 @@ SHAPED_BY = ("python", "torch", "torchvision", "timm")
 """Packages that decide what a network is made of, besides this one."""
 
 
-def measure(
-    builders: Mapping[str, Build], *, num_classes: int, image_size: int | None
-) -> dict[str, Cost | str]:
+def measure(builders: Mapping[str, Build], *, num_classes: int, image_size: int | None) -> dict[str, Cost | str]:
     """Return the cost of each network by its name, or in words why there is none.
 
     What was measured once is read from the cache folder, without torch, until a package that shapes it changes.
@@ -58,7 +57,7 @@ def _measure(build: Build, *, num_classes: int, image_size: int | None) -> Cost 
     from classifier_training.models.forward import fit_input
 
     try:
-        built = _build(build, num_classes)
+        built = on_shapes(lambda: build(num_classes))
         if not isinstance(built, BuiltModel):
             return "it is no neural network"
         size = image_size or built.input_spec.size
@@ -66,17 +65,6 @@ def _measure(build: Build, *, num_classes: int, image_size: int | None) -> Cost 
     except UserError as error:
         return error.came
     return cost(built, image_size=size)
-
-
-def _build(build: Build, num_classes: int) -> Any:
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return build(num_classes)
-    except (NotImplementedError, RuntimeError):
-        # Some networks read values while they are built, which shapes do not have.
-        return build(num_classes)
 
 
 def _stamp() -> str:

@@ -83,13 +83,13 @@ class ModelsResult:
         lines += [f"{row.model}: {row.note}" for row in self.rows if row.note]
         if self.num_more:
             lines.append(f"and {self.num_more:,} more: limit={len(self.rows) + self.num_more} shows all")
-        lines += [
-            "",
+        basis = (
             f"For {self.num_classes} classes. GFLOPs: one image, forward, a multiply and an add counted as two. "
             f"training: estimated memory in float32 at batch_size={self.batch_size}: weights, gradients, AdamW's two "
             "averages, and what the forward pass keeps for the backward pass; libraries and kernels need more, mixed "
-            "precision less.",
-        ]
+            "precision less."
+        )
+        lines += ["", basis]
         if self.written:
             lines.append(f"written to {self.written}")
         return "\n".join(lines)
@@ -228,7 +228,9 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
 def _output_path(output: str | None) -> Path | None:
     path = None if output is None else Path(output).expanduser()
     if path is not None and path.suffix not in (".json", ".csv"):
-        raise UserError(f"output={output}: what form is that?", "a file that ends in .json or .csv", "output=models.csv")
+        raise UserError(
+            f"output={output}: what form is that?", "a file that ends in .json or .csv", "output=models.csv"
+        )
     return path
 
 

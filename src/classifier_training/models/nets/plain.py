@@ -46,9 +46,7 @@ def plain_network(num_classes: int, *, residual: bool, num_convolutions: int, dr
     network = nn.Sequential(SizeGuard())
     inputs = 3
     for number, outputs in enumerate(CHANNELS, start=1):
-        block = PlainBlock(
-            inputs, outputs, num_convolutions=num_convolutions, residual=residual, dropout=dropout
-        )
+        block = PlainBlock(inputs, outputs, num_convolutions=num_convolutions, residual=residual, dropout=dropout)
         network.add_module(f"block{number}", block)
         inputs = outputs
     network.add_module("head", Head(inputs, num_classes, dropout))
