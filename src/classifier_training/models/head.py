@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from classifier_training.models.shapes import on_shapes
@@ -21,12 +22,12 @@ def head_names(build: Callable[[int], nn.Module]) -> tuple[str, ...]:
     Args:
         build: makes the network for a number of classes.
     """
-    two, three = (on_shapes(lambda number=number: _shapes(build(number))) for number in (2, 3))
+    two, three = (on_shapes(functools.partial(_shapes, build, number)) for number in (2, 3))
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name, shape in two.items() if shape != three[name]))
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in network.state_dict().items()}
+def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in build(num_classes).state_dict().items()}
 
 
 def drop_before(network: nn.Module, heads: tuple[str, ...], share: float) -> None:

@@ -81,9 +81,10 @@ def _create(name: str, config: Any, num_classes: int) -> nn.Module:
 
     config.num_labels = num_classes
     try:
-        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise _unreadable(name, error) from error
+    return model
 
 
 def _load(

@@ -141,7 +141,8 @@ def _create(architecture: str, num_classes: int) -> nn.Module:
 
     # Both of these warn unless they are told how to begin, and answer training with a tuple unless aux_logits is off.
     settings: dict[str, Any] = {"aux_logits": False, "init_weights": True} if architecture in AUXILIARY else {}
-    return get_model(architecture, weights=None, num_classes=num_classes, **settings)
+    network: nn.Module = get_model(architecture, weights=None, num_classes=num_classes, **settings)
+    return network
 
 
 def _load_published(network: nn.Module, architecture: str, published: WeightsEnum, head: tuple[str, ...]) -> None:

@@ -23,6 +23,10 @@ LIBRARIES = ("torchvision", "timm")
 """Models that stand for all networks of a library; they list theirs by name."""
 
 
+Found = tuple[str, Entry, dict[str, Any]]
+"""Words to type after model=, the registered model, and the settings that it needs."""
+
+
 @dataclass(frozen=True)
 class ModelRow:
     """One thing that `model=` accepts.
@@ -69,7 +73,7 @@ class ModelsResult:
     written: Path | None = None
 
     def __str__(self) -> str:
-        table = [("model=", "parameters", "GFLOPs", "input", "pretrained", "training", "extra")]
+        table: list[tuple[str, ...]] = [("model=", "parameters", "GFLOPs", "input", "pretrained", "training", "extra")]
         table += [_cells(row) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
@@ -119,7 +123,7 @@ def models(
         UserError: when nothing has such a name, with the nearest.
     """
     target = _output_path(output)
-    found = [(known.name, known, {}) for known in entries("model")]
+    found: list[Found] = [(known.name, known, {}) for known in entries("model")]
     if pattern is not None:
         found = _matching(pattern)
     shown = found if pattern is None else found[:limit]
@@ -133,10 +137,6 @@ def models(
     if target is not None:
         _write(target, rows)
     return ModelsResult(rows, len(found) - len(shown), batch_size, num_classes, target)
-
-
-Found = tuple[str, Entry, dict[str, Any]]
-"""Words to type after model=, the registered model, and the settings that it needs."""
 
 
 def _matching(pattern: str) -> list[Found]:

@@ -26,7 +26,12 @@ def tiny(kind: str) -> Any:
     """Make a network of the library, small enough for a test."""
     torch.manual_seed(1)
     if kind == "vit":
-        small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        small: dict[str, Any] = {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }
         config = transformers.ViTConfig(**small, image_size=32, patch_size=8, num_labels=NUM_LABELS)
         return transformers.ViTForImageClassification(config)
     if kind == "swin":
@@ -85,7 +90,7 @@ def test_a_random_start_needs_no_weights_and_the_dropout_stands_before_the_head(
     built = huggingface_model(3, name=str(folder), pretrained=False, dropout=0.25)
     assert not built.pretrained
     head = built.network.model.classifier  # type: ignore[union-attr]
-    assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear"]  # type: ignore[union-attr, arg-type]
+    assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear"]  # type: ignore[union-attr]
     with pytest.raises(UserError, match="its weights cannot be had") as caught:
         huggingface_model(3, name=str(folder))
     assert "model.pretrained=false" in caught.value.remedy

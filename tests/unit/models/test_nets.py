@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import BuiltModel
@@ -13,6 +14,7 @@ from classifier_training.models.cnn_v1 import cnn_v1
 from classifier_training.models.cnn_v2 import cnn_v2
 from classifier_training.models.forward import fit_input
 from classifier_training.models.nets.layers import SelfAttention
+from classifier_training.models.nets.plain import PlainBlock
 from classifier_training.models.nets.stages import DenseLayer, HybridBlock, ResidualBlock
 from classifier_training.models.student import student
 
@@ -48,8 +50,10 @@ def test_a_picture_that_would_be_halved_away_is_refused_in_words(built: BuiltMod
 def test_cnn_v1_has_its_four_blocks() -> None:
     plain, residual = cnn_v1(5), cnn_v1(5, residual=True)
     widths = [
-        block.convolutions[-1][0].out_channels for name, block in plain.network.named_children() if "block" in name
-    ]  # type: ignore[index, union-attr]
+        [layer.out_channels for layer in block.modules() if isinstance(layer, nn.Conv2d)][-1]
+        for block in plain.network.modules()
+        if isinstance(block, PlainBlock)
+    ]
     assert widths == [32, 64, 128, 256]
     assert num_parameters(residual) > num_parameters(plain)
     assert cnn_v1(5, num_convolutions=1).network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
@@ -69,7 +73,7 @@ def test_a_kind_is_made_of_its_own_blocks_and_a_hybrid_has_attention() -> None:
 
 def test_stochastic_depth_rises_to_the_last_block() -> None:
     layers = cnn_v2(5, stochastic_depth=0.3).network.modules()
-    shares = [layer.p for layer in layers if type(layer).__name__ == "StochasticDepth"]
+    shares = [layer.p for layer in layers if isinstance(layer, StochasticDepth)]
     assert len(shares) == 7  # the first block is never skipped
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(0.3)

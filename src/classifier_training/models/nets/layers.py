@@ -39,7 +39,10 @@ class SizeGuard(nn.Module):
 
 def conv(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
     """Make a convolution with its batch norm, and the nonlinearity unless a sum comes first."""
-    return Conv2dNormActivation(inputs, outputs, kernel, stride, activation_layer=nn.ReLU if relu else None)
+    made: nn.Sequential = Conv2dNormActivation(
+        inputs, outputs, kernel, stride, activation_layer=nn.ReLU if relu else None
+    )
+    return made
 
 
 def separable(inputs: int, outputs: int, *, stride: int = 1, relu: bool = True) -> nn.Sequential:
@@ -50,7 +53,8 @@ def separable(inputs: int, outputs: int, *, stride: int = 1, relu: bool = True) 
 
 def squeeze_excitation(channels: int) -> nn.Module:
     """Make a weighting of the channels by their means over the picture (Hu et al. 2018, arXiv:1709.01507)."""
-    return SqueezeExcitation(channels, max(channels // 16, 8), scale_activation=nn.Hardsigmoid)
+    weighting: nn.Module = SqueezeExcitation(channels, max(channels // 16, 8), scale_activation=nn.Hardsigmoid)
+    return weighting
 
 
 class SelfAttention(nn.Module):
@@ -76,7 +80,8 @@ class SelfAttention(nn.Module):
         query, key, value = heads.transpose(-1, -2).unbind(1)
         found = functional.scaled_dot_product_attention(query, key, value)
         joined = found.transpose(-1, -2).reshape(batch, channels, height, width)
-        return features + self.project(joined)
+        summed: Tensor = features + self.project(joined)
+        return summed
 
 
 class Head(nn.Sequential):
@@ -103,8 +108,7 @@ def initialise(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             # PyTorch counts the outputs of all groups as one neuron's.
-            mode = "fan_in" if layer.groups > 1 else "fan_out"
-            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in" if layer.groups > 1 else "fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Linear):
