@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import Batch
-from classifier_training.models.resnet import IMAGENET, ResNet18
+from classifier_training.models.resnet import ResNet18
+from classifier_training.models.torchvision_models import IMAGENET
 from classifier_training.training.checkpoints import AtomicCheckpointIO, RunCheckpoints
 from classifier_training.training.device import Device, choose_device
 from classifier_training.training.ema import ExponentialMovingAverage

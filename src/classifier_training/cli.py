@@ -20,6 +20,7 @@ import classifier_training.workflows.completion
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
 import classifier_training.workflows.info
+import classifier_training.workflows.models
 import classifier_training.workflows.predict
 import classifier_training.workflows.prepare
 import classifier_training.workflows.train  # noqa: F401 - each registers its verb

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import SMALL
@@ -23,14 +24,29 @@ COMPONENTS = [item for item in entries() if item.group in entry("verb", "train")
 
 REQUIRED = {
     ("model", "timm"): ["model.name=test_resnet"],
+    ("model", "torchvision"): ["model.name=squeezenet1_1"],
+    ("model", "huggingface"): ["model.name=vit-tiny", "model.pretrained=false"],
     ("sampler", "manual"): ["sampler.weights={red: 3}"],
     ("data", "torchvision"): ["data.name=MNIST"],
     ("data", "huggingface"): ["data.name=some/set"],
 }
 """Settings that a component cannot do without."""
 
-FAMILY_MEMBERS = {"resnet18", "timm"}
+FAMILY_MEMBERS = {"resnet18", "timm", "student"}
 """One model of each family; the others are walked at night."""
+
+ALL_THE_WAY = {"huggingface"}
+"""The model that goes through every verb by day; at night all do."""
+
+VARIANTS = [
+    ["model=cnn_v1", "model.residual=true"],
+    ["model=cnn_v2", "model.kind=dense", "model.separable=true"],
+    ["model=cnn_v2", "model.kind=hybrid"],
+    ["model=cnn_v2", "model.kind=hybrid", "model.attention=self_attention"],
+    ["model=torchvision", "model.name=vit_b_32", "data.image_size=224"],
+    ["model=torchvision", "model.name=inception_v3", "data.image_size=96"],
+]
+"""Forms of a model that its defaults do not show."""
 
 ALONE = ["checkpoint"]
 """What every run must have among its callbacks."""
@@ -51,11 +67,28 @@ def of_group(*groups: str) -> list[object]:
     return [pytest.param(item, id=identify(item)) for item in COMPONENTS if item.group in groups]
 
 
-def models() -> list[object]:
+def models(by_day: set[str]) -> list[object]:
     return [
-        pytest.param(item, id=identify(item), marks=() if item.name in FAMILY_MEMBERS else pytest.mark.nightly)
+        pytest.param(item, id=identify(item), marks=() if item.name in by_day else pytest.mark.nightly)
         for item in entries("model")
     ]
+
+
+@pytest.fixture
+def tiny_vit() -> None:
+    """A folder in the hub's form, in the working folder, without weights."""
+    config = {
+        "model_type": "vit", "architectures": ["ViTForImageClassification"], "image_size": 16, "patch_size": 8,
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    }  # fmt: skip
+    Path("vit-tiny").mkdir()
+    Path("vit-tiny/config.json").write_text(json.dumps(config))
+
+
+def check_export(run: Path) -> None:
+    parity = json.loads((run / "model_info.json").read_text())["files"]["model.onnx"]["parity"]
+    assert parity["top1_agreement"] == 1.0
+    assert parity["max_probability_difference"] < 1e-3
 
 
 @pytest.mark.parametrize("item", COMPONENTS, ids=identify)
@@ -78,15 +111,45 @@ def test_its_defaults_are_within_its_own_bounds_and_every_setting_is_explained(i
         assert not isinstance(option.default, (list, dict)), "a mutable default is shared by all"
 
 
-@pytest.mark.parametrize("item", models())
+@pytest.mark.usefixtures("tiny_vit")
+@pytest.mark.parametrize("item", models(FAMILY_MEMBERS))
 def test_a_model_fits_exports_and_the_export_agrees(
     item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
     run = train_here([f"data.root={split_folder}", *SMALL[2:], *chosen(item)])
-    parity = json.loads((run / "model_info.json").read_text())["files"]["model.onnx"]["parity"]
-    assert parity["top1_agreement"] == 1.0
-    assert parity["max_probability_difference"] < 1e-3
+    check_export(run)
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("words", VARIANTS, ids=" ".join)
+def test_a_variant_of_a_model_fits_exports_and_the_export_agrees(
+    words: list[str], split_folder: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    check_export(train_here([f"data.root={split_folder}", *SMALL[2:], *words]))
+
+
+@pytest.mark.usefixtures("tiny_vit")
+@pytest.mark.parametrize("item", models(ALL_THE_WAY))
+def test_a_model_goes_on_is_exported_again_scored_and_asked(
+    item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    parts = ["callbacks=[checkpoint]", *chosen(item)]
+    first = train_here([f"data.root={split_folder}", *SMALL[2:], *parts])
+    run = train_here([f"resume={first}", "trainer.max_epochs=2"])
+    assert run == first
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+
+    def do(verb: str, *words: str) -> Any:
+        return entry("verb", verb).target(**compose(entry("verb", verb), [f"run={run}", *words]))
+
+    do("export")
+    check_export(run)
+    assert do("evaluate").result.metrics.keys() >= {"balanced_accuracy", "loss"}
+    picture = next((split_folder / "test").rglob("*.png"))
+    do("predict", f"source={picture}", f"output={tmp_path}/answer.json")
+    (row,) = json.loads((tmp_path / "answer.json").read_text())
+    assert row["label"] in {"blue", "green", "red"}
 
 
 @pytest.mark.parametrize("item", of_group("loss", "optimizer", "scheduler", "sampler", "transforms", "trainer"))

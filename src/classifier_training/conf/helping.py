@@ -74,7 +74,8 @@ def verb_help(verb: Entry) -> str:
     """Return the text of `VERB --help`."""
     docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0]
     offered = group_options(verb)
-    usage = f"usage: classifier-training {verb.name} {'[group=name …] ' if offered else ''}[key=value …]"
+    word = "".join(f"[{option.name.upper()}] " for option in verb.options.values() if option.is_word)
+    usage = f"usage: classifier-training {verb.name} {word}{'[group=name …] ' if offered else ''}[key=value …]"
     lines = [usage, "", *textwrap.wrap(" ".join(docstring.split()), WIDTH), "", "settings:"]
     lines += _settings(verb, indent=2)
     for group, names in offered.items():

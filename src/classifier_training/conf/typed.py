@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import typing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from classifier_training.conf.check import parse_overrides
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entries
+from classifier_training.core.runtime import setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +27,18 @@ def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a word that is no setting, has no value, or takes away what the verb cannot do without.
     """
-    return [_prepare(verb, word) for word in parse_overrides(words)]
+    return [_prepare(verb, word) for word in parse_overrides(name_word(verb, words))]
+
+
+def name_word(verb: Entry, words: Sequence[str]) -> list[str]:
+    """Put its key before the first word that has none, where the verb has a setting for such a word."""
+    name = next((option.name for option in verb.options.values() if option.is_word), None)
+    bare = next((place for place, word in enumerate(words) if "=" not in word), None)
+    if name is None or bare is None:
+        return list(words)
+    # Quoted for the configuration's grammar alone; the shell has had its turn.
+    (keyed,) = shlex.split(setting(name, words[bare]))
+    return [*words[:bare], keyed, *words[bare + 1 :]]
 
 
 def _prepare(verb: Entry, word: Override) -> str:

@@ -50,6 +50,11 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Word:
+    """Marks the parameter of a verb that a word without a key stands for, as in `models 'vgg*'`."""
+
+
+@dataclass(frozen=True)
 class Option:
     """One setting of a component: a keyword-only parameter of its signature."""
 
@@ -70,6 +75,11 @@ class Option:
         return next((item for item in metadata if isinstance(item, Choice)), None)
 
     @property
+    def is_word(self) -> bool:
+        """Whether a word without a key stands for this one."""
+        return any(isinstance(item, Word) for item in getattr(self.annotation, "__metadata__", ()))
+
+    @property
     def fixed(self) -> Entry | None:
         """The component behind a parameter that is filled by one and the same, if that is so."""
         if self.choice is None or self.choice.group is None:
@@ -80,11 +90,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered component: where it stands and what it takes."""
+    """A registered component: where it stands, what it takes, and the optional extra that it needs."""
 
     group: str
     name: str
     target: Callable[..., Any]
+    extra: str | None = None
 
     @property
     def summary(self) -> str:
@@ -107,8 +118,13 @@ _entries: dict[tuple[str, str], Entry] = {}
 _by_target: dict[Any, Entry] = {}
 
 
-def register(*, group: str, name: str) -> Callable[[Target], Target]:
+def register(*, group: str, name: str, extra: str | None = None) -> Callable[[Target], Target]:
     """Make a class or function selectable as `group=name`, configured by its own signature.
+
+    Args:
+        group: what it is one of.
+        name: its own.
+        extra: the optional extra that it cannot do without.
 
     Raises:
         ValueError: when the name is taken.
@@ -118,7 +134,7 @@ def register(*, group: str, name: str) -> Callable[[Target], Target]:
         if (group, name) in _entries:
             taken = _entries[group, name].target
             raise ValueError(f"{group}={name} is registered twice: {taken} and {target}")
-        _entries[group, name] = _by_target[target] = Entry(group, name, target)
+        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra)
         return target
 
     return add

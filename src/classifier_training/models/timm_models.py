@@ -68,6 +68,20 @@ def timm_model(
     return BuiltModel(network, spec, architecture, pretrained or weights is not None)
 
 
+def timm_names(*, tags: bool) -> list[str]:
+    """List timm's networks: architectures, or each with every set of weights that there is for it."""
+    import timm
+
+    return list(timm.list_pretrained() if tags else timm.list_models())
+
+
+def has_weights(name: str) -> bool:
+    """Whether there are trained weights of that name."""
+    import timm
+
+    return bool(timm.is_model_pretrained(name))
+
+
 def _create(
     architecture: str,
     name: str,

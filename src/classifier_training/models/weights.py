@@ -48,14 +48,28 @@ def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -
     Raises:
         UserError: when the file cannot be read or is of another network.
     """
-    state = _read_state(Path(path).expanduser())
+    load_state(network, _read_state(Path(path).expanduser()), head=head, came=f"model.weights={path}")
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[str, ...], came: str) -> None:
+    """Load a table of tensors into a network; a head for other classes keeps its random start.
+
+    Args:
+        network: what to load into, in place.
+        state: tensors by name.
+        head: prefixes of the classifier's parameters.
+        came: where the table is from, in words.
+
+    Raises:
+        UserError: when it is of another network.
+    """
     own = network.state_dict()
     headless = {name: value for name, value in state.items() if not name.startswith(head) or _fits(own, name, value)}
     missing = [name for name in own if name not in headless and not name.startswith(head)]
     strange = [name for name, value in headless.items() if not _fits(own, name, value)]
     if missing or strange:
         raise UserError(
-            f"model.weights={path} is of another network: {len(missing)} tensors are missing, {len(strange)} do not "
+            f"{came} is of another network: {len(missing)} tensors are missing, {len(strange)} do not "
             f"fit ({enumerate_words([*missing, *strange], limit=3)})",
             "weights saved from the same model=",
             "choose the model that the file was saved from",

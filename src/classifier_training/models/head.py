@@ -1,0 +1,50 @@
+"""The last layers of any classifier, found by what sets them apart: their shape follows from the number of classes."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from classifier_training.models.shapes import on_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import nn
+
+
+def head_names(build: Callable[[int], nn.Module]) -> tuple[str, ...]:
+    """Return the dotted names of the layers that change with the number of classes.
+
+    The network is built twice, on shapes alone.
+
+    Args:
+        build: makes the network for a number of classes.
+    """
+    two, three = (on_shapes(functools.partial(_shapes, build, number)) for number in (2, 3))
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name, shape in two.items() if shape != three[name]))
+
+
+def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in build(num_classes).state_dict().items()}
+
+
+def drop_before(network: nn.Module, heads: tuple[str, ...], share: float) -> None:
+    """Drop a share of the features that each head gets: by the dropout that stands there, or by one that is added.
+
+    Args:
+        network: changed in place.
+        heads: dotted names of its last layers.
+        share: from 0 to below 1.
+    """
+    from torch import nn
+
+    leaves = [name for name, layer in network.named_modules() if not list(layer.children())]
+    for head in heads:
+        place = leaves.index(head)
+        before = network.get_submodule(leaves[place - 1]) if place else None
+        if isinstance(before, nn.Dropout):
+            before.p = share
+        elif share:
+            network.set_submodule(head, nn.Sequential(nn.Dropout(share), network.get_submodule(head)))

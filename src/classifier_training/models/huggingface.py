@@ -1,0 +1,183 @@
+"""Any image classifier of the Hugging Face hub, or of a folder in its form."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from classifier_training.core.errors import UserError, enumerate_words, require_extra
+from classifier_training.core.register import register
+from classifier_training.core.settings import absolute
+from classifier_training.core.types import BuiltModel, InputSpec
+from classifier_training.models.head import drop_before, head_names
+from classifier_training.models.hub import hub_access
+from classifier_training.models.torchvision_models import IMAGENET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+CACHE = "$HF_HOME/hub (~/.cache/huggingface unless set)"
+
+
+def folder_or_name(name: str) -> str:
+    """Return a folder's absolute path, so that it means the same on resume, and a name of the hub as it is."""
+    return absolute(name) if Path(name).expanduser().is_dir() else name
+
+
+@register(group="model", name="huggingface", extra="transformers")
+def huggingface_model(
+    num_classes: int,
+    *,
+    name: Annotated[str, AfterValidator(folder_or_name)],
+    pretrained: bool = True,
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None,
+) -> BuiltModel:
+    """Any image classifier of the Hugging Face hub, by its name there, or a folder in that form.
+
+    No code that comes with a network is run, and weights are read from safetensors alone.
+
+    Args:
+        name: repository such as google/vit-base-patch16-224-in21k, or a folder with a config.json.
+        pretrained: start from the weights that the name stands for, fetched the first time; false starts anew.
+        dropout: share of features dropped before the last layer; the network's own unless given.
+
+    Raises:
+        UserError: when there is no such network, it is none for pictures, or its weights cannot be had.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise require_extra("transformers", extra="transformers", purpose="model=huggingface") from error
+    from classifier_training.models.nets.hub import HubClassifier
+
+    folder = Path(name).is_dir()
+    with _quiet(), nullcontext() if folder else hub_access() as no_connection:
+        try:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            spec = _read_input(name, config)
+        except (OSError, ValueError, KeyError) as error:
+            raise _unreadable(name, no_connection or error) from error
+        heads = head_names(lambda number: _create(name, config, number))
+        if pretrained:
+            model = _load(name, config, num_classes, heads, no_connection)
+        else:
+            model = _create(name, config, num_classes)
+    if dropout is not None:
+        drop_before(model, heads, dropout)
+    return BuiltModel(HubClassifier(model), spec, Path(name).name if folder else name, pretrained)
+
+
+def _create(name: str, config: Any, num_classes: int) -> nn.Module:
+    from transformers import AutoModelForImageClassification
+
+    config.num_labels = num_classes
+    try:
+        model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise _unreadable(name, error) from error
+    return model
+
+
+def _load(
+    name: str, config: Any, num_classes: int, heads: tuple[str, ...], no_connection: Exception | None
+) -> nn.Module:
+    """Build a network with its trained weights; a head for other classes keeps its random start."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageClassification
+
+    config.num_labels = num_classes
+    try:
+        model, found = AutoModelForImageClassification.from_pretrained(
+            name,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        cause = no_connection or error
+        raise UserError(
+            f"model.name={name}: its weights cannot be had ({type(cause).__name__}: {_first_line(cause)})",
+            f"model.safetensors in the folder, on the hub or in {CACHE}; weights in a pickle are not read",
+            "connect, name a folder with safetensors, or start anew: model.pretrained=false",
+        ) from error
+    absent = [str(key) for key in found["missing_keys"]] + [str(key[0]) for key in found["mismatched_keys"]]
+    strange = [key for key in absent if not key.startswith(tuple(f"{head}." for head in heads))]
+    if strange:
+        raise UserError(
+            f"model.name={name}: {len(strange)} tensors are missing from its weights or do not fit its config.json "
+            f"({enumerate_words(strange, limit=3)})",
+            "weights of the network that config.json describes",
+            "take another network, or start anew: model.pretrained=false",
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _read_input(name: str, config: Any) -> InputSpec:
+    """Say what a network wants to see, from the settings of its preprocessor; ImageNet's where it has none."""
+    from transformers import ImageProcessingMixin
+
+    size = getattr(config, "image_size", None)
+    size = (size[0] if isinstance(size, (list, tuple)) else size) or IMAGENET.size
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except OSError:
+        log.info("%s has no preprocessor_config.json: its pixels are normalised as ImageNet's are", name)
+        return InputSpec(size, IMAGENET.mean, IMAGENET.std)
+    side = _side(settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")) or size
+    # What reaches the network is (pixel * factor - offset - mean) / std; here pixels are scaled to 0..1 first.
+    factor = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
+    offset = 1.0 if settings.get("rescale_offset") else 0.0
+    normalises = settings.get("do_normalize", True)
+    mean = settings.get("image_mean", IMAGENET.mean) if normalises else (0.0,) * 3
+    std = settings.get("image_std", IMAGENET.std) if normalises else (1.0,) * 3
+    first, second, third = ((value + offset) / factor for value in mean)
+    spread = tuple(value / factor for value in std)
+    return InputSpec(side, (first, second, third), (spread[0], spread[1], spread[2]))
+
+
+def _side(size: int | Mapping[str, int] | None) -> int | None:
+    """Read a side in pixels from one of the forms that preprocessors write it in."""
+    if isinstance(size, int) or size is None:
+        return size
+    return size.get("height") or size.get("shortest_edge")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's notes, reports and progress bars off the screen; errors still raise."""
+    from transformers.utils import logging as notes
+
+    level, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
+    try:
+        yield
+    finally:
+        notes.set_verbosity(level)
+        if bars:
+            notes.enable_progress_bar()
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"model.name={name}: no image classifier can be made of it ({type(error).__name__}: {_first_line(error)})",
+        f"a repository of the hub, or a folder with config.json, for image classification; offline, one in {CACHE}",
+        "check the name and the connection; model=timm and model=torchvision have networks that need neither",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

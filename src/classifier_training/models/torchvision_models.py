@@ -1,0 +1,172 @@
+"""torchvision's classifiers: any of them by its name there, and the shell of those that have a name here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.register import register
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.types import BuiltModel, InputSpec
+from classifier_training.models.head import drop_before, head_names
+from classifier_training.models.weights import load_state, load_weights_file, refuse_two_starts, unfetched
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torchvision.models import WeightsEnum
+
+log = logging.getLogger(__name__)
+
+IMAGENET = InputSpec(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+HALVES = (0.5, 0.5, 0.5)
+
+USUAL_TAG = "IMAGENET1K_V1"
+"""The weights of the papers' own recipes. Later ones score higher on ImageNet, but several move worse to other data."""
+
+AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+"""Second outputs in the middle of a network, for training from scratch in 2015; batch norm has made them needless."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torchvision:
+    """A network of torchvision whose last layer fits the data's classes.
+
+    Args:
+        pretrained: start from ImageNet weights, fetched the first time.
+        weights: start from this file instead (.safetensors, or a PyTorch state_dict).
+        dropout: share of features dropped before the last layer; the network's own unless given.
+    """
+
+    architecture: ClassVar[str]
+
+    pretrained: bool = False
+    weights: PathText | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    def __call__(self, num_classes: int) -> BuiltModel:
+        """Build the network.
+
+        Raises:
+            UserError: when weights are wanted and cannot be had.
+        """
+        return torchvision_model(
+            num_classes,
+            name=self.architecture,
+            pretrained=self.pretrained,
+            weights=self.weights,
+            dropout=self.dropout,
+        )
+
+
+@register(group="model", name="torchvision")
+def torchvision_model(
+    num_classes: int,
+    *,
+    name: str,
+    pretrained: bool = False,
+    weights: PathText | None = None,
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None,
+) -> BuiltModel:
+    """Any classifier of torchvision, by its name there.
+
+    Args:
+        name: as torchvision lists it, such as convnext_tiny; with published weights of a name, resnet50.IMAGENET1K_V2.
+        pretrained: start from ImageNet weights, fetched the first time.
+        weights: start from this file instead (.safetensors, or a PyTorch state_dict).
+        dropout: share of features dropped before the last layer; the network's own unless given.
+
+    Raises:
+        UserError: when torchvision has no such network, or weights are wanted and cannot be had.
+    """
+    refuse_two_starts(pretrained=pretrained, weights=weights)
+    architecture, published = _find(name)
+    heads = head_names(lambda number: _create(architecture, number))
+    replaced = tuple(f"{part}." for part in (*heads, *AUXILIARY.get(architecture, ())))
+    network = _create(architecture, num_classes)
+    if pretrained:
+        _load_published(network, architecture, published, replaced)
+    if weights is not None:
+        load_weights_file(network, weights, head=replaced)
+    if dropout is not None:
+        drop_before(network, heads, dropout)
+    return BuiltModel(network, _input_spec(architecture, published), architecture, pretrained or weights is not None)
+
+
+def torchvision_names() -> list[str]:
+    """List torchvision's classifiers; its networks for detection, segmentation and video are others."""
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+def _find(name: str) -> tuple[str, WeightsEnum]:
+    """Return the architecture and the published weights that a name stands for.
+
+    Raises:
+        UserError: when there is none of that name.
+    """
+    import torchvision
+    from torchvision.models import get_model_weights
+
+    architecture, _, tag = name.partition(".")
+    names = torchvision_names()
+    if architecture not in names:
+        close = nearest(architecture, names)
+        raise UserError(
+            f"model.name={name}: torchvision {torchvision.__version__} has no classifier of that name",
+            f"a name that torchvision lists, such as {', '.join(close) or 'resnet18'}",
+            f"model.name={close[0]}" if close else "classifier-training models '*' lists them",
+        )
+    tags = get_model_weights(architecture).__members__
+    usual = USUAL_TAG if USUAL_TAG in tags else next(iter(tags))
+    if tag and tag not in tags:
+        close = nearest(tag, tags) or [usual]
+        raise UserError(
+            f"model.name={name}: torchvision has no weights of that name for {architecture}",
+            f"one of {enumerate_words(tags)}",
+            f"model.name={architecture}.{close[0]}",
+        )
+    return architecture, tags[tag or usual]
+
+
+def _create(architecture: str, num_classes: int) -> nn.Module:
+    from torchvision.models import get_model
+
+    # Both of these warn unless they are told how to begin, and answer training with a tuple unless aux_logits is off.
+    settings: dict[str, Any] = {"aux_logits": False, "init_weights": True} if architecture in AUXILIARY else {}
+    network: nn.Module = get_model(architecture, weights=None, num_classes=num_classes, **settings)
+    return network
+
+
+def _load_published(network: nn.Module, architecture: str, published: WeightsEnum, head: tuple[str, ...]) -> None:
+    import torch
+    from torchvision.models import get_model
+
+    file = published.url.rpartition("/")[2]
+    if not Path(torch.hub.get_dir(), "checkpoints", file).exists():
+        log.info("fetching the pretrained weights of %s: %s", architecture, published.url)
+    try:
+        # torchvision's own builder knows how old files named their tensors. torch writes on the screen as it fetches.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            source = get_model(architecture, weights=published, progress=False)
+    except (OSError, RuntimeError) as error:
+        cache = "$TORCH_HOME/hub/checkpoints (~/.cache/torch unless set)"
+        raise unfetched(architecture, error, cached_at=f"{cache} as {file}") from error
+    load_state(network, source.state_dict(), head=head, came=f"the file {file}")
+
+
+def _input_spec(architecture: str, published: WeightsEnum) -> InputSpec:
+    transforms = published.transforms()
+    size = transforms.crop_size[0]
+    if architecture in AUXILIARY:
+        # These two learnt from pixels of -1 to 1. torchvision converts inside the network when weights are published;
+        # here the preprocessing does it, with weights or without.
+        return InputSpec(size, HALVES, HALVES)
+    return InputSpec(size, tuple(transforms.mean), tuple(transforms.std))
