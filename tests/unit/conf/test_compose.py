@@ -104,7 +104,7 @@ def test_without_data_the_sample_is_trained_on_below_what_the_user_says() -> Non
 def test_experiments_set_what_they_say() -> None:
     found = values("experiment=jersey_ocr_resnet18", "data.root=/x", "optimizer.lr=1")
     assert found["data"]["type"] == "jsonl"
-    assert found["model"] == {"type": "resnet18", "pretrained": True, "weights": None, "dropout": 0.0}
+    assert found["model"] == {"type": "resnet18", "pretrained": True, "weights": None, "dropout": None}
     assert found["logging"]["wandb"]["project"] == "jersey-ocr"
     assert found["optimizer"]["lr"] == 1
     local = values("experiment=jersey_ocr_resnet18_local", "data.root=/x")
