@@ -1,4 +1,4 @@
-"""Time and peak memory of scoring stored answers: all figures, with and without intervals, and the files of an evaluation.
+"""Time and peak memory of scoring stored answers: all figures, with and without intervals, and an evaluation's files.
 
 Each is measured in a process of its own; its memory is that of the whole process, imports included.
 

@@ -86,8 +86,8 @@ class Comparison:
         overall = int(np.sign(self.gained - self.lost)) if self.p_value < SIGNIFICANCE else 0
         balanced = _sign(self.balanced_accuracy_difference)
         evidence = (
-            f"{self.gained:,} images gained, {self.lost:,} lost of {self.num_images:,} (McNemar p = {self.p_value:.3g}), "
-            f"balanced accuracy {_signed(self.balanced_accuracy_difference)}"
+            f"{self.gained:,} images gained, {self.lost:,} lost of {self.num_images:,} "
+            f"(McNemar p = {self.p_value:.3g}), balanced accuracy {_signed(self.balanced_accuracy_difference)}"
         )
         if {overall, balanced} == {1, -1}:
             own, others = ("accuracy", "balanced accuracy")[::overall]
@@ -105,7 +105,9 @@ class Comparison:
         for word in ("gained", "lost"):
             names = [repr(item.name) for item in self.classes if item.verdict == word]
             if names:
-                parts.append(f"; {'classes' if len(names) > 1 else 'class'} that {word}: {enumerate_words(names, limit=5)}")
+                parts.append(
+                    f"; {'classes' if len(names) > 1 else 'class'} that {word}: {enumerate_words(names, limit=5)}"
+                )
         return "".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

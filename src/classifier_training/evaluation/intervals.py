@@ -98,8 +98,8 @@ def delong_interval(value: float, variance: float) -> Estimate:
 def auroc_estimate(ranking: Ranking) -> Estimate:
     """A class's area under the ROC curve.
 
-    One that is perfect leaves DeLong nothing to go by. The bound is then the exact one for as many trials as the smaller
-    side has images: with so few that all stood right, more cannot be said.
+    One that is perfect leaves DeLong nothing to go by. The bound is then the exact one for as many trials as the
+    smaller side has images: of so few that all stood right, more cannot be said.
     """
     value = ranking.auroc
     trials = min(ranking.num_positive, ranking.num_negative)
@@ -112,8 +112,8 @@ def auroc_estimate(ranking: Ranking) -> Estimate:
 def bootstrap_interval(value: float, replicates: Floats) -> Estimate:
     """A figure with the percentile interval of its resamples [B].
 
-    Resampling moves some figures to one side (a calibration error upwards); the interval always holds the figure itself.
-    Where the resamples do not differ, as when every answer is right, they say nothing and there is no interval.
+    Resampling moves some figures to one side (a calibration error upwards); the interval always holds the figure
+    itself. Where the resamples do not differ, as when every answer is right, they say nothing and there is no interval.
     """
     replicates = replicates[np.isfinite(replicates)]
     if not np.isfinite(value) or not len(replicates) or np.ptp(replicates) <= 1e-12:

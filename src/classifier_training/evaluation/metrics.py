@@ -108,7 +108,9 @@ def _further(
     values = {name: float(value) for name, value in overall_figures(counts).items()}
     for figure, function in BY_CLASS.items():
         # Until a class is answered once its precision counts as 0: a metric that comes and goes can choose nothing.
-        defined = np.where((figure == "precision") & (counts.support > 0), np.nan_to_num(function(counts)), function(counts))
+        defined = np.where(
+            (figure == "precision") & (counts.support > 0), np.nan_to_num(function(counts)), function(counts)
+        )
         values |= {f"{figure}_class_{name}": value for name, value in zip(class_names, defined.tolist(), strict=True)}
     if not values.keys() >= set(wanted):
         values |= _from_probabilities(wanted, logits, targets, class_names)

@@ -22,9 +22,7 @@ TOLERANCE = 1e-3
 Scores = Literal["logits", "probabilities"]
 
 
-def check_scores(
-    scores: NDArray[np.floating], targets: NDArray[np.int64], num_classes: int, *, kind: Scores
-) -> None:
+def check_scores(scores: NDArray[np.floating], targets: NDArray[np.int64], num_classes: int, *, kind: Scores) -> None:
     """Make sure that answers can be scored.
 
     Args:
@@ -82,13 +80,13 @@ def log_softmax(logits: NDArray[np.floating]) -> Floats:
 
 
 def log_losses(probabilities: Floats, targets: NDArray[np.int64]) -> Floats:
-    """Cross-entropy of each image [N]; a probability of 0 counts as the smallest step above it, as scikit-learn has it."""
+    """Cross-entropy of each image [N]; a probability of 0 counts as the precision of its type, as in scikit-learn."""
     given = probabilities[np.arange(len(targets)), targets]
     return np.asarray(-np.log(np.clip(given, np.finfo(probabilities.dtype).eps, 1)))
 
 
 def brier_losses(probabilities: Floats, targets: NDArray[np.int64]) -> Floats:
-    """Squared distance of each image's probabilities from the truth [N]; halved for two classes, as scikit-learn has it.
+    """Squared distance of each image's probabilities from the truth [N], halved for two classes as in scikit-learn.
 
     So it goes from 0 to 1 for two classes, and to 2 for more.
     """
@@ -102,7 +100,9 @@ def confidence_bins(confidences: Floats) -> NDArray[np.int64]:
     return np.clip(np.ceil(confidences * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
-def calibration_error(confidences: Floats, correct: NDArray[np.bool_], weights: NDArray[np.floating] | None = None) -> Floats:
+def calibration_error(
+    confidences: Floats, correct: NDArray[np.bool_], weights: NDArray[np.floating] | None = None
+) -> Floats:
     """Expected calibration error (Guo et al. 2017, arXiv:1706.04599) over 15 bins of equal width.
 
     The mean over the images of how far, in their bin, the mean confidence is from the share of right answers.

@@ -88,12 +88,14 @@ class Ranking:
 
     def auroc_influence(self) -> Floats:
         """What each image, in its own row, adds to the area beyond its share [N]; the squares sum to its variance."""
-        size = np.diff(self.ends, prepend=-1)
-        below, above = (np.repeat(placements, size) for placements in self._placements)
+        sizes = np.diff(self.ends, prepend=-1)
+        shares = []
+        for placements, number in zip(self._placements, (self.num_positive, self.num_negative), strict=True):
+            # One image alone has no spread, and adds none.
+            scale = np.sqrt(number * max(number - 1, 1))
+            shares.append(np.repeat((placements - self.auroc) / scale, sizes))
         found = np.empty(len(self.order))
-        found[self.order] = np.where(
-            self.is_positive, (below - self.auroc) / self.num_positive, (above - self.auroc) / self.num_negative
-        )
+        found[self.order] = np.where(self.is_positive, *shares)
         return found
 
     @property

@@ -47,8 +47,8 @@ class Evaluation:
     def __str__(self) -> str:
         found = self.measures.overall
         lines = [
-            f"{self.split}: balanced accuracy {found['balanced_accuracy']}, top-1 accuracy {found['acc_top1']}, macro F1 "
-            f"{found['macro_f1']}, loss {found['loss']} on {self.measures.num_images:,} images"
+            f"{self.split}: balanced accuracy {found['balanced_accuracy']}, top-1 accuracy {found['acc_top1']}, "
+            f"macro F1 {found['macro_f1']}, loss {found['loss']} on {self.measures.num_images:,} images"
             + (" (95 % intervals)" if self.measures.num_resamples else "")
         ]
         left_out = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def size_bins(sizes: Sequence[tuple[int, int]]) -> list[str]:
     bounds = 2 ** np.arange(5, 13)
     names = [
         f"under {bounds[0]} px",
-        *(f"{low}-{high - 1} px" for low, high in zip(bounds[:-1], bounds[1:], strict=True)),
+        *(f"{low}-{high - 1} px" for low, high in pairwise(bounds)),
         f"{bounds[-1]} px and more",
     ]
     return [names[place] for place in np.searchsorted(bounds, shorter, side="right")]
@@ -107,7 +108,7 @@ def field_bins(values: Sequence[object]) -> list[str]:
     if len(numbers) < len(known) or len(set(numbers)) <= MAX_VALUES or not np.isfinite(numbers).all():
         return ["(none)" if value is None else str(value) for value in values]
     bounds = np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1])
-    names = [f"{low:g} to {high:g}" for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(bounds)]
     return [
         "(none)" if value is None else names[int(np.searchsorted(bounds[1:-1], value, side="right"))]  # type: ignore[arg-type]
         for value in values
