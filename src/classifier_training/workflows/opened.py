@@ -65,7 +65,7 @@ def open_model(reference: str, *, setting: str = "run") -> OpenedModel:
             )
         run_dir = RunDir(path.absolute().parent.parent)
         return OpenedModel(CheckpointPredictor(run_dir, path), run_dir.path / "checkpoints" / path.name, run_dir)
-    found = find_model(reference)
+    found = find_model(reference, setting=setting)
     run_dir = RunDir(found if found.is_dir() else found.parent)
     if found.is_dir() and not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
         return OpenedModel(CheckpointPredictor(run_dir, run_dir.best_checkpoint), run_dir.best_checkpoint, run_dir)
