@@ -169,7 +169,7 @@ def compare(
                 lost=int(lost[number]),
                 p_value=adjusted[place],
             )
-            for place, number in enumerate(present)
+            for place, number in enumerate(present.tolist())
         ),
     )
 

@@ -52,7 +52,9 @@ class ClassCounts:
 def ratio(above: Floats, below: Floats, *, empty: float = np.nan) -> Floats:
     """Divide, with `empty` where nothing is divided by."""
     shape = np.broadcast_shapes(np.shape(above), np.shape(below))
-    return np.divide(above, below, out=np.full(shape, empty), where=np.broadcast_to(np.asarray(below) > 0, shape))
+    found = np.full(shape, empty)
+    np.divide(above, below, out=found, where=np.broadcast_to(np.asarray(below) > 0, shape))
+    return found
 
 
 def recalls(counts: ClassCounts) -> Floats:

@@ -158,7 +158,7 @@ class _Answers:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        return self.predicted == self.targets
+        return np.asarray(self.predicted == self.targets)
 
 
 class _Intervals:

@@ -109,10 +109,8 @@ def field_bins(values: Sequence[object]) -> list[str]:
         return ["(none)" if value is None else str(value) for value in values]
     bounds = np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1])
     names = [f"{low:g} to {high:g}" for low, high in pairwise(bounds)]
-    return [
-        "(none)" if value is None else names[int(np.searchsorted(bounds[1:-1], value, side="right"))]  # type: ignore[arg-type]
-        for value in values
-    ]
+    placed = iter(np.searchsorted(bounds[1:-1], numbers, side="right").tolist())
+    return ["(none)" if value is None else names[next(placed)] for value in values]
 
 
 def _balanced(counts: ClassCounts, seed: Sequence[int]) -> Estimate:
