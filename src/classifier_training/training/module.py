@@ -190,10 +190,10 @@ class ClassifierModule(pl.LightningModule):
         self._outputs.append(output)
         return output
 
-    def _watched(self) -> set[str]:
+    def _watched(self) -> list[str]:
         """Metrics that choose weights, stop the run or lower the learning rate, without the split's name."""
         monitors = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return {name.partition("/")[2] for name in (*monitors, self._plan.monitor) if name}
+        return sorted({name.partition("/")[2] for name in (*monitors, self._plan.monitor) if name})
 
     def _finish_split(self, split: str) -> None:
         if not self._outputs:
