@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.errors import enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
 from classifier_training.evaluation.intervals import LEVEL, SEED
@@ -51,15 +52,13 @@ class Evaluation:
             f"macro F1 {found['macro_f1']}, loss {found['loss']} on {self.measures.num_images:,} images"
             + (" (95 % intervals)" if self.measures.num_resamples else "")
         ]
-        left_out = []
         if self.unknown_labels:
-            number = sum(self.unknown_labels.values())
-            left_out.append(f"{number:,} images of {len(self.unknown_labels)} labels that the model does not know")
+            number, labels = sum(self.unknown_labels.values()), enumerate_words(map(repr, self.unknown_labels))
+            lines.append(f"left out, for labels that the model does not know ({labels}): {number:,}")
         if self.unreadable:
-            left_out.append(f"{len(self.unreadable):,} images that cannot be read")
-        lines += [f"left out: {' and '.join(left_out)}"] if left_out else []
+            lines.append(f"left out, because they cannot be read: {len(self.unreadable):,}")
         if self.missing_classes:
-            lines.append(f"without images, and so without figures: {len(self.missing_classes)} of the model's classes")
+            lines.append(f"no image, and so no figure, of {enumerate_words(map(repr, self.missing_classes))}")
         worst = worst_slice(self.slices)
         if worst is not None:
             lines.append(

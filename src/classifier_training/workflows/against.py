@@ -87,7 +87,10 @@ def compare_runs(
     theirs = [other_names[number] for number in others.argmax(axis=1)]
     right, right_against = _equal(own, true), _equal(theirs, true)
     comparison = compare(result.targets[rows], right, right_against, class_names)
-    verdict = comparison.verdict(opened.title, against.title)
+    titles = [opened.title, against.title]
+    # Runs of two days may have been started at the same time of day.
+    names = titles if titles[0] != titles[1] else [str(opened.path), str(against.path)]
+    verdict = comparison.verdict(*names)
     write_json(
         folder / "comparison.json",
         {

@@ -65,7 +65,8 @@ def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tm
     ]  # fmt: skip
     assert table_of(tmp_path / "slices.csv")[1]["accuracy_low"] == "0.158114"
     words = str(found)
-    assert "left out: 7 images of 1 labels that the model does not know and 1 images that cannot be read" in words
+    assert "left out, for labels that the model does not know ('zebra'): 7\n" in words
+    assert "left out, because they cannot be read: 1\n" in words
     assert "worst slice: group '(none)'" in words
     assert "0.7500 [0.1941, 0.9937]" in words
 
@@ -85,4 +86,4 @@ def test_a_class_without_images_is_named_and_has_no_figures(tmp_path: Path) -> N
     found, report = write(tmp_path, [0, 4], [0, 0])
     assert report["missing_classes"] == ["metrics", "split"]
     assert report["classes"]["split"]["recall"]["value"] is None
-    assert "2 of the model's classes" in str(found)
+    assert "no image, and so no figure, of 'metrics', 'split'" in str(found)

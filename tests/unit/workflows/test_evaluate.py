@@ -118,8 +118,8 @@ def test_every_file_of_a_run_is_evaluated_alike(
         draw_picture(other / "red" / f"{number}.png", COLOURS["red"], seed=number)
         draw_picture(other / "zebra" / f"{number}.png", COLOURS["blue"], seed=number)
     said = str(evaluate(f"run={lone}", f"data.root={other}", f"output={tmp_path}/found"))
-    assert "left out: 3 images of 1 labels that the model does not know" in said
-    assert "without images, and so without figures: 2 of the model's classes" in said
+    assert "left out, for labels that the model does not know ('zebra'): 3" in said
+    assert "no image, and so no figure, of 'blue', 'green'" in said
     report = read_json(tmp_path / "found/classification_report.json")
     assert report["left_out"]["unknown_labels"] == {"zebra": 3}
     assert report["missing_classes"] == ["blue", "green"]
