@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ NAMES = ("accuracy", "metrics", "split")
 """A class may be called like a part of the report."""
 
 
+DRAWER = Drawer()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_drawer() -> Iterator[None]:
+    """One painting process for all tests here: starting it takes longer than they do."""
+    with DRAWER:
+        yield
+
+
 def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> tuple[Evaluation, dict[str, Any]]:
     """Write results for a table of five images of which these rows were answered so."""
     table = SplitTable("test", list("abcde"), np.array([0, 1, 2, 2, 0]), ["", "x", "x", "", ""])
@@ -24,8 +35,7 @@ def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> 
     logits = np.eye(3, dtype=np.float32)[answers] * (1 + np.arange(len(rows), dtype=np.float32)[:, None])
     losses = cross_entropies(logits, targets)
     result = SplitResult("test", logits, targets, np.array(rows), losses)
-    with Drawer() as drawer:
-        found = write_results(folder, result, table, NAMES, drawer, source="model.onnx", **options)
+    found = write_results(folder, result, table, NAMES, DRAWER, source="model.onnx", **options)
     return found, json.loads((folder / "classification_report.json").read_text())
 
 
