@@ -52,7 +52,7 @@ def ours(seed: int) -> tuple[float, float]:
         subprocess.run([PROGRAM, "train", f"seed={seed}"], cwd=folder, check=True, capture_output=True)
         seconds = time.perf_counter() - started
         (report,) = Path(folder).glob("outputs/*/*/evaluation/classification_report.json")
-        return seconds, float(json.loads(report.read_text())["metrics"]["balanced_accuracy"])
+        return seconds, float(json.loads(report.read_text())["metrics"]["balanced_accuracy"]["value"])
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def read_ours(folder: Path) -> Score:
     said, lines = "device: ", (folder / "stderr.txt").read_text(encoding="utf-8").splitlines()
     return Score(
         val_accuracy=next(float(row["val/acc_top1"]) for row in epochs if int(row["epoch"]) == best),
-        test_balanced_accuracy=report["metrics"]["balanced_accuracy"],
+        test_balanced_accuracy=report["metrics"]["balanced_accuracy"]["value"],
         fit_seconds=sum(float(row["epoch_seconds"]) for row in epochs),
         device=next((line.removeprefix(said) for line in lines if line.startswith(said)), "unknown"),
         versions=json.loads((run / "versions.json").read_text(encoding="utf-8")),

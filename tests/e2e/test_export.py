@@ -38,6 +38,15 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     (given,) = onnxruntime.InferenceSession(run / "pipeline_int8.onnx").get_inputs()
     assert given.shape == ["height", "width", 3]
 
+    done = command("evaluate", f"run={run}/model_int8.onnx", f"against={run}")
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err
+    report = json.loads((run / "evaluation_model_int8/classification_report.json").read_text())
+    assert report["source"] == "model_int8.onnx"
+    verdict = json.loads((run / "evaluation_model_int8/comparison.json").read_text())["verdict"]
+    assert f"{run.name}/model_int8.onnx" in verdict
+    assert verdict in done.out
+
     # Elsewhere, from images that have moved.
     shutil.move(split_folder, tmp_path / "moved")
     lost = command("export", f"run={run}", "format=torchscript")

@@ -89,7 +89,7 @@ def test_a_folder_of_images_becomes_a_run_folder_that_answers(
 
     # The exported model scores as the trained one did.
     report = json.loads((run / "evaluation/classification_report.json").read_text())
-    assert f"{report['metrics']['acc_top1']:.4f}" in done.out
+    assert f"{report['metrics']['acc_top1']['value']:.4f}" in done.out
 
     # A copy of the folder predicts elsewhere.
     elsewhere = tmp_path / "elsewhere"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 
+MINIMISED = ("loss", "brier", "ece")
+"""Metrics that are better when they are smaller; all others are better when they are larger."""
+
 
 class SampleKey(NamedTuple):
     """Which sample to load, and all that its randomness may depend on.
@@ -196,4 +199,4 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def goal_of(metric: str) -> str:
     """Whether a metric, named with its split as in val/loss, is to be made large (max) or small (min)."""
-    return "min" if metric.partition("/")[2] == "loss" else "max"
+    return "min" if metric.partition("/")[2] in MINIMISED else "max"

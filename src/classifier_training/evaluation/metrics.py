@@ -1,4 +1,7 @@
-"""Figures of a classifier from its answers."""
+"""The figures of an epoch: cheap enough for each one, and those besides that somebody watches.
+
+All figures with their intervals, for reports, are in `measures`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.evaluation.counts import (
+    BY_CLASS,
+    ClassCounts,
+    accuracy,
+    balanced_accuracy,
+    f1_scores,
+    macro,
+    overall_figures,
+    recalls,
+)
+from classifier_training.evaluation.measures import defined_mean, is_among_first
+from classifier_training.evaluation.probabilities import brier_losses, calibration_error, log_softmax
+from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+FROM_COUNTS = (
+    *(f"{average}_{name}" for name in BY_CLASS for average in ("macro", "weighted")), "matthews", "cohen_kappa",
+)  # fmt: skip
+FROM_PROBABILITIES = ("brier", "ece")
+FROM_RANKING = ("auroc", "average_precision")
+WATCHED_BY_CLASS = ("precision", "f1", "specificity", *FROM_RANKING)
 
 
 def metric_names(class_names: Sequence[str]) -> list[str]:
@@ -27,11 +52,21 @@ def metric_names(class_names: Sequence[str]) -> list[str]:
     ]
 
 
+def watchable_names(class_names: Sequence[str]) -> list[str]:
+    """Names of all figures that `classification_metrics` can give for these classes, when they are asked for."""
+    always = metric_names(class_names)
+    averages = [*FROM_COUNTS, *(f"macro_{name}" for name in FROM_RANKING), *FROM_PROBABILITIES]
+    by_class = [f"{figure}_class_{name}" for figure in WATCHED_BY_CLASS for name in class_names]
+    return list(dict.fromkeys([*always, *averages, *by_class]))
+
+
 def classification_metrics(
     logits: NDArray[np.float32],
     targets: NDArray[np.int64],
     losses: NDArray[np.float32],
     class_names: Sequence[str],
+    *,
+    also: Collection[str] = (),
 ) -> dict[str, float]:
     """Compute the figures of one split.
 
@@ -40,34 +75,67 @@ def classification_metrics(
         targets: int64 [N].
         losses: cross-entropy of each sample [N].
         class_names: [K].
+        also: names of further figures, out of `watchable_names`; of those made from probabilities, `logits` must be
+            logits. A figure that is not defined here, such as that of a class without images, is left out.
 
     Returns:
         Loss, accuracies, balanced accuracy (mean recall of the classes that occur), macro F1 (over classes that occur
-        in targets or answers) and the recall of each class that occurs.
+        in targets or answers), the recall of each class that occurs, and what was asked for besides.
     """
-    from sklearn.metrics import f1_score
-
-    num_classes = len(class_names)
-    predicted = logits.argmax(axis=1)
-    confusion = confusion_counts(targets, predicted, num_classes)
-    support = confusion.sum(axis=1)
-    present = support > 0
-    recall = np.divide(confusion.diagonal(), support, out=np.zeros(num_classes), where=present)
-    found = {
-        "loss": float(losses.astype(np.float64).mean()),
-        "acc_top1": float((predicted == targets).mean()),
-    }
-    if num_classes > 5:
-        top5 = np.argpartition(logits, -5, axis=1)[:, -5:]
-        found["acc_top5"] = float((top5 == targets[:, None]).any(axis=1).mean())
-    found["balanced_accuracy"] = float(recall[present].mean())
-    found["macro_f1"] = float(f1_score(targets, predicted, average="macro", zero_division=0))
+    counts = ClassCounts.of(targets, logits.argmax(axis=1), len(class_names))
+    found = {"loss": float(losses.astype(np.float64).mean()), "acc_top1": float(accuracy(counts))}
+    if len(class_names) > 5:
+        found["acc_top5"] = float(is_among_first(logits, targets).mean())
+    found["balanced_accuracy"] = float(balanced_accuracy(counts))
+    found["macro_f1"] = float(macro(counts, f1_scores(counts)))
     found |= {
-        f"acc_class_{name}": float(value)
-        for name, value, seen in zip(class_names, recall, present, strict=True)
-        if seen
+        f"acc_class_{name}": value
+        for name, value in zip(class_names, recalls(counts).tolist(), strict=True)
+        if np.isfinite(value)
     }
-    return found
+    further = [name for name in also if name not in found]
+    return found | (_further(further, counts, logits, targets, class_names) if further else {})
+
+
+def _further(
+    wanted: Collection[str],
+    counts: ClassCounts,
+    logits: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> dict[str, float]:
+    """Compute the wanted figures that are defined; of what they need nothing more than that."""
+    values = {name: float(value) for name, value in overall_figures(counts).items()}
+    for figure, function in BY_CLASS.items():
+        # Until a class is answered once its precision counts as 0: a metric that comes and goes can choose nothing.
+        defined = np.where(
+            (figure == "precision") & (counts.support > 0), np.nan_to_num(function(counts)), function(counts)
+        )
+        values |= {f"{figure}_class_{name}": value for name, value in zip(class_names, defined.tolist(), strict=True)}
+    if not values.keys() >= set(wanted):
+        values |= _from_probabilities(wanted, logits, targets, class_names)
+    return {name: values[name] for name in wanted if np.isfinite(values.get(name, np.nan))}
+
+
+def _from_probabilities(
+    wanted: Collection[str], logits: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]
+) -> dict[str, float]:
+    probabilities = np.exp(log_softmax(logits))
+    found = {
+        "brier": float(brier_losses(probabilities, targets).mean()),
+        "ece": float(calibration_error(probabilities.max(axis=1), logits.argmax(axis=1) == targets)),
+    }
+    averaged = {f"macro_{figure}" for figure in FROM_RANKING} & set(wanted)
+    columns: dict[str, list[float]] = {figure: [] for figure in FROM_RANKING}
+    for number, name in enumerate(class_names):
+        named = {figure: f"{figure}_class_{name}" for figure in FROM_RANKING}
+        if not averaged and not set(named.values()) & set(wanted):
+            continue
+        ranking = Ranking.of(probabilities[:, number], targets == number)
+        for figure, values in columns.items():
+            values.append(getattr(ranking, figure))
+            found[named[figure]] = values[-1]
+    return found | {name: defined_mean(np.array(columns[name.removeprefix("macro_")])) for name in averaged}
 
 
 def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
@@ -96,12 +164,30 @@ def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.
     Raises:
         UserError: when it will not, with the nearest names.
     """
-    absent = {f"acc_class_{name}" for number, name in enumerate(class_names) if number not in set(targets.tolist())}
-    known = [f"val/{name}" for name in metric_names(class_names) if name not in absent]
+    known = [f"val/{name}" for name in watchable_names(class_names) if name not in _undefined(class_names, targets)]
     if monitor not in known:
+        always = [f"val/{name}" for name in metric_names(class_names)]
+        shown = [name for name in known if "_class_" not in name or name in always]
         close = nearest(monitor, known)
         raise UserError(
             f"{setting}={monitor}: there is no such metric",
-            f"one of {enumerate_words(known)}",
+            f"one of {enumerate_words(shown, limit=32)}",
             f"{setting}={close[0] if close else 'val/balanced_accuracy'}",
         )
+
+
+def _undefined(class_names: Sequence[str], targets: NDArray[np.int64]) -> set[str]:
+    """Figures that these validation images cannot give."""
+    present = set(targets.tolist())
+    figures = ("acc", *WATCHED_BY_CLASS)
+    absent = {
+        f"{figure}_class_{name}"
+        for number, name in enumerate(class_names)
+        if number not in present
+        for figure in figures
+    }
+    if len(present) > 1:
+        return absent
+    # With one class alone there is nothing that its images could be told from.
+    alone = {f"{figure}_class_{name}" for figure in ("specificity", "auroc") for name in class_names}
+    return absent | alone | {"macro_auroc", "cohen_kappa"}

@@ -1,33 +1,132 @@
-"""The files of an evaluation."""
+"""The files of an evaluation: the same at the end of `train`, and whatever file of a run was evaluated."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.errors import enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
+from classifier_training.evaluation.intervals import LEVEL, SEED
+from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.metrics import confusion_counts
+from classifier_training.evaluation.slices import Slice, slice_figures, worst_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.drawing import Drawer
 
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the files say.
+
+    Args:
+        split: which part of the data.
+        measures: the figures.
+        slices: figures of parts of it.
+        unknown_labels: images of labels that the model does not know, by label; they are in no figure.
+        missing_classes: classes of the model without an image.
+        unreadable: paths of the images that gave no answer; they are in no figure.
+    """
+
+    split: str
+    measures: Measures
+    slices: Sequence[Slice] = ()
+    unknown_labels: Mapping[str, int] = field(default_factory=dict)
+    missing_classes: Sequence[str] = ()
+    unreadable: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        found = self.measures.overall
+        lines = [
+            f"{self.split}: balanced accuracy {found['balanced_accuracy']}, top-1 accuracy {found['acc_top1']}, "
+            f"macro F1 {found['macro_f1']}, loss {found['loss']} on {self.measures.num_images:,} images"
+            + (" (95 % intervals)" if self.measures.num_resamples else "")
+        ]
+        if self.unknown_labels:
+            number, labels = sum(self.unknown_labels.values()), enumerate_words(map(repr, self.unknown_labels))
+            lines.append(f"left out, for labels that the model does not know ({labels}): {number:,}")
+        if self.unreadable:
+            lines.append(f"left out, because they cannot be read: {len(self.unreadable):,}")
+        if self.missing_classes:
+            lines.append(f"no image, and so no figure, of {enumerate_words(map(repr, self.missing_classes))}")
+        worst = worst_slice(self.slices)
+        if worst is not None:
+            lines.append(
+                f"worst slice: {worst.by} {worst.value!r}, accuracy {worst.accuracy} on {worst.num_images:,} images"
+            )
+        return "\n".join(lines)
+
 
 def write_results(
-    folder: Path, result: SplitResult, table: SplitTable, class_names: Sequence[str], drawer: Drawer
-) -> None:
-    """Write classification_report.json, predictions.csv, errors.csv and confusion_matrix.png.
+    folder: Path,
+    result: SplitResult,
+    table: SplitTable,
+    class_names: Sequence[str],
+    drawer: Drawer,
+    *,
+    source: str,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    unknown_labels: Mapping[str, int] | None = None,
+    intervals: bool = True,
+) -> Evaluation:
+    """Write classification_report.json, predictions.csv, errors.csv, confusion_matrix.png and, if any, slices.csv.
 
-    The report has split, metrics, scikit-learn's figures of each class under classes, and its averages beside them.
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
-    wrong answers alone, the most confident first.
+    wrong answers alone, the largest loss first.
+
+    classification_report.json holds, with every figure as {value, low, high, method} and null for what is not defined:
+
+    - schema: 1. split. source: the file that answered. num_images.
+    - intervals: {level, resamples, seed, bootstrap}; resamples is 0 when there are none.
+    - metrics: figures of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
+      more than five classes), balanced_accuracy, matthews, cohen_kappa, brier, ece, macro_auroc,
+      macro_average_precision, and macro_ and weighted_ precision, recall, f1, specificity.
+    - classes: {name: {support, predicted, precision, recall, f1, specificity, auroc, average_precision}}; support and
+      predicted are numbers of images.
+    - left_out: {unknown_labels: {label: images}, unreadable: [path]}. missing_classes: [name].
+    - slices: [{by, value, num_images, accuracy, balanced_accuracy}], and worst_slice: {by, value} or null.
+
+    Args:
+        folder: where to.
+        result: the answers.
+        table: the samples of the split.
+        class_names: [K].
+        drawer: paints the figure.
+        source: name of the file that answered.
+        slices: for each thing to slice by, the value of each sample of the table.
+        unknown_labels: images that the table leaves out for their label, by label.
+        intervals: whether to find intervals.
+
+    Raises:
+        UserError: for answers that cannot be scored.
     """
-    write_json(folder / "classification_report.json", _report(result, class_names))
+    measures = measure(result.logits, result.targets, num_classes=len(class_names), intervals=intervals)
+    predicted = result.predicted
+    evaluation = Evaluation(
+        split=result.split,
+        measures=measures,
+        slices=[
+            item
+            for by, values in (slices or {}).items()
+            for item in slice_figures(
+                by, [values[row] for row in result.indices], result.targets, predicted, num_classes=len(class_names)
+            )
+        ],
+        unknown_labels=unknown_labels or {},
+        missing_classes=[name for name, number in zip(class_names, measures.support, strict=True) if not number],
+        unreadable=[table.paths[row] for row in np.setdiff1d(np.arange(len(table)), result.indices)],
+    )
+    write_json(folder / "classification_report.json", _report(evaluation, source, class_names))
     header = (
         "path",
         "true",
@@ -40,27 +139,65 @@ def write_results(
     everything = np.arange(len(result.targets))
     write_csv(folder / "predictions.csv", header, _rows(result, table, class_names, everything))
     wrong = np.flatnonzero(result.predicted != result.targets)
-    surest_first = wrong[np.argsort(-result.probabilities.max(axis=1)[wrong], kind="stable")]
-    write_csv(folder / "errors.csv", header, _rows(result, table, class_names, surest_first))
+    worst_first = wrong[np.argsort(-result.losses[wrong], kind="stable")]
+    write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first))
+    if evaluation.slices:
+        write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices))
     figure = ConfusionMatrixFigure(
-        counts=confusion_counts(result.targets, result.predicted, len(class_names)),
+        counts=confusion_counts(result.targets, predicted, len(class_names)),
         class_names=tuple(class_names),
-        title=f"{result.split.capitalize()}: balanced accuracy {result.metrics['balanced_accuracy']:.3f}",
+        title=f"{result.split.capitalize()}: balanced accuracy {measures.overall['balanced_accuracy'].value:.3f}",
     )
     drawer.submit(figure, folder / "confusion_matrix.png")
+    return evaluation
 
 
-def _report(result: SplitResult, class_names: Sequence[str]) -> dict[str, object]:
-    from sklearn.metrics import classification_report
+def _report(evaluation: Evaluation, source: str, class_names: Sequence[str]) -> dict[str, Any]:
+    measures = evaluation.measures
+    worst = worst_slice(evaluation.slices)
+    return {
+        "schema": SCHEMA,
+        "split": evaluation.split,
+        "source": source,
+        "num_images": measures.num_images,
+        "intervals": {
+            "level": LEVEL,
+            "resamples": measures.num_resamples,
+            "seed": SEED,
+            "bootstrap": "images drawn anew within each true class, percentiles",
+        },
+        "metrics": {name: estimate.to_dict() for name, estimate in measures.overall.items()},
+        "classes": {
+            name: {
+                "support": int(measures.support[number]),
+                "predicted": int(measures.predicted[number]),
+                **{figure: estimates[number].to_dict() for figure, estimates in measures.by_class.items()},
+            }
+            for number, name in enumerate(class_names)
+        },
+        "left_out": {
+            "unknown_labels": dict(evaluation.unknown_labels),
+            "unreadable": list(evaluation.unreadable),
+        },
+        "missing_classes": list(evaluation.missing_classes),
+        "slices": [item.to_dict() for item in evaluation.slices],
+        "worst_slice": None if worst is None else {"by": worst.by, "value": worst.value},
+    }
 
-    labels = np.arange(len(class_names))
-    # A class may be called accuracy, as one of the averages is.
-    numbers = [str(label) for label in labels]
-    found = classification_report(
-        result.targets, result.predicted, labels=labels, target_names=numbers, output_dict=True, zero_division=0
-    )
-    classes = {name: found.pop(number) for name, number in zip(class_names, numbers, strict=True)}
-    return {"split": result.split, "metrics": dict(result.metrics), "classes": classes, **found}
+
+SLICE_COLUMNS = (
+    "by", "value", "num_images", "accuracy", "accuracy_low", "accuracy_high",
+    "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high",
+)  # fmt: skip
+
+
+def _slice_row(item: Slice) -> tuple[object, ...]:
+    ends = [
+        "" if np.isnan(value) else f"{value:.6f}"
+        for figure in (item.accuracy, item.balanced_accuracy)
+        for value in (figure.value, figure.low, figure.high)
+    ]
+    return (item.by, item.value, item.num_images, *ends)
 
 
 def _rows(

@@ -12,12 +12,13 @@ from classifier_training.core.types import goal_of
 DEFAULT_OUTPUT = "outputs"
 
 
-def find_run(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
+def find_run(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "run") -> RunDir:
     """Return the run that a word or path stands for.
 
     Args:
         reference: latest (the newest finished run), best (the one with the best monitored metric), or a run folder.
         output: folder that `latest` and `best` look through.
+        setting: what the user set, for messages.
 
     Raises:
         UserError: when there is none.
@@ -26,39 +27,40 @@ def find_run(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
         finished = [RunDir(path.parent) for path in Path(output).rglob("model_info.json")]
         if not finished:
             raise UserError(
-                f"run={reference}: no finished run below {Path(output).absolute()}",
+                f"{setting}={reference}: no finished run below {Path(output).absolute()}",
                 "a run with its exported model there",
-                "name a run elsewhere by its folder: run=FOLDER; or make one: classifier-training train",
+                f"name a run elsewhere by its folder: {setting}=FOLDER; or make one: classifier-training train",
             )
         return max(finished, key=_finished_at if reference == "latest" else _best_score)
     path = Path(reference).expanduser()
     if not path.is_dir():
         raise UserError(
-            f"run={reference}: there is no such folder",
+            f"{setting}={reference}: there is no such folder",
             "a run folder, latest or best",
-            "run=latest takes the newest run below outputs/",
+            f"{setting}=latest takes the newest run below outputs/",
         )
     return RunDir(path)
 
 
-def find_model(reference: str, *, output: str = DEFAULT_OUTPUT) -> Path:
+def find_model(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "run") -> Path:
     """Return the run folder, or the ONNX file, that a word or path stands for.
 
     Args:
         reference: latest, best, a run folder, or an .onnx file.
         output: folder that `latest` and `best` look through.
+        setting: what the user set, for messages.
 
     Raises:
         UserError: when there is none.
     """
     path = Path(reference).expanduser()
     if path.suffix.lower() != ".onnx" or path.is_dir():
-        return find_run(reference, output=output).path
+        return find_run(reference, output=output, setting=setting).path
     if not path.is_file():
         raise UserError(
-            f"run={reference}: there is no such file",
+            f"{setting}={reference}: there is no such file",
             "an .onnx file, a run folder, latest or best",
-            "run=latest takes the newest run below outputs/",
+            f"{setting}=latest takes the newest run below outputs/",
         )
     return path
 

@@ -190,6 +190,11 @@ class ClassifierModule(pl.LightningModule):
         self._outputs.append(output)
         return output
 
+    def _watched(self) -> list[str]:
+        """Metrics that choose weights, stop the run or lower the learning rate, without the split's name."""
+        monitors = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return sorted({name.partition("/")[2] for name in (*monitors, self._plan.monitor) if name})
+
     def _finish_split(self, split: str) -> None:
         if not self._outputs:
             raise _unreadable(split)
@@ -197,7 +202,7 @@ class ClassifierModule(pl.LightningModule):
         self._outputs.clear()
         if not np.isfinite(losses).all():
             raise _not_finite(f"the {split} loss", f"epoch {self.current_epoch}")
-        metrics = classification_metrics(logits, targets, losses, self.class_names)
+        metrics = classification_metrics(logits, targets, losses, self.class_names, also=self._watched())
         self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
 

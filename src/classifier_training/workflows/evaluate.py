@@ -21,16 +21,17 @@ from classifier_training.data.source import TRAINING_ALONE, DataSource
 from classifier_training.data.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
-from classifier_training.evaluation.results import write_results
-from classifier_training.inference.predictor import Predictor
-from classifier_training.registry.runs import find_run
-from classifier_training.workflows.samples import own_source, tabulate
+from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.workflows.against import compare_runs
+from classifier_training.workflows.opened import OpenedModel, open_model
+from classifier_training.workflows.samples import known_samples, own_source, tabulate, unknown_labels, with_metadata
+from classifier_training.workflows.slicing import slice_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.core.run_dir import RunDir
     from classifier_training.data.index import Sample
+    from classifier_training.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,18 @@ class EvaluateResult:
     Args:
         folder: where the result files are.
         result: the answers.
+        evaluation: their figures.
+        verdict: on the comparison with another run, in one sentence; empty without one.
     """
 
     folder: Path
     result: SplitResult
+    evaluation: Evaluation
+    verdict: str = ""
 
     def __str__(self) -> str:
-        metrics = self.result.metrics
-        return (
-            f"{self.result.split}: balanced accuracy {metrics['balanced_accuracy']:.4f}, top-1 accuracy "
-            f"{metrics['acc_top1']:.4f}, macro F1 {metrics['macro_f1']:.4f}, loss {metrics['loss']:.4f} on "
-            f"{len(self.result.targets):,} images\nwritten to {self.folder}"
-        )
+        lines = [str(self.evaluation), *([self.verdict] if self.verdict else []), f"written to {self.folder}"]
+        return "\n".join(lines)
 
 
 @register(group="verb", name="evaluate")
@@ -62,35 +63,62 @@ def evaluate(
     run: str = "latest",
     data: Annotated[DataSource, Choice("auto")],
     split: Literal["train", "val", "test"] | None = None,
+    against: str | None = None,
+    slices: str | list[str] | None = None,
+    intervals: bool = True,
     output: str | None = None,
 ) -> EvaluateResult:
-    """Score a finished run's exported model on its own held-out images, or on other labelled data.
+    """Score a finished run's model on its own held-out images, or on other labelled data.
 
     data.root names other data, and data.on_error=skip leaves out images that cannot be read, as do the own images of a
     run that was trained so. The other settings of data are for training.
 
     Args:
-        run: run folder, latest or best.
+        run: run folder, latest or best, or a file to score: model_int8.onnx, checkpoints/best.ckpt.
         split: which part of the data; test when left out, or all of data that is not split.
+        against: another run, named in the same way, to compare with on the same images.
+        slices: what to give figures of parts by: group, size (of the picture) or a field of the metadata; one or
+            several.
+        intervals: find the 95 % interval of every figure.
         output: folder for the result files; a folder inside the run when left out.
     """
     _refuse_idle(data)
-    run_dir = find_run(run)
+    opened = open_model(run)
+    other = open_model(against, setting="against") if against else None
     if output:
         make_folder(Path(output).expanduser())
-    predictor = Predictor(run_dir.path)
+    predictor, run_dir = opened.predictor, opened.run_dir
     own_data = not data.is_named
+    if own_data and not run_dir.splits.exists():
+        raise UserError(
+            f"run={run}: {run_dir.splits} does not exist, so the run's own images are not known",
+            "a run folder, or a file in one, or data to score it on",
+            "data.root=/my/images",
+        )
     source = own_source(run_dir) if own_data else data
     index = source.read() if own_data else read_samples(source)
-    rows = read_manifest(run_dir.splits) if own_data else index.samples
+    rows = with_metadata(read_manifest(run_dir.splits), index) if own_data else index.samples
     chosen = _choose_split(rows, split)
-    folder = Path(output).expanduser() if output else _default_folder(run_dir, index.root, chosen, own_data=own_data)
+    folder = Path(output).expanduser() if output else _default_folder(opened, index.root, chosen, own_data=own_data)
     make_folder(folder)
     table = tabulate(rows, index.root, chosen, predictor.class_names)
+    names = [slices] if isinstance(slices, str) else slices or []
+    columns = slice_columns(names, known_samples(rows, chosen, predictor.class_names), table)
     result = _score(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
-        write_results(folder, result, table, predictor.class_names, drawer)
-    return EvaluateResult(folder, result)
+        evaluation = write_results(
+            folder,
+            result,
+            table,
+            predictor.class_names,
+            drawer,
+            source=opened.path.name,
+            slices=columns,
+            unknown_labels=unknown_labels(rows, chosen, predictor.class_names),
+            intervals=intervals,
+        )
+        verdict = compare_runs(folder, result, table, opened, other) if other else ""
+    return EvaluateResult(folder, result, evaluation, verdict)
 
 
 def _refuse_idle(data: DataSource) -> None:
@@ -149,7 +177,9 @@ def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResu
     return SplitResult(table.name, stacked, targets, rows, losses, metrics)
 
 
-def _default_folder(run_dir: RunDir, root: Path, split: str, *, own_data: bool) -> Path:
-    if own_data:
-        return run_dir.evaluation if split == TEST else run_dir.path / f"evaluation_{split}"
-    return run_dir.path / f"evaluation_{root.name}{f'_{split}' if split else ''}"
+def _default_folder(opened: OpenedModel, root: Path, split: str, *, own_data: bool) -> Path:
+    # What another file of the run answers does not take the place of what model.onnx does.
+    file = [] if opened.is_main else [opened.path.stem]
+    data = [] if own_data else [root.name]
+    part = [split] if split and not (own_data and split == TEST) else []
+    return opened.run_dir.path / "_".join([opened.run_dir.evaluation.name, *file, *data, *part])

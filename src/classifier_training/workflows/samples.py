@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from classifier_training.core.types import SplitTable
 from classifier_training.data.splits import read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.data.index import Sample
+    from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.data.source import DataSource
 
 log = logging.getLogger(__name__)
@@ -51,17 +52,35 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[S
     return read_manifest(run_dir.splits), own_source(run_dir).read().root
 
 
+def with_metadata(rows: Iterable[Sample], index: SampleIndex) -> list[Sample]:
+    """Give the samples of a manifest the metadata that the data has for them."""
+    found = {(sample.path, sample.label): sample.metadata for sample in index.samples}
+    return [replace(sample, metadata=found.get((sample.path, sample.label))) for sample in rows]
+
+
+def known_samples(rows: Iterable[Sample], split: str, class_names: Sequence[str]) -> list[Sample]:
+    """The samples of a split whose labels the model knows, in their order: those of `tabulate`."""
+    names = set(class_names)
+    return [sample for sample in rows if sample.split == split and sample.label in names]
+
+
+def unknown_labels(rows: Iterable[Sample], split: str, class_names: Sequence[str]) -> dict[str, int]:
+    """The images of a split whose label the model does not know, by label."""
+    names = set(class_names)
+    counts = Counter(sample.label for sample in rows if sample.split == split and sample.label not in names)
+    return dict(sorted(counts.items()))
+
+
 def tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequence[str]) -> SplitTable:
     """Number the labels as the model does; those that it does not know are named and left out."""
     numbers = {name: number for number, name in enumerate(class_names)}
-    chosen = [sample for sample in rows if sample.split == split]
-    unknown = Counter(sample.label for sample in chosen if sample.label not in numbers)
+    unknown = unknown_labels(rows, split, class_names)
     if unknown:
         log.warning(
             "%d images have labels that the model does not know; they are left out: %s",
-            unknown.total(), enumerate_words(map(repr, sorted(unknown))),
+            sum(unknown.values()), enumerate_words(map(repr, unknown)),
         )  # fmt: skip
-    known = [sample for sample in chosen if sample.label in numbers]
+    known = known_samples(rows, split, class_names)
     if not known:
         raise UserError(
             f"{root}: no image has a label that the model knows",

@@ -28,11 +28,12 @@ from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
-from classifier_training.evaluation.results import write_results
+from classifier_training.evaluation.results import Evaluation, write_results
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.fit import Builder, fit, make_module
 from classifier_training.workflows.record import plain, record_inputs, record_result
+from classifier_training.workflows.samples import unknown_labels
 
 log = python_logging.getLogger(__name__)
 
@@ -44,22 +45,22 @@ class TrainResult:
     Args:
         run_dir: where everything is.
         scored: answers of the best weights on the test split, or on validation where there is no test.
+        evaluation: their figures.
         best_epoch: where the weights are from.
         example: one image of the scored split.
     """
 
     run_dir: RunDir
     scored: SplitResult
+    evaluation: Evaluation
     best_epoch: int
     example: str
 
     def __str__(self) -> str:
-        metrics, run = self.scored.metrics, self.run_dir.path
+        run = self.run_dir.path
         caution = "" if self.scored.split == TEST else " (there is no test split; these images chose the weights)"
         return (
-            f"\n{self.scored.split}: balanced accuracy {metrics['balanced_accuracy']:.4f}, top-1 accuracy "
-            f"{metrics['acc_top1']:.4f}, macro F1 {metrics['macro_f1']:.4f} on {len(self.scored.targets):,} images, "
-            f"with the weights of epoch {self.best_epoch}{caution}\n"
+            f"\n{self.evaluation}\nwith the weights of epoch {self.best_epoch}{caution}\n"
             f"run folder: {run}{self._next()}"
         )
 
@@ -182,6 +183,14 @@ def train(
         )
         best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
         table = splits.tables[scored.split]
-        write_results(run_dir.evaluation, scored, table, splits.class_names, drawer)
+        evaluation = write_results(
+            run_dir.evaluation,
+            scored,
+            table,
+            splits.class_names,
+            drawer,
+            source=run_dir.best_checkpoint.name,
+            unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
+        )
         record_result(run_dir, scored, best_epoch)
-    return TrainResult(run_dir, scored, best_epoch, example=table.paths[0])
+    return TrainResult(run_dir, scored, evaluation, best_epoch, example=table.paths[0])

@@ -10,15 +10,18 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.export.bundle import BundleInfo, read_info
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from classifier_training.core.run_dir import RunDir
 
 
-def load_trained(run_dir: RunDir) -> tuple[nn.Module, BundleInfo]:
+def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Module, BundleInfo]:
     """Build a run's network again, on the CPU, in float32 and evaluation mode, and say what it is.
 
-    The weights are the exported ones, or those of best.ckpt where a run exported nothing.
+    The weights are those of the checkpoint, if one is given; else the exported ones, or those of best.ckpt where a run
+    exported nothing.
 
     Raises:
         UserError: when the folder lacks its configuration or weights, or they do not belong together.
@@ -36,7 +39,7 @@ def load_trained(run_dir: RunDir) -> tuple[nn.Module, BundleInfo]:
         node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
     built = build_node("model", node, "model")(len(info.class_names))
     fit_input(built, image_size=info.preprocessing.size[0], batch_size=2)
-    load_trained_weights(built.network, run_dir.weights if exported else run_dir.best_checkpoint)
+    load_trained_weights(built.network, checkpoint or (run_dir.weights if exported else run_dir.best_checkpoint))
     return evaluation_copy(built.network), info
 
 

@@ -57,10 +57,15 @@ def test_large_logits_do_not_overflow() -> None:
 
 def test_a_monitor_must_be_a_metric_and_has_a_goal() -> None:
     check_monitor("val/acc_class_a", NAMES, TARGETS, setting="monitor")
-    for wrong in ("val/acc_class_h", "train/loss", "train/acc_top1"):
+    for right in ("val/ece", "val/matthews", "val/f1_class_a", "val/macro_auroc", "val/weighted_precision"):
+        check_monitor(right, NAMES, TARGETS, setting="monitor")
+    for wrong in ("val/acc_class_h", "val/auroc_class_h", "train/loss", "train/acc_top1", "val/nonsense"):
         with pytest.raises(UserError, match="there is no such metric"):
             check_monitor(wrong, NAMES, TARGETS, setting="monitor")
-    assert goal_of("val/loss") == "min"
+    with pytest.raises(UserError, match="there is no such metric"):
+        check_monitor("val/macro_auroc", NAMES, np.zeros(5, int), setting="monitor")
+    assert {goal_of(f"val/{name}") for name in ("loss", "brier", "ece")} == {"min"}
+    assert goal_of("val/cohen_kappa") == "max"
     assert goal_of("val/acc_class_x/loss") == "max"
     with pytest.raises(UserError) as caught:
         check_monitor("val/balanced_acuracy", NAMES, TARGETS, setting="monitor")

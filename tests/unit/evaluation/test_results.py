@@ -1,29 +1,99 @@
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.results import write_results
+from classifier_training.evaluation.metrics import cross_entropies
+from classifier_training.evaluation.results import Evaluation, write_results
+
+NAMES = ("accuracy", "metrics", "split")
+"""A class may be called like a part of the report."""
 
 
-def test_classes_may_be_called_like_parts_of_the_report(tmp_path: Path) -> None:
-    names = ("accuracy", "metrics", "split")
-    targets = np.array([0, 1, 2, 2])
-    logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-    result = SplitResult("test", logits, targets, np.arange(4), np.zeros(4, np.float32), {"balanced_accuracy": 0.5})
-    with Drawer() as drawer:
-        write_results(tmp_path, result, SplitTable("test", list("abcd"), targets, [""] * 4), names, drawer)
-    report = json.loads((tmp_path / "classification_report.json").read_text())
-    assert report["split"] == "test"
-    assert report["metrics"] == {"balanced_accuracy": 0.5}
+DRAWER = Drawer()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_drawer() -> Iterator[None]:
+    """One painting process for all tests here: starting it takes longer than they do."""
+    with DRAWER:
+        yield
+
+
+def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> tuple[Evaluation, dict[str, Any]]:
+    """Write results for a table of five images of which these rows were answered so."""
+    table = SplitTable("test", list("abcde"), np.array([0, 1, 2, 2, 0]), ["", "x", "x", "", ""])
+    targets = table.targets[rows]
+    logits = np.eye(3, dtype=np.float32)[answers] * (1 + np.arange(len(rows), dtype=np.float32)[:, None])
+    losses = cross_entropies(logits, targets)
+    result = SplitResult("test", logits, targets, np.array(rows), losses)
+    found = write_results(folder, result, table, NAMES, DRAWER, source="model.onnx", **options)
+    return found, json.loads((folder / "classification_report.json").read_text())
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tmp_path: Path) -> None:
+    found, report = write(
+        tmp_path,
+        [0, 1, 2, 3],
+        [0, 1, 2, 0],
+        unknown_labels={"zebra": 7},
+        slices={"group": ["(none)", "x", "x", "(none)", "(none)"]},
+    )
+    assert (report["schema"], report["split"], report["source"], report["num_images"]) == (1, "test", "model.onnx", 4)
+    accuracy = report["metrics"]["acc_top1"]
+    assert accuracy == {
+        "value": 0.75,
+        "low": pytest.approx(0.1941, abs=1e-4),
+        "high": pytest.approx(0.9937, abs=1e-4),
+        "method": "exact (Clopper-Pearson)",
+    }
     assert {name: row["support"] for name, row in report["classes"].items()} == {
         "accuracy": 1,
         "metrics": 1,
         "split": 2,
     }
-    assert report["accuracy"] == 0.75
-    assert report["macro avg"]["support"] == 4
+    assert report["classes"]["split"]["recall"]["value"] == 0.5
+    assert report["classes"]["split"]["auroc"]["method"] in ("DeLong", "exact (Clopper-Pearson)", "none")
+    assert report["left_out"] == {"unknown_labels": {"zebra": 7}, "unreadable": ["e"]}
+    assert report["missing_classes"] == []
+    assert report["worst_slice"] == {"by": "group", "value": "(none)"}
+    assert [(row["value"], row["num_images"], row["accuracy"]["value"]) for row in report["slices"]] == [
+        ("(none)", 2, 0.5), ("x", 2, 1.0),
+    ]  # fmt: skip
+    assert table_of(tmp_path / "slices.csv")[1]["accuracy_low"] == "0.158114"
+    words = str(found)
+    assert "left out, for labels that the model does not know ('zebra'): 7\n" in words
+    assert "left out, because they cannot be read: 1\n" in words
+    assert "worst slice: group '(none)'" in words
+    assert "0.7500 [0.1941, 0.9937]" in words
+
+
+def test_errors_come_by_their_loss_and_figures_alone_have_no_interval(tmp_path: Path) -> None:
+    found, report = write(tmp_path, [1, 2, 3, 4], [0, 2, 0, 1], intervals=False)
+    errors = table_of(tmp_path / "errors.csv")
+    assert [row["path"] for row in errors] == ["e", "d", "b"]
+    assert [row["path"] for row in table_of(tmp_path / "predictions.csv")] == ["b", "c", "d", "e"]
+    assert report["metrics"]["acc_top1"] == {"value": 0.25, "low": None, "high": None, "method": "none"}
+    assert report["intervals"]["resamples"] == 0
+    assert "[" not in str(found)
+    assert not (tmp_path / "slices.csv").exists()
+
+
+def test_a_class_without_images_is_named_and_has_no_figures(tmp_path: Path) -> None:
+    found, report = write(tmp_path, [0, 4], [0, 0])
+    assert report["missing_classes"] == ["metrics", "split"]
+    assert report["classes"]["split"]["recall"]["value"] is None
+    assert "no image, and so no figure, of 'metrics', 'split'" in str(found)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from tests.conftest import SMALL
+from tests.conftest import COLOURS, SMALL, draw_picture
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
@@ -62,3 +67,125 @@ def test_a_broken_test_image_does_not_cost_the_export(
     broken.write_bytes(whole)
     assert train_here(["resume=latest"]).absolute() == run
     assert (run / "result.json").is_file()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_file_of_a_run_is_evaluated_alike(
+    split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+    trained = read_json(run / "evaluation/classification_report.json")
+    assert trained["source"] == "best.ckpt"
+    shutil.copy(run / "model.onnx", run / "model_copy.onnx")
+    lone = tmp_path / "lone/my.onnx"
+    lone.parent.mkdir()
+    shutil.copy(run / "model.onnx", lone)
+    test = f"data.root={split_folder}"
+    for words, folder in (
+        ([f"run={run}/checkpoints/best.ckpt"], run / "evaluation"),
+        ([f"run={run}"], run / "evaluation"),
+        ([f"run={run}/model_copy.onnx", "intervals=false"], run / "evaluation_model_copy"),
+        ([f"run={lone}", test, "split=test"], lone.parent / "evaluation_my_pictures_test"),
+    ):
+        assert "balanced accuracy" in str(evaluate(*words))
+        report = read_json(folder / "classification_report.json")
+        assert report["source"] == Path(words[0]).name if "." in Path(words[0]).name else "model.onnx"
+        assert report["metrics"]["loss"]["value"] == pytest.approx(trained["metrics"]["loss"]["value"], abs=1e-4)
+        assert report["metrics"].keys() == trained["metrics"].keys()
+        assert {path.name for path in folder.iterdir()} == {
+            "classification_report.json", "predictions.csv", "errors.csv", "confusion_matrix.png",
+        }  # fmt: skip
+    with pytest.raises(UserError, match="own images are not known"):
+        evaluate(f"run={lone}")
+    with pytest.raises(UserError, match="no such file"):
+        evaluate(f"run={run}/checkpoints/none.ckpt")
+
+    # A run that exported nothing is scored by its checkpoint.
+    (run / "model_info.json").unlink()
+    assert "balanced accuracy" in str(evaluate(f"run={run}"))
+
+    # Labels of other data are matched by name.
+    other = tmp_path / "other"
+    for number in range(3):
+        draw_picture(other / "red" / f"{number}.png", COLOURS["red"], seed=number)
+        draw_picture(other / "zebra" / f"{number}.png", COLOURS["blue"], seed=number)
+    said = str(evaluate(f"run={lone}", f"data.root={other}", f"output={tmp_path}/found"))
+    assert "left out, for labels that the model does not know ('zebra'): 3" in said
+    assert "no image, and so no figure, of 'blue', 'green'" in said
+    report = read_json(tmp_path / "found/classification_report.json")
+    assert report["left_out"]["unknown_labels"] == {"zebra": 3}
+    assert report["missing_classes"] == ["blue", "green"]
+    assert report["num_images"] == report["classes"]["red"]["support"] == 3
+
+
+def test_two_runs_are_compared_on_images_that_neither_was_trained_on(
+    split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    small = [*SMALL, "callbacks=[checkpoint,onnx_export]"]
+    run = train_here([f"data.root={split_folder}", *small])
+    # The other run was trained on copies of two of the test images, and does not know the reds.
+    other = tmp_path / "other"
+    shutil.copytree(split_folder, other, ignore=shutil.ignore_patterns("red", "test"))
+    for number in range(2):
+        shutil.copy(split_folder / f"test/blue/0{number}.png", other / f"train/blue/copy_{number}.png")
+    against = train_here([f"data.root={other}", *small, "seed=1"])
+    assert "left out" not in str(evaluate(f"run={run}", f"against={against}", f"output={tmp_path}/found"))
+    found = read_json(tmp_path / "found/comparison.json")
+    assert found["left_out"] == {"trained_on": 2, "unknown_labels": 3, "unreadable": 0}
+    assert found["num_images"] == 4
+    assert found["classes"].keys() == {"blue", "green"}
+    own = {row["path"]: row for row in read_table(tmp_path / "found/predictions.csv")}
+    changed = read_table(tmp_path / "found/comparison.csv")
+    for row in changed:
+        assert row["predicted"] == own[row["path"]]["predicted"] != row["predicted_against"]
+        expected = "gained" if row["predicted"] == row["true"] else "lost"
+        assert row["change"] == (expected if row["true"] in (row["predicted"], row["predicted_against"]) else "other")
+    assert found["gained"] == sum(row["change"] == "gained" for row in changed)
+    assert found["lost"] == sum(row["change"] == "lost" for row in changed)
+
+    same = str(evaluate(f"run={run}", f"against={run}/checkpoints/best.ckpt", f"output={tmp_path}/same"))
+    assert "are right on the same 9 images and wrong on the same" in same
+    assert read_table(tmp_path / "same/comparison.csv") == []
+    with pytest.raises(UserError, match="against=nowhere"):
+        evaluate(f"run={run}", "against=nowhere")
+    copies = tmp_path / "copies"
+    shutil.copytree(other / "train/blue", copies / "blue", ignore=shutil.ignore_patterns("0*"))
+    with pytest.raises(UserError, match="no image is left to compare on; left out: 2 trained on"):
+        evaluate(f"run={run}", f"against={against}", f"data.root={copies}")
+
+
+def test_figures_of_slices_and_a_metric_of_the_users_choice(
+    jsonl_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    run = train_here(
+        [
+            f"data.root={jsonl_folder}", *SMALL, "trainer.max_epochs=2", "monitor=val/ece",
+            "callbacks=[checkpoint,early_stopping]", "callbacks.early_stopping.monitor=val/auroc_class_7",
+        ]
+    )  # fmt: skip
+    rows = read_table(run / "metrics.csv")
+    scores = [float(row["val/ece"]) for row in rows]
+    assert read_json(run / "result.json")["best_epoch"] == int(np.argmin(scores))
+    assert all(0 <= float(row["val/auroc_class_7"]) <= 1 for row in rows)
+    assert "val/matthews" not in rows[0]
+    said = str(evaluate(f"run={run}", "slices=[player,size]", f"output={tmp_path}/found"))
+    assert "worst slice: " in said
+    slices = read_table(tmp_path / "found/slices.csv")
+    assert [(row["by"], row["value"], row["num_images"]) for row in slices] == [
+        ("player", "0", "3"), ("player", "1", "3"), ("size", "under 32 px", "6"),
+    ]  # fmt: skip
+    assert read_json(tmp_path / "found/classification_report.json")["worst_slice"]["by"] in ("player", "size")
+    evaluate(f"run={run}", "slices=player", "split=val", f"output={tmp_path}/found")
+    with pytest.raises(UserError, match="slices=group: the images have no groups"):
+        evaluate(f"run={run}", "slices=group")
+    with pytest.raises(UserError, match="no such field") as caught:
+        evaluate(f"run={run}", "slices=[plyer]")
+    assert caught.value.remedy == "slices=[player]"

@@ -1,0 +1,152 @@
+"""How sure a figure is: 95 % intervals, each by the method that fits it.
+
+Exact: Clopper and Pearson's, for shares of images. DeLong's, for areas under ROC curves. The bootstrap for the rest:
+images are drawn anew within each true class, as many as it has. So a rare class never vanishes from a resample, and the
+interval is, like the exact ones, for the given number of images of each class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from classifier_training.evaluation.ranking import Ranking
+
+    Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+NORMAL_QUANTILE = 1.959963984540054
+"""Of the normal distribution at 97.5 %."""
+
+SEED = 0
+MAX_RESAMPLES, MIN_RESAMPLES = 1000, 200
+MAX_WORK = 10**10
+"""Resamples times images times classes; above it there are fewer resamples."""
+
+MAX_CHUNK = 2**24
+"""Weights held in memory at once."""
+
+EXACT, DELONG, BOOTSTRAP, NONE = "exact (Clopper-Pearson)", "DeLong", "bootstrap", "none"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval.
+
+    Args:
+        value: NaN when it is not defined, such as the recall of a class without images.
+        low: end of the interval; NaN without one.
+        high: the other end.
+        method: how the interval was found: exact (Clopper-Pearson), DeLong, bootstrap, or none.
+    """
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    method: str = NONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into JSON, with null for NaN."""
+        ends = {name: _or_none(getattr(self, name)) for name in ("value", "low", "high")}
+        return {**ends, "method": self.method}
+
+    def __str__(self) -> str:
+        known = np.isfinite([self.low, self.high]).all()
+        return f"{self.value:.4f}" + (f" [{self.low:.4f}, {self.high:.4f}]" if known else "")
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def exact_shares(hits: Floats, trials: Floats) -> list[Estimate]:
+    """Shares hits / trials, both [M], with Clopper and Pearson's intervals; NaN where there was no trial."""
+    from scipy.special import betaincinv
+
+    hits, trials = np.atleast_1d(hits).astype(np.float64), np.atleast_1d(trials).astype(np.float64)
+    tail = (1 - LEVEL) / 2
+    misses = trials - hits
+    # The parameters must be positive even where the end is not theirs.
+    low = np.where(hits > 0, betaincinv(np.maximum(hits, 0.5), misses + 1, tail), 0.0)
+    high = np.where(misses > 0, betaincinv(hits + 1, np.maximum(misses, 0.5), 1 - tail), 1.0)
+    return [
+        Estimate(hit / trial, below, above, EXACT) if trial else Estimate(float("nan"))
+        for hit, trial, below, above in zip(hits.tolist(), trials.tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def delong_interval(value: float, variance: float) -> Estimate:
+    """An area under a ROC curve with DeLong's interval, taken on the logit scale so that it stays between 0 and 1.
+
+    Without variance, as when every image stands on its side, there is no such interval.
+    """
+    if not 0 < value < 1 or not variance > 0:
+        return Estimate(value)
+    middle = np.log(value / (1 - value))
+    reach = NORMAL_QUANTILE * np.sqrt(variance) / (value * (1 - value))
+    low, high = 1 / (1 + np.exp(-(middle + np.array([-reach, reach]))))
+    return Estimate(value, float(low), float(high), DELONG)
+
+
+def auroc_estimate(ranking: Ranking) -> Estimate:
+    """A class's area under the ROC curve.
+
+    One that is perfect leaves DeLong nothing to go by. The bound is then the exact one for as many trials as the
+    smaller side has images: of so few that all stood right, more cannot be said.
+    """
+    value = ranking.auroc
+    trials = min(ranking.num_positive, ranking.num_negative)
+    if value == 1.0:
+        (perfect,) = exact_shares(np.array([trials]), np.array([trials]))
+        return perfect
+    return delong_interval(value, ranking.auroc_variance)
+
+
+def bootstrap_interval(value: float, replicates: Floats) -> Estimate:
+    """A figure with the percentile interval of its resamples [B].
+
+    Resampling moves some figures to one side (a calibration error upwards); the interval always holds the figure
+    itself. Where the resamples do not differ, as when every answer is right, they say nothing and there is no interval.
+    """
+    replicates = replicates[np.isfinite(replicates)]
+    if not np.isfinite(value) or not len(replicates) or np.ptp(replicates) <= 1e-12:
+        return Estimate(value)
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, min(float(low), value), max(float(high), value), BOOTSTRAP)
+
+
+def choose_num_resamples(num_images: int, num_classes: int) -> int:
+    """A thousand; fewer, down to two hundred, where images times classes are above ten million."""
+    return int(np.clip(MAX_WORK // max(num_images * num_classes, 1), MIN_RESAMPLES, MAX_RESAMPLES))
+
+
+def resample(targets: NDArray[np.int64], number: int, *, seed: int = SEED) -> Iterator[NDArray[np.float32]]:
+    """Draw images anew within each true class.
+
+    Args:
+        targets: class numbers [N].
+        number: resamples.
+        seed: resample b follows from (seed, b) alone.
+
+    Yields:
+        How often each image counts in each of some resamples, float32 [N, B'].
+    """
+    by_class = np.argsort(targets, kind="stable")
+    support = np.bincount(targets)
+    first = (np.cumsum(support) - support)[targets[by_class]]
+    sizes = support[targets[by_class]]
+    step = max(1, MAX_CHUNK // len(targets))
+    for begin in range(0, number, step):
+        weights = np.empty((len(targets), min(step, number - begin)), np.float32)
+        for column in range(weights.shape[1]):
+            draws = np.random.default_rng([seed, begin + column]).random(len(targets))
+            picked = first + (draws * sizes).astype(np.int64)
+            weights[by_class, column] = np.bincount(picked, minlength=len(targets))
+        yield weights

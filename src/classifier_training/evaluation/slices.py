@@ -1,0 +1,123 @@
+"""Figures of parts of a split: where a classifier is worse than its average says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier_training.evaluation.counts import ClassCounts, balanced_accuracy
+from classifier_training.evaluation.intervals import (
+    MAX_RESAMPLES,
+    SEED,
+    Estimate,
+    bootstrap_interval,
+    exact_shares,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MAX_VALUES = 12
+"""Numbers up to which each value of a field is a slice of its own; more are put into four bins."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the images.
+
+    Args:
+        by: what they were divided by: group, size, or a field.
+        value: what these have in common.
+        num_images: how many they are.
+        accuracy: share of right answers.
+        balanced_accuracy: mean recall of the classes that occur among them.
+    """
+
+    by: str
+    value: str
+    num_images: int
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into JSON."""
+        figures = {"accuracy": self.accuracy.to_dict(), "balanced_accuracy": self.balanced_accuracy.to_dict()}
+        return {"by": self.by, "value": self.value, "num_images": self.num_images, **figures}
+
+
+def slice_figures(
+    by: str,
+    values: Sequence[str],
+    targets: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    *,
+    num_classes: int,
+) -> list[Slice]:
+    """Score each part of a split by itself.
+
+    Args:
+        by: what it is divided by.
+        values: of each image [N].
+        targets: class numbers [N].
+        predicted: answers [N].
+        num_classes: K.
+
+    Returns:
+        The slices in the order in which their values first occur.
+    """
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    places = np.array([numbers[value] for value in values])
+    found = []
+    for value, number in numbers.items():
+        rows = places == number
+        counts = ClassCounts.of(targets[rows], predicted[rows], num_classes)
+        (share,) = exact_shares(np.array([counts.hits.sum()]), np.array([rows.sum()]))
+        found.append(Slice(by, value, int(rows.sum()), share, _balanced(counts, [SEED, number])))
+    return found
+
+
+def worst_slice(slices: Sequence[Slice]) -> Slice | None:
+    """The slice that is surely bad: the one whose accuracy is lowest at the upper end of its interval.
+
+    By the figure alone a slice of two images would win. None when there is nothing to choose from.
+    """
+    return min(slices, key=lambda item: (item.accuracy.high, item.accuracy.value)) if len(slices) > 1 else None
+
+
+def size_bins(sizes: Sequence[tuple[int, int]]) -> list[str]:
+    """Name the bin of each picture, given as width and height in pixels, by its shorter side: doubling from 32."""
+    shorter = np.array([min(size) for size in sizes])
+    bounds = 2 ** np.arange(5, 13)
+    names = [
+        f"under {bounds[0]} px",
+        *(f"{low}-{high - 1} px" for low, high in pairwise(bounds)),
+        f"{bounds[-1]} px and more",
+    ]
+    return [names[place] for place in np.searchsorted(bounds, shorter, side="right")]
+
+
+def field_bins(values: Sequence[object]) -> list[str]:
+    """Name the slice of each value of a field: the value itself, or a quarter of the range of many numbers."""
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    known = [value for value in values if value is not None]
+    if len(numbers) < len(known) or len(set(numbers)) <= MAX_VALUES or not np.isfinite(numbers).all():
+        return ["(none)" if value is None else str(value) for value in values]
+    bounds = np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1])
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(bounds)]
+    placed = iter(np.searchsorted(bounds[1:-1], numbers, side="right").tolist())
+    return ["(none)" if value is None else names[next(placed)] for value in values]
+
+
+def _balanced(counts: ClassCounts, seed: Sequence[int]) -> Estimate:
+    value = float(balanced_accuracy(counts))
+    present = counts.support > 0
+    support = counts.support[present]
+    # Drawing a class's images anew gives binomial hits; each class by itself, as in `intervals.resample`.
+    recalls = counts.hits[present] / support
+    drawn = np.random.default_rng(seed).binomial(support.astype(np.int64), recalls, (MAX_RESAMPLES, len(support)))
+    return bootstrap_interval(value, (drawn / support).mean(axis=1))

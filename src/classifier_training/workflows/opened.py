@@ -1,0 +1,108 @@
+"""A run's model, ready to answer: its ONNX file, another one such as a quantised, or a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir
+from classifier_training.inference.predictor import Predictor
+from classifier_training.registry.runs import find_model
+from classifier_training.workflows.trained import load_trained
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model and where it lies.
+
+    Args:
+        predictor: answers images.
+        path: the file.
+        run_dir: the run that it is of; of a lone file, the folder that it lies in.
+    """
+
+    predictor: Predictor
+    path: Path
+    run_dir: RunDir
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is what the run stands for: model.onnx, or the best weights that it was made from."""
+        return self.path in (self.run_dir.onnx, self.run_dir.best_checkpoint)
+
+    @property
+    def title(self) -> str:
+        """A short name for people: of the run, and of the file where that is another one."""
+        folder = self.run_dir.path.absolute().name
+        return folder if self.is_main else f"{folder}/{self.path.name}"
+
+
+def open_model(reference: str, *, setting: str = "run") -> OpenedModel:
+    """Open what a word or path stands for.
+
+    Args:
+        reference: latest, best, a run folder, an .onnx file or a .ckpt file. Of a run folder it is model.onnx, or
+            best.ckpt where the run exported nothing.
+        setting: what the user set, for messages.
+
+    Raises:
+        UserError: when there is no such model, or it cannot be opened.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix.lower() == ".ckpt":
+        if not path.is_file():
+            raise UserError(
+                f"{setting}={reference}: there is no such file",
+                "a checkpoint, an .onnx file, a run folder, latest or best",
+                f"{setting}=latest takes the newest run below outputs/",
+            )
+        run_dir = RunDir(path.absolute().parent.parent)
+        return OpenedModel(CheckpointPredictor(run_dir, path), run_dir.path / "checkpoints" / path.name, run_dir)
+    found = find_model(reference, setting=setting)
+    run_dir = RunDir(found if found.is_dir() else found.parent)
+    if found.is_dir() and not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
+        return OpenedModel(CheckpointPredictor(run_dir, run_dir.best_checkpoint), run_dir.best_checkpoint, run_dir)
+    predictor = Predictor(found)
+    return OpenedModel(predictor, predictor.model_path, run_dir)
+
+
+class CheckpointPredictor(Predictor):
+    """Classifies images with the network of a checkpoint, in PyTorch, as `Predictor` does with an ONNX file.
+
+    Args:
+        run_dir: the run, whose config.yaml says what network it is.
+        checkpoint: the weights.
+
+    Raises:
+        UserError: when a file is missing, damaged or does not go with the others.
+    """
+
+    def __init__(self, run_dir: RunDir, checkpoint: Path) -> None:
+        import torch
+
+        network, info = load_trained(run_dir, checkpoint)
+        self.class_names = info.class_names
+        self.preprocessing = info.preprocessing
+        self.model_path = checkpoint
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.to(self._device)
+
+    @property
+    def device(self) -> str:
+        """Where the network runs, in words."""
+        return f"PyTorch on {self._device.type}"
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network alone; see the base class."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._network(torch.from_numpy(inputs).to(self._device))
+        return np.asarray(logits.float().cpu().numpy())
