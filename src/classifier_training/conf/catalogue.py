@@ -36,4 +36,5 @@ import classifier_training.models.timm_models
 import classifier_training.training.loggers
 import classifier_training.training.losses
 import classifier_training.training.optim
-import classifier_training.training.settings  # noqa: F401
+import classifier_training.training.settings
+import classifier_training.training.transfer  # noqa: F401
