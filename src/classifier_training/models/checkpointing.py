@@ -92,10 +92,11 @@ def _checkpointed(forward: Callable[..., Any], *arguments: Any, **named: Any) ->
 
 @contextmanager
 def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
-    """Let batch norms in training normalise by the batch without keeping count of it."""
-    norms: list[Any] = [one for one in module.modules() if one.training and getattr(one, "track_running_stats", False)]
+    """Let batch norms in training keep count in copies that are thrown away."""
+    counting = [one for one in module.modules() if one.training and getattr(one, "running_mean", None) is not None]
     with ExitStack() as stack:
-        for norm in norms:
-            norm.track_running_stats = False
-            stack.callback(setattr, norm, "track_running_stats", True)  # noqa: FBT003
+        for norm in counting:
+            for name, value in list(norm.named_buffers(recurse=False)):
+                setattr(norm, name, value.clone())
+                stack.callback(setattr, norm, name, value)
         yield

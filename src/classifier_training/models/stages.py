@@ -190,8 +190,9 @@ def _shared_name(names: Sequence[str], backbone: Mapping[str, nn.Parameter]) -> 
     """What dotted names, and no others, begin with; else the first module and the last."""
     paths = [name.split(".") for name in names]
     shared = [words[0] for words in itertools.takewhile(lambda words: len(set(words)) == 1, zip(*paths, strict=False))]
-    prefix = ".".join(shared)
-    if shared and not any(_below(name, (prefix,)) for name in backbone if name not in names):
-        return prefix
+    for depth in range(1, len(shared) + 1):
+        prefix = ".".join(shared[:depth])
+        if not any(_below(name, (prefix,)) for name in backbone if name not in names):
+            return prefix
     first, last = (".".join(path[: len(shared) + 1]) for path in (paths[0], paths[-1]))
     return f"{first} to {last}"
