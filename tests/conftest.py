@@ -103,6 +103,19 @@ def jsonl_folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def tiny_weights(tmp_path: Path) -> Path:
+    """Weights of the small network, as if it had been trained before."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    path = tmp_path / "tiny.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that has ended."""

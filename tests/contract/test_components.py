@@ -152,6 +152,15 @@ def test_a_model_goes_on_is_exported_again_scored_and_asked(
     assert row["label"] in {"blue", "green", "red"}
 
 
+@pytest.mark.parametrize("item", of_group("transfer"))
+def test_a_way_to_move_a_trained_network_fits(
+    item: Entry, split_folder: Path, tiny_weights: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    parts = ["callbacks=[checkpoint]", "trainer.max_epochs=2", f"model.weights={tiny_weights}"]
+    run = train_here([f"data.root={split_folder}", *SMALL, *parts, *chosen(item)])
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("item", of_group("loss", "optimizer", "scheduler", "sampler", "transforms", "trainer"))
 def test_a_part_of_training_fits(item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]) -> None:
     parts = ["callbacks=[checkpoint]", "trainer.max_epochs=2"]

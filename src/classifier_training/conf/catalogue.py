@@ -42,4 +42,5 @@ import classifier_training.models.transfer
 import classifier_training.training.loggers
 import classifier_training.training.losses
 import classifier_training.training.optim
-import classifier_training.training.settings  # noqa: F401
+import classifier_training.training.settings
+import classifier_training.training.transfer  # noqa: F401

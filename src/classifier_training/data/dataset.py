@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from classifier_training.core.images import UnreadableImageError
@@ -98,7 +99,7 @@ class ImageDataset(Dataset[Batch]):
             UnreadableImageError: for the first image that cannot be read, unless told to skip such.
         """
         rows = np.array([key.row for key in keys], dtype=np.int64)
-        if self._augmentation is None and self.store is not None and self.store.has(rows).all():
+        if self._keeps_whole and self.store is not None and self.store.has(rows).all():
             gathered = self.store.gather(rows)
             if gathered is not None:
                 return Loaded(self._batch(torch.from_numpy(gathered).permute(0, 3, 1, 2), rows), [])
@@ -121,7 +122,10 @@ class ImageDataset(Dataset[Batch]):
                 kept = self._kept(row, stored=bool(stored[place]))
             except UnreadableImageError as error:
                 return error
-            pixels = kept if draws is None else self._train(kept, draws[place], stored=bool(stored[place]))
+            if draws is not None:
+                pixels = self._train(kept, draws[place], stored=bool(stored[place]))
+            else:
+                pixels = kept if self._keeps_whole else self._recipe.preprocessing.pixels(Image.fromarray(kept))
             if changes is not None and alone:
                 changes.apply_one(place, torch.from_numpy(pixels).permute(2, 0, 1), out[place])
             else:
@@ -144,6 +148,11 @@ class ImageDataset(Dataset[Batch]):
             batch = batch._replace(draws=uniforms)
         decoded = [(keys[place].row, found[place]) for place in good if self.store is not None and not stored[place]]
         return Loaded(batch, decoded)  # type: ignore[arg-type] # errors are gone
+
+    @property
+    def _keeps_whole(self) -> bool:
+        """Whether what is kept of a picture is what evaluation shows; what is kept for random crops is larger."""
+        return self._augmentation is None and self._recipe.crop_scale == 1
 
     def _uniforms(self, draws: NDArray[np.float64] | None) -> torch.Tensor | None:
         if draws is None or self._augmentation is None or not changes_batch(self._augmentation):

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.models.stages import split_stages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
     from torch.optim import Optimizer
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split trainable parameters in two: weights decay, biases and norms (one dimension or none) do not."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def parameter_groups(
+    network: nn.Module, weight_decay: float, *, lr: float = 1.0, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Split trainable parameters in two: weights decay, biases and norms (one dimension or none) do not.
+
+    With a layer decay below 1 each stage of the network is split so, the head first, with a learning rate of
+    lr * layer_decay**(stages between it and the logits): Clark et al. 2020 (arXiv:2003.10555), Bao et al. 2022
+    (arXiv:2106.08254).
+
+    Raises:
+        UserError: when a layer decay is asked for and the network is all head.
+    """
+    if layer_decay == 1:
+        return _decayed_and_spared([p for p in network.parameters() if p.requires_grad], weight_decay)
+    stages = split_stages(network)
+    if len(stages) < 2:
+        raise UserError(
+            f"optimizer.layer_decay={layer_decay:g}: the network has no layers below its head",
+            "a network of several stages",
+            "optimizer.layer_decay=1",
+        )
+    groups: list[dict[str, Any]] = []
+    for depth, stage in enumerate(reversed(stages)):
+        own = [network.get_parameter(name) for name in stage.parameters]
+        split = _decayed_and_spared([p for p in own if p.requires_grad], weight_decay)
+        groups += [{**group, "lr": lr * layer_decay**depth} for group in split if group["params"]]
+    return groups
+
+
+def _decayed_and_spared(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 
@@ -41,6 +74,7 @@ def adamw(
     weight_decay: NonNegative = 0.05,
     beta1: Share = 0.9,
     beta2: Share = 0.999,
+    layer_decay: LayerDecay = 1.0,
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), the default.
 
@@ -49,10 +83,12 @@ def adamw(
         weight_decay: pull of weights towards 0; biases and norms are left alone.
         beta1: memory of the gradient's mean.
         beta2: memory of the gradient's square.
+        layer_decay: learning rate of a stage of layers over that of the next one towards the head; 1 for all alike.
     """
     from torch.optim import AdamW
 
-    return AdamW(parameter_groups(network, weight_decay), lr=lr, betas=(beta1, beta2), fused=fused)
+    groups = parameter_groups(network, weight_decay, lr=lr, layer_decay=layer_decay)
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=fused)
 
 
 @register(group="optimizer", name="sgd")
@@ -64,6 +100,7 @@ def sgd(
     momentum: Share = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegative = 5e-4,
+    layer_decay: LayerDecay = 1.0,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.
 
@@ -72,11 +109,12 @@ def sgd(
         momentum: memory of past gradients.
         nesterov: look ahead by the momentum.
         weight_decay: pull of weights towards 0; biases and norms are left alone.
+        layer_decay: learning rate of a stage of layers over that of the next one towards the head; 1 for all alike.
     """
     from torch.optim import SGD
 
     return SGD(
-        parameter_groups(network, weight_decay),
+        parameter_groups(network, weight_decay, lr=lr, layer_decay=layer_decay),
         lr=lr,
         momentum=momentum,
         nesterov=nesterov and momentum > 0,
@@ -119,6 +157,44 @@ def cosine(
         return warmup_cosine(step, plan.total_steps, warmup_fraction=warmup_fraction, final_lr_ratio=final_lr_ratio)
 
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+@register(group="scheduler", name="one_cycle")
+def one_cycle(
+    optimizer: Optimizer,
+    plan: SchedulePlan,
+    *,
+    warmup_fraction: Share = 0.3,
+    initial_lr_ratio: Annotated[float, Field(gt=0, le=1)] = 0.04,
+    final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 4e-6,
+    max_momentum: Share = 0.95,
+    min_momentum: Share = 0.85,
+) -> dict[str, Any]:
+    """Up and down once, and momentum the other way, for short runs (Smith & Topin 2018, arXiv:1708.07120).
+
+    Momentum is the optimizer's own, or the first beta of AdamW; without momentum there is none to move.
+
+    Args:
+        warmup_fraction: share of all steps in which the learning rate rises.
+        initial_lr_ratio: first learning rate over the highest.
+        final_lr_ratio: last learning rate over the highest.
+        max_momentum: at the first step and at the last; it takes the place of the optimizer's.
+        min_momentum: where the learning rate is highest.
+    """
+    from classifier_training.training.one_cycle import OneCycle, one_cycle_value
+
+    def along(start: float, middle: float, end: float) -> Callable[[int], float]:
+        return functools.partial(
+            one_cycle_value,
+            total_steps=plan.total_steps,
+            start=start,
+            middle=middle,
+            end=end,
+            warmup_fraction=warmup_fraction,
+        )
+
+    rate, momentum = along(initial_lr_ratio, 1.0, final_lr_ratio), along(max_momentum, min_momentum, max_momentum)
+    return {"scheduler": OneCycle(optimizer, rate, momentum), "interval": "step"}
 
 
 @register(group="scheduler", name="plateau")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import FitEnd, RunContext
 from classifier_training.core.types import TEST, VAL, SplitResult
 from classifier_training.training.settings import TrainerSettings
+from classifier_training.workflows.heads import retrain_head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
+    from classifier_training.training.transfer import Transfer
 
 Builder = Callable[..., Any]
 
@@ -69,10 +72,13 @@ def fit(
     callbacks: Mapping[str, Any],
     loggers: Mapping[str, Builder],
     *,
+    transfer: Transfer,
+    retrains_head: bool,
     resume: bool,
 ) -> tuple[int, SplitResult]:
     """Train, put the best weights back, let the observers finish, and score the held-out images.
 
+    Where it is asked for, the head is fitted anew before the observers see the weights.
     Scoring comes last: a test image that cannot be read then costs neither the export nor the curves.
 
     Returns:
@@ -81,7 +87,9 @@ def fit(
     import pytorch_lightning as pl
 
     from classifier_training.callbacks.assemble import assemble
+    from classifier_training.models.checkpointing import gradient_checkpointing
     from classifier_training.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+    from classifier_training.training.freezing import StageFreezing
     from classifier_training.training.interrupts import told_interrupts
     from classifier_training.training.loggers import finish
 
@@ -96,7 +104,7 @@ def fit(
         max_time=settings.max_time,
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val,
-        callbacks=assembly.callbacks,
+        callbacks=[*([StageFreezing(transfer)] if transfer.freezes else []), *assembly.callbacks],
         logger=[build(run.run_dir) for build in loggers.values()],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.run_dir.path,
@@ -112,10 +120,16 @@ def fit(
     held_out = TEST if TEST in run.tables else VAL
     status = "failed"
     try:
-        with told_interrupts(run.run_dir):
+        checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
+        with told_interrupts(run.run_dir), checkpointing:
             lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
+        if retrains_head:
+            score = retrain_head(run, module, datamodule, device, best["epoch"])
+            if score is not None:
+                best |= {"state_dict": module.state_dict(), "score": score}
+                AtomicCheckpointIO().save_checkpoint(best, run.run_dir.best_checkpoint)
         end = FitEnd(rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"])
         for observer in assembly.observers:
             observer.fit_ended(run, end)

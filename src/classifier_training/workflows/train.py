@@ -31,7 +31,9 @@ from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import Evaluation, write_results
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
+from classifier_training.training.transfer import Transfer, refuse_transfer
 from classifier_training.workflows.fit import Builder, fit, make_module
+from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD, probe_head
 from classifier_training.workflows.record import plain, record_inputs, record_result
 from classifier_training.workflows.samples import unknown_labels
 
@@ -82,11 +84,13 @@ def train(
     loss: Annotated[Builder, Choice("cross_entropy")],
     optimizer: Annotated[Builder, Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
+    transfer: Annotated[Transfer, Choice("full")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
     imbalance: Imbalance = "auto",
+    retrain_head: bool = False,
     monitor: str = "val/balanced_accuracy",
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     name: str | None = None,
@@ -99,6 +103,7 @@ def train(
 
     Args:
         imbalance: correct unbalanced classes by the sampler, by loss weights, not at all, or as seems best.
+        retrain_head: fit the last layer again after training, with all classes alike, for long tails.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
         name: puts the run under outputs/NAME/.
@@ -124,15 +129,22 @@ def train(
         import torch
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
+        from classifier_training.models.checkpointing import checkpointed_modules
         from classifier_training.models.forward import fit_input
         from classifier_training.training.checkpoints import refuse_past
         from classifier_training.training.device import choose_device
+        from classifier_training.training.features import linear_head
 
         device = choose_device(trainer.accelerator, trainer.precision)
         log.info("device: %s", device.words)
         torch.manual_seed(seed)
         built = model(splits.num_classes)
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
+        refuse_transfer(transfer, built, max_epochs=trainer.max_epochs)
+        if transfer.probes or retrain_head:
+            linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
+        if trainer.gradient_checkpointing:
+            checkpointed_modules(built.network)
         image_size = data.image_size or built.input_spec.size
         min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
         preprocessing = transforms.evaluation(image_size, built.input_spec)
@@ -181,7 +193,21 @@ def train(
         module = make_module(
             run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed, min_batch_size
         )
-        best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
+        if transfer.probes and not resumed:
+            class_weights = correction.sampler_weights if correction.loss_weights is None else correction.loss_weights
+            probe_head(run, module, datamodule, device, class_weights)
+        best_epoch, scored = fit(
+            run,
+            module,
+            datamodule,
+            trainer,
+            device,
+            callbacks,
+            logging,
+            transfer=transfer,
+            retrains_head=retrain_head,
+            resume=bool(resume),
+        )
         table = splits.tables[scored.split]
         evaluation = write_results(
             run_dir.evaluation,

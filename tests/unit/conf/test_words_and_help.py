@@ -61,7 +61,7 @@ def test_the_help_of_train_names_every_component_and_setting_with_a_sentence() -
 def test_lines_are_completed() -> None:
     assert candidates("classifier-training tr") == ["train "]
     assert candidates("classifier-training train model=resnet18") == ["model=resnet18 "]
-    assert candidates("classifier-training train optimizer.l") == ["optimizer.lr="]
+    assert candidates("classifier-training train optimizer.w") == ["optimizer.weight_decay="]
     assert candidates("classifier-training train optimizer=sgd optimizer.mo") == ["optimizer.momentum="]
     assert candidates("classifier-training train model=nothing data.") == []
     assert candidates("classifier-training nothing x") == []

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
@@ -18,6 +19,8 @@ from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import SplitData, tabulate
 from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import inverse_frequency_weights
+from classifier_training.data.store.folder import TableStore
+from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
 
 PREPROCESSING = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
@@ -29,7 +32,12 @@ def data(split_folder: Path) -> SplitData:
 
 
 def module_of(
-    data: SplitData, *, num_workers: int = 0, batch_size: int = 4, weighted: bool = True
+    data: SplitData,
+    *,
+    num_workers: int = 0,
+    batch_size: int = 4,
+    weighted: bool = True,
+    stores: Mapping[str, TableStore] | None = None,
 ) -> ImageFolderDataModule:
     weights = inverse_frequency_weights(data.counts("train"), data.class_names) if weighted else None
     return ImageFolderDataModule(
@@ -41,6 +49,7 @@ def module_of(
         num_workers=num_workers,
         on_error="raise",
         seed=5,
+        stores=stores,
     )
 
 
@@ -71,6 +80,24 @@ def test_evaluation_sees_every_image_once_in_order_and_as_the_predictor_would(da
     assert np.concatenate([batch.indices for batch in batches]).tolist() == list(range(9))
     first = batches[0].images[0].permute(1, 2, 0).numpy()
     assert (first == PREPROCESSING.pixels(Image.open(data.tables["val"].paths[0]))).all()
+
+
+def test_training_pictures_are_shown_whole_too_with_a_store_for_random_crops_or_without(data: SplitData) -> None:
+    from PIL import Image
+
+    exact = [PREPROCESSING.pixels(Image.open(path)) for path in data.tables["train"].paths]
+    found = torch.cat([batch.images for batch in module_of(data).evaluation_loader("train")])
+    assert (found.permute(0, 2, 3, 1).numpy() == np.stack(exact)).all()
+    with open_stores(data, preprocessing=PREPROCESSING, crop_scale=0.7, store="on", store_gb=None) as stores:
+        module = module_of(data, stores=stores)
+        for _ in range(2):
+            batches = list(module.evaluation_loader("train"))
+            assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(18))
+            found = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1)
+            assert np.abs(found.numpy().astype(int) - np.stack(exact)).mean() < 3
+        # What random crops need was kept on the way, whole.
+        assert stores["train"].has(np.arange(18)).all()
+        assert next(iter(module.train_dataloader())).images.shape == (4, 3, 16, 16)
 
 
 def test_part_of_a_batch_is_trained_on_only_when_there_is_no_whole_one(data: SplitData) -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 
+from classifier_training.core.errors import UserError
 from classifier_training.training.optim import (
     SchedulePlan,
     adamw,
     cosine,
+    one_cycle,
     parameter_groups,
     plateau,
     sgd,
@@ -67,3 +71,57 @@ def test_training_with_both_optimizers_makes_the_loss_smaller() -> None:
             optimizer.step()
             losses.append(loss.item())
         assert losses[-1] < losses[0]
+
+
+def test_deeper_stages_learn_more_slowly_and_every_parameter_is_in_one_group() -> None:
+    deep = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+    groups = parameter_groups(deep, 0.1, lr=0.8, layer_decay=0.5)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (0.8, 0.1), (0.8, 0.0), (0.4, 0.1), (0.4, 0.0), (0.2, 0.1), (0.2, 0.0),
+    ]  # fmt: skip
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in deep.parameters())
+    for build in (adamw, sgd):
+        optimizer = build(deep, True, lr=0.8, layer_decay=0.5)
+        rates = cosine(optimizer, PLAN)["scheduler"].get_last_lr()
+        assert rates == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02, 0.02])
+    with pytest.raises(UserError, match="no layers below its head"):
+        parameter_groups(nn.Linear(2, 2), 0.1, layer_decay=0.5)
+
+
+@pytest.mark.parametrize("build", [adamw, sgd])
+def test_the_one_cycle_is_that_of_torch_and_goes_on_beyond_its_end(
+    build: Callable[..., torch.optim.Optimizer],
+) -> None:
+    def momentum(optimizer: torch.optim.Optimizer) -> float:
+        group = optimizer.param_groups[0]
+        return float(group["betas"][0] if "betas" in group else group["momentum"])
+
+    ours, theirs = build(NETWORK, True, lr=0.4), build(NETWORK, True, lr=0.4)
+    scheduler = one_cycle(ours, PLAN)["scheduler"]
+    peer = OneCycleLR(theirs, max_lr=0.4, total_steps=100)
+    for step in range(100):
+        assert ours.param_groups[1]["lr"] == pytest.approx(theirs.param_groups[1]["lr"], rel=1e-6, abs=1e-12)
+        assert momentum(ours) == pytest.approx(momentum(theirs))
+        if step == 40:
+            fresh = build(NETWORK, True, lr=0.4)
+            resumed = one_cycle(fresh, PLAN)["scheduler"]
+            fresh.load_state_dict(ours.state_dict())
+            resumed.load_state_dict(scheduler.state_dict())
+            ours, scheduler = fresh, resumed
+        ours.step()
+        theirs.step()
+        scheduler.step()
+        if step < 99:
+            peer.step()
+    scheduler.step()
+    assert ours.param_groups[0]["lr"] == pytest.approx(0.4 * 4e-6)
+
+
+def test_the_one_cycle_gives_no_momentum_to_an_optimizer_without() -> None:
+    optimizer = sgd(NETWORK, True, momentum=0.0)
+    one_cycle(optimizer, PLAN)
+    assert optimizer.param_groups[0]["momentum"] == 0

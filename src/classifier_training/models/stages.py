@@ -1,0 +1,198 @@
+"""The parts of a network, from its stem to its head: what is frozen, unfrozen and slowed down together.
+
+Networks are read, not configured: timm's say how their parameters are grouped, others are taken apart along their own
+modules. Nothing here needs to know which library a network is from.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+MIN_STAGES = 3
+"""Groups that a backbone is taken apart into, where it has as many."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Neighbouring layers.
+
+    Args:
+        name: of the modules that it is made of.
+        parameters: their dotted names in the network.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+
+
+def head_names(network: nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of the layers that give the logits: mostly one; none where there is no such layer.
+
+    timm names its own; of other networks it is the last linear or convolutional layer.
+    """
+    from torch import nn
+
+    named = dict(network.named_modules())
+    prefix, inner = _timm_part(network)
+    if inner is not None:
+        found = inner.get_classifier()  # type: ignore[operator]
+        heads = found if isinstance(found, (tuple, list, nn.ModuleList)) else (found,)
+        return tuple(name for name, module in inner.named_modules(prefix=prefix) if any(module is one for one in heads))
+    layers = [name for name, module in named.items() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return tuple(layers[-1:])
+
+
+def split_stages(network: nn.Module) -> tuple[Stage, ...]:
+    """Split a network in stages, the stem first and the head last; each parameter is in one of them.
+
+    timm's networks are grouped as timm does (`group_matcher`). Others are taken apart from the outside in, the largest
+    part first, until there are three groups or more; a run of plain layers ends at a pooling, and what has norms and
+    biases alone goes with what it follows.
+    """
+    heads = head_names(network)
+    names = [name for name, _ in network.named_parameters()]
+    head = tuple(name for name in names if _below(name, heads))
+    backbone = {name: parameter for name, parameter in network.named_parameters() if name not in head}
+    stages = _timm_stages(network, backbone) or _generic_stages(network, backbone)
+    return (*stages, *([Stage(", ".join(heads), head)] if head else []))
+
+
+def freeze_stages(network: nn.Module, stages: Sequence[Stage], num_frozen: int) -> None:
+    """Keep the first stages of a network in training mode as they are, and let the others learn.
+
+    Frozen parameters want no gradients, and since the stem is frozen first, no graph is built for them. Frozen batch
+    norms normalise by their statistics and leave those alone.
+
+    Args:
+        network: changed in place.
+        stages: of it.
+        num_frozen: how many to freeze, counted from the stem.
+    """
+    frozen = {name for stage in stages[:num_frozen] for name in stage.parameters}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    # A batch norm without parameters goes with those before it.
+    is_frozen = num_frozen > 0
+    for prefix, module in network.named_modules():
+        own = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)]
+        is_frozen = own[-1] in frozen if own else is_frozen
+        if getattr(module, "running_mean", None) is not None:
+            module.train(network.training and not is_frozen)
+
+
+def _timm_part(network: nn.Module) -> tuple[str, nn.Module | None]:
+    """The network of timm in a network: itself, or what it wraps; with its dotted name."""
+    for name, module in network.named_modules():
+        if hasattr(module, "get_classifier") and hasattr(module, "group_matcher"):
+            return name, module
+    return "", None
+
+
+def _timm_stages(network: nn.Module, backbone: Mapping[str, nn.Parameter]) -> list[Stage]:
+    from timm.models import group_parameters
+
+    prefix, inner = _timm_part(network)
+    if inner is None or any(not _below(name, (prefix,)) for name in backbone):
+        return []
+    matcher = inner.group_matcher(coarse=True)  # type: ignore[operator]
+    found = group_parameters(inner, matcher)
+    start = f"{prefix}." if prefix else ""
+    groups = [[start + name for name in found[number] if start + name in backbone] for number in sorted(found)]
+    return _merge([Stage(_shared_name(group, backbone), tuple(group)) for group in groups if group], backbone)
+
+
+class _Part(NamedTuple):
+    """A module with its parameters, or parameters that stand beside modules."""
+
+    prefix: str
+    module: nn.Module | None
+    parameters: tuple[str, ...]
+
+    @property
+    def is_layer(self) -> bool:
+        return self.module is None or not any(True for _ in self.module.children())
+
+    @property
+    def is_pooling(self) -> bool:
+        return self.module is not None and "Pool" in type(self.module).__name__
+
+
+def _generic_stages(network: nn.Module, backbone: Mapping[str, nn.Parameter]) -> list[Stage]:
+    parts = [_Part("", network, tuple(backbone))]
+    while len(stages := _merge(_gather(parts), backbone)) < MIN_STAGES:
+        containers = [part for part in parts if part.parameters and not part.is_layer]
+        if not containers:
+            break
+        widest = max(containers, key=lambda part: sum(backbone[name].numel() for name in part.parameters))
+        place = parts.index(widest)
+        parts[place : place + 1] = _open(widest)
+    return stages
+
+
+def _open(part: _Part) -> list[_Part]:
+    """The modules of a module, after the parameters that it holds itself."""
+    assert part.module is not None
+    start = f"{part.prefix}." if part.prefix else ""
+    own = tuple(name for name in part.parameters if "." not in name.removeprefix(start))
+    opened = [_Part(own[0], None, own)] if own else []
+    for name, child in part.module.named_children():
+        inside = tuple(parameter for parameter in part.parameters if _below(parameter, (start + name,)))
+        opened.append(_Part(start + name, child, inside))
+    return opened
+
+
+def _gather(parts: Sequence[_Part]) -> list[Stage]:
+    """Make each container a stage, and each run of plain layers as far as the next pooling."""
+    stages: list[Stage] = []
+    run: list[_Part] = []
+
+    def end_run() -> None:
+        if run:
+            first, last = run[0].prefix, run[-1].prefix
+            name = first if first == last else f"{first} to {last}"
+            stages.append(Stage(name, tuple(parameter for part in run for parameter in part.parameters)))
+            run.clear()
+
+    for part in parts:
+        if part.is_layer:
+            run.extend([part] if part.parameters else [])
+            if part.is_pooling:
+                end_run()
+        elif part.parameters:
+            end_run()
+            stages.append(Stage(part.prefix, part.parameters))
+    end_run()
+    return stages
+
+
+def _merge(stages: Sequence[Stage], backbone: Mapping[str, nn.Parameter]) -> list[Stage]:
+    """Add stages of norms and biases alone to those that they follow."""
+    merged: list[Stage] = []
+    for stage in stages:
+        if merged and not any(backbone[name].ndim > 1 for name in stage.parameters):
+            stage = Stage(merged[-1].name, merged.pop().parameters + stage.parameters)
+        merged.append(stage)
+    return merged
+
+
+def _below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(not prefix or name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _shared_name(names: Sequence[str], backbone: Mapping[str, nn.Parameter]) -> str:
+    """What dotted names, and no others, begin with; else the first module and the last."""
+    paths = [name.split(".") for name in names]
+    shared = [words[0] for words in itertools.takewhile(lambda words: len(set(words)) == 1, zip(*paths, strict=False))]
+    for depth in range(1, len(shared) + 1):
+        prefix = ".".join(shared[:depth])
+        if not any(_below(name, (prefix,)) for name in backbone if name not in names):
+            return prefix
+    first, last = (".".join(path[: len(shared) + 1]) for path in (paths[0], paths[-1]))
+    return f"{first} to {last}"

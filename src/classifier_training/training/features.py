@@ -1,0 +1,104 @@
+"""What the last layer of a network is shown, for a whole split."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from classifier_training.core.errors import UserError
+from classifier_training.models.stages import head_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from classifier_training.core.types import Batch
+    from classifier_training.training.device import Device
+    from classifier_training.training.module import ClassifierModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The inputs of a network's head.
+
+    Args:
+        values: float32 [N, D].
+        targets: int64 [N].
+    """
+
+    values: Tensor
+    targets: Tensor
+
+
+def linear_head(network: nn.Module, *, setting: str) -> nn.Linear | nn.Conv2d:
+    """Return the one linear layer that gives the logits: a matrix, or a 1x1 convolution.
+
+    Args:
+        network: any.
+        setting: that needs such a head, as typed, for the message.
+
+    Raises:
+        UserError: when the network ends otherwise.
+    """
+    names = head_names(network)
+    head = network.get_submodule(names[0]) if len(names) == 1 else None
+    if isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and set(head.kernel_size) == {1}):
+        return head
+    found = ", ".join(names) or "no layer that is known"
+    raise _unfit(setting, f"the logits of this network come from {found}")
+
+
+@torch.no_grad()
+def extract_features(module: ClassifierModule, batches: Iterable[Batch], device: Device, *, setting: str) -> Features:
+    """Run the network over the batches in evaluation mode and keep what its head is shown.
+
+    Raises:
+        UserError: when the head is no plain linear layer at the network's end, or no picture can be read.
+    """
+    head = linear_head(module.network, setting=setting)
+    shown: list[Tensor] = []
+    answers: list[Tensor] = []
+
+    def keep(_head: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        shown.append(inputs[0])
+        answers.append(output)
+
+    place, mixed = torch.device(device.accelerator), device.precision != "32-true"
+    dtype = torch.float16 if device.precision == "16-mixed" else torch.bfloat16
+    values: list[Tensor] = []
+    targets: list[Tensor] = []
+    was_training = module.training
+    module.to(place).eval()
+    hook = head.register_forward_hook(keep)
+    try:
+        for batch in batches:
+            if not len(batch.targets):
+                continue
+            with torch.autocast(place.type, dtype=dtype, enabled=mixed):
+                logits = module(batch.images.to(place))
+            features, answer = shown[-1].flatten(1), answers[-1].flatten(1)
+            if features.shape[1] != head.weight[0].numel() or not torch.equal(answer, logits):
+                raise _unfit(setting, "the network does more with its head's answers than to return them")
+            shown.clear()
+            answers.clear()
+            values.append(features.float().cpu())
+            targets.append(batch.targets.cpu())
+    finally:
+        hook.remove()
+        module.train(was_training)
+    if not values:
+        raise UserError("none of the images can be read", "readable images", "look at the files named above")
+    return Features(torch.cat(values), torch.cat(targets))
+
+
+def _unfit(setting: str, reason: str) -> UserError:
+    return UserError(
+        f"{setting}: {reason}",
+        "a network that ends in one linear layer, which can be fitted to stored features",
+        "leave it out, or choose another model=",
+    )

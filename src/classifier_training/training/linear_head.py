@@ -1,0 +1,112 @@
+"""A linear classifier fitted to stored features: multinomial logistic regression by L-BFGS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from classifier_training.training.features import Features
+
+PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""L2 penalties that are tried, for features of unit variance, from the strongest on."""
+
+MAX_STEPS = 100
+"""Steps of L-BFGS for each penalty; every one starts where the one before it ended."""
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear classifier.
+
+    Args:
+        weight: float32 [K, D].
+        bias: float32 [K], or None.
+        penalty: that it was fitted with.
+        score: what chose that penalty.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    penalty: float
+    score: float
+
+    def write(self, head: nn.Linear | nn.Conv2d) -> None:
+        """Put the weights into a network's head."""
+        with torch.no_grad():
+            head.weight.copy_(self.weight.view_as(head.weight))
+            if self.bias is not None and head.bias is not None:
+                head.bias.copy_(self.bias)
+
+
+def head_logits(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
+    """Answers of a linear head, a 1x1 convolution included: float32 [N, K]."""
+    return functional.linear(features, weight.flatten(1), bias)
+
+
+def fit_linear_head(
+    train: Features,
+    val: Features,
+    *,
+    class_weights: Tensor | None,
+    num_classes: int,
+    has_bias: bool,
+    score: Callable[[Tensor], float],
+) -> LinearHead:
+    """Fit softmax regression for a row of penalties and keep the one that scores best on validation.
+
+    The mean cross-entropy, each class weighted, plus penalty / 2 * |W|^2 is made small over all features at once, so
+    the result depends on no seed. Features are brought to mean 0 and variance 1 for it; the weights that come back
+    are for the features as they are.
+
+    Args:
+        train: features to fit.
+        val: features to choose by.
+        class_weights: float32 [K], or None to weigh all alike.
+        num_classes: K.
+        has_bias: whether the head has one; features are not centred where it has none.
+        score: validation logits [N, K] -> larger is better; of equal ones the smaller validation loss decides.
+    """
+    mean = train.values.mean(dim=0) if has_bias else torch.zeros_like(train.values[0])
+    # A feature that never changes says nothing, and its weight stays 0.
+    spread = (train.values - mean).square().mean(dim=0).sqrt()
+    scale = torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), torch.zeros_like(spread))
+    features = (train.values - mean) * scale
+    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=has_bias)
+    best: tuple[tuple[float, float], LinearHead] | None = None
+    for penalty in PENALTIES:
+        _minimise(features, train.targets, weight, bias, class_weights, penalty)
+        plain = weight.detach() * scale
+        shift = bias.detach() - plain @ mean if has_bias else None
+        logits = head_logits(plain, shift, val.values)
+        rank = score(logits), -functional.cross_entropy(logits, val.targets).item()
+        if best is None or rank > best[0]:
+            best = rank, LinearHead(plain, shift, penalty, rank[0])
+    assert best is not None
+    return best[1]
+
+
+def _minimise(
+    features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, class_weights: Tensor | None, penalty: float
+) -> None:
+    """Change weight and bias in place."""
+    free = [tensor for tensor in (weight, bias) if tensor.requires_grad]
+    solver = torch.optim.LBFGS(
+        free, max_iter=MAX_STEPS, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> float:
+        solver.zero_grad()
+        fit = functional.cross_entropy(functional.linear(features, weight, bias), targets, weight=class_weights)
+        value = fit + penalty / 2 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.item()
+
+    solver.step(loss)  # type: ignore[no-untyped-call]

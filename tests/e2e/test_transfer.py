@@ -1,0 +1,147 @@
+"""A trained network moves to new data: what learns, what stands still, and what the run folder then holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.conftest import SMALL
+from tests.e2e.test_resume import exact, timeless
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.preprocess import Preprocessing
+
+Train = Callable[[list[str]], Path]
+State = dict[str, torch.Tensor]
+
+BELOW = ("layer1", "layer2", "layer3")
+
+
+@pytest.fixture
+def words(split_folder: Path, tiny_weights: Path) -> list[str]:
+    return [f"data.root={split_folder}", *SMALL, f"model.weights={tiny_weights}", "callbacks=[checkpoint,ema]"]
+
+
+def checkpoint(run: Path, name: str) -> dict[str, object]:
+    found: dict[str, object] = torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)
+    return found
+
+
+def network(run: Path, name: str = "best") -> State:
+    state = checkpoint(run, name)["state_dict"]
+    assert isinstance(state, dict)
+    return {key.removeprefix("network."): value for key, value in state.items()}
+
+
+def changed(before: State, after: State) -> set[str]:
+    """Outermost modules of which anything moved."""
+    return {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+
+
+def test_feature_extraction_changes_the_head_alone(words: list[str], tiny_weights: Path, train_here: Train) -> None:
+    run = train_here([*words, "transfer=features", "trainer.max_epochs=2", "optimizer.weight_decay=0.5"])
+    for name in ("best", "last"):
+        before, after = load_file(tiny_weights), network(run, name)
+        assert changed({**before, "fc.weight": before["fc.weight"][:3], "fc.bias": before["fc.bias"][:3]}, after) == {
+            "fc"
+        }
+
+
+def test_progressive_unfreezing_goes_on_as_if_it_had_not_stopped(
+    words: list[str], tiny_weights: Path, train_here: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [*words, "transfer=progressive", "scheduler=constant", "optimizer.layer_decay=0.7"]
+    whole = train_here([*words, "trainer.max_epochs=3"])
+    said = [record.getMessage() for record in caplog.records if "stages are frozen" in record.getMessage()]
+    assert said == [
+        "epoch 0: 5 of 6 stages are frozen; fc learns",
+        "epoch 1: 4 of 6 stages are frozen; layer4, fc learn",
+        "epoch 2: 3 of 6 stages are frozen; layer3, layer4, fc learn",
+    ]
+    cut = train_here([*words, "trainer.max_epochs=2"])
+    before = load_file(tiny_weights)
+    after = network(cut, "last")
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith(BELOW))
+    assert not torch.equal(after["layer4.0.conv1.weight"], before["layer4.0.conv1.weight"])
+    train_here([f"resume={cut}", "trainer.max_epochs=3"])
+    first, second = checkpoint(whole, "last"), checkpoint(cut, "last")
+    rows = [state["callbacks"]["EpochRecorder"].pop("rows") for state in (first, second)]  # type: ignore[index]
+    assert timeless(rows[0]) == timeless(rows[1])
+    for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "callbacks"):
+        assert exact(first[part]) == exact(second[part]), part
+
+
+def test_the_probe_gives_the_head_its_start_once(
+    words: list[str], split_folder: Path, tiny_weights: Path, train_here: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [*words, "transfer=probe", "scheduler=constant", "imbalance=sampler"]
+    run = train_here([*words, "optimizer.lr=1e-12", "optimizer.weight_decay=0"])
+    said = next(record.getMessage() for record in caplog.records if "linear probe" in record.getMessage())
+    assert "linear probe: val/balanced_accuracy" in said
+    assert "by features of 18 images" in said
+    # At a learning rate of almost 0 the head is still the probe's, fitted to the network as it came.
+    head = {name: value for name, value in network(run, "last").items() if name.startswith("fc.")}
+    probed = timm.create_model("test_resnet", num_classes=3)
+    probed.load_state_dict({**load_file(tiny_weights), **head})
+    fit = Preprocessing.from_dict(checkpoint(run, "best")["preprocessing"])  # type: ignore[arg-type]
+    pictures = sorted(split_folder.glob("val/*/*.png"))
+    pixels = np.stack([fit.normalize(fit.pixels(Image.open(path))[None])[0] for path in pictures])
+    answers = probed.eval()(torch.from_numpy(pixels)).argmax(1).tolist()
+    assert answers == [["blue", "green", "red"].index(path.parent.name) for path in pictures]
+    caplog.clear()
+    train_here([f"resume={run}", "trainer.max_epochs=2"])
+    assert "linear probe" not in caplog.text
+
+
+def test_a_head_that_is_trained_again_is_what_all_files_hold(
+    words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [*words[:-1], "callbacks=[checkpoint,ema,onnx_export]", "retrain_head=true", "optimizer.lr=1e-12"]
+    run = train_here([*words, "monitor=val/loss"])
+    said = next(record.getMessage() for record in caplog.records if "head re-trained" in record.getMessage())
+    assert said.endswith("the new head is kept")
+    best, last, exported = network(run), network(run, "last"), load_file(run / "model.safetensors")
+    assert changed(last, best) == {"fc"}
+    assert changed(exported, best) == set()
+    info = json.loads((run / "model_info.json").read_text())
+    score = checkpoint(run, "best")["score"]
+    assert info["training_info"]["best_metric"] == {"name": "val/loss", "value": score}
+    row = checkpoint(run, "last")["callbacks"]["EpochRecorder"]["rows"][0]  # type: ignore[index]
+    assert score < row["val/loss"]
+
+
+def test_a_head_that_would_score_lower_is_not_kept(
+    words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    # So strong a penalty leaves nothing of the weights.
+    monkeypatch.setattr("classifier_training.training.linear_head.PENALTIES", (1e9,))
+    run = train_here([*words, "transfer=probe", "retrain_head=true", "trainer.max_epochs=8", "optimizer.lr=0.003"])
+    assert "the old head is kept" in caplog.text
+    assert network(run)["fc.weight"].abs().max() > 1e-6
+
+
+def test_gradient_checkpointing_gives_the_same_run(words: list[str], train_here: Train) -> None:
+    plain, saving = (train_here([*words, f"trainer.gradient_checkpointing={word}"]) for word in ("false", "true"))
+    assert exact(checkpoint(plain, "last")["state_dict"]) == exact(checkpoint(saving, "last")["state_dict"])
+
+
+def test_random_weights_and_networks_without_a_plain_head_are_refused_before_there_is_a_run(
+    words: list[str], train_here: Train, tmp_path: Path
+) -> None:
+    fresh = [word for word in words if not word.startswith("model.weights")]
+    with pytest.raises(UserError, match="transfer=probe: test_resnet starts from random weights"):
+        train_here([*fresh, "transfer=probe"])
+    with pytest.raises(UserError, match="retrain_head=true: the logits of this network come from head, head_dist"):
+        train_here([*fresh, "retrain_head=true", "model.name=efficientformerv2_s0"])
+    assert not (tmp_path / "outputs").exists()

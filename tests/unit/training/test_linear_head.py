@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from sklearn.linear_model import LogisticRegression
+from tests.unit.training.test_module import batches, make
+from torch import nn
+
+from classifier_training.core.errors import UserError
+from classifier_training.training import linear_head as fitting
+from classifier_training.training.device import Device
+from classifier_training.training.features import Features, extract_features, linear_head
+from classifier_training.training.linear_head import fit_linear_head, head_logits
+
+CPU = Device("cpu", "32-true", channels_last=False, words="")
+
+
+def clouds(number: int, seed: int) -> Features:
+    """Three overlapping clouds in 6 dimensions of different spread; the first class is the most frequent."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.multinomial(torch.tensor([0.8, 0.1, 0.1]), number, replacement=True, generator=generator)
+    values = torch.randn(number, 6, generator=generator)
+    values[:, :3] += 1.5 * nn.functional.one_hot(targets, 3)
+    return Features(values * torch.tensor([1, 10, 0.1, 1, 5, 0.0]) + 3, targets)
+
+
+def balanced(targets: torch.Tensor) -> torch.Tensor:
+    return 1 / torch.bincount(targets, minlength=3).float()
+
+
+def accuracy_of(targets: torch.Tensor) -> object:
+    return lambda logits: (logits.argmax(1) == targets).float().mean().item()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_head_is_that_of_scikit_learn(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, val = clouds(400, 0), clouds(100, 1)
+    monkeypatch.setattr(fitting, "PENALTIES", (0.1,))
+    weights = balanced(train.targets) if weighted else None
+    head = fit_linear_head(
+        train, val, class_weights=weights, num_classes=3, has_bias=True, score=accuracy_of(val.targets)  # type: ignore[arg-type]
+    )  # fmt: skip
+    samples = np.ones(400) / 400 if weights is None else weights[train.targets].numpy()
+    spread = train.values.std(dim=0, correction=0).numpy()
+    spread[5] = 1
+    peer = LogisticRegression(C=1 / 0.1, tol=1e-8, max_iter=5000)
+    mean = train.values.mean(dim=0).numpy()
+    peer.fit((train.values.numpy() - mean) / spread, train.targets.numpy(), sample_weight=samples / samples.sum())
+    expected = peer.predict_proba((val.values.numpy() - mean) / spread)
+    assert head_logits(head.weight, head.bias, val.values).softmax(1).numpy() == pytest.approx(expected, abs=2e-3)
+    assert not head.weight[:, 5].any()
+
+
+def test_the_penalty_is_chosen_on_validation_and_weights_balance_the_classes() -> None:
+    train, val = clouds(400, 0), clouds(400, 1)
+
+    def recall(logits: torch.Tensor) -> float:
+        hits = logits.argmax(1) == val.targets
+        return float(np.mean([hits[val.targets == one].float().mean().item() for one in range(3)]))
+
+    def fit(weights: torch.Tensor | None) -> fitting.LinearHead:
+        return fit_linear_head(train, val, class_weights=weights, num_classes=3, has_bias=True, score=recall)
+
+    plain, even = fit(None), fit(balanced(train.targets))
+    assert even.score > plain.score + 0.05
+    assert even.score == pytest.approx(recall(head_logits(even.weight, even.bias, val.values)))
+    assert even.penalty in fitting.PENALTIES
+
+
+def test_a_head_without_bias_and_one_of_convolution_are_written() -> None:
+    train, val = clouds(100, 0), clouds(50, 1)
+    head = fit_linear_head(
+        train, val, class_weights=None, num_classes=3, has_bias=False, score=accuracy_of(val.targets)  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert head.bias is None
+    layer = nn.Conv2d(6, 3, 1, bias=False)
+    head.write(layer)
+    assert torch.allclose(layer(val.values[:, :, None, None]).flatten(1), head_logits(head.weight, None, val.values))
+
+
+def test_features_are_what_the_head_is_shown() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(5, 3)
+    )
+    module = make(network)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    found = extract_features(module, batches(), CPU, setting="transfer=probe")
+    assert found.values.shape == (12, 5)
+    assert module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    module.eval()
+    logits = torch.cat([module(batch.images) for batch in batches()])
+    assert torch.allclose(network[5](found.values), logits, atol=1e-6)
+    assert found.targets.tolist() == torch.cat([batch.targets for batch in batches()]).tolist()
+
+
+def test_a_network_that_does_not_end_in_one_linear_layer_is_refused() -> None:
+    with pytest.raises(UserError, match="head, head_dist"):
+        linear_head(timm.create_model("deit_tiny_distilled_patch16_224", depth=1), setting="transfer=probe")
+    with pytest.raises(UserError, match="no layer that is known"):
+        linear_head(nn.Flatten(), setting="transfer=probe")
+    scaled = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Softplus())
+    with pytest.raises(UserError, match="retrain_head=true: the network does more"):
+        extract_features(make(scaled), batches(), CPU, setting="retrain_head=true")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.types import BuiltModel, InputSpec
+from classifier_training.training.transfer import (
+    FeatureExtraction,
+    FullFineTuning,
+    ProbeThenFineTune,
+    ProgressiveUnfreezing,
+    Transfer,
+    refuse_transfer,
+)
+
+BUILT = BuiltModel(nn.Linear(1, 1), InputSpec(8, (0, 0, 0), (1, 1, 1)), "tiny", pretrained=True)
+
+
+def frozen(transfer: Transfer, num_epochs: int = 8) -> list[int]:
+    return [transfer.num_frozen(epoch, 5) for epoch in range(num_epochs)]
+
+
+def test_what_is_frozen_follows_from_the_epoch() -> None:
+    assert frozen(FullFineTuning()) == frozen(ProbeThenFineTune()) == [0] * 8
+    assert frozen(FeatureExtraction()) == [4] * 8
+    assert frozen(ProgressiveUnfreezing()) == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert frozen(ProgressiveUnfreezing(head_epochs=2, every_epochs=3)) == [4, 4, 3, 3, 3, 2, 2, 2]
+    assert frozen(ProgressiveUnfreezing(stages=2)) == [4, 3, 2, 2, 2, 2, 2, 2]
+    assert frozen(ProgressiveUnfreezing(stages=99)) == [4, 3, 2, 1, 0, 0, 0, 0]
+
+
+def test_a_transfer_without_effect_is_refused() -> None:
+    fresh = dataclasses.replace(BUILT, pretrained=False)
+    refuse_transfer(FullFineTuning(), fresh, max_epochs=1)
+    for transfer in (FeatureExtraction(), ProgressiveUnfreezing(), ProbeThenFineTune()):
+        with pytest.raises(UserError, match="starts from random weights"):
+            refuse_transfer(transfer, fresh, max_epochs=9)
+    refuse_transfer(ProgressiveUnfreezing(head_epochs=2), BUILT, max_epochs=3)
+    with pytest.raises(UserError, match="nothing but the head"):
+        refuse_transfer(ProgressiveUnfreezing(head_epochs=3), BUILT, max_epochs=3)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_weight_decay_leaves_frozen_weights_alone(fused: bool) -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    free = nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.AdamW([weight, free], lr=0.1, weight_decay=0.5, fused=fused)
+    weight.requires_grad_(False)
+    (weight * free).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(2, 2))
+    assert not torch.equal(free, torch.ones(2, 2))
