@@ -26,6 +26,8 @@ class TrainerSettings:
         precision: auto takes bf16-mixed where the hardware has it, 16-mixed on older GPUs, else 32.
         accumulate_grad_batches: batches whose gradients make one step.
         gradient_clip_val: largest norm of the gradients; none when left out.
+        compile: compile the network with torch.compile; auto does where a compiler is there, the run is long enough to
+            pay for it and a trial is faster.
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 30
@@ -34,3 +36,4 @@ class TrainerSettings:
     precision: Precision = "auto"
     accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
+    compile: bool | Literal["auto"] = "auto"

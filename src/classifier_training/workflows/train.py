@@ -10,6 +10,7 @@ import logging as python_logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,10 +30,13 @@ from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import write_results
+from classifier_training.training.decisions import Decisions, write_decisions
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
-from classifier_training.workflows.fit import Builder, fit, make_module
+from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.record import plain, record_inputs, record_result
+from classifier_training.workflows.settle import settle
+from classifier_training.workflows.start import Extend, find_origin, go_on, inherit, refuse_extend, tell_unfinished
 
 log = python_logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ def train(
     transforms: Annotated[Transforms, Choice("standard")],
     model: Annotated[Builder, Choice("resnet18")],
     loss: Annotated[Builder, Choice("cross_entropy")],
-    optimizer: Annotated[Builder, Choice("adamw")],
+    optimizer: Annotated[partial[Any], Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
@@ -92,6 +96,8 @@ def train(
     category: str | None = None,
     output: str = "outputs",
     resume: str | None = None,
+    extend: Extend | None = None,
+    init_from: str | None = None,
     allow_leaks: bool = False,
 ) -> TrainResult:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
@@ -103,13 +109,22 @@ def train(
         name: puts the run under outputs/NAME/.
         category: puts the run under outputs/CATEGORY/.
         output: folder for run folders.
-        resume: go on with this interrupted run (a folder, or latest) and its configuration.
+        resume: go on with this run (a folder, or latest for the newest unfinished one) and its configuration.
+        extend: what the schedule does in a resumed run with more trainer.max_epochs: stretch keeps its shape over the
+            new length (when left out), restart starts it again over the epochs to come, constant stays at the last
+            learning rate.
+        init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
-    config = plain(describe(dict(locals())))
+    origin = find_origin(init_from, output=output, resumed=resume is not None)
+    init_from = str(origin.path.absolute()) if origin else init_from
+    config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
+        if resumed is None:
+            refuse_extend(extend)
+            tell_unfinished(config, output=output, category=category, name=name)
         loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
         splits = loaded.splits
         check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
@@ -124,7 +139,8 @@ def train(
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
         from classifier_training.models.forward import fit_input
-        from classifier_training.training.checkpoints import refuse_past
+        from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
+        from classifier_training.training.checkpoints import epochs_done
         from classifier_training.training.device import choose_device
 
         device = choose_device(trainer.accelerator, trainer.precision)
@@ -133,7 +149,10 @@ def train(
         built = model(splits.num_classes)
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
         image_size = data.image_size or built.input_spec.size
-        min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
+        batch_size = DEFAULT_BATCH_SIZE if data.batch_size == "auto" else data.batch_size
+        min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
+        if origin:
+            built = inherit(built, model, origin, splits.class_names)
         preprocessing = transforms.evaluation(image_size, built.input_spec)
         stores = stack.enter_context(
             open_stores(
@@ -149,15 +168,17 @@ def train(
             preprocessing=preprocessing,
             augmentation=transforms,
             class_weights=correction.sampler_weights,
-            batch_size=data.batch_size,
+            batch_size=batch_size,
             num_workers=choose_num_workers(data.num_workers, accelerator=device.accelerator),
             on_error=data.on_error,
             seed=seed,
             stores=stores,
             on_device=device.accelerator != "cpu",
         )
+        decisions = Decisions()
         if resumed:
-            refuse_past(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
+            done = epochs_done(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
+            decisions = go_on(resumed, config, trainer, extend, epochs_done=done)
             resumed.result.unlink(missing_ok=True)
         run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
         run_log.open(run_dir.log)
@@ -177,10 +198,30 @@ def train(
             max_epochs=trainer.max_epochs,
             drawer=drawer,
         )
-        module = make_module(
-            run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed, min_batch_size
+        make = partial(
+            make_module,
+            run,
+            datamodule,
+            loss=loss,
+            scheduler=scheduler,
+            class_weights=correction.loss_weights,
+            seed=seed,
+            min_batch_size=min_batch_size,
+            phase=decisions.phase,
         )
-        best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
+        settled, decisions = settle(
+            run, datamodule, make, trainer, optimizer, device, data.batch_size, min_batch_size, decisions,
+            resumed=resumed is not None,
+        )  # fmt: skip
+        write_decisions(run_dir.decisions, decisions)
+        trainer, device = settled.trainer, settled.device
+        module = make(trainer, settled.optimizer, device)
+        if settled.is_compiled:
+            module.network.compile()
+        pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
+        best_epoch, scored = fit(
+            run, module, datamodule, trainer, device, callbacks, logging, pace, resume=bool(resume)
+        )
         table = splits.tables[scored.split]
         write_results(run_dir.evaluation, scored, table, splits.class_names, drawer)
         record_result(run_dir, scored, best_epoch)
