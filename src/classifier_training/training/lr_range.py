@@ -98,13 +98,14 @@ def suggest(found: LrRange) -> float:
 
 
 def longest_fall(values: NDArray[np.float64]) -> list[int]:
-    """Return the places of the longest strictly falling subsequence; of several, the one that ends first."""
+    """Return the places of the longest strictly falling subsequence; of several, one that begins late."""
     lengths = np.ones(len(values), dtype=np.int64)
     before = np.full(len(values), -1)
     for place in range(len(values)):
         higher = np.flatnonzero(values[:place] > values[place])
         if len(higher):
-            before[place] = higher[lengths[higher].argmax()]
+            # The last of the longest, so that a plateau before the fall is no part of it.
+            before[place] = higher[::-1][lengths[higher][::-1].argmax()]
             lengths[place] = lengths[before[place]] + 1
     places = []
     place = int(lengths.argmax()) if len(values) else -1

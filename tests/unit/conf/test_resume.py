@@ -40,7 +40,8 @@ def test_what_can_change_changes(word: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        "transforms.policy=crop", "data.image_size=64", "init_from=/x", "optimizer=sgd", "callbacks.early_stopping.patience=3", "callbacks.ema=null", "monitor=val/loss", "name=x",
+        "transforms.policy=crop", "data.image_size=64", "init_from=/x", "optimizer=sgd",
+        "callbacks.early_stopping.patience=3", "callbacks.ema=null", "monitor=val/loss", "name=x",
         "output=x", "category=x", "imbalance=none", "seed=3", "data.val_fraction=0.3", "model=resnet50",
     ],
 )  # fmt: skip
