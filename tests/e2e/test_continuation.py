@@ -59,6 +59,10 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     monkeypatch.setattr(RunCheckpoints, "on_train_epoch_end", end)
 
 
+def end_at_once(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 EXTENDED = {
     "stretch": lambda step: shape(step, 4),
     "restart": lambda step: shape(step - 2 * STEPS, 2),
@@ -102,7 +106,7 @@ def test_a_run_that_was_cut_short_before_its_first_new_checkpoint_still_changes(
     words = ["trainer.max_epochs=3", "extend=restart", "optimizer.lr=0.01", "optimizer.weight_decay=0.2"]
     train_here([f"resume={finished}", *words])
     with monkeypatch.context() as patch:
-        patch.setattr(RunCheckpoints, "on_train_start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(RunCheckpoints, "on_train_start", end_at_once)
         with pytest.raises(InterruptedRunError):
             train_here([f"resume={cut}", *words])
     train_here([f"resume={cut}"])
@@ -130,6 +134,20 @@ def test_changed_settings_take_effect_and_each_is_listed(
     assert listed in caplog.text
     with pytest.raises(UserError, match=r"another model\.dropout"):
         train_here([f"resume={finished}", "model.dropout=0.5"])
+
+
+def test_a_run_that_was_stopped_early_gets_its_whole_patience_again(split_folder: Path, train_here: Train) -> None:
+    stopping = ["callbacks=[checkpoint,early_stopping]", "callbacks.early_stopping.patience=2"]
+    words = [*SMALL, *stopping, "callbacks.early_stopping.min_delta=1", "trainer.max_epochs=6"]
+    run = train_here([f"data.root={split_folder}", *words])
+    assert len(rates(run)) == 3
+    train_here([f"resume={run}", "trainer.max_epochs=12", "extend=constant"])
+    assert len(rates(run)) == 5
+
+
+def test_a_learning_rate_is_not_looked_for_in_the_middle_of_a_run(finished: Path, train_here: Train) -> None:
+    with pytest.raises(UserError, match="belongs to the start of a run"):
+        train_here([f"resume={finished}", "trainer.max_epochs=3", "optimizer.lr=auto"])
 
 
 def test_what_a_run_found_out_is_kept_and_used_again(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.callbacks.observer import RunContext
+from classifier_training.core.errors import UserError
 from classifier_training.core.types import TRAIN, Batch
 from classifier_training.evaluation.figures.lr_range import LrRangeFigure
 from classifier_training.training.decisions import Decisions
@@ -76,6 +77,9 @@ def settle(
 
     Returns:
         The settings, and all that was found, to be kept.
+
+    Raises:
+        UserError: when nothing is found: no batch fits, no learning rate lowers the loss, there is no compiler.
     """
     number = optimizer if optimizer.keywords.get("lr") != "auto" else functools.partial(optimizer, lr=1e-3)
     device, is_compiled = _settle_speed(
@@ -93,6 +97,12 @@ def settle(
             datamodule, make(trainer, number, device), trainer, device, min_batch_size, found
         )
     if optimizer.keywords.get("lr") == "auto":
+        if found.lr is None and resumed:
+            raise UserError(
+                "optimizer.lr=auto: the range test belongs to the start of a run, and this one goes on",
+                "a number",
+                "optimizer.lr=0.001; or start anew from its weights: init_from=RUN optimizer.lr=auto",
+            )
         if found.lr is None:
             found = dataclasses.replace(found, lr=_find_lr(run, datamodule, make, trainer, optimizer, device))
         log.info("optimizer.lr=auto: %g", found.lr)
@@ -117,7 +127,13 @@ def _settle_speed(
         precision = found.precision if trainer.precision == "auto" else device.precision
         assert precision is not None
         device = dataclasses.replace(device, precision=precision, channels_last=bool(found.channels_last))
-    elif not resumed:
+    elif resumed:
+        if found.accelerator is not None:
+            log.warning(
+                "the run began on %s and goes on on %s: from here on it is not what it would have been there",
+                found.accelerator, device.accelerator,
+            )  # fmt: skip
+    else:
         num_images = len(datamodule.data.tables[TRAIN]) * trainer.max_epochs
         device, seconds = probe_device(
             make,
