@@ -63,7 +63,7 @@ def end_at_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-EXTENDED = {
+EXTENDED: dict[str, Callable[[int], float]] = {
     "stretch": lambda step: shape(step, 4),
     "restart": lambda step: shape(step - 2 * STEPS, 2),
     "constant": lambda step: shape(2 * STEPS, 2),

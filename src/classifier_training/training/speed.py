@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 MIN_PIXELS = 1e9
 """Pixels trained on in a whole run, below which a probe would cost more than it could bring."""
 
-PROBE_SECONDS = 1.5
-"""When a probe has taken as long, no other candidate is tried."""
+PROBE_SECONDS, PROBE_SHARE = 1.5, 0.005
+"""When a probe has taken as long, and this share of the run, no other candidate is tried."""
 
 CLEAR_GAIN = 1.1
 """How much faster a candidate must be than the usual choice. A near tie is left as it is, the same in every run."""
@@ -38,7 +38,7 @@ COMPILE_PAYS_SECONDS = {"cuda": 900.0, "cpu": 3600.0}
 
 COMPILE_GAIN = 1.05
 
-PROBE_IMAGES = {"cpu": 8}
+PROBE_IMAGES = {"cpu": 4}
 """Images in a timed step; beside a GPU a whole batch, which alone fills it."""
 
 
@@ -71,8 +71,9 @@ def probe_device(
     number = min(batch_size, PROBE_IMAGES.get(device.accelerator, batch_size))
     usual = fastest = seconds_of(module, device, number)
     chosen = device
+    budget = max(PROBE_SECONDS, PROBE_SHARE * usual / number * num_images)
     for candidate in _candidates(device, may_change_precision=may_change_precision):
-        if time.perf_counter() - started + 2 * usual > PROBE_SECONDS:
+        if time.perf_counter() - started + 3 * usual > budget:
             break
         seconds = seconds_of(make(candidate), candidate, number)
         log.debug("%s: %.4f s, usually %.4f s", candidate, seconds, usual)
