@@ -21,13 +21,22 @@ if TYPE_CHECKING:
 RESUME = "resume"
 """The option that names a run to go on with; its configuration then takes the place of the defaults."""
 
-CHANGEABLE = (
-    "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "data.num_workers", "data.on_error", "data.root",
-    "callbacks.checkpoint.every_seconds",
+EXTEND = "extend"
+"""The option that says what a longer run's schedule does: it belongs to one start and is not kept."""
+
+HARMLESS = (
+    "trainer.max_time", "data.num_workers", "data.on_error", "callbacks.checkpoint.every_seconds",
 )  # fmt: skip
+"""Settings that change no weight."""
+
+HARMLESS_GROUP = "logging."
+
+CHANGEABLE = (*HARMLESS, "data.root", "data.batch_size", EXTEND)
+CHANGEABLE_GROUPS = (HARMLESS_GROUP, "trainer.", "optimizer.", "loss.", "transforms.")
 """Settings that a run can go on with otherwise. The others made the run what it is, or come out of its checkpoint."""
 
-CHANGEABLE_GROUP = "logging."
+FIXED = ("transforms.policy", "transforms.backend", "transforms.kernel", "transforms.channel_order")
+"""Settings of these groups that say what the network sees in evaluation too."""
 
 
 def resumed_run(parsed: Sequence[Override]) -> str | None:
@@ -95,19 +104,42 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         UserError: for a key that the configuration does not have, or one that cannot change any more.
     """
-    config = OmegaConf.create(dict(saved))
+    # An extension belongs to the start that it was typed at.
+    saved = {**saved, EXTEND: None}
+    config = OmegaConf.create(saved)
     keys = list(leaf_keys(saved))
     for override in parse_overrides(overrides):
         key = override.key_or_group
         if not has_key(saved, key):
             raise unknown_key(key, override.input_line or key, keys)
-        if key not in keys or not (key in CHANGEABLE or key.startswith(CHANGEABLE_GROUP)):
+        if key not in keys or key in FIXED or not (key in CHANGEABLE or key.startswith(CHANGEABLE_GROUPS)):
             raise UserError(
                 f"{override.input_line}: a run cannot go on with another {key}",
-                f"changes of {enumerate_words(CHANGEABLE)} or {CHANGEABLE_GROUP}*",
+                f"changes of {enumerate_words([*CHANGEABLE, *(f'{group}*' for group in CHANGEABLE_GROUPS)])}",
                 f"leave it out, or train anew without {RESUME}=",
             )
         OmegaConf.update(config, key, override.value())
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def changed_settings(saved: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List the settings in which a run that goes on differs from what it was: key, value before, value now."""
+    return [
+        (key, _value(saved, key), _value(values, key))
+        for key in leaf_keys(values)
+        if key not in (RESUME, EXTEND) and has_key(saved, key) and _value(saved, key) != _value(values, key)
+    ]
+
+
+def keeps_exactness(key: str) -> bool:
+    """Whether a run goes on to the letter although this setting changed."""
+    return key in HARMLESS or key.startswith(HARMLESS_GROUP)
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    node: Any = values
+    for part in key.split("."):
+        node = node[part]
+    return node

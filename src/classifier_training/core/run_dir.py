@@ -40,10 +40,9 @@ class RunDir:
                     "a name, or names with slashes between them",
                     f"{setting}={PurePath(part).name.strip('.') or 'mine'}, and output=/some/folder for another place",
                 )
-        parts = [part for part in (category, name) if part]
         # Local time on purpose: a person looks for the run by the clock on the wall.
         now = datetime.now().astimezone()
-        day = root.joinpath(*parts, now.strftime("%Y-%m-%d"))
+        day = days_folder(root, category=category, name=name) / now.strftime("%Y-%m-%d")
         try:
             day.mkdir(parents=True, exist_ok=True)
             path = day / now.strftime("%H-%M-%S")
@@ -64,6 +63,15 @@ class RunDir:
     @property
     def config(self) -> Path:  # noqa: D102
         return self.path / "config.yaml"
+
+    @property
+    def decisions(self) -> Path:
+        """What the run chose by itself, to be kept when it goes on."""
+        return self.path / "decisions.json"
+
+    @property
+    def lr_range(self) -> Path:  # noqa: D102
+        return self.path / "lr_range.png"
 
     @property
     def versions(self) -> Path:  # noqa: D102
@@ -177,6 +185,11 @@ class RunDir:
     def epoch(self, epoch: int) -> Path:
         """Folder of one epoch's pictures, counted from 0."""
         return self.path / f"epoch_{epoch:03d}"
+
+
+def days_folder(root: Path, *, category: str | None, name: str | None) -> Path:
+    """Folder of the days in which runs of a category and name are kept."""
+    return root.joinpath(*(part for part in (category, name) if part))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class DataSource:
 
     Args:
         image_size: side of the network's square input in pixels; the model's own size when left out.
-        batch_size: images in a batch.
+        batch_size: images in a batch; auto takes the largest that fits, up to 64 x trainer.accumulate_grad_batches,
+            and accumulates gradients until a step has seen that many.
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
         val_fraction: share of unsplit images kept for validation (0.15 when left out).
         test_fraction: share of unsplit images kept for the test (0.15 when left out).
@@ -53,7 +54,7 @@ class DataSource:
     """
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     val_fraction: Fraction | None = None
     test_fraction: Fraction | None = None

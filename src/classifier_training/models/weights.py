@@ -83,23 +83,38 @@ def load_trained_weights(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: when the file is missing, damaged, or of another network.
     """
+    state = trained_state(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise _unusable(path, error) from error
+
+
+def trained_state(path: Path) -> dict[str, Tensor]:
+    """Read the weights that a run keeps, by the names of its network: its safetensors file, or a checkpoint.
+
+    Raises:
+        UserError: when the file is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if path.suffix != ".safetensors":
+        kept: dict[str, Tensor] = read_tensors(path)["state_dict"]
+        return {name.removeprefix("network."): value for name, value in kept.items()}
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            kept = read_tensors(path)["state_dict"]
-            state = {name.removeprefix("network."): value for name, value in kept.items()}
-        network.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
-        raise UserError(
-            f"{path}: {reason}",
-            "the weights that the run wrote, for the model in its config.yaml",
-            "restore both from a copy of the run folder",
-        ) from error
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> UserError:
+    reason = "is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+    return UserError(
+        f"{path}: {reason}",
+        "the weights that the run wrote, for the model in its config.yaml",
+        "restore both from a copy of the run folder",
+    )
 
 
 def _fits(own: Mapping[str, Tensor], name: str, value: Tensor) -> bool:

@@ -101,3 +101,34 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
             "check the path, or train anew without resume=",
         )
     return run_dir
+
+
+VARYING_KEYS = ("resume:", "extend:")
+"""Keys of a configuration that say how a run was taken up, not what it is."""
+
+
+def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
+    """Return the newest unfinished run of a configuration, if there is one that can be gone on with.
+
+    It looks at two files a run and reads only the configurations of unfinished ones, so thousands of runs are quick.
+
+    Args:
+        config_text: what its config.yaml holds.
+        folder: folder of the days with runs.
+    """
+    wanted = _without_varying(config_text)
+    for path in sorted(folder.glob("*/*"), reverse=True):
+        run = RunDir(path)
+        if run.result.exists() or not run.last_checkpoint.exists():
+            continue
+        try:
+            text = run.config.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        if _without_varying(text) == wanted:
+            return run
+    return None
+
+
+def _without_varying(config_text: str) -> list[str]:
+    return [line for line in config_text.splitlines() if not line.startswith(VARYING_KEYS)]

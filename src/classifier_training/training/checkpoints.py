@@ -66,11 +66,11 @@ def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     return found
 
 
-def refuse_past(path: Path, *, max_epochs: int) -> None:
-    """Make sure that a run to go on with is not longer already than it is to become.
+def epochs_done(path: Path, *, max_epochs: int) -> int:
+    """Return how many epochs a run to go on with has behind it, which may not be more than it is to have.
 
     Raises:
-        UserError: when it is, or its checkpoint cannot be read.
+        UserError: when it is more, or the checkpoint cannot be read.
     """
     done = int(read_checkpoint(path)["epoch"]) + 1
     if done > max_epochs:
@@ -79,6 +79,7 @@ def refuse_past(path: Path, *, max_epochs: int) -> None:
             f"{done} epochs or more",
             f"trainer.max_epochs={done} to finish it as it is",
         )
+    return done
 
 
 class RunCheckpoints(Checkpoint):

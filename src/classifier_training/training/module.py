@@ -44,6 +44,7 @@ class ClassifierModule(pl.LightningModule):
 
     Attributes:
         results: answers on each split, by its name, once it was gone through.
+        input_size: height and width of the pictures.
         scored_split: what the loader given to Lightning's test holds; not test where there is no such split.
     """
 
@@ -67,6 +68,7 @@ class ClassifierModule(pl.LightningModule):
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self._memory_format)
         self.class_names = tuple(class_names)
+        self.input_size = preprocessing.size
         self.results: dict[str, SplitResult] = {}
         self.scored_split = TEST
         self._loss = loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+LearningRate = Positive | Literal["auto"]
+"""A number, or auto for the one that a range test finds; the run puts it in before an optimizer is made."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
@@ -70,7 +72,7 @@ def adamw(
     network: nn.Module,
     fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
-    lr: Positive = 1e-3,
+    lr: LearningRate = 1e-3,
     weight_decay: NonNegative = 0.05,
     beta1: Share = 0.9,
     beta2: Share = 0.999,
@@ -79,7 +81,7 @@ def adamw(
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), the default.
 
     Args:
-        lr: highest learning rate.
+        lr: highest learning rate; auto finds one by a range test before training.
         weight_decay: pull of weights towards 0; biases and norms are left alone.
         beta1: memory of the gradient's mean.
         beta2: memory of the gradient's square.
@@ -87,6 +89,7 @@ def adamw(
     """
     from torch.optim import AdamW
 
+    assert not isinstance(lr, str)
     groups = parameter_groups(network, weight_decay, lr=lr, layer_decay=layer_decay)
     return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=fused)
 
@@ -96,7 +99,7 @@ def sgd(
     network: nn.Module,
     fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
-    lr: Positive = 0.1,
+    lr: LearningRate = 0.1,
     momentum: Share = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegative = 5e-4,
@@ -105,7 +108,7 @@ def sgd(
     """Stochastic gradient descent with momentum.
 
     Args:
-        lr: highest learning rate.
+        lr: highest learning rate; auto finds one by a range test before training.
         momentum: memory of past gradients.
         nesterov: look ahead by the momentum.
         weight_decay: pull of weights towards 0; biases and norms are left alone.
@@ -113,6 +116,7 @@ def sgd(
     """
     from torch.optim import SGD
 
+    assert not isinstance(lr, str)
     return SGD(
         parameter_groups(network, weight_decay, lr=lr, layer_decay=layer_decay),
         lr=lr,

@@ -28,6 +28,8 @@ class TrainerSettings:
         gradient_clip_val: largest norm of the gradients; none when left out.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them: less memory,
             about a third more time, the same results.
+        compile: compile the network with torch.compile; auto does where a compiler is there, the run is long enough to
+            pay for it and a trial is faster.
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 30
@@ -37,3 +39,4 @@ class TrainerSettings:
     accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
     gradient_checkpointing: bool = False
+    compile: bool | Literal["auto"] = "auto"

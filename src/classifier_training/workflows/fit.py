@@ -12,7 +12,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import FitEnd, RunContext
+from classifier_training.core.register import describe
 from classifier_training.core.types import TEST, VAL, SplitResult
+from classifier_training.training.decisions import Phase
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.heads import retrain_head
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.training.continuation import Pace
     from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.transfer import Transfer
@@ -32,34 +35,56 @@ def make_module(
     run: RunContext,
     datamodule: ImageFolderDataModule,
     settings: TrainerSettings,
-    device: Device,
-    loss: Builder,
     optimizer: Builder,
+    device: Device,
+    *,
+    loss: Builder,
     scheduler: Builder,
     class_weights: NDArray[np.float64] | None,
     seed: int,
     min_batch_size: int,
+    phase: Phase,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
     import torch
 
     from classifier_training.training.module import ClassifierModule
-    from classifier_training.training.optim import SchedulePlan
+    from classifier_training.training.optim import SchedulePlan, constant
 
-    steps_per_epoch = math.ceil(datamodule.num_train_batches / settings.accumulate_grad_batches)
+    steps = steps_per_epoch(datamodule, settings) * (settings.max_epochs - phase.from_epoch)
     return ClassifierModule(
         run.model.network,
         loss=loss,
         optimizer=optimizer,
         fused=settings.gradient_clip_val is None or device.precision != "16-mixed",
-        scheduler=scheduler,
-        plan=SchedulePlan(steps_per_epoch * settings.max_epochs, run.monitor, run.monitor_mode),
+        scheduler=constant if phase.is_constant else scheduler,
+        # A finished run that only scores again has no step left.
+        plan=SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode),
         class_names=run.class_names,
         class_weights=None if class_weights is None else torch.from_numpy(class_weights).float(),
         preprocessing=run.preprocessing,
         channels_last=device.channels_last,
         seed=seed,
         min_batch_size=min_batch_size,
+    )
+
+
+def steps_per_epoch(datamodule: ImageFolderDataModule, settings: TrainerSettings) -> int:
+    """Steps of the optimizer in an epoch."""
+    return math.ceil(datamodule.num_train_batches / settings.accumulate_grad_batches)
+
+
+def pace_of(datamodule: ImageFolderDataModule, settings: TrainerSettings, optimizer: Builder, phase: Phase) -> Pace:
+    """Say what optimizer and schedule are made from, to be compared when the run goes on."""
+    from classifier_training.training.continuation import Pace
+
+    chosen = describe(optimizer)
+    return Pace(
+        steps_per_epoch=steps_per_epoch(datamodule, settings),
+        max_epochs=settings.max_epochs,
+        lr=chosen.pop("lr"),
+        settings=chosen,
+        phase=phase,
     )
 
 
@@ -71,6 +96,7 @@ def fit(
     device: Device,
     callbacks: Mapping[str, Any],
     loggers: Mapping[str, Builder],
+    pace: Pace,
     *,
     transfer: Transfer,
     retrains_head: bool,
@@ -88,7 +114,9 @@ def fit(
 
     from classifier_training.callbacks.assemble import assemble
     from classifier_training.models.checkpointing import gradient_checkpointing
+    from classifier_training.training.batch_size import told_out_of_memory
     from classifier_training.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+    from classifier_training.training.continuation import Continuation
     from classifier_training.training.freezing import StageFreezing
     from classifier_training.training.interrupts import told_interrupts
     from classifier_training.training.loggers import finish
@@ -104,7 +132,11 @@ def fit(
         max_time=settings.max_time,
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val,
-        callbacks=[*([StageFreezing(transfer)] if transfer.freezes else []), *assembly.callbacks],
+        callbacks=[
+            Continuation(pace),
+            *([StageFreezing(transfer)] if transfer.freezes else []),
+            *assembly.callbacks,
+        ],
         logger=[build(run.run_dir) for build in loggers.values()],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.run_dir.path,
@@ -117,11 +149,14 @@ def fit(
     checkpoint = run.run_dir.last_checkpoint if resume else None
     # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    memory = told_out_of_memory(
+        run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=settings.accumulate_grad_batches
+    )
     held_out = TEST if TEST in run.tables else VAL
     status = "failed"
     try:
         checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
-        with told_interrupts(run.run_dir), checkpointing:
+        with told_interrupts(run.run_dir), memory, checkpointing:
             lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])

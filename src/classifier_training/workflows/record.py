@@ -32,10 +32,15 @@ def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex
         config: the run's configuration, made `plain`.
         index: every sample with its split.
     """
-    write_text(run_dir.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    write_text(run_dir.config, config_text(config))
     write_json(run_dir.versions, versions())
     if not run_dir.splits.exists():
         write_manifest(run_dir.splits, index)
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Return what config.yaml holds."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int) -> None:

@@ -10,6 +10,7 @@ import logging as python_logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,13 +30,16 @@ from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.training.decisions import Decisions, write_decisions
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer, refuse_transfer
-from classifier_training.workflows.fit import Builder, fit, make_module
+from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD, probe_head
 from classifier_training.workflows.record import plain, record_inputs, record_result
 from classifier_training.workflows.samples import unknown_labels
+from classifier_training.workflows.settle import settle
+from classifier_training.workflows.start import Extend, find_origin, go_on, inherit, refuse_extend, tell_unfinished
 
 log = python_logging.getLogger(__name__)
 
@@ -82,7 +86,7 @@ def train(
     transforms: Annotated[Transforms, Choice("standard")],
     model: Annotated[Builder, Choice("resnet18")],
     loss: Annotated[Builder, Choice("cross_entropy")],
-    optimizer: Annotated[Builder, Choice("adamw")],
+    optimizer: Annotated[partial[Any], Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
     transfer: Annotated[Transfer, Choice("full")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
@@ -97,6 +101,8 @@ def train(
     category: str | None = None,
     output: str = "outputs",
     resume: str | None = None,
+    extend: Extend | None = None,
+    init_from: str | None = None,
     allow_leaks: bool = False,
 ) -> TrainResult:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
@@ -109,13 +115,22 @@ def train(
         name: puts the run under outputs/NAME/.
         category: puts the run under outputs/CATEGORY/.
         output: folder for run folders.
-        resume: go on with this interrupted run (a folder, or latest) and its configuration.
+        resume: go on with this run (a folder, or latest for the newest unfinished one) and its configuration.
+        extend: what the schedule does in a resumed run with more trainer.max_epochs: stretch keeps its shape over the
+            new length (when left out), restart starts it again over the epochs to come, constant stays at the last
+            learning rate.
+        init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
-    config = plain(describe(dict(locals())))
+    origin = find_origin(init_from, output=output, resumed=resume is not None)
+    init_from = str(origin.path.absolute()) if origin else init_from
+    config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
+        if resumed is None:
+            refuse_extend(extend)
+            tell_unfinished(config, output=output, category=category, name=name)
         loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
         splits = loaded.splits
         check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
@@ -131,7 +146,8 @@ def train(
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
         from classifier_training.models.checkpointing import checkpointed_modules
         from classifier_training.models.forward import fit_input
-        from classifier_training.training.checkpoints import refuse_past
+        from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
+        from classifier_training.training.checkpoints import epochs_done
         from classifier_training.training.device import choose_device
         from classifier_training.training.features import linear_head
 
@@ -146,7 +162,10 @@ def train(
         if trainer.gradient_checkpointing:
             checkpointed_modules(built.network)
         image_size = data.image_size or built.input_spec.size
-        min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
+        batch_size = DEFAULT_BATCH_SIZE if data.batch_size == "auto" else data.batch_size
+        min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
+        if origin:
+            built = inherit(built, model, origin, splits.class_names)
         preprocessing = transforms.evaluation(image_size, built.input_spec)
         stores = stack.enter_context(
             open_stores(
@@ -162,15 +181,17 @@ def train(
             preprocessing=preprocessing,
             augmentation=transforms,
             class_weights=correction.sampler_weights,
-            batch_size=data.batch_size,
+            batch_size=batch_size,
             num_workers=choose_num_workers(data.num_workers, accelerator=device.accelerator),
             on_error=data.on_error,
             seed=seed,
             stores=stores,
             on_device=device.accelerator != "cpu",
         )
+        decisions = Decisions()
         if resumed:
-            refuse_past(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
+            done = epochs_done(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
+            decisions = go_on(resumed, config, trainer, extend, epochs_done=done)
             resumed.result.unlink(missing_ok=True)
         run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
         run_log.open(run_dir.log)
@@ -190,9 +211,27 @@ def train(
             max_epochs=trainer.max_epochs,
             drawer=drawer,
         )
-        module = make_module(
-            run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed, min_batch_size
+        make = partial(
+            make_module,
+            run,
+            datamodule,
+            loss=loss,
+            scheduler=scheduler,
+            class_weights=correction.loss_weights,
+            seed=seed,
+            min_batch_size=min_batch_size,
+            phase=decisions.phase,
         )
+        settled, decisions = settle(
+            run, datamodule, make, trainer, optimizer, device, data.batch_size, min_batch_size, decisions,
+            resumed=resumed is not None,
+        )  # fmt: skip
+        write_decisions(run_dir.decisions, decisions)
+        trainer, device = settled.trainer, settled.device
+        module = make(trainer, settled.optimizer, device)
+        if settled.is_compiled:
+            module.network.compile()
+        pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
         if transfer.probes and not resumed:
             class_weights = correction.sampler_weights if correction.loss_weights is None else correction.loss_weights
             probe_head(run, module, datamodule, device, class_weights)
@@ -204,6 +243,7 @@ def train(
             device,
             callbacks,
             logging,
+            pace,
             transfer=transfer,
             retrains_head=retrain_head,
             resume=bool(resume),

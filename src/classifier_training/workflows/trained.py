@@ -30,8 +30,7 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
     from classifier_training.models.forward import fit_input
     from classifier_training.models.weights import load_trained_weights
 
-    exported = run_dir.model_info.exists() or not run_dir.best_checkpoint.exists()
-    info = read_info(run_dir) if exported else _checkpoint_info(run_dir)
+    info, weights = describe_trained(run_dir)
     config = saved_values(run_dir.config)
     node = config.get("model")
     if isinstance(node, dict):
@@ -39,8 +38,19 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
         node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
     built = build_node("model", node, "model")(len(info.class_names))
     fit_input(built, image_size=info.preprocessing.size[0], batch_size=2)
-    load_trained_weights(built.network, checkpoint or (run_dir.weights if exported else run_dir.best_checkpoint))
+    load_trained_weights(built.network, checkpoint or weights)
     return evaluation_copy(built.network), info
+
+
+def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
+    """Say what a run's network is and where its weights are: exported, or in best.ckpt where nothing was.
+
+    Raises:
+        UserError: when the folder has neither.
+    """
+    if run_dir.model_info.exists() or not run_dir.best_checkpoint.exists():
+        return read_info(run_dir), run_dir.weights
+    return _checkpoint_info(run_dir), run_dir.best_checkpoint
 
 
 def _checkpoint_info(run_dir: RunDir) -> BundleInfo:

@@ -27,7 +27,9 @@ def unfinished(folder: Path, *, at: int) -> Path:
     "word",
     [
         "trainer.max_epochs=99", "trainer.max_time=null", "trainer.accelerator=cpu", "data.num_workers=2",
-        "data.on_error=skip", "data.root=/moved", "callbacks.checkpoint.every_seconds=0",
+        "data.on_error=skip", "data.root=/moved", "callbacks.checkpoint.every_seconds=0", "optimizer.lr=3",
+        "optimizer.weight_decay=0.1", "data.batch_size=32", "trainer.precision=32", "transforms.hflip=0.5",
+        "loss.label_smoothing=0.2", "extend=restart",
     ],
 )  # fmt: skip
 def test_what_can_change_changes(word: str) -> None:
@@ -38,7 +40,8 @@ def test_what_can_change_changes(word: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        "optimizer.lr=3", "callbacks.early_stopping.patience=3", "callbacks.ema=null", "monitor=val/loss", "name=x",
+        "transforms.policy=crop", "data.image_size=64", "init_from=/x", "optimizer=sgd",
+        "callbacks.early_stopping.patience=3", "callbacks.ema=null", "monitor=val/loss", "name=x",
         "output=x", "category=x", "imbalance=none", "seed=3", "data.val_fraction=0.3", "model=resnet50",
     ],
 )  # fmt: skip

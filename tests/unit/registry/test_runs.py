@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.registry.runs import find_model, find_run, find_unfinished
+from classifier_training.registry.runs import find_model, find_run, find_unfinished, unfinished_like
 
 
 def finish(folder: Path, *, value: float, at: int, metric: str = "val/balanced_accuracy") -> Path:
@@ -73,3 +74,37 @@ def test_an_unfinished_run_has_a_checkpoint_and_no_result(tmp_path: Path) -> Non
     assert find_unfinished("outputs/2026-01-01/10-00-00").path.parent.name == "2026-01-01"
     with pytest.raises(UserError, match=r"last\.ckpt does not exist"):
         find_unfinished("outputs/2026-01-03/10-00-00")
+
+
+def begin(folder: Path, config: str, *, finished: bool = False) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").write_text("")
+    (folder / "config.yaml").write_text(config)
+    if finished:
+        (folder / "result.json").write_text("{}")
+    return folder
+
+
+def test_an_unfinished_run_is_known_by_its_configuration(tmp_path: Path) -> None:
+    config = "model:\n  type: resnet18\nresume: null\nextend: null\n"
+    begin(tmp_path / "2026-01-01/10-00-00", config)
+    newest = begin(tmp_path / "2026-01-02/10-00-00", config.replace("null", "/some/run", 1))
+    begin(tmp_path / "2026-01-03/10-00-00", config, finished=True)
+    begin(tmp_path / "2026-01-04/10-00-00", config.replace("18", "50"))
+    (tmp_path / "2026-01-05/10-00-00").mkdir(parents=True)
+    found = unfinished_like(config, tmp_path)
+    assert found is not None
+    assert found.path == newest
+    assert unfinished_like("model: other\n", tmp_path) is None
+    assert unfinished_like(config, tmp_path / "nowhere") is None
+
+
+def test_a_thousand_runs_are_looked_through_at_once(tmp_path: Path) -> None:
+    for number in range(1000):
+        begin(tmp_path / f"2026-01-{number % 28 + 1:02d}/{number:06d}", "seed: 1\n" * 80, finished=number % 10 > 0)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert unfinished_like("seed: 2\n", tmp_path) is None
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.05

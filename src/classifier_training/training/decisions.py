@@ -1,0 +1,76 @@
+"""What a run decided by itself, kept beside its configuration so that going on decides nothing anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """The part of a run over which one schedule goes.
+
+    Args:
+        from_epoch: where the schedule begins.
+        is_constant: whether the learning rate stays at its last value instead.
+    """
+
+    from_epoch: int = 0
+    is_constant: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """Values that the configuration left to the run; None where nothing was decided.
+
+    Args:
+        batch_size: images in a batch.
+        accumulate_grad_batches: batches whose gradients make one step.
+        lr: highest learning rate.
+        accelerator: device that the following were chosen for.
+        precision: as Lightning names it.
+        channels_last: whether images and weights have the channels innermost.
+        is_compiled: whether torch.compile is used.
+        phase: the part of the run that is being trained.
+    """
+
+    batch_size: int | None = None
+    accumulate_grad_batches: int | None = None
+    lr: float | None = None
+    accelerator: str | None = None
+    precision: str | None = None
+    channels_last: bool | None = None
+    is_compiled: bool | None = None
+    phase: Phase = Phase()
+
+
+def write_decisions(path: Path, decisions: Decisions) -> None:
+    """Write decisions.json."""
+    write_json(path, dataclasses.asdict(decisions))
+
+
+def read_decisions(path: Path) -> Decisions:
+    """Read decisions.json; a run from before there was such a file decided nothing.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Decisions(**{**found, "phase": Phase(**found["phase"])})
+    except FileNotFoundError:
+        return Decisions()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error})",
+            "the file that the run wrote",
+            "restore it from a copy of the run folder, or delete it to have the run decide anew",
+        ) from error

@@ -1,0 +1,164 @@
+"""Where a run begins: anew, from the weights of another, or where it was left."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from classifier_training.conf.resume import changed_settings, keeps_exactness, saved_values
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import days_folder
+from classifier_training.core.runtime import command, setting
+from classifier_training.registry.runs import find_run, unfinished_like
+from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
+from classifier_training.workflows.record import config_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import BuiltModel
+    from classifier_training.training.settings import TrainerSettings
+
+log = logging.getLogger(__name__)
+
+Extend = Literal["stretch", "restart", "constant"]
+
+
+def find_origin(init_from: str | None, *, output: str, resumed: bool) -> RunDir | None:
+    """Return the run to take weights from; a run that goes on has them.
+
+    Raises:
+        UserError: when there is no such run.
+    """
+    if init_from is None or resumed:
+        return None
+    try:
+        return find_run(init_from, output=output)
+    except UserError as error:
+        said = [text.replace("run=", "init_from=") for text in (error.came, error.expected, error.remedy)]
+        raise UserError(*said) from error
+
+
+def inherit(
+    built: BuiltModel, build: Callable[[int], BuiltModel], origin: RunDir, class_names: Sequence[str]
+) -> BuiltModel:
+    """Give a new network the weights that a run keeps; see `inherit_weights` for the head.
+
+    Raises:
+        UserError: when the run's network is another one, or weights were asked for twice.
+    """
+    from classifier_training.models.inherit import class_axes, inherit_weights
+    from classifier_training.models.weights import trained_state
+    from classifier_training.workflows.trained import describe_trained
+
+    if built.pretrained:
+        raise UserError(
+            f"init_from={origin.path}, and weights asked for by model.pretrained or model.weights: two starts",
+            "one of them",
+            "leave out model.pretrained and model.weights",
+        )
+    info, weights = describe_trained(origin)
+    if info.architecture != built.architecture:
+        raise UserError(
+            f"init_from={origin.path}: that run trained {info.architecture}, and this one trains {built.architecture}",
+            "the same network",
+            f"{_model_words(saved_values(origin.config))}, or leave out init_from",
+        )
+    words = inherit_weights(
+        built.network,
+        trained_state(weights),
+        axes=class_axes(build, len(class_names)),
+        own_classes=class_names,
+        their_classes=info.class_names,
+    )
+    log.info("init_from: weights of %s; %s", origin.path, words)
+    return dataclasses.replace(built, pretrained=True)
+
+
+def go_on(
+    resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None, *, epochs_done: int
+) -> Decisions:
+    """Say what is otherwise in a run that goes on, and decide what becomes of its schedule.
+
+    Args:
+        resumed: the run.
+        config: its configuration from now on.
+        trainer: how long it trains from now on.
+        extend: what the schedule does in a longer run; stretch when left out.
+        epochs_done: epochs behind it.
+
+    Returns:
+        What the run decided before, with the phase that it is in now.
+
+    Raises:
+        UserError: when `extend` has no effect.
+    """
+    decisions = read_decisions(resumed.decisions)
+    changes = changed_settings(saved_values(resumed.config), config)
+    for key, before, now in changes:
+        log.info("resume: %s: %s, before %s", key, now, before)
+    planned = next((before for key, before, _ in changes if key == "trainer.max_epochs"), trainer.max_epochs)
+    if extend is not None and trainer.max_epochs <= planned:
+        raise UserError(
+            f"extend={extend} has no effect: the run is planned for {planned} epochs",
+            "a run that is made longer",
+            f"trainer.max_epochs={planned + 10}, or leave out extend: a run that was made longer already goes on so",
+        )
+    if extend in ("restart", "constant"):
+        phase = Phase(from_epoch=epochs_done, is_constant=extend == "constant")
+        decisions = dataclasses.replace(decisions, phase=phase)
+    # Before config.yaml says the new length: a kill between the two must not lose what was asked for.
+    write_decisions(resumed.decisions, decisions)
+    if trainer.max_epochs != planned:
+        log.info("extend=%s: %s", extend or "stretch", _schedule_words(decisions.phase, extend, trainer.max_epochs))
+    inexact = [key for key, *_ in changes if not keeps_exactness(key)]
+    if inexact:
+        log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
+    return decisions
+
+
+def refuse_extend(extend: Extend | None) -> None:
+    """Raise when a new run is told what to do with the schedule of an old one.
+
+    Raises:
+        UserError: then.
+    """
+    if extend is not None:
+        raise UserError(
+            f"extend={extend} has no effect: no run goes on",
+            "a run to make longer",
+            f"{command('train')} resume=RUN trainer.max_epochs=… extend={extend}",
+        )
+
+
+def tell_unfinished(config: Mapping[str, Any], *, output: str, category: str | None, name: str | None) -> None:
+    """Say how to go on with an unfinished run of the same configuration, if there is one. A new run starts anyway."""
+    folder = days_folder(Path(output), category=category, name=name)
+    found = unfinished_like(config_text(config), folder)
+    if found is not None:
+        log.info(
+            "an unfinished run has the same settings; to go on with it instead: %s %s",
+            command("train"), setting("resume", found.path),
+        )  # fmt: skip
+
+
+def _schedule_words(phase: Phase, extend: Extend | None, max_epochs: int) -> str:
+    if phase.is_constant:
+        return f"the learning rate stays at its last value up to epoch {max_epochs}"
+    if extend == "restart":
+        return f"the schedule starts again, over the {max_epochs - phase.from_epoch} epochs to come"
+    begin = f" that began after epoch {phase.from_epoch}" if phase.from_epoch else ""
+    return f"the schedule{begin} keeps its shape over {max_epochs - phase.from_epoch} epochs"
+
+
+def _model_words(config: Mapping[str, Any]) -> str:
+    node = config.get("model")
+    if not isinstance(node, dict):
+        return "choose the model of that run"
+    words = [setting("model", node.get("type"))]
+    starts = ("type", "pretrained", "weights")
+    words += [setting(f"model.{key}", value) for key, value in node.items() if key not in starts and value is not None]
+    return " ".join(words)

@@ -1,0 +1,253 @@
+"""A run that is made longer, goes on with other settings, or starts from another's weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tests.conftest import SMALL, make_class_folders
+from tests.e2e.test_resume import exact, timeless
+
+from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.training import batch_size, lr_range
+from classifier_training.training.checkpoints import RunCheckpoints
+from classifier_training.training.optim import warmup_cosine
+
+Train = Callable[[list[str]], Path]
+SETTINGS = (*SMALL, "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
+STEPS = 4
+"""Batches of four in an epoch of the eighteen pictures."""
+
+
+@pytest.fixture
+def finished(split_folder: Path, train_here: Train) -> Path:
+    """A run of two epochs."""
+    return train_here([f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=2"]).absolute()
+
+
+def rates(run: Path) -> list[float]:
+    """Learning rate after each epoch."""
+    with (run / "metrics.csv").open() as file:
+        return [float(row["lr"]) for row in csv.DictReader(file)]
+
+
+def shape(step: int, epochs: int) -> float:
+    factor = warmup_cosine(step, epochs * STEPS, warmup_fraction=0.1, final_lr_ratio=0.01)
+    return float(f"{1e-3 * factor:.6g}")
+
+
+def saved(run: Path) -> dict[str, object]:
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    state["rows"] = timeless(state["callbacks"]["EpochRecorder"].pop("rows"))
+    parts = ("state_dict", "averaging_state", "optimizer_states", "lr_schedulers", "callbacks", "rows", "global_step")
+    return {name: exact(state[name]) for name in parts}
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    def end(self: RunCheckpoints, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        ended(self, trainer, module)
+        if trainer.current_epoch == epoch:
+            raise KeyboardInterrupt
+
+    ended = RunCheckpoints.on_train_epoch_end
+    monkeypatch.setattr(RunCheckpoints, "on_train_epoch_end", end)
+
+
+def end_at_once(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+EXTENDED: dict[str, Callable[[int], float]] = {
+    "stretch": lambda step: shape(step, 4),
+    "restart": lambda step: shape(step - 2 * STEPS, 2),
+    "constant": lambda step: shape(2 * STEPS, 2),
+}
+
+
+@pytest.mark.parametrize("extend", EXTENDED)
+def test_a_longer_run_does_with_its_schedule_what_was_asked_for(
+    extend: str,
+    finished: Path,
+    train_here: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cut = Path(shutil.copytree(finished, tmp_path / "cut"))
+    caplog.set_level("INFO")
+    words = ["trainer.max_epochs=4", f"extend={extend}"]
+    train_here([f"resume={finished}", *words])
+    expected = EXTENDED[extend]
+    assert rates(finished) == [shape(STEPS, 2), shape(2 * STEPS, 2), expected(3 * STEPS), expected(4 * STEPS)]
+    assert "resume: trainer.max_epochs: 4, before 2" in caplog.text
+    assert f"extend={extend}: " in caplog.text
+    assert "is not what it would have been without these changes: trainer.max_epochs" in caplog.text
+
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(InterruptedRunError):
+            train_here([f"resume={cut}", *words])
+    with pytest.raises(UserError, match=f"extend={extend} has no effect: the run is planned for 4 epochs"):
+        train_here([f"resume={cut}", *words])
+    train_here([f"resume={cut}"])
+    assert saved(cut) == saved(finished)
+
+
+def test_a_run_that_was_cut_short_before_its_first_new_checkpoint_still_changes(
+    finished: Path, train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = Path(shutil.copytree(finished, tmp_path / "cut"))
+    words = ["trainer.max_epochs=3", "extend=restart", "optimizer.lr=0.01", "optimizer.weight_decay=0.2"]
+    train_here([f"resume={finished}", *words])
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_train_start", end_at_once)
+        with pytest.raises(InterruptedRunError):
+            train_here([f"resume={cut}", *words])
+    train_here([f"resume={cut}"])
+    assert saved(cut) == saved(finished)
+    groups = torch.load(cut / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [(0.01, 0.2), (0.01, 0.0)]
+
+
+def test_changed_settings_take_effect_and_each_is_listed(
+    finished: Path, train_here: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    changes = ["optimizer.lr=0.01", "data.batch_size=6", "transforms.hflip=0.5", "data.num_workers=0"]
+    train_here([f"resume={finished}", "trainer.max_epochs=4", *changes])
+    # Three batches of six an epoch, and the schedule as far along as if it had always been so.
+    factors = [warmup_cosine(3 * epoch, 12, warmup_fraction=0.1, final_lr_ratio=0.01) for epoch in (3, 4)]
+    assert rates(finished)[2:] == pytest.approx([0.01 * factor for factor in factors], rel=1e-5)
+    for line in (
+        "optimizer.lr: 0.01, before 0.001",
+        "data.batch_size: 6, before 4",
+        "data.num_workers: 0, before auto",
+    ):
+        assert f"resume: {line}" in caplog.text
+    listed = "without these changes: data.batch_size, transforms.hflip, optimizer.lr, trainer.max_epochs"
+    assert listed in caplog.text
+    with pytest.raises(UserError, match=r"another model\.dropout"):
+        train_here([f"resume={finished}", "model.dropout=0.5"])
+
+
+def test_a_run_that_was_stopped_early_gets_its_whole_patience_again(split_folder: Path, train_here: Train) -> None:
+    stopping = ["callbacks=[checkpoint,early_stopping]", "callbacks.early_stopping.patience=2"]
+    words = [*SMALL, *stopping, "callbacks.early_stopping.min_delta=1", "trainer.max_epochs=6"]
+    run = train_here([f"data.root={split_folder}", *words])
+    assert len(rates(run)) == 3
+    train_here([f"resume={run}", "trainer.max_epochs=12", "extend=constant"])
+    assert len(rates(run)) == 5
+
+
+def test_a_learning_rate_is_not_looked_for_in_the_middle_of_a_run(finished: Path, train_here: Train) -> None:
+    with pytest.raises(UserError, match="belongs to the start of a run"):
+        train_here([f"resume={finished}", "trainer.max_epochs=3", "optimizer.lr=auto"])
+
+
+def test_what_a_run_found_out_is_kept_and_used_again(
+    split_folder: Path,
+    train_here: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    words = [f"data.root={split_folder}", *SETTINGS, "data.batch_size=auto", "optimizer.lr=auto"]
+    words += ["trainer.max_epochs=3", "model.dropout=0.3"]
+    monkeypatch.setattr(lr_range, "NUM_STEPS", 40)
+    monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 30 * 2**20)
+    whole = train_here([*words, "output=whole"])
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(InterruptedRunError):
+            train_here([*words, "output=cut"])
+    (cut,) = (path.parent for path in Path("cut").glob("*/*/config.yaml"))
+    decided = json.loads((cut / "decisions.json").read_text())
+    number = decided["batch_size"]
+    assert number < 18
+    assert number * decided["accumulate_grad_batches"] == 64
+    assert (
+        f"data.batch_size=auto: {number}, gradients of {64 // number} batches make a step of 64 images" in caplog.text
+    )
+    assert f"optimizer.lr=auto: {decided['lr']:g}" in caplog.text
+    assert (whole / "lr_range.png").stat().st_size > 5000
+    assert "batch_size: auto" in (cut / "config.yaml").read_text()
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("found out again")
+
+    monkeypatch.setattr(lr_range, "sweep", fail)
+    monkeypatch.setattr(batch_size, "find_batch_size", fail)
+    train_here([f"resume={cut}"])
+    assert saved(cut) == saved(whole)
+    assert json.loads((cut / "decisions.json").read_text()) == decided
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    finished: Path, train_here: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    root = make_class_folders(tmp_path / "others", {"green": 10, "red": 10})
+    made = [f"data.root={root}", *SETTINGS]
+    run = train_here([*made, f"init_from={finished}", "optimizer.lr=1e-12"])
+    assert "the head is kept for 2 of 2 classes; left out: 'blue'" in caplog.text
+    theirs = torch.load(finished / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    own = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert torch.allclose(own["network.conv1.0.weight"], theirs["network.conv1.0.weight"], atol=1e-6)
+    assert torch.allclose(own["network.fc.weight"], theirs["network.fc.weight"][1:], atol=1e-6)
+    assert f"init_from: {finished}" in (run / "config.yaml").read_text()
+    # The source may be gone when the run goes on.
+    shutil.rmtree(finished)
+    train_here([f"resume={run}", "trainer.max_epochs=2"])
+
+
+def test_what_cannot_be_started_from_is_said(finished: Path, split_folder: Path, train_here: Train) -> None:
+    made = [f"data.root={split_folder}", *SETTINGS]
+    with pytest.raises(UserError, match="trained test_resnet, and this one trains resnet18") as caught:
+        train_here([*made[:1], *SETTINGS[2:], f"init_from={finished}"])
+    assert "model=timm model.name=test_resnet" in caught.value.remedy
+    with pytest.raises(UserError, match="init_from=nowhere: there is no such folder"):
+        train_here([*made, "init_from=nowhere"])
+    with pytest.raises(UserError, match="no run goes on"):
+        train_here([*made, "extend=stretch"])
+
+
+def test_an_unfinished_run_of_the_same_settings_is_named_and_a_new_one_starts(
+    split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=2"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        with pytest.raises(InterruptedRunError):
+            train_here(words)
+    assert "an unfinished run" not in caplog.text
+    (cut,) = (path.parent for path in Path("outputs").glob("*/*/config.yaml"))
+    run = train_here(words)
+    assert f"to go on with it instead: classifier-training train resume={cut}" in caplog.text
+    assert run != cut
+    caplog.clear()
+    train_here([*words, "seed=5"])
+    assert "an unfinished run" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_resumes_and_exports(split_folder: Path, train_here: Train) -> None:
+    words = [f"data.root={split_folder}", *SMALL, "trainer.compile=true", "callbacks=[checkpoint,ema,onnx_export]"]
+    run = train_here(words)
+    train_here([f"resume={run}", "trainer.max_epochs=2"])
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    assert (run / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu", "mps"])
+def test_a_trainer_preset_trains_on_what_there_is(preset: str, split_folder: Path, train_here: Train) -> None:
+    words = [word for word in SETTINGS if not word.startswith("trainer.acc")]
+    run = train_here([f"data.root={split_folder}", *words, f"trainer={preset}"])
+    assert f"accelerator: {preset}" in (run / "config.yaml").read_text()

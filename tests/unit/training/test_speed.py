@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.unit.training.test_module import make
+from torch import nn
+
+from classifier_training.core.errors import UserError
+from classifier_training.training import speed
+from classifier_training.training.device import Device
+from classifier_training.training.module import ClassifierModule
+
+CPU = Device("cpu", "32-true", channels_last=True, words="CPU")
+
+
+class Slow(nn.Module):
+    """Takes longer with the channels innermost, or with them outermost."""
+
+    def __init__(self, slow_when_last: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 3)
+        self.slow_when_last = slow_when_last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_contiguous(memory_format=torch.channels_last) == self.slow_when_last:
+            weight = torch.ones(300, 300)
+            for _ in range(20):
+                weight = weight @ weight / 300
+        logits: torch.Tensor = self.linear(x.flatten(1))
+        return logits
+
+
+def build(network: nn.Module, device: Device) -> ClassifierModule:
+    return make(network, channels_last=device.channels_last)
+
+
+@pytest.mark.parametrize("slow_when_last", [True, False])
+def test_the_faster_memory_format_is_taken(slow_when_last: bool) -> None:
+    network = Slow(slow_when_last)
+    device, seconds = speed.probe_device(
+        lambda device: build(network, device), CPU, batch_size=4, num_images=10**8, may_change_precision=True
+    )
+    assert device.channels_last is not slow_when_last
+    assert seconds > 0
+
+
+def test_a_short_run_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> float:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(speed, "seconds_of", fail)
+    found = speed.probe_device(
+        lambda device: build(Slow(True), device), CPU, batch_size=4, num_images=1000, may_change_precision=True
+    )
+    assert found == (CPU, 0.0)
+    assert not speed.choose_compilation(
+        lambda device: build(Slow(True), device), CPU, wanted="auto", batch_size=4, estimated_seconds=100
+    )
+
+
+def test_a_compiler_that_is_not_there_is_named_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+
+    def choose(wanted: bool | str) -> bool:
+        return speed.choose_compilation(
+            lambda device: build(Slow(True), device), CPU, wanted=wanted, batch_size=4, estimated_seconds=1e9
+        )
+
+    with pytest.raises(UserError, match=r"trainer\.compile=true: there is no C\+\+ compiler"):
+        choose(True)
+    assert choose("auto") is False
+    assert choose(False) is False
