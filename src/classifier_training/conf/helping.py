@@ -24,6 +24,7 @@ GROUP_TITLES = {
     "loss": "what training makes small",
     "optimizer": "how weights are changed",
     "scheduler": "how the learning rate changes",
+    "imbalance": "how unbalanced classes are corrected, by one of these alone",
     "sampler": "how often images are drawn; chosen by imbalance= unless given",
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",

@@ -37,6 +37,7 @@ class ClassifierModule(pl.LightningModule):
         plan: length of the run and its monitored metric.
         class_names: [K].
         class_weights: of the loss, float32 [K], or None.
+        logit_adjustment: added to the logits in the loss of training, float32 [K], or None.
         preprocessing: its mean, std and channel order are applied here, on the device.
         channels_last: whether to hold images and weights with the channels innermost.
         seed: dropout and its like follow from (seed, epoch, step).
@@ -58,6 +59,7 @@ class ClassifierModule(pl.LightningModule):
         plan: SchedulePlan,
         class_names: Sequence[str],
         class_weights: Tensor | None,
+        logit_adjustment: Tensor | None = None,
         preprocessing: Preprocessing,
         channels_last: bool,
         seed: int,
@@ -76,9 +78,11 @@ class ClassifierModule(pl.LightningModule):
         self._plan = plan
         self._seed = seed
         self._class_weights: Tensor | None
+        self._logit_adjustment: Tensor | None
         self._scale: Tensor
         self._shift: Tensor
         self.register_buffer("_class_weights", class_weights, persistent=False)
+        self.register_buffer("_logit_adjustment", logit_adjustment, persistent=False)
         self._reverses_channels = preprocessing.channel_order == "bgr"
         std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
@@ -118,7 +122,8 @@ class ClassifierModule(pl.LightningModule):
         self._num_images += number
         torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx))
         logits = self(batch.images).float()
-        loss = self._loss(logits, batch.targets, self._class_weights)
+        adjusted = logits if self._logit_adjustment is None else logits + self._logit_adjustment
+        loss = self._loss(adjusted, batch.targets, self._class_weights)
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
             correct = (logits.argmax(dim=1) == batch.targets).sum()

@@ -17,9 +17,11 @@ from classifier_training.training.settings import TrainerSettings
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
+    from classifier_training.training.imbalance import Correction
     from classifier_training.training.module import ClassifierModule
 
 Builder = Callable[..., Any]
@@ -33,13 +35,11 @@ def make_module(
     loss: Builder,
     optimizer: Builder,
     scheduler: Builder,
-    class_weights: NDArray[np.float64] | None,
+    correction: Correction,
     seed: int,
     min_batch_size: int,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
-    import torch
-
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.optim import SchedulePlan
 
@@ -52,7 +52,8 @@ def make_module(
         scheduler=scheduler,
         plan=SchedulePlan(steps_per_epoch * settings.max_epochs, run.monitor, run.monitor_mode),
         class_names=run.class_names,
-        class_weights=None if class_weights is None else torch.from_numpy(class_weights).float(),
+        class_weights=_tensor(correction.loss_weights),
+        logit_adjustment=_tensor(correction.logit_adjustment),
         preprocessing=run.preprocessing,
         channels_last=device.channels_last,
         seed=seed,
@@ -126,3 +127,9 @@ def fit(
     finally:
         finish(lightning.loggers, status=status)
     return best["epoch"], module.results[held_out]
+
+
+def _tensor(values: NDArray[np.float64] | None) -> Tensor | None:
+    import torch
+
+    return None if values is None else torch.from_numpy(values).float()

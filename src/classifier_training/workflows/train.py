@@ -29,7 +29,7 @@ from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import write_results
-from classifier_training.training.imbalance import Imbalance, correct_imbalance
+from classifier_training.training.imbalance import Switch, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.fit import Builder, fit, make_module
 from classifier_training.workflows.record import plain, record_inputs, record_result
@@ -81,11 +81,11 @@ def train(
     loss: Annotated[Builder, Choice("cross_entropy")],
     optimizer: Annotated[Builder, Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
+    imbalance: Annotated[Switch, Choice("auto")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
-    imbalance: Imbalance = "auto",
     monitor: str = "val/balanced_accuracy",
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     name: str | None = None,
@@ -97,7 +97,6 @@ def train(
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
     Args:
-        imbalance: correct unbalanced classes by the sampler, by loss weights, not at all, or as seems best.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
         name: puts the run under outputs/NAME/.
@@ -178,7 +177,7 @@ def train(
             drawer=drawer,
         )
         module = make_module(
-            run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed, min_batch_size
+            run, datamodule, trainer, device, loss, optimizer, scheduler, correction, seed, min_batch_size
         )
         best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
         table = splits.tables[scored.split]
