@@ -42,6 +42,7 @@ def make_module(
     """Put network, loss and optimizer together for Lightning."""
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.optim import SchedulePlan
+    from classifier_training.training.view import TrainingView
 
     steps_per_epoch = math.ceil(datamodule.num_train_batches / settings.accumulate_grad_batches)
     return ClassifierModule(
@@ -58,6 +59,13 @@ def make_module(
         channels_last=device.channels_last,
         seed=seed,
         min_batch_size=min_batch_size,
+        view=TrainingView(
+            transforms=datamodule.augmentation,
+            num_classes=len(run.class_names),
+            image_size=run.preprocessing.size[0],
+            max_epochs=settings.max_epochs,
+            seed=seed,
+        ),
     )
 
 

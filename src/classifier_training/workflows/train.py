@@ -86,6 +86,7 @@ def train(
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
+    recipe: str = "auto",
     monitor: str = "val/balanced_accuracy",
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     name: str | None = None,
@@ -97,6 +98,7 @@ def train(
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
     Args:
+        recipe: the preset that the run follows; what is typed goes over it.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
         name: puts the run under outputs/NAME/.
@@ -125,6 +127,7 @@ def train(
         from classifier_training.models.forward import fit_input
         from classifier_training.training.checkpoints import refuse_past
         from classifier_training.training.device import choose_device
+        from classifier_training.training.progressive import check_progressive
 
         device = choose_device(trainer.accelerator, trainer.precision)
         log.info("device: %s", device.words)
@@ -133,6 +136,12 @@ def train(
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
         image_size = data.image_size or built.input_spec.size
         min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
+        first_size = check_progressive(
+            trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale
+        )
+        if first_size != image_size:
+            min_batch_size = fit_input(built, image_size=first_size, batch_size=data.batch_size)
+            fit_input(built, image_size=image_size, batch_size=data.batch_size)
         preprocessing = transforms.evaluation(image_size, built.input_spec)
         stores = stack.enter_context(
             open_stores(
