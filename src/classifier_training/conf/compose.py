@@ -11,7 +11,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra import compose as hydra_compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -60,19 +59,24 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         return resumed_values(resumed, parsed)
     with hydra_ready(verb) as searchpath:
         try:
-            values = _compose(verb, [*searchpath, *overrides])
+            values = compose_words(verb, [*searchpath, *overrides])
             if names_no_data(verb, values, parsed):
                 overrides = with_sample(parsed)
-                values = _compose(verb, [*searchpath, *overrides])
+                values = compose_words(verb, [*searchpath, *overrides])
             if values.get(RECIPE) == AUTO:
-                values = _compose(verb, [*searchpath, *with_chosen_recipe(values, overrides)])
+                values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, overrides)])
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
     return values
 
 
-def _compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
+def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose with Hydra ready, and nothing chosen that the words leave open.
+
+    Raises:
+        UserError: for YAML that cannot be read.
+    """
     try:
         config = hydra_compose(verb.name, overrides=list(overrides), return_hydra_config=True)
         choices = config.hydra.runtime.choices
@@ -85,12 +89,6 @@ def _compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "mend the line"
         ) from error
-
-
-def recompose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose once more inside a run of a sweep, where Hydra is at work already."""
-    searchpath = [f"hydra.searchpath=['file://{USER_CONF.absolute()}']"] if USER_CONF.is_dir() else []
-    return _compose(verb, [*searchpath, *overrides])
 
 
 def with_choices(values: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +167,7 @@ def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str])
     firsts = [choices[0] for choices in swept]
     others = [[*fixed, choice] for choices in swept for choice in choices[1:]]
     try:
-        values, *_ = [_compose(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
+        values, *_ = [compose_words(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
     except (HydraException, OmegaConfBaseException) as error:
         raise _uncomposable(error, verb) from error
     refuse_keys(parsed, groups=offered, values=values, verb=verb.name)

@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import parse_overrides
 from classifier_training.conf.compose import (
+    compose_words,
     names_no_data,
     plain,
-    recompose,
     refuse_unknown,
     with_choices,
     with_chosen_recipe,
@@ -72,7 +72,7 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         try:
             values = with_choices(plain(config), HydraConfig.get().runtime.choices)
             if values.get(RECIPE) == AUTO:
-                values = recompose(verb, with_chosen_recipe(values, given))
+                values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, given)])
             refuse_resume(values, "stands in a file of settings")
             report(f"combination: {combination}\n{verb.target(**build_arguments(verb, values))}")
         except InterruptedRunError as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import (
     Backend,
     ChannelOrder,
@@ -26,7 +27,6 @@ from classifier_training.core.preprocess import (
     choose_kernel,
     import_opencv,
 )
-from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 
 if TYPE_CHECKING:

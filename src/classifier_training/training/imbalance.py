@@ -161,7 +161,7 @@ def balanced_weights(seen: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def effective_number_weights(seen: NDArray[Any], beta: float) -> NDArray[np.float64]:
-    """Weight each class by (1 - beta) / (1 - beta^n), scaled to a sum of K (Cui et al. 2019, arXiv:1901.05555, eq. 4)."""
+    """Weight each class by (1 - beta) / (1 - beta^n), of sum K (Cui et al. 2019, arXiv:1901.05555, eq. 4)."""
     weights = (1 - beta) / (1 - beta ** np.maximum(seen, 1).astype(np.float64))
     return np.asarray(weights * len(weights) / weights.sum(), dtype=np.float64)
 

@@ -38,9 +38,7 @@ class Mix:
     box: tuple[int, int, int, int] | None = None
 
 
-def draw_mix(
-    transforms: Transforms, *, height: int, width: int, seed: int, epoch: int, step: int
-) -> Mix | None:
+def draw_mix(transforms: Transforms, *, height: int, width: int, seed: int, epoch: int, step: int) -> Mix | None:
     """Draw how the batch of a step is mixed; None leaves it as it is.
 
     Shares are of the distribution Beta(alpha, alpha): mixup as in Zhang et al. 2018 (arXiv:1710.09412), CutMix as in

@@ -48,7 +48,7 @@ def check_progressive(max_epochs: int, *, image_size: int, start_scale: float) -
     if start_scale < 1 and first == image_size:
         raise UserError(
             f"transforms.start_scale={start_scale:g} has no effect with data.image_size={image_size} and "
-            f"trainer.max_epochs={max_epochs}: the size is rounded to {STRIDE} pixels, and the last epoch has all of it",
+            f"trainer.max_epochs={max_epochs}: the size is rounded to {STRIDE} pixels, and the last epoch has it all",
             f"a first size at least {STRIDE} pixels below the last, and two epochs or more",
             "transforms.start_scale=1",
         )

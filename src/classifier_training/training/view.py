@@ -45,9 +45,7 @@ class TrainingView:
             Images, and targets: class numbers as they came, or shares float32 [B, K] where pictures were mixed.
         """
         start_scale = self.transforms.start_scale
-        images = shrink(
-            images, epoch_size(epoch, self.max_epochs, image_size=self.image_size, start_scale=start_scale)
-        )
+        images = shrink(images, epoch_size(epoch, self.max_epochs, image_size=self.image_size, start_scale=start_scale))
         height, width = images.shape[-2:]
         mix = draw_mix(self.transforms, height=height, width=width, seed=self.seed, epoch=epoch, step=step)
         if mix is None:

@@ -136,9 +136,7 @@ def train(
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
         image_size = data.image_size or built.input_spec.size
         min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
-        first_size = check_progressive(
-            trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale
-        )
+        first_size = check_progressive(trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale)
         if first_size != image_size:
             min_batch_size = fit_input(built, image_size=first_size, batch_size=data.batch_size)
             fit_input(built, image_size=image_size, batch_size=data.batch_size)
