@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from hydra import compose as hydra_compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException

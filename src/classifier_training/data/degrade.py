@@ -74,7 +74,8 @@ def move(pixels: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     padded = np.pad(pixels, ((0, 0), (before + 1, length - 1 - before), (0, 0)), mode="edge")
     # The sum over a window is the difference of two sums from the start of the row.
     sums = padded.cumsum(axis=1, dtype=np.int64)
-    return np.rint((sums[:, length:] - sums[:, :-length]) / length).astype(np.uint8)
+    found: NDArray[np.uint8] = np.rint((sums[:, length:] - sums[:, :-length]) / length).astype(np.uint8)
+    return found
 
 
 def _erase(pixels: NDArray[np.uint8], drawn: dict[str, float]) -> NDArray[np.uint8]:

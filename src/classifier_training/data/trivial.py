@@ -32,13 +32,17 @@ LARGEST_SHIFT = 32
 def _shear(image: Image.Image, strength: float, *, across: bool) -> Image.Image:
     degrees = math.degrees(math.atan(0.99 * strength))
     shear = [degrees, 0.0] if across else [0.0, degrees]
-    return functional.affine(image, 0.0, [0, 0], 1.0, shear, BILINEAR, center=[0, 0])
+    found: Image.Image = functional.affine(image, 0.0, [0, 0], 1.0, shear, BILINEAR, center=[0, 0])
+    return found
 
 
 def _shift(image: Image.Image, strength: float, *, across: bool) -> Image.Image:
     largest = min(LARGEST_SHIFT, (image.width if across else image.height) / 2)
     pixels = int(largest * strength)
-    return functional.affine(image, 0.0, [pixels, 0] if across else [0, pixels], 1.0, [0.0, 0.0], BILINEAR)
+    found: Image.Image = functional.affine(
+        image, 0.0, [pixels, 0] if across else [0, pixels], 1.0, [0.0, 0.0], BILINEAR
+    )
+    return found
 
 
 # Strengths run from 0 to 1; those of the operations that go both ways from -1 to 1.

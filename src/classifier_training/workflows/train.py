@@ -22,6 +22,7 @@ from classifier_training.core.runtime import RunLog, command, raise_open_file_li
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, goal_of
 from classifier_training.data.load import load_data
 from classifier_training.data.preflight import preflight
+from classifier_training.data.quality import imbalance_ratio
 from classifier_training.data.source import DataSource
 from classifier_training.data.splits import read_manifest
 from classifier_training.data.store.plan import open_stores
@@ -31,6 +32,7 @@ from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import write_results
 from classifier_training.training.imbalance import Switch, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
+from classifier_training.workflows.advice import recipe_advice
 from classifier_training.workflows.fit import Builder, fit, make_module
 from classifier_training.workflows.record import plain, record_inputs, record_result
 
@@ -117,7 +119,12 @@ def train(
         correction = correct_imbalance(
             imbalance, sampler, class_counts=splits.counts(TRAIN), class_names=splits.class_names
         )
-        log.info("%s\nimbalance: %s", loaded.words, correction.words)
+        log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe, correction.words)
+        advice = recipe_advice(
+            recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(splits.counts(TRAIN))
+        )
+        if advice is not None:
+            log.info("recipe: %s", advice)
         for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
             log.info("data check: %s", line)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +16,11 @@ from classifier_training.data.transforms import DRAWS, Transforms, draw_uniforms
 from classifier_training.data.trivial import NUM_STRENGTHS, OPERATIONS, operate, trivial_augment
 
 WORSE = ("blur", "motion_blur", "downscale", "noise", "erase")
+
+
+def worse(probability: float, *names: str) -> Transforms:
+    settings: dict[str, Any] = dict.fromkeys(names, probability)
+    return Transforms(**settings)
 
 
 def picture(side: int = 64) -> NDArray[np.uint8]:
@@ -57,13 +64,13 @@ def test_a_small_picture_is_not_shifted_out_of_sight() -> None:
 def test_pictures_are_left_alone_unless_asked_for() -> None:
     assert not Transforms().degrades
     assert (degrade(picture(), fixed(), Transforms()) == picture()).all()
-    never = Transforms(**dict.fromkeys(WORSE, 0.4))
+    never = worse(0.4, *WORSE)
     assert (degrade(picture(), fixed(motion=0.6, blur=0.6), never) == picture()).all()
 
 
 @pytest.mark.parametrize("name", WORSE)
 def test_each_degradation_changes_the_picture_and_follows_from_the_numbers(name: str) -> None:
-    transforms = Transforms(**{name: 1.0})
+    transforms = worse(1.0, name)
     assert transforms.degrades
     before = picture()
     found = degrade(before, fixed(), transforms)
@@ -97,7 +104,7 @@ def test_noise_has_the_level_drawn() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50)])
 def test_any_picture_can_be_made_worse(size: tuple[int, int]) -> None:
-    transforms = Transforms(**dict.fromkeys(WORSE, 1.0))
+    transforms = worse(1.0, *WORSE)
     for position in range(10):
         draws = draw_uniforms(0, SampleKey(0, position, 0))
         assert degrade(np.zeros((*size, 3), np.uint8), draws, transforms).shape == (*size, 3)

@@ -33,12 +33,12 @@ def test_pictures_and_targets_are_mixed_as_timm_mixes_them(
     original = mixup.rand_bbox
 
     def spy(*arguments: object, **more: object) -> object:
-        boxes.append(original(*arguments, **more))
+        boxes.append(original(*arguments, **more))  # type: ignore[no-untyped-call]
         return boxes[-1]
 
     monkeypatch.setattr(mixup, "rand_bbox", spy)
     np.random.seed(3)  # noqa: NPY002 - timm draws from it
-    theirs = mixup.Mixup(**settings, label_smoothing=0.0, num_classes=3)
+    theirs = mixup.Mixup(**settings, label_smoothing=0.0, num_classes=3)  # type: ignore[no-untyped-call]
     expected_images, expected_targets = theirs(images().float(), TARGETS)
     np.random.seed(3)  # noqa: NPY002
     np.random.rand()  # noqa: NPY002 - whether to mix at all
