@@ -53,6 +53,8 @@ def main() -> None:
         data = unpack(options.archive, Path(name))
         for seed in options.seeds:
             for switch in options.switches:
+                if any(run["seed"] == seed for run in runs.get(switch, [])):
+                    continue
                 words = [f"imbalance={switch.partition(',')[0]}", *switch.split(",")[1:]]
                 run = measure(ours(TASKS["longtail"], data, words), seed, options.threads, switch)
                 found = {"seed": seed, "accuracy": run.score.test_balanced_accuracy, "wall_seconds": run.seconds}

@@ -144,17 +144,20 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
+def pairs(runs: Mapping[str, Sequence[Run]]) -> list[tuple[Run, Run]]:
+    """Our run and fastai's of each seed that both have."""
+    theirs = {run.seed: run for run in runs[FASTAI]}
+    return [(mine, theirs[mine.seed]) for mine in runs[OURS] if mine.seed in theirs]
+
+
 def paired_ratios(runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Our wall time over fastai's in each repeat."""
-    return [mine.seconds / theirs.seconds for mine, theirs in zip(runs[OURS], runs[FASTAI], strict=True)]
+    """Our wall time over fastai's for each seed."""
+    return [mine.seconds / other.seconds for mine, other in pairs(runs)]
 
 
 def paired_gains(runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Our balanced accuracy on test less fastai's in each repeat."""
-    return [
-        mine.score.test_balanced_accuracy - theirs.score.test_balanced_accuracy
-        for mine, theirs in zip(runs[OURS], runs[FASTAI], strict=True)
-    ]
+    """Our balanced accuracy on test less fastai's for each seed."""
+    return [mine.score.test_balanced_accuracy - other.score.test_balanced_accuracy for mine, other in pairs(runs)]
 
 
 def read_runs(output: Path, setting: Mapping[str, Any]) -> dict[str, list[Run]]:
@@ -226,9 +229,12 @@ def main() -> None:
         runs = read_runs(options.output, setting)
         for seed in options.seeds:
             for contestant in (ours(task, data, options.ours), fastai(task, data, python, workers)):
-                runs[contestant.name].append(measure(contestant, seed, options.threads, task.name))
-            write_results(options.output, setting, computer, runs)
+                if all(run.seed != seed for run in runs[contestant.name]):
+                    runs[contestant.name].append(measure(contestant, seed, options.threads, task.name))
+                    write_results(options.output, setting, computer, runs)
 
+    if not pairs(runs):
+        sys.exit("no seed has both runs yet: run it again")
     programs = {name: {"device": done[0].score.device, **done[0].score.versions} for name, done in runs.items()}
     print(f"\n{summary(runs)}\n{LEFT_OUT}\n")
     for title, facts in {"setting": setting, "machine": computer, **programs}.items():
