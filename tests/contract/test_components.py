@@ -89,7 +89,9 @@ def test_a_model_fits_exports_and_the_export_agrees(
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("item", of_group("loss", "optimizer", "scheduler", "sampler", "transforms", "trainer"))
+@pytest.mark.parametrize(
+    "item", of_group("loss", "optimizer", "scheduler", "sampler", "imbalance", "transforms", "trainer")
+)
 def test_a_part_of_training_fits(item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]) -> None:
     parts = ["callbacks=[checkpoint]", "trainer.max_epochs=2"]
     run = train_here([f"data.root={split_folder}", *SMALL, *parts, *chosen(item)])

@@ -68,19 +68,34 @@ def test_accuracy_of_mixed_pictures_is_the_share_of_what_was_recognised(
 
 
 def test_a_run_of_mixed_and_growing_pictures_resumes_bit_for_bit(
-    split_folder: Path, train_here: Callable[[list[str]], Path]
+    split_folder: Path, tmp_path: Path, train_here: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from classifier_training.training.module import ClassifierModule
+
+    class PowerCutError(Exception):
+        """Ends a run where no code of ours expects it."""
+
+    start = ClassifierModule.on_train_epoch_start
+
+    def cut(module: ClassifierModule) -> None:
+        if module.current_epoch == 1:
+            raise PowerCutError
+        start(module)
+
     words = [
         f"data.root={split_folder}", *LITTLE, "data.image_size=64", "callbacks.checkpoint.every_seconds=0",
         "transforms.start_scale=0.5", "transforms.mixup=0.4", "transforms.cutmix=1", "transforms.trivial_augment=true",
-        "transforms.noise=0.5", "transforms.erase=0.5", "imbalance=logit_adjust",
+        "transforms.noise=0.5", "transforms.erase=0.5", "imbalance=logit_adjust", "trainer.max_epochs=3",
     ]  # fmt: skip
-    whole = train_here([*words, "trainer.max_epochs=3"])
-    cut = train_here([*words, "trainer.max_epochs=3", "trainer.max_time=0.001"])
-    assert torch.load(cut / "checkpoints/last.ckpt", weights_only=True)["epoch"] < 2
-    train_here([f"resume={cut}", "trainer.max_time=null"])
+    whole = train_here(words)
+    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(ClassifierModule, "on_train_epoch_start", cut)
+        train_here([*words, f"output={tmp_path}/cut"])
+    (config,) = (tmp_path / "cut").glob("*/*/config.yaml")
+    assert torch.load(config.parent / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    resumed = train_here([f"resume={config.parent}"])
     states = [
-        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["current_model_state"] for run in (whole, cut)
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["current_model_state"] for run in (whole, resumed)
     ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
