@@ -27,7 +27,10 @@ def test_a_recipe_is_printed_and_kept(command: Callable[..., Finished], split_fo
     assert "recipe: scratch" in (config.parent / "train.log").read_text()
 
 
-@pytest.mark.parametrize("recipe", ["tiny", "longtail", "slides", "jersey", "finetune"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["tiny", "jersey", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("longtail", "slides", "finetune"))],
+)
 def test_every_recipe_trains(
     recipe: str, split_folder: Path, train_here: Callable[[list[str]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,6 @@ from classifier_training.data.degrade import degrade
 from classifier_training.data.jitter import jitter
 from classifier_training.data.threads import map_samples
 from classifier_training.data.transforms import draw_uniforms
-from classifier_training.data.trivial import trivial_augment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,6 +165,9 @@ class ImageDataset(Dataset[Batch]):
         kept = kept if stored else self._recipe.restored(kept)
         pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
         if self._augmentation.trivial_augment:
+            # torchvision takes a second to import, and nothing else here needs it.
+            from classifier_training.data.trivial import trivial_augment
+
             pixels = trivial_augment(pixels, draws)
         if self._augmentation.degrades:
             pixels = degrade(pixels, draws, self._augmentation)
