@@ -131,7 +131,7 @@ def train(
         import torch
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
-        from classifier_training.models.forward import fit_input
+        from classifier_training.models.forward import fit_input, fit_smaller
         from classifier_training.training.checkpoints import refuse_past
         from classifier_training.training.device import choose_device
         from classifier_training.training.progressive import check_progressive
@@ -145,8 +145,8 @@ def train(
         min_batch_size = fit_input(built, image_size=image_size, batch_size=data.batch_size)
         first_size = check_progressive(trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale)
         if first_size != image_size:
-            min_batch_size = fit_input(built, image_size=first_size, batch_size=data.batch_size)
-            fit_input(built, image_size=image_size, batch_size=data.batch_size)
+            smaller = fit_smaller(built, image_size=first_size, batch_size=data.batch_size)
+            min_batch_size = max(min_batch_size, smaller)
         preprocessing = transforms.evaluation(image_size, built.input_spec)
         stores = stack.enter_context(
             open_stores(
