@@ -46,7 +46,7 @@ Switch = Callable[..., Correction]
 @register(group="imbalance", name="auto")
 def auto(seen: NDArray[np.float64], class_names: Sequence[str]) -> Correction:
     """Logit adjustment where the largest class has 1.5 times the images of the smallest, or more; else nothing."""
-    # Measured by scripts/bench/imbalance.py: of all corrections the best on a long tail, at no cost in time.
+    # It shows every image once an epoch and costs one addition; scripts/bench/imbalance.py measures it and the others.
     balanced = imbalance_ratio(seen) < BALANCED_BELOW
     chosen = none(seen, class_names) if balanced else logit_adjust(seen, class_names)
     return replace(
