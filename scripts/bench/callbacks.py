@@ -49,7 +49,7 @@ def main() -> None:
     without: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        write_digits(data)
+        write_digits(data, options.image_size)
         for _ in range(options.repeats):
             for seconds, callbacks in ((without, [NEEDED]), (with_all, [])):
                 found = epoch_seconds(data, image_size=options.image_size, epochs=options.epochs, callbacks=callbacks)

@@ -1,16 +1,19 @@
-"""Compare `classifier-training train` with fastai on scikit-learn's digits: whole processes, taken in turn.
+"""Compare `classifier-training train` with fastai: whole processes, taken in turn, with the same seeds and splits.
 
-Each contestant trains a resnet18 from scratch on the same 1,077 images and is timed from the start of its process to
-the end, with everything it does by default. The peers live in a virtual environment of their own, made by uv and
-compiled to bytecode like ours. Run it with the Python that classifier-training is installed for:
+Each contestant trains a resnet18 from scratch on the same files and is timed from the start of its process to the end,
+with everything it does by default. The peers live in a virtual environment of their own, made by uv and compiled to
+bytecode like ours. Runs are added to those that the output file has, so seeds can be measured one at a time. Run it
+with the Python that classifier-training is installed for:
 
-    python scripts/bench/peers.py --repeats 5 --output peers.json --ours optimizer.lr=2e-3
+    python scripts/bench/peers.py digits --seeds 1 2 3 4 5 --output digits.json
+    python scripts/bench/peers.py longtail --archive cifar10_longtail.tar --seeds 1 --output longtail.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -24,16 +27,17 @@ from typing import TYPE_CHECKING, Any
 
 from peers_contestants import (
     BATCH_SIZE,
-    EPOCHS,
     FASTAI,
-    IMAGE_SIZE,
     LEFT_OUT,
     OURS,
+    TASKS,
     Contestant,
     Score,
+    Task,
     fastai,
     make_environment,
     ours,
+    unpack,
     write_digits,
 )
 
@@ -94,13 +98,13 @@ def machine_cpu_seconds() -> float | None:
     return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
 
 
-def faster_workers(data: Path, python: Path, candidates: Sequence[int | None], threads: int) -> int | None:
+def faster_workers(task: Task, data: Path, python: Path, candidates: Sequence[int | None], threads: int) -> int | None:
     """Run fastai once with each number of loader processes, twice where there is a choice; returns the fastest."""
     best: dict[int | None, float] = {}
     for trial in range(min(len(candidates), 2)):
         for workers in candidates:
             label = f"workers {'own choice' if workers is None else workers}"
-            seconds = measure(fastai(data, python, workers), trial, threads, label).seconds
+            seconds = measure(fastai(task, data, python, workers), trial, threads, label).seconds
             best[workers] = min(seconds, best.get(workers, seconds))
     return min(best, key=lambda workers: best[workers])
 
@@ -117,9 +121,14 @@ def summary(runs: Mapping[str, Sequence[Run]]) -> str:
         val = spread([run.score.val_accuracy for run in done])
         test = spread([run.score.test_balanced_accuracy for run in done])
         lines.append(layout(name, len(done), times, fit, val, test))
-    ratios = paired_ratios(runs)
+    ratios, gains = paired_ratios(runs), paired_gains(runs)
     median, low, high = statistics.median(ratios), min(ratios), max(ratios)
     lines.append(f"wall time {OURS} / {FASTAI}, paired: median {median:.3f} (min {low:.3f}, max {high:.3f})")
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    lines.append(
+        f"test balanced accuracy {OURS} - {FASTAI}, paired: mean {statistics.fmean(gains):+.4f} "
+        f"(min {min(gains):+.4f}, max {max(gains):+.4f}, standard error {error:.4f})"
+    )
     everything = [run for done in runs.values() for run in done]
     shared = [run for run in everything if (run.other_cpu_seconds or 0) > MOST_DISTURBED * run.seconds]
     if shared:
@@ -135,9 +144,32 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
+def pairs(runs: Mapping[str, Sequence[Run]]) -> list[tuple[Run, Run]]:
+    """Our run and fastai's of each seed that both have."""
+    theirs = {run.seed: run for run in runs[FASTAI]}
+    return [(mine, theirs[mine.seed]) for mine in runs[OURS] if mine.seed in theirs]
+
+
 def paired_ratios(runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Our wall time over fastai's in each repeat."""
-    return [mine.seconds / theirs.seconds for mine, theirs in zip(runs[OURS], runs[FASTAI], strict=True)]
+    """Our wall time over fastai's for each seed."""
+    return [mine.seconds / other.seconds for mine, other in pairs(runs)]
+
+
+def paired_gains(runs: Mapping[str, Sequence[Run]]) -> list[float]:
+    """Our balanced accuracy on test less fastai's for each seed."""
+    return [mine.score.test_balanced_accuracy - other.score.test_balanced_accuracy for mine, other in pairs(runs)]
+
+
+def read_runs(output: Path, setting: Mapping[str, Any]) -> dict[str, list[Run]]:
+    """Read the runs that an output file has; ends the program when they are of another setting."""
+    if not output.exists():
+        return {OURS: [], FASTAI: []}
+    found = json.loads(output.read_text(encoding="utf-8"))
+    if found["setting"] != setting:
+        sys.exit(f"{output} has runs of another setting, {found['setting']}: choose another --output")
+    return {
+        name: [Run(**{**run, "score": Score(**run["score"])}) for run in done] for name, done in found["runs"].items()
+    }
 
 
 def machine(threads: int) -> dict[str, Any]:
@@ -158,13 +190,18 @@ def main() -> None:
     """Prepare data and environment, choose fastai's workers, measure in turn, print the table."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="measured runs of each contestant")
+    parser.add_argument("task", choices=TASKS, help="what is trained on")
+    parser.add_argument("--archive", type=Path, help="tar of a folder with train, val and test, for longtail")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="of the runs of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="cores and OpenMP threads of every contestant")
     parser.add_argument("--env", type=Path, default=cache / "classifier-training-bench" / "peers")
     parser.add_argument("--fastai-workers", type=int, help="its loader processes; own choice or 0 by trial if left out")
     parser.add_argument("--ours", nargs="+", default=[], metavar="KEY=VALUE", help="more settings for ours")
-    parser.add_argument("--output", type=Path, help="write everything as JSON here")
+    parser.add_argument("--output", type=Path, required=True, help="JSON with all runs, to which these are added")
     options = parser.parse_args()
+    task = TASKS[options.task]
+    if (options.archive is None) == (options.task == "longtail"):
+        sys.exit("--archive belongs to longtail, which cannot do without")
 
     python = make_environment(options.env.absolute())
     computer = machine(options.threads)
@@ -173,39 +210,49 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     with tempfile.TemporaryDirectory(prefix="peers-data-") as name:
         data = Path(name)
-        write_digits(data)
-        # The runs before the measurement also fill caches: files, fonts, our own bytecode.
-        measure(ours(data, options.ours), 0, options.threads, "warm-up")
-        candidates = (0, None) if options.fastai_workers is None else (options.fastai_workers,)
-        workers = faster_workers(data, python, candidates, options.threads)
-        contestants = (ours(data, options.ours), fastai(data, python, workers))
-        runs: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
-        for seed in range(1, options.repeats + 1):
-            for contestant in contestants:
-                label = f"repeat {seed} of {options.repeats}"
-                runs[contestant.name].append(measure(contestant, seed, options.threads, label))
+        if options.archive is None:
+            write_digits(data, task.image_size)
+        else:
+            data = unpack(options.archive, data)
+        workers = options.fastai_workers
+        if workers is None:
+            # These runs also fill caches: files, fonts, our own bytecode.
+            measure(ours(task, data, options.ours), 0, options.threads, "warm-up")
+            workers = faster_workers(task, data, python, (0, None), options.threads)
+        setting = {
+            **asdict(task),
+            "model": "resnet18 from scratch",
+            "batch_size": BATCH_SIZE,
+            "ours": options.ours,
+            "fastai_workers": "its own choice" if workers is None else workers,
+        }
+        runs = read_runs(options.output, setting)
+        for seed in options.seeds:
+            for contestant in (ours(task, data, options.ours), fastai(task, data, python, workers)):
+                if all(run.seed != seed for run in runs[contestant.name]):
+                    runs[contestant.name].append(measure(contestant, seed, options.threads, task.name))
+                    write_results(options.output, setting, computer, runs)
 
-    setting = {
-        "data": f"scikit-learn digits at {IMAGE_SIZE} px",
-        "model": "resnet18 from scratch",
-        "batch_size": BATCH_SIZE,
-        "epochs": EPOCHS,
-        "ours": options.ours,
-        "fastai_workers": "its own choice" if workers is None else workers,
-    }
+    if not pairs(runs):
+        sys.exit("no seed has both runs yet: run it again")
     programs = {name: {"device": done[0].score.device, **done[0].score.versions} for name, done in runs.items()}
     print(f"\n{summary(runs)}\n{LEFT_OUT}\n")
     for title, facts in {"setting": setting, "machine": computer, **programs}.items():
         print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
-    if options.output:
-        results = {
-            "setting": setting,
-            "machine": computer,
-            "runs": {name: [asdict(run) for run in done] for name, done in runs.items()},
-            "wall_time_ratios": paired_ratios(runs),
-            "left_out": LEFT_OUT,
-        }
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def write_results(
+    output: Path, setting: Mapping[str, Any], computer: Mapping[str, Any], runs: Mapping[str, Sequence[Run]]
+) -> None:
+    """Write all runs so far, so that an interrupt costs one of them."""
+    results = {
+        "setting": setting,
+        "machine": computer,
+        "runs": {name: [asdict(run) for run in done] for name, done in runs.items()},
+        "wall_time_ratios": paired_ratios(runs),
+        "left_out": LEFT_OUT,
+    }
+    output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from sklearn.model_selection import train_test_split
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-IMAGE_SIZE, BATCH_SIZE, EPOCHS = 64, 64, 4
+BATCH_SIZE = 64
 SPLIT_SEED, HELD_OUT = 0, 360
 PEERS_PYTHON, PEERS = "3.11", ("fastai==2.8.12",)
 LEFT_OUT = "timm 1.0.31 is left out: neither its wheel nor its source archive on PyPI has its train.py."
@@ -38,6 +39,22 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What all train on; `flips` says whether a mirror image is still of its class, which each is told in its words."""
+
+    name: str
+    image_size: int
+    epochs: int
+    flips: bool
+
+
+TASKS = {
+    "digits": Task("scikit-learn's digits", 64, 4, flips=False),
+    "longtail": Task("a long tail of CIFAR-10, 25:1", 32, 10, flips=True),
+}
+
+
+@dataclass(frozen=True)
 class Contestant:
     """A program to time: its command for a seed and an empty folder, and what reads its result from that folder."""
 
@@ -46,7 +63,15 @@ class Contestant:
     read: Callable[[Path], Score]
 
 
-def write_digits(folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack an archive of one folder with train, val and test; returns that folder."""
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    (found,) = folder.iterdir()
+    return found
+
+
+def write_digits(folder: Path, image_size: int) -> None:
     """Write the digits as {train,val,test}/CLASS/*.png, 8 x 8 pixels blown up to the benchmark's size."""
     digits = load_digits()
     rows = np.arange(len(digits.target))
@@ -57,7 +82,7 @@ def write_digits(folder: Path) -> None:
             path = folder / split / str(digits.target[row]) / f"{row:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray((digits.images[row] * (255 / 16)).round().astype(np.uint8))
-            picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR).save(path)
+            picture.resize((image_size, image_size), Image.Resampling.BILINEAR).save(path)
 
 
 def make_environment(folder: Path) -> Path:
@@ -70,15 +95,17 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def ours(data: Path, overrides: Sequence[str]) -> Contestant:
+def ours(task: Task, data: Path, overrides: Sequence[str]) -> Contestant:
     """classifier-training with its defaults, plots, averaged weights, test score and ONNX file included."""
     program = Path(sys.executable).with_name("classifier-training")
     if not program.exists():
         sys.exit(f"{program} is missing: run this with the Python that classifier-training is installed for")
 
     def command(seed: int, folder: Path) -> list[str]:
-        settings = [f"data.root={data}", f"data.image_size={IMAGE_SIZE}", f"data.batch_size={BATCH_SIZE}"]
-        settings += [f"trainer.max_epochs={EPOCHS}", f"seed={seed}", f"output={folder}", *overrides]
+        settings = [f"data.root={data}", f"data.image_size={task.image_size}", f"data.batch_size={BATCH_SIZE}"]
+        settings += [f"trainer.max_epochs={task.epochs}", f"seed={seed}", f"output={folder}"]
+        settings += ["transforms.hflip=0.5"] if task.flips else []
+        settings += overrides
         return [str(program), "train", *settings]
 
     return Contestant(OURS, command, read_ours)
@@ -102,12 +129,13 @@ def read_ours(folder: Path) -> Score:
     )
 
 
-def fastai(data: Path, python: Path, workers: int | None) -> Contestant:
+def fastai(task: Task, data: Path, python: Path, workers: int | None) -> Contestant:
     """Fastai's vision_learner and fit_one_cycle; `workers` is None for fastai's own number of loader processes."""
 
     def command(seed: int, folder: Path) -> list[str]:  # noqa: ARG001 - it writes nothing but its answer
-        options = ["--data", str(data), "--image-size", str(IMAGE_SIZE), "--batch-size", str(BATCH_SIZE)]
-        options += ["--epochs", str(EPOCHS), "--seed", str(seed)]
+        options = ["--data", str(data), "--image-size", str(task.image_size)]
+        options += ["--batch-size", str(BATCH_SIZE), "--epochs", str(task.epochs), "--seed", str(seed)]
+        options += ["--flips"] if task.flips else []
         options += [] if workers is None else ["--workers", str(workers)]
         return [str(python), str(FASTAI_SCRIPT), *options]
 

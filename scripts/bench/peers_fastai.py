@@ -14,6 +14,7 @@ from fastai.vision.all import (  # type: ignore[import-not-found]  # noqa: E402 
     ImageDataLoaders,
     Resize,
     accuracy,
+    aug_transforms,
     get_image_files,
     resnet18,
     set_seed,
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--workers", type=int, help="loader processes; fastai's own choice when left out")
+    parser.add_argument("--flips", action="store_true", help="fastai's usual augmentation, mirror images among it")
     options = parser.parse_args()
 
     set_seed(options.seed)
@@ -42,6 +44,7 @@ def main() -> None:
         options.data,
         valid="val",
         item_tfms=Resize(options.image_size),
+        batch_tfms=aug_transforms() if options.flips else None,
         bs=options.batch_size,
         num_workers=options.workers,
     )

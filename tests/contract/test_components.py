@@ -161,7 +161,9 @@ def test_a_way_to_move_a_trained_network_fits(
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("item", of_group("loss", "optimizer", "scheduler", "sampler", "transforms", "trainer"))
+@pytest.mark.parametrize(
+    "item", of_group("loss", "optimizer", "scheduler", "sampler", "imbalance", "transforms", "trainer")
+)
 def test_a_part_of_training_fits(item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]) -> None:
     parts = ["callbacks=[checkpoint]", "trainer.max_epochs=2"]
     run = train_here([f"data.root={split_folder}", *SMALL, *parts, *chosen(item)])

@@ -92,7 +92,8 @@ def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Ma
         UserError: for it, with the nearest right spelling.
     """
     keys = list(leaf_keys(values))
-    nodes = {group: values.get(group) or {} for group in groups}
+    found = {group: values.get(group) for group in groups}
+    nodes = {group: node if isinstance(node, dict) else {} for group, node in found.items()}
     keys += [f"{group}.{name}" for group, node in nodes.items() for name in node if isinstance(node[name], dict)]
     for override in parsed:
         key = override.key_or_group

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
+from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.typed import prepare
@@ -59,24 +60,48 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         return resumed_values(resumed, parsed)
     with hydra_ready(verb) as searchpath:
         try:
-            values = _compose(verb, [*searchpath, *overrides])
+            values = compose_words(verb, [*searchpath, *overrides])
             if names_no_data(verb, values, parsed):
-                values = _compose(verb, [*searchpath, *with_sample(parsed)])
+                overrides = with_sample(parsed)
+                values = compose_words(verb, [*searchpath, *overrides])
+            if values.get(RECIPE) == AUTO:
+                values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, overrides)])
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
     return values
 
 
-def _compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
+def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose with Hydra ready, and nothing chosen that the words leave open.
+
+    Raises:
+        UserError: for YAML that cannot be read.
+    """
     try:
-        return plain(hydra_compose(verb.name, overrides=list(overrides)))
+        config = hydra_compose(verb.name, overrides=list(overrides), return_hydra_config=True)
+        choices = config.hydra.runtime.choices
+        with flag_override(config, ["struct", "readonly"], values=False):
+            del config["hydra"]
+        return with_choices(plain(config), choices)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a file below conf/"
         raise UserError(
             f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "mend the line"
         ) from error
+
+
+def with_choices(values: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the name of the recipe, which leaves its settings and no node of its own."""
+    return {**values, RECIPE: choices[RECIPE]} if RECIPE in choices else values
+
+
+def with_chosen_recipe(values: Mapping[str, Any], words: Sequence[str]) -> list[str]:
+    """Choose the recipe for a composed configuration, say it, and put it among the words."""
+    name, why = choose_recipe(values)
+    log.info("recipe: %s, since %s", name, why)
+    return with_recipe(words, name)
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -143,7 +168,7 @@ def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str])
     firsts = [choices[0] for choices in swept]
     others = [[*fixed, choice] for choices in swept for choice in choices[1:]]
     try:
-        values, *_ = [_compose(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
+        values, *_ = [compose_words(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
     except (HydraException, OmegaConfBaseException) as error:
         raise _uncomposable(error, verb) from error
     refuse_keys(parsed, groups=offered, values=values, verb=verb.name)

@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from typing import TYPE_CHECKING
 
+from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.store import EXPERIMENT, group_options
 from classifier_training.conf.words import type_words, value_words
 from classifier_training.core.register import VERB, entries
@@ -25,11 +26,13 @@ GROUP_TITLES = {
     "optimizer": "how weights are changed",
     "scheduler": "how the learning rate changes",
     "transfer": "which layers of a pretrained network learn, and when",
+    "imbalance": "how unbalanced classes are corrected, by one of these alone",
     "sampler": "how often images are drawn; chosen by imbalance= unless given",
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",
     "logging": "where figures go besides metrics.csv; several may be chosen: logging=[tensorboard,wandb]",
     "format": "what is written; several may be chosen: format=[onnx,torchscript]",
+    RECIPE: "presets of the groups above for a situation; auto takes finetune or scratch, by the network's weights",
     EXPERIMENT: "whole sets of settings; files in your own conf/ folder are found too",
 }
 
@@ -83,13 +86,14 @@ def verb_help(verb: Entry) -> str:
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]
         lines += textwrap.wrap(choices, WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
-        lines += _group(verb, group) if group in verb.options else []
+        lines += _group(verb, group) if entries(group) else []
     return "\n".join(lines)
 
 
 def _choices(verb: Entry, group: str, names: Iterable[str]) -> str:
     choice = verb.options[group].choice if group in verb.options else None
     default = None if choice is None or choice.default in (None, "default") else choice.default
+    default = AUTO if group == RECIPE else default
     return " | ".join(f"{name} (default)" if name == default else name for name in names)
 
 

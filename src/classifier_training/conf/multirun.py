@@ -12,7 +12,16 @@ from hydra.core.hydra_config import HydraConfig
 
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import parse_overrides
-from classifier_training.conf.compose import names_no_data, plain, refuse_unknown, with_sample
+from classifier_training.conf.compose import (
+    compose_words,
+    names_no_data,
+    plain,
+    refuse_unknown,
+    with_choices,
+    with_chosen_recipe,
+    with_sample,
+)
+from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
 from classifier_training.conf.typed import prepare
@@ -61,7 +70,9 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         combination = " ".join(word for word in given if word.partition("=")[0] in swept)
         log.info("combination: %s", combination)
         try:
-            values = plain(config)
+            values = with_choices(plain(config), HydraConfig.get().runtime.choices)
+            if values.get(RECIPE) == AUTO:
+                values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, given)])
             refuse_resume(values, "stands in a file of settings")
             report(f"combination: {combination}\n{verb.target(**build_arguments(verb, values))}")
         except InterruptedRunError as error:

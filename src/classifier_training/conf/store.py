@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
+from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.validate import MISSING_MARK
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, entries
@@ -52,7 +53,8 @@ def _store_nodes(verb: Entry) -> None:
             "defaults": [
                 "_self_",
                 *({group: choice.default} for group, choice in choices.items()),
-                *([{EXPERIMENT: None}] if takes_experiments(verb) else []),
+                # Of two that set the same the later decides, and words decide over both.
+                *([{RECIPE: AUTO}, {EXPERIMENT: None}] if takes_experiments(verb) else []),
             ],
             # A group that nothing is chosen from must still be a key, or an experiment could not fill it.
             **{group: {} if choice.many else None for group, choice in choices.items()},
@@ -85,7 +87,7 @@ def offered_names(verb: Entry) -> dict[str, list[str]]:
     """Do what `group_options` does, with Hydra ready."""
     groups = list(_choices(verb))
     if takes_experiments(verb):
-        groups.append(EXPERIMENT)
+        groups += [RECIPE, EXPERIMENT]
     loader = GlobalHydra.instance().config_loader()
     found = {group: set(loader.get_group_options(group)) for group in groups}
     for group in groups if USER_CONF.is_dir() else ():
@@ -94,7 +96,7 @@ def offered_names(verb: Entry) -> dict[str, list[str]]:
 
 
 def takes_experiments(verb: Entry) -> bool:
-    """Whether a verb has the settings that experiments are written for."""
+    """Whether a verb has the settings that recipes and experiments are written for."""
     return verb.name == "train"
 
 

@@ -14,6 +14,7 @@ from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augment import Changes, changes_batch
 from classifier_training.data.crop import training_pixels
+from classifier_training.data.degrade import degrade
 from classifier_training.data.jitter import jitter
 from classifier_training.data.threads import map_samples
 from classifier_training.data.transforms import draw_uniforms
@@ -172,6 +173,13 @@ class ImageDataset(Dataset[Batch]):
         assert self._augmentation is not None
         kept = kept if stored else self._recipe.restored(kept)
         pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
+        if self._augmentation.trivial_augment:
+            # torchvision takes a second to import, and nothing else here needs it.
+            from classifier_training.data.trivial import trivial_augment
+
+            pixels = trivial_augment(pixels, draws)
+        if self._augmentation.degrades:
+            pixels = degrade(pixels, draws, self._augmentation)
         return jitter(pixels, draws, self._augmentation) if self._augmentation.backend == "opencv" else pixels
 
     def _skip(self, error: UnreadableImageError) -> None:

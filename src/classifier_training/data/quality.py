@@ -55,7 +55,7 @@ def scan_headers(index: SampleIndex) -> HeaderScan:
     )
 
 
-def imbalance_ratio(class_counts: NDArray[np.int64]) -> float:
+def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
     """Images of the most frequent class over those of the rarest that has any; 1 when nothing is there."""
     present = class_counts[class_counts > 0]
     return float(present.max() / present.min()) if len(present) else 1.0

@@ -2,11 +2,13 @@
 
 Every random number of a sample is a pure function of (seed, epoch, position), so that the number of workers, a resume
 or a kill changes nothing. `recipe.py` shrinks a picture once, `crop.py` cuts a random part out of that, and what
-happens to the pixels then is in `augment.py`, or in `jitter.py`, where OpenCV does the colours.
+happens to the pixels then is in `trivial.py` and `degrade.py`, picture by picture, in `augment.py`, or in `jitter.py`,
+where OpenCV does the colours. Whole batches are mixed and resized by `training/view.py`.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import (
     Backend,
     ChannelOrder,
@@ -33,12 +36,19 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 DRAWS = (
     "area", "ratio", "x", "y", "flip", "angle", "shift_x", "shift_y", "zoom",
     "brightness", "contrast", "saturation", "hue",
+    "trivial", "strength", "sign",
+    "blur", "sigma", "motion", "motion_length", "downscale", "downscale_side", "noise", "noise_level", "noise_seed",
+    "erase", "erase_area", "erase_ratio", "erase_x", "erase_y", "erase_grey",
 )  # fmt: skip
 """Names of a sample's random numbers; their place in `draw_uniforms` is their place here."""
+
+NUM_BLOCKS = math.ceil(len(DRAWS) / 8)
+"""Hashes of 64 bytes for 8 numbers each."""
 
 
 @register(group="transforms", name="standard")
@@ -62,6 +72,17 @@ class Transforms:
         contrast: largest relative change of contrast.
         saturation: largest relative change of saturation.
         hue: largest turn of the hue, as a share of the colour circle.
+        trivial_augment: change each picture by one operation of TrivialAugment, drawn with its strength.
+        blur: probability of a lens out of focus.
+        motion_blur: probability of a camera or a subject that moves to one side.
+        downscale: probability of a picture taken from afar, with down to a quarter of the resolution.
+        noise: probability of a noisy sensor.
+        erase: probability that a grey rectangle hides a part, as something in front of the subject would.
+        mixup: alpha of the distribution of shares with which two pictures are blended; 0 blends none, 0.2 is usual.
+        cutmix: alpha of that with which a part of one replaces a part of the other; 0 cuts none, 1 is usual.
+        mix_probability: share of the batches that are mixed.
+        start_scale: share of the size at which training pictures begin, to grow until three quarters of the epochs are
+            over; 1 is the full size throughout.
     """
 
     policy: Policy = "squash"
@@ -77,11 +98,27 @@ class Transforms:
     contrast: Share = 0.2
     saturation: Share = 0.2
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    trivial_augment: bool = False
+    blur: Probability = 0.0
+    motion_blur: Probability = 0.0
+    downscale: Probability = 0.0
+    noise: Probability = 0.0
+    erase: Probability = 0.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    start_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
         choose_kernel(self.backend, self.kernel)
         if self.backend == "opencv":
             import_opencv()
+        if self.mix_probability < 1 and not self.mixes:
+            raise UserError(
+                f"transforms.mix_probability={self.mix_probability:g} has no effect: nothing is mixed",
+                "transforms.mixup or transforms.cutmix above 0",
+                "transforms.mixup=0.2, or leave mix_probability out",
+            )
 
     def evaluation(self, image_size: int, spec: InputSpec) -> Preprocessing:
         """Return what every picture goes through outside training."""
@@ -105,14 +142,24 @@ class Transforms:
         """Whether a colour augmentation is on."""
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
 
+    @property
+    def degrades(self) -> bool:
+        """Whether pictures are made worse, one by one, as a poor camera would."""
+        return bool(self.blur or self.motion_blur or self.downscale or self.noise or self.erase)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures of a batch are mixed."""
+        return bool(self.mixup or self.cutmix)
+
 
 def draw_uniforms(seed: int, key: SampleKey) -> NDArray[np.float64]:
     """Return a sample's random numbers in [0, 1), float64 [len(DRAWS)]: a hash of (seed, epoch, position, row).
 
     A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with BLAKE2 as its
-    function: no state, no order, about 3 microseconds.
+    function: no state, no order, a few microseconds.
     """
     packed = struct.pack("<4q", seed, key.epoch, key.position, key.row)
-    blocks = [blake2b(packed, digest_size=64, salt=bytes([block])).digest() for block in range(2)]
+    blocks = [blake2b(packed, digest_size=64, salt=bytes([block])).digest() for block in range(NUM_BLOCKS)]
     words = np.frombuffer(b"".join(blocks), dtype="<u8", count=len(DRAWS))
     return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)

@@ -39,7 +39,28 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
             f"a size that the network is made for; its own is {built.input_spec.size}",
             f"data.image_size={built.input_spec.size}",
         )
-    if _dry_run(network, image_size, 1) is None:
+    return _fewest_images(built, image_size, batch_size)
+
+
+def fit_smaller(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
+    """Make sure that a network, as it is, also takes the smaller pictures of early epochs; returns as `fit_input`.
+
+    Raises:
+        UserError: when it takes no other size than its own, or the batch is too small.
+    """
+    error = _dry_run(built.network, image_size, 2)
+    if error is not None:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"transforms.start_scale begins with {image_size} px: {built.architecture} takes one size alone ({reason})",
+            "a network that takes pictures of any size, as convolutional ones do",
+            "transforms.start_scale=1",
+        )
+    return _fewest_images(built, image_size, batch_size)
+
+
+def _fewest_images(built: BuiltModel, image_size: int, batch_size: int) -> int:
+    if _dry_run(built.network, image_size, 1) is None:
         return 1
     if batch_size < 2:
         raise UserError(

@@ -1,4 +1,8 @@
-"""Losses, as pure functions of logits, targets and class weights."""
+"""Losses, as pure functions of logits, targets and class weights.
+
+Targets are class numbers, or the share of each class in a mixed picture. A loss of shares is the mean over classes by
+their share times the class's weight, so that a share of 1 gives what the class number gives.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +30,16 @@ def cross_entropy(
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
 
     Returns:
-        The weighted mean over the batch, a scalar; logits are [B, K], targets [B], class weights [K] or None.
+        The weighted mean over the batch, a scalar; logits are [B, K], targets int64 [B] or float32 [B, K], class
+        weights [K] or None.
     """
     from torch.nn import functional
 
-    return functional.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing)
+    found = functional.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing)
+    if targets.ndim == 1 or class_weights is None:
+        return found
+    # torch divides by the number of images where targets are shares, and by their weight where they are numbers.
+    return found * len(targets) / (targets @ class_weights).sum()
 
 
 @register(group="loss", name="focal")
@@ -47,13 +56,13 @@ def focal(
         gamma: how much less; 0 is cross-entropy.
 
     Returns:
-        The weighted mean over the batch, a scalar; logits are [B, K], targets [B], class weights [K] or None.
+        The weighted mean over the batch, a scalar; logits are [B, K], targets int64 [B] or float32 [B, K], class
+        weights [K] or None.
     """
     from torch.nn import functional
 
-    log_likelihood = functional.log_softmax(logits, dim=1).gather(1, targets[:, None]).squeeze(1)
-    per_sample = -((1 - log_likelihood.exp()) ** gamma) * log_likelihood
-    if class_weights is None:
-        return per_sample.mean()
-    weights = class_weights[targets]
-    return (weights * per_sample).sum() / weights.sum()
+    log_likelihoods = functional.log_softmax(logits, dim=1)
+    if targets.ndim == 1:
+        targets = functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
+    weights = targets if class_weights is None else targets * class_weights
+    return (weights * -((1 - log_likelihoods.exp()) ** gamma) * log_likelihoods).sum() / weights.sum()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.training.optim import SchedulePlan
+    from classifier_training.training.view import TrainingView
 
 
 class ClassifierModule(pl.LightningModule):
@@ -30,17 +31,19 @@ class ClassifierModule(pl.LightningModule):
 
     Args:
         network: float32 [B, 3, H, W] normalised -> logits [B, K].
-        loss: (logits [B, K], targets [B], class weights [K] or None) -> scalar.
+        loss: (logits [B, K], targets [B] or [B, K], class weights [K] or None) -> scalar.
         optimizer: (network, fused) -> optimizer.
         fused: whether one kernel steps all weights; not with both loss scaling and clipping.
         scheduler: (optimizer, plan) -> Lightning's scheduler configuration.
         plan: length of the run and its monitored metric.
         class_names: [K].
         class_weights: of the loss, float32 [K], or None.
+        logit_adjustment: added to the logits in the loss of training, float32 [K], or None.
         preprocessing: its mean, std and channel order are applied here, on the device.
         channels_last: whether to hold images and weights with the channels innermost.
         seed: dropout and its like follow from (seed, epoch, step).
         min_batch_size: fewest images that the network can be trained on at once.
+        view: what a step sees of its batch, mixed and resized; the batch itself when left out.
 
     Attributes:
         results: answers on each split, by its name, once it was gone through.
@@ -59,10 +62,12 @@ class ClassifierModule(pl.LightningModule):
         plan: SchedulePlan,
         class_names: Sequence[str],
         class_weights: Tensor | None,
+        logit_adjustment: Tensor | None = None,
         preprocessing: Preprocessing,
         channels_last: bool,
         seed: int,
         min_batch_size: int = 1,
+        view: TrainingView | None = None,
     ) -> None:
         super().__init__()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -78,9 +83,11 @@ class ClassifierModule(pl.LightningModule):
         self._plan = plan
         self._seed = seed
         self._class_weights: Tensor | None
+        self._logit_adjustment: Tensor | None
         self._scale: Tensor
         self._shift: Tensor
         self.register_buffer("_class_weights", class_weights, persistent=False)
+        self.register_buffer("_logit_adjustment", logit_adjustment, persistent=False)
         self._reverses_channels = preprocessing.channel_order == "bgr"
         std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
@@ -89,10 +96,11 @@ class ClassifierModule(pl.LightningModule):
         self._first_bad_step = torch.tensor(-1)
         self._num_images = 0
         self._min_batch_size = min_batch_size
+        self._view = view
         self._outputs: list[StepOutput] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Answer a batch of pixels, uint8 [B, 3, H, W], with logits, [B, K]."""
+        """Answer a batch of pixels in 0..255, [B, 3, H, W], with logits, [B, K]."""
         pixels = torch.addcmul(self._shift, images.float(), self._scale)
         if self._reverses_channels:
             pixels = pixels.flip(1)
@@ -119,11 +127,15 @@ class ClassifierModule(pl.LightningModule):
             return None
         self._num_images += number
         torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx))
-        logits = self(batch.images).float()
-        loss = self._loss(logits, batch.targets, self._class_weights)
+        images, targets = batch.images, batch.targets
+        if self._view is not None:
+            images, targets = self._view(images, targets, epoch=self.current_epoch, step=batch_idx)
+        logits = self(images).float()
+        adjusted = logits if self._logit_adjustment is None else logits + self._logit_adjustment
+        loss = self._loss(adjusted, targets, self._class_weights)
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
-            correct = (logits.argmax(dim=1) == batch.targets).sum()
+            correct = _share_correct(logits, targets).sum()
             self._totals += torch.stack([loss * number, correct, torch.full_like(loss, number)])
             bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
             self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
@@ -207,6 +219,12 @@ class ClassifierModule(pl.LightningModule):
         metrics = classification_metrics(logits, targets, losses, self.class_names, also=self._watched())
         self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+
+
+def _share_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """The part of each picture [B] that shows the class answered: 0 or 1, or a share where pictures were mixed."""
+    predicted = logits.argmax(dim=1)
+    return (predicted == targets) if targets.ndim == 1 else targets.gather(1, predicted[:, None]).squeeze(1)
 
 
 def _not_finite(what: str, where: str) -> CheckFailedError:

@@ -21,10 +21,12 @@ from classifier_training.workflows.heads import retrain_head
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.continuation import Pace
     from classifier_training.training.device import Device
+    from classifier_training.training.imbalance import Correction
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.transfer import Transfer
 
@@ -40,16 +42,15 @@ def make_module(
     *,
     loss: Builder,
     scheduler: Builder,
-    class_weights: NDArray[np.float64] | None,
+    correction: Correction,
     seed: int,
     min_batch_size: int,
     phase: Phase,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
-    import torch
-
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.optim import SchedulePlan, constant
+    from classifier_training.training.view import TrainingView
 
     steps = steps_per_epoch(datamodule, settings) * (settings.max_epochs - phase.from_epoch)
     return ClassifierModule(
@@ -61,11 +62,19 @@ def make_module(
         # A finished run that only scores again has no step left.
         plan=SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode),
         class_names=run.class_names,
-        class_weights=None if class_weights is None else torch.from_numpy(class_weights).float(),
+        class_weights=_tensor(correction.loss_weights),
+        logit_adjustment=_tensor(correction.logit_adjustment),
         preprocessing=run.preprocessing,
         channels_last=device.channels_last,
         seed=seed,
         min_batch_size=min_batch_size,
+        view=TrainingView(
+            transforms=datamodule.augmentation,
+            num_classes=len(run.class_names),
+            image_size=run.preprocessing.size[0],
+            max_epochs=settings.max_epochs,
+            seed=seed,
+        ),
     )
 
 
@@ -175,3 +184,9 @@ def fit(
     finally:
         finish(lightning.loggers, status=status)
     return best["epoch"], module.results[held_out]
+
+
+def _tensor(values: NDArray[np.float64] | None) -> Tensor | None:
+    import torch
+
+    return None if values is None else torch.from_numpy(values).float()

@@ -134,7 +134,7 @@ def _scorer(run: RunContext, targets: Tensor) -> Callable[[Tensor], float]:
     def score(logits: Tensor) -> float:
         answers = logits.numpy()
         losses = -np.log(np.maximum(softmax(answers)[np.arange(len(true)), true], 1e-38))
-        return _shown(run, classification_metrics(answers, true, losses, run.class_names)[name])
+        return _shown(run, classification_metrics(answers, true, losses, run.class_names, also=[name])[name])
 
     return score
 

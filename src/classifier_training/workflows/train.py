@@ -23,6 +23,7 @@ from classifier_training.core.runtime import RunLog, command, raise_open_file_li
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, goal_of
 from classifier_training.data.load import load_data
 from classifier_training.data.preflight import preflight
+from classifier_training.data.quality import imbalance_ratio
 from classifier_training.data.source import DataSource
 from classifier_training.data.splits import read_manifest
 from classifier_training.data.store.plan import open_stores
@@ -31,9 +32,10 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import Evaluation, write_results
 from classifier_training.training.decisions import Decisions, write_decisions
-from classifier_training.training.imbalance import Imbalance, correct_imbalance
+from classifier_training.training.imbalance import Switch, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer, refuse_transfer
+from classifier_training.workflows.advice import recipe_advice
 from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD, probe_head
 from classifier_training.workflows.record import plain, record_inputs, record_result
@@ -89,11 +91,12 @@ def train(
     optimizer: Annotated[partial[Any], Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
     transfer: Annotated[Transfer, Choice("full")],
+    imbalance: Annotated[Switch, Choice("auto")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
-    imbalance: Imbalance = "auto",
+    recipe: str = "auto",
     retrain_head: bool = False,
     monitor: str = "val/balanced_accuracy",
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
@@ -108,7 +111,7 @@ def train(
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
     Args:
-        imbalance: correct unbalanced classes by the sampler, by loss weights, not at all, or as seems best.
+        recipe: the preset that the run follows; what is typed goes over it.
         retrain_head: fit the last layer again after training, with all classes alike, for long tails.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
@@ -137,7 +140,12 @@ def train(
         correction = correct_imbalance(
             imbalance, sampler, class_counts=splits.counts(TRAIN), class_names=splits.class_names
         )
-        log.info("%s\nimbalance: %s", loaded.words, correction.words)
+        log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe, correction.words)
+        advice = recipe_advice(
+            recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(splits.counts(TRAIN))
+        )
+        if advice is not None:
+            log.info("recipe: %s", advice)
         for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
             log.info("data check: %s", line)
 
@@ -145,11 +153,12 @@ def train(
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
         from classifier_training.models.checkpointing import checkpointed_modules
-        from classifier_training.models.forward import fit_input
+        from classifier_training.models.forward import fit_input, fit_smaller
         from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
         from classifier_training.training.checkpoints import epochs_done
         from classifier_training.training.device import choose_device
         from classifier_training.training.features import linear_head
+        from classifier_training.training.progressive import check_progressive
 
         device = choose_device(trainer.accelerator, trainer.precision)
         log.info("device: %s", device.words)
@@ -164,6 +173,9 @@ def train(
         image_size = data.image_size or built.input_spec.size
         batch_size = DEFAULT_BATCH_SIZE if data.batch_size == "auto" else data.batch_size
         min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
+        first_size = check_progressive(trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale)
+        if first_size != image_size:
+            min_batch_size = max(min_batch_size, fit_smaller(built, image_size=first_size, batch_size=batch_size))
         if origin:
             built = inherit(built, model, origin, splits.class_names)
         preprocessing = transforms.evaluation(image_size, built.input_spec)
@@ -217,7 +229,7 @@ def train(
             datamodule,
             loss=loss,
             scheduler=scheduler,
-            class_weights=correction.loss_weights,
+            correction=correction,
             seed=seed,
             min_batch_size=min_batch_size,
             phase=decisions.phase,
@@ -233,8 +245,7 @@ def train(
             module.network.compile()
         pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
         if transfer.probes and not resumed:
-            class_weights = correction.sampler_weights if correction.loss_weights is None else correction.loss_weights
-            probe_head(run, module, datamodule, device, class_weights)
+            probe_head(run, module, datamodule, device, correction.class_weights)
         best_epoch, scored = fit(
             run,
             module,

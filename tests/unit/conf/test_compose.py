@@ -57,7 +57,7 @@ def test_the_description_of_the_arguments_composes_to_the_same() -> None:
         ("data.batch_size=many", "valid integer", "data.batch_size=64"),
         ("trainer.precision=17", "input should be", "trainer.precision=auto"),
         ("transforms.policy=squish", "input should be", "transforms.policy=squash"),
-        ("imbalance=wieghts", "input should be", "imbalance=weights"),
+        ("imbalance=wieghts", "no imbalance of that name", "imbalance=weights"),
         ("+data.nonsense=3", "there is no such setting", "classifier-training train --help lists them all"),
         ("sampler=manual", "sampler.weights is missing", "sampler.weights=…"),
         ("data.root", "not a setting", "data.root=…"),

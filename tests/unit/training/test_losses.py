@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional
@@ -32,3 +34,20 @@ def test_gradients_stay_finite_for_sure_answers() -> None:
     focal(logits, torch.tensor([0]), None).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("loss", [cross_entropy, focal])
+def test_a_share_of_one_is_a_class_number(loss: Callable[..., torch.Tensor], weights: torch.Tensor | None) -> None:
+    shares = functional.one_hot(TARGETS, 3).float()
+    assert loss(LOGITS, shares, weights).item() == pytest.approx(loss(LOGITS, TARGETS, weights).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_of_shares_follows_its_equation(weights: torch.Tensor | None) -> None:
+    shares = torch.rand(8, 3, generator=torch.Generator().manual_seed(1))
+    shares /= shares.sum(1, keepdim=True)
+    weighted = shares * (torch.ones(3) if weights is None else weights)
+    expected = -(weighted * LOGITS.log_softmax(1)).sum() / weighted.sum()
+    assert cross_entropy(LOGITS, shares, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert focal(LOGITS, shares, weights, gamma=0.0).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch
+from classifier_training.data.transforms import Transforms
 from classifier_training.training.losses import cross_entropy
 from classifier_training.training.module import ClassifierModule
 from classifier_training.training.optim import SchedulePlan, adamw, constant
+from classifier_training.training.view import TrainingView
 
 PREPROCESSING = Preprocessing(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
@@ -208,3 +210,32 @@ def test_the_held_out_split_is_scored_in_full_precision() -> None:
     runner.test(module, loader(1), verbose=False)
     assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
     assert module.results["test"].metrics.keys() >= {"loss", "balanced_accuracy"}
+
+
+def test_logits_are_adjusted_in_the_loss_of_training_alone() -> None:
+    adjustment = torch.tensor([-3.0, 0.0, -1.0])
+    settings = {"optimizer": functools.partial(adamw, lr=1e-12), "logit_adjustment": adjustment}
+    module = make(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), **settings)
+    with torch.no_grad():
+        logits = torch.cat([module(batch.images) for batch in batches()])
+    targets = torch.cat([batch.targets for batch in batches()])
+    trainer().fit(module, loader(), loader())
+    expected = nn.functional.cross_entropy(logits + adjustment, targets).item()
+    assert module.training_metrics()["train/loss"] == pytest.approx(expected, rel=1e-4)
+    assert module.results["val"].logits == pytest.approx(logits.numpy(), abs=1e-4)
+    assert module.results["val"].metrics["loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, targets).item(), rel=1e-4
+    )
+
+
+def test_accuracy_on_mixed_pictures_is_the_share_of_the_class_answered() -> None:
+    view = TrainingView(transforms=Transforms(mixup=1.0), num_classes=3, image_size=8, max_epochs=1, seed=4)
+    settings = {"optimizer": functools.partial(adamw, lr=1e-12), "view": view}
+    module = make(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), **settings)
+    shares = []
+    with torch.no_grad():
+        for step, batch in enumerate(batches()):
+            images, targets = view(batch.images, batch.targets, epoch=0, step=step)
+            shares.append(targets[torch.arange(4), module(images).argmax(1)])
+    trainer().fit(module, loader())
+    assert module.training_metrics()["train/acc_top1"] == pytest.approx(torch.cat(shares).mean().item(), abs=1e-5)

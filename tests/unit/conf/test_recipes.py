@@ -1,0 +1,117 @@
+"""Recipes choose presets of other groups; experiments and typed words go over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.complete import candidates
+from classifier_training.conf.compose import compose, compose_values
+from classifier_training.conf.helping import overview, verb_help
+from classifier_training.conf.multirun import sweep
+from classifier_training.conf.recipes import choose_recipe
+from classifier_training.conf.store import group_options
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import Entry, entry
+
+TRAIN = entry("verb", "train")
+RECIPES = ["auto", "fast", "finetune", "jersey", "longtail", "none", "scratch", "slides", "tiny"]
+
+
+def values(*words: str) -> dict[str, Any]:
+    return compose_values(TRAIN, ["data.root=/x", *words])
+
+
+def test_the_weights_choose_the_recipe_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert values()["recipe"] == "scratch"
+    assert "recipe: scratch, since the network starts from random weights" in caplog.text
+    assert values("model.pretrained=true")["recipe"] == "finetune"
+    assert values("recipe=auto", "model=timm", "model.name=x")["recipe"] in ("finetune", "scratch")
+    assert choose_recipe({"model": {"weights": "/w.safetensors"}})[0] == "finetune"
+    assert choose_recipe({"model": {}, "init_from": "latest"})[0] == "finetune"
+
+
+def test_a_typed_recipe_is_taken_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert values("recipe=tiny", "model.pretrained=true")["recipe"] == "tiny"
+    assert "recipe:" not in caplog.text
+
+
+def test_without_a_recipe_all_is_as_the_signatures_say() -> None:
+    found = values("recipe=none")
+    assert found.pop("recipe") == "none"
+    for group in ("optimizer", "loss", "scheduler", "transforms", "imbalance", "trainer"):
+        known = entry(group, found[group].pop("type"))
+        assert found[group] == {name: option.default for name, option in known.options.items()}, group
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("auto", "none")])
+def test_each_recipe_builds_and_changes_something(recipe: str) -> None:
+    found, plain = values(f"recipe={recipe}"), values("recipe=none")
+    assert {key for key in plain if found[key] != plain[key]} > {"recipe"}
+    assert compose(TRAIN, ["data.root=/x", f"recipe={recipe}"])["recipe"] == recipe
+
+
+def test_a_typed_group_takes_the_recipes_preset_away_whole() -> None:
+    found = values("recipe=tiny", "transforms=none", "loss=focal", "optimizer=sgd", "callbacks=[checkpoint]")
+    assert found["transforms"] == values("recipe=none", "transforms=none")["transforms"]
+    assert found["loss"] == {"type": "focal", "gamma": 2.0}
+    assert found["optimizer"] == values("recipe=none", "optimizer=sgd")["optimizer"]
+    assert list(found["callbacks"]) == ["checkpoint"]
+    assert found["trainer"]["max_epochs"] == 100
+
+
+def test_typed_settings_go_over_the_recipe() -> None:
+    found = values("recipe=tiny", "trainer.max_epochs=3", "loss.label_smoothing=0", "callbacks.ema=null")
+    assert found["trainer"]["max_epochs"] == 3
+    assert found["loss"]["label_smoothing"] == 0
+    assert found["callbacks"]["ema"] is None
+
+
+def test_an_experiment_goes_over_the_recipe_and_may_choose_one(tmp_path: Path) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    text = (
+        "# @package _global_\ndefaults: [override /recipe: tiny, override /transforms: color]\ntrainer: {max_epochs: 7}"
+    )
+    (tmp_path / "conf/experiment/mine.yaml").write_text(text)
+    found = values("experiment=mine")
+    assert (found["recipe"], found["trainer"]["max_epochs"], found["loss"]["label_smoothing"]) == ("tiny", 7, 0.1)
+    assert found["transforms"] == values("recipe=none", "transforms=color")["transforms"]
+    assert values("experiment=mine", "recipe=slides")["recipe"] == "slides"
+
+
+def test_recipes_of_the_users_own_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "conf/recipe").mkdir(parents=True)
+    (tmp_path / "conf/recipe/ours.yaml").write_text("# @package _global_\nseed: 5\n")
+    found = values("recipe=ours")
+    assert (found["recipe"], found["seed"]) == ("ours", 5)
+    assert group_options(TRAIN)["recipe"] == sorted([*RECIPES, "ours"])
+
+
+def test_names_are_in_the_help_and_completed_and_a_wrong_one_is_told() -> None:
+    for text in (overview("1"), verb_help(TRAIN)):
+        assert "auto (default) | fast | finetune" in text
+    assert candidates("classifier-training train recipe=lo") == ["recipe=longtail "]
+    with pytest.raises(UserError, match="no recipe of that name") as caught:
+        values("recipe=longtial")
+    assert caught.value.remedy == "recipe=longtail"
+
+
+def test_each_run_of_a_sweep_has_its_own_recipe() -> None:
+    seen: list[tuple[str, float]] = []
+
+    def record(**arguments: Any) -> str:
+        seen.append((arguments["recipe"], arguments["optimizer"].keywords["lr"]))
+        return "done"
+
+    recording = Entry("verb", "train", record)
+    recording.__dict__["options"] = TRAIN.options
+    assert sweep(recording, ["data.root=/x", "model.pretrained=true,false"], lambda _: None) == 0
+    assert seen == [("finetune", 3e-4), ("scratch", 2e-3)]
+    seen.clear()
+    assert sweep(recording, ["data.root=/x", "recipe=none,finetune", "model.pretrained=false"], lambda _: None) == 0
+    assert seen == [("none", 1e-3), ("finetune", 3e-4)]
