@@ -22,6 +22,7 @@ from classifier_training.data.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import write_results
+from classifier_training.evaluation.selective import write_selective
 from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.samples import own_source, tabulate
@@ -90,6 +91,15 @@ def evaluate(
     result = _score(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
         write_results(folder, result, table, predictor.class_names, drawer)
+        fitted = predictor.calibration
+        write_selective(
+            folder,
+            result,
+            predictor.class_names,
+            temperature=None if fitted is None else fitted.temperature,
+            curves=None if fitted is None else fitted.curves,
+            drawer=drawer,
+        )
     return EvaluateResult(folder, result)
 
 

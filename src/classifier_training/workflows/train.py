@@ -29,6 +29,8 @@ from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import write_results
+from classifier_training.evaluation.selective import write_selective
+from classifier_training.export.bundle import read_info
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.fit import Builder, fit, make_module
@@ -183,5 +185,14 @@ def train(
         best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
         table = splits.tables[scored.split]
         write_results(run_dir.evaluation, scored, table, splits.class_names, drawer)
+        fitted = read_info(run_dir).calibration if run_dir.model_info.exists() else None
+        write_selective(
+            run_dir.evaluation,
+            scored,
+            splits.class_names,
+            temperature=None if fitted is None else fitted.temperature,
+            curves=None if fitted is None else fitted.curves,
+            drawer=drawer,
+        )
         record_result(run_dir, scored, best_epoch)
     return TrainResult(run_dir, scored, best_epoch, example=table.paths[0])
