@@ -67,6 +67,15 @@ def crop_photographs(folder: Path) -> list[str]:
     return paths
 
 
+def error_by_chance(confidences: np.ndarray) -> float:
+    """Calibration error that a perfectly calibrated model with these confidences shows on as many images: its mean."""
+    generator = np.random.default_rng(0)
+    # Two classes, of which the first is the answer and right as often as it says.
+    shares = np.stack([confidences, np.zeros_like(confidences)], axis=1)
+    drawn = (generator.random((100, len(confidences))) >= confidences).astype(np.int64)
+    return statistics.fmean(expected_calibration_error(shares, targets) for targets in drawn)
+
+
 def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float, float]:
     """Print a run's figures; returns the calibration error after scaling and the share of foreign pictures found."""
     predictor = Predictor(run, accelerator="cpu")
@@ -80,7 +89,8 @@ def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float,
     moved = int((scaled.argmax(axis=1) != own.logits.argmax(axis=1)).sum())
     print(
         f"{name}: n {len(table)}, accuracy {(own.logits.argmax(axis=1) == table.targets).mean():.4f}, temperature "
-        f"{fitted.temperature:.3f} (val n {fitted.num_images}); ECE on test {before:.4f} before, {after:.4f} after; "
+        f"{fitted.temperature:.3f} (val n {fitted.num_images}); ECE on test {before:.4f} before, {after:.4f} after "
+        f"({error_by_chance(softmax(scaled).max(axis=1)):.4f} by chance with perfect calibration); "
         f"top-1 moved on {moved} images; false alarms on test {(own.novelty > fitted.novelty.threshold).mean():.3f}",
         flush=True,
     )
