@@ -57,7 +57,8 @@ def answer(predictor: Predictor, paths: list[str]) -> Answers:
 
 def crop_photographs(folder: Path) -> list[str]:
     """Write square crops of 32 to 400 pixels."""
-    generator, paths = np.random.default_rng(0), []
+    paths: list[str] = []
+    generator = np.random.default_rng(0)
     for pixels in load_sample_images().images:
         for _ in range(NUM_CROPS // 2):
             side = int(generator.integers(32, 400))
@@ -84,7 +85,7 @@ def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float,
     samples, root = own_samples(RunDir(run))
     table = tabulate(samples, root, TEST, predictor.class_names)
     own = answer(predictor, list(table.paths))
-    scaled = own.logits / np.float32(fitted.temperature)
+    scaled = (own.logits / np.float32(fitted.temperature)).astype(np.float32)
     before, after = (expected_calibration_error(softmax(logits), table.targets) for logits in (own.logits, scaled))
     moved = int((scaled.argmax(axis=1) != own.logits.argmax(axis=1)).sum())
     print(

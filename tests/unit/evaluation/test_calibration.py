@@ -29,10 +29,12 @@ def test_the_temperature_is_the_best_of_a_fine_grid_and_near_the_true_one(true_t
     logits, targets = drawn(4000, true_temperature)
     found = fit_temperature(logits, targets)
     grid = np.exp(np.linspace(np.log(0.1), np.log(10), 2001))
-    losses = [cross_entropies(logits / np.float32(value), targets).astype(np.float64).mean() for value in grid]
+    losses = [cross_entropies((logits / value).astype(np.float32), targets).astype(np.float64).mean() for value in grid]
     assert found == pytest.approx(grid[int(np.argmin(losses))], rel=0.003)
     assert found == pytest.approx(true_temperature, rel=0.1)
-    before, after = (expected_calibration_error(softmax(values), targets) for values in (logits, logits / found))
+    before, after = (
+        expected_calibration_error(softmax((logits / value).astype(np.float32)), targets) for value in (1, found)
+    )
     assert after < 0.03
     assert after < before or true_temperature == 1.0
 

@@ -8,9 +8,8 @@ from classifier_training.evaluation.novelty import MAX_DIMENSIONS, FeatureSubspa
 def near_a_plane(number: int, *, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     directions = np.linalg.qr(np.random.default_rng(9).normal(size=(20, 3)))[0]
-    return (5 + generator.normal(size=(number, 3)) @ directions.T + 0.01 * generator.normal(size=(number, 20))).astype(
-        np.float32
-    )
+    inside = generator.normal(size=(number, 3)) @ directions.T
+    return np.asarray(5 + inside + 0.01 * generator.normal(size=(number, 20)), dtype=np.float32)
 
 
 def test_what_leaves_the_plane_of_the_training_features_is_found() -> None:

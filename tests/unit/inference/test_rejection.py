@@ -38,20 +38,20 @@ class MeanColour(nn.Module):
     def __init__(self, *, linear: bool) -> None:
         super().__init__()
         colours = torch.tensor([COLOURS[name] for name in INFO.class_names]) / 127.5 - 1
-        self.spread = nn.Conv2d(3, 5, 1)
+        self.spread = nn.Conv2d(3, 5, 1, bias=False)
         self.linear = nn.Linear(5, 3) if linear else None
         with torch.no_grad():
             self.spread.weight.zero_()
             self.spread.weight[:3, :, 0, 0] = colours * 8
             self.spread.weight[3:, :, 0, 0] = torch.tensor([[1.0, -1, 0.5], [0.3, 1, -1]])
-            self.spread.bias.zero_()
             if self.linear is not None:
                 self.linear.weight.copy_(torch.eye(3, 5))
                 self.linear.bias.zero_()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.spread(images).mean((2, 3))
-        return features[:, :3] if self.linear is None else self.linear(features)
+        features: torch.Tensor = self.spread(images).mean((2, 3))
+        logits: torch.Tensor = features[:, :3] if self.linear is None else self.linear(features)
+        return logits
 
 
 def make_tables(folder: Path) -> dict[str, SplitTable]:
