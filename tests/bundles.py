@@ -14,6 +14,8 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import softmax
 from classifier_training.export.bundle import BundleInfo, write_info
+from classifier_training.export.calibrate import set_metadata
+from classifier_training.export.calibration import TEMPERATURE_KEY
 from classifier_training.export.golden import write_golden
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
@@ -63,6 +65,25 @@ def with_preprocessing(run_dir: RunDir, preprocessing: Preprocessing, folder: Pa
     paths = draw_pictures(folder / "pictures")
     write_golden(changed.golden, paths, preprocessing, lambda inputs: softmax(logits(inputs)), CLASS_NAMES)
     write_info(changed, info)
+    return changed
+
+
+def with_temperature(run_dir: RunDir, temperature: float, folder: Path, *, baked: bool) -> RunDir:
+    """Write the run again as a calibrated one, without exporting its network again."""
+    changed = RunDir(folder / "run")
+    changed.path.mkdir(parents=True)
+    model = onnx.load(run_dir.onnx)
+    set_metadata(model, {TEMPERATURE_KEY: repr(temperature)})
+    onnx.save(model, changed.onnx)
+    write_pipeline(changed.onnx, PREPROCESSING, changed.pipeline, temperature=temperature if baked else None)
+    logits = onnx_runner(changed.onnx)
+    write_golden(
+        changed.golden,
+        draw_pictures(folder / "pictures"),
+        PREPROCESSING,
+        lambda inputs: softmax(logits(inputs) / np.float32(temperature)),
+        CLASS_NAMES,
+    )
     return changed
 
 

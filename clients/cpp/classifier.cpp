@@ -1,7 +1,9 @@
 #include "classifier.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
+#include <numeric>
 #include <stdexcept>
 
 #include <nlohmann/json.hpp>
@@ -36,12 +38,36 @@ std::vector<std::string> read_class_names(const Ort::Session& session) {
   return nlohmann::json::parse(text.get()).get<std::vector<std::string>>();
 }
 
+// Fitted on validation images; a file that has it in its graph says 1, an older one nothing.
+double read_temperature(const Ort::Session& session) {
+  Ort::AllocatorWithDefaultOptions allocator;
+  const Ort::ModelMetadata metadata = session.GetModelMetadata();
+  const Ort::AllocatedStringPtr text = metadata.LookupCustomMetadataMapAllocated("temperature", allocator);
+  if (!text) return 1;
+  const auto temperature = nlohmann::json::parse(text.get()).get<double>();
+  if (!(temperature > 0)) throw std::runtime_error("the file's temperature is no number above 0");
+  return temperature;
+}
+
+// What softmax(logits / temperature) is, from softmax(logits).
+void scale_probabilities(std::vector<float>& shares, double temperature) {
+  if (temperature == 1) return;
+  const double largest = *std::max_element(shares.begin(), shares.end());
+  std::vector<double> powers(shares.size());
+  std::transform(shares.begin(), shares.end(), powers.begin(),
+                 [&](float share) { return std::pow(share / largest, 1 / temperature); });
+  const double sum = std::accumulate(powers.begin(), powers.end(), 0.0);
+  std::transform(powers.begin(), powers.end(), shares.begin(),
+                 [&](double power) { return static_cast<float>(power / sum); });
+}
+
 }  // namespace
 
 Classifier::Classifier(const std::string& pipeline_path, int num_threads)
     : env_(make_env()),
       session_(open_session(env_, pipeline_path, num_threads)),
-      class_names_(read_class_names(session_)) {}
+      class_names_(read_class_names(session_)),
+      temperature_(read_temperature(session_)) {}
 
 Answer Classifier::classify(const std::uint8_t* rgb, std::int64_t height, std::int64_t width) const {
   if (height < 1 || width < 1) throw std::runtime_error("a picture without pixels");
@@ -56,7 +82,9 @@ Answer Classifier::classify(const std::uint8_t* rgb, std::int64_t height, std::i
   Answer answer;
   answer.probabilities.assign(shares, shares + outputs.front().GetTensorTypeAndShapeInfo().GetElementCount());
   const auto best = std::max_element(answer.probabilities.begin(), answer.probabilities.end());
-  answer.confidence = *best;
-  answer.label = class_names_.at(static_cast<std::size_t>(best - answer.probabilities.begin()));
+  const auto place = static_cast<std::size_t>(best - answer.probabilities.begin());
+  scale_probabilities(answer.probabilities, temperature_);
+  answer.confidence = answer.probabilities.at(place);
+  answer.label = class_names_.at(place);
   return answer;
 }

@@ -11,7 +11,7 @@
 struct Answer {
   std::string label;
   float confidence = 0;              // the label's probability
-  std::vector<float> probabilities;  // in the order of the class names
+  std::vector<float> probabilities;  // in the order of the class names; calibrated where the file can say how
 };
 
 class Classifier {
@@ -30,4 +30,5 @@ class Classifier {
   Ort::Env env_;
   mutable Ort::Session session_;
   std::vector<std::string> class_names_;
+  double temperature_;
 };

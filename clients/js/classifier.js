@@ -22,6 +22,9 @@ export async function loadClassifier(pipeline, { ort }) {
     throw new Error("The file carries no class names: it is not a pipeline.onnx.");
   }
   const classNames = JSON.parse(metadata.get("class_names"));
+  // Fitted on validation images; a file that has it in its graph says 1.
+  const temperature = Number(metadata.get("temperature") ?? 1);
+  if (!(temperature > 0)) throw new Error("The file's temperature is no number above 0.");
   const [height, width] = JSON.parse(metadata.get("preprocessing")).size;
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
   if (!session.inputNames.includes("image")) {
@@ -31,8 +34,8 @@ export async function loadClassifier(pipeline, { ort }) {
   async function classify(picture) {
     const image = new ort.Tensor("uint8", toRgb(picture), [picture.height, picture.width, 3]);
     const { probabilities } = await session.run({ image });
-    const shares = probabilities.data;
-    const best = shares.indexOf(Math.max(...shares));
+    const best = probabilities.data.indexOf(Math.max(...probabilities.data));
+    const shares = scaleProbabilities(probabilities.data, temperature);
     return { label: classNames[best], confidence: shares[best], probabilities: shares };
   }
 
@@ -62,6 +65,21 @@ export function toRgb({ data, width, height }) {
     }
   }
   return rgb;
+}
+
+/**
+ * Divide by a temperature in the logarithm: what softmax(logits / temperature) is, from softmax(logits).
+ *
+ * @param {Float32Array} shares probabilities
+ * @param {number} temperature above 0; above 1 makes answers less sure
+ * @returns {Float32Array} probabilities, the same one largest
+ */
+export function scaleProbabilities(shares, temperature) {
+  if (temperature === 1) return shares;
+  const largest = Math.max(...shares);
+  const powers = Array.from(shares, (share) => (share / largest) ** (1 / temperature));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  return Float32Array.from(powers, (power) => power / sum);
 }
 
 async function readBytes(pipeline) {

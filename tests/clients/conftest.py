@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.bundles import PREPROCESSING, with_preprocessing, write_small_bundle
+from tests.bundles import PREPROCESSING, with_preprocessing, with_temperature, write_small_bundle
 
 from classifier_training.core.run_dir import RunDir
 
@@ -37,6 +37,13 @@ def run_dir_of_every_kind(
     backend, kernel, policy = request.param
     preprocessing = dataclasses.replace(PREPROCESSING, backend=backend, kernel=kernel, policy=policy)
     return with_preprocessing(run_dir, preprocessing, tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(params=[(0.4, False), (3.0, False), (3.0, True)], ids=["surer", "less_sure", "baked"])
+def calibrated_run_dir(request: pytest.FixtureRequest, run_dir: RunDir, tmp_path: Path) -> RunDir:
+    """A run whose answers are to be divided by a temperature, by the client or in the graph."""
+    temperature, baked = request.param
+    return with_temperature(run_dir, temperature, tmp_path, baked=baked)
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 from tests.bundles import PREPROCESSING
 
+from classifier_training.export.calibrate import set_metadata
+from classifier_training.export.calibration import TEMPERATURE_KEY
 from classifier_training.export.pipeline import write_pipeline
 
 if TYPE_CHECKING:
@@ -52,6 +55,21 @@ def test_it_answers_the_golden_pictures_as_python_does(program: Path, run_dir_of
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "4 of 4 pictures agree with Python"
+
+
+def test_calibrated_answers_are_those_of_python(program: Path, calibrated_run_dir: RunDir) -> None:
+    done = check(program, calibrated_run_dir.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The pictures tell a client apart that leaves the temperature out.
+    model = onnx.load(calibrated_run_dir.pipeline)
+    set_metadata(model, {TEMPERATURE_KEY: "0.7"})
+    onnx.save(model, calibrated_run_dir.pipeline)
+    assert check(program, calibrated_run_dir.path).returncode == 1
+    set_metadata(model, {TEMPERATURE_KEY: "0"})
+    onnx.save(model, calibrated_run_dir.pipeline)
+    done = check(program, calibrated_run_dir.path)
+    assert done.returncode == 2
+    assert "temperature is no number above 0" in done.stderr
 
 
 def test_a_difference_is_told_by_picture_and_exit_code(program: Path, changed_run_dir: RunDir) -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from tests.bundles import PREPROCESSING
 
 from classifier_training.core.images import to_rgb
+from classifier_training.export.calibrate import set_metadata
+from classifier_training.export.calibration import TEMPERATURE_KEY
 from classifier_training.export.pipeline import with_pixels, write_pipeline
 
 if TYPE_CHECKING:
@@ -100,6 +103,21 @@ def test_transparent_pixels_lie_over_white_as_in_python(client: Path, tmp_path: 
     run_module(client, TO_RGB, tmp_path / "rgba", 256, 256, tmp_path / "out")
     found = np.fromfile(tmp_path / "out", dtype=np.uint8).reshape(256, 256, 3)
     assert (found == np.asarray(to_rgb(Image.fromarray(rgba)))).all()
+
+
+def test_calibrated_answers_are_those_of_python(client: Path, calibrated_run_dir: RunDir) -> None:
+    done = check(client, calibrated_run_dir.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The pictures tell a client apart that leaves the temperature out.
+    model = onnx.load(calibrated_run_dir.pipeline)
+    set_metadata(model, {TEMPERATURE_KEY: "0.7"})
+    onnx.save(model, calibrated_run_dir.pipeline)
+    assert check(client, calibrated_run_dir.path).returncode == 1
+    set_metadata(model, {TEMPERATURE_KEY: "0"})
+    onnx.save(model, calibrated_run_dir.pipeline)
+    done = check(client, calibrated_run_dir.path)
+    assert done.returncode == 2
+    assert "temperature is no number above 0" in done.stderr
 
 
 def test_a_difference_is_told_by_picture_and_exit_code(client: Path, changed_run_dir: RunDir) -> None:

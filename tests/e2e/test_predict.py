@@ -131,7 +131,16 @@ def test_every_output_says_the_same(command: Command, run: Path, images: Path, t
     assert [row["path"] for row in rows] == [
         f"{images}/{name}" for name in ("a.jpg", "b.png", "sub/a.jpg", "sub/c.bmp", "sub/deep/d.webp")
     ]
-    assert list(rows[0]) == ["path", "label", "confidence", "top_k", "rejected", "error", "probabilities"]
+    assert list(rows[0]) == [
+        "path",
+        "label",
+        "confidence",
+        "top_k",
+        "rejected",
+        "reject_reason",
+        "error",
+        "probabilities",
+    ]
     assert list(rows[0]["probabilities"]) == list(CLASSES)
     assert rows == [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert rows == [
@@ -155,7 +164,7 @@ def test_a_parquet_file_is_written_or_the_extra_is_named(command: Command, run: 
     else:
         assert done.code == 0, done.err
         assert parquet.read_table("x.parquet").column_names == [
-            "path", "label", "confidence", "top_k", "rejected", "error",
+            "path", "label", "confidence", "top_k", "rejected", "reject_reason", "error",
         ]  # fmt: skip
 
 

@@ -25,12 +25,26 @@ class OnnxExport(Observer):
 
     Args:
         opset: version of the ONNX operators; the exporter's own choice when left out.
+        bake_temperature: let pipeline.onnx itself give calibrated probabilities; otherwise its metadata has the
+            temperature, which predict and the clients apply.
     """
 
     opset: Annotated[int, Field(ge=18, le=25)] | None = None
+    bake_temperature: bool = False
+
+    def fit_started(self, run: RunContext) -> None:
+        """Refuse, before any training, what could not be done behind it.
+
+        Raises:
+            UserError: when a temperature is wanted and there are too few images to fit it on.
+        """
+        if self.bake_temperature:
+            from classifier_training.export.calibrate import check_bakeable
+
+            check_bakeable(run.tables[VAL])
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:
-        """Export the best weights and compare with PyTorch on validation images.
+        """Export the best weights, compare with PyTorch and calibrate on validation images.
 
         Raises:
             CheckFailedError: when the exported file answers differently.
@@ -55,6 +69,8 @@ class OnnxExport(Observer):
             ),
             examples=read_examples(run.tables[VAL], run.preprocessing, number=NUM_PARITY_IMAGES),
             opset=self.opset,
+            tables=run.tables,
+            bake_temperature=self.bake_temperature,
         )
         for file in files:
             log.info("%s", file)

@@ -164,7 +164,8 @@ class Prediction:
         confidence: its probability.
         top_k: the likeliest classes, best first.
         probabilities: of every class, when asked for.
-        rejected: whether the confidence is below the threshold.
+        rejected: whether the answer should not be relied on.
+        reject_reason: why it is rejected: low_confidence, or unlike_training for an image of another kind.
         error: why there is no answer.
     """
 
@@ -174,6 +175,7 @@ class Prediction:
     top_k: tuple[tuple[str, float], ...] = ()
     probabilities: Mapping[str, float] | None = None
     rejected: bool | None = None
+    reject_reason: str | None = None
     error: str | None = None
 
     def to_dict(self) -> dict[str, object]:
@@ -184,6 +186,7 @@ class Prediction:
             "confidence": self.confidence,
             "top_k": [{"label": label, "probability": value} for label, value in self.top_k],
             "rejected": self.rejected,
+            "reject_reason": self.reject_reason,
             "error": self.error,
         }
         if self.probabilities is not None:

@@ -75,6 +75,7 @@ def write_results(
     drawer: Drawer,
     *,
     source: str,
+    temperature: float | None = None,
     slices: Mapping[str, Sequence[str]] | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
@@ -86,7 +87,8 @@ def write_results(
 
     classification_report.json holds, with every figure as {value, low, high, method} and null for what is not defined:
 
-    - schema: 1. split. source: the file that answered. num_images.
+    - schema: 1. split. source: the file that answered. temperature: that its logits were divided by, or null.
+      num_images.
     - intervals: {level, resamples, seed, bootstrap}; resamples is 0 when there are none.
     - metrics: figures of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
       more than five classes), balanced_accuracy, matthews, cohen_kappa, brier, ece, macro_auroc,
@@ -103,6 +105,7 @@ def write_results(
         class_names: [K].
         drawer: paints the figure.
         source: name of the file that answered.
+        temperature: that the logits were divided by, where they were.
         slices: for each thing to slice by, the value of each sample of the table.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
@@ -126,7 +129,7 @@ def write_results(
         missing_classes=[name for name, number in zip(class_names, measures.support, strict=True) if not number],
         unreadable=[table.paths[row] for row in np.setdiff1d(np.arange(len(table)), result.indices)],
     )
-    write_json(folder / "classification_report.json", _report(evaluation, source, class_names))
+    write_json(folder / "classification_report.json", _report(evaluation, source, temperature, class_names))
     header = (
         "path",
         "true",
@@ -152,13 +155,16 @@ def write_results(
     return evaluation
 
 
-def _report(evaluation: Evaluation, source: str, class_names: Sequence[str]) -> dict[str, Any]:
+def _report(
+    evaluation: Evaluation, source: str, temperature: float | None, class_names: Sequence[str]
+) -> dict[str, Any]:
     measures = evaluation.measures
     worst = worst_slice(evaluation.slices)
     return {
         "schema": SCHEMA,
         "split": evaluation.split,
         "source": source,
+        "temperature": temperature,
         "num_images": measures.num_images,
         "intervals": {
             "level": LEVEL,

@@ -10,6 +10,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256, write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.export.calibration import Calibration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,7 @@ class BundleInfo:
         training_info: best metric, epoch and configuration.
         files: description of each exported file, by file name.
         quantization: the scheme that was exported last; `files` has each file's own.
+        calibration: what was fitted on the validation split; None in a bundle that was not calibrated.
     """
 
     class_names: tuple[str, ...]
@@ -35,6 +37,7 @@ class BundleInfo:
     training_info: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quantization: str = "none"
+    calibration: Calibration | None = None
 
     def metadata(self) -> dict[str, str]:
         """Return what travels inside a weights or ONNX file, as texts."""
@@ -71,6 +74,7 @@ def write_info(run_dir: RunDir, info: BundleInfo) -> None:
             "quantization": info.quantization,
             "preprocessing": info.preprocessing.to_dict(),
             "training_info": dict(info.training_info),
+            **({} if info.calibration is None else {"calibration": info.calibration.to_dict()}),
             "files": {name: dict(description) for name, description in info.files.items()},
         },
     )
@@ -99,6 +103,7 @@ def read_info(run_dir: RunDir) -> BundleInfo:
             training_info=found["training_info"],
             files=found["files"],
             quantization=found["quantization"],
+            calibration=Calibration.from_dict(found["calibration"]) if "calibration" in found else None,
         )
     except FileNotFoundError as error:
         if run_dir.result.exists():

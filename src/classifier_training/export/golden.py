@@ -39,7 +39,7 @@ def write_golden(
         folder: where to.
         paths: image files to take the pictures from, spread over; the first few are used.
         preprocessing: what the pictures go through.
-        answer: PyTorch's probabilities [B, K] for inputs, float32 [B, 3, H, W].
+        answer: the right probabilities [B, K], calibrated if the bundle is, for inputs, float32 [B, 3, H, W].
         class_names: [K].
     """
     entries = []

@@ -13,13 +13,16 @@ from classifier_training.export.onnx import export_onnx
 from classifier_training.export.verify import BATCH_SIZES, Parity, Runner, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import nn
 
     from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import SplitTable
     from classifier_training.export.bundle import BundleInfo
+    from classifier_training.export.calibration import Calibration
     from classifier_training.export.examples import Examples
     from classifier_training.export.gate import Gate
 
@@ -37,6 +40,7 @@ class ExportedFile:
         note: why it was not compared.
         quantization: none, fp16, int8 or uint8.
         gate: what quantisation cost and brought.
+        calibration: what was fitted to its answers.
     """
 
     path: Path
@@ -45,6 +49,7 @@ class ExportedFile:
     note: str = ""
     quantization: str = "none"
     gate: Gate | None = None
+    calibration: Calibration | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the entry in model_info.json."""
@@ -61,7 +66,8 @@ class ExportedFile:
         return found
 
     def __str__(self) -> str:
-        return f"{self.path.name}: {self.parity or self.gate or f'UNVERIFIED: {self.note}'}"
+        words = f"{self.path.name}: {self.parity or self.gate or f'UNVERIFIED: {self.note}'}"
+        return words if self.calibration is None else f"{words}; {self.calibration}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,8 @@ class ExportJob:
         examples: real images to compare on.
         scratch: folder for temporary files.
         verify: whether to compare at all.
+        tables: the training and validation splits, to calibrate on; None leaves the bundle as it is.
+        bake_temperature: whether pipeline.onnx gives calibrated probabilities.
         expected: PyTorch's probabilities for the examples [N, K].
     """
 
@@ -84,6 +92,8 @@ class ExportJob:
     examples: Examples
     scratch: Path
     verify: bool = True
+    tables: Mapping[str, SplitTable] | None = None
+    bake_temperature: bool = False
     expected: NDArray[np.float32] = field(init=False)
 
     def __post_init__(self) -> None:

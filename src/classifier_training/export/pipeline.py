@@ -9,7 +9,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.export.calibration import BAKED_KEY, NOVELTY_KEY, TEMPERATURE_KEY
 from classifier_training.export.graph import GraphBuilder
+from classifier_training.export.novelty import remove_novelty
 from classifier_training.export.resize import fit
 
 if TYPE_CHECKING:
@@ -20,26 +22,33 @@ if TYPE_CHECKING:
 IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME = "image", "pixels", "probabilities"
 
 
-def write_pipeline(model: Path, preprocessing: Preprocessing, path: Path) -> None:
+def write_pipeline(model: Path, preprocessing: Preprocessing, path: Path, *, temperature: float | None = None) -> None:
     """Put the preprocessing before a model's input and a softmax behind its logits.
 
     Args:
         model: ONNX file from float32 [batch, 3, H, W] to logits [batch, K].
         preprocessing: what to put before it.
         path: where the file goes.
+        temperature: to divide the logits by before the softmax; None leaves that to who reads the metadata.
     """
     with atomic_path(path) as temporary:
-        onnx.save(build_pipeline(onnx.load(model), preprocessing), temporary)
+        onnx.save(build_pipeline(onnx.load(model), preprocessing, temperature=temperature), temporary)
 
 
-def build_pipeline(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+def build_pipeline(
+    model: onnx.ModelProto, preprocessing: Preprocessing, *, temperature: float | None = None
+) -> onnx.ModelProto:
     """Return the pipeline `image` uint8 [H, W, 3] -> `probabilities` float32 [K]; see `write_pipeline`."""
+    remove_novelty(model)
     graph = model.graph
     head, tail = GraphBuilder("preprocess/"), GraphBuilder("answer/")
     head.nodes.append(helper.make_node("Identity", [fit(head, IMAGE_NAME, preprocessing)], [PIXELS_NAME]))
     normalized = normalize(head, PIXELS_NAME, preprocessing)
     head.nodes.append(helper.make_node("Identity", [normalized], [graph.input[0].name], name="preprocess/input"))
-    shares = tail.add("Softmax", graph.output[0].name, axis=-1)
+    logits = graph.output[0].name
+    if temperature is not None:
+        logits = tail.add("Div", logits, tail.constant(temperature, np.float32))
+    shares = tail.add("Softmax", logits, axis=-1)
     tail.nodes.append(helper.make_node("Squeeze", [shares, tail.whole(0)], [PROBABILITIES_NAME], name="answer/squeeze"))
     num_classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
     piped = helper.make_graph(
@@ -52,7 +61,10 @@ def build_pipeline(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx
     made = helper.make_model(
         piped, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
     )
-    made.metadata_props.extend(model.metadata_props)
+    texts = {item.key: item.value for item in model.metadata_props if item.key != NOVELTY_KEY}
+    if temperature is not None:
+        texts |= {TEMPERATURE_KEY: "1.0", BAKED_KEY: repr(temperature)}
+    helper.set_model_props(made, texts)
     onnx.checker.check_model(made)
     return made
 

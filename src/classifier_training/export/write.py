@@ -14,13 +14,22 @@ from classifier_training.export.job import ExportedFile, ExportJob
 from classifier_training.export.onnx import evaluation_copy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.core.types import BuiltModel
+    from classifier_training.core.types import BuiltModel, SplitTable
     from classifier_training.export.examples import Examples
 
 
 def write_bundle(
-    run_dir: RunDir, model: BuiltModel, info: BundleInfo, *, examples: Examples, opset: int | None
+    run_dir: RunDir,
+    model: BuiltModel,
+    info: BundleInfo,
+    *,
+    examples: Examples,
+    opset: int | None,
+    tables: Mapping[str, SplitTable] | None = None,
+    bake_temperature: bool = False,
 ) -> list[ExportedFile]:
     """Write model.safetensors, model.onnx, pipeline.onnx, golden/, labels_mapping.json and model_info.json.
 
@@ -30,6 +39,8 @@ def write_bundle(
         info: what to say about it; its `files` are filled in here.
         examples: real images for the comparison.
         opset: of the ONNX operators; None for the exporter's own.
+        tables: the training and validation splits, to calibrate on; None leaves the bundle uncalibrated.
+        bake_temperature: whether pipeline.onnx gives calibrated probabilities.
 
     Returns:
         What was written, and how it compares with PyTorch.
@@ -44,6 +55,8 @@ def write_bundle(
             info=info,
             examples=examples,
             scratch=Path(scratch),
+            tables=tables,
+            bake_temperature=bake_temperature,
         )
         files = [*safetensors(job), *onnx(job, opset=opset)]
     write_info(run_dir, with_files(info, files))
@@ -51,6 +64,7 @@ def write_bundle(
 
 
 def with_files(info: BundleInfo, files: list[ExportedFile]) -> BundleInfo:
-    """Add the description of exported files to a bundle's; one of the same name is replaced."""
+    """Add the description of exported files to a bundle's, and what was fitted to them, in place of older ones."""
     described = {file.path.name: file.describe() for file in files}
-    return dataclasses.replace(info, files={**info.files, **described})
+    calibration = next((file.calibration for file in files if file.calibration is not None), info.calibration)
+    return dataclasses.replace(info, files={**info.files, **described}, calibration=calibration)

@@ -37,7 +37,7 @@ def write_jsonl(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | 
 
 def write_csv(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None) -> None:
     """Write a table: top_k as JSON text, and the probabilities as a column prob_<class> each."""
-    header = ["path", "label", "confidence", "top_k", "rejected", "error"]
+    header = ["path", "label", "confidence", "top_k", "rejected", "reject_reason", "error"]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*header, *(f"prob_{name}" for name in probabilities or ())])
@@ -50,6 +50,7 @@ def write_csv(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | No
                     row["confidence"],
                     to_json(row["top_k"]),
                     None if row["rejected"] is None else str(row["rejected"]).lower(),
+                    row["reject_reason"],
                     row["error"],
                     *(shares.get(name) for name in probabilities or ()),
                 ]
@@ -70,6 +71,7 @@ def write_parquet(rows: Iterator[Row], path: Path, probabilities: Sequence[str] 
         ("confidence", pa.float64()),
         ("top_k", pa.list_(share)),
         ("rejected", pa.bool_()),
+        ("reject_reason", pa.string()),
         ("error", pa.string()),
     ]
     if probabilities is not None:

@@ -10,12 +10,14 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.bundle import read_info
+from classifier_training.export.calibration import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier_training.export.bundle import BundleInfo
+    from classifier_training.export.calibration import Calibration
     from classifier_training.export.session import Accelerator
 
 RESTORE = "restore it from a copy of the run folder, or export the run again"
@@ -31,6 +33,9 @@ class LoadedModel:
         class_names: [K], in the order of the outputs.
         preprocessing: from pixels to input.
         session: ONNX Runtime's.
+        temperature: that the logits are to be divided by.
+        novelty_threshold: score above which an image is unlike the training data; None where there is no score.
+        calibration: all that was fitted on validation; None for a lone file, or a bundle that was not calibrated.
     """
 
     path: Path
@@ -38,6 +43,14 @@ class LoadedModel:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     session: Any
+    temperature: float = 1.0
+    novelty_threshold: float | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def gives_novelty(self) -> bool:
+        """Whether it scores how unlike the training data an image is."""
+        return self.novelty_threshold is not None and NOVELTY_NAME in {out.name for out in self.session.get_outputs()}
 
 
 def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
@@ -67,7 +80,9 @@ def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
             "one class name for each output",
             RESTORE,
         )
-    return LoadedModel(path, digest, class_names, preprocessing, session)
+    temperature, novelty_threshold = _doubts(path, session, info)
+    calibration = None if info is None else info.calibration
+    return LoadedModel(path, digest, class_names, preprocessing, session, temperature, novelty_threshold, calibration)
 
 
 def _digest(path: Path) -> str:
@@ -140,6 +155,23 @@ def _settle(
             f"{path}: its preprocessing is not that of {run_dir.model_info}", "files of one and the same run", RESTORE
         )
     return class_names, preprocessing
+
+
+def _doubts(path: Path, session: Any, info: BundleInfo | None) -> tuple[float, float | None]:
+    """Return temperature and novelty threshold, from the run folder or, for a lone file, from its metadata."""
+    if info is not None and info.calibration is not None:
+        return info.calibration.temperature, info.calibration.novelty.threshold
+    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        temperature = float(metadata.get(TEMPERATURE_KEY, 1))
+        threshold = float(metadata[NOVELTY_KEY]) if NOVELTY_KEY in metadata else None
+    except ValueError as error:
+        raise UserError(
+            f"{path}: its metadata is damaged ({error})", "the file that the run exported", RESTORE
+        ) from error
+    if not temperature > 0:
+        raise UserError(f"{path}: its metadata has a temperature of {temperature}", "one above 0", RESTORE)
+    return temperature, threshold
 
 
 def _disagree(path: Path, names: tuple[str, ...], run_dir: RunDir, info: BundleInfo) -> UserError:

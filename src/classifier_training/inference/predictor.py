@@ -13,9 +13,18 @@ from PIL import Image, ImageOps
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import to_rgb
 from classifier_training.core.types import Prediction, softmax
+from classifier_training.export.calibration import NOVELTY_NAME
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, device_words
 from classifier_training.inference.decoding import decode
 from classifier_training.inference.model import load_model
+from classifier_training.inference.rejection import (
+    DEFAULT_THRESHOLD,
+    UNKNOWN,
+    RejectRule,
+    make_rule,
+    refuse_unknown,
+)
+from classifier_training.inference.settings import RejectSettings
 from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:
@@ -23,17 +32,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.export.calibration import Calibration
     from classifier_training.export.session import Accelerator
     from classifier_training.inference.decoding import Decoded
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Raw output for one image: logits [K], or the reason why there are none."""
+    """Raw output for one image: logits [K] before the temperature, or the reason why there are none.
+
+    `novelty` says how unlike the training data it is, where the model scores that.
+    """
 
     item: Item
     logits: NDArray[np.float32] | None
     error: str | None = None
+    novelty: float | None = None
 
     @property
     def path(self) -> str:
@@ -58,8 +72,15 @@ class Predictor:
         self.preprocessing = model.preprocessing
         self.model_path = model.path
         self.model_sha256 = model.sha256
+        self._model = model
         self._session = model.session
+        self._outputs = [OUTPUT_NAME, NOVELTY_NAME] if model.gives_novelty else [OUTPUT_NAME]
         self._dtype = np.float16 if "float16" in model.session.get_inputs()[0].type else np.float32
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was fitted on validation; None for a lone file, or a bundle that was not calibrated."""
+        return self._model.calibration
 
     @property
     def device(self) -> str:
@@ -76,7 +97,7 @@ class Predictor:
             UserError: for an array of another type or shape, or a Pillow image that has no plain RGB form.
         """
         item = Item(str(image), "") if isinstance(image, (str, Path)) else _in_memory(image)
-        _, prediction = next(self.label([item], batch_size=1, top_k=3, threshold=0.5, probabilities=False))
+        _, prediction = next(self.label([item], batch_size=1, top_k=3, rule=RejectRule(), probabilities=False))
         return prediction
 
     def predict(
@@ -85,7 +106,9 @@ class Predictor:
         *,
         batch_size: int = 32,
         top_k: int = 3,
-        threshold: float = 0.5,
+        threshold: float = DEFAULT_THRESHOLD,
+        reject: RejectSettings | None = None,
+        unknown: bool = False,
         probabilities: bool = False,
     ) -> Iterator[Prediction]:
         """Classify image files one batch at a time, in their order.
@@ -95,34 +118,56 @@ class Predictor:
             batch_size: images in a batch.
             top_k: likeliest classes to list.
             threshold: confidence below which an answer is marked rejected; its label stays.
+            reject: thresholds of the bundle's instead, and whether images unlike the training data are rejected.
+            unknown: whether a rejected answer has the label `unknown`.
             probabilities: whether to list every class.
+
+        Raises:
+            UserError: for wishes that exclude each other, or that the bundle cannot meet.
         """
+        rule = self.rule(threshold, reject or RejectSettings(), unknown=unknown)
         items = (Item(str(path), "") for path in paths)
         labelled = self.label(
-            items, batch_size=batch_size, top_k=top_k, threshold=threshold, probabilities=probabilities
+            items, batch_size=batch_size, top_k=top_k, rule=rule, probabilities=probabilities, unknown=unknown
         )
         return (prediction for _, prediction in labelled)
 
+    def rule(self, threshold: float, reject: RejectSettings, *, unknown: bool) -> RejectRule:
+        """Turn wishes into thresholds; see `predict`."""
+        if unknown:
+            refuse_unknown(self.class_names)
+        return make_rule(self._model, threshold, reject)
+
     def label(
-        self, items: Iterable[Item], *, batch_size: int, top_k: int, threshold: float, probabilities: bool
+        self,
+        items: Iterable[Item],
+        *,
+        batch_size: int,
+        top_k: int,
+        rule: RejectRule,
+        probabilities: bool,
+        unknown: bool = False,
     ) -> Iterator[tuple[Item, Prediction]]:
         """Classify the items of a source, each given back with its prediction; see `predict`."""
         for answer in self._answers(items, batch_size):
             if answer.logits is None:
                 yield answer.item, Prediction(answer.path, error=answer.error)
                 continue
-            shares = softmax(answer.logits)
-            order = np.argsort(-shares, kind="stable")[:top_k]
-            confidence = float(shares[order[0]])
+            shares = softmax(answer.logits / np.float32(self._model.temperature))
+            # By the logits: two that a temperature brings within rounding of each other keep their order.
+            order = np.argsort(-answer.logits, kind="stable")[:top_k]
+            label, confidence = self.class_names[order[0]], float(shares[order[0]])
+            reason = rule.reason(label, confidence, answer.novelty)
             yield (
                 answer.item,
                 Prediction(
                     path=answer.path,
-                    label=self.class_names[order[0]],
+                    label=UNKNOWN if unknown and reason else label,
                     confidence=confidence,
                     top_k=tuple((self.class_names[row], float(shares[row])) for row in order),
                     probabilities=dict(zip(self.class_names, shares.tolist(), strict=True)) if probabilities else None,
-                    rejected=confidence < threshold,
+                    rejected=reason is not None,
+                    reject_reason=reason,
                 ),
             )
 
@@ -132,8 +177,11 @@ class Predictor:
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the model alone: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
-        (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: inputs.astype(self._dtype, copy=False)})
-        return np.asarray(output, dtype=np.float32)
+        return self._run(inputs, [OUTPUT_NAME])[0]
+
+    def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
+        found = self._session.run(outputs, {INPUT_NAME: inputs.astype(self._dtype, copy=False)})
+        return [np.asarray(values, dtype=np.float32) for values in found]
 
     def _answers(self, items: Iterable[Item], batch_size: int) -> Iterator[Answer]:
         decoded = decode(items, self.preprocessing, ahead=batch_size)
@@ -148,13 +196,14 @@ class Predictor:
         # What cannot be read leaves its place in the batch empty: the others are computed as if it could.
         empty = np.zeros_like(tensors[0])
         inputs = np.stack([empty if decoded.tensor is None else decoded.tensor for decoded in batch])
-        for decoded, logits in zip(batch, self.run(inputs), strict=True):
+        all_logits, *scores = self._run(inputs, self._outputs)
+        for row, (decoded, logits) in enumerate(zip(batch, all_logits, strict=True)):
             if decoded.tensor is None:
                 yield Answer(decoded.item, None, decoded.error)
             elif not np.isfinite(logits).all():
                 yield Answer(decoded.item, None, "the model's answer is not a number")
             else:
-                yield Answer(decoded.item, logits)
+                yield Answer(decoded.item, logits, novelty=float(scores[0][row]) if scores else None)
 
 
 def _in_memory(image: Image.Image | NDArray[np.uint8]) -> Item:

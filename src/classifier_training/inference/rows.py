@@ -26,6 +26,7 @@ class Row(TypedDict):
     confidence: float | None
     top_k: list[Share]
     rejected: bool | None
+    reject_reason: str | None
     error: str | None
     probabilities: NotRequired[dict[str, float] | None]
 
@@ -38,6 +39,7 @@ def to_row(prediction: Prediction, *, probabilities: bool) -> Row:
         confidence=prediction.confidence,
         top_k=[Share(label=label, probability=value) for label, value in prediction.top_k],
         rejected=prediction.rejected,
+        reject_reason=prediction.reject_reason,
         error=None if prediction.error is None else valid_text(prediction.error),
     )
     if probabilities:

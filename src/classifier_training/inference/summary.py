@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from classifier_training.inference.rows import Row
 
 
+MARKS = {"low_confidence": "below the threshold", "unlike_training": "unlike the training data"}
+
+
 @dataclass
 class Summary:
     """Counts over rows; only the first rows themselves are kept.
@@ -26,6 +29,8 @@ class Summary:
         accepted: those at or above the threshold.
         labels: answers by class.
         shown: the first rows.
+        rule: what an accepted answer is; the threshold alone when left out.
+        foreign: those rejected as unlike the training data.
     """
 
     threshold: float
@@ -35,6 +40,8 @@ class Summary:
     accepted: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     shown: list[Row] = field(default_factory=list)
+    rule: str = ""
+    foreign: int = 0
     _confidence: float = 0.0
 
     def add(self, row: Row) -> None:
@@ -46,6 +53,7 @@ class Summary:
             self.errors += 1
             return
         self.accepted += not row["rejected"]
+        self.foreign += row["reject_reason"] == "unlike_training"
         self.labels[row["label"]] += 1
         self._confidence += row["confidence"]
 
@@ -68,7 +76,8 @@ class Summary:
         parts = [
             f"{self.images:,} image{'' if self.images == 1 else 's'}",
             f"{self.errors:,} error{'' if self.errors == 1 else 's'}",
-            f"{self.accepted:,}/{self.answered:,} at or above the threshold {self.threshold:g}",
+            f"{self.accepted:,}/{self.answered:,} {self.rule or f'at or above the threshold {self.threshold:g}'}",
+            *([f"{self.foreign:,} unlike the training data"] if self.foreign else []),
         ]
         if self.answered:
             parts.append(f"average confidence {self._confidence / self.answered:.1%}")
@@ -90,7 +99,7 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
     if row["label"] is None or row["confidence"] is None:
         return path, "", "", f"error: {screen_text(row['error'] or '')}"
     others = [f"{label_text(share['label'])} {share['probability']:.1%}" for share in row["top_k"][1:]]
-    mark = ["below the threshold"] if row["rejected"] else []
+    mark = [MARKS[row["reject_reason"] or "low_confidence"]] if row["rejected"] else []
     return path, label_text(row["label"]), f"{row['confidence']:.1%}", "  ".join([*others, *mark])
 
 

@@ -21,10 +21,11 @@ from classifier_training.data.source import TRAINING_ALONE, DataSource
 from classifier_training.data.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
-from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.evaluation.results import Evaluation
 from classifier_training.workflows.against import compare_runs
 from classifier_training.workflows.opened import OpenedModel, open_model
 from classifier_training.workflows.samples import known_samples, own_source, tabulate, unknown_labels, with_metadata
+from classifier_training.workflows.scores import write_scores
 from classifier_training.workflows.slicing import slice_columns
 
 if TYPE_CHECKING:
@@ -106,12 +107,13 @@ def evaluate(
     columns = slice_columns(names, known_samples(rows, chosen, predictor.class_names), table)
     result = _score(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
-        evaluation = write_results(
+        evaluation = write_scores(
             folder,
             result,
             table,
             predictor.class_names,
             drawer,
+            calibration=predictor.calibration,
             source=opened.path.name,
             slices=columns,
             unknown_labels=unknown_labels(rows, chosen, predictor.class_names),

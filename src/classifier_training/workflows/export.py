@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
@@ -26,6 +27,7 @@ from classifier_training.workflows.trained import load_trained
 
 if TYPE_CHECKING:
     from classifier_training.core.types import SplitTable
+    from classifier_training.export.calibration import Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def export(
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
     force: bool = False,
     verify: bool = True,
+    bake_temperature: bool = False,
     demo: bool = False,
     ort: str | None = None,
     images: str | None = None,
@@ -77,21 +80,26 @@ def export(
         max_drop: most points of top-1 accuracy on validation that quantisation may cost.
         force: write the quantised file even if it costs more.
         verify: compare each file with PyTorch on validation images.
+        bake_temperature: let pipeline.onnx itself give calibrated probabilities; otherwise its metadata has the
+            temperature, which predict and the clients apply.
         demo: also write demo.html, a page that classifies pictures in the browser with pipeline.onnx.
         ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
         images: folder of the run's images, if they have moved since.
         output: folder for the files; the run's own when left out.
     """
-    refuse_idle(quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort)
+    refuse_idle(quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort, baked=bake_temperature)
     web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
     run_dir = find_run(run)
     target = RunDir(Path(output).expanduser()) if output else run_dir
     network, info = load_trained(run_dir)
     samples, root = own_samples(run_dir, moved_to=images)
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
+    from classifier_training.export.calibrate import check_bakeable
     from classifier_training.export.job import ExportJob
     from classifier_training.export.write import with_files
 
+    if bake_temperature:
+        check_bakeable(tables[VAL])
     with tempfile.TemporaryDirectory() as scratch:
         job = ExportJob(
             target=target,
@@ -100,10 +108,13 @@ def export(
             examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
             scratch=Path(scratch),
             verify=verify,
+            tables=tables,
+            bake_temperature=bake_temperature,
         )
         files = [file for write in format.values() for file in write(job)]
         if quantization != "none":
-            files += quantize(job, quantization, tables, max_drop=max_drop, force=force)
+            fitted = with_files(info, files).calibration
+            files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)
     if web_runtime is not None:
         write_demo(target, ort=web_runtime)
     kept = info if target == run_dir else dataclasses.replace(info, files={})
@@ -119,6 +130,7 @@ def refuse_idle(
     force: bool,
     demo: bool,
     ort: str | None,
+    baked: bool,
 ) -> None:
     """Refuse settings that would do nothing.
 
@@ -129,6 +141,12 @@ def refuse_idle(
         raise UserError(
             f"quantization={quantization} with format={','.join(formats)}",
             "onnx among the formats: it is ONNX files that are quantised",
+            "format=[onnx," + ",".join(formats) + "]",
+        )
+    if baked and "onnx" not in formats:
+        raise UserError(
+            f"bake_temperature=true with format={','.join(formats)}",
+            "onnx among the formats: it is pipeline.onnx that the temperature goes into",
             "format=[onnx," + ",".join(formats) + "]",
         )
     if demo and "onnx" not in formats:
@@ -148,11 +166,21 @@ def refuse_idle(
 
 
 def quantize(
-    job: ExportJob, scheme: Quantization, tables: Mapping[str, SplitTable], *, max_drop: float, force: bool
+    job: ExportJob,
+    scheme: Quantization,
+    tables: Mapping[str, SplitTable],
+    fitted: Calibration | None,
+    *,
+    max_drop: float,
+    force: bool,
 ) -> list[ExportedFile]:
-    """Write the quantised copy of model.onnx, gated on the whole validation split, and its pipeline."""
+    """Write the quantised copy of model.onnx, gated on the whole validation split, and its pipeline.
+
+    The copy keeps the temperature and the thresholds of the file that it is made of.
+    """
     from classifier_training.export.gate import write_gated
     from classifier_training.export.job import ExportedFile
+    from classifier_training.export.novelty import copy_novelty, write_without_novelty
     from classifier_training.export.pipeline import write_pipeline
     from classifier_training.export.session import onnx_runner
     from classifier_training.export.verify import verify_pipeline
@@ -167,8 +195,10 @@ def quantize(
         return iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE)
 
     path = job.target.quantized(job.target.onnx, scheme)
+    source = job.scratch / "model.onnx"
+    write_without_novelty(job.target.onnx, source)
     gate = write_gated(
-        job.target.onnx,
+        source,
         path,
         scheme,
         calibration=calibration,
@@ -177,11 +207,13 @@ def quantize(
         max_drop=max_drop,
         force=force,
     )
+    copy_novelty(job.target.onnx, path)
     pipeline = job.target.quantized(job.target.pipeline, scheme)
-    write_pipeline(path, preprocessing, pipeline)
+    baked = fitted.temperature if job.bake_temperature and fitted is not None else None
+    write_pipeline(path, preprocessing, pipeline, temperature=baked)
     parity = None
     if job.verify:
-        answers = softmax(onnx_runner(path)(job.examples.inputs))
+        answers = softmax(onnx_runner(path)(job.examples.inputs) / np.float32(baked or 1.0))
         parity = dataclasses.replace(
             verify_pipeline(pipeline, preprocessing, answers, job.examples), reference=path.name
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from classifier_training.inference.interrupts import told_interrupts
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import to_row
-from classifier_training.inference.settings import PredictData, PredictTrainer
+from classifier_training.inference.settings import PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.summary import Summary
@@ -56,8 +56,10 @@ def predict(
     output: str | None = None,
     data: Annotated[PredictData, Choice("default", group="predict_data")],
     trainer: Annotated[PredictTrainer, Choice("default", group="predict_trainer")],
+    reject: Annotated[RejectSettings, Choice("default", group="predict_reject")],
     top_k: Annotated[int, Field(ge=1)] = 3,
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    unknown: bool = False,
     probabilities: bool = False,
     max_display: Annotated[int, Field(ge=0)] = 20,
     quiet: bool = False,
@@ -75,6 +77,7 @@ def predict(
         output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
         top_k: likeliest classes to list for each image.
         threshold: confidence below which an answer is marked as rejected.
+        unknown: answer `unknown` where an answer is rejected; what it would have been is the first of top_k.
         probabilities: write the probability of every class into the output.
         max_display: rows shown on the screen; 0 shows all.
         quiet: show the summary alone.
@@ -85,6 +88,7 @@ def predict(
     _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
     items = find_source(source, every_s=every_s)
     predictor = Predictor(find_model(run), accelerator=trainer.accelerator)
+    rule = predictor.rule(threshold, reject, unknown=unknown)
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
     settings = {
         "model": predictor.model_sha256,
@@ -92,11 +96,13 @@ def predict(
         "every_s": every_s,
         "top_k": top_k,
         "threshold": threshold,
+        "reject": asdict(reject),
+        "unknown": unknown,
         "probabilities": probabilities,
         "sort_into": sort_into,
         "sort_by": sort_by,
     }
-    summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display)
+    summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
     with Output(output, settings=settings, probabilities=predictor.class_names if probabilities else None) as target:
         log.info("%s on %s", predictor.model_path, predictor.device)
         done = _go_on(target, items, summary)
@@ -107,7 +113,8 @@ def predict(
                 islice(items, done, None),
                 batch_size=data.batch_size,
                 top_k=top_k,
-                threshold=threshold,
+                rule=rule,
+                unknown=unknown,
                 probabilities=probabilities,
             ):
                 if sorter is not None:

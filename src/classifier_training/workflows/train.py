@@ -30,7 +30,8 @@ from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
-from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.evaluation.results import Evaluation
+from classifier_training.export.bundle import read_info
 from classifier_training.training.decisions import Decisions, write_decisions
 from classifier_training.training.imbalance import Switch, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
@@ -40,6 +41,7 @@ from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD, probe_head
 from classifier_training.workflows.record import plain, record_inputs, record_result
 from classifier_training.workflows.samples import unknown_labels
+from classifier_training.workflows.scores import write_scores
 from classifier_training.workflows.settle import settle
 from classifier_training.workflows.start import Extend, find_origin, go_on, inherit, refuse_extend, tell_unfinished
 
@@ -260,12 +262,13 @@ def train(
             resume=bool(resume),
         )
         table = splits.tables[scored.split]
-        evaluation = write_results(
+        evaluation = write_scores(
             run_dir.evaluation,
             scored,
             table,
             splits.class_names,
             drawer,
+            calibration=read_info(run_dir).calibration if run_dir.model_info.exists() else None,
             source=run_dir.best_checkpoint.name,
             unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
         )

@@ -24,7 +24,8 @@ PREDICTIONS = [
         confidence=0.5,
         top_k=(("", 0.5), ("ü,\n", 0.3)),
         probabilities={"": 0.5, "ü,\n": 0.3, "c": 0.2},
-        rejected=False,
+        rejected=True,
+        reject_reason="low_confidence",
     )
     for number in range(3)
 ]
@@ -64,6 +65,7 @@ def read(path: Path) -> Sequence[Row]:
                     confidence=None if failed else float(row["confidence"]),
                     top_k=json.loads(row["top_k"]),
                     rejected=None if failed else {"true": True, "false": False}[row["rejected"]],
+                    reject_reason=row["reject_reason"] or None,
                     error=row["error"] or None,
                     probabilities=shares or None,
                 )

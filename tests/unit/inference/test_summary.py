@@ -13,6 +13,7 @@ def row(path: str, label: str | None, confidence: float = 0.0) -> Row:
         confidence=None if label is None else confidence,
         top_k=shares,  # type: ignore[typeddict-item]
         rejected=None if label is None else confidence < 0.5,
+        reject_reason="low_confidence" if label is not None and confidence < 0.5 else None,
         error=error,
     )
 

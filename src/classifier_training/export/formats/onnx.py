@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -9,6 +10,9 @@ from pydantic import Field
 from classifier_training.core.register import register
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from classifier_training.export.job import ExportedFile, ExportJob
 
 
@@ -22,6 +26,8 @@ def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = 
     Raises:
         CheckFailedError: when a file answers differently from PyTorch.
     """
+    from classifier_training.evaluation.calibration import scale_probabilities
+    from classifier_training.export.calibrate import calibrate
     from classifier_training.export.golden import write_golden
     from classifier_training.export.job import ExportedFile
     from classifier_training.export.onnx import export_onnx
@@ -31,11 +37,20 @@ def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = 
 
     target, preprocessing = job.target, job.info.preprocessing
     export_onnx(job.network, target.onnx, image_size=job.image_size, opset=opset, metadata=job.info.metadata())
-    write_pipeline(target.onnx, preprocessing, target.pipeline)
-    alone = job.finish(target.onnx, "onnx", onnx_runner(target.onnx))
-    parity = verify_pipeline(target.pipeline, preprocessing, job.expected, job.examples) if job.verify else None
+    calibration = None
+    if job.tables is not None:
+        calibration = calibrate(target.onnx, job.info.class_names, preprocessing, job.tables)
+    baked = calibration.temperature if job.bake_temperature and calibration is not None else None
+    write_pipeline(target.onnx, preprocessing, target.pipeline, temperature=baked)
+    alone = dataclasses.replace(job.finish(target.onnx, "onnx", onnx_runner(target.onnx)), calibration=calibration)
+    expected = scale_probabilities(job.expected, baked or 1.0)
+    parity = verify_pipeline(target.pipeline, preprocessing, expected, job.examples) if job.verify else None
     whole = ExportedFile(
         path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
     )
-    write_golden(target.golden, job.examples.paths, preprocessing, job.answer, job.info.class_names)
+
+    def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return scale_probabilities(job.answer(inputs), 1.0 if calibration is None else calibration.temperature)
+
+    write_golden(target.golden, job.examples.paths, preprocessing, answer, job.info.class_names)
     return [alone, whole]

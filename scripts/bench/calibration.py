@@ -1,0 +1,153 @@
+"""Calibration error before and after temperature scaling, and how many foreign pictures are found, on test images.
+
+Temperature and threshold are fitted on validation. Foreign to the digits are rendered screens, crops of scikit-learn's
+two photographs, and the test images of --photographs. The calibration alone is measured on --photographs too.
+
+python scripts/bench/calibration.py --seeds 3 --photographs CIFAR_FOLDER [--output RUNS]
+
+Runs that are in --output already are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.types import TEST, softmax
+from classifier_training.data.formats.slides import Slides
+from classifier_training.evaluation.calibration import expected_calibration_error
+from classifier_training.inference.predictor import Predictor
+from classifier_training.workflows.samples import own_samples, tabulate
+
+PROGRAM = str(Path(sys.executable).with_name("classifier-training"))
+NUM_SCREENS, NUM_CROPS = 200, 300
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits [N, K] before the temperature, and scores [N]."""
+
+    logits: np.ndarray
+    novelty: np.ndarray
+
+
+def train(output: Path, name: str, words: list[str]) -> Path:
+    """Train a run, or find the one that is there already."""
+    folder = output / name
+    if not list(folder.glob("*/*/result.json")):
+        subprocess.run([PROGRAM, "train", *words, f"output={output}", f"name={name}"], check=True, capture_output=True)
+    return next(folder.glob("*/*/result.json")).parent
+
+
+def answer(predictor: Predictor, paths: list[str]) -> Answers:
+    """Run the bundle's model."""
+    found = [item for item in predictor.answers(paths) if item.logits is not None]
+    return Answers(np.stack([item.logits for item in found]), np.array([item.novelty for item in found]))  # type: ignore[misc]
+
+
+def crop_photographs(folder: Path) -> list[str]:
+    """Write square crops of 32 to 400 pixels."""
+    paths: list[str] = []
+    generator = np.random.default_rng(0)
+    for pixels in load_sample_images().images:
+        for _ in range(NUM_CROPS // 2):
+            side = int(generator.integers(32, 400))
+            top, left = (int(generator.integers(0, length - side)) for length in pixels.shape[:2])
+            paths.append(str(folder / f"{len(paths)}.png"))
+            Image.fromarray(pixels[top : top + side, left : left + side]).save(paths[-1])
+    return paths
+
+
+def error_by_chance(confidences: np.ndarray) -> float:
+    """Calibration error that a perfectly calibrated model with these confidences shows on as many images: its mean."""
+    generator = np.random.default_rng(0)
+    # Two classes, of which the first is the answer and right as often as it says.
+    shares = np.stack([confidences, np.zeros_like(confidences)], axis=1)
+    drawn = (generator.random((100, len(confidences))) >= confidences).astype(np.int64)
+    return statistics.fmean(expected_calibration_error(shares, targets) for targets in drawn)
+
+
+def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float, float]:
+    """Print a run's figures; returns the calibration error after scaling and the share of foreign pictures found."""
+    predictor = Predictor(run, accelerator="cpu")
+    fitted = predictor.calibration
+    assert fitted is not None
+    samples, root = own_samples(RunDir(run))
+    table = tabulate(samples, root, TEST, predictor.class_names)
+    own = answer(predictor, list(table.paths))
+    scaled = (own.logits / np.float32(fitted.temperature)).astype(np.float32)
+    before, after = (expected_calibration_error(softmax(logits), table.targets) for logits in (own.logits, scaled))
+    moved = int((scaled.argmax(axis=1) != own.logits.argmax(axis=1)).sum())
+    print(
+        f"{name}: n {len(table)}, accuracy {(own.logits.argmax(axis=1) == table.targets).mean():.4f}, temperature "
+        f"{fitted.temperature:.3f} (val n {fitted.num_images}); ECE on test {before:.4f} before, {after:.4f} after "
+        f"({error_by_chance(softmax(scaled).max(axis=1)):.4f} by chance with perfect calibration); "
+        f"top-1 moved on {moved} images; false alarms on test {(own.novelty > fitted.novelty.threshold).mean():.3f}",
+        flush=True,
+    )
+    # The figure asks for what is found where one test image in twenty is an alarm.
+    at_five_percent = float(np.quantile(own.novelty, 0.95))
+    scores = {kind: answer(predictor, paths).novelty for kind, paths in foreign.items()}
+    for kind, values in scores.items():
+        print(
+            f"  {kind}: n {len(values)}, found {(values > fitted.novelty.threshold).mean():.3f} at the bundle's "
+            f"threshold, {(values > at_five_percent).mean():.3f} at 5 % false alarms on test",
+            flush=True,
+        )
+    every = np.concatenate([*scores.values(), np.empty(0)])
+    return after, float((every > at_five_percent).mean()) if len(every) else float("nan")
+
+
+def main() -> None:
+    """Train every seed and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--photographs", type=Path, help="a split image folder, such as a part of CIFAR-10")
+    parser.add_argument("--output", type=Path, help="where runs are kept; a temporary folder when left out")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        output = arguments.output or Path(scratch)
+        screens = Slides(num_images=NUM_SCREENS).read()
+        crops = Path(scratch) / "crops"
+        crops.mkdir()
+        foreign = {
+            "rendered screens": [str(screens.root / sample.path) for sample in screens.samples],
+            "crops of photographs": crop_photographs(crops),
+        }
+        if arguments.photographs:
+            foreign["other photographs"] = sorted(map(str, (arguments.photographs / TEST).glob("*/*")))
+        figures = []
+        for seed in range(arguments.seeds):
+            run = train(output, f"digits-{seed}", ["data=digits", f"seed={seed}"])
+            figures.append(measure(f"digits, seed {seed}", run, foreign))
+        errors, shares = zip(*figures, strict=True)
+        print(
+            f"digits: ECE after scaling mean {statistics.fmean(errors):.4f} (max {max(errors):.4f}); foreign pictures "
+            f"found at 5 % false alarms mean {statistics.fmean(shares):.3f} (min {min(shares):.3f}), n {len(shares)}"
+        )
+        if arguments.photographs:
+            words = [f"data.root={arguments.photographs}", "data.image_size=32", "trainer.max_epochs=10"]
+            errors = tuple(
+                measure(
+                    f"photographs, seed {seed}", train(output, f"photographs-{seed}", [*words, f"seed={seed}"]), {}
+                )[0]
+                for seed in range(arguments.seeds)
+            )
+            print(
+                f"photographs: ECE after scaling mean {statistics.fmean(errors):.4f} (max {max(errors):.4f}), "
+                f"n {len(errors)}"
+            )
+
+
+if __name__ == "__main__":
+    main()

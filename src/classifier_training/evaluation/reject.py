@@ -1,0 +1,159 @@
+"""The reject option: how sure an answer must be, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+NEVER = 2.0
+"""A threshold that no confidence reaches."""
+
+MIN_ANSWERS = 20
+"""Validation answers that a class needs for a threshold of its own; below, that of all classes together is taken."""
+
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class AcceptanceCurve:
+    """Labelled answers, the surest first, from which any threshold follows.
+
+    Args:
+        confidences: float64 [N], falling.
+        correct: bool [N].
+    """
+
+    confidences: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> AcceptanceCurve:
+        """Sort answers; confidences are rounded down, so that an image at its own threshold is accepted."""
+        order = np.argsort(-confidences, kind="stable")
+        scale = 10**DECIMALS
+        rounded = np.floor(confidences[order].astype(np.float64) * scale) / scale
+        return cls(rounded, correct[order])
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    def for_precision(self, wanted: float) -> float:
+        """Lowest threshold at or above which the share of right answers is `wanted`; NEVER where there is none."""
+        shares = np.cumsum(self.correct) / np.arange(1, len(self) + 1)
+        # Answers of one confidence are accepted together or not at all.
+        last_of_equals = np.append(self.confidences[1:] < self.confidences[:-1], [True])[: len(self)]
+        good = np.flatnonzero((shares >= wanted) & last_of_equals)
+        return float(self.confidences[good[-1]]) if len(good) else NEVER
+
+    def for_coverage(self, wanted: float) -> float:
+        """Highest threshold that at least the share `wanted` of the answers reaches."""
+        if not len(self):
+            return NEVER
+        # A share such as 0.9 of 10 answers is 9 of them, whatever the last bit of the product says.
+        number = max(int(np.ceil(wanted * len(self) - 1e-9)), 1)
+        return float(self.confidences[number - 1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into model_info.json."""
+        return {"confidences": self.confidences.tolist(), "correct": "".join("01"[int(hit)] for hit in self.correct)}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> AcceptanceCurve:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: when the two lists are not of one length.
+        """
+        confidences = np.array(found["confidences"], dtype=np.float64)
+        correct = np.array([mark == "1" for mark in found["correct"]], dtype=np.bool_)
+        if confidences.shape != correct.shape:
+            raise ValueError(f"{len(confidences)} confidences and {len(correct)} marks")
+        return cls(confidences, correct)
+
+
+def class_curves(
+    probabilities: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]
+) -> dict[str, AcceptanceCurve]:
+    """Return the curve of the answers that name each class.
+
+    Args:
+        probabilities: float [N, K].
+        targets: int64 [N].
+        class_names: [K].
+    """
+    predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rows = {name: predicted == number for number, name in enumerate(class_names)}
+    return {
+        name: AcceptanceCurve.of(confidences[chosen], (predicted == targets)[chosen]) for name, chosen in rows.items()
+    }
+
+
+def class_thresholds(
+    curves: Mapping[str, AcceptanceCurve], *, precision: float | None = None, coverage: float | None = None
+) -> dict[str, float]:
+    """Return the confidence that an answer needs, by the class that it names, for exactly one of two wishes.
+
+    Args:
+        curves: answers by the class that they name.
+        precision: wanted share of right answers among the accepted ones of each class.
+        coverage: wanted share of accepted answers of each class.
+    """
+    pooled = AcceptanceCurve.of(
+        np.concatenate([curve.confidences for curve in curves.values()]),
+        np.concatenate([curve.correct for curve in curves.values()]),
+    )
+
+    def threshold(curve: AcceptanceCurve) -> float:
+        if precision is not None:
+            return curve.for_precision(precision)
+        assert coverage is not None
+        return curve.for_coverage(coverage)
+
+    return {name: threshold(curve if len(curve) >= MIN_ANSWERS else pooled) for name, curve in curves.items()}
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """What accepting only the surest answers gives (El-Yaniv and Wiener 2010), one point for each confidence.
+
+    Args:
+        thresholds: lowest confidence that is accepted, float64 [M], falling.
+        coverage: share of the answers that are accepted [M].
+        risk: share of wrong ones among them [M].
+        area: mean risk over the numbers of accepted answers from one to all (AURC; Geifman et al. 2019).
+    """
+
+    thresholds: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    risk: NDArray[np.float64]
+    area: float
+
+
+def risk_coverage(confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> RiskCoverage:
+    """Compute the curve; answers of one confidence are accepted together, and share their risk evenly.
+
+    Args:
+        confidences: float [N].
+        correct: bool [N].
+    """
+    order = np.argsort(-confidences, kind="stable")
+    ordered = confidences[order].astype(np.float64)
+    ends = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], [True])) + 1
+    wrong = np.cumsum(~correct[order])[ends - 1]
+    # Within a group of equals the expected number of wrong answers grows on a straight line.
+    numbers = np.arange(1, len(ordered) + 1)
+    expected = np.interp(numbers, np.append([0], ends), np.append([0], wrong))
+    return RiskCoverage(
+        thresholds=ordered[ends - 1],
+        coverage=ends / len(ordered),
+        risk=wrong / ends,
+        area=float((expected / numbers).mean()),
+    )

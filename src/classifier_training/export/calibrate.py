@@ -1,0 +1,138 @@
+"""Fitting a bundle's calibration to what the exported file answers. Needs no torch.
+
+All is fitted on validation images, and the subspace of the score on training images; test images have no part in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import atomic_path
+from classifier_training.core.types import TRAIN, VAL, softmax
+from classifier_training.evaluation.calibration import expected_calibration_error, fit_temperature
+from classifier_training.evaluation.novelty import FeatureSubspace, alarm_threshold
+from classifier_training.evaluation.reject import class_curves
+from classifier_training.export.calibration import Calibration, Novelty
+from classifier_training.export.examples import iterate_examples
+from classifier_training.export.novelty import FEATURES_NAME, add_novelty, expose_features, remove_novelty
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.core.types import SplitTable
+
+log = logging.getLogger(__name__)
+
+MIN_IMAGES = 30
+"""Of the validation split: a temperature and a threshold for one image in twenty cannot be had from fewer."""
+
+MAX_VALIDATION_IMAGES, MAX_TRAINING_IMAGES = 5000, 2000
+"""Images that are looked at, spread evenly over a larger split."""
+
+BATCH_SIZE = 32
+
+
+def calibrate(
+    path: Path, class_names: Sequence[str], preprocessing: Preprocessing, tables: Mapping[str, SplitTable]
+) -> Calibration | None:
+    """Fit everything to an exported model's answers, and add the output `novelty` and the temperature to the file.
+
+    Args:
+        path: model.onnx, changed in place.
+        class_names: [K].
+        preprocessing: from pixels to input.
+        tables: the training and validation splits.
+
+    Returns:
+        What was found; None, with a line in the log, where there are too few validation images.
+
+    Raises:
+        UserError: when no image of a split can be read.
+    """
+    if len(tables[VAL]) < MIN_IMAGES:
+        log.info(
+            "not calibrated: %d validation images, and %d are needed for a temperature and thresholds",
+            len(tables[VAL]), MIN_IMAGES,
+        )  # fmt: skip
+        return None
+    model = onnx.load(path)
+    remove_novelty(model)
+    has_features = expose_features(model)
+    runner = _Runner(model, preprocessing, has_features=has_features)
+    logits, features, targets = runner.answer(tables[VAL], MAX_VALIDATION_IMAGES)
+    subspace = None
+    if has_features and features.shape[1] > 1:
+        subspace = FeatureSubspace.fit(runner.answer(tables[TRAIN], MAX_TRAINING_IMAGES)[1])
+        scores = subspace.scores(features)
+    else:
+        # -logsumexp(logits) = logits - log softmax, of any class (Liu et al. 2020).
+        scores = np.asarray(np.log(softmax(logits).max(axis=1)) - logits.max(axis=1), dtype=np.float32)
+    temperature = fit_temperature(logits, targets)
+    shares = softmax(logits / np.float32(temperature))
+    threshold = alarm_threshold(scores)
+    found = Calibration(
+        temperature=temperature,
+        ece_before=expected_calibration_error(softmax(logits), targets),
+        ece_after=expected_calibration_error(shares, targets),
+        num_images=len(targets),
+        curves=class_curves(shares, targets, class_names),
+        novelty=Novelty(
+            threshold=threshold,
+            false_alarm_rate=float((scores > threshold).mean()),
+            method="energy" if subspace is None else "feature_subspace",
+        ),
+    )
+    add_novelty(model, subspace)
+    set_metadata(model, found.metadata())
+    with atomic_path(path) as temporary:
+        onnx.save(model, temporary)
+    return found
+
+
+def check_bakeable(validation: SplitTable) -> None:
+    """Make sure that there will be a temperature for pipeline.onnx.
+
+    Raises:
+        UserError: when the validation split is too small to fit one.
+    """
+    if len(validation) < MIN_IMAGES:
+        raise UserError(
+            f"bake_temperature=true with {len(validation)} validation images",
+            f"at least {MIN_IMAGES}, to fit the temperature on",
+            "leave bake_temperature out, or set more images aside for validation",
+        )
+
+
+def set_metadata(model: onnx.ModelProto, texts: Mapping[str, str]) -> None:
+    """Set texts in an ONNX file's metadata, the others left as they are."""
+    onnx.helper.set_model_props(model, {item.key: item.value for item in model.metadata_props} | dict(texts))
+
+
+class _Runner:
+    """An ONNX model that gives its features beside its logits, on the images of a split."""
+
+    def __init__(self, model: onnx.ModelProto, preprocessing: Preprocessing, *, has_features: bool) -> None:
+        self._session = open_session(model.SerializeToString())
+        self._preprocessing = preprocessing
+        self._outputs = [OUTPUT_NAME, FEATURES_NAME if has_features else OUTPUT_NAME]
+
+    def answer(
+        self, table: SplitTable, number: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Return logits [N, K], features [N, D] and targets [N]."""
+        parts = []
+        for batch in iterate_examples(table, self._preprocessing, batch_size=BATCH_SIZE, number=number):
+            logits, features = self._session.run(self._outputs, {INPUT_NAME: batch.inputs})
+            parts.append((logits, features, batch.targets))
+        logits, features, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return logits, features, targets

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifier_training.core.types import SplitResult, softmax
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.evaluation.reject import class_curves
+from classifier_training.evaluation.selective import write_selective
+
+
+def drawn(split: str, seed: int) -> SplitResult:
+    """Answers that are three times too sure."""
+    generator = np.random.default_rng(seed)
+    honest = generator.normal(0, 2, (400, 3))
+    targets = (honest + generator.gumbel(size=honest.shape)).argmax(axis=1)
+    logits = (3 * honest).astype(np.float32)
+    return SplitResult(split, logits, targets, np.arange(400), np.zeros(400, dtype=np.float32))
+
+
+def test_what_is_written_is_what_the_rules_give_on_these_images(tmp_path: Path) -> None:
+    val, test, names = drawn("val", 0), drawn("test", 1), ("a", "", "c")
+    curves = class_curves(softmax(val.logits / np.float32(3)), val.targets, names)
+    with Drawer() as drawer:
+        write_selective(tmp_path, test, names, temperature=3.0, curves=curves, drawer=drawer)
+    found = json.loads((tmp_path / "calibration.json").read_text())
+    assert found["held_out"]
+    assert found["ece_after"] < 0.06 < found["ece_before"]
+    by_wish = {key: item for item in found["rejecting"] for key in item.items() if key[0] in ("precision", "coverage")}
+    assert by_wish["precision", 0.9]["found_precision"] == pytest.approx(0.9, abs=0.06)
+    assert by_wish["coverage", 0.8]["found_coverage"] == pytest.approx(0.8, abs=0.06)
+    last = (tmp_path / "risk_coverage.csv").read_text().splitlines()[-1].split(",")
+    assert float(last[2]) == pytest.approx((test.predicted != test.targets).mean(), abs=1e-6)
+    assert (tmp_path / "risk_coverage.png").stat().st_size > 1000
+
+
+def test_validation_images_are_said_to_be_no_held_out_ones_and_an_old_bundle_has_no_temperature(tmp_path: Path) -> None:
+    result = drawn("val", 0)
+    curves = class_curves(result.probabilities, result.targets, ("a", "b", "c"))
+    with Drawer() as drawer:
+        write_selective(tmp_path / "new", result, ("a", "b", "c"), temperature=2.0, curves=curves, drawer=drawer)
+        write_selective(tmp_path / "old", result, ("a", "b", "c"), temperature=None, curves=None, drawer=drawer)
+    new, old = (json.loads((tmp_path / name / "calibration.json").read_text()) for name in ("new", "old"))
+    assert not new["held_out"]
+    assert "fitted on" in new["note"]
+    assert old["temperature"] is None
+    assert old["ece_before"] == old["ece_after"]
+    assert "rejecting" not in old

@@ -1,0 +1,240 @@
+"""Calibrated bundles: fitted, read back, and what predict makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tests.conftest import COLOURS, draw_picture
+from tests.unit.export.test_export import PREPROCESSING
+from torch import nn
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.types import BuiltModel, InputSpec, SplitTable, softmax
+from classifier_training.evaluation.novelty import FeatureSubspace
+from classifier_training.export.bundle import BundleInfo, read_info
+from classifier_training.export.calibrate import calibrate
+from classifier_training.export.examples import read_examples
+from classifier_training.export.novelty import FEATURES_NAME
+from classifier_training.export.pipeline import write_pipeline
+from classifier_training.export.session import open_session
+from classifier_training.export.write import write_bundle
+from classifier_training.inference.predictor import Predictor
+from classifier_training.inference.settings import RejectSettings
+
+INFO = BundleInfo(class_names=tuple(sorted(COLOURS)), preprocessing=PREPROCESSING, architecture="test")
+
+
+class MeanColour(nn.Module):
+    """Tells the noisy one-coloured pictures of these tests apart, far too surely for its mistakes."""
+
+    def __init__(self, *, linear: bool) -> None:
+        super().__init__()
+        colours = torch.tensor([COLOURS[name] for name in INFO.class_names]) / 127.5 - 1
+        self.spread = nn.Conv2d(3, 5, 1, bias=False)
+        self.linear = nn.Linear(5, 3) if linear else None
+        with torch.no_grad():
+            self.spread.weight.zero_()
+            self.spread.weight[:3, :, 0, 0] = colours * 8
+            self.spread.weight[3:, :, 0, 0] = torch.tensor([[1.0, -1, 0.5], [0.3, 1, -1]])
+            if self.linear is not None:
+                self.linear.weight.copy_(torch.eye(3, 5))
+                self.linear.bias.zero_()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.spread(images).mean((2, 3))
+        logits: torch.Tensor = features[:, :3] if self.linear is None else self.linear(features)
+        return logits
+
+
+def make_tables(folder: Path) -> dict[str, SplitTable]:
+    """Thirty pictures a split, of which every fifth has a wrong label."""
+    tables = {}
+    for split in ("train", "val"):
+        paths, targets = [], []
+        for number in range(36):
+            path = folder / split / f"{number}.png"
+            label = number % 3
+            draw_picture(path, COLOURS[INFO.class_names[label]], seed=hash_of(split, number), size=(20, 20))
+            paths.append(str(path))
+            targets.append((label + (number % 5 == 0)) % 3)
+        tables[split] = SplitTable(split, paths, np.array(targets), [""] * 36)
+    return tables
+
+
+def hash_of(split: str, number: int) -> int:
+    return number + (1000 if split == "val" else 0)
+
+
+def write(folder: Path, *, linear: bool = True, bake: bool = False) -> RunDir:
+    run_dir, tables = RunDir(folder / "run"), make_tables(folder)
+    model = BuiltModel(MeanColour(linear=linear), InputSpec(48, (0.5,) * 3, (0.25,) * 3), "test", pretrained=False)
+    examples = read_examples(tables["val"], PREPROCESSING, number=9)
+    write_bundle(run_dir, model, INFO, examples=examples, opset=None, tables=tables, bake_temperature=bake)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return write(tmp_path_factory.mktemp("calibrated"))
+
+
+def pictures(folder: Path) -> list[str]:
+    return [str(path) for path in sorted((folder / "val").glob("*.png"))]
+
+
+def test_a_bundle_says_its_temperature_and_predict_applies_it(calibrated: RunDir, tmp_path: Path) -> None:
+    fitted = read_info(calibrated).calibration
+    assert fitted is not None
+    assert fitted.temperature > 2, "one mistake in five makes the answers much too sure"
+    assert fitted.ece_after < fitted.ece_before
+    assert fitted.num_images == 36
+    written = json.loads(calibrated.model_info.read_text())["calibration"]
+    assert written["split"] == "val"
+    assert "Guo" in written["method"]
+    predictor = Predictor(calibrated.path)
+    paths = pictures(calibrated.path.parent)
+    logits = np.stack([answer.logits for answer in predictor.answers(paths)])  # type: ignore[misc]
+    expected = softmax(logits / np.float32(fitted.temperature))
+    found = list(predictor.predict(paths, probabilities=True))
+    assert [item.confidence for item in found] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-6)
+    assert [INFO.class_names.index(item.label or "") for item in found] == logits.argmax(axis=1).tolist()
+    # A lone file knows it as well, and its foreign images; thresholds by class are the folder's.
+    lone = Predictor(Path(shutil.copy(calibrated.onnx, tmp_path / "lone.onnx")))
+    assert list(lone.predict(paths, probabilities=True, reject=RejectSettings(foreign=True))) == list(
+        predictor.predict(paths, probabilities=True, reject=RejectSettings(foreign=True))
+    )
+    with pytest.raises(UserError, match=r"reject\.precision: .*lone\.onnx has not the answers"):
+        lone.rule(0.5, RejectSettings(precision=0.9), unknown=False)
+
+
+@pytest.mark.parametrize("bake", [False, True])
+def test_golden_pictures_expect_calibrated_answers_and_the_pipeline_says_what_it_gives(
+    tmp_path: Path, *, bake: bool
+) -> None:
+    run_dir = write(tmp_path, bake=bake)
+    fitted = read_info(run_dir).calibration
+    assert fitted is not None
+    session = open_session(run_dir.pipeline)
+    assert [output.name for output in session.get_outputs()] == ["probabilities"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert float(metadata["temperature"]) == (1 if bake else fitted.temperature)
+    assert metadata.get("baked_temperature") == (repr(fitted.temperature) if bake else None)
+    parity = read_info(run_dir).files["pipeline.onnx"]["parity"]
+    assert parity["max_probability_difference"] < 1e-3
+    entry = json.loads((run_dir.golden / "golden.json").read_text())["images"][0]
+    pixels = np.frombuffer((run_dir.golden / entry["rgb"]).read_bytes(), dtype=np.uint8)
+    (shares,) = session.run(None, {"image": pixels.reshape(entry["height"], entry["width"], 3)})
+    assert (np.abs(shares - entry["probabilities"]).max() < 1e-3) == bake
+    assert Predictor(run_dir.path)(run_dir.golden / entry["image"]).confidence == pytest.approx(
+        max(entry["probabilities"]), abs=1e-4
+    )
+
+
+def test_the_score_in_the_graph_is_that_of_the_formula(calibrated: RunDir) -> None:
+    tables = make_tables(calibrated.path.parent)
+    session = open_session(calibrated.onnx)
+    inputs = {name: read_examples(table, PREPROCESSING, number=36).inputs for name, table in tables.items()}
+    train = session.run([FEATURES_NAME], {"input": inputs["train"]})[0]
+    val, novelty = session.run([FEATURES_NAME, "novelty"], {"input": inputs["val"]})
+    assert np.abs(FeatureSubspace.fit(train).scores(val) - novelty).max() < 1e-5
+    fitted = read_info(calibrated).calibration
+    assert fitted is not None
+    assert fitted.novelty.method == "feature_subspace"
+    assert fitted.novelty.false_alarm_rate == pytest.approx((novelty > fitted.novelty.threshold).mean())
+    # Calibrated once more, the file is the same.
+    before = onnx.load(calibrated.onnx)
+    calibrate(calibrated.onnx, INFO.class_names, PREPROCESSING, tables)
+    assert [node.name for node in onnx.load(calibrated.onnx).graph.node] == [node.name for node in before.graph.node]
+
+
+def test_a_network_without_linear_layer_falls_back_to_energy(tmp_path: Path) -> None:
+    run_dir = write(tmp_path, linear=False)
+    fitted = read_info(run_dir).calibration
+    assert fitted is not None
+    assert fitted.novelty.method == "energy"
+    answer = next(Predictor(run_dir.path).answers(pictures(tmp_path)[:1]))
+    assert answer.logits is not None
+    assert answer.novelty == pytest.approx(-np.log(np.exp(answer.logits.astype(np.float64)).sum()), rel=1e-5)
+
+
+def test_foreign_images_are_rejected_only_on_request_and_unknown_replaces_the_label(
+    calibrated: RunDir, tmp_path: Path
+) -> None:
+    draw_picture(tmp_path / "foreign.png", (250, 250, 30), seed=0)
+    predictor = Predictor(calibrated.path)
+    paths = [str(tmp_path / "foreign.png")]
+    (plain,) = predictor.predict(paths, threshold=0)
+    assert (plain.rejected, plain.reject_reason) == (False, None)
+    (found,) = predictor.predict(paths, threshold=0, reject=RejectSettings(foreign=True), unknown=True)
+    assert (found.rejected, found.reject_reason, found.label) == (True, "unlike_training", "unknown")
+    assert found.top_k[0][0] == plain.label
+    (unsure,) = predictor.predict(pictures(calibrated.path.parent)[:1], threshold=1, unknown=True)
+    assert (unsure.reject_reason, unsure.label) == ("low_confidence", "unknown")
+
+
+def test_thresholds_for_a_wish_come_from_the_bundle_and_wishes_that_clash_are_refused(calibrated: RunDir) -> None:
+    predictor = Predictor(calibrated.path)
+    paths = pictures(calibrated.path.parent)
+    (all_accepted, most) = (
+        [item.rejected for item in predictor.predict(paths, reject=RejectSettings(coverage=share))]
+        for share in (1.0, 0.5)
+    )
+    assert not any(all_accepted)
+    assert 0 < sum(map(bool, most)) <= 18
+    with pytest.raises(UserError, match=r"reject\.precision=0\.9 and threshold=0\.7"):
+        predictor.rule(0.7, RejectSettings(precision=0.9), unknown=False)
+    with pytest.raises(UserError, match=r"reject\.precision=0\.9 and reject\.coverage=0\.9"):
+        predictor.rule(0.5, RejectSettings(precision=0.9, coverage=0.9), unknown=False)
+
+
+def test_a_bundle_that_was_not_calibrated_works_as_before(run_dir: RunDir, tmp_path: Path) -> None:
+    assert read_info(run_dir).calibration is None
+    assert "calibration" not in json.loads(run_dir.model_info.read_text())
+    predictor = Predictor(run_dir.path)
+    for settings in (RejectSettings(coverage=0.9), RejectSettings(foreign=True)):
+        with pytest.raises(UserError, match="calibrates an older run"):
+            predictor.rule(0.5, settings, unknown=False)
+
+
+def test_a_class_named_unknown_is_not_mixed_up_with_a_rejected_image(calibrated: RunDir) -> None:
+    predictor = Predictor(calibrated.path)
+    predictor.class_names = ("blue", "green", "unknown")
+    with pytest.raises(UserError, match="a class named 'unknown'"):
+        predictor.rule(0.5, RejectSettings(), unknown=True)
+
+
+@pytest.mark.parametrize(("temperature", "words"), [("0", "damaged"), ("x", "damaged")])
+def test_a_damaged_calibration_is_named(calibrated: RunDir, tmp_path: Path, temperature: str, words: str) -> None:
+    copy = RunDir(Path(shutil.copytree(calibrated.path, tmp_path / "copy")))
+    info = json.loads(copy.model_info.read_text())
+    info["calibration"]["temperature"] = temperature
+    copy.model_info.write_text(json.dumps(info))
+    with pytest.raises(UserError, match=words):
+        Predictor(copy.path)
+    model = onnx.load(copy.onnx)
+    next(item for item in model.metadata_props if item.key == "temperature").value = temperature
+    onnx.save(model, tmp_path / "lone.onnx")
+    with pytest.raises(UserError, match="metadata"):
+        Predictor(tmp_path / "lone.onnx")
+
+
+def test_too_few_validation_images_leave_a_bundle_uncalibrated(calibrated: RunDir, tmp_path: Path) -> None:
+    tables = make_tables(tmp_path)
+    few = dataclasses.replace(tables["val"], paths=tables["val"].paths[:9], targets=tables["val"].targets[:9])
+    before = calibrated.onnx.read_bytes()
+    assert calibrate(calibrated.onnx, INFO.class_names, PREPROCESSING, {**tables, "val": few}) is None
+    assert calibrated.onnx.read_bytes() == before
+
+
+def test_a_pipeline_carries_nothing_of_the_score(calibrated: RunDir, tmp_path: Path) -> None:
+    write_pipeline(calibrated.onnx, PREPROCESSING, tmp_path / "pipeline.onnx")
+    graph = onnx.load(tmp_path / "pipeline.onnx").graph
+    assert not [item.name for item in (*graph.node, *graph.initializer) if item.name.startswith("novelty/")]
