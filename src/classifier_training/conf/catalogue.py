@@ -32,6 +32,7 @@ import classifier_training.export.formats.safetensors
 import classifier_training.export.formats.tensorrt
 import classifier_training.export.formats.torchscript
 import classifier_training.models.resnet
+import classifier_training.models.shallow.builders
 import classifier_training.models.timm_models
 import classifier_training.training.loggers
 import classifier_training.training.losses

@@ -95,13 +95,14 @@ class ImageFolderDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Iterable[Batch]:
         """Validation images in order."""
-        return self._evaluation_loader(VAL) if VAL in self.data.tables else []
+        return self.evaluation_dataloader(VAL) if VAL in self.data.tables else []
 
     def test_dataloader(self) -> Iterable[Batch]:
         """Test images in order."""
-        return self._evaluation_loader(TEST) if TEST in self.data.tables else []
+        return self.evaluation_dataloader(TEST) if TEST in self.data.tables else []
 
-    def _evaluation_loader(self, split: str) -> BatchLoader:
+    def evaluation_dataloader(self, split: str) -> BatchLoader:
+        """Images of a split in order, as an evaluation sees them."""
         table = self.data.tables[split]
         return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets), drop_last=False)
 

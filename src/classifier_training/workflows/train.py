@@ -29,9 +29,11 @@ from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import write_results
+from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.training.imbalance import Imbalance, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.fit import Builder, fit, make_module
+from classifier_training.workflows.fit_shallow import fit_shallow
 from classifier_training.workflows.record import plain, record_inputs, record_result
 
 log = python_logging.getLogger(__name__)
@@ -107,6 +109,8 @@ def train(
         allow_leaks: train although files of one split are exact copies of another split's.
     """
     config = plain(describe(dict(locals())))
+    if isinstance(model, ShallowModel):
+        transforms = transforms.without_augmentation()
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
@@ -177,10 +181,16 @@ def train(
             max_epochs=trainer.max_epochs,
             drawer=drawer,
         )
-        module = make_module(
-            run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed, min_batch_size
-        )
-        best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
+        if isinstance(model, ShallowModel):
+            best_epoch, scored = fit_shallow(
+                run, model, datamodule, callbacks, logging, correction, data=data, seed=seed
+            )
+        else:
+            module = make_module(
+                run, datamodule, trainer, device, loss, optimizer, scheduler, correction.loss_weights, seed,
+                min_batch_size,
+            )  # fmt: skip
+            best_epoch, scored = fit(run, module, datamodule, trainer, device, callbacks, logging, resume=bool(resume))
         table = splits.tables[scored.split]
         write_results(run_dir.evaluation, scored, table, splits.class_names, drawer)
         record_result(run_dir, scored, best_epoch)
