@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from sklearn.pipeline import Pipeline
 
     from classifier_training.models.shallow.network import FittedClassifier
     from classifier_training.training.features import Described
@@ -30,7 +29,7 @@ MAX_LOG_SHARPNESS = np.log(100)
 
 def fit_classifier(
     classifier: FittedClassifier,
-    estimator: Pipeline,
+    estimator: Any,
     train: Described,
     validation: Described,
     *,
@@ -57,7 +56,7 @@ def fit_classifier(
             "look at the files named above",
         )
     weights = None if class_weights is None else class_weights[train.targets]
-    estimator.fit(train.features, train.targets, classifier__sample_weight=weights)
+    estimator.fit(train.features, train.targets, sample_weight=weights)
     classifier.adopt(estimator)
     logits = answer(classifier, validation.features)
     _compare(logits, estimator.predict(validation.features))

@@ -12,7 +12,7 @@ from classifier_training.core.register import register
 from classifier_training.core.types import BuiltModel, InputSpec
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    from sklearn.base import ClassifierMixin
 
     from classifier_training.models.shallow.network import FittedClassifier
 
@@ -76,8 +76,8 @@ class ShallowModel:
         """Return the last part of the network, empty."""
 
     @abstractmethod
-    def estimator(self, seed: int) -> Pipeline:
-        """Return scikit-learn's estimator, still to be fitted: a pipeline that ends in a step called classifier.
+    def estimator(self, seed: int) -> ClassifierMixin:
+        """Return scikit-learn's estimator, still to be fitted.
 
         Args:
             seed: its randomness follows from it alone.
@@ -92,7 +92,7 @@ class SupportVectorMachine(ShallowModel):
     Args:
         kernel: rbf compares with support vectors, up to some 20,000 images; linear is quick with many more.
         C: how much a picture on the wrong side costs against a wide margin.
-        gamma: reach of the rbf kernel; scale is 1 / (features x their variance).
+        gamma: how quickly a support vector loses weight with the distance; scale is 1 / (features x their variance).
     """
 
     architecture = "svm"
@@ -107,18 +107,14 @@ class SupportVectorMachine(ShallowModel):
 
         return SupportVectors(num_classes) if self.kernel == "rbf" else LinearVectors(num_classes)
 
-    def estimator(self, seed: int) -> Pipeline:
+    def estimator(self, seed: int) -> ClassifierMixin:
         """Return scikit-learn's estimator; see the base class."""
-        from sklearn.pipeline import Pipeline
-        from sklearn.preprocessing import StandardScaler
         from sklearn.svm import SVC, LinearSVC
 
-        if self.kernel == "rbf":
-            # Equal votes are decided by the margins, as the network decides them.
-            machine = SVC(C=self.C, gamma=self.gamma, break_ties=True, cache_size=1000)
-        else:
-            machine = LinearSVC(C=self.C, random_state=seed, max_iter=10_000)
-        return Pipeline([("scaler", StandardScaler()), ("classifier", machine)])
+        if self.kernel == "linear":
+            return LinearSVC(C=self.C, random_state=seed, max_iter=10_000)
+        # Equal votes are decided by the margins, as the network decides them.
+        return SVC(C=self.C, gamma=self.gamma, break_ties=True, cache_size=1000)
 
 
 @register(group="model", name="random_forest")
@@ -146,12 +142,11 @@ class RandomForest(ShallowModel):
 
         return Forest(num_classes)
 
-    def estimator(self, seed: int) -> Pipeline:
+    def estimator(self, seed: int) -> ClassifierMixin:
         """Return scikit-learn's estimator; see the base class."""
         from sklearn.ensemble import RandomForestClassifier
-        from sklearn.pipeline import Pipeline
 
-        forest = RandomForestClassifier(
+        return RandomForestClassifier(
             self.num_trees,
             max_depth=self.max_depth,
             min_samples_leaf=self.min_samples_leaf,
@@ -159,4 +154,3 @@ class RandomForest(ShallowModel):
             n_jobs=-1,
             random_state=seed,
         )
-        return Pipeline([("classifier", forest)])

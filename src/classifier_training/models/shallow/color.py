@@ -25,10 +25,12 @@ class ColorHistograms(nn.Module):
         grid: regions a side, each with histograms of its own.
     """
 
+    are_shares = True
+
     def __init__(self, *, space: Literal["rgb", "hsv"], bins: int, grid: int) -> None:
         super().__init__()
         self._space = space
-        self._num_bins = bins
+        self.unit = bins
         self._grid = grid
         self.register_buffer("_edges", torch.arange(1, bins).float().view(1, -1, 1, 1), persistent=False)
 
@@ -43,7 +45,7 @@ class ColorHistograms(nn.Module):
 
     def _histogram(self, value: Tensor, span: Tensor) -> Tensor:
         """Count values of 0..span, [B, 1, H, W] both."""
-        is_reached = (value * self._num_bins >= span * self._edges).float()
+        is_reached = (value * self.unit >= span * self._edges).float()
         beyond = region_shares(is_reached, self._grid)
         whole = torch.ones_like(beyond[:, :1])
         # A pixel counts for the last bin whose edge it has reached.

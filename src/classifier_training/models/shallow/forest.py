@@ -13,7 +13,7 @@ from classifier_training.models.shallow.network import FittedClassifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from sklearn.pipeline import Pipeline
+    from sklearn.base import ClassifierMixin
 
     Array: TypeAlias = NDArray[Any]
 
@@ -30,7 +30,7 @@ class Forest(FittedClassifier):
     Logits are the logarithm of the trees' mean shares, half a vote added to each class (Jeffreys' prior).
     """
 
-    state_names = ("roots", "columns", "thresholds", "children", "leaves", "shares", "levels")
+    state_names = ("roots", "columns", "thresholds", "next_nodes", "leaves", "shares", "levels")
 
     def answer(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
@@ -39,18 +39,19 @@ class Forest(FittedClassifier):
         for _ in range(self.levels.shape[0]):
             value = features.gather(1, self.columns[node].long())
             # A leaf is its own child, and nothing is above its threshold.
-            node = self.children[node].long() + (value > self.thresholds[node]).long()
+            node = self.next_nodes[node].long() + (value > self.thresholds[node]).long()
         shares = self.shares[self.leaves[node].long()].mean(dim=1)
         num_trees = self.roots.shape[0]
         return torch.log(num_trees * shares + PRIOR)
 
-    def learnt(self, estimator: Pipeline) -> dict[str, Tensor]:
+    def learnt(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
         """Return the state of a fitted forest.
 
         Raises:
             UserError: when it is too large for an ONNX file.
         """
-        trees = [member.tree_ for member in estimator["classifier"].estimators_]
+        forest: Any = estimator
+        trees = [member.tree_ for member in forest.estimators_]
         num_leaves = sum(int((tree.children_left < 0).sum()) for tree in trees)
         num_bytes = 4 * num_leaves * self.num_classes + 16 * sum(tree.node_count for tree in trees)
         if num_bytes > MAX_BYTES:
@@ -60,7 +61,7 @@ class Forest(FittedClassifier):
                 "model.num_trees=50, model.max_depth=12 or model.min_samples_leaf=5",
             )
         parts: dict[str, list[Array]] = {
-            name: [] for name in ("roots", "columns", "thresholds", "children", "leaves", "shares")
+            name: [] for name in ("roots", "columns", "thresholds", "next_nodes", "leaves", "shares")
         }
         num_nodes = num_leaves = 0
         for tree in trees:
@@ -69,7 +70,7 @@ class Forest(FittedClassifier):
             parts["roots"].append(np.array([num_nodes]))
             parts["columns"].append(np.where(is_leaf, 0, tree.feature[order]))
             parts["thresholds"].append(np.where(is_leaf, np.inf, _rounded_down(tree.threshold[order])))
-            parts["children"].append(children + num_nodes)
+            parts["next_nodes"].append(children + num_nodes)
             parts["leaves"].append(np.where(is_leaf, np.cumsum(is_leaf) - 1 + num_leaves, 0))
             values = tree.value[order][is_leaf, 0]
             parts["shares"].append(values / values.sum(axis=1, keepdims=True))

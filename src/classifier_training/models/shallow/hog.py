@@ -16,6 +16,8 @@ CLIP = 0.2
 """Largest share of one bin in its block, before the block is normalised again."""
 
 EPSILON = 1e-5
+"""Least length of a block."""
+
 MAX_GRADIENT = 255 * math.sqrt(2)
 EXACT = 2**24
 """Whole numbers up to this one are exact in float32, and so are their sums, in any order."""
@@ -33,9 +35,11 @@ class HistogramOfGradients(nn.Module):
         block_size: side of a block in cells.
     """
 
+    are_shares = False
+
     def __init__(self, *, orientations: int, cell_size: int, block_size: int) -> None:
         super().__init__()
-        self._num_bins = orientations
+        self.unit = orientations * block_size**2
         self._cell = cell_size
         self._block = block_size
         angles = [math.pi * number / orientations for number in range(1, orientations)]
@@ -64,7 +68,7 @@ class HistogramOfGradients(nn.Module):
 
     def _cells(self, across: Tensor, down: Tensor, squares: Tensor) -> Tensor:
         """Sum the gradients of each cell and direction, in fractions of a grey level: [B, orientations, h, w]."""
-        lengths = torch.floor(torch.sqrt(squares) * self._fractions + 0.5)
+        lengths = torch.floor(exact_sqrt(squares) * self._fractions + 0.5)
         is_reached = down * self._cosines - across * self._sines >= 0
         beyond = cell_sums(lengths * is_reached, self._cell)
         whole = cell_sums(lengths, self._cell)
@@ -98,7 +102,16 @@ def _lengths(blocks: Tensor) -> Tensor:
     total = by_bin[:, 0]
     for number in range(1, by_bin.shape[1]):
         total = total + by_bin[:, number]
-    return torch.sqrt(total + EPSILON**2)[:, None, None]
+    # Not added: the exporter takes so small a number for 0.
+    return exact_sqrt(total.clamp(min=EPSILON**2))[:, None, None]
+
+
+def exact_sqrt(values: Tensor) -> Tensor:
+    """Return the float32 nearest to each root, as IEEE 754 and every ONNX runtime have it.
+
+    PyTorch's own may be a bit off where Intel's vector library computes it; a root in float64 is not, once rounded.
+    """
+    return torch.sqrt(values) if torch.compiler.is_exporting() else torch.sqrt(values.double()).float()
 
 
 def cell_sums(values: Tensor, size: int) -> Tensor:

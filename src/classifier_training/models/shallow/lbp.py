@@ -29,8 +29,11 @@ class LocalBinaryPatterns(nn.Module):
         grid: regions a side, each with a histogram of its own.
     """
 
+    are_shares = True
+
     def __init__(self, *, points: int, radius: float, grid: int) -> None:
         super().__init__()
+        self.unit = points + 2
         self._grid = grid
         self._margin = math.ceil(radius)
         self._neighbours = [_corners(number, points, radius) for number in range(points)]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from classifier_training.models.shallow.hog import exact_sqrt
 
-    from sklearn.pipeline import Pipeline
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sklearn.base import ClassifierMixin
 
     from classifier_training.core.types import InputSpec
 
@@ -45,10 +48,10 @@ class FittedClassifier(nn.Module):
         """Return logits [B, K] whose largest is the estimator's prediction."""
 
     @abstractmethod
-    def learnt(self, estimator: Pipeline) -> Mapping[str, Tensor]:
+    def learnt(self, estimator: ClassifierMixin) -> Mapping[str, Tensor]:
         """Return a fitted estimator's state as tensors, by the names in `state_names`."""
 
-    def adopt(self, estimator: Pipeline) -> None:
+    def adopt(self, estimator: ClassifierMixin) -> None:
         """Take over what an estimator has learnt.
 
         Raises:
@@ -73,16 +76,31 @@ class FittedClassifier(nn.Module):
         self._is_fitted = True
 
 
+class Features(Protocol):
+    """One family of features: whole numbers of 0..255, float32 [B, 3, H, W] -> float32 [B, D].
+
+    Attributes:
+        unit: as many values make a vector of length 1 at the most, once shares are square-rooted.
+        are_shares: whether they are shares of a whole.
+    """
+
+    unit: int
+    are_shares: bool
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Describe pictures."""
+
+
 class ShallowNetwork(nn.Module):
     """Normalised pictures float32 [B, 3, H, W] -> logits float32 [B, K].
 
     Args:
-        features: whole numbers of 0..255, float32 [B, 3, H, W] -> float32 [B, D], each.
+        features: families of features.
         classifier: of what they say together.
         input_spec: mean and std that the pictures were normalised with, taken back here.
     """
 
-    def __init__(self, features: list[nn.Module], classifier: FittedClassifier, input_spec: InputSpec) -> None:
+    def __init__(self, features: Sequence[nn.Module], classifier: FittedClassifier, input_spec: InputSpec) -> None:
         super().__init__()
         self.features = nn.ModuleList(features)
         self.classifier = classifier
@@ -97,8 +115,19 @@ class ShallowNetwork(nn.Module):
         return logits
 
     def describe(self, pixels: Tensor) -> Tensor:
-        """Return the features of pictures of 0..255: float32 [B, 3, H, W] -> [B, D]."""
-        return torch.cat([part(pixels) for part in self.features], dim=1)
+        """Return the features of pictures of 0..255: float32 [B, 3, H, W] -> [B, D].
+
+        Each family is a vector of length 1 at the most, however many values it has. Shares become their square roots,
+        between which a distance is Hellinger's (Arandjelovic and Zisserman 2012, "Three things everyone should know to
+        improve object retrieval").
+        """
+        return torch.cat([_balanced(cast("Features", part), pixels) for part in self.features], dim=1)
+
+
+def _balanced(family: Features, pixels: Tensor) -> Tensor:
+    values = family(pixels)
+    rooted = exact_sqrt(values) if family.are_shares else values
+    return rooted * math.sqrt(family.unit / values.shape[1])
 
 
 def _take_shapes(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:

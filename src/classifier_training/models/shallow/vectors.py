@@ -12,17 +12,17 @@ from classifier_training.models.shallow.network import FittedClassifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from sklearn.pipeline import Pipeline
+    from sklearn.base import ClassifierMixin
 
 
 class SupportVectors(FittedClassifier):
-    """scikit-learn's `SVC` with a radial kernel, behind a `StandardScaler`.
+    """scikit-learn's `SVC` with a radial kernel.
 
     Each pair of classes votes by the side of its margin; the sum of a class's margins, squeezed into a third of a vote,
     decides between equal numbers of votes, as in scikit-learn's decision_function. That is the logit.
     """
 
-    state_names = ("mean", "inverse_std", "vectors", "gamma", "weights", "intercepts")
+    state_names = ("vectors", "gamma", "weights", "intercepts")
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
@@ -33,9 +33,8 @@ class SupportVectors(FittedClassifier):
 
     def answer(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
-        scaled = (features - self.mean) * self.inverse_std
-        lengths = (scaled * scaled).sum(dim=1, keepdim=True) + (self.vectors * self.vectors).sum(dim=1)
-        distances = (lengths - 2 * scaled @ self.vectors.T).clamp(min=0)
+        lengths = (features * features).sum(dim=1, keepdim=True) + (self.vectors * self.vectors).sum(dim=1)
+        distances = (lengths - 2 * features @ self.vectors.T).clamp(min=0)
         margins = torch.exp(-self.gamma * distances) @ self.weights + self.intercepts
         if self.num_classes == 2:
             return margins @ self._sides
@@ -43,37 +42,38 @@ class SupportVectors(FittedClassifier):
         sums = margins @ self._sides
         return votes + sums / (3 * (sums.abs() + 1))
 
-    def learnt(self, estimator: Pipeline) -> dict[str, Tensor]:
-        """Return the state of a fitted pipeline of StandardScaler and SVC."""
-        scaler, machine = estimator["scaler"], estimator["classifier"]
+    def learnt(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
+        """Return the state of a fitted SVC."""
+        machine: Any = estimator
         weights, intercepts = _by_pair(machine), machine.intercept_
         if self.num_classes == 2:
             # scikit-learn turns the margin of two classes over, towards the second.
             weights, intercepts = -weights, -intercepts
         found = {
-            "mean": scaler.mean_, "inverse_std": 1 / scaler.scale_, "vectors": machine.support_vectors_,
-            "gamma": [machine._gamma], "weights": weights, "intercepts": intercepts,  # noqa: SLF001 - "scale" as number
-        }  # fmt: skip
+            "vectors": machine.support_vectors_,
+            "gamma": [machine._gamma],  # noqa: SLF001 - the number that "scale" came to
+            "weights": weights,
+            "intercepts": intercepts,
+        }
         return {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in found.items()}
 
 
 class LinearVectors(FittedClassifier):
-    """scikit-learn's `LinearSVC`, one class against the rest, behind a `StandardScaler`; margins are the logits."""
+    """scikit-learn's `LinearSVC`, one class against the rest; margins are the logits."""
 
-    state_names = ("mean", "inverse_std", "weights", "intercepts")
+    state_names = ("weights", "intercepts")
 
     def answer(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
-        scaled = (features - self.mean) * self.inverse_std
-        return scaled @ self.weights.T + self.intercepts
+        return features @ self.weights.T + self.intercepts
 
-    def learnt(self, estimator: Pipeline) -> dict[str, Tensor]:
-        """Return the state of a fitted pipeline of StandardScaler and LinearSVC."""
-        scaler, machine = estimator["scaler"], estimator["classifier"]
+    def learnt(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
+        """Return the state of a fitted LinearSVC."""
+        machine: Any = estimator
         weights, intercepts = machine.coef_, machine.intercept_
         if self.num_classes == 2:
             weights, intercepts = np.vstack([-weights, weights]), np.concatenate([-intercepts, intercepts])
-        found = {"mean": scaler.mean_, "inverse_std": 1 / scaler.scale_, "weights": weights, "intercepts": intercepts}
+        found = {"weights": weights, "intercepts": intercepts}
         return {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in found.items()}
 
 
