@@ -14,6 +14,7 @@ from tests.unit.export.test_export import INFO, examples, job_of
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
+from classifier_training.conf.idle import is_fitted_at_once
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
@@ -30,7 +31,7 @@ REQUIRED = {
 """Settings that a component cannot do without."""
 
 FAMILY_MEMBERS = {"resnet18", "timm"}
-"""One model of each family; the others are walked at night."""
+"""One model of each family; the others are walked at night, those without epochs in test_shallow.py."""
 
 ALONE = ["checkpoint"]
 """What every run must have among its callbacks."""
@@ -55,6 +56,7 @@ def models() -> list[object]:
     return [
         pytest.param(item, id=identify(item), marks=() if item.name in FAMILY_MEMBERS else pytest.mark.nightly)
         for item in entries("model")
+        if not is_fitted_at_once(item.name)
     ]
 
 

@@ -37,6 +37,7 @@ FORMAT_VERSION = 1
 CHUNK = 16
 """Pictures that a thread describes at once."""
 
+
 @dataclass(frozen=True)
 class Described:
     """A split as a table of features.
@@ -132,9 +133,7 @@ def open_cache(
         os.close(descriptor)
 
 
-def describe_split(
-    batches: Iterable[Batch], describe: Callable[[Tensor], Tensor], cache: FeatureCache
-) -> Described:
+def describe_split(batches: Iterable[Batch], describe: Callable[[Tensor], Tensor], cache: FeatureCache) -> Described:
     """Compute the features of a split, or take them from the disk.
 
     A thread describes a few pictures at a time, with one thread of torch's, so that the values do not depend on the

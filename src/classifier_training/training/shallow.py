@@ -74,9 +74,7 @@ def answer(classifier: FittedClassifier, features: NDArray[np.float32]) -> NDArr
     return np.concatenate(parts)
 
 
-def score(
-    classifier: FittedClassifier, described: Described, *, split: str, class_names: Sequence[str]
-) -> SplitResult:
+def score(classifier: FittedClassifier, described: Described, *, split: str, class_names: Sequence[str]) -> SplitResult:
     """Answer a split and score the answers."""
     logits = answer(classifier, described.features)
     losses = cross_entropies(logits, described.targets)

@@ -113,9 +113,7 @@ def fit_shallow(
             "images_per_second": num_images / max(seconds, 1e-9),
             "peak_memory_mb": peak_memory_mb(),
         }
-        write_csv(
-            run.run_dir.metrics, list(row), [[v if isinstance(v, int) else f"{v:.6g}" for v in row.values()]]
-        )
+        write_csv(run.run_dir.metrics, list(row), [[v if isinstance(v, int) else f"{v:.6g}" for v in row.values()]])
         _show(run, observers, row, results[VAL])
         tests = {f"{held_out}/{name}": value for name, value in results[held_out].metrics.items()}
         for logger in built_loggers:

@@ -26,6 +26,7 @@ class ColorHistograms(nn.Module):
     """
 
     are_shares = True
+    _edges: Tensor
 
     def __init__(self, *, space: Literal["rgb", "hsv"], bins: int, grid: int) -> None:
         super().__init__()
@@ -53,12 +54,12 @@ class ColorHistograms(nn.Module):
 
 
 def _rgb(pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return [(part, torch.full_like(part, 256)) for part in pixels.split(1, dim=1)]
+    return [(part, torch.full_like(part, 256)) for part in torch.split(pixels, 1, dim=1)]
 
 
 def _hsv(pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return hue, saturation and value as fractions: numerators and denominators, whole numbers."""
-    red, green, blue = pixels.split(1, dim=1)
+    red, green, blue = torch.split(pixels, 1, dim=1)
     largest = torch.maximum(torch.maximum(red, green), blue)
     spread = largest - torch.minimum(torch.minimum(red, green), blue)
     sixths = torch.where(

@@ -31,6 +31,13 @@ class Forest(FittedClassifier):
     """
 
     state_names = ("roots", "columns", "thresholds", "next_nodes", "leaves", "shares", "levels")
+    roots: Tensor
+    columns: Tensor
+    thresholds: Tensor
+    next_nodes: Tensor
+    leaves: Tensor
+    shares: Tensor
+    levels: Tensor
 
     def answer(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
@@ -84,9 +91,7 @@ class Forest(FittedClassifier):
         return {**found, "levels": torch.zeros(max(tree.max_depth for tree in trees))}
 
 
-def _side_by_side(
-    left: Array, right: Array
-) -> tuple[Array, Array]:
+def _side_by_side(left: Array, right: Array) -> tuple[Array, Array]:
     """Number a tree's nodes level by level, so that a right child follows its left one.
 
     Returns:

@@ -36,6 +36,8 @@ class HistogramOfGradients(nn.Module):
     """
 
     are_shares = False
+    _cosines: Tensor
+    _sines: Tensor
 
     def __init__(self, *, orientations: int, cell_size: int, block_size: int) -> None:
         super().__init__()
@@ -118,4 +120,4 @@ def cell_sums(values: Tensor, size: int) -> Tensor:
     """Sum squares of `size` pixels: [B, C, H, W] -> [B, C, H // size, W // size]; what is left over is cut off."""
     height, width = values.shape[-2] // size, values.shape[-1] // size
     whole = values[..., : height * size, : width * size]
-    return whole.unflatten(-1, (width, size)).unflatten(-3, (height, size)).sum(dim=(-3, -1))
+    return torch.unflatten(torch.unflatten(whole, -1, (width, size)), -3, (height, size)).sum(dim=(-3, -1))

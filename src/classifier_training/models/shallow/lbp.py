@@ -1,5 +1,4 @@
-"""Local binary patterns, uniform and independent of rotation (Ojala et al. 2002, "Multiresolution Gray-Scale and
-Rotation Invariant Texture Classification with Local Binary Patterns").
+"""Local binary patterns, uniform and independent of rotation (Ojala et al. 2002, doi:10.1109/TPAMI.2002.1017623).
 
 The codes are those of scikit-image's `local_binary_pattern(…, method="uniform")` on Pillow's grey. Neighbours between
 pixels are weighted by whole numbers, so that comparing them with the centre is exact, and the same in every runtime.
@@ -30,6 +29,7 @@ class LocalBinaryPatterns(nn.Module):
     """
 
     are_shares = True
+    _codes: Tensor
 
     def __init__(self, *, points: int, radius: float, grid: int) -> None:
         super().__init__()
@@ -80,7 +80,8 @@ def region_shares(values: Tensor, grid: int) -> Tensor:
     if min(height, width) < 1:
         raise ValueError(f"a grid of {grid} regions a side needs as many pixels")
     whole = values[..., : height * grid, : width * grid]
-    return whole.unflatten(-1, (grid, width)).unflatten(-3, (grid, height)).sum(dim=(-3, -1)) / (height * width)
+    parts = torch.unflatten(torch.unflatten(whole, -1, (grid, width)), -3, (grid, height))
+    return parts.sum(dim=(-3, -1)) / (height * width)
 
 
 def _corners(number: int, points: int, radius: float) -> list[tuple[int, int, int]]:

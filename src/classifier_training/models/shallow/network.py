@@ -27,6 +27,7 @@ class FittedClassifier(nn.Module):
     """
 
     state_names: ClassVar[tuple[str, ...]]
+    sharpness: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class FittedClassifier(nn.Module):
         for name in self.state_names:
             self._set(name, torch.zeros(0))
         self._set("sharpness", torch.ones(1))
-        self.register_load_state_dict_pre_hook(_take_shapes)
+        self.register_load_state_dict_pre_hook(_take_shapes)  # type: ignore[no-untyped-call]
 
     def forward(self, features: Tensor) -> Tensor:
         """Answer a batch: the logits of `answer`, times the inverse of a temperature (Guo et al. 2017)."""

@@ -23,6 +23,11 @@ class SupportVectors(FittedClassifier):
     """
 
     state_names = ("vectors", "gamma", "weights", "intercepts")
+    vectors: Tensor
+    gamma: Tensor
+    weights: Tensor
+    intercepts: Tensor
+    _sides: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
@@ -62,6 +67,8 @@ class LinearVectors(FittedClassifier):
     """scikit-learn's `LinearSVC`, one class against the rest; margins are the logits."""
 
     state_names = ("weights", "intercepts")
+    weights: Tensor
+    intercepts: Tensor
 
     def answer(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
