@@ -66,9 +66,10 @@ def test_local_binary_patterns_are_scikit_images(pictures: Any, points: int, rad
     greys = grey(tensor(pictures))
     found = LocalBinaryPatterns(points=points, radius=radius, grid=1).codes(greys).numpy()[:, 0]
     for picture, codes in zip(pictures, found, strict=True):
-        own = np.asarray(Image.fromarray(picture).convert("L"))
+        own: Any = np.asarray(Image.fromarray(picture).convert("L"))
         # Where a neighbour between pixels is level with the centre, scikit-image decides by the noise of its rounding.
-        assert (codes == local_binary_pattern(own, points, radius, "uniform")).mean() >= share
+        expected = local_binary_pattern(own, points, radius, "uniform")  # type: ignore[no-untyped-call]
+        assert (codes == expected).mean() >= share
 
 
 @pytest.mark.parametrize("bins", [2, 12, 16])
@@ -88,7 +89,7 @@ def test_colour_histograms_are_scikit_images(pictures: Any, bins: int) -> None:
         assert shares.reshape(3, bins).sum(axis=1) == pytest.approx(1)
 
 
-def digits() -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, Any]]:
+def digits() -> tuple[Any, Any]:
     """Inputs, float32 [300, 3, 32, 32], and digits, [300]."""
     images, targets = load_digits(return_X_y=True)
     grown = [
@@ -118,10 +119,10 @@ def test_scikit_learn_the_network_and_its_onnx_file_give_the_same_answers(
     pixels = torch.from_numpy(inputs) * 127.5 + 127.5
     features = network.describe(pixels.round()).numpy()  # type: ignore[operator]
     half = len(targets) // 2
-    estimator = model.estimator(0)
-    estimator.fit(features[:half], targets[:half])  # type: ignore[attr-defined]
+    estimator: Any = model.estimator(0)
+    estimator.fit(features[:half], targets[:half])
     network.classifier.adopt(estimator)  # type: ignore[union-attr, operator]
-    expected = estimator.predict(features)  # type: ignore[attr-defined]
+    expected = estimator.predict(features)
     assert (expected[half:] == targets[half:]).mean() > 0.7
     np.testing.assert_array_equal(answer(network.classifier, features).argmax(axis=1), expected)  # type: ignore[arg-type]
 
@@ -138,7 +139,7 @@ def test_scikit_learn_the_network_and_its_onnx_file_give_the_same_answers(
 
 def test_features_in_onnx_runtime_are_the_same_to_the_bit(tmp_path: Any) -> None:
     network = SupportVectorMachine()(2).network.eval()
-    network.forward = lambda inputs: network.describe(torch.floor(inputs * 127.5 + 128).clamp(0, 255))  # type: ignore[method-assign,operator]
+    network.forward = lambda inputs: network.describe(torch.floor(inputs * 127.5 + 128).clamp(0, 255))  # type: ignore[operator]
     inputs, _ = digits()
     export_onnx(network, tmp_path / "features.onnx", image_size=32, opset=None, metadata={})
     found = onnxruntime.InferenceSession(tmp_path / "features.onnx").run(None, {"input": inputs[:50]})[0]

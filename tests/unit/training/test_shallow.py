@@ -18,7 +18,7 @@ from classifier_training.training.shallow import fit_classifier, fit_sharpness
 def batches(number: int = 40, *, seed: int = 0) -> list[Batch]:
     images = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (number, 3, 8, 8)).astype(np.uint8))
     rows = torch.arange(number)
-    return [Batch(images[part], part % 3, part) for part in rows.split(16)]
+    return [Batch(images[part], part % 3, part) for part in torch.split(rows, 16)]
 
 
 def test_features_are_computed_once_and_found_again_in_any_order() -> None:
@@ -69,8 +69,8 @@ def test_a_network_that_answers_otherwise_than_scikit_learn_is_caught() -> None:
     from sklearn.svm import LinearSVC
 
     class Wrong(LinearVectors):
-        def learnt(self, estimator: object) -> dict[str, torch.Tensor]:  # type: ignore[override]
-            found = super().learnt(estimator)  # type: ignore[arg-type]
+        def learnt(self, estimator: object) -> dict[str, torch.Tensor]:
+            found = super().learnt(estimator)
             return {name: -value for name, value in found.items()}
 
     features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
