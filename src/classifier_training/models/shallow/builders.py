@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -69,7 +69,7 @@ class ShallowModel:
     @property
     def feature_settings(self) -> dict[str, Any]:
         """All that a picture's features depend on, but for its pixels."""
-        return {name: getattr(self, name) for name in ShallowModel.__dataclass_fields__}
+        return {field.name: getattr(self, field.name) for field in fields(ShallowModel)}
 
     @abstractmethod
     def classifier(self, num_classes: int) -> FittedClassifier:
