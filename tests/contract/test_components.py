@@ -15,6 +15,7 @@ from tests.unit.export.test_export import INFO, examples, job_of
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
+from classifier_training.conf.idle import is_fitted_at_once
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
@@ -33,7 +34,7 @@ REQUIRED = {
 """Settings that a component cannot do without."""
 
 FAMILY_MEMBERS = {"resnet18", "timm", "student"}
-"""One model of each family; the others are walked at night."""
+"""One model of each family; the others are walked at night, those without epochs in test_shallow.py."""
 
 ALL_THE_WAY = {"huggingface"}
 """The model that goes through every verb by day; at night all do."""
@@ -71,6 +72,7 @@ def models(by_day: set[str]) -> list[object]:
     return [
         pytest.param(item, id=identify(item), marks=() if item.name in by_day else pytest.mark.nightly)
         for item in entries("model")
+        if not is_fitted_at_once(item.name)
     ]
 
 

@@ -36,8 +36,11 @@ class TrainingHistory(Observer):
         """Write the table and hand the curves to the drawer."""
         write_json(run.run_dir.history, [dict(row) for row in end.rows])
         for name, (title, y_label, columns) in PLOTS.items():
+            curves = {column: _column(end.rows, column) for column in columns if column in end.rows[-1]}
+            if not curves:
+                continue
             figure = HistoryFigure(
-                curves={column: _column(end.rows, column) for column in columns if column in end.rows[-1]},
+                curves=curves,
                 epochs=[int(row["epoch"]) for row in end.rows],
                 title=title,
                 y_label=y_label,

@@ -35,6 +35,7 @@ import classifier_training.models.cnn_v1
 import classifier_training.models.cnn_v2
 import classifier_training.models.huggingface
 import classifier_training.models.resnet
+import classifier_training.models.shallow.builders
 import classifier_training.models.student
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models

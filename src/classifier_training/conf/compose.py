@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
+from classifier_training.conf.idle import refuse_going_on, refuse_idle
 from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
@@ -57,6 +58,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_sweeps(parsed)
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
+        refuse_going_on(resumed)
         return resumed_values(resumed, parsed)
     with hydra_ready(verb) as searchpath:
         try:
@@ -69,6 +71,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
+    refuse_idle(verb, values, parsed)
     return values
 
 

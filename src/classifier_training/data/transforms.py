@@ -132,6 +132,19 @@ class Transforms:
             channel_order=self.channel_order,
         )
 
+    def without_augmentation(self) -> Transforms:
+        """Return the same preprocessing with nothing random."""
+        return Transforms(
+            policy=self.policy,
+            backend=self.backend,
+            kernel=self.kernel,
+            channel_order=self.channel_order,
+            crop_scale=1.0,
+            brightness=0.0,
+            contrast=0.0,
+            saturation=0.0,
+        )
+
     @property
     def moves_pixels(self) -> bool:
         """Whether a geometric augmentation after the crop is on."""

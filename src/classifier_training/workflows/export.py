@@ -26,6 +26,8 @@ from classifier_training.workflows.samples import own_samples, tabulate
 from classifier_training.workflows.trained import load_trained
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from classifier_training.core.types import SplitTable
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
@@ -92,6 +94,7 @@ def export(
     run_dir = find_run(run)
     target = RunDir(Path(output).expanduser()) if output else run_dir
     network, info = load_trained(run_dir)
+    refuse_rounding(network, quantization)
     samples, root = own_samples(run_dir, moved_to=images)
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
     from classifier_training.export.calibrate import check_bakeable
@@ -162,6 +165,22 @@ def refuse_idle(
             "max_drop or force without quantization",
             "a scheme whose loss they judge",
             "quantization=int8, or leave them out",
+        )
+
+
+def refuse_rounding(network: nn.Module, quantization: Quantization) -> None:
+    """Refuse to quantise a network that counts grey levels, which fewer bits than float32 has cannot hold.
+
+    Raises:
+        UserError: then.
+    """
+    from classifier_training.models.shallow.network import ShallowNetwork
+
+    if quantization != "none" and isinstance(network, ShallowNetwork):
+        raise UserError(
+            f"quantization={quantization}: the features of this model count whole grey levels, exactly, in float32",
+            "a convolutional network or a transformer",
+            "leave quantization out; a smaller file comes from fewer support vectors or trees (model.num_trees)",
         )
 
 

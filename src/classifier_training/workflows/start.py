@@ -78,9 +78,7 @@ def inherit(
     return dataclasses.replace(built, pretrained=True)
 
 
-def go_on(
-    resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None, *, epochs_done: int
-) -> Decisions:
+def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Decisions:
     """Say what is otherwise in a run that goes on, and decide what becomes of its schedule.
 
     Args:
@@ -88,14 +86,16 @@ def go_on(
         config: its configuration from now on.
         trainer: how long it trains from now on.
         extend: what the schedule does in a longer run; stretch when left out.
-        epochs_done: epochs behind it.
 
     Returns:
         What the run decided before, with the phase that it is in now.
 
     Raises:
-        UserError: when `extend` has no effect.
+        UserError: when `extend` has no effect, or there is nothing left to train.
     """
+    from classifier_training.training.checkpoints import epochs_done
+
+    done = epochs_done(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
     decisions = read_decisions(resumed.decisions)
     changes = changed_settings(saved_values(resumed.config), config)
     for key, before, now in changes:
@@ -108,7 +108,7 @@ def go_on(
             f"trainer.max_epochs={planned + 10}, or leave out extend: a run that was made longer already goes on so",
         )
     if extend in ("restart", "constant"):
-        phase = Phase(from_epoch=epochs_done, is_constant=extend == "constant")
+        phase = Phase(from_epoch=done, is_constant=extend == "constant")
         decisions = dataclasses.replace(decisions, phase=phase)
     # Before config.yaml says the new length: a kill between the two must not lose what was asked for.
     write_decisions(resumed.decisions, decisions)
@@ -117,6 +117,7 @@ def go_on(
     inexact = [key for key, *_ in changes if not keeps_exactness(key)]
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
+    resumed.result.unlink(missing_ok=True)
     return decisions
 
 

@@ -1,7 +1,7 @@
 """`train`: from data to a run folder.
 
-`train` is the whole run; its larger steps are in `fit`. Modules that import torch or Lightning are imported when they
-are needed, so that help and configuration errors come at once.
+`train` is the whole run; its larger steps are in `inputs`, `network`, `fit_network` and `fit_shallow`. Modules that
+import torch or Lightning are imported when they are needed, so that help and configuration errors come at once.
 """
 
 from __future__ import annotations
@@ -20,30 +20,27 @@ from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, goal_of
-from classifier_training.data.load import load_data
-from classifier_training.data.preflight import preflight
-from classifier_training.data.quality import imbalance_ratio
+from classifier_training.core.types import TEST, SplitResult, goal_of
 from classifier_training.data.source import DataSource
-from classifier_training.data.splits import read_manifest
 from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.export.bundle import read_info
-from classifier_training.training.decisions import Decisions, write_decisions
-from classifier_training.training.imbalance import Switch, correct_imbalance
+from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.training.decisions import Decisions
+from classifier_training.training.imbalance import Switch
 from classifier_training.training.settings import TrainerSettings
-from classifier_training.training.transfer import Transfer, refuse_transfer
-from classifier_training.workflows.advice import recipe_advice
-from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
-from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD, probe_head
+from classifier_training.training.transfer import Transfer
+from classifier_training.workflows.fit import Builder
+from classifier_training.workflows.fit_network import Parts, fit_network
+from classifier_training.workflows.fit_shallow import fit_shallow
+from classifier_training.workflows.inputs import read_inputs
+from classifier_training.workflows.network import build_network
 from classifier_training.workflows.record import plain, record_inputs, record_result
 from classifier_training.workflows.samples import unknown_labels
 from classifier_training.workflows.scores import write_scores
-from classifier_training.workflows.settle import settle
-from classifier_training.workflows.start import Extend, find_origin, go_on, inherit, refuse_extend, tell_unfinished
+from classifier_training.workflows.start import Extend, find_origin, go_on, refuse_extend, tell_unfinished
 
 log = python_logging.getLogger(__name__)
 
@@ -130,57 +127,43 @@ def train(
     origin = find_origin(init_from, output=output, resumed=resume is not None)
     init_from = str(origin.path.absolute()) if origin else init_from
     config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
+    if isinstance(model, ShallowModel):
+        transforms = transforms.without_augmentation()
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
         if resumed is None:
             refuse_extend(extend)
             tell_unfinished(config, output=output, category=category, name=name)
-        loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
+        loaded, correction = read_inputs(
+            data,
+            imbalance,
+            sampler,
+            recipe=recipe,
+            monitor=monitor,
+            seed=seed,
+            resumed=resumed,
+            allow_leaks=allow_leaks,
+        )
         splits = loaded.splits
-        check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
-        correction = correct_imbalance(
-            imbalance, sampler, class_counts=splits.counts(TRAIN), class_names=splits.class_names
-        )
-        log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe, correction.words)
-        advice = recipe_advice(
-            recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(splits.counts(TRAIN))
-        )
-        if advice is not None:
-            log.info("recipe: %s", advice)
-        for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
-            log.info("data check: %s", line)
-
-        import torch
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
-        from classifier_training.models.checkpointing import checkpointed_modules
-        from classifier_training.models.forward import fit_input, fit_smaller
-        from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
-        from classifier_training.training.checkpoints import epochs_done
         from classifier_training.training.device import choose_device
-        from classifier_training.training.features import linear_head
-        from classifier_training.training.progressive import check_progressive
 
         device = choose_device(trainer.accelerator, trainer.precision)
         log.info("device: %s", device.words)
-        torch.manual_seed(seed)
-        built = model(splits.num_classes)
-        log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
-        refuse_transfer(transfer, built, max_epochs=trainer.max_epochs)
-        if transfer.probes or retrain_head:
-            linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
-        if trainer.gradient_checkpointing:
-            checkpointed_modules(built.network)
-        image_size = data.image_size or built.input_spec.size
-        batch_size = DEFAULT_BATCH_SIZE if data.batch_size == "auto" else data.batch_size
-        min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
-        first_size = check_progressive(trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale)
-        if first_size != image_size:
-            min_batch_size = max(min_batch_size, fit_smaller(built, image_size=first_size, batch_size=batch_size))
-        if origin:
-            built = inherit(built, model, origin, splits.class_names)
-        preprocessing = transforms.evaluation(image_size, built.input_spec)
+        network = build_network(
+            model,
+            splits.class_names,
+            data=data,
+            transforms=transforms,
+            trainer=trainer,
+            transfer=transfer,
+            retrains_head=retrain_head,
+            origin=origin,
+            seed=seed,
+        )
+        preprocessing = transforms.evaluation(network.image_size, network.built.input_spec)
         stores = stack.enter_context(
             open_stores(
                 splits,
@@ -195,18 +178,14 @@ def train(
             preprocessing=preprocessing,
             augmentation=transforms,
             class_weights=correction.sampler_weights,
-            batch_size=batch_size,
+            batch_size=network.batch_size,
             num_workers=choose_num_workers(data.num_workers, accelerator=device.accelerator),
             on_error=data.on_error,
             seed=seed,
             stores=stores,
             on_device=device.accelerator != "cpu",
         )
-        decisions = Decisions()
-        if resumed:
-            done = epochs_done(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
-            decisions = go_on(resumed, config, trainer, extend, epochs_done=done)
-            resumed.result.unlink(missing_ok=True)
+        decisions = go_on(resumed, config, trainer, extend) if resumed else Decisions()
         run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
         run_log.open(run_dir.log)
         record_inputs(run_dir, config, loaded.index)
@@ -218,59 +197,33 @@ def train(
             statistics=loaded.statistics,
             image_sizes=loaded.image_sizes,
             draws=lambda epoch: datamodule.sampler.draws(epoch, splits.num_classes),
-            model=built,
+            model=network.built,
             preprocessing=datamodule.preprocessing,
             monitor=monitor,
             monitor_mode=goal_of(monitor),
             max_epochs=trainer.max_epochs,
             drawer=drawer,
         )
-        make = partial(
-            make_module,
-            run,
-            datamodule,
-            loss=loss,
-            scheduler=scheduler,
-            correction=correction,
-            seed=seed,
-            min_batch_size=min_batch_size,
-            phase=decisions.phase,
-        )
-        settled, decisions = settle(
-            run, datamodule, make, trainer, optimizer, device, data.batch_size, min_batch_size, decisions,
-            resumed=resumed is not None,
-        )  # fmt: skip
-        write_decisions(run_dir.decisions, decisions)
-        trainer, device = settled.trainer, settled.device
-        module = make(trainer, settled.optimizer, device)
-        if settled.is_compiled:
-            module.network.compile()
-        pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
-        if transfer.probes and not resumed:
-            probe_head(run, module, datamodule, device, correction.class_weights)
-        best_epoch, scored = fit(
-            run,
-            module,
-            datamodule,
-            trainer,
-            device,
-            callbacks,
-            logging,
-            pace,
-            transfer=transfer,
-            retrains_head=retrain_head,
-            resume=bool(resume),
-        )
-        table = splits.tables[scored.split]
+        if isinstance(model, ShallowModel):
+            best_epoch, scored = fit_shallow(
+                run, model, datamodule, callbacks, logging, correction, data=data, seed=seed
+            )
+        else:
+            parts = Parts(
+                loss, optimizer, scheduler, transfer, trainer, data.batch_size, correction, retrain_head, seed
+            )
+            best_epoch, scored = fit_network(
+                run, network, datamodule, parts, device, callbacks, logging, decisions, resumed=resumed is not None
+            )
         evaluation = write_scores(
             run_dir.evaluation,
             scored,
-            table,
+            splits.tables[scored.split],
             splits.class_names,
             drawer,
             calibration=read_info(run_dir).calibration if run_dir.model_info.exists() else None,
-            source=run_dir.best_checkpoint.name,
+            source=(run_dir.weights if isinstance(model, ShallowModel) else run_dir.best_checkpoint).name,
             unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
         )
         record_result(run_dir, scored, best_epoch)
-    return TrainResult(run_dir, scored, evaluation, best_epoch, example=table.paths[0])
+    return TrainResult(run_dir, scored, evaluation, best_epoch, example=splits.tables[scored.split].paths[0])

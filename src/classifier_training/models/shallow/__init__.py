@@ -1,0 +1,1 @@
+"""Handcrafted features into a classical classifier, written as one network."""

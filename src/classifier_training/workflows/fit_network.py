@@ -1,0 +1,111 @@
+"""Training a network: what is left open is settled, the module put together, the head perhaps fitted first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from classifier_training.callbacks.observer import RunContext
+from classifier_training.core.types import SplitResult
+from classifier_training.training.decisions import Decisions, write_decisions
+from classifier_training.training.imbalance import Correction
+from classifier_training.training.settings import TrainerSettings
+from classifier_training.training.transfer import Transfer
+from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
+from classifier_training.workflows.heads import probe_head
+from classifier_training.workflows.settle import settle
+
+if TYPE_CHECKING:
+    from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.training.device import Device
+    from classifier_training.workflows.network import Network
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the training of a network is put together from, as configured.
+
+    Args:
+        loss: see the module.
+        optimizer: its learning rate may be auto.
+        scheduler: see the module.
+        transfer: which layers learn, and when.
+        trainer: length, precision and gradients.
+        batch_size: a number, or auto.
+        correction: of unbalanced classes.
+        retrains_head: whether the last layer is fitted again at the end.
+        seed: of the run.
+    """
+
+    loss: Callable[..., Any]
+    optimizer: partial[Any]
+    scheduler: Callable[..., Any]
+    transfer: Transfer
+    trainer: TrainerSettings
+    batch_size: int | Literal["auto"]
+    correction: Correction
+    retrains_head: bool
+    seed: int
+
+
+def fit_network(
+    run: RunContext,
+    network: Network,
+    datamodule: ImageFolderDataModule,
+    parts: Parts,
+    device: Device,
+    callbacks: Mapping[str, Any],
+    loggers: Mapping[str, Builder],
+    decisions: Decisions,
+    *,
+    resumed: bool,
+) -> tuple[int, SplitResult]:
+    """Settle what the configuration leaves open, and train.
+
+    Returns:
+        The epoch of the best weights and their answers on test, or on validation where there is no test.
+    """
+    make = partial(
+        make_module,
+        run,
+        datamodule,
+        loss=parts.loss,
+        scheduler=parts.scheduler,
+        correction=parts.correction,
+        seed=parts.seed,
+        min_batch_size=network.min_batch_size,
+        phase=decisions.phase,
+    )
+    settled, decisions = settle(
+        run,
+        datamodule,
+        make,
+        parts.trainer,
+        parts.optimizer,
+        device,
+        parts.batch_size,
+        network.min_batch_size,
+        decisions,
+        resumed=resumed,
+    )
+    write_decisions(run.run_dir.decisions, decisions)
+    module = make(settled.trainer, settled.optimizer, settled.device)
+    if settled.is_compiled:
+        module.network.compile()
+    if parts.transfer.probes and not resumed:
+        probe_head(run, module, datamodule, settled.device, parts.correction.class_weights)
+    return fit(
+        run,
+        module,
+        datamodule,
+        settled.trainer,
+        settled.device,
+        callbacks,
+        loggers,
+        pace_of(datamodule, settled.trainer, settled.optimizer, decisions.phase),
+        transfer=parts.transfer,
+        retrains_head=parts.retrains_head,
+        resume=resumed,
+    )

@@ -1,0 +1,64 @@
+"""What `train` learns from: the data, checked, and how its unbalanced classes are met."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from classifier_training.core.types import TRAIN, VAL
+from classifier_training.data.load import LoadedData, load_data
+from classifier_training.data.preflight import preflight
+from classifier_training.data.quality import imbalance_ratio
+from classifier_training.data.splits import read_manifest
+from classifier_training.evaluation.metrics import check_monitor
+from classifier_training.training.imbalance import Correction, Switch, correct_imbalance
+from classifier_training.workflows.advice import recipe_advice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.data.source import DataSource
+
+log = logging.getLogger(__name__)
+
+
+def read_inputs(
+    data: DataSource,
+    imbalance: Switch,
+    sampler: Callable[..., Any] | None,
+    *,
+    recipe: str,
+    monitor: str,
+    seed: int,
+    resumed: RunDir | None,
+    allow_leaks: bool,
+) -> tuple[LoadedData, Correction]:
+    """Read and split the data, choose the correction, and say what was found.
+
+    Args:
+        data: where it is.
+        imbalance: the user's `imbalance=`.
+        sampler: the user's `sampler=`, if any.
+        recipe: name of the preset that the run follows.
+        monitor: metric that decides which weights are best; it must be defined on this data.
+        seed: of the run.
+        resumed: the run that goes on, whose splits are kept.
+        allow_leaks: whether files may be in two splits under different names.
+
+    Raises:
+        UserError: when the data, the monitor or the correction cannot be used.
+    """
+    loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
+    splits = loaded.splits
+    check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
+    counts = splits.counts(TRAIN)
+    correction = correct_imbalance(imbalance, sampler, class_counts=counts, class_names=splits.class_names)
+    log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe, correction.words)
+    advice = recipe_advice(recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
+    if advice is not None:
+        log.info("recipe: %s", advice)
+    for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
+        log.info("data check: %s", line)
+    return loaded, correction
