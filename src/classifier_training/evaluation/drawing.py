@@ -56,6 +56,7 @@ class Drawer:
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
         self._pending: list[tuple[Path, Future[None]]] = []
+        self._is_lost = False
 
     def __enter__(self) -> Drawer:
         return self
@@ -76,8 +77,18 @@ class Drawer:
         if self._pool is None:
             # A fresh interpreter instead of a fork: forking a process that has torch's threads is not safe.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_step_back)
-        self._pending.append((path, self._pool.submit(figure.save, path)))
+        if self._is_lost:
+            return
+        try:
+            self._pending.append((path, self._pool.submit(figure.save, path)))
+        except BrokenProcessPool as error:
+            self._lose(self._pending[0][0] if self._pending else path, error)
         self._collect(len(self._pending) - MAX_PENDING)
+
+    def _lose(self, path: Path, error: BrokenProcessPool) -> None:
+        log.warning("the drawing process ended early; %s and later pictures are missing: %s", path.name, error)
+        self._pending.clear()
+        self._is_lost = True
 
     def _abandon(self, pool: ProcessPoolExecutor) -> None:
         # Python has a public way to do this from 3.14 on.
@@ -93,8 +104,7 @@ class Drawer:
             try:
                 future.result()
             except BrokenProcessPool as error:
-                log.warning("the drawing process ended early; %s and later pictures are missing: %s", path.name, error)
-                self._pending.clear()
+                self._lose(path, error)
                 return
             except Exception as error:  # noqa: BLE001 - a plot that fails must not end the run that it shows
                 log.warning("could not draw %s: %s: %s", path, type(error).__name__, error)

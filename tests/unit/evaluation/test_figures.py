@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +19,9 @@ from classifier_training.evaluation.figures.dataset import ClassBarsFigure, Imag
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
 from classifier_training.evaluation.figures.history import HistoryFigure
 from classifier_training.evaluation.figures.style import label_of
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 def saved(figure: Figure, path: Path) -> np.ndarray:
@@ -100,3 +107,24 @@ def test_letters_that_no_font_has_are_drawn_without_a_word(tmp_path: Path, recwa
     figure = ConfusionMatrixFigure(counts=np.eye(2, dtype=np.int64), class_names=("猫", "犬"), title="𓃠")
     assert saved(figure, tmp_path / "a.png").size
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+@dataclass(frozen=True)
+class Deadly(Figure):
+    """Ends the process that paints it."""
+
+    def render(self) -> matplotlib.figure.Figure:
+        os._exit(1)
+
+
+def test_a_painter_that_dies_costs_its_pictures_and_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts = np.eye(2, dtype=int)
+    figure = ConfusionMatrixFigure(counts=counts, class_names=("a", "b"), title="x")
+    with Drawer() as drawer:
+        drawer.submit(Deadly(), tmp_path / "first.png")
+        with contextlib.suppress(BrokenProcessPool):
+            drawer._pending[0][1].result(timeout=60)
+        drawer.submit(figure, tmp_path / "second.png")
+        drawer.submit(figure, tmp_path / "third.png")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "first.png and later pictures are missing" in said
