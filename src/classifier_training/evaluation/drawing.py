@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PAINTER_NICENESS = 10
+"""Yields to training; the lowest priority would make a run on a busy machine wait for its pictures at the end."""
+
 MAX_PENDING = 64
 """Figures that may wait; a run that outruns its painter by more than this waits for it."""
 
@@ -112,8 +115,8 @@ class Drawer:
 
 
 def _step_back() -> None:
-    """Set the painter up: lowest priority, Ctrl-C left to the parent to answer, gone when the parent is."""
-    os.nice(19)
+    """Set the painter up: low priority, Ctrl-C left to the parent to answer, gone when the parent is."""
+    os.nice(PAINTER_NICENESS)
     leave_interrupts()
     Thread(target=_leave_with_parent, daemon=True).start()
 
