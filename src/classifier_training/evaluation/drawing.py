@@ -1,4 +1,4 @@
-"""Drawing beside the run: figures are described here and painted in another process, at the lowest priority."""
+"""Drawing beside the run: figures are described here and painted in another process, at a low priority."""
 
 from __future__ import annotations
 
