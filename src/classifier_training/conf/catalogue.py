@@ -33,6 +33,8 @@ import classifier_training.export.formats.tensorrt
 import classifier_training.export.formats.torchscript
 import classifier_training.models.resnet
 import classifier_training.models.timm_models
+import classifier_training.registry.publish.mlflow
+import classifier_training.registry.publish.wandb
 import classifier_training.training.loggers
 import classifier_training.training.losses
 import classifier_training.training.optim

@@ -28,6 +28,7 @@ GROUP_TITLES = {
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",
     "logging": "where figures go besides metrics.csv; several may be chosen: logging=[tensorboard,wandb]",
+    "publish": "a registry elsewhere that is told too",
     "format": "what is written; several may be chosen: format=[onnx,torchscript]",
     EXPERIMENT: "whole sets of settings; files in your own conf/ folder are found too",
 }
@@ -51,8 +52,8 @@ def overview(version: str) -> str:
         "",
         "settings of each verb:",
     ]
-    for verb in verbs:
-        lines += [f"  {verb.name}", *_settings(verb, indent=4)]
+    for one in [part for verb in verbs for part in (verb, *entries(verb.name))]:
+        lines += [f"  {one.command}", *_settings(one, indent=4)]
     lines += [
         "",
         "flags:",
@@ -74,9 +75,16 @@ def verb_help(verb: Entry) -> str:
     """Return the text of `VERB --help`."""
     docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0]
     offered = group_options(verb)
-    usage = f"usage: classifier-training {verb.name} {'[group=name …] ' if offered else ''}[key=value …]"
-    lines = [usage, "", *textwrap.wrap(" ".join(docstring.split()), WIDTH), "", "settings:"]
-    lines += _settings(verb, indent=2)
+    sub_verbs = entries(verb.name) if verb.group == VERB else []
+    words = f"{'[SUB-VERB] ' if sub_verbs else ''}{'[group=name …] ' if offered else ''}[key=value …]"
+    lines = [f"usage: classifier-training {verb.command} {words}", ""]
+    lines += textwrap.wrap(" ".join(docstring.split()), WIDTH)
+    if sub_verbs:
+        lines += ["", "sub-verbs:", *_table((one.name, one.summary) for one in sub_verbs)]
+        for one in sub_verbs:
+            lines += ["", f"settings of {one.command}:", *_settings(one, indent=2)]
+    else:
+        lines += ["", "settings:", *_settings(verb, indent=2)]
     for group, names in offered.items():
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]

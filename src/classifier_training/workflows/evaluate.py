@@ -70,7 +70,7 @@ def evaluate(
     run that was trained so. The other settings of data are for training.
 
     Args:
-        run: run folder, latest or best.
+        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
         split: which part of the data; test when left out, or all of data that is not split.
         output: folder for the result files; a folder inside the run when left out.
     """
