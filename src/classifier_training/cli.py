@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.analyze
+import classifier_training.workflows.benchmark
 import classifier_training.workflows.completion
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
