@@ -58,8 +58,8 @@ def write_recommendations(setting: Setting, standings: Sequence[Standing], batch
         (
             f"For `{setting.run}`, measured on {setting.processor} ({setting.num_cores} cores) with {setting.threads} "
             f"threads for each form. Accuracy is of {setting.num_images} images of the {setting.split} split; one "
-            f"image is {100 / setting.num_images:.2f} points. Times are of the network alone: decoding and resizing took "
-            f"{setting.preprocessing_ms:.2f} ms an image more, on one thread."
+            f"image is {100 / setting.num_images:.2f} points. Times are of the network alone: decoding and resizing "
+            f"took {setting.preprocessing_ms:.2f} ms an image more, on one thread."
         ),
         "",
         *_server(good, largest),

@@ -325,6 +325,7 @@ def _write(folder: Path, setting: Setting, standings: list[Standing], sizes: lis
                     y=accuracies,
                     x_spans=tuple((timing.p10_ms, timing.p90_ms) for timing in timings),
                     title=f"Batch size {size}, {setting.threads} threads",
+                    log_x=True,
                     x_label="ms a batch: median, 10 to 90 %",
                     y_label=f"top-1 accuracy on {setting.num_images} {setting.split} images",
                 )

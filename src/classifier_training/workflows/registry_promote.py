@@ -40,7 +40,8 @@ class PromoteResult:
     published: str
 
     def __str__(self) -> str:
-        instead = "" if self.former is None else f", instead of {self.former.version_name}"
+        others = self.former is not None and self.former.folder != self.record.folder
+        instead = f", instead of {self.former.version_name}" if self.former is not None and others else ""
         checks = [f"  {'passed' if check.passed else 'FAILED'}  {check.words}" for check in self.checks]
         word = self.alias if not self.record.scope else f"{self.record.scope}:{self.alias}"
         lines = [f"{self.record.version_name} is {word} now{instead}", *checks]
