@@ -128,7 +128,7 @@ def _read(run: RunDir, relative: str, names: Collection[str]) -> RunRecord:
     config = training_info.get("config") or (_yaml(run.config) if run.config.name in names else {})
     status = FINISHED if result is not None else UNFINISHED if run.config.name in names else BUNDLE
     # An evaluation may have been repeated since; result.json stays what training gave.
-    scored = {"split": "", "metrics": {}} if result is None else result
+    scored: dict[str, Any] = {"split": "", "metrics": {}} if result is None else result
     report = _json(run.classification_report) if run.classification_report.exists() else scored
     metrics = (report if report["split"] == scored["split"] else scored)["metrics"]
     best = training_info.get("best_metric")
