@@ -39,7 +39,6 @@ def test_a_run_is_exported_in_all_formats_that_can_be_written(
 ) -> None:
     run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
     done = command("registry", "export", str(run), "max_drop=100")
-    assert done.code in (0, 3), done.err
     for name in ("model.onnx", "model.torchscript", "model.ort", "model_int8.onnx", "model_fp16.onnx"):
         assert (run / name).exists(), done.err
     # No machine of this kind has an NVIDIA GPU's and an Apple's tools at once.

@@ -72,6 +72,7 @@ def promote_run(
         metric: figure that is compared, of the split that the run was scored on.
         at_least: what the metric must reach instead of the holder's; for a loss, what it must not pass.
         force: promote even if a check fails; the record says so.
+        publish: a registry elsewhere that is told too, mlflow or wandb.
     """
     if not ALIAS.fullmatch(alias) or alias in (LATEST, BEST) or VERSION.fullmatch(alias):
         raise UserError(
