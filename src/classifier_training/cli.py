@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.analyze
+import classifier_training.workflows.benchmark
 import classifier_training.workflows.completion
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
@@ -23,12 +24,17 @@ import classifier_training.workflows.info
 import classifier_training.workflows.models
 import classifier_training.workflows.predict
 import classifier_training.workflows.prepare
+import classifier_training.workflows.registry
+import classifier_training.workflows.registry_cleanup
+import classifier_training.workflows.registry_export
+import classifier_training.workflows.registry_promote
+import classifier_training.workflows.registry_report
 import classifier_training.workflows.train  # noqa: F401 - each registers its verb
 from classifier_training import __version__
 from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import entry
+from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import log_to_screen
 
 if TYPE_CHECKING:
@@ -95,16 +101,28 @@ def run(argv: Sequence[str]) -> int:
         report(helping.overview(__version__))
         return 0 if flags else 2
     else:
-        verb = entry("verb", words[0])
+        verb, words = find_verb(words)
         if flags & HELP:
             report(helping.verb_help(verb))
         elif flags & MULTIRUN:
             from classifier_training.conf.multirun import sweep
 
-            return sweep(verb, words[1:], report)
+            return sweep(verb, words, report)
         else:
-            return execute(verb, words[1:])
+            return execute(verb, words)
     return 0
+
+
+def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
+    """Take the verb, and its sub-verb where it has some, off the words.
+
+    Raises:
+        UserError: when there is no such verb.
+    """
+    verb, settings = entry("verb", words[0]), list(words[1:])
+    if settings and entries(verb.name) and "=" not in settings[0]:
+        verb = entry(verb.name, settings.pop(0))
+    return verb, settings
 
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:

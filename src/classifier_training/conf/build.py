@@ -38,8 +38,8 @@ def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
         elif value is None:
             if option.choice.default is not None:
                 raise UserError(
-                    f"{name} is null, and {verb.name} cannot do without",
-                    f"one {name} of those that classifier-training {verb.name} --help lists",
+                    f"{name} is null, and {verb.command} cannot do without",
+                    f"one {name} of those that classifier-training {verb.command} --help lists",
                     f"{name}={option.choice.default}",
                 )
             arguments[name] = None

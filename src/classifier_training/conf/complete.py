@@ -56,6 +56,11 @@ def candidates(line: str) -> list[str]:
         return [f"{verb.name} " for verb in entries("verb") if verb.name.startswith(last)]
     try:
         verb = entry("verb", words[0])
+        sub_verbs = entries(verb.name)
+        if sub_verbs and len(words) == 2:
+            return [f"{one.name} " for one in sub_verbs if one.name.startswith(last)]
+        if sub_verbs:
+            verb = entry(verb.name, words[1])
         groups = group_options(verb)
         group, equals, start = last.partition("=")
         if equals:

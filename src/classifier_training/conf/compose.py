@@ -164,7 +164,7 @@ def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str])
     """
     offered = offered_names(verb)
     parsed = parse_overrides(overrides)
-    refuse_names(parsed, offered, verb=verb.name)
+    refuse_names(parsed, offered, verb=verb.command)
     groups = [word for word in parsed if word.key_or_group in offered]
     fixed = [word.input_line or "" for word in groups if not word.is_sweep_override()]
     swept = [[_choose(word, name) for name in chosen_names(word)] for word in groups if word.is_sweep_override()]
@@ -174,7 +174,7 @@ def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str])
         values, *_ = [compose_words(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
     except (HydraException, OmegaConfBaseException) as error:
         raise _uncomposable(error, verb) from error
-    refuse_keys(parsed, groups=offered, values=values, verb=verb.name)
+    refuse_keys(parsed, groups=offered, values=values, verb=verb.command)
     return values
 
 
@@ -196,5 +196,5 @@ def _uncomposable(error: Exception, verb: Entry) -> UserError:
     return UserError(
         f"the configuration cannot be composed: {lines[0]}",
         " ".join(lines[1:3]) or "settings of the form group.key=value, and YAML in Hydra's form",
-        f"mend that line, or see classifier-training {verb.name} --help for groups and settings",
+        f"mend that line, or see classifier-training {verb.command} --help for groups and settings",
     )

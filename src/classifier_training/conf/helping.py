@@ -31,6 +31,7 @@ GROUP_TITLES = {
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",
     "logging": "where figures go besides metrics.csv; several may be chosen: logging=[tensorboard,wandb]",
+    "publish": "a registry elsewhere that is told too",
     "format": "what is written; several may be chosen: format=[onnx,torchscript]",
     RECIPE: "presets of the groups above for a situation; auto takes finetune or scratch, by the network's weights",
     EXPERIMENT: "whole sets of settings; files in your own conf/ folder are found too",
@@ -55,8 +56,8 @@ def overview(version: str) -> str:
         "",
         "settings of each verb:",
     ]
-    for verb in verbs:
-        lines += [f"  {verb.name}", *_settings(verb, indent=4)]
+    for one in [part for verb in verbs for part in (verb, *entries(verb.name))]:
+        lines += [f"  {one.command}", *_settings(one, indent=4)]
     lines += [
         "",
         "flags:",
@@ -78,10 +79,18 @@ def verb_help(verb: Entry) -> str:
     """Return the text of `VERB --help`."""
     docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0]
     offered = group_options(verb)
-    word = "".join(f"[{option.name.upper()}] " for option in verb.options.values() if option.is_word)
-    usage = f"usage: classifier-training {verb.name} {word}{'[group=name …] ' if offered else ''}[key=value …]"
-    lines = [usage, "", *textwrap.wrap(" ".join(docstring.split()), WIDTH), "", "settings:"]
-    lines += _settings(verb, indent=2)
+    sub_verbs = entries(verb.name) if verb.group == VERB else []
+    words = "[SUB-VERB] " if sub_verbs else ""
+    words += "".join(f"[{option.name.upper()}] " for option in verb.options.values() if option.is_word)
+    words += f"{'[group=name …] ' if offered else ''}[key=value …]"
+    lines = [f"usage: classifier-training {verb.command} {words}", ""]
+    lines += textwrap.wrap(" ".join(docstring.split()), WIDTH)
+    if sub_verbs:
+        lines += ["", "sub-verbs:", *_table((one.name, one.summary) for one in sub_verbs)]
+        for one in sub_verbs:
+            lines += ["", f"settings of {one.command}:", *_settings(one, indent=2)]
+    else:
+        lines += ["", "settings:", *_settings(verb, indent=2)]
     for group, names in offered.items():
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]

@@ -58,8 +58,8 @@ def _prepare(verb: Entry, word: Override) -> str:
             return line
         if option.choice.default is not None and not option.choice.many:
             raise UserError(
-                f"{line}: {verb.name} cannot do without {key}",
-                f"one {key} of those that classifier-training {verb.name} --help lists",
+                f"{line}: {verb.command} cannot do without {key}",
+                f"one {key} of those that classifier-training {verb.command} --help lists",
                 f"{key}={option.choice.default}",
             )
         return f"{key}=[]"

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from classifier_training.conf.words import type_words, value_words
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.register import VERB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +65,7 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
             key,
             f"{key}={value_words(first['input'])}",
             [f"{prefix}{option}" for option in known.options],
-            verb=known.name if known.group == VERB else "train",
+            verb=known.command if known.is_verb else "train",
         )
     option = known.options[name]
     wanted = type_words(option.annotation)

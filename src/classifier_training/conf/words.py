@@ -33,7 +33,7 @@ def type_words(annotation: Any) -> str:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
         return " or ".join(type_words(argument) for argument in arguments)
-    if origin is list:
+    if origin in (list, tuple):
         return f"[{type_words(arguments[0])}, …]"
     if origin in (dict, Mapping):
         return f"{{name: {type_words(arguments[1])}, …}}"
@@ -48,6 +48,8 @@ def value_words(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(value_words, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -102,6 +102,16 @@ class Entry:
         """First line of the docstring."""
         return (inspect.getdoc(self.target) or "").partition("\n")[0]
 
+    @property
+    def is_verb(self) -> bool:
+        """Whether it is a verb, or a sub-verb: those of `registry` stand in the group of that name."""
+        return self.group == VERB or (VERB, self.group) in _entries
+
+    @property
+    def command(self) -> str:
+        """The words by which a verb or sub-verb is called."""
+        return self.name if self.group == VERB else f"{self.group} {self.name}"
+
     @functools.cached_property
     def options(self) -> dict[str, Option]:
         """The settings by name, in the order of the signature."""
@@ -155,13 +165,13 @@ def entry(group: str, name: str) -> Entry:
         return _entries[group, name]
     names = [known.name for known in entries(group)]
     close = nearest(name, names)
-    prefix = "classifier-training " if group == VERB else f"{group}="
+    sub_verb = (VERB, group) in _entries
+    prefix = "classifier-training " if group == VERB else f"classifier-training {group} " if sub_verb else f"{group}="
+    help_of = "--help" if group == VERB else f"{group} --help" if sub_verb else "train --help"
     raise UserError(
-        f"{prefix}{name}: there is no {group} of that name",
+        f"{prefix}{name}: there is no {'sub-verb' if sub_verb else group} of that name",
         f"one of {enumerate_words(names)}",
-        f"{prefix}{close[0]}"
-        if close
-        else f"classifier-training {'--help' if group == VERB else 'train --help'} lists them",
+        f"{prefix}{close[0]}" if close else f"classifier-training {help_of} lists them",
     )
 
 

@@ -159,6 +159,25 @@ class RunDir:
         return self.path / "result.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains here, for as long as it lives."""
+        return self.path / "run.lock"
+
+    @property
+    def registration(self) -> Path:
+        """What the registry says of this run, and nobody else knows: its version and its promotions."""
+        return self.path / "registry.json"
+
+    @property
+    def benchmark(self) -> Path:  # noqa: D102
+        return self.path / "benchmark"
+
+    @property
+    def classification_report(self) -> Path:
+        """The figures of an evaluation."""
+        return self.evaluation / "classification_report.json"
+
+    @property
     def history(self) -> Path:  # noqa: D102
         return self.path / "training_history.json"
 

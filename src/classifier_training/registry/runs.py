@@ -1,57 +1,46 @@
-"""Finding runs by word or path."""
+"""Finding runs by word, name or path."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.types import goal_of
+from classifier_training.registry.references import Reference, resolve
 
 DEFAULT_OUTPUT = "outputs"
 
 
 def find_run(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "run") -> RunDir:
-    """Return the run that a word or path stands for.
+    """Return the run that a word, name or path stands for.
 
     Args:
-        reference: latest (the newest finished run), best (the one with the best monitored metric), or a run folder.
-        output: folder that `latest` and `best` look through.
+        reference: a run folder; latest (the newest exported run); best (the one with the best monitored metric); NAME
+            (its newest version); NAME:v2; an alias such as production, or NAME:production where several names have it.
+        output: folder of all runs, which everything but a path is looked for in.
         setting: what the user set, for messages.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or several.
     """
-    if reference in ("latest", "best"):
-        finished = [RunDir(path.parent) for path in Path(output).rglob("model_info.json")]
-        if not finished:
-            raise UserError(
-                f"{setting}={reference}: no finished run below {Path(output).absolute()}",
-                "a run with its exported model there",
-                f"name a run elsewhere by its folder: {setting}=FOLDER; or make one: classifier-training train",
-            )
-        return max(finished, key=_finished_at if reference == "latest" else _best_score)
     path = Path(reference).expanduser()
-    if not path.is_dir():
-        raise UserError(
-            f"{setting}={reference}: there is no such folder",
-            "a run folder, latest or best",
-            f"{setting}=latest takes the newest run below outputs/",
-        )
-    return RunDir(path)
+    word = Reference.parse(reference)
+    # A folder of that name is what the shell's completion gave; only latest and best are words before all.
+    if path.is_dir() and not word.is_reserved:
+        return RunDir(path)
+    return RunDir(resolve(word, Path(output), setting=setting))
 
 
 def find_model(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "run") -> Path:
-    """Return the run folder, or the ONNX file, that a word or path stands for.
+    """Return the run folder, or the ONNX file, that a word, name or path stands for.
 
     Args:
-        reference: latest, best, a run folder, or an .onnx file.
-        output: folder that `latest` and `best` look through.
+        reference: as for `find_run`, or an .onnx file.
+        output: folder of all runs, which everything but a path is looked for in.
         setting: what the user set, for messages.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or several.
     """
     path = Path(reference).expanduser()
     if path.suffix.lower() != ".onnx" or path.is_dir():
@@ -59,23 +48,10 @@ def find_model(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "
     if not path.is_file():
         raise UserError(
             f"{setting}={reference}: there is no such file",
-            "an .onnx file, a run folder, latest or best",
+            "an .onnx file, a run folder, latest, best, NAME, NAME:v2, or an alias",
             f"{setting}=latest takes the newest run below outputs/",
         )
     return path
-
-
-def _finished_at(run: RunDir) -> float:
-    return run.model_info.stat().st_mtime
-
-
-def _best_score(run: RunDir) -> float:
-    try:
-        metric = json.loads(run.model_info.read_text(encoding="utf-8"))["training_info"]["best_metric"]
-        return float(metric["value"]) if goal_of(metric["name"]) == "max" else -float(metric["value"])
-    except (ValueError, KeyError, TypeError):
-        # A damaged file is no candidate for the best; asking for that run by its path names the damage.
-        return float("-inf")
 
 
 def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:

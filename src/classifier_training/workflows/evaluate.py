@@ -75,7 +75,8 @@ def evaluate(
     run that was trained so. The other settings of data are for training.
 
     Args:
-        run: run folder, latest or best, or a file to score: model_int8.onnx, checkpoints/best.ckpt.
+        run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or a file to score: model_int8.onnx,
+            checkpoints/best.ckpt.
         split: which part of the data; test when left out, or all of data that is not split.
         against: another run, named in the same way, to compare with on the same images.
         slices: what to give figures of parts by: group, size (of the picture) or a field of the metadata; one or

@@ -77,7 +77,7 @@ def export(
     """Export a finished run's network: ONNX with or without quantisation, TorchScript, and others.
 
     Args:
-        run: run folder, latest or best.
+        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
         quantization: also write model_int8.onnx, model_uint8.onnx or model_fp16.onnx, with its pipeline.
         max_drop: most points of top-1 accuracy on validation that quantisation may cost.
         force: write the quantised file even if it costs more.

@@ -72,7 +72,7 @@ def predict(
     A run that was interrupted goes on where it stopped when the same command is given again.
 
     Args:
-        run: run folder, latest, best, or an .onnx file.
+        run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file.
         source: image, folder that is searched to its end, glob in quotes, .txt file with a path a line, or video.
         output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
         top_k: likeliest classes to list for each image.

@@ -117,7 +117,6 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
     inexact = [key for key, *_ in changes if not keeps_exactness(key)]
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
-    resumed.result.unlink(missing_ok=True)
     return decisions
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from classifier_training.callbacks.observer import RunContext
+from classifier_training.core.locks import work_in
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
@@ -185,8 +186,10 @@ def train(
             stores=stores,
             on_device=device.accelerator != "cpu",
         )
-        decisions = go_on(resumed, config, trainer, extend) if resumed else Decisions()
         run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
+        stack.enter_context(work_in(run_dir))
+        decisions = go_on(resumed, config, trainer, extend) if resumed else Decisions()
+        run_dir.result.unlink(missing_ok=True)
         run_log.open(run_dir.log)
         record_inputs(run_dir, config, loaded.index)
         run = RunContext(

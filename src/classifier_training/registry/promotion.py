@@ -1,0 +1,159 @@
+"""Giving a run an alias: the gate, and the record of it in the run's own folder."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.runtime import command, setting, versions
+from classifier_training.core.types import goal_of
+from classifier_training.registry.record import DAMAGED, FINISHED, RunRecord
+from classifier_training.registry.references import present_holders
+from classifier_training.registry.registration import Promotion, read_promotions, write_registration
+
+if TYPE_CHECKING:
+    from classifier_training.registry.scan import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One condition of a promotion.
+
+    Args:
+        name: of it.
+        passed: whether it holds.
+        words: with the figures.
+    """
+
+    name: str
+    passed: bool
+    words: str
+
+
+def judge(record: RunRecord, holder: RunRecord | None, *, metric: str, bound: float | None) -> list[Check]:
+    """Check a run that shall be given an alias.
+
+    Args:
+        record: the run.
+        holder: of the alias now.
+        metric: figure of the held-out split that must be good enough.
+        bound: what is good enough; what the holder has when left out.
+    """
+    checks = [
+        Check(name="finished", passed=record.status == FINISHED, words=f"the run is {record.status}"),
+        Check(
+            name="parity",
+            passed=record.exported_at is not None and not record.unproven,
+            words="nothing was exported"
+            if record.exported_at is None
+            else f"not shown to answer as PyTorch does: {', '.join(record.unproven)}"
+            if record.unproven
+            else "every exported file answers as PyTorch does, or passed its accuracy gate",
+        ),
+    ]
+    rival = None if holder is None or holder.folder == record.folder else holder
+    if rival is not None:
+        same = rival.classes == record.classes
+        words = f"{rival.version_name} knows {'the same' if same else 'other'} classes"
+        checks.append(Check(name="classes", passed=same, words=words))
+    if bound is not None or rival is not None:
+        checks.append(_judge_metric(record, rival, metric, bound))
+    return checks
+
+
+def _judge_metric(record: RunRecord, rival: RunRecord | None, metric: str, bound: float | None) -> Check:
+    value, source = record.metrics.get(metric), "the given bound"
+    if bound is None and rival is not None:
+        bound, source = rival.metrics.get(metric), rival.version_name
+        if bound is not None and rival.split != record.split:
+            words = f"{record.split}/{metric} cannot be held against {source}'s {rival.split}/{metric}"
+            return Check(name="metric", passed=False, words=words)
+    if value is None or bound is None:
+        who = "the run" if value is None else source
+        return Check(name="metric", passed=False, words=f"{who} has no {metric}")
+    less = goal_of(f"{record.split}/{metric}") == "min"
+    passed = value <= bound if less else value >= bound
+    words = f"{record.split}/{metric} {value:.4f} against {bound:.4f} of {source}"
+    return Check(name="metric", passed=passed, words=words)
+
+
+def promote(
+    registry: Registry, folder: str, alias: str, *, metric: str, bound: float | None, force: bool
+) -> tuple[RunRecord, RunRecord | None, list[Check]]:
+    """Give a run an alias, which it takes away from the present holder of the same scope.
+
+    Written into the run's registry.json: alias, time in UTC, user of the system, versions, checks with their figures,
+    and the digest of the exported model. The weights are not touched.
+
+    Args:
+        registry: of all runs.
+        folder: of the run, below the registry's.
+        alias: such as production.
+        metric: figure that must be good enough.
+        bound: what is good enough; what the present holder has when left out.
+        force: promote it whatever the checks say; they are recorded as they are.
+
+    Returns:
+        The promoted run, the former holder, and the checks.
+
+    Raises:
+        CheckFailedError: when a check fails; nothing is changed then.
+    """
+    with registry.locked():
+        registry.refresh()
+        record = registry.runs[folder]
+        holder = present_holders(registry.runs.values()).get((record.scope, alias))
+        checks = judge(record, holder, metric=metric, bound=bound)
+        failed = [check for check in checks if not check.passed]
+        if record.exported_at is None or record.status == DAMAGED:
+            raise CheckFailedError(
+                f"{record.version_name} cannot be promoted: {record.problem or 'it has exported nothing'}",
+                "a run with its exported model",
+                f"{command('export')} {setting('run', registry.folder(record))}, or another run",
+            )
+        if failed and not force:
+            raise CheckFailedError(
+                f"{record.version_name} is not promoted to {alias}: {'; '.join(check.words for check in failed)}",
+                "a finished run whose exports are proven, with the holder's classes and a metric at least as good",
+                "another run, at_least=… for a bound of your own, or force=true to promote it even so",
+            )
+        run = RunDir(registry.folder(record))
+        numbers = [
+            number
+            for other in registry.runs.values()
+            if other.scope == record.scope
+            for held, number in other.promotions
+            if held == alias
+        ]
+        entry = {
+            "alias": alias,
+            "number": max(numbers, default=0) + 1,
+            "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "user": _user(),
+            "forced": bool(failed),
+            "instead_of": None if holder is None else holder.version_name,
+            "checks": {check.name: {"passed": check.passed, "words": check.words} for check in checks},
+            "sha256": sha256(run.onnx) if run.onnx.is_file() else None,
+            "versions": versions(),
+        }
+        write_registration(
+            run,
+            title=record.title,
+            scope=record.scope,
+            version=record.version,
+            promotions=[*read_promotions(run), entry],
+        )
+        promoted = record._replace(promotions=(*record.promotions, Promotion(alias, max(numbers, default=0) + 1)))
+    return promoted, holder, checks
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run as a number that has no name.
+        return None

@@ -1,0 +1,1 @@
+"""Registries elsewhere that a promotion can be told to."""

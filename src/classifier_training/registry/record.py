@@ -1,0 +1,217 @@
+"""What a run folder says about its run, read from its files. Nothing here is known by anybody else."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from classifier_training.core.run_dir import RunDir
+from classifier_training.registry.registration import Promotion, read_registration
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+FINISHED, UNFINISHED, BUNDLE, DAMAGED = "finished", "unfinished", "bundle", "damaged"
+"""A run that came to its end; one that did not; an export without its run; a folder that lost some of its files."""
+
+RUN_FILES = frozenset({"config.yaml", "model_info.json", "result.json", "metrics.csv", "train.log", "checkpoints"})
+"""One of these makes a folder a run's."""
+
+PER_CLASS = "acc_class_"
+
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is eight times as fast, and not everywhere
+
+
+class RunRecord(NamedTuple):
+    """One run, in values that JSON has.
+
+    Args:
+        folder: of the run, below the folder of all runs.
+        status: finished, unfinished, bundle or damaged.
+        problem: what is wrong with a damaged one.
+        title: the name that its versions are counted under: [category/]name, or the network's where it has none.
+        scope: what its aliases are of: [category/]name, empty for runs that have neither.
+        name: as the user called it.
+        category: as the user called it.
+        model: what model= was.
+        architecture: of the network.
+        data: folder, file or kind of its data.
+        seed: of the run.
+        num_classes: that it knows.
+        classes: digest of their names, in order.
+        monitor: metric that chose the weights, and its value.
+        split: that it was scored on.
+        metrics: of that split, without those of single classes.
+        best_epoch: of its weights.
+        num_epochs: that were trained.
+        train_seconds: that these took.
+        size_bytes: of model.onnx.
+        started: seconds since 1970.
+        exported_at: seconds since 1970; None where nothing was exported.
+        unproven: exported files whose parity was not shown, with the reason.
+        version: counted under its title; None until the registry has seen it finished.
+        promotions: all that it ever had.
+    """
+
+    folder: str
+    status: str
+    problem: str = ""
+    title: str = ""
+    scope: str = ""
+    name: str | None = None
+    category: str | None = None
+    model: str = ""
+    architecture: str = ""
+    data: str = ""
+    seed: int | None = None
+    num_classes: int | None = None
+    classes: str = ""
+    monitor: tuple[str, float] | None = None
+    split: str = ""
+    metrics: Mapping[str, float] = {}
+    best_epoch: int | None = None
+    num_epochs: int | None = None
+    train_seconds: float | None = None
+    size_bytes: int | None = None
+    started: float = 0.0
+    exported_at: float | None = None
+    unproven: tuple[str, ...] = ()
+    version: int | None = None
+    promotions: tuple[Promotion, ...] = ()
+
+    @property
+    def version_name(self) -> str:
+        """Name and version, as in resnet18:v3; the folder where there is no version."""
+        return self.folder if self.version is None else f"{self.title}:v{self.version}"
+
+
+def read_record(folder: Path, relative: str, names: Collection[str]) -> RunRecord:
+    """Read a run folder.
+
+    Args:
+        folder: the run's.
+        relative: the same, below the folder of all runs.
+        names: of what is in it.
+    """
+    run = RunDir(folder)
+    try:
+        return _read(run, relative, names)
+    except OSError as error:
+        return _damaged(run, relative, f"{error.filename}: {error.strerror}")
+    except (KeyError, TypeError, AttributeError) as error:
+        return _damaged(run, relative, f"a file is not what this program writes ({type(error).__name__}: {error})")
+    except (ValueError, yaml.YAMLError, csv.Error) as error:
+        return _damaged(run, relative, str(error).partition("\n")[0])
+
+
+def _damaged(run: RunDir, relative: str, problem: str) -> RunRecord:
+    known = read_registration(run)._asdict()
+    return RunRecord(relative, DAMAGED, problem, started=_started(run.path), **known)
+
+
+def _read(run: RunDir, relative: str, names: Collection[str]) -> RunRecord:
+    info = _json(run.model_info) if run.model_info.name in names else None
+    result = _json(run.result) if run.result.name in names else None
+    if result is not None and run.config.name not in names:
+        return _damaged(run, relative, f"{run.config.name} is missing")
+    lost = [name for name in (info or {}).get("files", {}) if name.partition("/")[0] not in names]
+    if lost:
+        return _damaged(run, relative, f"{', '.join(lost)} missing, which model_info.json lists")
+    training_info = (info or {}).get("training_info", {})
+    config = training_info.get("config") or (_yaml(run.config) if run.config.name in names else {})
+    status = FINISHED if result is not None else UNFINISHED if run.config.name in names else BUNDLE
+    # An evaluation may have been repeated since; result.json stays what training gave.
+    scored: dict[str, Any] = {"split": "", "metrics": {}} if result is None else result
+    report = _json(run.classification_report) if run.classification_report.exists() else scored
+    metrics = (report if report["split"] == scored["split"] else scored)["metrics"]
+    best = training_info.get("best_metric")
+    num_epochs, seconds = _epochs(run.metrics) if run.metrics.name in names else (None, None)
+    architecture = (info or {}).get("model_architecture", "")
+    model, data = config.get("model") or {}, config.get("data") or {}
+    name, category = config.get("name"), config.get("category")
+    scope = "/".join(part for part in (category, name) if part)
+    kind = model.get("name") or model.get("type") or architecture
+    known = read_registration(run)
+    class_names = (info or {}).get("class_names")
+    return RunRecord(
+        folder=relative,
+        status=status,
+        title=scope if name else "/".join(part for part in (category, kind) if part) or "run",
+        scope=scope,
+        name=name,
+        category=category,
+        model=kind,
+        architecture=architecture or kind,
+        data=str(data.get("root") or data.get("name") or data.get("type") or ""),
+        seed=config.get("seed"),
+        num_classes=None if class_names is None else len(class_names),
+        classes="" if class_names is None else _digest(class_names),
+        monitor=None if best is None else (str(best["name"]), float(best["value"])),
+        split=scored.get("split", ""),
+        metrics={key: float(value) for key, value in metrics.items() if not key.startswith(PER_CLASS)},
+        best_epoch=scored.get("best_epoch"),
+        num_epochs=num_epochs,
+        train_seconds=seconds,
+        size_bytes=run.onnx.stat().st_size if run.onnx.name in names else None,
+        started=_started(run.path),
+        exported_at=None if info is None else run.model_info.stat().st_mtime,
+        unproven=tuple(_unproven((info or {}).get("files", {}))),
+        version=known.version,
+        promotions=known.promotions,
+    )
+
+
+def _unproven(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = []
+    for name, description in files.items():
+        gate = description.get("gate")
+        if gate is not None and not gate.get("passed"):
+            found.append(f"{name} (lost {gate.get('accuracy_drop_points', 0):.2f} points of accuracy)")
+        elif gate is None and description.get("parity") is None:
+            found.append(f"{name} ({description.get('unverified', 'not compared with PyTorch')})")
+    return found
+
+
+def _epochs(metrics: Path) -> tuple[int, float | None]:
+    with metrics.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = [float(row["epoch_seconds"]) for row in rows if row.get("epoch_seconds")]
+    return len(rows), sum(seconds) if seconds else None
+
+
+def _started(folder: Path) -> float:
+    try:
+        return (
+            datetime.strptime(f"{folder.parent.name} {folder.name[:8]}", "%Y-%m-%d %H-%M-%S").astimezone().timestamp()
+        )
+    except ValueError:
+        # A folder that was given another name keeps the time of its oldest file.
+        return min((entry.stat().st_mtime for entry in os.scandir(folder)), default=0.0)
+
+
+def _digest(class_names: list[str]) -> str:
+    return hashlib.blake2b(json.dumps(class_names).encode(), digest_size=8).hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return _settings(path, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON of ours: {error}") from error
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return _settings(path, yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML_LOADER))  # noqa: S506 - it is safe
+
+
+def _settings(path: Path, found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no settings")  # noqa: TRY004 - damaged, like text that is no JSON
+    return found
