@@ -102,6 +102,7 @@ def test_every_file_of_a_run_is_evaluated_alike(
         assert report["metrics"].keys() == trained["metrics"].keys()
         assert {path.name for path in folder.iterdir()} == {
             "classification_report.json", "predictions.csv", "errors.csv", "confusion_matrix.png",
+            "calibration.json", "risk_coverage.csv", "risk_coverage.png",
         }  # fmt: skip
     with pytest.raises(UserError, match="own images are not known"):
         evaluate(f"run={lone}")

@@ -118,7 +118,7 @@ def test_a_run_without_its_images_is_exported_in_no_format(outputs: Path) -> Non
 
 def test_a_sub_verb_is_a_word_and_so_may_its_run_be(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb, words = find_verb(["registry", "show", "resnet50:v1", "output=x"])
-    assert (verb.command, words) == ("registry show", ["run=resnet50:v1", "output=x"])
+    assert (verb.command, words) == ("registry show", ["resnet50:v1", "output=x"])
     assert find_verb(["registry"])[0].command == "registry"
     assert find_verb(["train", "seed=1"])[1] == ["seed=1"]
     assert run(["registry"]) == 0
