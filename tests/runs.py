@@ -45,6 +45,7 @@ def make_run(
     (folder / "labels_mapping.json").write_text("{}")
     (folder / "metrics.csv").write_text("epoch,epoch_seconds\n0,1.5\n1,2.5\n")
     (folder / "model_info.json").write_text(json.dumps(info))
-    (folder / "evaluation/classification_report.json").write_text(json.dumps(result))
+    report = {"split": result["split"], "metrics": {key: {"value": value} for key, value in metrics.items()}}
+    (folder / "evaluation/classification_report.json").write_text(json.dumps(report))
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -40,7 +40,8 @@ def make_run(root: Path, number: int) -> None:
     (folder / "config.yaml").write_text(json.dumps(config))
     (folder / "model_info.json").write_text(json.dumps(info))
     (folder / "result.json").write_text(json.dumps(result))
-    (folder / "evaluation/classification_report.json").write_text(json.dumps(result))
+    report = {"split": result["split"], "metrics": {key: {"value": value} for key, value in metrics.items()}}
+    (folder / "evaluation/classification_report.json").write_text(json.dumps(report))
     (folder / "metrics.csv").write_text("epoch,epoch_seconds\n0,1.5\n1,1.5\n")
 
 

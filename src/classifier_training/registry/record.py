@@ -129,8 +129,9 @@ def _read(run: RunDir, relative: str, names: Collection[str]) -> RunRecord:
     status = FINISHED if result is not None else UNFINISHED if run.config.name in names else BUNDLE
     # An evaluation may have been repeated since; result.json stays what training gave.
     scored: dict[str, Any] = {"split": "", "metrics": {}} if result is None else result
-    report = _json(run.classification_report) if run.classification_report.exists() else scored
-    metrics = (report if report["split"] == scored["split"] else scored)["metrics"]
+    metrics: dict[str, Any] = scored["metrics"]
+    if run.classification_report.exists() and (report := _json(run.classification_report))["split"] == scored["split"]:
+        metrics = {key: figure["value"] for key, figure in report["metrics"].items() if figure["value"] is not None}
     best = training_info.get("best_metric")
     num_epochs, seconds = _epochs(run.metrics) if run.metrics.name in names else (None, None)
     architecture = (info or {}).get("model_architecture", "")

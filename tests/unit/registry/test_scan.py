@@ -51,7 +51,7 @@ def test_the_cache_saves_reading_and_its_loss_loses_nothing(tmp_path: Path, monk
     shutil.rmtree(tmp_path / "2026-01-02/09-00-00")
     report = tmp_path / "2026-01-02/10-00-00/evaluation/classification_report.json"
     changed = json.loads(report.read_text())
-    changed["metrics"]["balanced_accuracy"] = 0.9
+    changed["metrics"]["balanced_accuracy"]["value"] = 0.9
     report.unlink()
     report.write_text(json.dumps(changed))
     after = Registry.open(tmp_path).runs
