@@ -37,6 +37,7 @@ from classifier_training.training.imbalance import Switch, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer, refuse_transfer
 from classifier_training.workflows.advice import recipe_advice
+from classifier_training.workflows.documents import write_documents
 from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD, probe_head
 from classifier_training.workflows.record import plain, record_inputs, record_result
@@ -71,7 +72,7 @@ class TrainResult:
         caution = "" if self.scored.split == TEST else " (there is no test split; these images chose the weights)"
         return (
             f"\n{self.evaluation}\nwith the weights of epoch {self.best_epoch}{caution}\n"
-            f"run folder: {run}{self._next()}"
+            f"run folder: {run}\nreport: {self.run_dir.report}{self._next()}"
         )
 
     def _next(self) -> str:
@@ -148,7 +149,8 @@ def train(
         )
         if advice is not None:
             log.info("recipe: %s", advice)
-        for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
+        checks = preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks)
+        for line in checks:
             log.info("data check: %s", line)
 
         import torch
@@ -215,7 +217,7 @@ def train(
             config=config,
             class_names=splits.class_names,
             tables=splits.tables,
-            statistics=loaded.statistics,
+            statistics={**loaded.statistics, "checks": checks},
             image_sizes=loaded.image_sizes,
             draws=lambda epoch: datamodule.sampler.draws(epoch, splits.num_classes),
             model=built,
@@ -262,15 +264,18 @@ def train(
             resume=bool(resume),
         )
         table = splits.tables[scored.split]
+        calibration = read_info(run_dir).calibration if run_dir.model_info.exists() else None
         evaluation = write_scores(
             run_dir.evaluation,
             scored,
             table,
             splits.class_names,
             drawer,
-            calibration=read_info(run_dir).calibration if run_dir.model_info.exists() else None,
+            calibration=calibration,
             source=run_dir.best_checkpoint.name,
             unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
         )
         record_result(run_dir, scored, best_epoch)
+        drawer.wait()
+        write_documents(run_dir, scored, table, splits.class_names, evaluation, calibration=calibration)
     return TrainResult(run_dir, scored, evaluation, best_epoch, example=table.paths[0])

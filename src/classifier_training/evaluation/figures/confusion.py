@@ -26,11 +26,13 @@ class ConfusionMatrixFigure(Figure):
         counts: images by true class (rows) and answer (columns), int64 [K, K].
         class_names: [K].
         title: above the picture.
+        normalised: whether the cells show shares of the true class in per cent instead of numbers of images.
     """
 
     counts: NDArray[np.int64]
     class_names: tuple[str, ...]
     title: str
+    normalised: bool = False
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
@@ -52,7 +54,7 @@ class ConfusionMatrixFigure(Figure):
             vmax=1,
             cmap="Blues",
             square=True,
-            annot=np.where(self.counts > 0, self.counts.astype(str), "") if annotated else False,
+            annot=self._words(shares) if annotated else False,
             fmt="",
             annot_kws={"size": 8},
             xticklabels=step,
@@ -71,3 +73,8 @@ class ConfusionMatrixFigure(Figure):
         axes.set_ylabel("true class")
         axes.set_title(self.title)
         return figure
+
+    def _words(self, shares: NDArray[np.float64]) -> NDArray[np.str_]:
+        # A share that rounds to nothing is something all the same.
+        percent = np.where(shares < 0.005, "<1", np.char.mod("%.0f", 100 * shares))
+        return np.where(self.counts > 0, percent if self.normalised else self.counts.astype(str), "")
