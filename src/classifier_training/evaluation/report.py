@@ -113,11 +113,15 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{escape(text)}</p>")
 
 
-def card(kind: str, title: str, words: str, remedy: str, *pieces: Html) -> Html:
-    """Return a finding: its kind (error, warning, note, good), what it is, what to do, and what shows it."""
+def card(kind: str, title: str, words: str, remedy: str, *pieces: Html, badge: str = "") -> Html:
+    """Return a finding: its kind (error, warning, note, good), what it is, what to do, and what shows it.
+
+    The badge is the kind unless it says something else.
+    """
     todo = f'<p class="todo"><b>To do:</b> {escape(remedy)}</p>' if remedy else ""
     return Html(
-        f'<article class="card {escape(kind)}"><span class="badge">{escape(kind)}</span><h3>{escape(title)}</h3>'
+        f'<article class="card {escape(kind)}"><span class="badge">{escape(badge or kind)}</span>'
+        f"<h3>{escape(title)}</h3>"
         f"<p>{escape(words)}</p>{todo}{joined(*pieces)}</article>"
     )
 
@@ -156,9 +160,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
     )
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:MAX_ROWS])
     more = f'<p class="quiet">The first {MAX_ROWS:,} of {len(rows):,}.</p>' if len(rows) > MAX_ROWS else ""
-    return Html(
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{more}'
-    )
+    whole = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+    # A region that scrolls must be reached by the keyboard.
+    return Html(f'<div class="scroll" tabindex="0">{whole}</div>{more}')
 
 
 def _cell(value: Cell) -> str:

@@ -116,7 +116,7 @@ def headline(grounds: Grounds) -> str:
     if len(standing.good) == judged:
         return f"{words}, and every class is good enough."
     parts = [
-        f"{number} of {judged} classes {'is' if number == 1 else 'are'} {meaning}"
+        f"{number} {'is' if number == 1 else 'are'} {meaning}"
         for number, meaning in (
             (len(standing.good), "good enough"),
             (len(standing.weak), "not"),
@@ -124,7 +124,7 @@ def headline(grounds: Grounds) -> str:
         )
         if number
     ]
-    return f"{words}; {', '.join(parts)}."
+    return f"{words}. Of {judged} classes {', '.join(parts)}."
 
 
 def remarks(grounds: Grounds) -> list[Remark]:
@@ -158,7 +158,8 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "error",
                 f"Not good enough: {enumerate_words((shown(names[n]) for n in standing.weak), limit=NUM_NAMED)}",
-                f"Under {YARDSTICK:.0%} of their images are found: {listed(standing.weak)}." + (more if rare else ""),
+                f"Under {100 * YARDSTICK:.0f} % of their images are found: {listed(standing.weak)}."
+                + (more if rare else ""),
                 f"collect training images of {enumerate_words(map(shown, rare), limit=NUM_NAMED)} first"
                 if rare
                 else f"collect more varied training images of {shown(names[standing.weak[0]])} first, like those in "
@@ -170,7 +171,7 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "note",
                 f"Undecided: {enumerate_words((shown(names[n]) for n in standing.open), limit=NUM_NAMED)}",
-                f"Their 95 % intervals contain the yardstick of {YARDSTICK:.0%}: {listed(standing.open)}.",
+                f"Their 95 % intervals contain the yardstick of {100 * YARDSTICK:.0f} %: {listed(standing.open)}.",
                 "set more images of these classes aside for the test; about 140 narrow an interval to 5 points each "
                 "way",
             )
@@ -180,7 +181,7 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "good",
                 f"Good enough: {enumerate_words((shown(names[n]) for n in standing.good), limit=NUM_NAMED)}",
-                f"At least {YARDSTICK:.0%} of their images are found, with 95 % confidence.",
+                f"At least {100 * YARDSTICK:.0f} % of their images are found, with 95 % confidence.",
             )
         )
     never = [names[n] for n in np.flatnonzero((measures.predicted == 0) & (measures.support > 0)).tolist()]
@@ -207,8 +208,8 @@ def _of_confusions(grounds: Grounds) -> list[Remark]:
         Remark(
             "warning" if first.share > 1 - YARDSTICK else "note",
             f"Most confused: {true} is taken for {answer}",
-            f"{first.count:,} of {first.support:,} images of {true} ({first.share:.0%}). Click its cell below to see "
-            "them.",
+            f"{first.count:,} of {first.support:,} images of {true} ({100 * first.share:.0f} %). Click its cell below to "
+            "see them.",
             f"look whether their labels are right, then collect images that tell {true} from {answer}",
         )
     ]
@@ -250,7 +251,7 @@ def _of_images(grounds: Grounds) -> list[Remark]:
         found.append(
             Remark(
                 "note",
-                f"Mistakes with a confidence of {SURE:.0%} or more: {grounds.num_sure_mistakes:,}",
+                f"Mistakes with a confidence of {100 * SURE:.0f} % or more: {grounds.num_sure_mistakes:,}",
                 "Such mistakes are often wrong labels.",
                 "look at the worst mistakes below; analyze run=… ranks the labels that look wrong",
             )

@@ -16,6 +16,7 @@ from classifier_training.evaluation.occlusion import occlusion_map
 from classifier_training.export.examples import iterate_examples
 from classifier_training.export.novelty import FEATURES_NAME
 from classifier_training.export.session import INPUT_NAME, open_session
+from classifier_training.workflows.scores import at_temperature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +44,14 @@ def draw_maps(folder: Path, opened: OpenedModel, result: SplitResult, table: Spl
     Args:
         folder: where to.
         opened: the model that answered.
-        result: its answers.
+        result: its answers, with logits as the network gives them.
         table: the samples of the split.
         drawer: paints the figures.
     """
     forget_maps(folder)
+    calibration = opened.predictor.calibration
+    if calibration is not None:
+        result = at_temperature(result, calibration.temperature)
     drawer.submit(_embedding(opened, result, table), folder / EMBEDDING)
     tiles = _occlusions(opened, result, table)
     if tiles:

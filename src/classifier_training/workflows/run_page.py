@@ -29,6 +29,8 @@ NUM_MISTAKES, NUM_UNSURE = 36, 12
 MAX_REMARKS = 8
 """Findings that are seen at once; the others are folded."""
 
+BADGES = {"error": "to mend", "warning": "caution", "note": "to know", "good": "good"}
+
 METRICS = {
     "acc_top1": "top-1 accuracy", "acc_top5": "top-5 accuracy", "balanced_accuracy": "balanced accuracy",
     "macro_precision": "macro precision", "macro_recall": "macro recall", "macro_f1": "macro F1",
@@ -91,7 +93,7 @@ def write_run_page(
         _how(facts),
         report.footer(
             f"95 % intervals where figures have them; a class is good enough when the interval of its recall lies "
-            f"above {YARDSTICK:.0%}. All figures: classification_report.json, predictions.csv and errors.csv in "
+            f"above {100 * YARDSTICK:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
             f"{folder.name}/."
         ),
     ]  # fmt: skip
@@ -106,7 +108,10 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds) -> list[Html]:
         (f"{measures.num_images:,}", f"{grounds.evaluation.split} images"),
         (f"{len(grounds.class_names):,}", "classes"),
     ]
-    said = [report.card(item.kind, item.title, item.words, item.remedy) for item in remarks(grounds)]
+    said = [
+        report.card(item.kind, item.title, item.words, item.remedy, badge=BADGES[item.kind])
+        for item in remarks(grounds)
+    ]
     more = [report.folded(f"{len(said) - MAX_REMARKS} more", *said[MAX_REMARKS:])] if len(said) > MAX_REMARKS else []
     lead = Html(f'<p class="headline">{report.escape(headline(grounds))}</p>')
     return [

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_LEGEND = 20
 MAX_THUMBNAILS = 60
-THUMBNAIL = 30
+THUMBNAIL = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def embed(features: NDArray[np.float32]) -> NDArray[np.float64]:
     reduced = PCA(min(50, *scaled.shape), random_state=0).fit_transform(scaled)
     perplexity = min(30.0, (len(features) - 1) / 3)
     # Rounding differs from thread to thread, and t-SNE lets it grow.
-    return np.asarray(TSNE(perplexity=perplexity, init="random", random_state=0, n_jobs=1).fit_transform(reduced))
+    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(reduced))
 
 
 def spread(points: NDArray[np.float64], number: int) -> list[int]:
