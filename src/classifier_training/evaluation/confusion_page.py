@@ -35,6 +35,7 @@ MAX_MATRIX = 25
 """Classes up to which the page shows every cell; of more, the most confused pairs."""
 
 MAX_PAIRS = 100
+MAX_CAPTION = 40
 PER_WRONG_CELL, PER_RIGHT_CELL = 12, 4
 MAX_PICTURES = 400
 """On the page, all cells together: it stays under 10 MB, and opens on a phone."""
@@ -80,10 +81,16 @@ def pictures_of(
     for path, target, answer, share in zip(
         image_paths(rows, result, table_), result.targets[rows], predicted, shares, strict=True
     ):
-        name = shown(class_names[answer])
-        truth = "" if answer == target else f"is {shown(class_names[target])}; "
+        name = _short(class_names[answer])
+        truth = "" if answer == target else f"is {_short(class_names[target])}; "
         found.append(thumbnail(Path(path), f"{name} {share:.0%}", f"{truth}{Path(path).name}"))
     return found
+
+
+def _short(name: str) -> str:
+    """Cut a name to what fits below a thumbnail; its cell and the table have it whole."""
+    whole = shown(name)
+    return whole if len(whole) <= MAX_CAPTION else f"{whole[: MAX_CAPTION - 1]}…"
 
 
 def _panel(true: int, answer: int) -> str:

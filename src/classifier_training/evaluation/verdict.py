@@ -208,8 +208,8 @@ def _of_confusions(grounds: Grounds) -> list[Remark]:
         Remark(
             "warning" if first.share > 1 - YARDSTICK else "note",
             f"Most confused: {true} is taken for {answer}",
-            f"{first.count:,} of {first.support:,} images of {true} ({100 * first.share:.0f} %). Click its cell below to "
-            "see them.",
+            f"{first.count:,} of {first.support:,} images of {true} ({100 * first.share:.0f} %). Its cell "
+            "below shows them.",
             f"look whether their labels are right, then collect images that tell {true} from {answer}",
         )
     ]

@@ -92,8 +92,8 @@ def write_run_page(
         _exports(facts, run_dir),
         _how(facts),
         report.footer(
-            f"95 % intervals where figures have them; a class is good enough when the interval of its recall lies "
-            f"above {100 * YARDSTICK:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
+            "95 % intervals where figures have them; a class is good enough when the interval of its recall lies above "
+            f"{100 * YARDSTICK:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
             f"{folder.name}/."
         ),
     ]  # fmt: skip
@@ -109,8 +109,8 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds) -> list[Html]:
         (f"{len(grounds.class_names):,}", "classes"),
     ]
     said = [
-        report.card(item.kind, item.title, item.words, item.remedy, badge=BADGES[item.kind])
-        for item in remarks(grounds)
+        report.card(found.kind, found.title, found.words, found.remedy, badge=BADGES[found.kind])
+        for found in remarks(grounds)
     ]
     more = [report.folded(f"{len(said) - MAX_REMARKS} more", *said[MAX_REMARKS:])] if len(said) > MAX_REMARKS else []
     lead = Html(f'<p class="headline">{report.escape(headline(grounds))}</p>')

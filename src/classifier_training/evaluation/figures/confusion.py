@@ -37,6 +37,7 @@ class ConfusionMatrixFigure(Figure):
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         import seaborn
+        from matplotlib.colors import PowerNorm
 
         num_classes = len(self.class_names)
         side = float(np.clip(2.2 + 0.42 * num_classes, 4.5, 22))
@@ -50,8 +51,8 @@ class ConfusionMatrixFigure(Figure):
         seaborn.heatmap(
             shares,
             ax=axes,
-            vmin=0,
-            vmax=1,
+            # Without numbers a confusion of one image in a hundred must be seen by its colour.
+            norm=PowerNorm(1 if annotated else 0.5, vmin=0, vmax=1),
             cmap="Blues",
             square=True,
             annot=self._words(shares) if annotated else False,
@@ -71,7 +72,7 @@ class ConfusionMatrixFigure(Figure):
         axes.set_yticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0)
         axes.set_xlabel("answer")
         axes.set_ylabel("true class")
-        axes.set_title(self.title)
+        axes.set_title(self.title, fontsize=float(np.clip(side, 11, 18)))
         return figure
 
     def _words(self, shares: NDArray[np.float64]) -> NDArray[np.str_]:

@@ -63,7 +63,7 @@ class RankingCurvesFigure(Figure):
         axes.set_ylabel("share of the class that is found" if roc else "share of the found that are of the class")
         axes.set_title(self.title)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8, loc="lower right" if roc else "lower left")
+        axes.legend(framealpha=0.8, edgecolor="none", fontsize=8, loc="lower right" if roc else "lower left")
         return figure
 
 
