@@ -35,7 +35,7 @@ MAX_MATRIX = 25
 """Classes up to which the page shows every cell; of more, the most confused pairs."""
 
 MAX_PAIRS = 100
-MAX_CAPTION = 40
+MAX_CAPTION, MAX_HEADING = 40, 32
 PER_WRONG_CELL, PER_RIGHT_CELL = 12, 4
 MAX_PICTURES = 400
 """On the page, all cells together: it stays under 10 MB, and opens on a phone."""
@@ -87,10 +87,10 @@ def pictures_of(
     return found
 
 
-def _short(name: str) -> str:
-    """Cut a name to what fits below a thumbnail; its cell and the table have it whole."""
+def _short(name: str, length: int = MAX_CAPTION) -> str:
+    """Cut a name to what fits there; the panels and the table of the classes have it whole."""
     whole = shown(name)
-    return whole if len(whole) <= MAX_CAPTION else f"{whole[: MAX_CAPTION - 1]}…"
+    return whole if len(whole) <= length else f"{whole[: length - 1]}…"
 
 
 def _panel(true: int, answer: int) -> str:
@@ -100,7 +100,9 @@ def _panel(true: int, answer: int) -> str:
 
 def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
     support = counts.sum(axis=1)
-    heads = "".join(f'<th scope="col" title="{escape(name)}">{escape(shown(name))}</th>' for name in class_names)
+    heads = "".join(
+        f'<th scope="col" title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>' for name in class_names
+    )
     lines = []
     for true, name in enumerate(class_names):
         cells = []
