@@ -67,7 +67,7 @@ def test_occlusion_finds_the_place_that_an_answer_rests_on() -> None:
         bright = inputs[:, :, 4:8, 20:24].mean(axis=(1, 2, 3))
         return np.stack([4 * bright, np.ones(len(inputs))], axis=1).astype(np.float32)
 
-    falls = occlusion_map(run, picture, 0)  # type: ignore[arg-type]
+    falls = occlusion_map(run, picture, 0)
     assert falls.shape == (8, 8)
-    assert np.unravel_index(falls.argmax(), falls.shape) == (1, 5)
+    assert divmod(int(falls.argmax()), 8) == (1, 5)
     assert abs(falls[6, 1]) < 1e-6

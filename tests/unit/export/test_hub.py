@@ -32,8 +32,7 @@ def test_timm_reads_the_weights_of_a_run_folder(tmp_path: Path, kind: str) -> No
     import timm
 
     torch.manual_seed(0)
-    build, name = {"timm": (timm_model, "test_resnet"), "torchvision": (torchvision_model, "resnet18")}[kind]
-    built = build(3, name=name)
+    built = timm_model(3, name="test_resnet") if kind == "timm" else torchvision_model(3, name="resnet18")
     info = BundleInfo(class_names=("a", "b", "c"), preprocessing=PREPROCESSING, architecture=built.architecture)
     run_dir = RunDir(tmp_path)
     network = built.network.eval()
@@ -43,8 +42,9 @@ def test_timm_reads_the_weights_of_a_run_folder(tmp_path: Path, kind: str) -> No
     pictures = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32))
     with torch.inference_mode():
         assert torch.allclose(again(pictures), network(pictures), atol=1e-5)
-    assert again.pretrained_cfg["label_names"] == ["a", "b", "c"]
-    assert list(again.pretrained_cfg["mean"]) == [0.5, 0.4, 0.3]
+    known: Any = again.pretrained_cfg
+    assert known["label_names"] == ["a", "b", "c"]
+    assert list(known["mean"]) == [0.5, 0.4, 0.3]
 
 
 def test_a_network_that_timm_does_not_have_leaves_no_configuration(tmp_path: Path) -> None:
