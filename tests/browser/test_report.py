@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
+from tests.pages import HOSTILE as HOSTILE_NAMES
+from tests.pages import write_evaluation
 
 from classifier_training.evaluation import report
 
@@ -41,5 +44,45 @@ def test_the_page_escapes_sorts_and_fits_a_phone(browser: Chrome, tmp_path: Path
             button.click()
             cells = browser.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(2)")
             assert [cell.text for cell in cells] == expected
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_of_an_evaluation_shows_cells_sorts_and_fetches_nothing(
+    browser: Chrome, tmp_path: Path, width: int
+) -> None:
+    write_evaluation(tmp_path, HOSTILE_NAMES, list(range(5)) * 8)
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get_log("browser")  # type: ignore[no-untyped-call]  # takes away what earlier pages said
+    try:
+        browser.get((tmp_path / "report.html").as_uri())
+        assert browser.title == "Model on test images"
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        cells = browser.find_elements(By.CSS_SELECTOR, ".matrix .wrong button")
+        cells[0].click()
+        panel = browser.find_element(By.ID, cells[0].get_attribute("aria-controls") or "")
+        assert panel.is_displayed()
+        pictures = panel.find_elements(By.TAG_NAME, "img")
+        assert len(pictures) == int(cells[0].text)
+        assert all(browser.execute_script("return arguments[0].naturalWidth", picture) for picture in pictures)
+        assert all(picture.get_attribute("alt") for picture in pictures)
+        cells[1].send_keys(Keys.ENTER)
+        assert not panel.is_displayed()
+        assert [cell.get_attribute("aria-expanded") for cell in cells[:2]] == ["false", "true"]
+        cells[1].send_keys(Keys.SPACE)
+        assert cells[1].get_attribute("aria-expanded") == "false"
+        # The recall of each class, the worst first and then the best.
+        heading = browser.find_element(By.XPATH, "//th[button='recall']")
+        values = "return [...document.querySelectorAll('tbody td:nth-child(4)')].map(cell => +cell.dataset.value)"
+        for order in ("ascending", "descending"):
+            heading.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+            assert heading.get_attribute("aria-sort") == order
+            found = browser.execute_script(values)[:5]
+            assert found == sorted(found, reverse=order == "descending")
+        asked = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert [name for name in asked if not name.startswith("data:")] == []
+        assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -46,7 +46,8 @@ def test_a_folder_of_images_becomes_a_run_folder_that_answers(
         "dataset/sampler_draws.csv", "dataset/sampler_draws.png",
         "training_history/loss.png", "training_history/accuracy.png", "training_history/learning_rate.png",
         "evaluation/classification_report.json", "evaluation/predictions.csv", "evaluation/errors.csv",
-        "evaluation/confusion_matrix.png",
+        "evaluation/confusion_matrix.png", "evaluation/reliability.png", "evaluation/class_scores.png",
+        "report.html", "MODEL_CARD.md", "config.json",
     ):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
     assert not list(run.rglob("*.tmp"))

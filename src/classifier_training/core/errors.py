@@ -60,6 +60,13 @@ def enumerate_words(words: Iterable[str], *, limit: int = 12) -> str:
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
 
 
+def shown(label: str) -> str:
+    """Return a class name so that an empty one, or a space at its end, is seen."""
+    if not label:
+        return "(empty)"
+    return repr(label) if label != label.strip() or not label.isprintable() else label
+
+
 def require_extra(module: str, *, extra: str, purpose: str) -> UserError:
     """Return the error for an optional dependency that is not installed."""
     return UserError(

@@ -194,6 +194,19 @@ class RunDir:
         return self.path / "evaluation"
 
     @property
+    def report(self) -> Path:  # noqa: D102
+        return self.path / "report.html"
+
+    @property
+    def model_card(self) -> Path:  # noqa: D102
+        return self.path / "MODEL_CARD.md"
+
+    @property
+    def hub_config(self) -> Path:
+        """What timm and the Hub read beside model.safetensors."""
+        return self.path / "config.json"
+
+    @property
     def label_issues(self) -> Path:  # noqa: D102
         return self.path / "label_issues"
 

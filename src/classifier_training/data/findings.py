@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from classifier_training.core.errors import shown as shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -99,10 +101,3 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
-
-
-def shown(label: str) -> str:
-    """Return a label so that an empty one, or a space at its end, is seen."""
-    if not label:
-        return "(empty)"
-    return repr(label) if label != label.strip() or not label.isprintable() else label

@@ -93,6 +93,10 @@ class Drawer:
         self._pending.clear()
         self._is_lost = True
 
+    def wait(self) -> None:
+        """Wait for everything submitted so far, for whoever needs the files."""
+        self._collect(len(self._pending))
+
     def _abandon(self, pool: ProcessPoolExecutor) -> None:
         # Python has a public way to do this from 3.14 on.
         for process in list((pool._processes or {}).values()):  # noqa: SLF001

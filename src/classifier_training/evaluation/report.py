@@ -6,6 +6,7 @@ The pieces below escape whatever text they are given; only what they return is H
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, NewType
@@ -38,6 +39,37 @@ class Thumbnail:
     title: str
     words: str = ""
     enlarged: bool = False
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell of a table that sorts by a number and shows it in words.
+
+    Args:
+        value: NaN or None for what is not defined.
+        words: what is shown; the number itself when left out.
+    """
+
+    value: float | None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Opener:
+    """A cell of a table with a button that shows a panel.
+
+    Args:
+        words: on the button.
+        description: the same for those who hear it without the table around it.
+        panel: name of the panel.
+    """
+
+    words: str
+    description: str
+    panel: str
+
+
+Cell = str | int | float | Number | Opener
 
 
 def write_page(path: Path, *, title: str, body: Iterable[Html]) -> None:
@@ -81,11 +113,15 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{escape(text)}</p>")
 
 
-def card(kind: str, title: str, words: str, remedy: str, *pieces: Html) -> Html:
-    """Return a finding: its kind (error, warning, note, good), what it is, what to do, and what shows it."""
+def card(kind: str, title: str, words: str, remedy: str, *pieces: Html, badge: str = "") -> Html:
+    """Return a finding: its kind (error, warning, note, good), what it is, what to do, and what shows it.
+
+    The badge is the kind unless it says something else.
+    """
     todo = f'<p class="todo"><b>To do:</b> {escape(remedy)}</p>' if remedy else ""
     return Html(
-        f'<article class="card {escape(kind)}"><span class="badge">{escape(kind)}</span><h3>{escape(title)}</h3>'
+        f'<article class="card {escape(kind)}"><span class="badge">{escape(badge or kind)}</span>'
+        f"<h3>{escape(title)}</h3>"
         f"<p>{escape(words)}</p>{todo}{joined(*pieces)}</article>"
     )
 
@@ -115,23 +151,60 @@ def strip(title: str, uri: str) -> Html:
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> Html:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
     """Return a table that sorts by a click on a column's name; numbers stand on the right."""
-    numeric = [not isinstance(value, str) for value in rows[0]] if rows else [False] * len(columns)
+    numeric = [not isinstance(value, str | Opener) for value in rows[0]] if rows else [False] * len(columns)
     heads = "".join(
         f'<th scope="col"{" class=number" if right else ""}><button type="button">{escape(name)}</button></th>'
         for name, right in zip(columns, numeric, strict=True)
     )
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:MAX_ROWS])
     more = f'<p class="quiet">The first {MAX_ROWS:,} of {len(rows):,}.</p>' if len(rows) > MAX_ROWS else ""
-    return Html(f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{more}')
+    whole = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+    # A region that scrolls must be reached by the keyboard.
+    return Html(f'<div class="scroll" tabindex="0">{whole}</div>{more}')
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: Cell) -> str:
     if isinstance(value, str):
         return f"<td>{escape(value)}</td>"
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-    return f'<td class="number" data-value="{value}">{shown}</td>'
+    if isinstance(value, Opener):
+        return f"<td>{opener(value)}</td>"
+    number = value if isinstance(value, Number) else Number(value)
+    if number.value is None or math.isnan(number.value):
+        # Below all others, whichever way they are sorted by their size.
+        return '<td class="number" data-value="-1">n/a</td>'
+    plain = f"{number.value:,}" if isinstance(number.value, int) else f"{number.value:.3f}"
+    return f'<td class="number" data-value="{number.value}">{escape(number.words or plain)}</td>'
+
+
+def opener(cell: Opener) -> Html:
+    """Return a button that shows a panel, and hides it again."""
+    return Html(
+        f'<button type="button" class="opener" aria-controls="{escape(cell.panel)}" aria-expanded="false" '
+        f'aria-label="{escape(cell.description)}">{escape(cell.words)}</button>'
+    )
+
+
+def panels(contents: Iterable[tuple[str, str, Html]]) -> Html:
+    """Return panels, one of which is seen once its `Opener` is pressed: each a name, a heading and what is in it."""
+    shown = "".join(
+        f'<section class="panel" id="{escape(name)}" hidden><h3>{escape(heading)}</h3>{inside}</section>'
+        for name, heading, inside in contents
+    )
+    return Html(f'<div class="panels">{shown}</div>')
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Html:
+    """Return names and what they stand for."""
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
+    return Html(f'<dl class="pairs">{listed}</dl>')
+
+
+def code(text: str) -> Html:
+    """Return text as it is, in letters of one width."""
+    # A region that scrolls must be reached by the keyboard.
+    return Html(f'<pre tabindex="0"><code>{escape(text)}</code></pre>')
 
 
 def groups(pieces: Iterable[Html]) -> Html:

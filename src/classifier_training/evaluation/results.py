@@ -9,10 +9,10 @@ import numpy as np
 
 from classifier_training.core.errors import enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
+from classifier_training.core.types import softmax
+from classifier_training.evaluation.gallery import draw_figures
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
-from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.slices import Slice, slice_figures, worst_slice
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def write_results(
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
 ) -> Evaluation:
-    """Write classification_report.json, predictions.csv, errors.csv, confusion_matrix.png and, if any, slices.csv.
+    """Write classification_report.json, predictions.csv, errors.csv, the figures and, if any, slices.csv.
 
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
     wrong answers alone, the largest loss first.
@@ -103,7 +103,7 @@ def write_results(
         result: the answers.
         table: the samples of the split.
         class_names: [K].
-        drawer: paints the figure.
+        drawer: paints the figures, which `draw_figures` lists.
         source: name of the file that answered.
         temperature: that the logits were divided by, where they were.
         slices: for each thing to slice by, the value of each sample of the table.
@@ -146,12 +146,11 @@ def write_results(
     write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first))
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices))
-    figure = ConfusionMatrixFigure(
-        counts=confusion_counts(result.targets, predicted, len(class_names)),
-        class_names=tuple(class_names),
-        title=f"{result.split.capitalize()}: balanced accuracy {measures.overall['balanced_accuracy'].value:.3f}",
-    )
-    drawer.submit(figure, folder / "confusion_matrix.png")
+    confidences = {"as given": result.probabilities.max(axis=1)}
+    if temperature is not None:
+        before = softmax(result.logits * np.float32(temperature)).max(axis=1)
+        confidences = {"before calibration": before, "after calibration": confidences["as given"]}
+    draw_figures(folder, result, table, class_names, drawer, measures=measures, confidences=confidences)
     return evaluation
 
 

@@ -23,7 +23,9 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.workflows.against import compare_runs
+from classifier_training.workflows.maps import draw_maps, forget_maps
 from classifier_training.workflows.opened import OpenedModel, open_model
+from classifier_training.workflows.run_page import write_run_page
 from classifier_training.workflows.samples import known_samples, own_source, tabulate, unknown_labels, with_metadata
 from classifier_training.workflows.scores import write_scores
 from classifier_training.workflows.slicing import slice_columns
@@ -54,7 +56,8 @@ class EvaluateResult:
     verdict: str = ""
 
     def __str__(self) -> str:
-        lines = [str(self.evaluation), *([self.verdict] if self.verdict else []), f"written to {self.folder}"]
+        lines = [str(self.evaluation), *([self.verdict] if self.verdict else [])]
+        lines.append(f"written to {self.folder}; the page to open: {self.folder / 'report.html'}")
         return "\n".join(lines)
 
 
@@ -67,6 +70,7 @@ def evaluate(
     against: str | None = None,
     slices: str | list[str] | None = None,
     intervals: bool = True,
+    maps: bool = False,
     output: str | None = None,
 ) -> EvaluateResult:
     """Score a finished run's model on its own held-out images, or on other labelled data.
@@ -82,6 +86,8 @@ def evaluate(
         slices: what to give figures of parts by: group, size (of the picture) or a field of the metadata; one or
             several.
         intervals: find the 95 % interval of every figure.
+        maps: also draw embedding.png, a map of the images by what the network sees in them, and occlusion.png, the
+            places that the worst mistakes were decided by; it takes a minute or so more.
         output: folder for the result files; a folder inside the run when left out.
     """
     _refuse_idle(data)
@@ -121,6 +127,15 @@ def evaluate(
             intervals=intervals,
         )
         verdict = compare_runs(folder, result, table, opened, other) if other else ""
+        if maps:
+            draw_maps(folder, opened, result, table, drawer)
+        else:
+            forget_maps(folder)
+    calibration = predictor.calibration
+    write_run_page(
+        folder / run_dir.report.name, run_dir, folder, result, table, predictor.class_names, evaluation,
+        temperature=None if calibration is None else calibration.temperature,
+    )  # fmt: skip
     return EvaluateResult(folder, result, evaluation, verdict)
 
 

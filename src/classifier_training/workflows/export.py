@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import write_info
 from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.hub_push import check_repository
+from classifier_training.export.hub_push import push_to_hub as upload
 from classifier_training.export.quantize import Quantization
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.samples import own_samples, tabulate
@@ -73,6 +76,7 @@ def export(
     ort: str | None = None,
     images: str | None = None,
     output: str | None = None,
+    push_to_hub: str | None = None,
 ) -> ExportResult:
     """Export a finished run's network: ONNX with or without quantisation, TorchScript, and others.
 
@@ -88,7 +92,11 @@ def export(
         ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
         images: folder of the run's images, if they have moved since.
         output: folder for the files; the run's own when left out.
+        push_to_hub: also upload the model to this repository (user/name) of the Hugging Face Hub, as a private one
+            unless it is there, with the token of `hf auth login` or HF_TOKEN.
     """
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
     refuse_idle(quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort, baked=bake_temperature)
     web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
     run_dir = find_run(run)
@@ -122,7 +130,12 @@ def export(
         write_demo(target, ort=web_runtime)
     kept = info if target == run_dir else dataclasses.replace(info, files={})
     write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
-    return ExportResult(target.path, tuple(str(file) for file in files), demo=demo)
+    lines = [str(file) for file in files]
+    if push_to_hub is not None:
+        if target != run_dir and run_dir.model_card.exists():
+            shutil.copyfile(run_dir.model_card, target.model_card)
+        lines.append(f"pushed: {upload(target, push_to_hub)}")
+    return ExportResult(target.path, tuple(lines), demo=demo)
 
 
 def refuse_idle(

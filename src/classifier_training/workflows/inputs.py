@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.types import TRAIN, VAL
@@ -24,6 +25,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run learns from.
+
+    Args:
+        loaded: the data, split.
+        correction: how its unbalanced classes are met.
+        checks: what spoils runs, as far as it was found; a line each.
+    """
+
+    loaded: LoadedData
+    correction: Correction
+    checks: list[str]
+
+
 def read_inputs(
     data: DataSource,
     imbalance: Switch,
@@ -34,7 +50,7 @@ def read_inputs(
     seed: int,
     resumed: RunDir | None,
     allow_leaks: bool,
-) -> tuple[LoadedData, Correction]:
+) -> Inputs:
     """Read and split the data, choose the correction, and say what was found.
 
     Args:
@@ -59,6 +75,7 @@ def read_inputs(
     advice = recipe_advice(recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
     if advice is not None:
         log.info("recipe: %s", advice)
-    for line in preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks):
+    checks = preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks)
+    for line in checks:
         log.info("data check: %s", line)
-    return loaded, correction
+    return Inputs(loaded, correction, checks)

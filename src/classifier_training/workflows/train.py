@@ -33,6 +33,7 @@ from classifier_training.training.decisions import Decisions
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer
+from classifier_training.workflows.documents import write_documents
 from classifier_training.workflows.fit import Builder
 from classifier_training.workflows.fit_network import Parts, fit_network
 from classifier_training.workflows.fit_shallow import fit_shallow
@@ -69,7 +70,7 @@ class TrainResult:
         caution = "" if self.scored.split == TEST else " (there is no test split; these images chose the weights)"
         return (
             f"\n{self.evaluation}\nwith the weights of epoch {self.best_epoch}{caution}\n"
-            f"run folder: {run}{self._next()}"
+            f"run folder: {run}\nreport: {self.run_dir.report}{self._next()}"
         )
 
     def _next(self) -> str:
@@ -136,7 +137,7 @@ def train(
         if resumed is None:
             refuse_extend(extend)
             tell_unfinished(config, output=output, category=category, name=name)
-        loaded, correction = read_inputs(
+        inputs = read_inputs(
             data,
             imbalance,
             sampler,
@@ -146,6 +147,7 @@ def train(
             resumed=resumed,
             allow_leaks=allow_leaks,
         )
+        loaded, correction = inputs.loaded, inputs.correction
         splits = loaded.splits
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
@@ -197,7 +199,7 @@ def train(
             config=config,
             class_names=splits.class_names,
             tables=splits.tables,
-            statistics=loaded.statistics,
+            statistics={**loaded.statistics, "checks": inputs.checks},
             image_sizes=loaded.image_sizes,
             draws=lambda epoch: datamodule.sampler.draws(epoch, splits.num_classes),
             model=network.built,
@@ -218,15 +220,19 @@ def train(
             best_epoch, scored = fit_network(
                 run, network, datamodule, parts, device, callbacks, logging, decisions, resumed=resumed is not None
             )
+        table = splits.tables[scored.split]
+        calibration = read_info(run_dir).calibration if run_dir.model_info.exists() else None
         evaluation = write_scores(
             run_dir.evaluation,
             scored,
-            splits.tables[scored.split],
+            table,
             splits.class_names,
             drawer,
-            calibration=read_info(run_dir).calibration if run_dir.model_info.exists() else None,
+            calibration=calibration,
             source=(run_dir.weights if isinstance(model, ShallowModel) else run_dir.best_checkpoint).name,
             unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
         )
         record_result(run_dir, scored, best_epoch)
-    return TrainResult(run_dir, scored, evaluation, best_epoch, example=splits.tables[scored.split].paths[0])
+        drawer.wait()
+        write_documents(run_dir, scored, table, splits.class_names, evaluation, calibration=calibration)
+    return TrainResult(run_dir, scored, evaluation, best_epoch, example=table.paths[0])

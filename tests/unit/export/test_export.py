@@ -69,7 +69,8 @@ def test_the_onnx_file_has_the_promised_door_and_carries_its_description(bundle:
     assert json.loads(metadata["class_names"]) == ["", "ü", "c"]
     assert Preprocessing.from_dict(json.loads(metadata["preprocessing"])) == PREPROCESSING
     assert sorted(path.name for path in bundle[0].path.iterdir()) == [
-        "golden", "labels_mapping.json", "model.onnx", "model.safetensors", "model_info.json", "pipeline.onnx",
+        "config.json", "golden", "labels_mapping.json", "model.onnx", "model.safetensors", "model_info.json",
+        "pipeline.onnx",
     ]  # fmt: skip
 
 

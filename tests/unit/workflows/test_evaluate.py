@@ -101,8 +101,10 @@ def test_every_file_of_a_run_is_evaluated_alike(
         assert report["metrics"]["loss"]["value"] == pytest.approx(trained["metrics"]["loss"]["value"], abs=1e-4)
         assert report["metrics"].keys() == trained["metrics"].keys()
         assert {path.name for path in folder.iterdir()} == {
-            "classification_report.json", "predictions.csv", "errors.csv", "confusion_matrix.png",
-            "calibration.json", "risk_coverage.csv", "risk_coverage.png",
+            "classification_report.json", "predictions.csv", "errors.csv", "report.html", "class_scores.png",
+            "confusion_matrix.png", "confusion_matrix_normalised.png", "roc_curves.png", "precision_recall_curves.png",
+            "reliability.png", "confused_pairs.png", "worst_mistakes.png", "unsure_answers.png", "calibration.json",
+            "risk_coverage.csv", "risk_coverage.png",
         }  # fmt: skip
     with pytest.raises(UserError, match="own images are not known"):
         evaluate(f"run={lone}")

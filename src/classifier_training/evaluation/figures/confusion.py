@@ -26,15 +26,18 @@ class ConfusionMatrixFigure(Figure):
         counts: images by true class (rows) and answer (columns), int64 [K, K].
         class_names: [K].
         title: above the picture.
+        normalised: whether the cells show shares of the true class in per cent instead of numbers of images.
     """
 
     counts: NDArray[np.int64]
     class_names: tuple[str, ...]
     title: str
+    normalised: bool = False
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         import seaborn
+        from matplotlib.colors import PowerNorm
 
         num_classes = len(self.class_names)
         side = float(np.clip(2.2 + 0.42 * num_classes, 4.5, 22))
@@ -48,11 +51,11 @@ class ConfusionMatrixFigure(Figure):
         seaborn.heatmap(
             shares,
             ax=axes,
-            vmin=0,
-            vmax=1,
+            # Without numbers a confusion of one image in a hundred must be seen by its colour.
+            norm=PowerNorm(1 if annotated else 0.5, vmin=0, vmax=1),
             cmap="Blues",
             square=True,
-            annot=np.where(self.counts > 0, self.counts.astype(str), "") if annotated else False,
+            annot=self._words(shares) if annotated else False,
             fmt="",
             annot_kws={"size": 8},
             xticklabels=step,
@@ -69,5 +72,10 @@ class ConfusionMatrixFigure(Figure):
         axes.set_yticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0)
         axes.set_xlabel("answer")
         axes.set_ylabel("true class")
-        axes.set_title(self.title)
+        axes.set_title(self.title, fontsize=float(np.clip(side, 11, 18)))
         return figure
+
+    def _words(self, shares: NDArray[np.float64]) -> NDArray[np.str_]:
+        # A share that rounds to nothing is something all the same.
+        percent = np.where(shares < 0.005, "<1", np.char.mod("%.0f", 100 * shares))
+        return np.where(self.counts > 0, percent if self.normalised else self.counts.astype(str), "")

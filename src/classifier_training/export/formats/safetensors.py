@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.export.hub_config import write_hub_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 def safetensors(job: ExportJob) -> list[ExportedFile]:
     """Weights for PyTorch in model.safetensors, with class names and preprocessing in its metadata.
 
+    Where timm has the network under the same name, config.json lets `timm.create_model("local-dir:…")` read them.
+
     Raises:
         CheckFailedError: when the weights that were read back answer differently.
     """
@@ -29,6 +32,7 @@ def safetensors(job: ExportJob) -> list[ExportedFile]:
     with atomic_path(path) as temporary:
         state = {name: value.contiguous() for name, value in job.network.state_dict().items()}
         save_file(state, temporary, metadata=job.info.metadata())
+    write_hub_config(job.target.hub_config, job.network, job.info)
     restored = copy.deepcopy(job.network)
     restored.load_state_dict(load_file(path))
 

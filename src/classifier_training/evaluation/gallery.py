@@ -1,0 +1,138 @@
+"""The figures of an evaluation: which files, from which answers. They are painted in the background."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.evaluation.figures.calibration import ReliabilityFigure
+from classifier_training.evaluation.figures.classes import ClassScoresFigure
+from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
+from classifier_training.evaluation.figures.curves import ranking_curves
+from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
+from classifier_training.evaluation.figures.pairs import ConfusedPair, ConfusedPairsFigure
+from classifier_training.evaluation.mistakes import Answers, most_confused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.evaluation.drawing import Drawer, Figure
+    from classifier_training.evaluation.measures import Measures
+
+NUM_TILES, NUM_PAIRS, NUM_EXAMPLES = 24, 8, 6
+
+
+def draw_figures(
+    folder: Path,
+    result: SplitResult,
+    table: SplitTable,
+    class_names: Sequence[str],
+    drawer: Drawer,
+    *,
+    measures: Measures,
+    confidences: dict[str, NDArray[np.floating]],
+) -> None:
+    """Hand the figures of an evaluation to the drawer: PNG files in the folder.
+
+    confusion_matrix, confusion_matrix_normalised, class_scores, reliability; roc_curves and precision_recall_curves
+    where some class has images and some have not; confused_pairs and worst_mistakes where an answer is wrong;
+    unsure_answers where one is right.
+
+    Args:
+        folder: where to.
+        result: the answers, as they are given to users.
+        table: the samples of the split.
+        class_names: [K].
+        drawer: paints.
+        measures: figures of the answers.
+        confidences: of the answers [N], by what they are: before and after calibration, or as they are.
+    """
+    names, answers = tuple(class_names), Answers(result, len(class_names))
+    split = result.split.capitalize()
+
+    def draw(name: str, figure: Figure | None) -> None:
+        if figure is not None:
+            drawer.submit(figure, folder / f"{name}.png")
+        else:
+            # Of an earlier evaluation in the same folder.
+            (folder / f"{name}.png").unlink(missing_ok=True)
+
+    counts = answers.counts
+    balanced = f"{split}: balanced accuracy {measures.overall['balanced_accuracy'].value:.3f}"
+    draw("confusion_matrix", ConfusionMatrixFigure(counts=counts, class_names=names, title=balanced))
+    draw(
+        "confusion_matrix_normalised",
+        ConfusionMatrixFigure(
+            counts=counts, class_names=names, title=f"{balanced}; % of the true class", normalised=True
+        ),
+    )
+    recall = np.array([[item.value, item.low, item.high] for item in measures.by_class["recall"]])
+    draw(
+        "class_scores",
+        ClassScoresFigure(
+            recall=recall.reshape(-1, 3),
+            precision=np.array([item.value for item in measures.by_class["precision"]]),
+            support=measures.support,
+            class_names=names,
+            title=f"{split}: the worst classes first",
+        ),
+    )
+    for kind, name in (("roc", "roc_curves"), ("precision_recall", "precision_recall_curves")):
+        draw(name, ranking_curves(kind, result.probabilities, result.targets, names))  # type: ignore[arg-type]
+    draw(
+        "reliability",
+        ReliabilityFigure(
+            confidences=confidences,
+            correct=result.predicted == result.targets,
+            title=f"{split}: how often answers of a confidence are right",
+        ),
+    )
+    worst, unsure = answers.worst(), answers.unsure()
+    draw("confused_pairs", _pairs(answers, counts, table, names) if len(worst) else None)
+    title = f"{split}: the worst of {len(worst):,} mistakes, the largest loss first"
+    draw("worst_mistakes", _grid(worst, result, table, names, title) if len(worst) else None)
+    title = f"{split}: right, but unsure"
+    draw("unsure_answers", _grid(unsure, result, table, names, title) if len(unsure) else None)
+
+
+def _pairs(
+    answers: Answers, counts: NDArray[np.int64], table: SplitTable, names: tuple[str, ...]
+) -> ConfusedPairsFigure:
+    cells = answers.cells()
+    pairs = tuple(
+        ConfusedPair(
+            true_label=names[item.true],
+            answer=names[item.answer],
+            count=item.count,
+            support=item.support,
+            paths=tuple(image_paths(cells[item.true, item.answer][:NUM_EXAMPLES], answers.result, table)),
+        )
+        for item in most_confused(counts)[:NUM_PAIRS]
+    )
+    return ConfusedPairsFigure(pairs=pairs, title=f"{answers.result.split.capitalize()}: the most confused classes")
+
+
+def _grid(
+    rows: NDArray[np.int64], result: SplitResult, table: SplitTable, names: tuple[str, ...], title: str
+) -> SampleGridFigure:
+    chosen = rows[:NUM_TILES]
+    predicted, shares = result.predicted[chosen], result.probabilities[chosen].max(axis=1)
+    tiles = tuple(
+        Tile(
+            path=path, true_label=names[target], predicted_label=names[answer], confidence=float(share)
+        )
+        for path, target, answer, share in zip(
+            image_paths(chosen, result, table), result.targets[chosen], predicted, shares, strict=True
+        )
+    )  # fmt: skip
+    return SampleGridFigure(tiles=tiles, title=title)
+
+
+def image_paths(rows: Iterable[int], result: SplitResult, table: SplitTable) -> list[str]:
+    """Paths of the images of some answers."""
+    return [table.paths[result.indices[row]] for row in rows]

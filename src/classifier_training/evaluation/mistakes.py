@@ -1,0 +1,90 @@
+"""Which answers a person should look at: confused classes, the worst mistakes, right answers given with doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.evaluation.metrics import confusion_counts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitResult
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that were taken for another.
+
+    Args:
+        true: number of the class that they are of.
+        answer: number of the class that was answered.
+        count: how many.
+        support: images of the true class.
+    """
+
+    true: int
+    answer: int
+    count: int
+    support: int
+
+    @property
+    def share(self) -> float:
+        """Of the true class's images."""
+        return self.count / self.support
+
+
+def most_confused(counts: NDArray[np.int64]) -> list[Confusion]:
+    """Return all confusions that occur, the most frequent first; of equals, the larger share of its class.
+
+    Args:
+        counts: images by true class (rows) and answer (columns), int64 [K, K].
+    """
+    support = counts.sum(axis=1)
+    rows, columns = np.nonzero(counts * (1 - np.eye(len(counts), dtype=np.int64)))
+    found = [
+        Confusion(true, answer, int(counts[true, answer]), int(support[true]))
+        for true, answer in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    return sorted(found, key=lambda item: (-item.count, -item.share))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a split in the orders that a person looks at them.
+
+    Args:
+        result: with calibrated logits where there are such.
+        num_classes: K.
+    """
+
+    result: SplitResult
+    num_classes: int
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Images by true class (rows) and answer (columns), int64 [K, K]."""
+        return confusion_counts(self.result.targets, self.result.predicted, self.num_classes)
+
+    def worst(self) -> NDArray[np.int64]:
+        """Rows of the wrong answers, the largest loss first: fastai's top losses without the right answers."""
+        wrong = np.flatnonzero(self.result.predicted != self.result.targets)
+        return np.asarray(wrong[np.argsort(-self.result.losses[wrong], kind="stable")])
+
+    def unsure(self) -> NDArray[np.int64]:
+        """Rows of the right answers, the least sure first."""
+        right = np.flatnonzero(self.result.predicted == self.result.targets)
+        confidences = self.result.probabilities[right].max(axis=1)
+        return np.asarray(right[np.argsort(confidences, kind="stable")])
+
+    def cells(self) -> dict[tuple[int, int], NDArray[np.int64]]:
+        """Rows by true class and answer, of each pair that occurs; the surest answer first."""
+        order = np.argsort(-self.result.probabilities.max(axis=1), kind="stable")
+        pairs = self.result.targets[order] * self.num_classes + self.result.predicted[order]
+        found: dict[tuple[int, int], NDArray[np.int64]] = {}
+        for pair in np.unique(pairs).tolist():
+            found[divmod(pair, self.num_classes)] = order[pairs == pair]
+        return found

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from classifier_training.core.types import SplitResult
+from classifier_training.evaluation.measures import measure
+from classifier_training.evaluation.metrics import confusion_counts
+from classifier_training.evaluation.mistakes import Answers, most_confused
+from classifier_training.evaluation.occlusion import occlusion_map
+from classifier_training.evaluation.results import Evaluation
+from classifier_training.evaluation.verdict import Grounds, Standing, headline, remarks
+
+NAMES = ("good", "weak", "few", "never")
+
+
+def grounds() -> Grounds:
+    """100 images of good, all right; 50 of weak, half taken for good; 4 of few, all right; 30 of never, none right."""
+    targets = np.repeat([0, 1, 2, 3], [100, 50, 4, 30])
+    answers = np.concatenate([np.zeros(100), np.tile([0, 1], 25), np.full(4, 2), np.tile([0, 1, 2], 10)]).astype(int)
+    measures = measure(np.eye(4, dtype=np.float32)[answers] * 4, targets, num_classes=4)
+    return Grounds(
+        evaluation=Evaluation("test", measures),
+        class_names=NAMES,
+        confusions=most_confused(confusion_counts(targets, answers, 4)),
+        train_counts={"good": 500, "weak": 12, "few": 40, "never": 30},
+        calibration={"ece_after": 0.2, "temperature": None},
+        num_sure_mistakes=3,
+        data_checks=("2 groups of exact copies",),
+    )
+
+
+def test_classes_are_judged_by_their_intervals() -> None:
+    assert Standing.of(grounds().evaluation.measures.by_class["recall"]) == Standing((0,), (3, 1), (2,))
+    assert headline(grounds()).endswith("Of 4 classes 1 is good enough, 2 are not, 1 is undecided for want of images.")
+
+
+def test_the_verdict_says_what_is_wrong_and_what_to_do() -> None:
+    found = {remark.title: remark for remark in remarks(grounds())}
+    assert [*found][:2] == ["Not good enough: never, weak", "Never answered: never"]
+    assert found["Not good enough: never, weak"].remedy == "collect training images of weak first"
+    assert found["Most confused: weak is taken for good"].words.startswith("25 of 50 images of weak (50 %)")
+    assert found["Data check"].words == "2 groups of exact copies"
+    assert found["The confidences are not calibrated"].kind == "warning"
+    assert "The classes are imbalanced, 41.7 : 1" in found
+    assert "These are val images" not in found
+    changed = dataclasses.replace(grounds().evaluation, split="val", missing_classes=["x"], unreadable=["y"])
+    titles = [remark.title for remark in remarks(dataclasses.replace(grounds(), evaluation=changed))]
+    assert {"These are val images", "Not tested: x", "Images that cannot be read: 1"} <= set(titles)
+
+
+def test_answers_are_ordered_as_a_person_looks_at_them() -> None:
+    logits = np.array([[9, 0], [0, 1], [0, 5], [1, 0]], dtype=np.float32)
+    targets = np.array([0, 0, 0, 0])
+    answers = Answers(SplitResult("test", logits, targets, np.arange(4), np.array([0, 1.3, 5, 0.3], np.float32)), 2)
+    assert answers.worst().tolist() == [2, 1]
+    assert answers.unsure().tolist() == [3, 0]
+    assert {pair: rows.tolist() for pair, rows in answers.cells().items()} == {(0, 0): [0, 3], (0, 1): [2, 1]}
+
+
+def test_occlusion_finds_the_place_that_an_answer_rests_on() -> None:
+    picture = np.zeros((3, 32, 32), dtype=np.float32)
+    picture[:, 4:8, 20:24] = 1
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        bright = inputs[:, :, 4:8, 20:24].mean(axis=(1, 2, 3))
+        return np.stack([4 * bright, np.ones(len(inputs))], axis=1).astype(np.float32)
+
+    falls = occlusion_map(run, picture, 0)
+    assert falls.shape == (8, 8)
+    assert divmod(int(falls.argmax()), 8) == (1, 5)
+    assert abs(falls[6, 1]) < 1e-6
