@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.analyze
 import classifier_training.workflows.completion
+import classifier_training.workflows.distill
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
 import classifier_training.workflows.info

@@ -39,6 +39,7 @@ import classifier_training.models.student
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
 import classifier_training.models.transfer
+import classifier_training.training.distillation
 import classifier_training.training.imbalance
 import classifier_training.training.loggers
 import classifier_training.training.losses

@@ -56,6 +56,8 @@ def candidates(line: str) -> list[str]:
         return [f"{verb.name} " for verb in entries("verb") if verb.name.startswith(last)]
     try:
         verb = entry("verb", words[0])
+        own = [f"{name}=" for name in verb.options] if verb.passes_on else []
+        verb = entry("verb", verb.passes_on.passed_on.verb) if verb.passes_on and verb.passes_on.passed_on else verb
         groups = group_options(verb)
         group, equals, start = last.partition("=")
         if equals:
@@ -65,4 +67,4 @@ def candidates(line: str) -> list[str]:
     except UserError:
         # A line that is wrong already has no ending that would mend it.
         return []
-    return [f"{key}=" for key in keys if key.startswith(last)]
+    return [word for word in (*own, *(f"{key}=" for key in keys)) if word.startswith(last)]

@@ -20,7 +20,7 @@ from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, goal_of
+from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable, goal_of
 from classifier_training.data.load import load_data
 from classifier_training.data.preflight import preflight
 from classifier_training.data.quality import imbalance_ratio
@@ -33,6 +33,7 @@ from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.export.bundle import read_info
 from classifier_training.training.decisions import Decisions, write_decisions
+from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Switch, correct_imbalance
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer, refuse_transfer
@@ -44,6 +45,7 @@ from classifier_training.workflows.samples import unknown_labels
 from classifier_training.workflows.scores import write_scores
 from classifier_training.workflows.settle import settle
 from classifier_training.workflows.start import Extend, find_origin, go_on, inherit, refuse_extend, tell_unfinished
+from classifier_training.workflows.teaching import make_guide, name_teachers, uncompiled
 
 log = python_logging.getLogger(__name__)
 
@@ -57,14 +59,14 @@ class TrainResult:
         scored: answers of the best weights on the test split, or on validation where there is no test.
         evaluation: their figures.
         best_epoch: where the weights are from.
-        example: one image of the scored split.
+        table: the samples of the scored split.
     """
 
     run_dir: RunDir
     scored: SplitResult
     evaluation: Evaluation
     best_epoch: int
-    example: str
+    table: SplitTable
 
     def __str__(self) -> str:
         run = self.run_dir.path
@@ -78,9 +80,8 @@ class TrainResult:
         if not self.run_dir.model_info.exists():
             return "   (its model was not exported: callbacks.onnx_export is switched off)"
         run = setting("run", self.run_dir.path)
-        return (
-            f"\n\nnext:\n  {command('evaluate')} {run}\n  {command('predict')} {run} {setting('source', self.example)}"
-        )
+        source = setting("source", self.table.paths[0])
+        return f"\n\nnext:\n  {command('evaluate')} {run}\n  {command('predict')} {run} {source}"
 
 
 @register(group="verb", name="train")
@@ -95,6 +96,7 @@ def train(
     transfer: Annotated[Transfer, Choice("full")],
     imbalance: Annotated[Switch, Choice("auto")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
+    distillation: Annotated[Distillation | None, Choice(None)] = None,
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
@@ -129,6 +131,7 @@ def train(
     """
     origin = find_origin(init_from, output=output, resumed=resume is not None)
     init_from = str(origin.path.absolute()) if origin else init_from
+    distillation = name_teachers(distillation, output=output) if distillation else None
     config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
@@ -168,6 +171,8 @@ def train(
         built = model(splits.num_classes)
         log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
         refuse_transfer(transfer, built, max_epochs=trainer.max_epochs)
+        if distillation:
+            trainer = uncompiled(distillation, trainer)
         if transfer.probes or retrain_head:
             linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
         if trainer.gradient_checkpointing:
@@ -235,6 +240,7 @@ def train(
             seed=seed,
             min_batch_size=min_batch_size,
             phase=decisions.phase,
+            guide=make_guide(distillation, run, datamodule, device) if distillation else None,
         )
         settled, decisions = settle(
             run, datamodule, make, trainer, optimizer, device, data.batch_size, min_batch_size, decisions,
@@ -273,4 +279,4 @@ def train(
             unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
         )
         record_result(run_dir, scored, best_epoch)
-    return TrainResult(run_dir, scored, evaluation, best_epoch, example=table.paths[0])
+    return TrainResult(run_dir, scored, evaluation, best_epoch, table)
