@@ -20,9 +20,7 @@ from typing import Any
 
 from peers import machine
 
-from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.compose import compose
-from classifier_training.core.register import entry
+from classifier_training.cli import perform
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import log_to_screen, num_cores
 
@@ -36,9 +34,8 @@ def epoch_seconds(run: str) -> float:
 
 def measure(teacher: str, seed: int, words: list[str], output: Path) -> dict[str, Any]:
     """Train the student alone and with its teacher; returns both runs' figures."""
-    verb = entry("verb", "distill")
     own = [f"teacher={teacher}", f"seeds={seed}", f"output={output}"]
-    result = verb.target(**compose(verb, [*own, *words]))
+    result = perform("distill", [*own, *words])
     print(result, flush=True)
     found = json.loads((result.folder / "distillation.json").read_text(encoding="utf-8"))
     runs = [{**run, "epoch_seconds": epoch_seconds(run["run"])} for run in found["runs"]]

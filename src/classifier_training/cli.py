@@ -115,6 +115,16 @@ def execute(verb: Entry, overrides: Sequence[str]) -> int:
     return getattr(result, "exit_code", 0)
 
 
+def perform(verb: str, words: Sequence[str]) -> Any:
+    """Run a verb by its words and return its result, as scripts and notebooks want it.
+
+    Raises:
+        UserError: when the words are wrong.
+    """
+    known = entry("verb", verb)
+    return known.target(**compose(known, words))
+
+
 def report(result: Any) -> None:
     """Write a result to standard output."""
     sys.stdout.write(f"{result}\n")
