@@ -18,9 +18,15 @@ from classifier_training.core.errors import UserError
 FEW = ["callbacks=[checkpoint]", "transforms=none", "trainer.precision=32"]
 
 
-@pytest.fixture
-def teacher(unsplit_folder: Path, train_here: Callable[[list[str]], Path]) -> Path:
-    return train_here([f"data.root={unsplit_folder}", *SMALL, *FEW, "name=teacher"])
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_class_folders(tmp_path_factory.mktemp("pictures"), {"blue": 10, "green": 10, "red": 10})
+
+
+@pytest.fixture(scope="module")
+def teacher(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = [f"data.root={pictures}", *SMALL, *FEW, f"output={tmp_path_factory.mktemp('runs')}"]
+    return Path(cli.perform("train", words).run_dir.path)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -51,10 +57,10 @@ def test_students_are_compared_with_themselves_and_their_teacher(
 
 
 def test_a_student_with_hints_goes_on_to_the_letter(
-    teacher: Path, unsplit_folder: Path, train_here: Callable[[list[str]], Path]
+    teacher: Path, pictures: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
     words = [
-        f"data.root={unsplit_folder}", *SMALL, *FEW, "callbacks=[checkpoint,ema]", "model.dropout=0.3",
+        f"data.root={pictures}", *SMALL, *FEW, "callbacks=[checkpoint,ema]", "model.dropout=0.3",
         "callbacks.checkpoint.every_seconds=0", f"distillation.teacher={teacher}", "distillation=soft_labels",
         "distillation.hint_weight=0.2",
     ]  # fmt: skip
@@ -97,9 +103,9 @@ def test_a_teacher_with_other_classes_is_refused(teacher: Path, tmp_path: Path) 
 
 
 def test_hints_need_a_student_that_shows_features(
-    teacher: Path, unsplit_folder: Path, train_here: Callable[[list[str]], Path]
+    teacher: Path, pictures: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
-    words = [f"data.root={unsplit_folder}", *SMALL[2:], "model=torchvision", "model.name=squeezenet1_1", *FEW]
+    words = [f"data.root={pictures}", *SMALL[2:], "model=torchvision", "model.name=squeezenet1_1", *FEW]
     taught = ["distillation=soft_labels", f"distillation.teacher={teacher}", "distillation.hint_weight=1"]
     with pytest.raises(UserError, match=r"distillation.hint_weight, of the student"):
         train_here([*words, *taught])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from classifier_training.workflows.distill import DistillResult
+    from classifier_training.workflows.student_report import DistillResult
 
 PIPELINE = (
     ("analyze", "broken files, copies,\nleaks, balance"),

@@ -43,7 +43,7 @@ def test_gradients_keep_their_size_at_any_temperature() -> None:
     sizes = []
     for temperature in (20.0, 200.0):
         logits = torch.tensor([[1.0, -1.0, 0.5]], requires_grad=True)
-        soft_label_loss(logits, soft_labels(torch.tensor([[[0.0, 2.0, 1.0]]]), temperature), temperature).backward()
+        soft_label_loss(logits, soft_labels(torch.tensor([[[0.0, 2.0, 1.0]]]), temperature), temperature).backward()  # type: ignore[no-untyped-call]
         assert logits.grad is not None
         sizes.append(logits.grad.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
@@ -79,7 +79,7 @@ def losses(module: Any) -> list[float]:
     for step, batch in enumerate(batches()):
         loss = step_of(module, batch, step)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         found.append(loss.item())
     return found
@@ -87,7 +87,7 @@ def losses(module: Any) -> list[float]:
 
 def step_of(module: Any, batch: Any, step: int) -> torch.Tensor:
     loss = module.training_step(batch, step)
-    assert loss is not None
+    assert isinstance(loss, torch.Tensor)
     return loss
 
 
