@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.models.stages import head_names
 from classifier_training.training.features import shown_to
@@ -164,6 +165,9 @@ def keep_answers(
         num_teachers: M.
         num_classes: K.
         device: where to compute.
+
+    Raises:
+        UserError: when no picture can be read.
     """
     started = time.perf_counter()
     is_new = not path.exists()
@@ -179,9 +183,14 @@ def keep_answers(
                 # Pictures that cannot be read are skipped in training too.
                 values = np.zeros((num_images, rows.shape[1]), dtype=np.float32)
             values[batch.indices.numpy()] = rows
-        assert values is not None
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, values, allow_pickle=False)
+        if values is None:
+            raise UserError("none of the images can be read", "readable images", "look at the files named above")
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, values, allow_pickle=False)
+        except OSError as error:
+            log.warning("%s: the teacher's answers stay in memory alone (%s)", path, error.strerror)
+            return KeptAnswers(values, num_teachers=num_teachers, num_classes=num_classes)
         _leave_newest(path)
     else:
         path.touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from classifier_training.core.types import SplitTable
     from classifier_training.workflows.opened import OpenedModel
     from classifier_training.workflows.train import TrainResult
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "run", "temperature", "alpha", "hint_weight", "seed", "validation", "accuracy", "balanced_accuracy", "agreement",
@@ -113,7 +116,7 @@ def report_students(
     """Write distillation.json, .csv, .md and .png, and trade_off.png.
 
     distillation.json holds schema (1), split, num_images, teacher and student {name, accuracy, size_mb, latency_ms,
-    runs, latency {median_ms, quartiles_ms, num_runs, num_threads}}, students (summaries: taught {temperature, alpha,
+    runs, runtime, latency {median_ms, quartiles_ms, num_runs, num_threads}}, students (summaries: taught {temperature, alpha,
     hint_weight} or null, num_runs, validation, accuracy, accuracy_spread, balanced_accuracy, agreement, gain,
     gain_spread, gain_kept), best (its taught), runs (one a run), comparison (of the best with the student alone, see
     evaluation/comparison.py), words and failed.
@@ -129,13 +132,15 @@ def report_students(
     Raises:
         CheckFailedError: when no student with a teacher, or none without, came to its end.
     """
+    by_run = dict(zip((score.run for score in scores), results, strict=True))
+    alone_seeds = {score.seed for score in scores if score.taught is None}
+    scores = [score for score in scores if score.seed in alone_seeds]
     taught = [score for score in scores if score.taught is not None]
-    if not taught or len(taught) == len(scores):
+    if not taught:
         raise CheckFailedError(
             f"nothing to compare: {', '.join(failed)} failed", "a student with a teacher and one without", "see above"
         )
-    by_run = dict(zip((score.run for score in scores), results, strict=True))
-    reference = results[0]
+    reference = by_run[scores[0].run]
     truth = reference.scored.targets
     right = answers(reference.table, _names(reference)).argmax(axis=1)[reference.scored.indices] == truth
     accuracy = float(right.mean())
@@ -144,6 +149,11 @@ def report_students(
     one = next(score for score in taught if score.taught == best.taught)
     pair = next(score for score in scores if score.taught is None and score.seed == one.seed)
     student = open_model(one.run)
+    if student.predictor.device != opened[0].predictor.device:
+        log.warning(
+            "latency: the teacher answers by %s, the student by %s; sizes and times do not compare well",
+            opened[0].predictor.device, student.predictor.device,
+        )  # fmt: skip
     latencies = measure_side_by_side([_asked(list(opened)), _asked([student])])
     teacher_name = " + ".join(dict.fromkeys(_architecture(item) for item in opened))
     served = [
@@ -172,8 +182,8 @@ def report_students(
             "schema": 1,
             "split": reference.scored.split,
             "num_images": len(truth),
-            "teacher": _cost(served[0], latencies[0], [str(item.run_dir.path) for item in opened]),
-            "student": _cost(served[1], latencies[1], [one.run]),
+            "teacher": _cost(served[0], latencies[0], opened),
+            "student": _cost(served[1], latencies[1], [student]),
             "students": [item.to_dict() for item in summaries],
             "best": best.to_dict()["taught"],
             "runs": runs,
@@ -210,7 +220,7 @@ def _probabilities(teacher: OpenedModel, paths: Sequence[str], class_names: Sequ
 
 
 def _names(result: TrainResult) -> Sequence[str]:
-    return open_model(str(result.run_dir.path)).predictor.class_names
+    return describe_trained(result.run_dir)[0].class_names
 
 
 def _asked(models: Sequence[OpenedModel]) -> Callable[[], object]:
@@ -226,8 +236,9 @@ def _architecture(model: OpenedModel) -> str:
     return describe_trained(model.run_dir)[0].architecture
 
 
-def _cost(served: Served, latency: Latency, runs: Sequence[str]) -> dict[str, object]:
-    return {**asdict(served), "runs": list(runs), "latency": asdict(latency)}
+def _cost(served: Served, latency: Latency, models: Sequence[OpenedModel]) -> dict[str, object]:
+    runs = [str(model.run_dir.path) for model in models]
+    return {**asdict(served), "runs": runs, "runtime": models[0].predictor.device, "latency": asdict(latency)}
 
 
 def _row(score: StudentScore) -> tuple[object, ...]:
