@@ -116,8 +116,8 @@ def report_students(
     """Write distillation.json, .csv, .md and .png, and trade_off.png.
 
     distillation.json holds schema (1), split, num_images, teacher and student {name, accuracy, size_mb, latency_ms,
-    runs, runtime, latency {median_ms, quartiles_ms, num_runs, num_threads}}, students (summaries: taught {temperature, alpha,
-    hint_weight} or null, num_runs, validation, accuracy, accuracy_spread, balanced_accuracy, agreement, gain,
+    runs, runtime, latency {median_ms, quartiles_ms, num_runs, num_threads}}, students (summaries: taught {temperature,
+    alpha, hint_weight} or null, num_runs, validation, accuracy, accuracy_spread, balanced_accuracy, agreement, gain,
     gain_spread, gain_kept), best (its taught), runs (one a run), comparison (of the best with the student alone, see
     evaluation/comparison.py), words and failed.
 
