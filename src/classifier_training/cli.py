@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import classifier_training.workflows.analyze
 import classifier_training.workflows.benchmark
 import classifier_training.workflows.completion
+import classifier_training.workflows.distill
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
 import classifier_training.workflows.info
@@ -130,6 +131,16 @@ def execute(verb: Entry, overrides: Sequence[str]) -> int:
     result = verb.target(**compose(verb, overrides))
     report(result)
     return getattr(result, "exit_code", 0)
+
+
+def perform(verb: str, words: Sequence[str]) -> Any:
+    """Run a verb by its words and return its result, as scripts and notebooks want it.
+
+    Raises:
+        UserError: when the words are wrong.
+    """
+    known = entry("verb", verb)
+    return known.target(**compose(known, words))
 
 
 def report(result: Any) -> None:

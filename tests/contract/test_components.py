@@ -30,6 +30,7 @@ REQUIRED = {
     ("sampler", "manual"): ["sampler.weights={red: 3}"],
     ("data", "torchvision"): ["data.name=MNIST"],
     ("data", "huggingface"): ["data.name=some/set"],
+    ("distillation", "soft_labels"): ["distillation.teacher=x"],
 }
 """Settings that a component cannot do without."""
 

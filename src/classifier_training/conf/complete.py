@@ -61,6 +61,8 @@ def candidates(line: str) -> list[str]:
             return [f"{one.name} " for one in sub_verbs if one.name.startswith(last)]
         if sub_verbs:
             verb = entry(verb.name, words[1])
+        own = [f"{name}=" for name in verb.options] if verb.passes_on else []
+        verb = entry("verb", verb.passes_on.passed_on.verb) if verb.passes_on and verb.passes_on.passed_on else verb
         groups = group_options(verb)
         group, equals, start = last.partition("=")
         if equals:
@@ -70,4 +72,4 @@ def candidates(line: str) -> list[str]:
     except UserError:
         # A line that is wrong already has no ending that would mend it.
         return []
-    return [f"{key}=" for key in keys if key.startswith(last)]
+    return [word for word in (*own, *(f"{key}=" for key in keys)) if word.startswith(last)]

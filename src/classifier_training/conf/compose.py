@@ -44,7 +44,17 @@ def compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: for a key, group, name, type or value that is wrong.
     """
-    return build_arguments(verb, compose_values(verb, overrides))
+    own, others = split_words(verb, overrides)
+    arguments = build_arguments(verb, compose_values(verb, own))
+    return arguments if verb.passes_on is None else {**arguments, verb.passes_on.name: others}
+
+
+def split_words(verb: Entry, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell a verb's own words from those that it passes on to another; all are its own where it passes none on."""
+    if verb.passes_on is None:
+        return list(words), []
+    own = [word for word in words if word.partition("=")[0] in verb.options]
+    return own, [word for word in words if word not in own]
 
 
 def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:

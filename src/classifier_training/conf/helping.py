@@ -27,6 +27,7 @@ GROUP_TITLES = {
     "scheduler": "how the learning rate changes",
     "transfer": "which layers of a pretrained network learn, and when",
     "imbalance": "how unbalanced classes are corrected, by one of these alone",
+    "distillation": "what a student learns from finished runs besides the labels",
     "sampler": "how often images are drawn; chosen by imbalance= unless given",
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",
@@ -91,6 +92,9 @@ def verb_help(verb: Entry) -> str:
             lines += ["", f"settings of {one.command}:", *_settings(one, indent=2)]
     else:
         lines += ["", "settings:", *_settings(verb, indent=2)]
+    if verb.passes_on is not None and verb.passes_on.passed_on is not None:
+        other = verb.passes_on.passed_on.verb
+        lines += ["", f"and every setting of {other}: classifier-training {other} --help lists them"]
     for group, names in offered.items():
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]

@@ -54,6 +54,12 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         UserError: for a group, name or key that does not exist.
         InterruptedRunError: when a signal ended a run; the others are not begun.
     """
+    if verb.passes_on is not None:
+        raise UserError(
+            f"--multirun with {verb.name}, which makes a run of each of its settings by itself",
+            "lists of settings",
+            f"classifier-training {verb.name} --help says which settings take lists",
+        )
     words = prepare(verb, overrides)
     parsed = parse_overrides(words)
     if resumed_run(parsed) is not None:

@@ -55,6 +55,17 @@ class Word:
 
 
 @dataclass(frozen=True)
+class PassedOn:
+    """Marks the parameter of a verb that takes, as they are typed, all words that are no settings of its own.
+
+    Args:
+        verb: whose settings they are.
+    """
+
+    verb: str
+
+
+@dataclass(frozen=True)
 class Option:
     """One setting of a component: a keyword-only parameter of its signature."""
 
@@ -78,6 +89,12 @@ class Option:
     def is_word(self) -> bool:
         """Whether a word without a key stands for this one."""
         return any(isinstance(item, Word) for item in getattr(self.annotation, "__metadata__", ()))
+
+    @property
+    def passed_on(self) -> PassedOn | None:
+        """What marks the words for another verb, if this takes them."""
+        metadata = getattr(self.annotation, "__metadata__", ())
+        return next((item for item in metadata if isinstance(item, PassedOn)), None)
 
     @property
     def fixed(self) -> Entry | None:
@@ -115,7 +132,12 @@ class Entry:
     @functools.cached_property
     def options(self) -> dict[str, Option]:
         """The settings by name, in the order of the signature."""
-        return {option.name: option for option in _read_options(self.target)}
+        return {option.name: option for option in _read_options(self.target) if option.passed_on is None}
+
+    @functools.cached_property
+    def passes_on(self) -> Option | None:
+        """The parameter that takes the words for another verb, if there is one."""
+        return next((option for option in _read_options(self.target) if option.passed_on is not None), None)
 
     def build(self, settings: Mapping[str, Any]) -> Any:
         """Make the component from validated settings; see the module's docstring for when it is called."""

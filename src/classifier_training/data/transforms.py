@@ -165,6 +165,12 @@ class Transforms:
         """Whether pictures of a batch are mixed."""
         return bool(self.mixup or self.cutmix)
 
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether a picture is another one each time that it is trained on."""
+        alone = self.crop_scale < 1 or self.moves_pixels or self.changes_colours or self.trivial_augment
+        return bool(alone or self.degrades or self.mixes or self.start_scale < 1)
+
 
 def draw_uniforms(seed: int, key: SampleKey) -> NDArray[np.float64]:
     """Return a sample's random numbers in [0, 1), float64 [len(DRAWS)]: a hash of (seed, epoch, position, row).

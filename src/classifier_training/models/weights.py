@@ -101,7 +101,8 @@ def trained_state(path: Path) -> dict[str, Tensor]:
 
     if path.suffix != ".safetensors":
         kept: dict[str, Tensor] = read_tensors(path)["state_dict"]
-        return {name.removeprefix("network."): value for name, value in kept.items()}
+        # What a student's hints are compared by is in its checkpoint too, and no part of the network.
+        return {name.removeprefix("network."): value for name, value in kept.items() if not name.startswith("guide.")}
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.models.stages import head_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from classifier_training.core.types import Batch
     from classifier_training.training.device import Device
@@ -51,6 +52,41 @@ def linear_head(network: nn.Module, *, setting: str) -> nn.Linear | nn.Conv2d:
         return head
     found = ", ".join(names) or "no layer that is known"
     raise _unfit(setting, f"the logits of this network come from {found}")
+
+
+@contextmanager
+def shown_to(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Gather the inputs that a layer is shown inside the block."""
+    shown: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _layer, inputs: shown.append(inputs[0]))
+    try:
+        yield shown
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def count_features(network: nn.Module, *, image_size: int, setting: str) -> tuple[str, int]:
+    """Say what a network's last layer is called, and how many numbers it is shown of a picture.
+
+    Args:
+        network: on the CPU; left in the mode that it is in.
+        image_size: side of the pictures in pixels.
+        setting: that needs it, as typed, for the message.
+
+    Raises:
+        UserError: when the network does not end in one linear layer, or that is shown more than one vector.
+    """
+    head = linear_head(network, setting=setting)
+    was_training = network.training
+    network.eval()
+    with shown_to(head) as shown:
+        network(torch.zeros(1, 3, image_size, image_size))
+    network.train(was_training)
+    number = shown[-1].numel()
+    if number != head.weight[0].numel():
+        raise _unfit(setting, "its last layer is shown a map of features, not one vector")
+    return head_names(network)[0], number
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.training.guide import Guide
     from classifier_training.training.optim import SchedulePlan
     from classifier_training.training.view import TrainingView
 
@@ -44,6 +46,7 @@ class ClassifierModule(pl.LightningModule):
         seed: dropout and its like follow from (seed, epoch, step).
         min_batch_size: fewest images that the network can be trained on at once.
         view: what a step sees of its batch, mixed and resized; the batch itself when left out.
+        guide: blends a teacher's answers into the loss; the labels alone when left out.
 
     Attributes:
         results: answers on each split, by its name, once it was gone through.
@@ -68,6 +71,7 @@ class ClassifierModule(pl.LightningModule):
         seed: int,
         min_batch_size: int = 1,
         view: TrainingView | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -97,6 +101,7 @@ class ClassifierModule(pl.LightningModule):
         self._num_images = 0
         self._min_batch_size = min_batch_size
         self._view = view
+        self.guide = guide
         self._outputs: list[StepOutput] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -130,9 +135,15 @@ class ClassifierModule(pl.LightningModule):
         images, targets = batch.images, batch.targets
         if self._view is not None:
             images, targets = self._view(images, targets, epoch=self.current_epoch, step=batch_idx)
-        logits = self(images).float()
+        watched: AbstractContextManager[list[Tensor]] = (
+            nullcontext([]) if self.guide is None else self.guide.watch(self.network)
+        )
+        with watched as features:
+            logits = self(images).float()
         adjusted = logits if self._logit_adjustment is None else logits + self._logit_adjustment
         loss = self._loss(adjusted, targets, self._class_weights)
+        if self.guide is not None:
+            loss = self.guide(loss, logits, images, batch.indices, features)
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
             correct = _share_correct(logits, targets).sum()
@@ -183,6 +194,9 @@ class ClassifierModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule."""
         optimizer = self._build_optimizer(self.network, self._fused)
+        projection = [] if self.guide is None else list(self.guide.parameters())
+        if projection:
+            optimizer.add_param_group({"params": projection})
         return {"optimizer": optimizer, "lr_scheduler": self._build_scheduler(optimizer, self._plan)}
 
     def configure_gradient_clipping(

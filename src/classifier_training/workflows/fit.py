@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.continuation import Pace
     from classifier_training.training.device import Device
+    from classifier_training.training.guide import Guide
     from classifier_training.training.imbalance import Correction
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.transfer import Transfer
@@ -46,6 +47,7 @@ def make_module(
     seed: int,
     min_batch_size: int,
     phase: Phase,
+    guide: Guide | None = None,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
     from classifier_training.training.module import ClassifierModule
@@ -75,6 +77,7 @@ def make_module(
             max_epochs=settings.max_epochs,
             seed=seed,
         ),
+        guide=guide,
     )
 
 

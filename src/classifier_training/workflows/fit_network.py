@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.types import SplitResult
 from classifier_training.training.decisions import Decisions, write_decisions
+from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Correction
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer
 from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.heads import probe_head
 from classifier_training.workflows.settle import settle
+from classifier_training.workflows.teaching import make_guide
 
 if TYPE_CHECKING:
     from classifier_training.data.datamodule import ImageFolderDataModule
@@ -37,6 +39,7 @@ class Parts:
         correction: of unbalanced classes.
         retrains_head: whether the last layer is fitted again at the end.
         seed: of the run.
+        distillation: the teachers, where there are any.
     """
 
     loss: Callable[..., Any]
@@ -48,6 +51,7 @@ class Parts:
     correction: Correction
     retrains_head: bool
     seed: int
+    distillation: Distillation | None = None
 
 
 def fit_network(
@@ -77,6 +81,7 @@ def fit_network(
         seed=parts.seed,
         min_batch_size=network.min_batch_size,
         phase=decisions.phase,
+        guide=make_guide(parts.distillation, run, datamodule, device) if parts.distillation else None,
     )
     settled, decisions = settle(
         run,

@@ -21,7 +21,7 @@ from classifier_training.core.locks import work_in
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.types import TEST, SplitResult, goal_of
+from classifier_training.core.types import TEST, SplitResult, SplitTable, goal_of
 from classifier_training.data.source import DataSource
 from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
@@ -30,6 +30,7 @@ from classifier_training.evaluation.results import Evaluation
 from classifier_training.export.bundle import read_info
 from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.training.decisions import Decisions
+from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer
@@ -43,6 +44,7 @@ from classifier_training.workflows.record import plain, record_inputs, record_re
 from classifier_training.workflows.samples import unknown_labels
 from classifier_training.workflows.scores import write_scores
 from classifier_training.workflows.start import Extend, find_origin, go_on, refuse_extend, tell_unfinished
+from classifier_training.workflows.teaching import name_teachers, uncompiled
 
 log = python_logging.getLogger(__name__)
 
@@ -56,14 +58,14 @@ class TrainResult:
         scored: answers of the best weights on the test split, or on validation where there is no test.
         evaluation: their figures.
         best_epoch: where the weights are from.
-        example: one image of the scored split.
+        table: the samples of the scored split.
     """
 
     run_dir: RunDir
     scored: SplitResult
     evaluation: Evaluation
     best_epoch: int
-    example: str
+    table: SplitTable
 
     def __str__(self) -> str:
         run = self.run_dir.path
@@ -77,9 +79,8 @@ class TrainResult:
         if not self.run_dir.model_info.exists():
             return "   (its model was not exported: callbacks.onnx_export is switched off)"
         run = setting("run", self.run_dir.path)
-        return (
-            f"\n\nnext:\n  {command('evaluate')} {run}\n  {command('predict')} {run} {setting('source', self.example)}"
-        )
+        source = setting("source", self.table.paths[0])
+        return f"\n\nnext:\n  {command('evaluate')} {run}\n  {command('predict')} {run} {source}"
 
 
 @register(group="verb", name="train")
@@ -94,6 +95,7 @@ def train(
     transfer: Annotated[Transfer, Choice("full")],
     imbalance: Annotated[Switch, Choice("auto")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
+    distillation: Annotated[Distillation | None, Choice(None)] = None,
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
@@ -128,6 +130,7 @@ def train(
     """
     origin = find_origin(init_from, output=output, resumed=resume is not None)
     init_from = str(origin.path.absolute()) if origin else init_from
+    distillation = name_teachers(distillation, output=output) if distillation else None
     config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
     if isinstance(model, ShallowModel):
         transforms = transforms.without_augmentation()
@@ -155,6 +158,8 @@ def train(
 
         device = choose_device(trainer.accelerator, trainer.precision)
         log.info("device: %s", device.words)
+        if distillation:
+            trainer = uncompiled(distillation, trainer)
         network = build_network(
             model,
             splits.class_names,
@@ -215,7 +220,16 @@ def train(
             )
         else:
             parts = Parts(
-                loss, optimizer, scheduler, transfer, trainer, data.batch_size, correction, retrain_head, seed
+                loss,
+                optimizer,
+                scheduler,
+                transfer,
+                trainer,
+                data.batch_size,
+                correction,
+                retrain_head,
+                seed,
+                distillation,
             )
             best_epoch, scored = fit_network(
                 run, network, datamodule, parts, device, callbacks, logging, decisions, resumed=resumed is not None
@@ -235,4 +249,4 @@ def train(
         record_result(run_dir, scored, best_epoch)
         drawer.wait()
         write_documents(run_dir, scored, table, splits.class_names, evaluation, calibration=calibration)
-    return TrainResult(run_dir, scored, evaluation, best_epoch, example=table.paths[0])
+    return TrainResult(run_dir, scored, evaluation, best_epoch, table)

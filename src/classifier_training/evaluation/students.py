@@ -1,0 +1,192 @@
+"""What a teacher was worth: students with and without it, over seeds, in figures and in words."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TeachingSettings(NamedTuple):
+    """How a student was taught; see `Distillation`."""
+
+    temperature: float
+    alpha: float
+    hint_weight: float
+
+    def __str__(self) -> str:
+        hints = f", hints {self.hint_weight:g}" if self.hint_weight else ""
+        return f"temperature {self.temperature:g}, alpha {self.alpha:g}{hints}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentScore:
+    """One run of a student.
+
+    Args:
+        run: its folder.
+        taught: how; None for the student alone.
+        seed: of the run.
+        validation: its monitored metric on validation, turned so that larger is better.
+        accuracy: on the held-out images, as are the next two.
+        balanced_accuracy: mean recall of the classes.
+        agreement: share of the images that it answers as its teacher does.
+    """
+
+    run: str
+    taught: TeachingSettings | None
+    seed: int
+    validation: float
+    accuracy: float
+    balanced_accuracy: float
+    agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a network costs to serve, and what it is worth.
+
+    Args:
+        name: for people.
+        accuracy: on the held-out images; the mean of several runs.
+        size_mb: of its files, in MB.
+        latency_ms: median for one image.
+    """
+
+    name: str
+    accuracy: float
+    size_mb: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The runs of one way to teach, over seeds; a spread is the standard deviation, None of a single run.
+
+    Args:
+        taught: the way; None for the student alone.
+        num_runs: how many seeds.
+        validation: mean monitored metric, larger is better.
+        accuracy: mean.
+        accuracy_spread: of it.
+        balanced_accuracy: mean.
+        agreement: mean.
+        gain: mean accuracy minus that of the student alone with the same seed; None for the student alone.
+        gain_spread: of it.
+        gain_kept: share of the teacher's lead over the student alone that is kept; None where it has no lead.
+    """
+
+    taught: TeachingSettings | None
+    num_runs: int
+    validation: float
+    accuracy: float
+    accuracy_spread: float | None
+    balanced_accuracy: float
+    agreement: float
+    gain: float | None
+    gain_spread: float | None
+    gain_kept: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into JSON."""
+        return {**asdict(self), "taught": None if self.taught is None else self.taught._asdict()}
+
+
+def summarize(scores: Sequence[StudentScore], *, teacher_accuracy: float) -> list[Summary]:
+    """Sum up runs by the way they were taught, the student alone first; runs are paired with it by their seed."""
+    alone = {score.seed: score.accuracy for score in scores if score.taught is None}
+    ways = list(dict.fromkeys(score.taught for score in scores))
+    ways.sort(key=lambda taught: taught is not None)
+    return [
+        _summarize([score for score in scores if score.taught == taught], alone, teacher_accuracy) for taught in ways
+    ]
+
+
+def choose(summaries: Sequence[Summary]) -> Summary:
+    """Return the way to teach that validates best; the held-out images have no say in it."""
+    return max((item for item in summaries if item.taught is not None), key=lambda item: item.validation)
+
+
+def conclude(alone: Summary, best: Summary, teacher: Served, student: Served, *, num_images: int, verdict: str) -> str:
+    """Say in a paragraph what the teacher was worth and which network to ship.
+
+    Args:
+        alone: the student without a teacher.
+        best: the way to teach that validated best.
+        teacher: what the teacher costs.
+        student: what the student costs.
+        num_images: that were held out.
+        verdict: on the best student against the student alone on the same images, one sentence.
+    """
+    assert best.gain is not None
+    kept = "" if best.gain_kept is None else f", {best.gain_kept:.0%} of the teacher's lead"
+    right = (
+        f"On {num_images:,} held-out images {teacher.name} as the teacher is right on {teacher.accuracy:.2%}, "
+        f"{student.name} alone on {_with_spread(alone.accuracy, alone.accuracy_spread)}, and with the teacher on "
+        f"{_with_spread(best.accuracy, best.accuracy_spread)} ({best.taught}; {best.num_runs} "
+        f"{'seed' if best.num_runs == 1 else 'seeds'}): {100 * best.gain:+.2f} points{kept}."
+    )
+    alike = (
+        f"It answers as the teacher does on {best.agreement:.2%} of the images; alone it does on {alone.agreement:.2%}."
+    )
+    cost = (
+        f"The student takes {student.size_mb:.2f} MB against {teacher.size_mb:.2f} MB "
+        f"({teacher.size_mb / student.size_mb:.1f} times smaller) and {student.latency_ms:.2f} ms an image against "
+        f"{teacher.latency_ms:.2f} ms ({teacher.latency_ms / student.latency_ms:.1f} times faster on this machine)."
+    )
+    return " ".join([right, alike, cost, verdict, _certainty(best), _advice(best, teacher, student)])
+
+
+def _summarize(scores: Sequence[StudentScore], alone: dict[int, float], teacher_accuracy: float) -> Summary:
+    taught = scores[0].taught
+    gains = [] if taught is None else [item.accuracy - alone[item.seed] for item in scores if item.seed in alone]
+    gain = statistics.fmean(gains) if gains else None
+    lead = teacher_accuracy - statistics.fmean(alone.values()) if alone else 0.0
+    accuracies = [item.accuracy for item in scores]
+    return Summary(
+        taught=taught,
+        num_runs=len(scores),
+        validation=statistics.fmean(item.validation for item in scores),
+        accuracy=statistics.fmean(accuracies),
+        accuracy_spread=_spread(accuracies),
+        balanced_accuracy=statistics.fmean(item.balanced_accuracy for item in scores),
+        agreement=statistics.fmean(item.agreement for item in scores),
+        gain=gain,
+        gain_spread=_spread(gains),
+        gain_kept=gain / lead if gain is not None and lead > 0 else None,
+    )
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _with_spread(value: float, spread: float | None) -> str:
+    return f"{value:.2%}" if spread is None else f"{value:.2%} ± {100 * spread:.2f}"
+
+
+def _certainty(best: Summary) -> str:
+    assert best.gain is not None
+    if best.gain_spread is None:
+        return "One seed does not tell the teacher's part from luck: seeds=[0,1,2,3,4] does."
+    told = "larger" if best.gain > best.gain_spread else "not larger"
+    return f"The gain is {told} than its spread over {best.num_runs} seeds ({100 * best.gain_spread:.2f} points)."
+
+
+def _advice(best: Summary, teacher: Served, student: Served) -> str:
+    assert best.gain is not None
+    missing = teacher.accuracy - best.accuracy
+    if best.gain <= 0:
+        ship = "Ship the student that was trained alone: this teacher made it no better."
+    elif missing <= 0:
+        ship = "Ship the student with the teacher: nothing is lost against the teacher."
+    else:
+        ship = (
+            f"Ship the student where {student.size_mb:.1f} MB or {student.latency_ms:.1f} ms matter (browser, phone, "
+            f"edge CPU); the teacher where {100 * missing:.2f} points of accuracy are worth "
+            f"{teacher.latency_ms:.1f} ms."
+        )
+    return ship

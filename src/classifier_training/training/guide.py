@@ -1,0 +1,98 @@
+"""The part of a training step that a teacher adds: it blends the loss of the labels with that of its answers."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from classifier_training.core.runtime import derive_seed
+from classifier_training.training.distillation import soft_label_loss, soft_labels
+from classifier_training.training.features import shown_to
+
+if TYPE_CHECKING:
+    from classifier_training.training.distillation import Distillation
+    from classifier_training.training.teachers import Answers
+
+PROJECTION = 0x68696E74
+"""Tells the random start of the projection from all else that follows from a run's seed."""
+
+
+class Teaching(Protocol):
+    """Where answers come from: networks that are asked, or a file that keeps what they said."""
+
+    def __call__(self, images: Tensor, indices: Tensor) -> Answers:
+        """Return the answers to a batch as it is trained on: pixels in 0..255 [B, 3, H, W], and rows int64 [B]."""
+
+
+class Hints(nn.Module):
+    """Compares the features of a student with its teacher's.
+
+    The projection learns with the student and stays with it in checkpoints, so that a run goes on to the letter; no
+    export has it.
+
+    Args:
+        head: dotted name of the student's last layer, whose input its features are.
+        num_own: of the student's features.
+        num_taught: of the teacher's.
+        seed: the start of the projection follows from it.
+    """
+
+    def __init__(self, head: str, num_own: int, num_taught: int, *, seed: int) -> None:
+        super().__init__()
+        self.head = head
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, PROJECTION))
+            self.projection = nn.Linear(num_own, num_taught)
+
+    def forward(self, own: Tensor, taught: Tensor) -> Tensor:
+        """Return the mean squared error of the features [B, D] after the projection to the teacher's [B, E]."""
+        projected: Tensor = self.projection(own.flatten(1))
+        return functional.mse_loss(projected.float(), taught)
+
+
+class Guide(nn.Module):
+    """What a teacher adds to the loss; see `Distillation`.
+
+    Args:
+        settings: temperature and weights.
+        teaching: gives the answers.
+        hints: compares features, where hints are wanted.
+    """
+
+    def __init__(self, settings: Distillation, teaching: Teaching, hints: Hints | None = None) -> None:
+        super().__init__()
+        self._settings = settings
+        self._teaching = teaching
+        self.hints = hints
+
+    def watch(self, student: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        """Gather what the student's last layer is shown while it answers; nothing where no hints are given."""
+        return nullcontext([]) if self.hints is None else shown_to(student.get_submodule(self.hints.head))
+
+    def forward(self, loss: Tensor, logits: Tensor, images: Tensor, indices: Tensor, features: list[Tensor]) -> Tensor:
+        """Blend the losses.
+
+        Args:
+            loss: of the labels, a scalar.
+            logits: of the student, float32 [B, K].
+            images: the batch as the student saw it, in 0..255, [B, 3, H, W].
+            indices: rows of the training table, int64 [B].
+            features: what its last layer was shown, one tensor, where hints are given.
+
+        Returns:
+            A scalar.
+        """
+        answers = self._teaching(images, indices)
+        settings = self._settings
+        if settings.alpha:
+            taught = soft_labels(answers.logits, settings.temperature)
+            learnt = soft_label_loss(logits, taught, settings.temperature)
+            loss = (1 - settings.alpha) * loss + settings.alpha * learnt
+        if self.hints is not None:
+            assert answers.features is not None
+            loss = loss + settings.hint_weight * self.hints(features[-1], answers.features)
+        return loss
