@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.analyze
+import classifier_training.workflows.compare
 import classifier_training.workflows.completion
 import classifier_training.workflows.evaluate
 import classifier_training.workflows.export
@@ -23,7 +24,8 @@ import classifier_training.workflows.info
 import classifier_training.workflows.models
 import classifier_training.workflows.predict
 import classifier_training.workflows.prepare
-import classifier_training.workflows.train  # noqa: F401 - each registers its verb
+import classifier_training.workflows.train
+import classifier_training.workflows.tune  # noqa: F401 - each registers its verb
 from classifier_training import __version__
 from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
+from classifier_training.conf.passing import split_words, takes_others
 from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
@@ -52,6 +53,8 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: for a key, group or name that does not exist, or YAML that cannot be composed.
     """
+    passing = takes_others(verb)
+    overrides, others = split_words(verb, overrides)
     overrides = prepare(verb, overrides)
     parsed = parse_overrides(overrides)
     refuse_sweeps(parsed)
@@ -69,7 +72,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
-    return values
+    return {**values, passing: others} if passing else values
 
 
 def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:

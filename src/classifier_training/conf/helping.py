@@ -123,6 +123,7 @@ def _settings(verb: Entry, *, indent: int) -> list[str]:
     """The verb's own settings, those of its fixed components among them."""
     rows = _rows(verb.options.values(), prefix="")
     for option in verb.options.values():
+        rows += [("…", option.help)] if option.passed_on else []
         rows += _rows(option.fixed.options.values(), prefix=f"{option.name}.") if option.fixed else []
     return list(_table(rows, indent=indent))
 
@@ -138,7 +139,7 @@ def _rows(options: Iterable[Option], *, prefix: str) -> list[tuple[str, str]]:
             f"{option.help} [{type_words(option.annotation)}]",
         )
         for option in options
-        if option.choice is None
+        if option.choice is None and option.passed_on is None
     ]
 
 

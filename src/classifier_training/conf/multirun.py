@@ -21,6 +21,7 @@ from classifier_training.conf.compose import (
     with_chosen_recipe,
     with_sample,
 )
+from classifier_training.conf.passing import takes_others
 from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
@@ -54,6 +55,12 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         UserError: for a group, name or key that does not exist.
         InterruptedRunError: when a signal ended a run; the others are not begun.
     """
+    if takes_others(verb):
+        raise UserError(
+            f"{verb.name} --multirun: {verb.name} makes many runs by itself",
+            "--multirun with a verb that makes one, such as train",
+            f"classifier-training {verb.name} … without --multirun",
+        )
     words = prepare(verb, overrides)
     parsed = parse_overrides(words)
     if resumed_run(parsed) is not None:

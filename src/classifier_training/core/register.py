@@ -55,6 +55,17 @@ class Word:
 
 
 @dataclass(frozen=True)
+class PassedOn:
+    """Marks the parameter of a verb that is given, as typed, the words that set something of another verb.
+
+    Args:
+        verb: the other one.
+    """
+
+    verb: str
+
+
+@dataclass(frozen=True)
 class Option:
     """One setting of a component: a keyword-only parameter of its signature."""
 
@@ -78,6 +89,13 @@ class Option:
     def is_word(self) -> bool:
         """Whether a word without a key stands for this one."""
         return any(isinstance(item, Word) for item in getattr(self.annotation, "__metadata__", ()))
+
+    @property
+    def passed_on(self) -> str | None:
+        """The verb whose settings this one is given as typed, if it is such a parameter."""
+        return next(
+            (item.verb for item in getattr(self.annotation, "__metadata__", ()) if isinstance(item, PassedOn)), None
+        )
 
     @property
     def fixed(self) -> Entry | None:
