@@ -31,7 +31,7 @@ COLUMNS = (
 MARKS = {BEST: "", WORSE: "*", UNCLEAR: "≈"}
 
 LEGEND = (
-    "* worse than the best, ≈ not told apart from it on the same test images (paired: McNemar's test after Holm, or the "
+    "* worse than the best, ≈ not told apart from it on the same test images (McNemar's test after Holm, or the "
     "interval of the difference in balanced accuracy); + on the Pareto front of accuracy, latency and size"
 )
 

@@ -261,17 +261,18 @@ def _check_space(space: Mapping[str, Parameter], settings: Sequence[str], name: 
     Raises:
         UserError: for the first.
     """
-    for key, parameter in space.items():
-        for value in parameter.ends():
-            try:
-                with quiet_screen(but="classifier_training.workflows"):
-                    compose(entry("verb", "train"), [*settings, word(key, value)])
-            except UserError as error:
-                raise UserError(
-                    f"search={name}: {error.came}",
-                    "a space of settings that this model has",
-                    f"another space: search=…; or one of your own: conf/search/{name}.yaml",
-                ) from error
+    ends = {key: parameter.ends() for key, parameter in space.items()}
+    for place in range(max(map(len, ends.values()))):
+        values = {key: found[min(place, len(found) - 1)] for key, found in ends.items()}
+        try:
+            with quiet_screen(but="classifier_training.workflows"):
+                compose(entry("verb", "train"), [*settings, *(word(key, value) for key, value in values.items())])
+        except UserError as error:
+            raise UserError(
+                f"search={name}: {error.came}",
+                "a space of settings that this model has",
+                f"another space: search=…; or one of your own: conf/search/{name}.yaml",
+            ) from error
 
 
 def _defaults(space: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
