@@ -74,7 +74,7 @@ def test_a_search_goes_on_survives_failures_and_leaves_an_experiment(
     ):
         tune(*words, "trials=4")
     own_space("optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, model.residual: {choices: [false, true]}")
-    with pytest.raises(UserError, match="settings: trainer.max_epochs was 2 and is 3"):
+    with pytest.raises(UserError, match=r"settings: trainer\.max_epochs was 2 and is 3"):
         tune(*words, "trainer.max_epochs=3", "trials=4")
 
     journal = folder / "journal.log"

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
-from classifier_training.conf.passing import split_words, takes_others
+from classifier_training.conf.passing import own_values, split_words, takes_others
 from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
@@ -58,6 +58,8 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     overrides = prepare(verb, overrides)
     parsed = parse_overrides(overrides)
     refuse_sweeps(parsed)
+    if passing:
+        return {**own_values(verb, parsed), passing: others}
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
         return resumed_values(resumed, parsed)
@@ -72,7 +74,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
-    return {**values, passing: others} if passing else values
+    return values
 
 
 def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from hydra.core.override_parser.types import Override
 
     from classifier_training.core.register import Entry
 
@@ -24,8 +26,14 @@ def split_words(verb: Entry, words: Sequence[str]) -> tuple[list[str], list[str]
     return own, [word for word in words if word not in own]
 
 
+def own_values(verb: Entry, parsed: Sequence[Override]) -> dict[str, Any]:
+    """Return the values of a verb that passes words on: it has no groups, so there is nothing to compose.
+
+    Hydra would take such a setting for a group of the other verb where both are called alike, as data is.
+    """
+    defaults = {name: option.default for name, option in verb.options.items() if not option.required}
+    return {**defaults, **{word.key_or_group: word.value() for word in parsed}}
+
+
 def _is_own(verb: Entry, key: str, passing: str) -> bool:
-    if key in verb.options and key != passing:
-        return True
-    option = verb.options.get(key.partition(".")[0])
-    return option is not None and option.choice is not None
+    return key in verb.options and key != passing
