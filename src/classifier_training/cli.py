@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import classifier_training.workflows.analyze
 import classifier_training.workflows.benchmark
+import classifier_training.workflows.compare
 import classifier_training.workflows.completion
 import classifier_training.workflows.distill
 import classifier_training.workflows.evaluate
@@ -30,7 +31,8 @@ import classifier_training.workflows.registry_cleanup
 import classifier_training.workflows.registry_export
 import classifier_training.workflows.registry_promote
 import classifier_training.workflows.registry_report
-import classifier_training.workflows.train  # noqa: F401 - each registers its verb
+import classifier_training.workflows.train
+import classifier_training.workflows.tune  # noqa: F401 - each registers its verb
 from classifier_training import __version__
 from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 
 from classifier_training.callbacks.bridge import ObserverBridge
 from classifier_training.callbacks.observer import Observer
+from classifier_training.callbacks.watching import watching
 from classifier_training.core.errors import UserError
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.recorder import EpochRecorder
@@ -53,7 +54,7 @@ def assemble(run: RunContext, components: Mapping[str, Any]) -> Assembly:
             "a callback that keeps the best weights: they are what is scored and exported",
             "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
         )
-    observers = [item for item in built if isinstance(item, Observer)]
+    observers = [*(item for item in built if isinstance(item, Observer)), *watching()]
     recorder = EpochRecorder(run.run_dir.metrics)
     others = [item for item in built if isinstance(item, pl.Callback) and item is not checkpoints]
     bridge = ObserverBridge(run, observers, recorder, checkpoints)

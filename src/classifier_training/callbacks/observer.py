@@ -84,6 +84,10 @@ class FitEnd:
     best_score: float
 
 
+class RunStopped(Exception):  # noqa: N818 - no error: an observer's wish
+    """An observer raises it to end the run where it stands: nothing is exported or scored, and `train` lets it pass."""
+
+
 class Observer:
     """A callback of ours: override what you need. Register it as `group="callbacks"`."""
 

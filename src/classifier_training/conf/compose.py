@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
 from classifier_training.conf.idle import refuse_going_on, refuse_idle
+from classifier_training.conf.passing import own_values, split_words
 from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
@@ -44,17 +45,11 @@ def compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: for a key, group, name, type or value that is wrong.
     """
-    own, others = split_words(verb, overrides)
-    arguments = build_arguments(verb, compose_values(verb, own))
-    return arguments if verb.passes_on is None else {**arguments, verb.passes_on.name: others}
-
-
-def split_words(verb: Entry, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell a verb's own words from those that it passes on to another; all are its own where it passes none on."""
     if verb.passes_on is None:
-        return list(words), []
-    own = [word for word in words if word.partition("=")[0] in verb.options]
-    return own, [word for word in words if word not in own]
+        return build_arguments(verb, compose_values(verb, overrides))
+    own, others = split_words(verb, overrides)
+    parsed = parse_overrides(prepare(verb, own))
+    return {**build_arguments(verb, own_values(verb, parsed)), verb.passes_on.name: others}
 
 
 def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 import warnings
+from contextlib import contextmanager
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from logging.handlers import MemoryHandler
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
 LOGGER_NAME = "classifier_training"
@@ -30,6 +33,9 @@ LOGGED = (LOGGER_NAME, "py.warnings")
 
 PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
 """What the configuration's grammar takes as it is."""
+
+CORES_VARIABLE = "CLASSIFIER_TRAINING_CORES"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 RECORDED_PACKAGES = (
     "classifier-training", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy", "pillow",
@@ -63,8 +69,18 @@ def setting(key: str, value: object) -> str:
 
 
 def num_cores() -> int:
-    """Processor cores this process may use, which in a container is fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Processor cores this process may use, which in a container is fewer than the machine has.
+
+    $CLASSIFIER_TRAINING_CORES makes them fewer still: a share for each of several processes.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    share = os.environ.get(CORES_VARIABLE, "")
+    return min(found, max(1, int(share))) if share.isdecimal() else found
+
+
+def share_of_cores(num_threads: int) -> dict[str, str]:
+    """Return the environment of a process that shall compute with so many threads: of ours and of the libraries'."""
+    return dict.fromkeys((CORES_VARIABLE, *THREAD_VARIABLES), str(num_threads))
 
 
 def raise_open_file_limit() -> None:
@@ -182,6 +198,25 @@ class ScreenHandler(logging.Handler):
         """Print one message."""
         word, style = next((mark for level, mark in MARKS.items() if record.levelno >= level), ("", ""))
         console().print(f"{word}{record.getMessage()}", markup=False, soft_wrap=True, style=style)
+
+
+@contextmanager
+def quiet_screen(*, but: str) -> Iterator[None]:
+    """Keep messages off the screen inside the block, except those of the loggers below `but`; log files have them."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.name.startswith(but)
+
+    handlers = [
+        handler for name in LOGGED for handler in logging.getLogger(name).handlers if isinstance(handler, ScreenHandler)
+    ]
+    for handler in handlers:
+        handler.addFilter(passes)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(passes)
 
 
 def log_to_screen() -> None:

@@ -36,7 +36,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 def distill(
     *,
     teacher: str | list[str],
-    training: Annotated[list[str], PassedOn("train")],
+    training: Annotated[tuple[str, ...], PassedOn("train")] = (),
     temperatures: Positive | list[Positive] = 4.0,
     alphas: Share | list[Share] = 0.7,
     hint_weights: NonNegative | list[NonNegative] = 0.0,

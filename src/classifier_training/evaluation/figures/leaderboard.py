@@ -1,0 +1,87 @@
+"""Many classifiers in one picture: accuracy against cost, and their ROC curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from classifier_training.evaluation.drawing import Figure
+from classifier_training.evaluation.figures.style import BLUE, GREY, ORANGE, label_of, new_figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+MAX_CURVES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoFigure(Figure):
+    """Accuracy against a cost, with the front of those that nobody beats in both.
+
+    Args:
+        names: of the classifiers [N].
+        costs: of each [N].
+        scores: of each [N].
+        deviations: of the scores over seeds [N]; 0 for one seed.
+        on_front: whether nobody is at least as good in both and better in one [N].
+        cost_label: below the picture.
+        title: above it.
+    """
+
+    names: list[str]
+    costs: list[float]
+    scores: list[float]
+    deviations: list[float]
+    on_front: list[bool]
+    cost_label: str
+    title: str
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        figure = new_figure(7, 4.2)
+        axes = figure.add_subplot()
+        colours = [ORANGE if front else BLUE for front in self.on_front]
+        axes.errorbar(self.costs, self.scores, yerr=self.deviations, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
+        axes.scatter(self.costs, self.scores, c=colours, s=36, zorder=2)
+        front = sorted(
+            (cost, score) for cost, score, on in zip(self.costs, self.scores, self.on_front, strict=True) if on
+        )
+        if front:
+            axes.step(*zip(*front, strict=True), where="post", color=ORANGE, linewidth=1.2, label="Pareto front")
+            axes.legend(frameon=False, loc="lower right")
+        for name, cost, score in zip(self.names, self.costs, self.scores, strict=True):
+            axes.annotate(label_of(name), (cost, score), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(0.12)
+        axes.set_xlabel(self.cost_label)
+        axes.set_ylabel("balanced accuracy")
+        axes.set_title(self.title)
+        axes.grid(alpha=0.25)
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class RocOverlayFigure(Figure):
+    """ROC curves of several classifiers, each the mean over its classes.
+
+    Args:
+        curves: false and true positive rates, by name; the first are drawn.
+        title: above the picture.
+    """
+
+    curves: dict[str, tuple[list[float], list[float]]]
+    title: str
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        figure = new_figure(5.6, 5)
+        axes = figure.add_subplot()
+        for name, (alarms, hits) in list(self.curves.items())[:MAX_CURVES]:
+            axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+        axes.set_xlabel("false positive rate")
+        axes.set_ylabel("true positive rate, mean over classes")
+        axes.set_title(self.title)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        return figure

@@ -1,0 +1,291 @@
+"""Many classifiers in one table: means and spreads over seeds, ranks, the Pareto front, and what can be told apart."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
+from classifier_training.evaluation.ranking import Ranking
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+ROC_GRID = np.linspace(0, 1, 101)
+
+BEST, WORSE, UNCLEAR, UNCOMPARED = "best", "worse", "not told apart", "not compared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one run is worth and costs.
+
+    Args:
+        balanced_accuracy: on the scored split.
+        accuracy: on the scored split.
+        macro_f1: on the scored split.
+        train_seconds: of all its epochs.
+        size_mb: of the exported file, in MB; None where there is none.
+        memory_mb: most that training took, in MiB; None where it was not written down.
+    """
+
+    balanced_accuracy: float
+    accuracy: float
+    macro_f1: float
+    train_seconds: float
+    size_mb: float | None
+    memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds.
+
+    Args:
+        mean: of the seeds that have it.
+        deviation: the standard deviation of the sample; None for one seed.
+    """
+
+    mean: float
+    deviation: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and standard deviation."""
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a run answered on the images it was scored on.
+
+    Args:
+        targets: name of each image's class, by its path.
+        right: paths of the images that it labelled rightly.
+        false_positive_rates: of the macro-averaged ROC curve, growing from 0 to 1.
+        true_positive_rates: of the same points.
+    """
+
+    targets: Mapping[str, str]
+    right: frozenset[str]
+    false_positive_rates: list[float]
+    true_positive_rates: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A model with its settings on one data set, whatever the seed.
+
+    Args:
+        model: its name.
+        data: name of the data.
+        runs: figures of each run, by seed.
+        representative: seed of the run in the middle, which is timed and compared.
+        latency_ms: of an answer for one image, the median; None where it could not be measured.
+        answers: of the run in the middle.
+    """
+
+    model: str
+    data: str
+    runs: Mapping[int, Figures]
+    representative: int
+    latency_ms: float | None
+    answers: Answers
+
+    def figure(self, name: str) -> Spread | None:
+        """Return a figure over the seeds; None where no run has it."""
+        values = [value for run in self.runs.values() if (value := getattr(run, name)) is not None]
+        return spread(values) if values else None
+
+    @property
+    def score(self) -> float:
+        """Mean balanced accuracy, by which contestants are ranked."""
+        return spread([run.balanced_accuracy for run in self.runs.values()]).mean
+
+
+def middle_seed(runs: Mapping[int, Figures]) -> int:
+    """Return the seed of the run whose balanced accuracy is in the middle, the lower of two."""
+    ordered = sorted(runs, key=lambda seed: (runs[seed].balanced_accuracy, seed))
+    return ordered[(len(ordered) - 1) // 2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A contestant's place on its data set.
+
+    Args:
+        rank: from 1.
+        contestant: whose.
+        on_front: whether no other is at least as accurate, fast and small, and better in one of these.
+        comparison: its answers against those of the best; None for the best, or without images in common.
+        p_value: McNemar's, adjusted after Holm for the number of comparisons on the data set.
+        verdict: best, worse, not told apart or not compared.
+    """
+
+    rank: int
+    contestant: Contestant
+    on_front: bool
+    comparison: Comparison | None = None
+    p_value: float | None = None
+    verdict: str = BEST
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into JSON."""
+        found = self.contestant
+        spreads = {item.name: found.figure(item.name) for item in fields(Figures)}
+        difference = None if self.comparison is None else self.comparison.balanced_accuracy_difference
+        return {
+            "rank": self.rank,
+            "data": found.data,
+            "model": found.model,
+            "seeds": sorted(found.runs),
+            **{name: None if item is None else item.mean for name, item in spreads.items()},
+            **{f"{name}_deviation": None if item is None else item.deviation for name, item in spreads.items()},
+            "latency_ms": found.latency_ms,
+            "on_front": self.on_front,
+            "verdict": self.verdict,
+            "difference_to_best": None if difference is None else difference.to_dict(),
+            "p_value": self.p_value,
+        }
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The contestants on one data set, best first.
+
+    Args:
+        data: its name.
+        standings: in order.
+    """
+
+    data: str
+    standings: Sequence[Standing] = field(default_factory=tuple)
+
+    @property
+    def verdict(self) -> str:
+        """Name the best in one sentence, and why."""
+        best = self.standings[0].contestant
+        found = best.figure("balanced_accuracy")
+        assert found is not None
+        seeds = f"{len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
+        sentence = f"{self.data}: {best.model} is the best, with a balanced accuracy of {shown(found)} over {seeds}"
+        others = self.standings[1:]
+        if not others:
+            return f"{sentence}; nothing stands against it."
+        close = [item for item in others if item.verdict == UNCLEAR]
+        if not close:
+            second = others[0]
+            gap = found.mean - second.contestant.score
+            tested = "" if second.p_value is None else f" (McNemar p = {second.p_value:.2g}, after Holm)"
+            return f"{sentence}, {gap:.4f} ahead of {second.contestant.model}{tested}."
+        names = ", ".join(item.contestant.model for item in close)
+        sentence += f", but these images do not tell it from {names}"
+        timed = [item.contestant for item in close if item.contestant.latency_ms is not None]
+        if best.latency_ms is not None and timed:
+            quickest = min(timed, key=lambda item: item.latency_ms or 0.0)
+            assert quickest.latency_ms is not None
+            if quickest.latency_ms < best.latency_ms:
+                times = best.latency_ms / quickest.latency_ms
+                return f"{sentence}, of which {quickest.model} answers {times:.1f} times as fast."
+            return f"{sentence}, and it answers faster than these."
+        return f"{sentence}."
+
+
+def shown(value: Spread, decimals: int = 4) -> str:
+    """Return a mean and its deviation for people."""
+    deviation = "" if value.deviation is None else f" ± {value.deviation:.{decimals}f}"
+    return f"{value.mean:.{decimals}f}{deviation}"
+
+
+def rank(contestants: Sequence[Contestant]) -> list[Leaderboard]:
+    """Rank contestants on each data set, and compare each with the best on the images that both were scored on."""
+    boards = []
+    for data in dict.fromkeys(item.data for item in contestants):
+        ordered = sorted(
+            (item for item in contestants if item.data == data), key=lambda item: (-item.score, item.model)
+        )
+        front = pareto_front([(-item.score, _cost(item.latency_ms), _cost(_mean(item, "size_mb"))) for item in ordered])
+        comparisons = [_compare(ordered[0].answers, item.answers) for item in ordered[1:]]
+        tested = [item.p_value for item in comparisons if item is not None]
+        adjusted = iter(holm(tested))
+        standings = [Standing(rank=1, contestant=ordered[0], on_front=front[0])]
+        for place, (item, comparison) in enumerate(zip(ordered[1:], comparisons, strict=True), start=2):
+            p_value = None if comparison is None else next(adjusted)
+            standings.append(
+                Standing(
+                    rank=place,
+                    contestant=item,
+                    on_front=front[place - 1],
+                    comparison=comparison,
+                    p_value=p_value,
+                    verdict=_verdict(comparison, p_value),
+                )
+            )
+        boards.append(Leaderboard(data, tuple(standings)))
+    return boards
+
+
+def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
+    """Say of each point whether no other is at most as large in every cost and smaller in one."""
+    points = np.asarray(costs, dtype=np.float64)
+    return [not bool(((points <= point).all(axis=1) & (points < point).any(axis=1)).any()) for point in points]
+
+
+def macro_roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Return the mean over classes of their ROC curves, each class against the others.
+
+    Args:
+        probabilities: [N, K].
+        targets: class numbers [N]; classes without an image, or with all, are left out.
+
+    Returns:
+        False and true positive rates of the same points.
+    """
+    curves = []
+    for number in range(probabilities.shape[1]):
+        ranking = Ranking.of(probabilities[:, number], targets == number)
+        if ranking.num_positive and ranking.num_negative:
+            alarms = np.concatenate([[0], ranking.ends + 1 - ranking.hits]) / ranking.num_negative
+            hits = np.concatenate([[0], ranking.hits]) / ranking.num_positive
+            curves.append(np.interp(ROC_GRID, alarms, hits))
+    if not curves:
+        return [], []
+    # The curves begin at the origin, where interpolation gives the highest of several values.
+    mean = np.mean(curves, axis=0)
+    return [0.0, *map(float, ROC_GRID)], [0.0, *map(float, mean)]
+
+
+def _verdict(comparison: Comparison | None, p_value: float | None) -> str:
+    if comparison is None or p_value is None:
+        return UNCOMPARED
+    is_worse = comparison.balanced_accuracy_difference.high < 0
+    return WORSE if is_worse or (p_value < SIGNIFICANCE and comparison.gained < comparison.lost) else UNCLEAR
+
+
+def _compare(best: Answers, other: Answers) -> Comparison | None:
+    """Compare another's answers with those of the best, on the images that both answered."""
+    paths = [path for path, name in other.targets.items() if best.targets.get(path) == name]
+    if not paths:
+        return None
+    class_names = sorted({other.targets[path] for path in paths})
+    numbers = {name: number for number, name in enumerate(class_names)}
+    return compare(
+        np.array([numbers[other.targets[path]] for path in paths], dtype=np.int64),
+        np.array([path in other.right for path in paths], dtype=bool),
+        np.array([path in best.right for path in paths], dtype=bool),
+        class_names,
+    )
+
+
+def _mean(item: Contestant, name: str) -> float | None:
+    found = item.figure(name)
+    return None if found is None else found.mean
+
+
+def _cost(value: float | None) -> float:
+    return float("inf") if value is None else value

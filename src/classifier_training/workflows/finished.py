@@ -1,0 +1,185 @@
+"""What finished runs gave, read from their folders: figures, settings and answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier_training.conf.check import leaf_keys
+from classifier_training.conf.resume import saved_values
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import TYPE_KEY
+from classifier_training.core.run_dir import RunDir
+from classifier_training.evaluation.leaderboard import Answers, Figures, macro_roc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+VARYING = ("seed", "output", "name", "category", "resume", "extend", "experiment")
+"""Settings in which runs of one contestant differ, or that name a place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished run.
+
+    Args:
+        run_dir: its folder.
+        model: name of its model, with the hub's name for it.
+        data: name of its data.
+        seed: it ran with.
+        settings: all others, by dotted key.
+        figures: what it is worth and costs.
+    """
+
+    run_dir: RunDir
+    model: str
+    data: str
+    seed: int
+    settings: Mapping[str, Any]
+    figures: Figures
+
+
+def finished_runs(folder: Path) -> list[RunDir]:
+    """Find the finished runs below a folder, the oldest first."""
+    return [RunDir(path.parent) for path in sorted(folder.rglob("result.json"))]
+
+
+def read_finished(run_dir: RunDir) -> Finished:
+    """Read a finished run.
+
+    Raises:
+        UserError: when a file of it is missing or damaged.
+    """
+    values = saved_values(run_dir.config)
+    try:
+        metrics = json.loads(run_dir.result.read_text(encoding="utf-8"))["metrics"]
+        with run_dir.metrics.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        figures = Figures(
+            balanced_accuracy=float(metrics["balanced_accuracy"]),
+            accuracy=float(metrics["acc_top1"]),
+            macro_f1=float(metrics["macro_f1"]),
+            train_seconds=sum(float(row["epoch_seconds"]) for row in rows),
+            size_mb=run_dir.onnx.stat().st_size / 1e6 if run_dir.onnx.exists() else None,
+            memory_mb=max((float(row["peak_memory_mb"]) for row in rows), default=None),
+        )
+        model, data = _node(values, "model"), _node(values, "data")
+        leaves = ((key, _value(values, key)) for key in leaf_keys(values))
+        return Finished(
+            run_dir=run_dir,
+            model=model_label(model),
+            data=data_label(data),
+            seed=int(values["seed"]),
+            settings={
+                **{key: value for key, value in leaves if key not in VARYING},
+                **{
+                    name: node[TYPE_KEY] for name, node in values.items() if isinstance(node, dict) and TYPE_KEY in node
+                },
+            },
+            figures=figures,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(run_dir, error) from error
+
+
+def read_answers(run_dir: RunDir) -> Answers:
+    """Read what a run answered on the images that it was scored on.
+
+    Raises:
+        UserError: when the file is missing or damaged.
+    """
+    path = run_dir.evaluation / "predictions.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file)
+            header = next(lines)
+            columns = {name: place for place, name in enumerate(header)}
+            first = next(place for place, name in enumerate(header) if name.startswith("prob_"))
+            names = [name.removeprefix("prob_") for name in header[first:]]
+            image, true, predicted = columns["path"], columns["true"], columns["predicted"]
+            targets: dict[str, str] = {}
+            right: set[str] = set()
+            probabilities, numbers = [], []
+            for row in lines:
+                targets[row[image]] = row[true]
+                if row[true] == row[predicted]:
+                    right.add(row[image])
+                numbers.append(names.index(row[true]))
+                probabilities.append(np.array(row[first:], dtype=np.float32))
+        alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), np.array(numbers, dtype=np.int64))
+    except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
+        raise _damaged(run_dir, error) from error
+    return Answers(targets=targets, right=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits)
+
+
+def group_runs(runs: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]]:
+    """Put the runs together that differ in the seed alone, by model and data.
+
+    Where several have the same model and data, what else they differ in is said with the model. Of two runs with the
+    same seed the newer counts.
+    """
+    by_settings: dict[str, list[Finished]] = {}
+    for run in runs:
+        by_settings.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
+    groups = list(by_settings.values())
+    found: dict[tuple[str, str], list[Finished]] = {}
+    for group in groups:
+        first = group[0]
+        likes = [other[0] for other in groups if (other[0].model, other[0].data) == (first.model, first.data)]
+        keys = sorted(
+            {key for other in likes for key in {*first.settings, *other.settings} if _differs(key, first, other)}
+        )
+        words = " ".join(f"{key}={first.settings.get(key)}" for key in keys)
+        by_seed = {run.seed: run for run in group}
+        found[f"{first.model} {words}".strip(), first.data] = [by_seed[seed] for seed in sorted(by_seed)]
+    return found
+
+
+def _differs(key: str, one: Finished, other: Finished) -> bool:
+    return one.settings.get(key) != other.settings.get(key)
+
+
+def _node(values: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    node = values[group]
+    if not isinstance(node, dict):
+        raise TypeError(f"config.yaml has no {group}")
+    return node
+
+
+def model_label(node: Mapping[str, Any]) -> str:
+    """Return the name of a configured model for people: with the hub's name for it, where it is one of a hub."""
+    return f"{node[TYPE_KEY]}:{node['name']}" if node.get("name") else str(node[TYPE_KEY])
+
+
+def data_label(node: Mapping[str, Any]) -> str:
+    """Return the name of configured data for people: of its folder, or of the data set."""
+    root = node.get("root")
+    if root is None:
+        return str(node[TYPE_KEY]) if not node.get("name") else f"{node[TYPE_KEY]}:{node['name']}"
+    return "+".join(Path(str(one)).name for one in (root if isinstance(root, list) else [root]))
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    node: Any = values
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _damaged(run_dir: RunDir, error: Exception) -> UserError:
+    what = (
+        f"{Path(error.filename).name} is missing"
+        if isinstance(error, FileNotFoundError) and error.filename
+        else (f"{type(error).__name__}: {error}")
+    )
+    return UserError(
+        f"{run_dir.path}: the run folder is damaged ({what})",
+        "the files that a finished run has",
+        f"restore it from a copy, or delete {run_dir.path} and start again",
+    )

@@ -1,0 +1,232 @@
+"""The files of a comparison: leaderboard.csv, .json and .html."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.run_dir import write_csv, write_json
+from classifier_training.core.runtime import num_cores, versions
+from classifier_training.core.table import align
+from classifier_training.evaluation import report
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
+from classifier_training.evaluation.leaderboard import BEST, UNCLEAR, WORSE, pareto_front, shown
+from classifier_training.evaluation.pictures import plot_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from classifier_training.evaluation.leaderboard import Leaderboard, Standing
+    from classifier_training.evaluation.report import Html
+
+COLUMNS = (
+    "rank", "data", "model", "seeds", "balanced_accuracy", "balanced_accuracy_deviation", "accuracy",
+    "accuracy_deviation", "macro_f1", "macro_f1_deviation", "train_seconds", "train_seconds_deviation", "size_mb",
+    "latency_ms", "memory_mb", "on_front", "verdict", "p_value", "run",
+)  # fmt: skip
+
+MARKS = {BEST: "", WORSE: "*", UNCLEAR: "≈"}
+
+LEGEND = (
+    "* worse than the best, ≈ not told apart from it on the same test images (McNemar's test after Holm, or the "
+    "interval of the difference in balanced accuracy); + on the Pareto front of accuracy, latency and size"
+)
+
+
+def write_leaderboard(
+    folder: Path,
+    boards: Sequence[Leaderboard],
+    runs: Mapping[tuple[str, str, int], str],
+    failures: Mapping[str, str],
+) -> Path:
+    """Write the files; returns the page.
+
+    leaderboard.json holds schema (1), made_at, num_cores, versions, verdicts (one sentence for each data set),
+    standings (the rows of leaderboard.csv, with the interval of the difference to the best) each with its runs
+    {seed: {run, balanced_accuracy, …}}, best {data: run} and failures {job: reason}.
+
+    Args:
+        folder: where to.
+        boards: of each data set.
+        runs: folder of each run, by data, model and seed.
+        failures: why a job gave no run, by its name.
+    """
+    standings = [_row(item, runs) for board in boards for item in board.standings]
+    write_csv(
+        folder / "leaderboard.csv",
+        COLUMNS,
+        (["" if row[name] is None else _cell(row[name]) for name in COLUMNS] for row in standings),
+    )
+    write_json(
+        folder / "leaderboard.json",
+        {
+            "schema": 1,
+            "made_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "num_cores": num_cores(),
+            "versions": versions(),
+            "verdicts": [board.verdict for board in boards],
+            "best": {row["data"]: row["run"] for row in standings if row["rank"] == 1},
+            "standings": standings,
+            "failures": dict(failures),
+        },
+    )
+    plots = folder / "plots"
+    with Drawer() as drawer:
+        drawn = [(words, plots / f"{place}_{name}.png", figure) for place, board in enumerate(boards)
+                 for name, words, figure in _figures(board)]  # fmt: skip
+        for _, path, figure in drawn:
+            drawer.submit(figure, path)
+    page = folder / "leaderboard.html"
+    pictures = [(plot_uri(path), words) for words, path, _ in drawn if path.exists()]
+    report.write_page(page, title="Leaderboard", body=_body(boards, runs, failures, pictures))
+    return page
+
+
+def table_lines(boards: Sequence[Leaderboard]) -> list[str]:
+    """Return the table for a screen."""
+    header = ("", "model", "balanced acc.", "accuracy", "macro F1", "train s", "size MB", "latency ms", "memory MB", "")
+    lines = []
+    for board in boards:
+        rows = [
+            (
+                f"{item.rank}{'+' if item.on_front else ''}",
+                item.contestant.model,
+                *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
+                *(_spread(item, name, 1) for name in ("train_seconds", "size_mb")),
+                "" if item.contestant.latency_ms is None else f"{item.contestant.latency_ms:.2f}",
+                _spread(item, "memory_mb", 0),
+                MARKS.get(item.verdict, "?"),
+            )
+            for item in board.standings
+        ]
+        lines += [f"{board.data}:", *align(header, rows, right=frozenset(header[2:9])), ""]
+    return [*lines, LEGEND]
+
+
+def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
+    found: list[tuple[str, str, Any]] = []
+    for name, label, cost in (
+        ("latency", "latency of one image on the CPU, ms", lambda item: item.latency_ms),
+        ("size", "size of model.onnx, MB", lambda item: _mean(item, "size_mb")),
+    ):
+        pairs = [(item, value) for item in board.standings if (value := cost(item.contestant)) is not None]
+        items, costs = [item for item, _ in pairs], [value for _, value in pairs]
+        if items:
+            words = f"{board.data}: accuracy against {name}"
+            scores = [item.contestant.figure("balanced_accuracy") for item in items]
+            figure = ParetoFigure(
+                names=[item.contestant.model for item in items],
+                costs=costs,
+                scores=[item.contestant.score for item in items],
+                deviations=[0.0 if one is None else one.deviation or 0.0 for one in scores],
+                on_front=pareto_front(list(zip([-item.contestant.score for item in items], costs, strict=True))),
+                cost_label=label,
+                title=words,
+            )
+            found.append((f"pareto_{name}", words, figure))
+    answers = {item.contestant.model: item.contestant.answers for item in board.standings}
+    curves = {name: (one.false_positive_rates, one.true_positive_rates) for name, one in answers.items()}
+    curves = {name: curve for name, curve in curves.items() if curve[0]}
+    if curves:
+        words = f"{board.data}: ROC curves, mean over classes"
+        found.append(("roc", words, RocOverlayFigure(curves=curves, title=words)))
+    return found
+
+
+def _body(
+    boards: Sequence[Leaderboard],
+    runs: Mapping[tuple[str, str, int], str],
+    failures: Mapping[str, str],
+    pictures: Sequence[tuple[str, str]],
+) -> list[Html]:
+    num_runs = sum(len(item.contestant.runs) for board in boards for item in board.standings)
+    facts = [
+        (str(num_runs), "finished runs"),
+        (str(len({item.contestant.model for board in boards for item in board.standings})), "models"),
+        (str(len(boards)), "data sets"),
+        (str(len(failures)), "failed jobs"),
+    ]
+    body = [report.header("Leaderboard", "Models on the same data, splits and test images.", facts)]
+    body += [
+        report.card("good", "The best", board.verdict, f"look at it: run={_row(board.standings[0], runs)['run']}")
+        for board in boards
+    ]
+    for board in boards:
+        rows = [
+            (
+                item.rank, item.contestant.model,
+                *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
+                *(_number(item, name) for name in ("train_seconds", "size_mb")),
+                _or_dash(item.contestant.latency_ms),
+                _number(item, "memory_mb"),
+                "yes" if item.on_front else "",
+                item.verdict,
+                "" if item.p_value is None else f"{item.p_value:.3g}",
+            )
+            for item in board.standings
+        ]  # fmt: skip
+        columns = (
+            "rank", "model", "balanced accuracy", "accuracy", "macro F1", "training, s", "size, MB", "latency, ms",
+            "memory, MiB", "Pareto front", "against the best", "p",
+        )  # fmt: skip
+        body.append(report.section(board.data, report.table(columns, rows), report.paragraph(f"{LEGEND}.")))
+    if pictures:
+        body.append(report.section("In pictures", report.plots(pictures)))
+    if failures:
+        rows_failed = [(name, reason) for name, reason in failures.items()]
+        body.append(report.section("Failed jobs", report.table(("job", "reason"), rows_failed)))
+    listed = [
+        (item.contestant.data, item.contestant.model, seed, figures.balanced_accuracy, figures.accuracy,
+         figures.macro_f1, figures.train_seconds, runs[item.contestant.data, item.contestant.model, seed])
+        for board in boards for item in board.standings for seed, figures in sorted(item.contestant.runs.items())
+    ]  # fmt: skip
+    run_columns = ("data", "model", "seed", "balanced accuracy", "accuracy", "macro F1", "training, s", "run")
+    body.append(report.section("All runs", report.folded("every seed", report.table(run_columns, listed))))
+    body.append(
+        report.footer(
+            f"Latency: median for one image, ONNX Runtime on {num_cores()} cores, of the run in the middle of its "
+            "seeds. Spread: standard deviation over seeds."
+        )
+    )
+    return body
+
+
+def _row(item: Standing, runs: Mapping[tuple[str, str, int], str]) -> dict[str, Any]:
+    found = item.contestant
+    return {
+        **item.to_dict(),
+        "run": runs[found.data, found.model, found.representative],
+        "runs": {
+            str(seed): {"run": runs[found.data, found.model, seed], **asdict(figures)}
+            for seed, figures in sorted(found.runs.items())
+        },
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _spread(item: Standing, name: str, decimals: int = 4) -> str:
+    found = item.contestant.figure(name)
+    return "" if found is None else shown(found, decimals)
+
+
+def _number(item: Standing, name: str) -> float | str:
+    return _or_dash(_mean(item.contestant, name))
+
+
+def _or_dash(value: float | None) -> float | str:
+    return "-" if value is None else value
+
+
+def _mean(contestant: Any, name: str) -> float | None:
+    found = contestant.figure(name)
+    return None if found is None else found.mean

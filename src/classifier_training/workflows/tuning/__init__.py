@@ -1,0 +1,1 @@
+"""The parts of `tune`; optuna is imported nowhere else."""

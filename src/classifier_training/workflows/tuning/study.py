@@ -1,0 +1,252 @@
+"""A study of Optuna's: where it is kept, that it is the one that is meant, and whose trials were lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from classifier_training.core.errors import UserError, require_extra
+from classifier_training.core.run_dir import make_folder
+from classifier_training.core.runtime import derive_seed
+from classifier_training.workflows.record import CREDENTIALS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from optuna import Study, Trial
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+    from classifier_training.conf.searches import Parameter
+
+Pruner = Literal["median", "hyperband", "none"]
+Sampler = Literal["tpe", "random"]
+
+IDENTITY = "identity"
+"""Attribute of a study that says what is searched, and with which settings."""
+
+OWNER, LOST, ERROR, EPOCHS, SECONDS = "owner", "lost", "error", "epochs", "seconds"
+"""Attributes of a trial: the process that runs it, whether that ended before it, why it failed, what it took."""
+
+STARTUP_TRIALS = 3
+"""Trials that run to their end before others are measured by them."""
+
+
+def import_optuna() -> ModuleType:
+    """Return Optuna, its own messages off.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise require_extra("optuna", extra="tune", purpose="tune") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What makes a study what it is.
+
+    Args:
+        name: of the study in its storage.
+        directions: maximize or minimize, of the score and, where it is an objective, of the latency.
+        identity: the space and all settings, as plain values.
+        max_epochs: of a whole trial.
+        pruner: what ends trials that do badly.
+    """
+
+    name: str
+    directions: Sequence[str]
+    identity: Mapping[str, Any]
+    max_epochs: int
+    pruner: Pruner
+
+
+def open_study(plan: Plan, storage: str) -> Study:
+    """Open a study, or make it.
+
+    Args:
+        plan: what it must be.
+        storage: path of a journal, or the URL of a database, which several processes may share.
+
+    Raises:
+        UserError: when the storage cannot be opened, or holds another study of the name.
+    """
+    optuna = import_optuna()
+    shown = CREDENTIALS.sub("***@", storage)
+    try:
+        study: Study = optuna.create_study(
+            study_name=plan.name,
+            storage=_open_storage(optuna, storage),
+            directions=list(plan.directions),
+            pruner=make_pruner(plan.pruner, max_epochs=plan.max_epochs),
+            load_if_exists=True,
+        )
+        kept = study.user_attrs.get(IDENTITY)
+    except UserError:
+        raise
+    except Exception as error:  # storages raise what their databases and files raise
+        raise UserError(
+            f"storage={shown}: no study can be read there ({type(error).__name__}: {str(error).splitlines()[0]})"
+            if str(error)
+            else f"storage={shown}: no study can be read there ({type(error).__name__})",
+            "a journal file that tune wrote, or the URL of a database that is there",
+            "restore it from a copy, or begin a new study: name=…",
+        ) from error
+    # As it comes back from a storage.
+    identity = json.loads(json.dumps(plan.identity))
+    if kept is None:
+        study.set_user_attr(IDENTITY, identity)
+    elif kept != identity:
+        raise UserError(
+            f"storage={shown}: the study {plan.name} is another one: {_difference(kept, identity)}",
+            "the search space and the settings that it began with: trials of others cannot be compared",
+            "a study of its own: name=…",
+        )
+    return study
+
+
+def make_sampler(kind: Sampler, *, seed: int, number: int) -> BaseSampler:
+    """Return what suggests the values of a trial: a pure function of the seed, its number and the trials before."""
+    optuna = import_optuna()
+    own = derive_seed(seed, number) % 2**32
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=own)  # type: ignore[no-any-return]
+    # Bergstra et al. 2011; trials that other processes are at count as bad ones, so that nobody draws next to them.
+    return optuna.samplers.TPESampler(seed=own, multivariate=False, constant_liar=True)  # type: ignore[no-any-return]
+
+
+def make_pruner(kind: Pruner, *, max_epochs: int) -> BasePruner:
+    """Return what ends trials: those below the median, or by Hyperband (Li et al. 2018, arXiv:1603.06560)."""
+    pruners = import_optuna().pruners
+    if kind == "median":
+        return pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=max(1, max_epochs // 10))  # type: ignore[no-any-return]
+    if kind == "hyperband":
+        return pruners.HyperbandPruner(min_resource=1, max_resource=max_epochs, reduction_factor=3)  # type: ignore[no-any-return]
+    return pruners.NopPruner()  # type: ignore[no-any-return]
+
+
+def suggest(trial: Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Draw the values of a trial."""
+    return {key: _suggest(trial, key, parameter) for key, parameter in space.items()}
+
+
+def _suggest(trial: Trial, key: str, parameter: Parameter) -> Any:
+    if parameter.choices is not None:
+        return trial.suggest_categorical(key, parameter.choices)
+    assert parameter.low is not None
+    assert parameter.high is not None
+    if parameter.is_whole:
+        step = 1 if parameter.step is None else int(parameter.step)
+        return trial.suggest_int(key, int(parameter.low), int(parameter.high), step=step, log=parameter.log)
+    return trial.suggest_float(key, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def owner() -> str:
+    """Name this process among those of all machines."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def is_gone(name: str | None) -> bool:
+    """Whether an owner was a process of this machine that has ended."""
+    host, _, pid = (name or "").rpartition(":")
+    if host != platform.node() or not pid.isdecimal() or name == owner():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def give_up_lost(study: Study) -> list[int]:
+    """Close the trials whose process of this machine has ended before them; returns their numbers."""
+    states = import_optuna().trial.TrialState
+    lost = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,))
+        if is_gone(trial.user_attrs.get(OWNER))
+    ]
+    for trial in lost:
+        study._storage.set_trial_user_attr(trial._trial_id, LOST, True)  # noqa: SLF001, FBT003 - no public way
+        study.tell(trial.number, state=states.FAIL)
+    return [trial.number for trial in lost]
+
+
+def counted(study: Study) -> list[FrozenTrial]:
+    """Return the trials that are over or under way; neither lost ones nor those that wait."""
+    waiting = import_optuna().trial.TrialState.WAITING
+    return [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state != waiting and not trial.user_attrs.get(LOST)
+    ]
+
+
+def _open_storage(optuna: ModuleType, storage: str) -> BaseStorage:
+    if "://" in storage:
+        return optuna.storages.RDBStorage(storage)  # type: ignore[no-any-return]
+    path = Path(storage).expanduser()
+    make_folder(path.parent)
+    journal = optuna.storages.journal
+    if path.exists():
+        _mend(path, journal.JournalFileSymlinkLock(str(path)))
+    return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path)))  # type: ignore[no-any-return]
+
+
+def _mend(path: Path, lock: Any) -> None:
+    """Cut off a last line that a killed process wrote half: whatever came behind it could not be read."""
+    if _ends_whole(path):
+        return
+    lock.acquire()
+    try:
+        if not _ends_whole(path):
+            content = path.read_bytes()
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return True
+        file.seek(size - 1)
+        return file.read(1) == b"\n"
+
+
+def _difference(kept: Any, wanted: Mapping[str, Any]) -> str:
+    """Say the first thing in which two studies differ."""
+    if not isinstance(kept, dict):
+        return "it was not made by tune"
+    for part, value in wanted.items():
+        before = kept.get(part)
+        if before != value and isinstance(before, dict) and isinstance(value, dict):
+            for key in {**before, **value}:
+                if before.get(key) != value.get(key):
+                    return f"{part}: {key} was {_words(before.get(key))} and is {_words(value.get(key))}"
+        if before != value:
+            return f"{part} was {_words(before)} and is {_words(value)}"
+    return "it has more settings"
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "not there"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {one}" for key, one in value.items() if one not in (None, False)) + "}"
+    return str(value)

@@ -1,0 +1,144 @@
+"""`compare`: jobs in processes of their own, one table, and what is missing named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import Finished, make_class_folders
+
+from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.compose import compose
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import entry
+from classifier_training.core.run_dir import write_csv, write_json, write_text
+
+TINY = ("data.image_size=16", "data.batch_size=8", "trainer.max_epochs=1", "trainer.accelerator=cpu")
+
+
+def compare(*words: str) -> Any:
+    verb = entry("verb", "compare")
+    return verb.target(**compose(verb, words))
+
+
+def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1) -> Path:
+    """Write what a finished run leaves, of 40 test images."""
+    values = {"data": {"type": "auto", "root": "/my/pictures"}, "model": {"type": model}, "seed": seed}
+    write_text(folder / "config.yaml", json.dumps({**values, "optimizer": {"type": "sgd", "lr": lr}, "output": "x"}))
+    score = num_right / 40
+    write_json(
+        folder / "result.json",
+        {"split": "test", "metrics": {"balanced_accuracy": score, "acc_top1": score, "macro_f1": score}},
+    )
+    write_csv(folder / "metrics.csv", ("epoch", "epoch_seconds", "peak_memory_mb"), [(0, 1.5, 300), (1, 1.0, 310)])
+    answers = []
+    for number in range(40):
+        true = "ab"[number % 2]
+        predicted = true if number < num_right else "ba"[number % 2]
+        answers.append((f"/{number}.png", true, predicted, *(0.9 if name == predicted else 0.1 for name in "ab")))
+    write_csv(folder / "evaluation/predictions.csv", ("path", "true", "predicted", "prob_a", "prob_b"), answers)
+    return folder
+
+
+def test_one_command_trains_ranks_names_the_failed_and_goes_on(
+    command: Callable[..., Finished], split_folder: Path, tmp_path: Path
+) -> None:
+    broken = make_class_folders(tmp_path / "broken", {"red": 12})
+    words = ["compare", "models=[cnn_v1]", f"data=[{split_folder},{broken}]", "jobs=2", *TINY]
+    done = command(*words)
+    assert done.code == 3, done.err
+    folder = tmp_path / "outputs/comparison"
+    found = json.loads((folder / "leaderboard.json").read_text())
+    ((name, reason),) = found["failures"].items()
+    assert name.startswith("cnn_v1-broken-seed0-")
+    assert reason.startswith("exit code 2: ")
+    assert "class" in reason
+    assert f"{name}: {reason}" in done.out
+    assert "pictures: cnn_v1 is the best, with a balanced accuracy of" in done.out
+    (row,) = found["standings"]
+    assert row["latency_ms"] > 0
+    assert row["size_mb"] > 1
+    assert row["memory_mb"] > 100
+    assert found["best"] == {"pictures": row["run"]}
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        assert [line["model"] for line in csv.DictReader(file)] == ["cnn_v1"]
+    page = (folder / "leaderboard.html").read_text()
+    assert page.count("data:image/png") == 3
+    assert "broken" in page
+
+    # What is finished is not run again; what is not is tried anew.
+    (folder / "leaderboard.json").write_text("{")
+    again = command(*words)
+    assert again.code == 3
+    assert "2 runs, 1 of them finished before" in again.err
+    assert json.loads((folder / "leaderboard.json").read_text())["best"] == found["best"]
+
+
+def test_runs_of_others_are_ranked_and_damaged_ones_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "sweep"
+    for seed in (0, 1):
+        write_run(root / f"2026-01-01/00-00-0{seed}", model="good", seed=seed, num_right=38 - seed)
+        write_run(root / f"2026-01-01/00-01-0{seed}", model="poor", seed=seed, num_right=20)
+    write_run(root / "2026-01-02/00-00-00", model="good", seed=0, num_right=30, lr=0.2)
+    half = write_run(root / "2026-01-02/00-00-01", model="half", seed=0, num_right=30)
+    (half / "metrics.csv").unlink()
+    deaf = write_run(root / "2026-01-02/00-00-02", model="deaf", seed=0, num_right=30)
+    shutil.rmtree(deaf / "evaluation")
+    result = compare(f"output={root}", "report_only=true")
+    assert result.exit_code == 3
+    assert result.failures == {
+        str(half): f"{half}: the run folder is damaged (metrics.csv is missing)",
+        str(deaf): f"{deaf}: the run folder is damaged (predictions.csv is missing)",
+    }
+    (board,) = result.boards
+    assert [item.contestant.model for item in board.standings] == [
+        "good optimizer.lr=0.1", "good optimizer.lr=0.2", "poor",
+    ]  # fmt: skip
+    row = board.standings[0].to_dict()
+    assert (row["balanced_accuracy"], row["train_seconds"], row["memory_mb"]) == (0.9375, 2.5, 310)
+    assert board.standings[2].verdict == "worse"
+    assert "good optimizer.lr=0.1" in str(result)
+    assert "±" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["models=[cnn_v3]", "data=digits"], "models: there is no model 'cnn_v3'"),
+        (["models=[timm]", "data=digits"], "models: 'timm' has no name of the hub's"),
+        (["models=[cnn_v1:x]", "data=digits"], "names something of no hub"),
+        (["models=[cnn_v1]", "data=[/no/where]"], "data: '/no/where' is no folder, no file and no data set"),
+        (["models=[cnn_v1]", "data=digits", "model.dropuot=1"], r"model\.dropuot=1: there is no such setting"),
+        (["models=[cnn_v1]", "data=digits", "seed=1"], "seed=1: is set for each run here"),
+        (["models=[cnn_v1]", "tune_trials=3"], "tune_trials=3 has no effect without tune=true"),
+        (["models=[]", "data=digits"], "nothing to compare"),
+        (["report_only=true"], "nothing is finished below"),
+        (["report_only=true", "optimizer.lr=1"], r"optimizer\.lr=1 has no effect: nothing is trained"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare(*words)
+    assert not list(Path.cwd().glob("outputs/comparison/jobs/*"))
+
+
+def test_the_parent_needs_no_torch(tmp_path: Path) -> None:
+
+    root = tmp_path / "sweep"
+    write_run(root / "2026-01-01/00-00-00", model="good", seed=0, num_right=38)
+    code = (
+        "import sys, resource\nfrom classifier_training import cli\n"
+        f"assert cli.run(['compare', 'output={root}', 'report_only=true']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+        "print('MiB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < 400
