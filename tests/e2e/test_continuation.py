@@ -20,7 +20,7 @@ from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
 
 Train = Callable[[list[str]], Path]
-SETTINGS = (*SMALL, "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
+SETTINGS = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
 STEPS = 4
 """Batches of four in an epoch of the eighteen pictures."""
 
