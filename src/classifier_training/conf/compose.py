@@ -73,8 +73,6 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
                 values = compose_words(verb, [*searchpath, *overrides])
             if values.get(RECIPE) == AUTO:
                 values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, overrides)])
-            elif RECIPE in values:
-                log.info("recipe: %s", values[RECIPE])
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")

@@ -71,7 +71,7 @@ def read_inputs(
     check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
     counts = splits.counts(TRAIN)
     correction = correct_imbalance(imbalance, sampler, class_counts=counts, class_names=splits.class_names)
-    log.info("%s\nimbalance: %s", loaded.words, correction.words)
+    log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe, correction.words)
     advice = recipe_advice(recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
     if advice is not None:
         log.info("recipe: %s", advice)
