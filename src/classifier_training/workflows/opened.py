@@ -10,12 +10,15 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
+from classifier_training.export.session import OUTPUT_NAME
 from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_model
 from classifier_training.workflows.trained import load_trained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from classifier_training.export.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,26 @@ class CheckpointPredictor(Predictor):
         self.class_names = info.class_names
         self.preprocessing = info.preprocessing
         self.model_path = checkpoint
+        self._outputs = [OUTPUT_NAME]
+        self._calibration = info.calibration
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.to(self._device)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was fitted on validation, to the exported file's answers, which are the same."""
+        return self._calibration
 
     @property
     def device(self) -> str:
         """Where the network runs, in words."""
         return f"PyTorch on {self._device.type}"
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network alone; see the base class."""
+    def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
         import torch
+
+        assert outputs == [OUTPUT_NAME]
 
         with torch.inference_mode():
             logits = self._network(torch.from_numpy(inputs).to(self._device))
-        return np.asarray(logits.float().cpu().numpy())
+        return [np.asarray(logits.float().cpu().numpy())]
