@@ -105,7 +105,14 @@ def test_a_teacher_with_other_classes_is_refused(teacher: Path, tmp_path: Path) 
 def test_hints_need_a_student_that_shows_features(
     teacher: Path, pictures: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
-    words = [f"data.root={pictures}", *SMALL[2:], "model=torchvision", "model.name=squeezenet1_1", *FEW]
+    words = [
+        f"data.root={pictures}",
+        *SMALL[2:],
+        "model=torchvision",
+        "model.name=squeezenet1_1",
+        *FEW,
+        "data.image_size=64",
+    ]
     taught = ["distillation=soft_labels", f"distillation.teacher={teacher}", "distillation.hint_weight=1"]
     with pytest.raises(UserError, match=r"distillation.hint_weight, of the student"):
         train_here([*words, *taught])
