@@ -28,6 +28,8 @@ LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
 """Loggers that reach the screen and a run's log: ours, and Python's warnings, by which Lightning and torch warn."""
 
+FEW_OPEN_FILES = 2048
+
 PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
 """What the configuration's grammar takes as it is."""
 
@@ -77,6 +79,12 @@ def raise_open_file_limit() -> None:
         except (ValueError, OSError) as error:
             # macOS caps the limit below what it reports; the old limit still holds, so say it and go on.
             logging.getLogger(LOGGER_NAME).debug("open file limit stays at %d: %s", soft, error)
+
+
+def few_open_files() -> bool:
+    """Whether the limit of open files stays so low that loader processes could not pass tensors as descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and soft < FEW_OPEN_FILES
 
 
 def leave_interrupts() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.manifest import refuse_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +88,7 @@ def load_trained_weights(network: nn.Module, path: Path) -> None:
     state = trained_state(path)
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # the last two for values that are no tensors
         raise _unusable(path, error) from error
 
 
@@ -99,8 +101,13 @@ def trained_state(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_devices(path)
     if path.suffix != ".safetensors":
-        kept: dict[str, Tensor] = read_tensors(path)["state_dict"]
+        refuse_damaged(path)
+        found = read_tensors(path)
+        kept = found.get("state_dict") if isinstance(found, dict) else None
+        if not isinstance(kept, dict) or not all(isinstance(name, str) for name in kept):
+            raise _unusable(path, ValueError("holds no weights"))
         return {name.removeprefix("network."): value for name, value in kept.items()}
     try:
         return load_file(path)
@@ -129,6 +136,7 @@ def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
     """
     import torch
 
+    refuse_devices(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
@@ -155,6 +163,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_devices(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

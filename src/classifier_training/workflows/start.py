@@ -79,27 +79,40 @@ def inherit(
 
 
 def go_on(
-    resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None, *, epochs_done: int
-) -> Decisions:
-    """Say what is otherwise in a run that goes on, and decide what becomes of its schedule.
+    resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None
+) -> tuple[Decisions, Path | None]:
+    """Find where a run was left, say what is otherwise in it now, and decide what becomes of its schedule.
 
     Args:
         resumed: the run.
         config: its configuration from now on.
         trainer: how long it trains from now on.
         extend: what the schedule does in a longer run; stretch when left out.
-        epochs_done: epochs behind it.
 
     Returns:
-        What the run decided before, with the phase that it is in now.
+        What the run decided before, with the phase that it is in now; and the checkpoint to go on from, None where
+        nothing was saved yet and it begins again.
 
     Raises:
-        UserError: when `extend` has no effect.
+        UserError: when `extend` has no effect, the run is past its new length, or no checkpoint can be used.
     """
+    from classifier_training.training.checkpoint_files import find_newest
+
     decisions = read_decisions(resumed.decisions)
     changes = changed_settings(saved_values(resumed.config), config)
     for key, before, now in changes:
         log.info("resume: %s: %s, before %s", key, now, before)
+    inexact = [key for key, *_ in changes if not keeps_exactness(key)]
+    newest = find_newest(resumed, at_epoch_end=bool(inexact))
+    done = newest.entry.epochs_done if newest else 0
+    if done > trainer.max_epochs:
+        raise UserError(
+            f"trainer.max_epochs={trainer.max_epochs}: the run has {done} epochs behind it",
+            f"{done} epochs or more",
+            f"trainer.max_epochs={done} to finish it as it is",
+        )
+    where = f"after step {newest.entry.step}, from {newest.path}" if newest else "at the beginning: nothing was saved"
+    log.info("resume: the run goes on %s", where)
     planned = next((before for key, before, _ in changes if key == "trainer.max_epochs"), trainer.max_epochs)
     if extend is not None and trainer.max_epochs <= planned:
         raise UserError(
@@ -108,16 +121,15 @@ def go_on(
             f"trainer.max_epochs={planned + 10}, or leave out extend: a run that was made longer already goes on so",
         )
     if extend in ("restart", "constant"):
-        phase = Phase(from_epoch=epochs_done, is_constant=extend == "constant")
+        phase = Phase(from_epoch=done, is_constant=extend == "constant")
         decisions = dataclasses.replace(decisions, phase=phase)
     # Before config.yaml says the new length: a kill between the two must not lose what was asked for.
     write_decisions(resumed.decisions, decisions)
     if trainer.max_epochs != planned:
         log.info("extend=%s: %s", extend or "stretch", _schedule_words(decisions.phase, extend, trainer.max_epochs))
-    inexact = [key for key, *_ in changes if not keeps_exactness(key)]
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
-    return decisions
+    return decisions, newest.path if newest else None
 
 
 def refuse_extend(extend: Extend | None) -> None:

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from classifier_training.callbacks.observer import RunContext
+from classifier_training.core.lock import locked
 from classifier_training.core.register import Choice, describe, register
-from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, goal_of
 from classifier_training.data.load import load_data
@@ -133,10 +134,16 @@ def train(
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
-        if resumed is None:
+        if resumed is not None:
+            # Before torch is imported: who finds the run taken is told so at once.
+            stack.enter_context(locked(resumed))
+            remove_orphans(resumed.path)
+        else:
             refuse_extend(extend)
             tell_unfinished(config, output=output, category=category, name=name)
-        loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
+        loaded = load_data(
+            data, seed=seed, manifest=read_manifest(resumed.splits) if resumed and resumed.splits.exists() else None
+        )
         splits = loaded.splits
         check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
         correction = correct_imbalance(
@@ -157,7 +164,6 @@ def train(
         from classifier_training.models.checkpointing import checkpointed_modules
         from classifier_training.models.forward import fit_input, fit_smaller
         from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
-        from classifier_training.training.checkpoints import epochs_done
         from classifier_training.training.device import choose_device
         from classifier_training.training.features import linear_head
         from classifier_training.training.progressive import check_progressive
@@ -202,12 +208,14 @@ def train(
             stores=stores,
             on_device=device.accelerator != "cpu",
         )
-        decisions = Decisions()
+        decisions, checkpoint = Decisions(), None
         if resumed:
-            done = epochs_done(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
-            decisions = go_on(resumed, config, trainer, extend, epochs_done=done)
+            decisions, checkpoint = go_on(resumed, config, trainer, extend)
             resumed.result.unlink(missing_ok=True)
-        run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
+            run_dir = resumed
+        else:
+            run_dir = RunDir.create(Path(output), category=category, name=name)
+            stack.enter_context(locked(run_dir))
         run_log.open(run_dir.log)
         record_inputs(run_dir, config, loaded.index)
         run = RunContext(
@@ -238,7 +246,7 @@ def train(
         )
         settled, decisions = settle(
             run, datamodule, make, trainer, optimizer, device, data.batch_size, min_batch_size, decisions,
-            resumed=resumed is not None,
+            resumed=checkpoint is not None,
         )  # fmt: skip
         write_decisions(run_dir.decisions, decisions)
         trainer, device = settled.trainer, settled.device
@@ -246,7 +254,7 @@ def train(
         if settled.is_compiled:
             module.network.compile()
         pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
-        if transfer.probes and not resumed:
+        if transfer.probes and checkpoint is None:
             probe_head(run, module, datamodule, device, correction.class_weights)
         best_epoch, scored = fit(
             run,
@@ -259,7 +267,7 @@ def train(
             pace,
             transfer=transfer,
             retrains_head=retrain_head,
-            resume=bool(resume),
+            checkpoint=checkpoint,
         )
         table = splits.tables[scored.split]
         evaluation = write_scores(
