@@ -15,8 +15,8 @@ CLOCKS = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 def words(pictures: Path, output: Path, *more: str) -> list[str]:
     """Train a small network with dropout, mirroring, an average and a schedule, and save after every step."""
     return [
-        "train", f"data.root={pictures}", f"output={output}", "model=student", "model.dropout=0.2",
-        "data.image_size=32", "data.batch_size=4", "trainer.max_epochs=5", "trainer.accelerator=cpu",
+        "train", f"data.root={pictures}", f"output={output}", "model=student", "model.dropout=0.2", "model.width=0.65",
+        "data.image_size=16", "data.batch_size=8", "trainer.max_epochs=5", "trainer.accelerator=cpu",
         "trainer.precision=32", "trainer.compile=false", "transforms.hflip=0.5", "callbacks=[checkpoint,ema]",
         "callbacks.checkpoint.every_seconds=0", "callbacks.checkpoint.every_minutes=0", "data.store=off", *more,
     ]  # fmt: skip

@@ -6,9 +6,9 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,39 +143,44 @@ def test_a_second_signal_leaves_at_once(warm: Warm, pictures: Path, tmp_path: Pa
     assert "the run was interrupted" not in ended.err
 
 
-def faulty(count: int) -> Iterator[tuple[int, int]]:
-    for number in (errno.ENOSPC, errno.EIO):
-        yield from ((number, at) for at in range(1, count + 1))
+@pytest.fixture(scope="module")
+def begun(warm: Warm, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, to be copied and gone on with."""
+    folder = tmp_path_factory.mktemp("begun")
+    ended = warm.run(words(pictures, folder, "trainer.max_epochs=1"), cwd=folder)
+    assert ended.code == 0, ended.err
+    return folder_in(folder)
 
 
+@pytest.mark.parametrize("kind", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("count", [1, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_disk_that_is_full_or_broken_leaves_the_checkpoint_before(
-    warm: Warm, pictures: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], count: int
+    warm: Warm, begun: Path, tmp_path: Path, kind: str, number: int, count: int
 ) -> None:
-    for number, at in faulty(count):
-        output = tmp_path / f"{errno.errorcode[number]}-{at}"
-        output.mkdir()
-        plan = words(pictures, output, "callbacks.checkpoint.every_minutes=10")
-        pid = warm.start([*plan, "trainer.max_epochs=1"], cwd=output)
-        assert warm.wait(pid, cwd=output).code == 0
-        run = folder_in(output)
-        before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    first = (begun / "checkpoints/last.ckpt").read_bytes()
+    for at in range(1, count + 1):
+        where = f"{errno.errorcode[number]} at {kind} {at}"
+        run = tmp_path / str(at) / begun.relative_to(begun.parents[1])
+        shutil.copytree(begun, run)
         fault = {
-            "FAULT_ROOT": str(run), "FAULT_PART": "/checkpoints/", "FAULT_AT": str(at), "FAULT_ERRNO": str(number),
-            **({"FAULT_STAYS": "1"} if number == errno.ENOSPC else {}),
+            "FAULT_ROOT": str(run), "FAULT_PART": "/checkpoints", "FAULT_KIND": kind, "FAULT_AT": str(at),
+            "FAULT_ERRNO": str(number), **({"FAULT_STAYS": "1"} if number == errno.ENOSPC else {}),
         }  # fmt: skip
-        ended = warm.run(["train", f"resume={run}", "trainer.max_epochs=3"], cwd=output, env=fault)
-        where = f"{errno.errorcode[number]} at call {at}"
+        longer = ["train", f"resume={run}", "trainer.max_epochs=5"]
+        ended = warm.run(longer, cwd=tmp_path, env=fault)
         assert ended.code == 2, f"{where}: {ended}"
         assert os.strerror(number) in ended.err, where
         assert "Traceback" not in ended.err, f"{where}: {ended.err}"
         found = find_newest(RunDir(run), at_epoch_end=False)
         assert found is not None, where
-        read_checkpoint(found.path)
-        assert before["last.ckpt"] in [path.read_bytes() for path in (run / "checkpoints").glob("*.ckpt")], where
-        again = resume(warm, output)
+        assert read_checkpoint(found.path)["global_step"] == found.entry.step
+        if at == 1:
+            assert first in [path.read_bytes() for path in (run / "checkpoints").glob("*.ckpt")], where
+        again = warm.run(longer, cwd=tmp_path)
         assert again.code == 0, f"{where}: {again.err}"
         assert litter(run) == [], where
+        shutil.rmtree(tmp_path / str(at))
 
 
 def test_a_run_that_was_killed_before_it_was_saved_begins_again(
@@ -193,7 +198,7 @@ def test_a_run_that_was_killed_before_it_was_saved_begins_again(
 def test_loader_processes_see_the_rest_of_an_epoch_after_a_kill(
     warm: Warm, pictures: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], workers: int
 ) -> None:
-    fault = {"FAULT_ROOT": str(tmp_path), "FAULT_PART": "step.ckpt", "FAULT_AT": "150", "FAULT_ERRNO": "0"}
+    fault = {"FAULT_ROOT": str(tmp_path), "FAULT_PART": "step.ckpt", "FAULT_AT": "100", "FAULT_ERRNO": "0"}
     ended = warm.run([*words(pictures, tmp_path), f"data.num_workers={workers}"], cwd=tmp_path, env=fault)
     assert ended.code == -signal.SIGKILL, ended
     assert_as_whole(warm, tmp_path, whole, f"{workers} workers")

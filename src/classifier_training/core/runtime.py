@@ -132,6 +132,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+class _RunFile(logging.FileHandler):
+    """A log file on a disk that may be full: what then ends the run is told by whatever else cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 class RunLog:
     """Copies every message of the package and every warning into a run's log file.
 
@@ -140,7 +148,7 @@ class RunLog:
 
     def __init__(self) -> None:
         self._waiting = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-        self._file: logging.FileHandler | None = None
+        self._file: _RunFile | None = None
 
     def __enter__(self) -> RunLog:
         self._attach(self._waiting)
@@ -154,7 +162,7 @@ class RunLog:
 
     def open(self, path: Path) -> None:
         """Write what has been said so far, and what will be, to the file."""
-        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file = _RunFile(path, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()

@@ -31,11 +31,10 @@ def refuse_escaping_data(path: Path) -> None:
             if content.find(MARK) < 0:
                 return
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's, which has no types
         raise UserError(f"{path}: no ONNX file ({error})", "the file that the run exported", "restore it") from error
     for tensor in _tensors(model):
         for entry in tensor.external_data:
