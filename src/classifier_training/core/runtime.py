@@ -135,7 +135,7 @@ def versions() -> dict[str, str]:
 class _RunFile(logging.FileHandler):
     """A log file on a disk that may be full: what then ends the run is told by whatever else cannot be written."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
