@@ -23,7 +23,7 @@ from classifier_training.inference.sources import Item
 
 SEED = 20_261_122
 
-PREPROCESSING = Preprocessing((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 ENDINGS = ("jpg", "png", "gif", "bmp", "tif", "webp", "ppm", "avif", "png", "jpg")
 

@@ -136,7 +136,8 @@ def write_external(path: Path, location: str) -> None:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4])],
         [weights],
     )
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
     assert onnx.load(path, load_external_data=False).graph.initializer[0].external_data
 
 

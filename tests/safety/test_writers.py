@@ -110,7 +110,7 @@ def loaded(paths: list[str], *, num_workers: int, start: int = 0) -> tuple[Batch
     data = SplitData(Path("/"), ("a", "b"), {TRAIN: table})
     module = ImageFolderDataModule(
         data,
-        preprocessing=Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3),
+        preprocessing=Preprocessing(size=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         augmentation=Transforms(hflip=0.5),
         class_weights=np.array([1.0, 3.0]),
         batch_size=4,
