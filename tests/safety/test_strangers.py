@@ -166,14 +166,13 @@ def test_malicious_safetensors_names_and_yaml_are_refused(tmp_path: Path) -> Non
 
 
 def test_hyperparameters_in_a_checkpoint_name_nothing_to_build(tmp_path: Path) -> None:
-    for number, tricks in enumerate(
-        (
-            {"hyper_parameters": {"_class_path": "os.system"}, "hparams_name": "x"},
-            {"hyper_parameters": {"_target_": "os.system"}, "hparams_type": "builtins.exec"},
-            {"hyper_parameters": {"_instantiator": "os.system"}},
-            {"_instantiator": "pytorch_lightning.cli.instantiate_module"},
-        )
-    ):
+    every: tuple[dict[str, Any], ...] = (
+        {"hyper_parameters": {"_class_path": "os.system"}, "hparams_name": "x"},
+        {"hyper_parameters": {"_target_": "os.system"}, "hparams_type": "builtins.exec"},
+        {"hyper_parameters": {"_instantiator": "os.system"}},
+        {"_instantiator": "pytorch_lightning.cli.instantiate_module"},
+    )
+    for number, tricks in enumerate(every):
         path = tmp_path / f"{number}.ckpt"
         torch.save({"state_dict": {"network.w": torch.ones(1)}, **tricks}, path)
         assert trained_state(path).keys() == {"w"}

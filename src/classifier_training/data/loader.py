@@ -59,7 +59,7 @@ class BatchLoader(DataLoader[Batch]):
     ) -> None:
         if num_workers and few_open_files():
             # Tensors then pass through named shared memory, which takes no descriptor each.
-            torch.multiprocessing.set_sharing_strategy("file_system")
+            torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
         reading = RawArray("q", [-1] * max(num_workers, 1))
         super().__init__(
             _ErrorsAsValues(dataset, reading),  # type: ignore[arg-type]

@@ -51,10 +51,12 @@ class AtomicCheckpointIO(CheckpointIO):
         if path.name in ROTATED and path.name in entries:
             entries[PREVIOUS] = replace(entries[path.name], name=PREVIOUS)
         entries[path.name] = describe(checkpoint, path.name, digest)
-        superseded = [name for name in (STEP,) if path.name == LAST and entries.pop(name, None)]
+        is_superseded = path.name == LAST and STEP in entries
+        if is_superseded:
+            del entries[STEP]
         write_manifest(path.parent, list(entries.values()))
-        for name in superseded:
-            path.with_name(name).unlink(missing_ok=True)
+        if is_superseded:
+            path.with_name(STEP).unlink(missing_ok=True)
 
     def load_checkpoint(
         self,
