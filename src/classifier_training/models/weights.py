@@ -65,7 +65,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
     Raises:
         UserError: when it is of another network.
     """
-    own = network.state_dict()
+    own: dict[str, Tensor] = network.state_dict()
     headless = {name: value for name, value in state.items() if not name.startswith(head) or _fits(own, name, value)}
     missing = [name for name in own if name not in headless and not name.startswith(head)]
     strange = [name for name, value in headless.items() if not _fits(own, name, value)]
@@ -76,7 +76,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
             "weights saved from the same model=",
             "choose the model that the file was saved from",
         )
-    network.load_state_dict(headless, strict=False)
+    # Over its own, which know what version of the network they are; some networks ask.
+    own.update(headless)
+    network.load_state_dict(own)
 
 
 def load_trained_weights(network: nn.Module, path: Path) -> None:

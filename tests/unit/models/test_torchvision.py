@@ -99,6 +99,7 @@ def test_published_weights_are_taken_whatever_their_tensors_were_called(
             state[new] = state.pop(key)
             if new.endswith("num_batches_tracked"):
                 del state[new]
+        del state._metadata
     torch.save(state, in_the_cache(tmp_path, get_model_weights(name)["IMAGENET1K_V1"].url))
     built = torchvision_model(1000, name=name, pretrained=True)
     for (key, expected), found in zip(source.state_dict().items(), built.network.state_dict().values(), strict=True):
