@@ -31,7 +31,8 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import Batch
 from classifier_training.models.resnet import ResNet18
 from classifier_training.models.torchvision_models import IMAGENET
-from classifier_training.training.checkpoints import AtomicCheckpointIO, RunCheckpoints
+from classifier_training.training.checkpoint_files import AtomicCheckpointIO
+from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.device import Device, choose_device
 from classifier_training.training.ema import ExponentialMovingAverage
 from classifier_training.training.losses import cross_entropy
@@ -111,7 +112,9 @@ def ours(train: Sequence[Batch], val: Sequence[Batch], device: Device, epochs: i
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir(Path(folder))
-        checkpoints = RunCheckpoints(run_dir, monitor="val/loss", mode="min", every_seconds=30, metadata={})
+        checkpoints = RunCheckpoints(
+            run_dir, monitor="val/loss", mode="min", every_seconds=30, every_minutes=10, metadata={}
+        )
         trainer = pl.Trainer(
             accelerator=device.accelerator,
             precision=device.precision,  # type: ignore[arg-type]

@@ -36,12 +36,13 @@ import classifier_training.workflows.tune  # noqa: F401 - each registers its ver
 from classifier_training import __version__
 from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, system_error
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import log_to_screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
     from classifier_training.core.register import Entry
 
@@ -52,6 +53,7 @@ HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"--multirun", "-m"}, {"--version", 
 
 def entry_point() -> NoReturn:
     """Be the console script: `main`, with Python's slow ways in and out cut short."""
+    _exit_at_sigterm()
     # Importing torch and Lightning makes a million objects that stay. Looking through them for garbage again and
     # again takes a sixth of the import.
     gc.set_threshold(50_000, 20, 100)
@@ -70,6 +72,20 @@ def entry_point() -> NoReturn:
     sys.exit(code)
 
 
+def _exit_at_sigterm() -> None:
+    """Let SIGTERM end the program as an exit does, so that nothing is left half written."""
+    own = os.getpid()
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != own:
+            # A process that was forked ends as if nothing had been set up here.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
     if complete.REQUEST in os.environ:
@@ -80,12 +96,18 @@ def main() -> int:
     except UserError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the user, the traceback is not
         return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output, such as head, has gone; nothing is left to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        told = system_error(error)
+        if told is None:
+            raise
+        log.error("%s", told)  # noqa: TRY400 - as above
+        return told.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def run(argv: Sequence[str]) -> int:

@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 
 
 @register(group="callbacks", name="checkpoint")
-def checkpoint(run: RunContext, *, every_seconds: Annotated[float, Field(ge=0)] = 30.0) -> RunCheckpoints:
-    """Keep best.ckpt, by the run's `monitor`, and last.ckpt, to resume from the end of an epoch.
+def checkpoint(
+    run: RunContext,
+    *,
+    every_seconds: Annotated[float, Field(ge=0)] = 30.0,
+    every_minutes: Annotated[float, Field(ge=0)] = 10.0,
+) -> RunCheckpoints:
+    """Keep best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
 
     Args:
-        every_seconds: least time between two writes; 0 writes after every epoch. The last epoch is always written.
+        every_seconds: least time between two writes of last.ckpt, at the end of an epoch; 0 writes after every epoch.
+            The last epoch is always written.
+        every_minutes: most time without a write; step.ckpt is then written between two steps of an epoch, 0 after each.
     """
     from classifier_training.training.checkpoints import RunCheckpoints
 
@@ -27,6 +34,7 @@ def checkpoint(run: RunContext, *, every_seconds: Annotated[float, Field(ge=0)] 
         monitor=run.monitor,
         mode=run.monitor_mode,
         every_seconds=every_seconds,
+        every_minutes=every_minutes,
         metadata={
             "architecture": run.model.architecture,
             "class_names": list(run.class_names),

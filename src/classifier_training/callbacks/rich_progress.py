@@ -42,7 +42,7 @@ class EpochProgress(ProgressBar, Observer):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Show the bar, when there is somebody to see it move."""
-        self._started = time.monotonic()
+        self._started = self._epoch_started = time.monotonic()
         self._first_epoch = trainer.current_epoch
         if console().is_terminal:
             steps = int(trainer.num_training_batches)

@@ -24,7 +24,7 @@ from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_r
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.typed import prepare
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
 from classifier_training.core.runtime import setting
 
@@ -89,6 +89,7 @@ def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         config = hydra_compose(verb.name, overrides=list(overrides), return_hydra_config=True)
         choices = config.hydra.runtime.choices
+        refuse_hydra_hooks(config.hydra)
         with flag_override(config, ["struct", "readonly"], values=False):
             del config["hydra"]
         return with_choices(plain(config), choices)
@@ -98,6 +99,21 @@ def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "mend the line"
         ) from error
+
+
+def refuse_hydra_hooks(hydra: Any) -> None:
+    """Raise when a configuration gives Hydra itself something to do: its callbacks are code, named by `_target_`.
+
+    Raises:
+        UserError: then.
+    """
+    for name, found in (("hydra.callbacks", hydra.get("callbacks")), ("hydra.job.env_set", hydra.job.env_set)):
+        if found:
+            raise UserError(
+                f"{name}: {enumerate_words(str(key) for key in found)}",
+                "settings alone; no configuration can name code to run, or change the environment",
+                f"leave {name} out",
+            )
 
 
 def with_choices(values: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:

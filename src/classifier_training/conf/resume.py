@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -26,6 +27,7 @@ EXTEND = "extend"
 
 HARMLESS = (
     "trainer.max_time", "data.num_workers", "data.on_error", "callbacks.checkpoint.every_seconds",
+    "callbacks.checkpoint.every_minutes",
 )  # fmt: skip
 """Settings that change no weight."""
 
@@ -106,7 +108,8 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     """
     # An extension belongs to the start that it was typed at.
     saved = {**saved, EXTEND: None}
-    config = OmegaConf.create(saved)
+    # Not through OmegaConf: a text of a run from elsewhere may look like a reference, and nothing is looked up for it.
+    values = copy.deepcopy(saved)
     keys = list(leaf_keys(saved))
     for override in parse_overrides(overrides):
         key = override.key_or_group
@@ -118,9 +121,12 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
                 f"changes of {enumerate_words([*CHANGEABLE, *(f'{group}*' for group in CHANGEABLE_GROUPS)])}",
                 f"leave it out, or train anew without {RESUME}=",
             )
-        OmegaConf.update(config, key, override.value())
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
+        *above, name = key.split(".")
+        node = values
+        for part in above:
+            node = node[part]
+        typed = OmegaConf.create({name: override.value()})
+        node[name] = OmegaConf.to_container(typed, resolve=True)[name]  # type: ignore[index, call-overload]
     return {str(key): value for key, value in values.items()}
 
 

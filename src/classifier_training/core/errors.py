@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import signal
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,29 @@ class InterruptedRunError(UserError):
         name = signal.Signals(signal_number).name
         super().__init__(f"the run was interrupted ({name})", "a run to its end", remedy)
         self.exit_code = 128 + signal_number
+
+
+SYSTEM_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have your quota raised",
+    errno.EIO: "look at the disk: its messages stand in the system's log (dmesg)",
+    errno.EROFS: "choose a folder on a disk that can be written to",
+    errno.EMFILE: "raise the limit (ulimit -n 65536), or set data.num_workers=0",
+    errno.ENFILE: "close other programs: the whole system has too many open files",
+}
+"""What to do about errors that any read or write may meet, and that are no mistake of the program's."""
+
+
+def system_error(error: OSError) -> UserError | None:
+    """Return the error for a disk that is full or broken, or too many open files; None for any other."""
+    if error.errno not in SYSTEM_REMEDIES:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return UserError(
+        f"{where}{error.strerror}",
+        "a system that can open, read and write files",
+        f"{SYSTEM_REMEDIES[error.errno]}; what was written before is whole, and a run goes on: train resume=RUN",
+    )
 
 
 def nearest(word: str, options: Iterable[str], *, limit: int = 3) -> list[str]:

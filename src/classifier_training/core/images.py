@@ -5,6 +5,7 @@ Every reader of pixels (training, prediction, figures, export checks) comes thro
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 import warnings
@@ -32,6 +33,14 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 
 MAX_PIXELS = 178_956_970
 """The largest picture that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
+
+MAX_BYTES = 2**30
+"""The largest file that is decoded: some decoders take the whole of it into memory."""
+
+LARGE_PIXELS = 2**25
+MIN_BYTES_PER_PIXEL = 0.01
+"""A picture of over 33 million pixels has at least so many bytes. A photograph has ten times as many; what has fewer is
+one colour, or made to fill the memory."""
 
 _warnings_lock = threading.Lock()
 """Silencing a warning changes the whole process, so threads that read pictures do it one after the other."""
@@ -145,10 +154,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _open(path: Path | str) -> Iterator[Image.Image]:
-    with _open_file(path) as file, _read_header(path, file) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels")
-        yield image
+    with _open_file(path) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > MAX_BYTES:
+            raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
+        with _read_header(path, file) as image:
+            num_pixels = image.width * image.height
+            if num_pixels > MAX_PIXELS:
+                raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels")
+            if num_pixels > LARGE_PIXELS and num_bytes < num_pixels * MIN_BYTES_PER_PIXEL:
+                raise UnreadableImageError(path, f"{num_pixels:,} pixels out of {num_bytes:,} bytes")
+            yield image
 
 
 def _open_file(path: Path | str) -> io.BufferedReader:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
@@ -21,25 +22,41 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def work_in(run: RunDir) -> Iterator[None]:
-    """Keep other processes from working in a run's folder, and from clearing it away.
+    """Be the only one that works in a run's folder, and keep others from clearing it away.
 
     Raises:
-        UserError: when one is at work there.
+        UserError: when another process is at work there, naming it; or the folder cannot be written to.
     """
-    with ExitStack() as stack:
+    try:
+        descriptor = _open(run.lock)
+    except OSError as error:
+        raise UserError(
+            f"{run.path}: cannot be written to ({error.strerror})",
+            "a run folder that this program may write to",
+            "mend its permissions, or go on with a copy of it",
+        ) from error
+    try:
         try:
-            free = stack.enter_context(try_hold(run.lock))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _taken(run, os.pread(descriptor, 20, 0).strip()) from error
         except OSError as error:
             # Some network disks have no locks. Training is not refused there; a clean-up waits for an idle hour.
             log.warning("%s: cannot be locked (%s)", run.path, error.strerror)
-            free = True
-        if not free:
-            raise UserError(
-                f"{run.path}: another process is at work there",
-                "a run that nobody works on",
-                "wait for it, or end it; a run of its own needs no resume=",
-            )
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
+    finally:
+        _close(descriptor)
+
+
+def _taken(run: RunDir, said: bytes) -> UserError:
+    number = said.decode() if said.isdigit() else ""
+    return UserError(
+        f"{run.path}: process {number or 'of unknown number'} is writing to this run",
+        "one writer a run",
+        "wait for it, or end it" + (f": kill {number}" if number else ""),
+    )
 
 
 @contextmanager
@@ -49,12 +66,12 @@ def hold(path: Path) -> Iterator[None]:
     Raises:
         OSError: when the file cannot be made or written to.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 @contextmanager
@@ -64,7 +81,7 @@ def try_hold(path: Path) -> Iterator[bool]:
     Raises:
         OSError: when the file cannot be made or written to.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +90,7 @@ def try_hold(path: Path) -> Iterator[bool]:
         else:
             yield True
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def is_held(path: Path) -> bool:
@@ -89,3 +106,30 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+_descriptors: set[int] = set()
+
+
+def _open(path: Path) -> int:
+    _let_go_when_forked()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    _descriptors.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    _descriptors.discard(descriptor)
+    os.close(descriptor)
+
+
+@functools.cache
+def _let_go_when_forked() -> None:
+    """Keep loader processes, which may outlive us by a moment, from keeping the next start out."""
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _let_go() -> None:
+    for descriptor in _descriptors:
+        os.close(descriptor)
+    _descriptors.clear()

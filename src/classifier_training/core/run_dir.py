@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
 
+from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links answer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class RunDir:
             UserError: when the folder cannot be made, or would lie outside `root`.
         """
         for setting, part in (("category", category), ("name", name)):
-            if part and (PurePath(part).is_absolute() or ".." in PurePath(part).parts):
+            if part and escapes(part):
                 raise UserError(
                     f"{setting}={part} leads out of {root}",
                     "a name, or names with slashes between them",
@@ -92,6 +99,21 @@ class RunDir:
     @property
     def last_checkpoint(self) -> Path:  # noqa: D102
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint that the newest one took the place of."""
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    @property
+    def step_checkpoint(self) -> Path:
+        """The state between two steps of an epoch."""
+        return self.path / "checkpoints" / "step.ckpt"
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from, whole or not."""
+        return any(path.is_file() for path in (self.last_checkpoint, self.step_checkpoint, self.previous_checkpoint))
 
     @property
     def onnx(self) -> Path:  # noqa: D102
@@ -279,6 +301,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_as(path: Path, name: str) -> None:
+    """Give a file a second name beside it, in place of the file that had that name, without a moment without either."""
+    temporary = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            shutil.copyfile(path, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path.with_name(name))
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove what killed writers left half done; only for who holds the folder's lock."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -31,6 +31,8 @@ LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
 """Loggers that reach the screen and a run's log: ours, and Python's warnings, by which Lightning and torch warn."""
 
+FEW_OPEN_FILES = 2048
+
 PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
 """What the configuration's grammar takes as it is."""
 
@@ -95,6 +97,12 @@ def raise_open_file_limit() -> None:
             logging.getLogger(LOGGER_NAME).debug("open file limit stays at %d: %s", soft, error)
 
 
+def few_open_files() -> bool:
+    """Whether the limit of open files stays so low that loader processes could not pass tensors as descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and soft < FEW_OPEN_FILES
+
+
 def leave_interrupts() -> None:
     """Leave Ctrl-C to the parent: what a process of a pool does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -140,6 +148,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+class _RunFile(logging.FileHandler):
+    """A log file on a disk that may be full: what then ends the run is told by whatever else cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 class RunLog:
     """Copies every message of the package and every warning into a run's log file.
 
@@ -148,7 +164,7 @@ class RunLog:
 
     def __init__(self) -> None:
         self._waiting = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-        self._file: logging.FileHandler | None = None
+        self._file: _RunFile | None = None
 
     def __enter__(self) -> RunLog:
         self._attach(self._waiting)
@@ -162,7 +178,7 @@ class RunLog:
 
     def open(self, path: Path) -> None:
         """Write what has been said so far, and what will be, to the file."""
-        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file = _RunFile(path, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()

@@ -90,8 +90,16 @@ class ImageDataset(Dataset[Batch]):
         """Load one batch; see `load`."""
         return self.load(keys).batch
 
-    def load(self, keys: list[SampleKey]) -> Loaded:
+    def path(self, row: int) -> str:
+        """Path of a sample."""
+        return self._table.paths[row]
+
+    def load(self, keys: list[SampleKey], *, tell: Callable[[int], None] | None = None) -> Loaded:
         """Load one batch.
+
+        Args:
+            keys: its samples.
+            tell: called with each row before its image is read.
 
         Returns:
             The images that can be read: none at all, perhaps, when told to skip the others.
@@ -119,6 +127,8 @@ class ImageDataset(Dataset[Batch]):
 
         def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
             row = keys[place].row
+            if tell is not None:
+                tell(row)
             try:
                 kept = self._kept(row, stored=bool(stored[place]))
             except UnreadableImageError as error:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError
 from classifier_training.data.index import split_of
 
@@ -77,7 +78,7 @@ def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> st
     """
     root = str(walker.root).rstrip("/") + "/"
     pure = PurePosixPath(name)
-    if ".." in pure.parts or "\0" in name or not pure.parts or (pure.is_absolute() and not str(pure).startswith(root)):
+    if escapes(str(pure).removeprefix(root)):
         raise UserError(
             f"{where}: the image path {name!r} leads out of the data folder {walker.root}",
             f"a path relative to {folders[0]}, inside data.root",

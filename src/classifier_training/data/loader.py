@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.runtime import few_open_files
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.ahead import ahead
 from classifier_training.data.dataset import Loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 
     from classifier_training.data.dataset import ImageDataset
     from classifier_training.data.samplers import EpochSampler
 
 WARM_SHARE = 0.02
 """Share of an epoch's pictures that may have to be decoded for processes not to be worth their while."""
+
+
+LOADERS: WeakSet[BatchLoader] = WeakSet()
+"""Those of this process: torch tells of a dead worker wherever the program happens to be, and not whose it was."""
+
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -46,8 +57,12 @@ class BatchLoader(DataLoader[Batch]):
         num_workers: int,
         loads_ahead: bool = False,
     ) -> None:
+        if num_workers and few_open_files():
+            # Tensors then pass through named shared memory, which takes no descriptor each.
+            torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
+        reading = RawArray("q", [-1] * max(num_workers, 1))
         super().__init__(
-            _ErrorsAsValues(dataset),  # type: ignore[arg-type]
+            _ErrorsAsValues(dataset, reading),  # type: ignore[arg-type]
             batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
@@ -59,25 +74,63 @@ class BatchLoader(DataLoader[Batch]):
         self._images = dataset
         self._order = sampler
         self._loads_ahead = loads_ahead
+        self._batch_size = batch_size
+        self._num_given = self._num_skipped = 0
+        self._reading = reading
+        LOADERS.add(self)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # All of it when the first batch is asked for: Lightning says which epoch it is after it has asked for this.
+        first, self._num_skipped = self._num_skipped, 0
+        self._num_given = first
+        for batch in self._batches(first):
+            self._num_given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the epoch is, for Lightning."""
+        return {"num_batches": self._num_given % len(self), "batch_size": self._batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin the next epoch where an interrupted one was left.
+
+        Raises:
+            UserError: when it was left in batches of another size.
+        """
+        if state_dict["num_batches"] and state_dict["batch_size"] != self._batch_size:
+            raise UserError(
+                f"the epoch was left after {state_dict['num_batches']} batches of {state_dict['batch_size']} images, "
+                f"and goes on with {self._batch_size}",
+                "batches of the same size up to the end of the epoch",
+                f"data.batch_size={state_dict['batch_size']}",
+            )
+        self._num_skipped = state_dict["num_batches"]
+
+    def _batches(self, first: int) -> Iterator[Batch]:
+        self._order.start_at(first * self._batch_size)
         if self.num_workers and not self._is_warm():
-            batches = self._stored(super().__iter__())
+            batches = self._stored(super().__iter__(), first)
         else:
             self._end_workers()
             assert self.batch_sampler is not None
-            batches = self._stored(self._images.load(keys) for keys in self.batch_sampler)
+            batches = self._stored((self._images.load(keys) for keys in self.batch_sampler), first)
         pinned = (_pin(batch) for batch in batches) if torch.cuda.is_available() else batches
         return ahead(pinned) if self._loads_ahead else pinned
+
+    def dead_worker(self, pids: Sequence[int]) -> str | None:
+        """Return the path of the image that one of these processes was reading, if it is a worker of this loader."""
+        workers = getattr(self._iterator, "_workers", ())
+        rows = [self._reading[number] for number, worker in enumerate(workers) if worker.pid in pids]
+        return next((self._images.path(row) for row in rows if row >= 0), None)
 
     def _is_warm(self) -> bool:
         store = self._images.store
         return store is not None and bool((~store.has(self._order.rows)).mean() <= WARM_SHARE)
 
-    def _stored(self, found: Iterable[Loaded | UserError]) -> Iterator[Batch]:
+    def _stored(self, found: Iterable[Loaded | UserError], first: int) -> Iterator[Batch]:
         store = self._images.store
         is_new = False
-        for number, loaded in enumerate(found, start=1):
+        for number, loaded in enumerate(found, start=first + 1):
             if isinstance(loaded, UserError):
                 raise loaded
             for row, pixels in loaded.decoded:
@@ -101,17 +154,49 @@ class BatchLoader(DataLoader[Batch]):
 
 
 class _ErrorsAsValues(Dataset[Loaded | UserError]):
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: ImageDataset, reading: MutableSequence[int]) -> None:
         self._dataset = dataset
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitems__(self, keys: list[SampleKey]) -> Loaded | UserError:
+        info = get_worker_info()
+        assert info is not None
+
+        def tell(row: int) -> None:
+            self._reading[info.id] = row
+
         try:
-            return self._dataset.load(keys)
+            return self._dataset.load(keys, tell=tell)
         except UserError as error:
             return error
+        finally:
+            tell(-1)
+
+
+@contextmanager
+def told_dead_workers() -> Iterator[None]:
+    """Turn the end of a loader process into an error that names the image it was reading.
+
+    Raises:
+        UserError: then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = DEAD_WORKER.search(str(error))
+        if found is None:
+            raise
+        pids = [int(word) for word in found[1].split(",")]
+        path = next((path for loader in list(LOADERS) if (path := loader.dead_worker(pids))), None)
+        reason = str(error).partition("\n")[0].partition(": ")[2].rstrip(". ")
+        raise UserError(
+            f"a loader process ended {f'while it read {path}' if path else 'between two images'} ({reason})",
+            "images that can be decoded, in processes that nobody ends; a killed one was perhaps too large for memory",
+            "look at that file, or read in one process, which says more: data.num_workers=0",
+        ) from error
 
 
 def _pin(batch: Batch) -> Batch:

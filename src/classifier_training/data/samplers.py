@@ -89,6 +89,7 @@ class EpochSampler:
         self._targets = targets
         self._seed = seed
         self._epoch = 0
+        self._first = 0
         self._probabilities: NDArray[np.float64] | None = None
         if class_weights is not None:
             weights = class_weights[targets]
@@ -101,6 +102,10 @@ class EpochSampler:
         """Choose the epoch that the next iteration yields; Lightning calls this."""
         self._epoch = epoch
 
+    def start_at(self, position: int) -> None:
+        """Leave out the first samples of the next iteration: they were seen before a run was interrupted."""
+        self._first = position
+
     @property
     def rows(self) -> NDArray[np.int64]:
         """Sample numbers of the next iteration [N]."""
@@ -108,7 +113,8 @@ class EpochSampler:
 
     def __iter__(self) -> Iterator[SampleKey]:
         epoch = self._epoch
-        for position, index in enumerate(self.order(epoch).tolist()):
+        first, self._first = self._first, 0
+        for position, index in enumerate(self.order(epoch)[first:].tolist(), start=first):
             yield SampleKey(epoch, position, index)
 
     def order(self, epoch: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.types import TEST, TRAIN, VAL
@@ -135,17 +136,25 @@ def read_manifest(path: Path) -> list[Sample]:
     """Read what `write_manifest` wrote.
 
     Raises:
-        UserError: when the file is missing or its columns are wrong.
+        UserError: when the file is missing, its columns are wrong, or a path leads out of the data folder.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [Sample(row["path"], row["label"], row["split"], row["group"]) for row in csv.DictReader(file)]
+            rows = [Sample(row["path"], row["label"], row["split"], row["group"]) for row in csv.DictReader(file)]
     except (OSError, KeyError) as error:
         raise UserError(
             f"{path}: no split manifest ({type(error).__name__}: {error})",
             "a CSV file with the columns path, label, split, group",
             "restore it from a copy of the run folder, or name other data: data.root=…",
         ) from error
+    escaping = next((row.path for row in rows if escapes(row.path or "")), None)
+    if escaping is not None:
+        raise UserError(
+            f"{path}: the path {escaping!r} leads out of the data folder",
+            "paths relative to data.root, as the run wrote them",
+            "restore the file from a copy of the run folder that you trust",
+        )
+    return rows
 
 
 def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Literal["raise", "skip"]) -> SampleIndex:

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from classifier_training.core.contained import is_inside
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.data.faults import Faults
 
@@ -157,4 +158,4 @@ class Walker:
         )
 
     def _is_inside(self, target: str) -> bool:
-        return os.path.commonpath((self.root, target)) == str(self.root)
+        return is_inside(str(self.root), target)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256, write_json
@@ -94,6 +95,7 @@ def read_info(run_dir: RunDir) -> BundleInfo:
         UserError: when it is missing or not what this program writes.
     """
     path = run_dir.model_info
+    refuse_devices(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return BundleInfo(

@@ -93,7 +93,10 @@ def _download(folder: Path) -> None:
         (archive,) = Path(temporary).glob("*.tgz")
         with tarfile.open(archive) as packed:
             for name in ORT_FILES:
-                content = packed.extractfile(f"package/dist/{name}")
+                try:
+                    content = packed.extractfile(f"package/dist/{name}")
+                except KeyError as error:
+                    raise _unavailable(f"{name} is not in its package, or a link in it") from error
                 if content is None:
                     raise _unavailable(f"{name} is no file in its package")
                 with content, atomic_path(folder / name) as target, target.open("wb") as file:

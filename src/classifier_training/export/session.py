@@ -8,6 +8,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import command, num_cores
+from classifier_training.export.external import refuse_escaping_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,10 +39,13 @@ def open_session(
         spinning: whether idle threads wait awake: a batch begins sooner, but others get less of the cores.
 
     Raises:
-        UserError: when it is missing or no model that ONNX Runtime can run, or the accelerator is not there.
+        UserError: when it is missing or no model that ONNX Runtime can run, keeps tensors outside its folder, or the
+            accelerator is not there.
     """
     import onnxruntime
 
+    if not isinstance(path, bytes) and path.is_file():
+        refuse_escaping_data(path)
     providers = choose_providers(accelerator, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or num_cores()

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
@@ -86,6 +87,7 @@ def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
 
 
 def _digest(path: Path) -> str:
+    refuse_devices(path)
     try:
         return sha256(path)
     except FileNotFoundError as error:

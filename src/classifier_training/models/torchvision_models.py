@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IMAGENET = InputSpec(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+"""How the files of DenseNets name their tensors; a module's name cannot have a dot any more."""
+
 HALVES = (0.5, 0.5, 0.5)
 
 USUAL_TAG = "IMAGENET1K_V1"
@@ -145,17 +150,40 @@ def _create(architecture: str, num_classes: int) -> nn.Module:
     return network
 
 
+def _published_network(architecture: str, published: WeightsEnum) -> nn.Module:
+    """Build the network that published weights are of, with random ones."""
+    from torchvision.models import get_model
+
+    settings: dict[str, Any] = {"init_weights": False} if architecture in AUXILIARY else {}
+    if architecture.startswith("vit_"):
+        settings["image_size"] = published.meta["min_size"][0]
+    network: nn.Module = get_model(
+        architecture, weights=None, num_classes=len(published.meta["categories"]), **settings
+    )
+    return network
+
+
 def _load_published(network: nn.Module, architecture: str, published: WeightsEnum, head: tuple[str, ...]) -> None:
     import torch
-    from torchvision.models import get_model
 
     file = published.url.rpartition("/")[2]
     if not Path(torch.hub.get_dir(), "checkpoints", file).exists():
         log.info("fetching the pretrained weights of %s: %s", architecture, published.url)
     try:
-        # torchvision's own builder knows how old files named their tensors. torch writes on the screen as it fetches.
+        # torchvision's own builder would read a file that is in the cache already as a pickle, whatever is in it.
+        # torch writes on the screen as it fetches.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            source = get_model(architecture, weights=published, progress=False)
+            state = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        source = _published_network(architecture, published)
+        for name in [name for name in state if DENSE_LAYER.match(name)]:
+            state[DENSE_LAYER.sub(r"\1\2", name)] = state.pop(name)
+        source.load_state_dict(state)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"the file {file} holds more than tensors; it was not read further ({str(error).partition(chr(10))[0]})",
+            "the weights that torchvision publishes",
+            f"remove {Path(torch.hub.get_dir(), 'checkpoints', file)}, and it is fetched again",
+        ) from error
     except (OSError, RuntimeError) as error:
         cache = "$TORCH_HOME/hub/checkpoints (~/.cache/torch unless set)"
         raise unfetched(architecture, error, cached_at=f"{cache} as {file}") from error

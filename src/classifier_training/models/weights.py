@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.manifest import refuse_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +65,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
     Raises:
         UserError: when it is of another network.
     """
-    own = network.state_dict()
+    own: dict[str, Tensor] = network.state_dict()
     headless = {name: value for name, value in state.items() if not name.startswith(head) or _fits(own, name, value)}
     missing = [name for name in own if name not in headless and not name.startswith(head)]
     strange = [name for name, value in headless.items() if not _fits(own, name, value)]
@@ -74,7 +76,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
             "weights saved from the same model=",
             "choose the model that the file was saved from",
         )
-    network.load_state_dict(headless, strict=False)
+    # Over its own, which know what version of the network they are; some networks ask.
+    own.update(headless)
+    network.load_state_dict(own)
 
 
 def load_trained_weights(network: nn.Module, path: Path) -> None:
@@ -86,7 +90,7 @@ def load_trained_weights(network: nn.Module, path: Path) -> None:
     state = trained_state(path)
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # the last two for values that are no tensors
         raise _unusable(path, error) from error
 
 
@@ -99,8 +103,13 @@ def trained_state(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_devices(path)
     if path.suffix != ".safetensors":
-        kept: dict[str, Tensor] = read_tensors(path)["state_dict"]
+        refuse_damaged(path)
+        found = read_tensors(path)
+        kept = found.get("state_dict") if isinstance(found, dict) else None
+        if not isinstance(kept, dict) or not all(isinstance(name, str) for name in kept):
+            raise _unusable(path, ValueError("holds no weights"))
         # What a student's hints are compared by is in its checkpoint too, and no part of the network.
         return {name.removeprefix("network."): value for name, value in kept.items() if not name.startswith("guide.")}
     try:
@@ -130,6 +139,7 @@ def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
     """
     import torch
 
+    refuse_devices(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
@@ -156,6 +166,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_devices(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

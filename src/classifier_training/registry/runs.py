@@ -58,22 +58,23 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
     """Return the run to go on with: a folder, or latest for the unfinished one whose checkpoint is the newest.
 
     Raises:
-        UserError: when there is none, or it has no checkpoint yet.
+        UserError: when there is none, or it has not begun.
     """
     if reference == "latest":
-        found = [path for path in Path(output).rglob("last.ckpt") if not RunDir(path.parent.parent).result.exists()]
+        checkpoints = [path for name in ("last.ckpt", "step.ckpt") for path in Path(output).rglob(name)]
+        found = [path for path in checkpoints if not RunDir(path.parent.parent).result.exists()]
         if not found:
             raise UserError(
                 f"resume=latest: no unfinished run below {Path(output).absolute()}",
-                "a run that was interrupted after its first epoch",
+                "a run that was interrupted after it was saved for the first time",
                 "name a run elsewhere by its folder: resume=FOLDER",
             )
         return RunDir(max(found, key=lambda path: path.stat().st_mtime).parent.parent)
     run_dir = RunDir(Path(reference).expanduser())
-    if not run_dir.last_checkpoint.is_file():
+    if not run_dir.config.is_file():
         raise UserError(
-            f"resume={reference}: {run_dir.last_checkpoint} does not exist",
-            "the folder of a run that finished an epoch",
+            f"resume={reference}: {run_dir.config} does not exist",
+            "the folder of a run that had begun",
             "check the path, or train anew without resume=",
         )
     return run_dir
@@ -95,7 +96,7 @@ def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
     wanted = _without_varying(config_text)
     for path in sorted(folder.glob("*/*"), reverse=True):
         run = RunDir(path)
-        if run.result.exists() or not run.last_checkpoint.exists():
+        if run.result.exists() or not run.resumable:
             continue
         try:
             text = run.config.read_text(encoding="utf-8")

@@ -159,7 +159,7 @@ def told_out_of_memory(run_dir: RunDir, *, batch_size: int, accumulate_grad_batc
         remedy = f"{command('train')} {setting('resume', run_dir.path)} {smaller}"
         if batch_size < 2:
             remedy = "a smaller data.image_size or model"
-        elif not run_dir.last_checkpoint.is_file():
+        elif not (run_dir.last_checkpoint.is_file() or run_dir.previous_checkpoint.is_file()):
             remedy = f"train again with {smaller}, or with data.batch_size=auto, which tries before it trains"
         raise UserError(
             f"training ran out of memory with batches of {batch_size} images ({reason})",

@@ -1,91 +1,37 @@
-"""Checkpoints that are never half written: last.ckpt to go on from, best.ckpt to keep."""
+"""When a run is saved: last.ckpt and step.ckpt to go on from, best.ckpt to keep."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from classifier_training.core.errors import UserError
-from classifier_training.core.run_dir import atomic_path
-from classifier_training.models.weights import read_tensors
+from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.training.checkpoint_files import read_checkpoint
 from classifier_training.training.ema import validated_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import pytorch_lightning as pl
 
     from classifier_training.core.run_dir import RunDir
+    from classifier_training.training.module import ClassifierModule
 
+log = logging.getLogger(__name__)
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target, fsyncs and renames; reads tensors and plain values alone, never code."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object | None = None
-    ) -> None:
-        """Write a checkpoint; `storage_options` is Lightning's and must be None."""
-        if storage_options is not None:
-            raise TypeError("storage_options do not apply to local files")
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Callable[..., Any] | None = None,
-        weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature
-    ) -> dict[str, Any]:
-        """Read a checkpoint to the CPU unless told otherwise.
-
-        Raises:
-            UserError: when the file is missing, damaged, or holds more than tensors and plain values.
-        """
-        return read_checkpoint(Path(path), map_location=map_location or "cpu")
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint."""
-        Path(path).unlink(missing_ok=True)
-
-
-def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without running anything that it holds.
-
-    Raises:
-        UserError: when the file is missing, damaged, or holds more than tensors and plain values.
-    """
-    found = read_tensors(path, map_location=map_location)
-    if not isinstance(found, dict) or "state_dict" not in found:
-        raise UserError(f"{path}: holds no weights", "a checkpoint of this program", "choose another run or checkpoint")
-    return found
-
-
-def epochs_done(path: Path, *, max_epochs: int) -> int:
-    """Return how many epochs a run to go on with has behind it, which may not be more than it is to have.
-
-    Raises:
-        UserError: when it is more, or the checkpoint cannot be read.
-    """
-    done = int(read_checkpoint(path)["epoch"]) + 1
-    if done > max_epochs:
-        raise UserError(
-            f"trainer.max_epochs={max_epochs}: the run has {done} epochs behind it",
-            f"{done} epochs or more",
-            f"trainer.max_epochs={done} to finish it as it is",
-        )
-    return done
+LONG_VALIDATION_SECONDS = 3.0
+"""A validation that takes longer is not waited for when a signal comes; the state of before its last step is kept."""
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps the best weights and, to go on from, the state at the end of an epoch.
+    """Keeps the best weights and, to go on from, the state at the end of an epoch or between two of its steps.
 
-    The best weights wait in memory and both files are written together, at the end of an epoch, no oftener than
+    The best weights wait in memory and are written with last.ckpt, at the end of an epoch, no oftener than
     `every_seconds`: epochs of a second would otherwise be spent writing. best.ckpt holds the validated weights and no
     optimizer state. Lightning's own ModelCheckpoint writes the whole state for each, every time.
 
@@ -93,12 +39,21 @@ class RunCheckpoints(Checkpoint):
         run_dir: where the files go.
         monitor: metric that decides, as logged.
         mode: max or min.
-        every_seconds: least time between two writes; the last epoch is always written, even after an error.
+        every_seconds: least time between two writes at the end of an epoch; the last epoch is always written, even
+            after an error.
+        every_minutes: most time without a write within an epoch.
         metadata: plain values that best.ckpt carries along (classes, preprocessing, architecture).
     """
 
     def __init__(
-        self, run_dir: RunDir, *, monitor: str, mode: str, every_seconds: float, metadata: Mapping[str, Any]
+        self,
+        run_dir: RunDir,
+        *,
+        monitor: str,
+        mode: str,
+        every_seconds: float,
+        every_minutes: float,
+        metadata: Mapping[str, Any],
     ) -> None:
         self.monitor = monitor
         self.mode = mode
@@ -106,9 +61,13 @@ class RunCheckpoints(Checkpoint):
         self.best_epoch: int | None = None
         self._run_dir = run_dir
         self._every_seconds = every_seconds
+        self._step_seconds = 60 * every_minutes
         self._metadata = dict(metadata)
         self._pending: dict[str, Any] | None = None
         self._unwritten: Any = None
+        self._before_validation: Any = None
+        self._validation_started = 0.0
+        self._validation_seconds: float | None = None
         self._written_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,11 +75,68 @@ class RunCheckpoints(Checkpoint):
         return {"best_score": self.best_score, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what the interrupted run knew."""
+        """Take over what the interrupted run knew; best weights that are damaged are chosen anew."""
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        if self.best_epoch is None:
+            return
+        try:
+            read_checkpoint(self._run_dir.best_checkpoint)
+        except UserError as error:
+            log.warning("%s; the best weights are chosen anew, from here on", error.came)
+            self.best_score = self.best_epoch = None
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: ClassifierModule,  # type: ignore[override]
+        outputs: object,  # noqa: ARG002
+        batch: object,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        """Write step.ckpt when it is time; keep the state of before the last step where validation takes long."""
+        if not is_step_end(trainer, batch_idx):
+            return
+        if time.monotonic() - self._written_at >= self._step_seconds:
+            self.save_step(trainer, pl_module)
+        every = trainer.accumulate_grad_batches
+        is_last_chance = batch_idx + 1 + every >= trainer.num_training_batches
+        seconds = self._validation_seconds
+        if is_last_chance and (seconds is None or seconds >= LONG_VALIDATION_SECONDS):
+            self._before_validation = _state(trainer)
+
+    def save_step(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:
+        """Write the state between two steps.
+
+        Raises:
+            CheckFailedError: when the weights are no longer numbers.
+        """
+        pl_module.check_loss()
+        if not all(bool(torch.isfinite(weight).all()) for weight in pl_module.parameters()):
+            raise CheckFailedError(
+                f"the weights are not finite numbers after step {trainer.global_step}",
+                "finite weights",
+                "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
+            )
+        self.flush(trainer)
+        trainer.save_checkpoint(self._run_dir.step_checkpoint, weights_only=False)
+        self._written_at = time.monotonic()
+
+    def leave_validation(self, trainer: pl.Trainer) -> bool:
+        """Write the state of before the epoch's last step, if it was kept; returns whether it was."""
+        if self._before_validation is None:
+            return False
+        self.flush(trainer)
+        trainer.strategy.save_checkpoint(self._before_validation, self._run_dir.step_checkpoint)
+        return True
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self._validation_started = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Keep the weights when they are the best so far."""
+        self._validation_seconds = time.monotonic() - self._validation_started
+        self._before_validation = None
         if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[self.monitor])
@@ -138,22 +154,27 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Write both files when it is time, or when this was the last epoch."""
+        self._unwritten = None
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self._written_at >= self._every_seconds:
             self._write_best(trainer)
-            trainer.save_checkpoint(self._run_dir.last_checkpoint)
-            self._unwritten = None
+            trainer.save_checkpoint(self._run_dir.last_checkpoint, weights_only=False)
             self._written_at = time.monotonic()
         else:
-            # Training goes on changing the state, and Lightning has no public way to take it without writing it.
-            self._unwritten = _copied(trainer._checkpoint_connector.dump_checkpoint())  # noqa: SLF001
+            # Training goes on changing the state.
+            self._unwritten = _state(trainer)
 
     def on_exception(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
-        exception: BaseException,  # noqa: ARG002
+        exception: BaseException,
     ) -> None:
+        """Write the last epoch that came to its end, if that has not been done and files can be written."""
+        if not isinstance(exception, OSError):
+            self.flush(trainer)
+
+    def flush(self, trainer: pl.Trainer) -> None:
         """Write the last epoch that came to its end, if that has not been done."""
         if self._unwritten is not None:
             self._write_best(trainer)
@@ -165,6 +186,17 @@ class RunCheckpoints(Checkpoint):
         if self._pending is not None:
             trainer.strategy.save_checkpoint(self._pending, self._run_dir.best_checkpoint)
             self._pending = None
+
+
+def is_step_end(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer has just stepped and the epoch goes on: the end of one is saved after its validation."""
+    number = batch_idx + 1
+    return number % trainer.accumulate_grad_batches == 0 and number < trainer.num_training_batches
+
+
+def _state(trainer: pl.Trainer) -> Any:
+    # Lightning has no public way to take the state without writing it.
+    return _copied(trainer._checkpoint_connector.dump_checkpoint())  # noqa: SLF001
 
 
 def _copied(value: Any) -> Any:

@@ -30,6 +30,10 @@ class StageFreezing(pl.Callback):
         self._transfer = transfer
         self._num_frozen: int | None = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
+        """Freeze when a run goes on in the middle of an epoch, whose start Lightning then leaves out."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
         """Freeze, and say so when it changes."""
         stages = split_stages(pl_module.network)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words
 from classifier_training.core.runtime import derive_seed
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput
 from classifier_training.evaluation.metrics import classification_metrics
@@ -116,6 +116,37 @@ class ClassifierModule(pl.LightningModule):
         """Keep Lightning from asking whether a batch was passed over on purpose."""
         warnings.filterwarnings("ignore", message="`training_step` returned `None`")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the epoch's totals, for a run that goes on in its middle."""
+        checkpoint["epoch_totals"] = {
+            "totals": self._totals.clone(),
+            "first_bad_step": self._first_bad_step.clone(),
+            "num_images": self._num_images,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the epoch's totals.
+
+        Raises:
+            UserError: when the checkpoint is of another network.
+        """
+        own, given = self.state_dict(), checkpoint["state_dict"]
+        strange = sorted(own.keys() ^ given.keys()) or [name for name in own if own[name].shape != given[name].shape]
+        if strange:
+            raise UserError(
+                f"the checkpoint to go on from is of another network ({enumerate_words(strange, limit=3)})",
+                "the checkpoint that the run wrote",
+                "restore it from a copy of the run folder, or train again",
+            )
+        if "epoch_totals" in checkpoint:
+            found = checkpoint["epoch_totals"]
+            self._totals, self._first_bad_step = found["totals"].clone(), found["first_bad_step"].clone()
+            self._num_images = found["num_images"]
+
+    def on_train_start(self) -> None:
+        """Bring the totals to the device."""
+        self._totals, self._first_bad_step = self._totals.to(self.device), self._first_bad_step.to(self.device)
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's totals: loss sum, correct answers, images."""
         self._totals = torch.zeros(3, device=self.device)
@@ -165,6 +196,14 @@ class ClassifierModule(pl.LightningModule):
         """
         if self._num_images == 0:
             raise _unreadable(TRAIN)
+        self.check_loss()
+
+    def check_loss(self) -> None:
+        """Stop a run whose loss is no longer a number; on a GPU this waits for all that it was told to do.
+
+        Raises:
+            CheckFailedError: then, naming the step.
+        """
         step = int(self._first_bad_step)
         if step >= 0:
             raise _not_finite("the loss", f"epoch {self.current_epoch}, step {step}")

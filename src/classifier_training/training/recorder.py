@@ -41,12 +41,22 @@ class EpochRecorder(Checkpoint):
         self._train_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows so far, and what the epoch has counted."""
+        return {
+            "rows": self.rows,
+            "num_images": self._num_images,
+            "train_seconds": self._train_seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the rows of the interrupted run."""
         self.rows = list(state_dict["rows"])
+        self._num_images = state_dict.get("num_images", 0)
+        self._train_seconds = state_dict.get("train_seconds", 0.0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Let the clock go on in the middle of an epoch."""
+        self._started = time.perf_counter() - self._train_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the clock."""

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import FitEnd, RunContext
@@ -112,12 +113,25 @@ def fit(
     *,
     transfer: Transfer,
     retrains_head: bool,
-    resume: bool,
+    checkpoint: Path | None,
 ) -> tuple[int, SplitResult]:
     """Train, put the best weights back, let the observers finish, and score the held-out images.
 
     Where it is asked for, the head is fitted anew before the observers see the weights.
     Scoring comes last: a test image that cannot be read then costs neither the export nor the curves.
+
+    Args:
+        run: what is known of the run.
+        module: what to train.
+        datamodule: on what.
+        settings: for how long.
+        device: where.
+        callbacks: as configured.
+        loggers: as configured.
+        pace: what optimizer and schedule are made from.
+        transfer: which stages are frozen when.
+        retrains_head: whether the head is fitted anew.
+        checkpoint: to go on from; None for the beginning.
 
     Returns:
         The epoch of the best weights and their answers on test, or on validation where there is no test.
@@ -125,17 +139,19 @@ def fit(
     import pytorch_lightning as pl
 
     from classifier_training.callbacks.assemble import assemble
+    from classifier_training.data.loader import told_dead_workers
     from classifier_training.models.checkpointing import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
-    from classifier_training.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+    from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint
     from classifier_training.training.continuation import Continuation
     from classifier_training.training.freezing import StageFreezing
-    from classifier_training.training.interrupts import told_interrupts
+    from classifier_training.training.interrupts import Interrupts
     from classifier_training.training.loggers import finish
 
     assembly = assemble(run, callbacks)
     for observer in assembly.observers:
         observer.fit_started(run)
+    interrupts = Interrupts(run.run_dir, assembly.checkpoints)
     lightning = pl.Trainer(
         accelerator=device.accelerator,
         devices=1,
@@ -148,6 +164,7 @@ def fit(
             Continuation(pace),
             *([StageFreezing(transfer)] if transfer.freezes else []),
             *assembly.callbacks,
+            interrupts,
         ],
         logger=[build(run.run_dir) for build in loggers.values()],
         plugins=[AtomicCheckpointIO()],
@@ -158,7 +175,6 @@ def fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
-    checkpoint = run.run_dir.last_checkpoint if resume else None
     # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     memory = told_out_of_memory(
@@ -168,7 +184,7 @@ def fit(
     status = "failed"
     try:
         checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
-        with told_interrupts(run.run_dir), memory, checkpointing:
+        with interrupts, memory, told_dead_workers(), checkpointing:
             lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
@@ -182,7 +198,8 @@ def fit(
             observer.fit_ended(run, end)
         module.scored_split = held_out
         loader = datamodule.test_dataloader() if held_out == TEST else datamodule.val_dataloader()
-        lightning.test(module, dataloaders=loader, verbose=False)
+        with told_dead_workers():
+            lightning.test(module, dataloaders=loader, verbose=False)
         status = "success"
     finally:
         finish(lightning.loggers, status=status)

@@ -20,6 +20,8 @@ from classifier_training.workflows.settle import settle
 from classifier_training.workflows.teaching import make_guide
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
     from classifier_training.workflows.network import Network
@@ -64,9 +66,9 @@ def fit_network(
     loggers: Mapping[str, Builder],
     decisions: Decisions,
     *,
-    resumed: bool,
+    checkpoint: Path | None,
 ) -> tuple[int, SplitResult]:
-    """Settle what the configuration leaves open, and train.
+    """Settle what the configuration leaves open, and train from a checkpoint on, or from the beginning.
 
     Returns:
         The epoch of the best weights and their answers on test, or on validation where there is no test.
@@ -93,13 +95,13 @@ def fit_network(
         parts.batch_size,
         network.min_batch_size,
         decisions,
-        resumed=resumed,
+        resumed=checkpoint is not None,
     )
     write_decisions(run.run_dir.decisions, decisions)
     module = make(settled.trainer, settled.optimizer, settled.device)
     if settled.is_compiled:
         module.network.compile()
-    if parts.transfer.probes and not resumed:
+    if parts.transfer.probes and checkpoint is None:
         probe_head(run, module, datamodule, settled.device, parts.correction.class_weights)
     return fit(
         run,
@@ -112,5 +114,5 @@ def fit_network(
         pace_of(datamodule, settled.trainer, settled.optimizer, decisions.phase),
         transfer=parts.transfer,
         retrains_head=parts.retrains_head,
-        resume=resumed,
+        checkpoint=checkpoint,
     )

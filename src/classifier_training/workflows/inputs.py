@@ -66,7 +66,9 @@ def read_inputs(
     Raises:
         UserError: when the data, the monitor or the correction cannot be used.
     """
-    loaded = load_data(data, seed=seed, manifest=read_manifest(resumed.splits) if resumed else None)
+    loaded = load_data(
+        data, seed=seed, manifest=read_manifest(resumed.splits) if resumed and resumed.splits.exists() else None
+    )
     splits = loaded.splits
     check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
     counts = splits.counts(TRAIN)

@@ -81,6 +81,10 @@ def build_network(
 
     torch.manual_seed(seed)
     built: BuiltModel = model(len(class_names))
+    if transfer.probes or retrains_head:
+        linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
+    if trainer.gradient_checkpointing:
+        checkpointed_modules(built.network)
     image_size = data.image_size or built.input_spec.size
     batch_size = DEFAULT_BATCH_SIZE if data.batch_size == "auto" else data.batch_size
     min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
@@ -92,8 +96,4 @@ def build_network(
         built = inherit(built, model, origin, class_names)
     log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
     refuse_transfer(transfer, built, max_epochs=trainer.max_epochs)
-    if transfer.probes or retrains_head:
-        linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
-    if trainer.gradient_checkpointing:
-        checkpointed_modules(built.network)
     return Network(built, image_size, batch_size, min_batch_size)

@@ -78,8 +78,10 @@ def inherit(
     return dataclasses.replace(built, pretrained=True)
 
 
-def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Decisions:
-    """Say what is otherwise in a run that goes on, and decide what becomes of its schedule.
+def go_on(
+    resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None
+) -> tuple[Decisions, Path | None]:
+    """Find where a run was left, say what is otherwise in it now, and decide what becomes of its schedule.
 
     Args:
         resumed: the run.
@@ -88,18 +90,29 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
         extend: what the schedule does in a longer run; stretch when left out.
 
     Returns:
-        What the run decided before, with the phase that it is in now.
+        What the run decided before, with the phase that it is in now; and the checkpoint to go on from, None where
+        nothing was saved yet and it begins again.
 
     Raises:
-        UserError: when `extend` has no effect, or there is nothing left to train.
+        UserError: when `extend` has no effect, the run is past its new length, or no checkpoint can be used.
     """
-    from classifier_training.training.checkpoints import epochs_done
+    from classifier_training.training.checkpoint_files import find_newest
 
-    done = epochs_done(resumed.last_checkpoint, max_epochs=trainer.max_epochs)
     decisions = read_decisions(resumed.decisions)
     changes = changed_settings(saved_values(resumed.config), config)
     for key, before, now in changes:
         log.info("resume: %s: %s, before %s", key, now, before)
+    inexact = [key for key, *_ in changes if not keeps_exactness(key)]
+    newest = find_newest(resumed, at_epoch_end=bool(inexact))
+    done = newest.entry.epochs_done if newest else 0
+    if done > trainer.max_epochs:
+        raise UserError(
+            f"trainer.max_epochs={trainer.max_epochs}: the run has {done} epochs behind it",
+            f"{done} epochs or more",
+            f"trainer.max_epochs={done} to finish it as it is",
+        )
+    where = f"after step {newest.entry.step}, from {newest.path}" if newest else "at the beginning: nothing was saved"
+    log.info("resume: the run goes on %s", where)
     planned = next((before for key, before, _ in changes if key == "trainer.max_epochs"), trainer.max_epochs)
     if extend is not None and trainer.max_epochs <= planned:
         raise UserError(
@@ -114,10 +127,9 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
     write_decisions(resumed.decisions, decisions)
     if trainer.max_epochs != planned:
         log.info("extend=%s: %s", extend or "stretch", _schedule_words(decisions.phase, extend, trainer.max_epochs))
-    inexact = [key for key, *_ in changes if not keeps_exactness(key)]
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
-    return decisions
+    return decisions, newest.path if newest else None
 
 
 def refuse_extend(extend: Extend | None) -> None:

@@ -19,7 +19,7 @@ from pydantic import Field
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.locks import work_in
 from classifier_training.core.register import Choice, describe, register
-from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.types import TEST, SplitResult, SplitTable, goal_of
 from classifier_training.data.source import DataSource
@@ -137,7 +137,11 @@ def train(
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
         resumed = RunDir(Path(resume)) if resume else None
-        if resumed is None:
+        if resumed is not None:
+            # Before torch is imported: who finds the run taken is told so at once.
+            stack.enter_context(work_in(resumed))
+            remove_orphans(resumed.path)
+        else:
             refuse_extend(extend)
             tell_unfinished(config, output=output, category=category, name=name)
         inputs = read_inputs(
@@ -193,9 +197,13 @@ def train(
             stores=stores,
             on_device=device.accelerator != "cpu",
         )
-        run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
-        stack.enter_context(work_in(run_dir))
-        decisions = go_on(resumed, config, trainer, extend) if resumed else Decisions()
+        decisions, checkpoint = Decisions(), None
+        if resumed:
+            decisions, checkpoint = go_on(resumed, config, trainer, extend)
+            run_dir = resumed
+        else:
+            run_dir = RunDir.create(Path(output), category=category, name=name)
+            stack.enter_context(work_in(run_dir))
         run_dir.result.unlink(missing_ok=True)
         run_log.open(run_dir.log)
         record_inputs(run_dir, config, loaded.index)
@@ -232,7 +240,7 @@ def train(
                 distillation,
             )
             best_epoch, scored = fit_network(
-                run, network, datamodule, parts, device, callbacks, logging, decisions, resumed=resumed is not None
+                run, network, datamodule, parts, device, callbacks, logging, decisions, checkpoint=checkpoint
             )
         table = splits.tables[scored.split]
         calibration = read_info(run_dir).calibration if run_dir.model_info.exists() else None

@@ -54,7 +54,7 @@ def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
 
 
 def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
-    from classifier_training.training.checkpoints import read_checkpoint
+    from classifier_training.training.checkpoint_files import read_checkpoint
 
     best = read_checkpoint(run_dir.best_checkpoint)
     return BundleInfo(

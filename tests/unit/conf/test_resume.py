@@ -27,7 +27,8 @@ def unfinished(folder: Path, *, at: int) -> Path:
     "word",
     [
         "trainer.max_epochs=99", "trainer.max_time=null", "trainer.accelerator=cpu", "data.num_workers=2",
-        "data.on_error=skip", "data.root=/moved", "callbacks.checkpoint.every_seconds=0", "optimizer.lr=3",
+        "data.on_error=skip", "data.root=/moved", "callbacks.checkpoint.every_seconds=0",
+        "callbacks.checkpoint.every_minutes=0", "optimizer.lr=3",
         "optimizer.weight_decay=0.1", "data.batch_size=32", "trainer.precision=32", "transforms.hflip=0.5",
         "loss.label_smoothing=0.2", "extend=restart",
     ],

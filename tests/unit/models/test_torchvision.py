@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,50 @@ def test_published_weights_of_a_network_with_second_outputs_are_taken(
         expected = source((pixels - mean) / std)
         found = built.network.eval()((pixels - own_mean) / own_std)
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def in_the_cache(home: Path, url: str) -> Path:
+    file = home / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    return file
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mnasnet0_5", "shufflenet_v2_x0_5"])
+def test_published_weights_are_taken_whatever_their_tensors_were_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import get_model, get_model_weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    source = get_model(name, weights=None)
+    state = source.state_dict()
+    if name.startswith("densenet"):
+        # As the published files have them: norm.1 for norm1, and no counts of batches.
+        for key in list(state):
+            new = re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", key)
+            state[new] = state.pop(key)
+            if new.endswith("num_batches_tracked"):
+                del state[new]
+        del state._metadata
+    torch.save(state, in_the_cache(tmp_path, get_model_weights(name)["IMAGENET1K_V1"].url))
+    built = torchvision_model(1000, name=name, pretrained=True)
+    for (key, expected), found in zip(source.state_dict().items(), built.network.state_dict().values(), strict=True):
+        assert torch.equal(expected, found), key
+
+
+def test_a_pickle_in_the_cache_is_refused_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import ResNet18_Weights
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "canary",)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"conv1.weight": Payload()}, in_the_cache(tmp_path, ResNet18_Weights.IMAGENET1K_V1.url))
+    with pytest.raises(UserError, match="holds more than tensors"):
+        torchvision_model(3, name="resnet18", pretrained=True)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_a_wrong_name_gets_the_nearest_ones() -> None:

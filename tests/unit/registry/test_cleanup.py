@@ -65,7 +65,7 @@ def test_failed_runs_go_unless_a_process_is_at_work_or_was_just_now(tmp_path: Pa
         assert running.is_dir()
         assert fresh.is_dir()
         assert (elsewhere / "thesis.txt").exists()
-        with pytest.raises(UserError, match="another process is at work there"), work_in(RunDir(running)):
+        with pytest.raises(UserError, match="is writing to this run"), work_in(RunDir(running)):
             pass
     cleanup(failed=True, apply=True)
     assert not running.exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from classifier_training.core.errors import UserError
-from classifier_training.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 
 
 class Payload:
@@ -21,7 +21,7 @@ def test_a_checkpoint_is_read_as_written_and_leaves_no_litter(tmp_path: Path) ->
     AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(2)}, "epoch": 3}, path)
     found = AtomicCheckpointIO().load_checkpoint(path)
     assert found["epoch"] == 3
-    assert [item.name for item in path.parent.iterdir()] == ["last.ckpt"]
+    assert {item.name for item in path.parent.iterdir()} == {"manifest.json", "last.ckpt"}
     AtomicCheckpointIO().remove_checkpoint(path)
     assert not path.exists()
 
@@ -32,7 +32,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     with pytest.raises((AttributeError, pickle.PicklingError)):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "bad": lambda: None}, path)
     assert read_checkpoint(path)["epoch"] == 1
-    assert [item.name for item in tmp_path.iterdir()] == ["last.ckpt"]
+    assert {item.name for item in tmp_path.iterdir()} == {"manifest.json", "last.ckpt"}
 
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def read_entries(folder: Path, names: Sequence[str]) -> NDArray[np.void]:
     """Return the entries of the shards, sorted by path, the latest of each path alone."""
     parts = []
     for number, name in enumerate(names):
-        part = np.load(folder / f"{name}.entries", allow_pickle=False)
+        with (folder / f"{name}.entries").open("rb") as file:
+            # Not by np.load, which opens archives, too.
+            part = np.lib.format.read_array(file, allow_pickle=False)
         part["shard"] = number
         parts.append(part)
     every = np.concatenate(parts) if parts else np.zeros(0, ENTRY)

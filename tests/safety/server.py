@@ -1,0 +1,145 @@
+"""The command line in processes that are forked from one in which torch is imported already.
+
+Importing takes several seconds, a tiny run two. Each run is a process of its own, with its own signals, locks and
+files; what it shares with the others is what was imported, and nothing of that has been used before the fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+IMPORTS = (
+    "classifier_training.cli", "classifier_training.callbacks.assemble", "classifier_training.workflows.fit",
+    "classifier_training.training.module", "classifier_training.data.datamodule", "timm", "torchvision",
+    "classifier_training.training.interrupts", "torch", "pytorch_lightning", "onnxruntime",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended; a negative code is the signal that killed it."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Warm:
+    """Starts runs. Use it in a `with` block.
+
+    Args:
+        preload: a library for LD_PRELOAD.
+    """
+
+    def __init__(self, preload: Path | None = None) -> None:
+        env = {**os.environ, **({"LD_PRELOAD": str(preload)} if preload else {})}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+        assert self._answer() == "ready"
+
+    def __enter__(self) -> Warm:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def start(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> int:
+        """Start a run; returns its process number."""
+        return int(self._ask({"start": list(words), "cwd": str(cwd), "env": dict(env or {})}))
+
+    def wait(self, pid: int, *, cwd: Path) -> Ended:
+        """Wait for a run to end."""
+        status = int(self._ask({"wait": pid}))
+        out, err = (cwd / f".{pid}.{name}" for name in ("out", "err"))
+        ended = Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
+        out.unlink()
+        err.unlink()
+        return ended
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a run has ended; it must still be waited for."""
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+    def run(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+        """Start a run and wait for its end."""
+        return self.wait(self.start(words, cwd=cwd, env=env), cwd=cwd)
+
+    def _ask(self, request: dict[str, Any]) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def serve(requests: IO[str], answers: IO[str]) -> None:
+    """Answer requests until there are no more."""
+    import importlib
+
+    for name in IMPORTS:
+        importlib.import_module(name)
+    # Figures are drawn by a process that is not forked and imports for longer than the whole run takes; no test here
+    # looks at one.
+    from classifier_training.evaluation.drawing import Drawer
+
+    Drawer.submit = lambda *_: None  # type: ignore[method-assign]
+    answers.write("ready\n")
+    answers.flush()
+    for line in requests:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitpid(request["wait"], 0)[1]
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _be_a_run(request)
+        answers.write(f"{answer}\n")
+        answers.flush()
+
+
+def _be_a_run(request: dict[str, Any]) -> None:
+    os.setsid()
+    os.chdir(request["cwd"])
+    pid = os.getpid()
+    descriptors = [os.open(f".{pid}.{name}", os.O_WRONLY | os.O_CREAT) for name in ("out", "err")]
+    for number, descriptor in enumerate(descriptors, start=1):
+        os.dup2(descriptor, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # What Python still has in its buffers is the parent's.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(request["env"])
+    sys.argv = ["classifier-training", *request["start"]]
+    from classifier_training.cli import entry_point
+
+    try:
+        entry_point()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the child ends here, and its error is the test's to see
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.stdin, sys.stdout)
