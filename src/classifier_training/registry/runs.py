@@ -71,7 +71,7 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
             )
         return RunDir(max(found, key=lambda path: path.stat().st_mtime).parent.parent)
     run_dir = RunDir(Path(reference).expanduser())
-    if not run_dir.config.is_file():
+    if not run_dir.config.is_file() and not run_dir.resumable:
         raise UserError(
             f"resume={reference}: {run_dir.config} does not exist",
             "the folder of a run that had begun",

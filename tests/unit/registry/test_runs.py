@@ -72,7 +72,7 @@ def test_an_unfinished_run_has_a_checkpoint_and_no_result(tmp_path: Path) -> Non
     (done / "result.json").write_text("{}")
     assert find_unfinished("latest").path.parent.name == "2026-01-02"
     assert find_unfinished("outputs/2026-01-01/10-00-00").path.parent.name == "2026-01-01"
-    with pytest.raises(UserError, match=r"last\.ckpt does not exist"):
+    with pytest.raises(UserError, match=r"config\.yaml does not exist"):
         find_unfinished("outputs/2026-01-03/10-00-00")
 
 
