@@ -98,6 +98,7 @@ def test_pictures_smaller_than_a_block_are_refused(split_folder: Path, train_her
         train_here([f"data.root={split_folder}", "data.image_size=8", "model=svm"])
 
 
+@pytest.mark.nightly
 def test_features_are_found_on_disk_by_the_next_run(
     split_folder: Path, train_here: Callable[[list[str]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:

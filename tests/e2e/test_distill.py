@@ -56,6 +56,7 @@ def test_students_are_compared_with_themselves_and_their_teacher(
         assert 0 <= run["agreement"] <= 1
 
 
+@pytest.mark.nightly
 def test_a_student_with_hints_goes_on_to_the_letter(
     teacher: Path, pictures: Path, train_here: Callable[[list[str]], Path]
 ) -> None:

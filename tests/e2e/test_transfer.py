@@ -104,6 +104,7 @@ def test_the_probe_gives_the_head_its_start_once(
     assert "linear probe" not in caplog.text
 
 
+@pytest.mark.nightly
 def test_a_head_that_is_trained_again_is_what_all_files_hold(
     words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_head_that_would_score_lower_is_not_kept(
     assert network(run)["fc.weight"].abs().max() > 1e-6
 
 
+@pytest.mark.nightly
 def test_gradient_checkpointing_gives_the_same_run(words: list[str], train_here: Train) -> None:
     plain, saving = (train_here([*words, f"trainer.gradient_checkpointing={word}"]) for word in ("false", "true"))
     assert exact(checkpoint(plain, "last")["state_dict"]) == exact(checkpoint(saving, "last")["state_dict"])
