@@ -15,6 +15,8 @@ WORDS = [word for word in sys.argv[1:] if not word.startswith("-")]
 DATA = [word for word in WORDS if word.startswith("data")] or ["data=digits"]
 SIZE = next((int(word.partition("=")[2]) for word in DATA if word.startswith("data.image_size=")), 32)
 FOLDER = Path("research")
+# A notebook has no file. With one, each process that reads or paints pictures would begin by running all of this.
+globals().pop("__file__", None)
 
 # %% [markdown]
 # ## The way from data to product

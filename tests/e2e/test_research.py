@@ -31,7 +31,7 @@ def test_a_script_writes_its_pictures(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for file in WRITTEN[name]:
-        assert (tmp_path / "research" / file).stat().st_size > 300, file
+        assert (tmp_path / "research" / file).stat().st_size > 200, file
 
 
 def test_there_is_a_test_of_every_script() -> None:

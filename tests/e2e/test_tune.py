@@ -69,25 +69,47 @@ def test_a_search_goes_on_survives_failures_and_leaves_an_experiment(
     assert "type: cnn_v1" in config
     assert f"lr: {study.summary.best.params['optimizer.lr']}" in config
 
-    own_space("optimizer.lr: {low: 1.0e-4, high: 1.0e-1, log: true}, model.residual: {choices: [false, true]}")
-    with pytest.raises(
-        UserError, match=r"the study mine is another one: space: optimizer\.lr was .*0\.01.* and is .*0\.1"
-    ):
-        tune(*words, "trials=4")
-    own_space("optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, model.residual: {choices: [false, true]}")
-    with pytest.raises(UserError, match=r"settings: trainer\.max_epochs was 2 and is 3"):
-        tune(*words, "trainer.max_epochs=3", "trials=4")
 
-    journal = folder / "journal.log"
+def test_another_study_and_a_damaged_journal_are_named() -> None:
+    from classifier_training.workflows.tuning.study import Plan, open_study
+
+    def opened(high: float, epochs: str = "2") -> Any:
+        identity = {"space": {"lr": {"low": 0.1, "high": high}}, "settings": {"trainer.max_epochs": epochs}}
+        plan = Plan(name="mine", directions=["maximize"], identity=identity, max_epochs=2, pruner="median")
+        return open_study(plan, "journal.log")
+
+    opened(0.5).ask()
+    with pytest.raises(
+        UserError, match=r"the study mine is another one: space: lr was .*high: 0\.5.* and is .*high: 0\.6"
+    ):
+        opened(0.6)
+    with pytest.raises(UserError, match=r"settings: trainer\.max_epochs was 2 and is 3"):
+        opened(0.5, "3")
+    journal = Path("journal.log")
     whole = journal.read_bytes()
     # A process that is killed as it writes leaves half a line.
     journal.write_bytes(whole + b'{"op_code": 5, "worker')
-    assert tune(*words, "trials=3").summary.num_trials == study.summary.num_trials
-    assert journal.read_bytes().startswith(whole)
-    assert b'{"op_code": 5, "worker{' not in journal.read_bytes()
+    assert len(opened(0.5).trials) == 1
+    assert journal.read_bytes().startswith(whole + b'{"op_code":0')
     journal.write_bytes(b"no journal\n" + whole)
     with pytest.raises(UserError, match=r"journal\.log: no study can be read there"):
-        tune(*words, "trials=4")
+        opened(0.5)
+
+
+def test_a_trial_that_is_ended_early_leaves_nothing(split_folder: Path, tmp_path: Path) -> None:
+    from classifier_training.workflows.tuning.trials import run_trial
+
+    told: list[int] = []
+
+    def report(epoch: int, score: float) -> bool:
+        told.append(epoch)
+        return True
+
+    folder = tmp_path / "trial"
+    words = [*TINY, f"data.root={split_folder}", "trainer.max_epochs=3"]
+    result = run_trial(words, {"optimizer.lr": 1e-3}, folder, report=report, times=False)
+    assert (result.score, result.num_epochs, told) == (None, 1, [0])
+    assert not folder.exists()
 
 
 def test_trials_of_a_killed_process_are_lost_and_no_others() -> None:

@@ -113,7 +113,13 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         "",
     ]
     if run_dir.hub_config.exists():
-        lines += ["```python", "import timm", 'network = timm.create_model("local-dir:THIS_FOLDER").eval()', "```", ""]
+        lines += [
+            "```python",
+            "import timm",
+            'network = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()',
+            "```",
+            "",
+        ]
     else:
         lines += ["The weights in model.safetensors are not of a network that timm builds by its name.", ""]
     if counts:
