@@ -76,7 +76,9 @@ EXTENDED: dict[str, Callable[[int], float]] = {
 }
 
 
-@pytest.mark.parametrize("extend", EXTENDED)
+@pytest.mark.parametrize(
+    "extend", ["stretch", *(pytest.param(word, marks=pytest.mark.nightly) for word in ("restart", "constant"))]
+)
 def test_a_longer_run_does_with_its_schedule_what_was_asked_for(
     extend: str,
     finished: Path,
@@ -142,6 +144,7 @@ def test_changed_settings_take_effect_and_each_is_listed(
         train_here([f"resume={finished}", "model.dropout=0.5"])
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_stopped_early_gets_its_whole_patience_again(split_folder: Path, train_here: Train) -> None:
     stopping = ["callbacks=[checkpoint,early_stopping]", "callbacks.early_stopping.patience=2"]
     words = [*SMALL, *stopping, "callbacks.early_stopping.min_delta=1", "trainer.max_epochs=6"]

@@ -22,6 +22,7 @@ def newest(root: Path) -> Path:
     return max(root.glob("outputs/*/*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_two_folders_are_trained_on_by_group_then_compared_on_the_same_split(command: Command, tmp_path: Path) -> None:
     seed = 0

@@ -46,6 +46,7 @@ def test_what_is_prepared_is_trained_from_and_changes_nothing(
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
+@pytest.mark.nightly
 def test_the_first_epoch_writes_what_the_next_run_reads(
     command: Command, split_folder: Path, env: dict[str, str]
 ) -> None:

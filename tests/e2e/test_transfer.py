@@ -124,6 +124,7 @@ def test_a_head_that_is_trained_again_is_what_all_files_hold(
     assert score < row["val/loss"]
 
 
+@pytest.mark.nightly
 def test_a_head_that_would_score_lower_is_not_kept(
     words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

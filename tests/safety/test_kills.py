@@ -86,7 +86,8 @@ def test_a_run_killed_inside_a_save_ends_as_if_it_had_not_been(
         assert_as_whole(warm, output, whole, f"seed {SEED + 1}, run {number}, killed at call {at} of saving")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("count", [2, 5])
 def test_a_run_killed_after_every_epoch_ends_as_if_it_had_not_been(
     warm: Warm, pictures: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], count: int
 ) -> None:
@@ -153,7 +154,7 @@ def begun(warm: Warm, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.parametrize("kind", ["write", "fsync", "rename"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("count", [1, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_disk_that_is_full_or_broken_leaves_the_checkpoint_before(
     warm: Warm, begun: Path, tmp_path: Path, kind: str, number: int, count: int
@@ -194,7 +195,8 @@ def test_a_run_that_was_killed_before_it_was_saved_begins_again(
     assert differences(outcome(folder_in(tmp_path)), whole[0]) == []
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [1, 2])
 def test_loader_processes_see_the_rest_of_an_epoch_after_a_kill(
     warm: Warm, pictures: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], workers: int
 ) -> None:

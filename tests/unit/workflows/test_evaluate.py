@@ -129,6 +129,7 @@ def test_every_file_of_a_run_is_evaluated_alike(
     assert report["num_images"] == report["classes"]["red"]["support"] == 3
 
 
+@pytest.mark.nightly
 def test_two_runs_are_compared_on_images_that_neither_was_trained_on(
     split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
 ) -> None:
