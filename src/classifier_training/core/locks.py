@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import logging
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
 
 log = logging.getLogger(__name__)
+
+HOLDER_SECONDS, HOLDER_TRIES = 1.0, 50
+"""How long to wait for the number of the process that holds a lock."""
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def work_in(run: RunDir) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _taken(run, os.pread(descriptor, 20, 0).strip()) from error
+            raise _taken(run, _holder(descriptor)) from error
         except OSError as error:
             # Some network disks have no locks. Training is not refused there; a clean-up waits for an idle hour.
             log.warning("%s: cannot be locked (%s)", run.path, error.strerror)
@@ -50,12 +55,31 @@ def work_in(run: RunDir) -> Iterator[None]:
         _close(descriptor)
 
 
-def _taken(run: RunDir, said: bytes) -> UserError:
-    number = said.decode() if said.isdigit() else ""
+def _holder(descriptor: int) -> int | None:
+    """Read who holds the lock; one that has just taken it may not have said so yet, and one before it be dead."""
+    for _ in range(HOLDER_TRIES):
+        said = os.pread(descriptor, 20, 0).strip()
+        if said.isdigit() and _is_alive(int(said)):
+            return int(said)
+        time.sleep(HOLDER_SECONDS / HOLDER_TRIES)
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _taken(run: RunDir, pid: int | None) -> UserError:
     return UserError(
-        f"{run.path}: process {number or 'of unknown number'} is writing to this run",
+        f"{run.path}: process {pid or 'of unknown number'} is writing to this run",
         "one writer a run",
-        "wait for it, or end it" + (f": kill {number}" if number else ""),
+        "wait for it, or end it" + (f": kill {pid}" if pid else ""),
     )
 
 
@@ -120,6 +144,9 @@ def _open(path: Path) -> int:
 
 def _close(descriptor: int) -> None:
     _descriptors.discard(descriptor)
+    # A process that was forked a moment ago may still have it open, and closing lets go only with the last.
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
