@@ -67,8 +67,8 @@ def soft_labels(logits: Tensor, temperature: float) -> Tensor:
     return (logits / temperature).softmax(dim=2).mean(dim=1)
 
 
-def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return temperature^2 * KL(labels || student), the mean over the batch.
+def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """Return temperature^2 * KL(labels || student), the weighted mean over the batch.
 
     The gradients of the divergence shrink with the square of the temperature, which the factor undoes, so that alpha
     means the same at any (Hinton et al. 2015, section 2).
@@ -77,6 +77,7 @@ def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tenso
         logits: of the student, float32 [B, K].
         labels: of the teachers at the same temperature, float32 [B, K].
         temperature: above 0.
+        weights: of the pictures, float32 [B]; None for all alike.
 
     Returns:
         A scalar, 0 or more.
@@ -84,4 +85,5 @@ def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tenso
     from torch.nn import functional
 
     answered = functional.log_softmax(logits / temperature, dim=1)
-    return functional.kl_div(answered, labels, reduction="batchmean") * temperature**2
+    divergences = functional.kl_div(answered, labels, reduction="none").sum(dim=1) * temperature**2
+    return divergences.mean() if weights is None else (weights * divergences).sum() / weights.sum()

@@ -14,6 +14,8 @@ from classifier_training.training.distillation import soft_label_loss, soft_labe
 from classifier_training.training.features import shown_to
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from classifier_training.training.distillation import Distillation
     from classifier_training.training.teachers import Answers
 
@@ -57,14 +59,23 @@ class Hints(nn.Module):
 class Guide(nn.Module):
     """What a teacher adds to the loss; see `Distillation`.
 
+    Unbalanced classes are corrected here by the weights of their pictures, also where the loss of the labels adjusts
+    logits: a teacher's answers to pictures that it was trained on are near the labels, and a student that learnt them
+    with all pictures alike would learn how frequent the classes are, whichever logits are compared.
+
     Args:
         settings: temperature and weights.
         teaching: gives the answers.
+        is_balanced: whether each of the M teachers answers as for classes that are equally frequent.
         hints: compares features, where hints are wanted.
     """
 
-    def __init__(self, settings: Distillation, teaching: Teaching, hints: Hints | None = None) -> None:
+    def __init__(
+        self, settings: Distillation, teaching: Teaching, is_balanced: Sequence[bool], hints: Hints | None = None
+    ) -> None:
         super().__init__()
+        self._is_balanced: Tensor
+        self.register_buffer("_is_balanced", torch.tensor(is_balanced, dtype=torch.float32), persistent=False)
         self._settings = settings
         self._teaching = teaching
         self.hints = hints
@@ -73,7 +84,17 @@ class Guide(nn.Module):
         """Gather what the student's last layer is shown while it answers; nothing where no hints are given."""
         return nullcontext([]) if self.hints is None else shown_to(student.get_submodule(self.hints.head))
 
-    def forward(self, loss: Tensor, logits: Tensor, images: Tensor, indices: Tensor, features: list[Tensor]) -> Tensor:
+    def forward(
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        images: Tensor,
+        indices: Tensor,
+        features: list[Tensor],
+        *,
+        adjustment: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Blend the losses.
 
         Args:
@@ -82,6 +103,8 @@ class Guide(nn.Module):
             images: the batch as the student saw it, in 0..255, [B, 3, H, W].
             indices: rows of the training table, int64 [B].
             features: what its last layer was shown, one tensor, where hints are given.
+            adjustment: what the loss of the labels adds to the logits, float32 [K], or None.
+            weights: of the pictures, float32 [B], or None.
 
         Returns:
             A scalar.
@@ -89,8 +112,11 @@ class Guide(nn.Module):
         answers = self._teaching(images, indices)
         settings = self._settings
         if settings.alpha:
-            taught = soft_labels(answers.logits, settings.temperature)
-            learnt = soft_label_loss(logits, taught, settings.temperature)
+            theirs = answers.logits
+            if adjustment is not None:
+                theirs = theirs - (1 - self._is_balanced[:, None]) * adjustment
+            taught = soft_labels(theirs, settings.temperature)
+            learnt = soft_label_loss(logits, taught, settings.temperature, weights)
             loss = (1 - settings.alpha) * loss + settings.alpha * learnt
         if self.hints is not None:
             assert answers.features is not None

@@ -174,7 +174,15 @@ class ClassifierModule(pl.LightningModule):
         adjusted = logits if self._logit_adjustment is None else logits + self._logit_adjustment
         loss = self._loss(adjusted, targets, self._class_weights)
         if self.guide is not None:
-            loss = self.guide(loss, logits, images, batch.indices, features)
+            loss = self.guide(
+                loss,
+                logits,
+                images,
+                batch.indices,
+                features,
+                adjustment=self._logit_adjustment,
+                weights=_weights_of(targets, self._class_weights, self._logit_adjustment),
+            )
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
             correct = _share_correct(logits, targets).sum()
@@ -278,6 +286,15 @@ def _share_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """The part of each picture [B] that shows the class answered: 0 or 1, or a share where pictures were mixed."""
     predicted = logits.argmax(dim=1)
     return (predicted == targets) if targets.ndim == 1 else targets.gather(1, predicted[:, None]).squeeze(1)
+
+
+def _weights_of(targets: Tensor, class_weights: Tensor | None, logit_adjustment: Tensor | None) -> Tensor | None:
+    """The weight of each picture [B] that corrects unbalanced classes alike, where anything does."""
+    if logit_adjustment is not None:
+        class_weights = torch.exp(-logit_adjustment)
+    if class_weights is None:
+        return None
+    return class_weights[targets] if targets.ndim == 1 else targets @ class_weights
 
 
 def _not_finite(what: str, where: str) -> CheckFailedError:

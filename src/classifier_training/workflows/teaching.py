@@ -9,7 +9,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TRAIN
@@ -99,11 +101,12 @@ def make_guide(
         teachers.append(Teacher(network, info.preprocessing, order))
     if gives_hints:
         hints = Hints(head, num_own, num_taught, seed=datamodule.seed)
+    balanced = [_is_balanced(run_dir) for run_dir in run_dirs]
     asked = Teachers(teachers, gives_features=gives_hints)
     if not settings.keep_answers or datamodule.augmentation.changes_pictures:
         why = "augmentation changes the pictures" if settings.keep_answers else "keep_answers=false"
         log.info("teacher: asked at every step, since %s", why)
-        return Guide(settings, asked, hints)
+        return Guide(settings, asked, balanced, hints)
     table = run.tables[TRAIN]
     answers = keep_answers(
         _answers_path(run, run_dirs, gives_features=gives_hints),
@@ -114,7 +117,7 @@ def make_guide(
         num_classes=len(run.class_names),
         device=device.accelerator,
     )
-    return Guide(settings, answers, hints)
+    return Guide(settings, answers, balanced, hints)
 
 
 def match_classes(own: Sequence[str], theirs: Sequence[str], *, teacher: Path) -> list[int]:
@@ -136,6 +139,12 @@ def match_classes(own: Sequence[str], theirs: Sequence[str], *, teacher: Path) -
             "train the teacher on this data, or leave out data= to train the student on the teacher's",
         )
     return [theirs.index(name) for name in own]
+
+
+def _is_balanced(run_dir: RunDir) -> bool:
+    """Whether a run corrected the imbalance of its classes, which all do but those that were told not to."""
+    node = saved_values(run_dir.config).get("imbalance")
+    return not isinstance(node, dict) or node.get(TYPE_KEY) != "none"
 
 
 def _tell(run_dir: RunDir, info: BundleInfo, run: RunContext) -> None:

@@ -68,7 +68,7 @@ def teachers(*, gives_features: bool = False) -> Teachers:
 def guided(settings: Distillation, teaching: Any, *, hints: bool = False) -> Any:
     torch.manual_seed(0)
     student = network()
-    guide = Guide(settings, teaching, Hints("3", 5, 13, seed=0) if hints else None)
+    guide = Guide(settings, teaching, [True, True], Hints("3", 5, 13, seed=0) if hints else None)
     return make(student, guide=guide, optimizer=functools.partial(adamw, lr=1e-2))
 
 
@@ -107,6 +107,35 @@ def test_the_step_blends_both_losses_and_hints() -> None:
     own = module.network[:3](torch.from_numpy(np.ascontiguousarray(pixels)).float())
     hint = ((module.guide.hints.projection(own) - answers.features) ** 2).mean()
     expected = 0.6 * hard + 0.4 * soft + 0.5 * hint
+    assert step_of(module, batch, 0).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("is_balanced", [True, False])
+def test_adjusted_logits_go_with_weighed_pictures_and_a_balanced_teacher(is_balanced: bool) -> None:
+    settings = Distillation(teacher="run", temperature=2.0, alpha=1.0)
+    asked, adjustment = teachers(), torch.tensor([0.0, -1.0, -3.0])
+    module = make(network(), guide=Guide(settings, asked, [is_balanced] * 2), logit_adjustment=adjustment)
+    module.on_train_epoch_start()
+    batch = batches(1)[0]
+    theirs = asked(batch.images, batch.indices).logits - (0 if is_balanced else adjustment)
+    weights = torch.exp(-adjustment)[batch.targets]
+    expected = soft_label_loss(module(batch.images), soft_labels(theirs, 2.0), 2.0, weights)
+    assert step_of(module, batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_pictures_weigh_as_their_classes_do() -> None:
+    settings = Distillation(teacher="run", temperature=2.0, alpha=1.0)
+    asked, class_weights = teachers(), torch.tensor([1.0, 0.0, 5.0])
+    module = make(network(), guide=Guide(settings, asked, [True, True]), class_weights=class_weights)
+    module.on_train_epoch_start()
+    batch = batches(1)[0]
+    labels = soft_labels(asked(batch.images, batch.indices).logits, 2.0)
+    weights = class_weights[batch.targets]
+    single = [
+        soft_label_loss(logits[None], label[None], 2.0)
+        for logits, label in zip(module(batch.images), labels, strict=True)
+    ]
+    expected = (weights * torch.stack(single)).sum() / weights.sum()
     assert step_of(module, batch, 0).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
