@@ -148,7 +148,7 @@ def train(
             data,
             imbalance,
             sampler,
-            recipe=recipe,
+            config=config,
             monitor=monitor,
             seed=seed,
             resumed=resumed,
