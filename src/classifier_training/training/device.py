@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Type of the numbers in mixed precision; other precisions have none."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -33,6 +36,12 @@ class Device:
     precision: str
     channels_last: bool
     words: str
+
+
+def autocast(accelerator: str, precision: str) -> torch.autocast:
+    """Compute in a precision, as Lightning names it, inside a block."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(accelerator, dtype=dtype, enabled=dtype is not None)
 
 
 def choose_device(accelerator: Accelerator, precision: Precision) -> Device:
