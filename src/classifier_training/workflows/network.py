@@ -33,12 +33,14 @@ class Network:
     Args:
         built: the network and its name.
         image_size: side of the pictures in pixels.
+        first_size: of those of the first epoch, the smallest.
         batch_size: as configured, or the usual one where it is still to be found.
         min_batch_size: fewest images that it can be trained on at once.
     """
 
     built: BuiltModel
     image_size: int
+    first_size: int
     batch_size: int
     min_batch_size: int
 
@@ -96,4 +98,4 @@ def build_network(
         built = inherit(built, model, origin, class_names)
     log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
     refuse_transfer(transfer, built, max_epochs=trainer.max_epochs)
-    return Network(built, image_size, batch_size, min_batch_size)
+    return Network(built, image_size, first_size, batch_size, min_batch_size)

@@ -158,7 +158,7 @@ def train(
         splits = loaded.splits
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
-        from classifier_training.training.device import choose_device
+        from classifier_training.training.device import choose_device, sound_precision
 
         device = choose_device(trainer.accelerator, trainer.precision)
         log.info("device: %s", device.words)
@@ -175,6 +175,7 @@ def train(
             origin=origin,
             seed=seed,
         )
+        device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
         preprocessing = transforms.evaluation(network.image_size, network.built.input_spec)
         stores = stack.enter_context(
             open_stores(
