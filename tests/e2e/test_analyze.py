@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import COLOURS, SMALL, Finished, draw_picture
+from tests.conftest import COLOURS, SMALL, draw_picture
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def manifest(run: Path) -> list[dict[str, str]]:

@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import COLOURS, Finished, draw_picture
+from tests.conftest import COLOURS, draw_picture
+from tests.server import Ended
 from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.run_dir import RunDir
@@ -29,7 +30,7 @@ from classifier_training.export.bundle import BundleInfo
 from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 SCRIPT = Path(sys.executable).with_name("classifier-training")
 CLASSES = ("", "ü/..", "c")
 

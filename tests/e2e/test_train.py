@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.conftest import SMALL, Finished, draw_picture
+from tests.conftest import SMALL, draw_picture
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def run_folder(root: Path) -> Path:
