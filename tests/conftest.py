@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.server import Ended, Warm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # One thread a test process: two of them share a small machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -123,25 +123,30 @@ def tiny_weights(tmp_path: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
+@pytest.fixture(scope="session")
+def forked_commands() -> Iterator[Warm]:
+    """Where command lines are forked from."""
+    with Warm() as server:
+        yield server
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., Finished]:
-    """Run the console script as a user would, in the test's folder."""
+def command(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Ended]:
+    """Run a command line as a user would, in the test's folder.
 
-    def run(*words: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Finished:
+    In a process that has imported torch before, which would take longer than what most tests look at. What changes
+    Python itself needs a process from the start.
+    """
+
+    def run(*words: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Ended:
+        if not any(name.startswith("PYTHON") for name in env or {}):
+            warm: Warm = request.getfixturevalue("forked_commands")
+            return warm.run(words, cwd=cwd, env=env)
         script = Path(sys.executable).with_name("classifier-training")
         done = subprocess.run(
             [script, *words], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
         )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.conftest import SMALL, Finished, read_csv
+from tests.conftest import SMALL, read_csv
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def test_a_folder_with_faults_becomes_a_report(command: Command, split_folder: Path, tmp_path: Path) -> None:

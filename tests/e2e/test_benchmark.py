@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import SMALL, Finished, read_csv
+from tests.conftest import SMALL, read_csv
+from tests.server import Ended
 
 from classifier_training.export.contestants import FORMS
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def test_forms_are_measured_side_by_side(

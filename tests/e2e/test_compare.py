@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Finished, make_class_folders
+from tests.conftest import make_class_folders
+from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
@@ -48,7 +49,7 @@ def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float 
 
 
 def test_one_command_trains_ranks_names_the_failed_and_goes_on(
-    command: Callable[..., Finished], split_folder: Path, tmp_path: Path
+    command: Callable[..., Ended], split_folder: Path, tmp_path: Path
 ) -> None:
     broken = make_class_folders(tmp_path / "broken", {"red": 12})
     words = ["compare", "models=[cnn_v1]", f"data=[{split_folder},{broken}]", "jobs=2", *TINY]

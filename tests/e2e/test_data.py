@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import COLOURS, SMALL, Finished, draw_picture, read_csv
+from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def manifest(run: Path) -> list[dict[str, str]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL, Finished, make_class_folders, read_csv
+from tests.conftest import SMALL, make_class_folders, read_csv
 from tests.e2e.test_resume import exact, timeless
+from tests.server import Ended
 
 from classifier_training import cli
 from classifier_training.core.errors import UserError
@@ -113,7 +114,7 @@ def test_hints_need_a_student_that_shows_features(
         train_here([*words, *taught])
 
 
-def test_many_runs_are_left_to_distill_itself(command: Callable[..., Finished]) -> None:
+def test_many_runs_are_left_to_distill_itself(command: Callable[..., Ended]) -> None:
     done = command("distill", "--multirun", "teacher=x", "model=student,resnet18")
     assert done.code == 2
     assert "which makes a run of each of its settings by itself" in done.err

@@ -10,9 +10,10 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 @pytest.fixture

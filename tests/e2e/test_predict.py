@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import COLOURS, Finished, draw_picture, read_csv
+from tests.conftest import COLOURS, draw_picture, read_csv
+from tests.server import Ended
 from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.run_dir import RunDir
@@ -28,7 +29,7 @@ from classifier_training.export.bundle import BundleInfo
 from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 SCRIPT = Path(sys.executable).with_name("classifier-training")
 CLASSES = ("", "ü/..", "c")
 

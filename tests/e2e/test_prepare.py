@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL, Finished, draw_picture
+from tests.conftest import SMALL, draw_picture
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 @pytest.fixture

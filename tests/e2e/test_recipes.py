@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL
+from tests.server import Ended
 
 from classifier_training.core.errors import UserError
 
 LITTLE = (*SMALL, "callbacks=[checkpoint,ema]")
 
 
-def test_a_recipe_is_printed_and_kept(command: Callable[..., Finished], split_folder: Path, tmp_path: Path) -> None:
+def test_a_recipe_is_printed_and_kept(command: Callable[..., Ended], split_folder: Path, tmp_path: Path) -> None:
     done = command("train", f"data.root={split_folder}", *LITTLE)
     assert done.code == 0, done.err
     assert done.err.count("recipe: ") == 2, "the recipe, and what suits the data better"

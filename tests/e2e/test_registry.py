@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL
 from tests.runs import make_run
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def test_runs_are_listed_promoted_reported_and_cleaned_up(command: Command, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL, Finished, draw_picture
+from tests.conftest import SMALL, draw_picture
+from tests.server import Ended
 
 from classifier_training.core.errors import UserError
 
@@ -63,7 +64,7 @@ def timeless(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
 
 
-def test_a_killed_run_resumes_bit_for_bit(command: Callable[..., Finished], split_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(command: Callable[..., Ended], split_folder: Path, tmp_path: Path) -> None:
     words = ["train", f"data.root={split_folder}", *SETTINGS]
     whole = command(*words, f"output={tmp_path}/whole")
     assert whole.code == 0, whole.err

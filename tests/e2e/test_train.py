@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.conftest import SMALL, Finished, draw_picture, read_csv
+from tests.conftest import SMALL, draw_picture, read_csv
+from tests.server import Ended
 
-Command = Callable[..., Finished]
+Command = Callable[..., Ended]
 
 
 def run_folder(root: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import make_class_folders
-from tests.safety.server import Warm
+from tests.server import Warm
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def warm(faults: Path) -> Iterator[Warm]:
     """Where runs are forked from; what makes writes fail sleeps until a run's environment wakes it."""
-    with Warm(faults) as server:
+    with Warm(faults, draws=False) as server:
         yield server
 
 

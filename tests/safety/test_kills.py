@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.safety.runs import differences, folder_in, litter, outcome, words
-from tests.safety.server import Ended, Warm
+from tests.server import Ended, Warm
 
 from classifier_training.core.run_dir import RunDir
 from classifier_training.training.checkpoint_files import find_newest, read_checkpoint
@@ -66,7 +66,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
         delay = draw.uniform(0, 0.8 * whole[1])
         time.sleep(delay)
         os.kill(pid, signal.SIGKILL)
-        warm.wait(pid, cwd=output)
+        warm.wait(pid)
         assert_as_whole(warm, output, whole, f"seed {SEED}, run {number}, killed after {delay:.3f} s")
 
 
@@ -98,9 +98,9 @@ def test_a_run_killed_after_every_epoch_ends_as_if_it_had_not_been(
         while not warm.has_ended(pid) and not (metrics.is_file() and len(metrics.read_text().splitlines()) > epoch):
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
-        warm.wait(pid, cwd=tmp_path)
+        warm.wait(pid)
         pid = warm.start(["train", f"resume={folder_in(tmp_path)}"], cwd=tmp_path)
-    ended = warm.wait(pid, cwd=tmp_path)
+    ended = warm.wait(pid)
     assert ended.code == 0, ended.err
     assert differences(outcome(folder_in(tmp_path)), whole[0]) == []
 
@@ -118,11 +118,11 @@ def test_a_signal_saves_and_leaves_in_ten_seconds(
         wait_for("*/*/checkpoints/last.ckpt", output, warm, pid)
         time.sleep(draw.uniform(0, 0.3 * whole[1]))
         if warm.has_ended(pid):
-            assert warm.wait(pid, cwd=output).code == 0
+            assert warm.wait(pid).code == 0
             continue
         os.kill(pid, number)
         sent = time.monotonic()
-        ended = warm.wait(pid, cwd=output)
+        ended = warm.wait(pid)
         assert time.monotonic() - sent < 10
         assert ended.code in (0, 128 + number), ended.err
         assert "Traceback" not in ended.err
@@ -138,7 +138,7 @@ def test_a_second_signal_leaves_at_once(warm: Warm, pictures: Path, tmp_path: Pa
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGINT)
     os.kill(pid, signal.SIGCONT)
-    ended = warm.wait(pid, cwd=tmp_path)
+    ended = warm.wait(pid)
     assert ended.code in (130, 143)
     assert "a second signal leaves at once" in ended.err
     assert "the run was interrupted" not in ended.err

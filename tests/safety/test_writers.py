@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import Finished
 from tests.safety.runs import folder_in, words
-from tests.safety.server import Warm
+from tests.server import Ended, Warm
 
 from classifier_training.core.errors import UserError, system_error
 from classifier_training.core.locks import work_in
@@ -60,7 +59,7 @@ def test_a_writer_keeps_all_others_out_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_second_start_is_refused_before_torch_is_there(
-    command: Callable[..., Finished], warm: Warm, pictures: Path, tmp_path: Path
+    command: Callable[..., Ended], warm: Warm, pictures: Path, tmp_path: Path
 ) -> None:
     pid = warm.start(words(pictures, tmp_path / "out", "trainer.max_epochs=5000"), cwd=tmp_path)
     while not list(tmp_path.glob("out/*/*/config.yaml")):
@@ -78,7 +77,7 @@ def test_a_second_start_is_refused_before_torch_is_there(
     assert "Traceback" not in second.err
     assert (after.children_user - before.children_user) < 5
     os.kill(pid, signal.SIGKILL)
-    warm.wait(pid, cwd=tmp_path)
+    warm.wait(pid)
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.nightly)])
@@ -91,11 +90,11 @@ def test_of_many_starts_in_one_folder_one_wins(warm: Warm, pictures: Path, tmp_p
     while sum(warm.has_ended(pid) for pid in pids) < count - 1:
         time.sleep(0.02)
     (winner,) = [pid for pid in pids if not warm.has_ended(pid)]
-    losers = [warm.wait(pid, cwd=tmp_path) for pid in pids if pid != winner]
+    losers = [warm.wait(pid) for pid in pids if pid != winner]
     assert [loser.code for loser in losers] == [2] * (count - 1)
     assert all(f"process {winner} is writing" in loser.err for loser in losers)
     os.kill(winner, signal.SIGKILL)
-    warm.wait(winner, cwd=tmp_path)
+    warm.wait(winner)
 
 
 def test_twenty_starts_in_one_second_get_twenty_folders(tmp_path: Path) -> None:

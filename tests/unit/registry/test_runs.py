@@ -65,7 +65,7 @@ def test_an_unfinished_run_has_a_checkpoint_and_no_result(tmp_path: Path) -> Non
         file.write_text("")
         os.utime(file, (at, at))
     finish(tmp_path / "outputs/2026-01-03/10-00-00", value=1, at=3000)
-    # Finished without an export.
+    # Ended without an export.
     done = tmp_path / "outputs/2026-01-04/10-00-00"
     (done / "checkpoints").mkdir(parents=True)
     (done / "checkpoints/last.ckpt").write_text("")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 IMPORTS = (
@@ -37,13 +38,16 @@ class Warm:
 
     Args:
         preload: a library for LD_PRELOAD.
+        draws: whether figures are drawn, by a process that is not forked and imports for longer than a tiny run takes.
     """
 
-    def __init__(self, preload: Path | None = None) -> None:
+    def __init__(self, preload: Path | None = None, *, draws: bool = True) -> None:
         env = {**os.environ, **({"LD_PRELOAD": str(preload)} if preload else {})}
+        self._said = TemporaryDirectory()
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
+            [sys.executable, __file__, self._said.name, str(int(draws))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
+        )  # fmt: skip
         assert self._answer() == "ready"
 
     def __enter__(self) -> Warm:
@@ -53,15 +57,16 @@ class Warm:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+        self._said.cleanup()
 
     def start(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> int:
         """Start a run; returns its process number."""
-        return int(self._ask({"start": list(words), "cwd": str(cwd), "env": dict(env or {})}))
+        return int(self._ask({"start": list(words), "cwd": str(cwd), "env": {**os.environ, **(env or {})}}))
 
-    def wait(self, pid: int, *, cwd: Path) -> Ended:
+    def wait(self, pid: int) -> Ended:
         """Wait for a run to end."""
         status = int(self._ask({"wait": pid}))
-        out, err = (cwd / f".{pid}.{name}" for name in ("out", "err"))
+        out, err = (Path(self._said.name) / f"{pid}.{name}" for name in ("out", "err"))
         ended = Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
         out.unlink()
         err.unlink()
@@ -73,7 +78,7 @@ class Warm:
 
     def run(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
         """Start a run and wait for its end."""
-        return self.wait(self.start(words, cwd=cwd, env=env), cwd=cwd)
+        return self.wait(self.start(words, cwd=cwd, env=env))
 
     def _ask(self, request: dict[str, Any]) -> str:
         assert self._process.stdin is not None
@@ -86,17 +91,23 @@ class Warm:
         return self._process.stdout.readline().strip()
 
 
-def serve(requests: IO[str], answers: IO[str]) -> None:
-    """Answer requests until there are no more."""
+def serve(requests: IO[str], answers: IO[str], *, said: str, draws: bool) -> None:
+    """Answer requests until there are no more.
+
+    Args:
+        requests: a line each.
+        answers: likewise.
+        said: folder for what the runs say.
+        draws: whether figures are drawn.
+    """
     import importlib
 
     for name in IMPORTS:
         importlib.import_module(name)
-    # Figures are drawn by a process that is not forked and imports for longer than the whole run takes; no test here
-    # looks at one.
-    from classifier_training.evaluation.drawing import Drawer
+    if not draws:
+        from classifier_training.evaluation.drawing import Drawer
 
-    Drawer.submit = lambda *_: None  # type: ignore[method-assign]
+        Drawer.submit = lambda *_: None  # type: ignore[method-assign]
     answers.write("ready\n")
     answers.flush()
     for line in requests:
@@ -106,16 +117,16 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                _be_a_run(request)
+                _be_a_run(request, said)
         answers.write(f"{answer}\n")
         answers.flush()
 
 
-def _be_a_run(request: dict[str, Any]) -> None:
+def _be_a_run(request: dict[str, Any], said: str) -> None:
     os.setsid()
     os.chdir(request["cwd"])
-    pid = os.getpid()
-    descriptors = [os.open(f".{pid}.{name}", os.O_WRONLY | os.O_CREAT) for name in ("out", "err")]
+    paths = [f"{said}/{os.getpid()}.{name}" for name in ("out", "err")]
+    descriptors = [os.open(path, os.O_WRONLY | os.O_CREAT) for path in paths]
     for number, descriptor in enumerate(descriptors, start=1):
         os.dup2(descriptor, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -123,6 +134,7 @@ def _be_a_run(request: dict[str, Any]) -> None:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = ["classifier-training", *request["start"]]
     from classifier_training.cli import entry_point
@@ -142,4 +154,4 @@ def _be_a_run(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, sys.stdout)
+    serve(sys.stdin, sys.stdout, said=sys.argv[1], draws=sys.argv[2] == "1")
