@@ -18,6 +18,7 @@ from classifier_training.workflows.record import config_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from classifier_training.core.ranks import Follower
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
     from classifier_training.training.settings import TrainerSettings
@@ -130,6 +131,11 @@ def go_on(
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
     return decisions, newest.path if newest else None
+
+
+def follow(run: RunDir, told: Follower) -> tuple[Decisions, Path | None]:
+    """Return what the leader of this process has decided, and the checkpoint that it goes on from."""
+    return read_decisions(run.decisions), Path(told.checkpoint) if told.checkpoint else None
 
 
 def refuse_extend(extend: Extend | None) -> None:
