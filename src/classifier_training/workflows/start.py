@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 Extend = Literal["stretch", "restart", "constant"]
 
 
-def find_origin(init_from: str | None, *, output: str, resumed: bool) -> RunDir | None:
-    """Return the run to take weights from; a run that goes on has them.
+def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -> RunDir | None:
+    """Return the run to take weights from; a run that goes on from a checkpoint has them.
 
     Raises:
         UserError: when there is no such run.
     """
-    if init_from is None or resumed:
+    if init_from is None or (resumed and resumed.resumable):
         return None
     try:
         return find_run(init_from, output=output)

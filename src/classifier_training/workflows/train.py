@@ -129,15 +129,15 @@ def train(
         init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
-    origin = find_origin(init_from, output=output, resumed=resume is not None)
+    resumed = RunDir(Path(resume)) if resume else None
+    origin = find_origin(init_from, output=output, resumed=resumed)
     init_from = str(origin.path.absolute()) if origin else init_from
     distillation = name_teachers(distillation, output=output) if distillation else None
-    config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
+    config = plain(describe({name: value for name, value in locals().items() if name not in ("origin", "resumed")}))
     if isinstance(model, ShallowModel):
         transforms = transforms.without_augmentation()
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
-        resumed = RunDir(Path(resume)) if resume else None
         follower = following()
         if resumed is not None and not follower:
             # Before torch is imported: who finds the run taken is told so at once.
@@ -175,6 +175,7 @@ def train(
             transfer=transfer,
             retrains_head=retrain_head,
             origin=origin,
+            has_checkpoint=resumed is not None and resumed.resumable,
             seed=seed,
         )
         preprocessing = transforms.evaluation(network.image_size, network.built.input_spec)
