@@ -41,7 +41,7 @@ shutil.copy(result.folder / "distillation.png", FOLDER / "distillation_analysis.
 # %% [markdown]
 # ## What to ship
 #
-# The verb `benchmark` belongs here: latency of each format, quantisation, recommendations for each kind of machine.
+# The verb `benchmark` says more: latency of each format, quantisation, recommendations for each kind of machine.
 
 # %%
 write_recommendations(FOLDER / "deployment_recommendations.md", result)

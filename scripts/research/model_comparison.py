@@ -20,7 +20,7 @@ globals().pop("__file__", None)
 # %% [markdown]
 # ## Trained, and compared by accuracy, precision, recall and ROC
 #
-# The verbs `compare` (seeds, several data sets, parallel jobs) and `benchmark` (latency by format) belong here.
+# The verbs `compare` (seeds, several data sets, parallel jobs) and `benchmark` (latency by format) say more.
 
 # %%
 comparison = compare_models([f"model={name}" for name in CHOSEN.split(",")], SETTINGS, FOLDER)

@@ -19,12 +19,13 @@ LITTLE = (*SMALL, "callbacks=[checkpoint,ema]")
 def test_a_recipe_is_printed_and_kept(command: Callable[..., Finished], split_folder: Path, tmp_path: Path) -> None:
     done = command("train", f"data.root={split_folder}", *LITTLE)
     assert done.code == 0, done.err
-    assert "recipe: scratch, since the network starts from random weights" in done.err
+    assert done.err.count("recipe: ") == 2, "the recipe, and what suits the data better"
+    assert "recipe: scratch, for a network that starts from random weights" in done.err
     assert "recipe=tiny is made for fewer than 1,000" in done.err
     assert "imbalance: classes 2.0:1, logits adjusted" in done.err
     (config,) = tmp_path.glob("outputs/*/*/config.yaml")
     assert yaml.safe_load(config.read_text())["recipe"] == "scratch"
-    assert "recipe: scratch" in (config.parent / "train.log").read_text()
+    assert "recipe: scratch, for a network" in (config.parent / "train.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,14 @@ def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
+def value_at(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value that a dotted key leads to."""
+    node: Any = values
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
 def has_key(values: Mapping[str, Any], key: str) -> bool:
     """Whether a dotted key leads to a value."""
     node: Any = values

@@ -20,7 +20,7 @@ from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
 from classifier_training.conf.idle import refuse_going_on, refuse_idle
 from classifier_training.conf.passing import own_values, split_words
-from classifier_training.conf.recipes import AUTO, RECIPE, choose_recipe, with_recipe
+from classifier_training.conf.recipes import AUTO, RECIPE, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.typed import prepare
@@ -119,13 +119,6 @@ def refuse_hydra_hooks(hydra: Any) -> None:
 def with_choices(values: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the name of the recipe, which leaves its settings and no node of its own."""
     return {**values, RECIPE: choices[RECIPE]} if RECIPE in choices else values
-
-
-def with_chosen_recipe(values: Mapping[str, Any], words: Sequence[str]) -> list[str]:
-    """Choose the recipe for a composed configuration, say it, and put it among the words."""
-    name, why = choose_recipe(values)
-    log.info("recipe: %s, since %s", name, why)
-    return with_recipe(words, name)
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from classifier_training.conf.compose import (
     plain,
     refuse_unknown,
     with_choices,
-    with_chosen_recipe,
     with_sample,
 )
-from classifier_training.conf.recipes import AUTO, RECIPE
+from classifier_training.conf.recipes import AUTO, RECIPE, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
 from classifier_training.conf.typed import prepare

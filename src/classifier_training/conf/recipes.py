@@ -19,14 +19,21 @@ AUTO = "auto"
 
 
 def choose_recipe(values: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the recipe for a composed configuration, and the reason in words."""
+    """Return the recipe for a composed configuration, and what it is for in words."""
     model = values.get("model")
     node = model if isinstance(model, dict) else {}
     if node.get("pretrained") or node.get("weights") or values.get("init_from"):
-        return "finetune", "the network starts from trained weights"
-    return "scratch", "the network starts from random weights"
+        return "finetune", "a network that starts from trained weights"
+    return "scratch", "a network that starts from random weights"
 
 
-def with_recipe(words: Sequence[str], name: str) -> list[str]:
-    """Replace the choice of a recipe among typed words."""
+def recipe_words(values: Mapping[str, Any]) -> str:
+    """Name the recipe of a configuration, and what it is for where it is the one that auto takes."""
+    name, purpose = choose_recipe(values)
+    return f"{name}, for {purpose}" if values[RECIPE] == name else str(values[RECIPE])
+
+
+def with_chosen_recipe(values: Mapping[str, Any], words: Sequence[str]) -> list[str]:
+    """Choose the recipe for a composed configuration, and put it in the place of another among the typed words."""
+    name, _ = choose_recipe(values)
     return [*(word for word in words if word.partition("=")[0] != RECIPE), f"{RECIPE}={name}"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import OmegaConf
 
-from classifier_training.conf.check import has_key, leaf_keys, parse_overrides
+from classifier_training.conf.check import has_key, leaf_keys, parse_overrides, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.registry.runs import find_unfinished
@@ -133,19 +133,12 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 def changed_settings(saved: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """List the settings in which a run that goes on differs from what it was: key, value before, value now."""
     return [
-        (key, _value(saved, key), _value(values, key))
+        (key, value_at(saved, key), value_at(values, key))
         for key in leaf_keys(values)
-        if key not in (RESUME, EXTEND) and has_key(saved, key) and _value(saved, key) != _value(values, key)
+        if key not in (RESUME, EXTEND) and has_key(saved, key) and value_at(saved, key) != value_at(values, key)
     ]
 
 
 def keeps_exactness(key: str) -> bool:
     """Whether a run goes on to the letter although this setting changed."""
     return key in HARMLESS or key.startswith(HARMLESS_GROUP)
-
-
-def _value(values: Mapping[str, Any], key: str) -> Any:
-    node: Any = values
-    for part in key.split("."):
-        node = node[part]
-    return node

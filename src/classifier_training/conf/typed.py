@@ -27,23 +27,26 @@ def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a word that is no setting, has no value, or takes away what the verb cannot do without.
     """
-    return [_prepare(verb, word) for word in parse_overrides(name_word(verb, words))]
+    return [_prepare(verb, override) for override in parse_overrides(name_word(verb, words))]
 
 
 def name_word(verb: Entry, words: Sequence[str]) -> list[str]:
     """Put its key before the first word that has none, where the verb has a setting for such a word."""
     name = next((option.name for option in verb.options.values() if option.is_word), None)
-    bare = next((place for place, word in enumerate(words) if "=" not in word), None)
+    bare = next((place for place, text in enumerate(words) if "=" not in text), None)
     if name is None or bare is None:
         return list(words)
-    # Quoted for the configuration's grammar alone; the shell has had its turn.
-    (keyed,) = shlex.split(setting(name, words[bare]))
-    return [*words[:bare], keyed, *words[bare + 1 :]]
+    return [*words[:bare], word(name, words[bare]), *words[bare + 1 :]]
 
 
-def _prepare(verb: Entry, word: Override) -> str:
-    line, key = word.input_line or "", word.key_or_group
-    value = word.value()
+def word(key: str, value: object) -> str:
+    """Return key=value, quoted for the configuration's grammar alone: no shell sees it."""
+    return shlex.split(setting(key, value))[0]
+
+
+def _prepare(verb: Entry, override: Override) -> str:
+    line, key = override.input_line or "", override.key_or_group
+    value = override.value()
     if line.endswith("=") and value == "":
         raise UserError(
             f"{line} has no value",
@@ -63,7 +66,7 @@ def _prepare(verb: Entry, word: Override) -> str:
                 f"{key}={option.choice.default}",
             )
         return f"{key}=[]"
-    if isinstance(value, (bool, int, float)) and not word.is_sweep_override() and _takes_text(verb, key):
+    if isinstance(value, (bool, int, float)) and not override.is_sweep_override() and _takes_text(verb, key):
         return f"{key}='{line.partition('=')[2].strip()}'"
     return line
 

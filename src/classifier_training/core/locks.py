@@ -42,9 +42,8 @@ def work_in(run: RunDir) -> Iterator[None]:
         ) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _taken(run, _holder(descriptor)) from error
+            if not _take(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                raise _taken(run, _holder(descriptor))
         except OSError as error:
             # Some network disks have no locks. Training is not refused there; a clean-up waits for an idle hour.
             log.warning("%s: cannot be locked (%s)", run.path, error.strerror)
@@ -84,37 +83,33 @@ def _taken(run: RunDir, pid: int | None) -> UserError:
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, made when it is missing; wait for whoever holds it.
+def hold(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file, made when it is missing.
+
+    Args:
+        path: of the file.
+        shared: whether others may hold it in the same way.
+        wait: whether to wait for whoever holds it otherwise.
+
+    Yields:
+        Whether it is held now.
 
     Raises:
         OSError: when the file cannot be made or written to.
     """
     descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield _take(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     finally:
         _close(descriptor)
 
 
-@contextmanager
-def try_hold(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file if nobody does; gives whether it is held now.
-
-    Raises:
-        OSError: when the file cannot be made or written to.
-    """
-    descriptor = _open(path)
+def _take(descriptor: int, how: int) -> bool:
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        _close(descriptor)
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_held(path: Path) -> bool:
@@ -124,12 +119,9 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _take(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     finally:
         os.close(descriptor)
-    return False
 
 
 _descriptors: set[int] = set()
@@ -143,6 +135,8 @@ def _open(path: Path) -> int:
 
 
 def _close(descriptor: int) -> None:
+    if descriptor not in _descriptors:
+        return  # a forked process has let go of it already, and the number may be another file's there
     _descriptors.discard(descriptor)
     # A process that was forked a moment ago may still have it open, and closing lets go only with the last.
     with contextlib.suppress(OSError):  # a file system without locks

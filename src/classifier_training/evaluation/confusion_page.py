@@ -76,10 +76,13 @@ def pictures_of(
 ) -> list[Thumbnail]:
     """Return thumbnails of some answers: what each is, what was answered, how surely, and the file."""
     result = answers.result
-    shares, predicted = result.probabilities[rows].max(axis=1), result.predicted[rows]
     found = []
     for path, target, answer, share in zip(
-        image_paths(rows, result, table_), result.targets[rows], predicted, shares, strict=True
+        image_paths(rows, result, table_),
+        result.targets[rows],
+        answers.predicted[rows],
+        answers.confidences[rows],
+        strict=True,
     ):
         name = _short(class_names[answer])
         truth = "" if answer == target else f"is {_short(class_names[target])}; "

@@ -88,16 +88,16 @@ def draw_figures(
         "reliability",
         ReliabilityFigure(
             confidences=confidences,
-            correct=result.predicted == result.targets,
+            correct=answers.predicted == result.targets,
             title=f"{split}: how often answers of a confidence are right",
         ),
     )
     worst, unsure = answers.worst(), answers.unsure()
     draw("confused_pairs", _pairs(answers, counts, table, names) if len(worst) else None)
     title = f"{split}: the worst of {len(worst):,} mistakes, the largest loss first"
-    draw("worst_mistakes", _grid(worst, result, table, names, title) if len(worst) else None)
+    draw("worst_mistakes", _grid(worst, answers, table, names, title) if len(worst) else None)
     title = f"{split}: right, but unsure"
-    draw("unsure_answers", _grid(unsure, result, table, names, title) if len(unsure) else None)
+    draw("unsure_answers", _grid(unsure, answers, table, names, title) if len(unsure) else None)
 
 
 def _pairs(
@@ -118,16 +118,16 @@ def _pairs(
 
 
 def _grid(
-    rows: NDArray[np.int64], result: SplitResult, table: SplitTable, names: tuple[str, ...], title: str
+    rows: NDArray[np.int64], answers: Answers, table: SplitTable, names: tuple[str, ...], title: str
 ) -> SampleGridFigure:
-    chosen = rows[:NUM_TILES]
-    predicted, shares = result.predicted[chosen], result.probabilities[chosen].max(axis=1)
+    chosen, result = rows[:NUM_TILES], answers.result
     tiles = tuple(
         Tile(
             path=path, true_label=names[target], predicted_label=names[answer], confidence=float(share)
         )
         for path, target, answer, share in zip(
-            image_paths(chosen, result, table), result.targets[chosen], predicted, shares, strict=True
+            image_paths(chosen, result, table), result.targets[chosen], answers.predicted[chosen],
+            answers.confidences[chosen], strict=True,
         )
     )  # fmt: skip
     return SampleGridFigure(tiles=tiles, title=title)

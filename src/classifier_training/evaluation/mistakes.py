@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,26 +65,35 @@ class Answers:
     result: SplitResult
     num_classes: int
 
-    @property
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """The likeliest class of each image [N]; like the confidences, a page asks for it cell by cell."""
+        return self.result.predicted
+
+    @cached_property
+    def confidences(self) -> NDArray[np.float32]:
+        """Its probability [N]."""
+        return np.asarray(self.result.probabilities.max(axis=1))
+
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Images by true class (rows) and answer (columns), int64 [K, K]."""
-        return confusion_counts(self.result.targets, self.result.predicted, self.num_classes)
+        return confusion_counts(self.result.targets, self.predicted, self.num_classes)
 
     def worst(self) -> NDArray[np.int64]:
         """Rows of the wrong answers, the largest loss first: fastai's top losses without the right answers."""
-        wrong = np.flatnonzero(self.result.predicted != self.result.targets)
+        wrong = np.flatnonzero(self.predicted != self.result.targets)
         return np.asarray(wrong[np.argsort(-self.result.losses[wrong], kind="stable")])
 
     def unsure(self) -> NDArray[np.int64]:
         """Rows of the right answers, the least sure first."""
-        right = np.flatnonzero(self.result.predicted == self.result.targets)
-        confidences = self.result.probabilities[right].max(axis=1)
-        return np.asarray(right[np.argsort(confidences, kind="stable")])
+        right = np.flatnonzero(self.predicted == self.result.targets)
+        return np.asarray(right[np.argsort(self.confidences[right], kind="stable")])
 
     def cells(self) -> dict[tuple[int, int], NDArray[np.int64]]:
         """Rows by true class and answer, of each pair that occurs; the surest answer first."""
-        order = np.argsort(-self.result.probabilities.max(axis=1), kind="stable")
-        pairs = self.result.targets[order] * self.num_classes + self.result.predicted[order]
+        order = np.argsort(-self.confidences, kind="stable")
+        pairs = self.result.targets[order] * self.num_classes + self.predicted[order]
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
         for pair in np.unique(pairs).tolist():
             found[divmod(pair, self.num_classes)] = order[pairs == pair]

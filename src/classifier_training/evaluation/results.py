@@ -13,6 +13,7 @@ from classifier_training.core.types import softmax
 from classifier_training.evaluation.gallery import draw_figures
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
+from classifier_training.evaluation.mistakes import Answers
 from classifier_training.evaluation.slices import Slice, slice_figures, worst_slice
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ def write_results(
     )
     everything = np.arange(len(result.targets))
     write_csv(folder / "predictions.csv", header, _rows(result, table, class_names, everything))
-    wrong = np.flatnonzero(result.predicted != result.targets)
-    worst_first = wrong[np.argsort(-result.losses[wrong], kind="stable")]
+    worst_first = Answers(result, len(class_names)).worst()
     write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first))
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices))

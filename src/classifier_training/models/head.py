@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def head_names(build: Callable[[int], nn.Module]) -> tuple[str, ...]:
-    """Return the dotted names of the layers that change with the number of classes.
+def class_axes(build: Callable[[int], nn.Module]) -> dict[str, int]:
+    """Find the tensors of a network that have an axis of classes, and which axis that is.
 
-    The network is built twice, on shapes alone.
+    The network is built twice, on shapes alone; nothing random is used up.
 
     Args:
         build: makes the network for a number of classes.
     """
-    two, three = (on_shapes(functools.partial(_shapes, build, number)) for number in (2, 3))
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name, shape in two.items() if shape != three[name]))
+    from torch.random import fork_rng
+
+    with fork_rng(devices=[]):
+        two, three = (on_shapes(functools.partial(_shapes, build, number)) for number in (2, 3))
+    return {
+        name: next(axis for axis, side in enumerate(shape) if side != three[name][axis])
+        for name, shape in two.items()
+        if shape != three[name]
+    }
+
+
+def class_layers(build: Callable[[int], nn.Module]) -> tuple[str, ...]:
+    """Return the dotted names of the layers that change with the number of classes; see `class_axes`."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in class_axes(build)))
 
 
 def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:

@@ -14,7 +14,7 @@ from classifier_training.core.errors import UserError, enumerate_words, require_
 from classifier_training.core.register import register
 from classifier_training.core.settings import absolute
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.head import drop_before, head_names
+from classifier_training.models.head import class_layers, drop_before
 from classifier_training.models.hub import hub_access
 from classifier_training.models.torchvision_models import IMAGENET
 
@@ -66,7 +66,7 @@ def huggingface_model(
             spec = _read_input(name, config)
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable(name, no_connection or error) from error
-        heads = head_names(lambda number: _create(name, config, number))
+        heads = class_layers(lambda number: _create(name, config, number))
         if pretrained:
             model = _load(name, config, num_classes, heads, no_connection)
         else:

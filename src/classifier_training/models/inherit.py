@@ -8,30 +8,9 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError, enumerate_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
-
-    from classifier_training.core.types import BuiltModel
-
-
-def class_axes(build: Callable[[int], BuiltModel], num_classes: int) -> dict[str, int]:
-    """Find a network's head: the tensors that have an axis of classes, and which axis that is.
-
-    Args:
-        build: makes the network for a number of classes. It is made for one class more; what differs is the head.
-        num_classes: of the data.
-    """
-    from torch.random import fork_rng
-
-    with fork_rng():
-        small, large = (build(number).network.state_dict() for number in (num_classes, num_classes + 1))
-    axes: dict[str, int] = {}
-    for name, value in small.items():
-        differing = [axis for axis in range(value.ndim) if value.shape[axis] != large[name].shape[axis]]
-        if differing:
-            axes[name] = differing[0]
-    return axes
 
 
 def inherit_weights(
@@ -49,7 +28,7 @@ def inherit_weights(
     Args:
         network: what to load into, in place.
         state: weights by name.
-        axes: the tensors of the head and their axis of classes, as `class_axes` finds them.
+        axes: the tensors of the head and their axis of classes, as `head.class_axes` finds them.
         own_classes: [K].
         their_classes: of the earlier run, in the order of its outputs.
 

@@ -17,7 +17,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.head import drop_before, head_names
+from classifier_training.models.head import class_layers, drop_before
 from classifier_training.models.weights import load_state, load_weights_file, refuse_two_starts, unfetched
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def torchvision_model(
     """
     refuse_two_starts(pretrained=pretrained, weights=weights)
     architecture, published = _find(name)
-    heads = head_names(lambda number: _create(architecture, number))
+    heads = class_layers(lambda number: _create(architecture, number))
     replaced = tuple(f"{part}." for part in (*heads, *AUXILIARY.get(architecture, ())))
     network = _create(architecture, num_classes)
     if pretrained:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.locks import is_held, try_hold
+from classifier_training.core.locks import hold, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.registry.record import DAMAGED, FINISHED, UNFINISHED, RunRecord
 from classifier_training.registry.references import present_holders
@@ -122,14 +122,14 @@ def _plan(
 def _remove(removal: Removal) -> bool:
     """Remove one thing; returns whether nobody was at work there."""
     if removal.path != removal.run:
-        with try_hold(RunDir(removal.run).lock) as free:
+        with hold(RunDir(removal.run).lock, wait=False) as free:
             if free:
                 _delete(removal.path)
             return free
     if removal.path.name.endswith(TRASH_SUFFIX):
         _delete(removal.path)
         return True
-    with try_hold(RunDir(removal.run).lock) as free:
+    with hold(RunDir(removal.run).lock, wait=False) as free:
         if not free or (removal.unfinished and RunDir(removal.run).result.exists()):
             return False
         # Under another name first: nobody finds half a run.

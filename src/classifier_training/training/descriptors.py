@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.locks import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir
 from classifier_training.data.store.room import budget_bytes, make_room
@@ -124,13 +124,9 @@ def open_cache(
     folder = base / blake2b(decides.encode(), digest_size=8).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     # Eviction spares what somebody has open, and takes the longest unused first.
-    descriptor = os.open(folder / "use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with hold(folder / "use.lock", shared=True):
         os.utime(folder)
         yield FeatureCache(folder, make_room(base, wanted_bytes, budget_bytes(base, store_gb), keep=folder))
-    finally:
-        os.close(descriptor)
 
 
 def describe_split(batches: Iterable[Batch], describe: Callable[[Tensor], Tensor], cache: FeatureCache) -> Described:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.ranks import following
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from classifier_training.training.settings import Accelerator, Precision
 
 log = logging.getLogger(__name__)
+
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Type of the numbers in mixed precision; other precisions have none."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,12 @@ class Device:
     channels_last: bool
     words: str
     num_devices: int = 1
+
+
+def autocast(accelerator: str, precision: str) -> torch.autocast:
+    """Compute in a precision, as Lightning names it, inside a block."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(accelerator, dtype=dtype, enabled=dtype is not None)
 
 
 def choose_device(accelerator: Accelerator, precision: Precision, num_devices: int | Literal["auto"] = 1) -> Device:
@@ -77,6 +88,58 @@ def _choose_number(wanted: int | Literal["auto"], accelerator: str) -> int:
             f"trainer.num_devices={found}",
         )
     return number
+
+
+def sound_precision(device: Device, network: nn.Module, *, image_size: int, wanted: Precision) -> Device:
+    """Do without bfloat16 where the CPU leaves gradients of it unset.
+
+    Of convolutions that `unset_gradients` finds, oneDNN leaves the gradients of some weights as the memory was. Those
+    weights meet padding alone, and batches in bfloat16 pass over them: the loss stays as it should be. One picture in
+    float32 multiplies them by zero, and where they have become NaN, so does its answer.
+
+    Args:
+        device: as chosen.
+        network: takes pictures of that size.
+        image_size: of the smallest training pictures, in pixels.
+        wanted: trainer.precision.
+
+    Raises:
+        UserError: when bf16-mixed was asked for.
+    """
+    if (device.accelerator, device.precision) != ("cpu", "bf16-mixed"):
+        return device
+    name = unset_gradients(network, image_size=image_size)
+    if name is None:
+        return device
+    reason = f"at {image_size} px the maps that {name} is shown are too small for the CPU's gradients in bfloat16"
+    if wanted != "auto":
+        raise UserError(
+            f"trainer.precision={wanted}: {reason}", "larger pictures, or full precision", "trainer.precision=32"
+        )
+    log.info("precision: 32-true instead of bf16-mixed; %s", reason)
+    return replace(device, precision="32-true")
+
+
+def unset_gradients(network: nn.Module, *, image_size: int) -> str | None:
+    """Name a convolution of which oneDNN leaves bfloat16 gradients unset; None when there is none.
+
+    It is one with a stride over maps of one pixel, or with a kernel more than three times as large as its maps.
+    Found by filling memory with large numbers (MALLOC_PERTURB_=128) and comparing with float32, on PyTorch 2.15.
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+        sides = zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, strict=True)
+        if any(kernel > 3 * side or (side == 1 and kernel > 1 and stride > 1) for side, kernel, stride in sides):
+            found.append(name)
+
+    for name, layer in shadow.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(lambda layer, inputs, name=name: look(name, layer, inputs))
+    with torch.no_grad():
+        shadow(torch.empty(2, 3, image_size, image_size, device="meta"))
+    return found[0] if found else None
 
 
 def _choose_accelerator(wanted: Accelerator) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.models.stages import head_names
+from classifier_training.training.device import autocast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -104,8 +105,7 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
         shown.append(inputs[0])
         answers.append(output)
 
-    place, mixed = torch.device(device.accelerator), device.precision != "32-true"
-    dtype = torch.float16 if device.precision == "16-mixed" else torch.bfloat16
+    place = torch.device(device.accelerator)
     values: list[Tensor] = []
     targets: list[Tensor] = []
     was_training = module.training
@@ -115,7 +115,7 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
         for batch in batches:
             if not len(batch.targets):
                 continue
-            with torch.autocast(place.type, dtype=dtype, enabled=mixed):
+            with autocast(device.accelerator, device.precision):
                 logits = module(batch.images.to(place))
             features, answer = shown[-1].flatten(1), answers[-1].flatten(1)
             if features.shape[1] != head.weight[0].numel() or not torch.equal(answer, logits):

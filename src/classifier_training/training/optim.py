@@ -63,6 +63,16 @@ def _decayed_and_spared(parameters: list[nn.Parameter], weight_decay: float) -> 
     ]
 
 
+def _settled(lr: LearningRate) -> float:
+    if isinstance(lr, str):
+        raise UserError(
+            "optimizer.lr=auto where no range test has been made",
+            "a number",
+            "optimizer.lr=0.001, or let train find it",
+        )
+    return lr
+
+
 # `fused` is the run's to know: one kernel steps all weights, but with loss scaling it unscales gradients by itself, and
 # clipping would come too early.
 
@@ -89,9 +99,9 @@ def adamw(
     """
     from torch.optim import AdamW
 
-    assert not isinstance(lr, str)
-    groups = parameter_groups(network, weight_decay, lr=lr, layer_decay=layer_decay)
-    return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=fused)
+    rate = _settled(lr)
+    groups = parameter_groups(network, weight_decay, lr=rate, layer_decay=layer_decay)
+    return AdamW(groups, lr=rate, betas=(beta1, beta2), fused=fused)
 
 
 @register(group="optimizer", name="sgd")
@@ -116,10 +126,10 @@ def sgd(
     """
     from torch.optim import SGD
 
-    assert not isinstance(lr, str)
+    rate = _settled(lr)
     return SGD(
-        parameter_groups(network, weight_decay, lr=lr, layer_decay=layer_decay),
-        lr=lr,
+        parameter_groups(network, weight_decay, lr=rate, layer_decay=layer_decay),
+        lr=rate,
         momentum=momentum,
         nesterov=nesterov and momentum > 0,
         fused=fused,

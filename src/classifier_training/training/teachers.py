@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -81,10 +82,13 @@ class Teacher:
             pixels = pixels.flip(1)
         if not gives_features:
             return Answers(self._ordered(self._network(pixels)), None)
-        head = self._network.get_submodule(head_names(self._network)[0])
-        with shown_to(head) as shown:
+        with shown_to(self._head) as shown:
             logits = self._network(pixels)
         return Answers(self._ordered(logits), shown[-1].flatten(1).float())
+
+    @functools.cached_property
+    def _head(self) -> nn.Module:
+        return self._network.get_submodule(head_names(self._network)[0])
 
     def _ordered(self, logits: Tensor) -> Tensor:
         return logits[:, self._class_order].float()[:, None]

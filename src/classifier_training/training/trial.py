@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import nn
 
 from classifier_training.core.types import Batch
+from classifier_training.training.device import autocast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from classifier_training.training.module import ClassifierModule
-
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""Type of the numbers in mixed precision; other precisions have none."""
 
 
 class Trial:
@@ -36,7 +33,7 @@ class Trial:
         self.module = copy.deepcopy(module).to(device).train()
         self.optimizer: torch.optim.Optimizer = self.module.configure_optimizers()["optimizer"]
         self._device = device
-        self._dtype = AUTOCAST.get(precision)
+        self._precision = precision
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
         self._gradient_clip_val = gradient_clip_val
         self._num_steps = 0
@@ -46,8 +43,7 @@ class Trial:
         """Make one step of the optimizer with the mean gradient of some batches; returns their mean loss."""
         losses = [self._backward(batch, 1 / len(batches)) for batch in batches]
         self._scaler.unscale_(self.optimizer)
-        if self._gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self._gradient_clip_val)
+        self.module.configure_gradient_clipping(self.optimizer, self._gradient_clip_val)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -66,7 +62,7 @@ class Trial:
         return Batch(*(None if part is None else part.to(self._device) for part in batch))  # type: ignore[arg-type]
 
     def _backward(self, batch: Batch, share: float) -> torch.Tensor:
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+        with autocast(self._device.type, self._precision):
             loss = self.module.training_step(batch, self._num_steps)
         if loss is None:
             return torch.zeros((), device=self._device)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import PassedOn, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation.leaderboard import Contestant, Leaderboard, middle_seed, rank
-from classifier_training.workflows.contestants import Planned, chosen_models, is_tuned, plan, word
+from classifier_training.workflows.contestants import Planned, chosen_models, is_tuned, plan
 from classifier_training.workflows.finished import finished_runs, group_runs, read_answers, read_finished
 from classifier_training.workflows.jobs import Job, read_outcome, run_jobs
 from classifier_training.workflows.leaderboard_page import table_lines, write_leaderboard

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.compose import compose
 from classifier_training.conf.searches import read_families, ready_models, representatives
 from classifier_training.conf.store import EXPERIMENT, USER_CONF, group_options
+from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entries, entry
-from classifier_training.core.runtime import quiet_screen, setting
+from classifier_training.core.runtime import quiet_screen
 from classifier_training.workflows.tuning.save import experiment_name
 
 if TYPE_CHECKING:
@@ -61,11 +61,6 @@ class Planned:
 def file_name(text: str) -> str:
     """Return a text as part of a file's name."""
     return re.sub(r"[^\w.]+", "_", text).strip("._") or "unnamed"
-
-
-def word(key: str, value: object) -> str:
-    """Return key=value, quoted for the configuration's grammar alone: no shell sees it."""
-    return shlex.split(setting(key, value))[0]
 
 
 def chosen_models(models: Sequence[str] | str | None) -> list[str]:

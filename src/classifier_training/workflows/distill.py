@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from classifier_training.conf.compose import compose
+from classifier_training.conf.typed import word
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.register import PassedOn, entry, register
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.runtime import setting
 from classifier_training.core.types import goal_of
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
@@ -80,7 +79,7 @@ def distill(
             title = f"{'alone' if taught is None else taught}, seed {seed}"
             log.info("distill: the student, %s", title)
             own = {"seed": seed, "output": folder, "name": "alone" if taught is None else "taught"}
-            places = [shlex.split(setting(key, value))[0] for key, value in own.items()]
+            places = [word(key, value) for key, value in own.items()]
             try:
                 result = train(**compose(entry("verb", "train"), [*run_words(words, run_dirs, taught), *places]))
             except CheckFailedError as error:

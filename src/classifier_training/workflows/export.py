@@ -153,24 +153,16 @@ def refuse_idle(
     Raises:
         UserError: for the first of them.
     """
-    if quantization != "none" and "onnx" not in formats:
-        raise UserError(
-            f"quantization={quantization} with format={','.join(formats)}",
-            "onnx among the formats: it is ONNX files that are quantised",
-            "format=[onnx," + ",".join(formats) + "]",
-        )
-    if baked and "onnx" not in formats:
-        raise UserError(
-            f"bake_temperature=true with format={','.join(formats)}",
-            "onnx among the formats: it is pipeline.onnx that the temperature goes into",
-            "format=[onnx," + ",".join(formats) + "]",
-        )
-    if demo and "onnx" not in formats:
-        raise UserError(
-            f"demo=true with format={','.join(formats)}",
-            "onnx among the formats: the page runs pipeline.onnx",
-            "format=[onnx," + ",".join(formats) + "]",
-        )
+    for is_asked, typed, why in (
+        (quantization != "none", f"quantization={quantization}", "it is ONNX files that are quantised"),
+        (baked, "bake_temperature=true", "it is pipeline.onnx that the temperature goes into"),
+        (demo, "demo=true", "the page runs pipeline.onnx"),
+    ):
+        if is_asked and "onnx" not in formats:
+            listed = ",".join(formats)
+            raise UserError(
+                f"{typed} with format={listed}", f"onnx among the formats: {why}", f"format=[onnx,{listed}]"
+            )
     if ort is not None and not demo:
         raise UserError(f"ort={ort} without demo=true", "a demo page that it is for", "demo=true, or leave ort out")
     if quantization == "none" and (force or max_drop != 1.0):

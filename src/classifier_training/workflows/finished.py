@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.conf.check import leaf_keys
+from classifier_training.conf.check import leaf_keys, value_at
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY
@@ -70,14 +70,13 @@ def read_finished(run_dir: RunDir) -> Finished:
             memory_mb=max((float(row["peak_memory_mb"]) for row in rows), default=None),
         )
         model, data = _node(values, "model"), _node(values, "data")
-        leaves = ((key, _value(values, key)) for key in leaf_keys(values))
         return Finished(
             run_dir=run_dir,
             model=model_label(model),
             data=data_label(data),
             seed=int(values["seed"]),
             settings={
-                **{key: value for key, value in leaves if key not in VARYING},
+                **{key: value_at(values, key) for key in leaf_keys(values) if key not in VARYING},
                 **{
                     name: node[TYPE_KEY] for name, node in values.items() if isinstance(node, dict) and TYPE_KEY in node
                 },
@@ -163,13 +162,6 @@ def data_label(node: Mapping[str, Any]) -> str:
     if root is None:
         return str(node[TYPE_KEY]) if not node.get("name") else f"{node[TYPE_KEY]}:{node['name']}"
     return "+".join(Path(str(one)).name for one in (root if isinstance(root, list) else [root]))
-
-
-def _value(values: Mapping[str, Any], key: str) -> Any:
-    node: Any = values
-    for part in key.split("."):
-        node = node[part]
-    return node
 
 
 def _damaged(run_dir: RunDir, error: Exception) -> UserError:

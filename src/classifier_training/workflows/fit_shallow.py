@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
@@ -19,6 +19,7 @@ from classifier_training.core.runtime import num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.training.imbalance import Correction
+from classifier_training.workflows.fit import Builder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from classifier_training.models.shallow.network import ShallowNetwork
 
 log = logging.getLogger(__name__)
-
-Builder = Callable[..., Any]
 
 
 def fit_shallow(

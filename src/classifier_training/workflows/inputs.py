@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classifier_training.conf.recipes import RECIPE, recipe_words
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.load import LoadedData, load_data
 from classifier_training.data.preflight import preflight
@@ -16,7 +17,7 @@ from classifier_training.training.imbalance import Correction, Switch, correct_i
 from classifier_training.workflows.advice import recipe_advice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from classifier_training.core.run_dir import RunDir
@@ -45,7 +46,7 @@ def read_inputs(
     imbalance: Switch,
     sampler: Callable[..., Any] | None,
     *,
-    recipe: str,
+    config: Mapping[str, Any],
     monitor: str,
     seed: int,
     resumed: RunDir | None,
@@ -57,7 +58,7 @@ def read_inputs(
         data: where it is.
         imbalance: the user's `imbalance=`.
         sampler: the user's `sampler=`, if any.
-        recipe: name of the preset that the run follows.
+        config: of the run, which names its recipe.
         monitor: metric that decides which weights are best; it must be defined on this data.
         seed: of the run.
         resumed: the run that goes on, whose splits are kept.
@@ -73,8 +74,8 @@ def read_inputs(
     check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
     counts = splits.counts(TRAIN)
     correction = correct_imbalance(imbalance, sampler, class_counts=counts, class_names=splits.class_names)
-    log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe, correction.words)
-    advice = recipe_advice(recipe, num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
+    log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe_words(config), correction.words)
+    advice = recipe_advice(config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
     if advice is not None:
         log.info("recipe: %s", advice)
     checks = preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks)

@@ -106,7 +106,8 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
     predictor, names = opened.predictor, opened.predictor.class_names
     began = time.monotonic()
     tiles: list[OcclusionTile] = []
-    worst = Answers(result, len(names)).worst()[:NUM_OCCLUDED]
+    answers = Answers(result, len(names))
+    worst = answers.worst()[:NUM_OCCLUDED]
     for row in worst.tolist():
         if time.monotonic() - began > MAX_SECONDS:
             log.info("occlusion maps: %d of %d, for the time was up", len(tiles), len(worst))
@@ -116,14 +117,14 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
         except UnreadableImageError as error:
             log.warning("left out %s: %s", error.path, error.reason)
             continue
-        answer = int(result.predicted[row])
+        answer = int(answers.predicted[row])
         tiles.append(
             OcclusionTile(
                 picture=predictor.preprocessing.pixels(image),
                 falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), answer),
                 true_label=names[result.targets[row]],
                 answer=names[answer],
-                confidence=float(result.probabilities[row].max()),
+                confidence=float(answers.confidences[row]),
             )
         )
     return tuple(tiles)

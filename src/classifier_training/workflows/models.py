@@ -16,6 +16,7 @@ from classifier_training.core.errors import UserError, nearest
 from classifier_training.core.register import Entry, Word, entries, entry, register
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.table import align
 from classifier_training.models.cost import Cost
 from classifier_training.models.figures import measure
 
@@ -73,17 +74,8 @@ class ModelsResult:
     written: Path | None = None
 
     def __str__(self) -> str:
-        table: list[tuple[str, ...]] = [("model=", "parameters", "GFLOPs", "input", "pretrained", "training", "extra")]
-        table += [_cells(row) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                [cells[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:-1], strict=True)]
-                + [cells[-1]]
-            ).rstrip()
-            for cells in table
-        ]
+        header = ("model=", "parameters", "GFLOPs", "input", "pretrained", "training", "extra")
+        lines = align(header, [_cells(row) for row in self.rows], right=frozenset(header[1:-1]))
         lines += [f"{row.model}: {row.note}" for row in self.rows if row.note]
         if self.num_more:
             lines.append(f"and {self.num_more:,} more: limit={len(self.rows) + self.num_more} shows all")

@@ -34,12 +34,14 @@ class Network:
     Args:
         built: the network and its name.
         image_size: side of the pictures in pixels.
+        first_size: of those of the first epoch, the smallest.
         batch_size: as configured, or the usual one where it is still to be found.
         min_batch_size: fewest images that it can be trained on at once.
     """
 
     built: BuiltModel
     image_size: int
+    first_size: int
     batch_size: int
     min_batch_size: int
 
@@ -103,4 +105,4 @@ def build_network(
         dataclasses.replace(built, pretrained=built.pretrained or has_checkpoint),
         max_epochs=trainer.max_epochs,
     )
-    return Network(built, image_size, batch_size, min_batch_size)
+    return Network(built, image_size, first_size, batch_size, min_batch_size)

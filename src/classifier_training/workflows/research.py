@@ -9,8 +9,8 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_csv, write_text
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.distillation import TradeOffFigure
 from classifier_training.evaluation.figures.overview import BarsFigure, FlowFigure, RocFigure
+from classifier_training.evaluation.figures.trade_off import TradeOffFigure
 from classifier_training.workflows.evaluate import evaluate
 from classifier_training.workflows.models import models
 from classifier_training.workflows.train import TrainResult, train
@@ -91,11 +91,13 @@ def compare_models(names: Sequence[str], words: Sequence[str], folder: Path) -> 
         bars = BarsFigure(names=tuple(runs), panels=panels, title="Models on the held-out images")
         drawer.submit(bars, folder / "model_comparison.png")
         points = TradeOffFigure(
-            points=tuple((name, row[4], row[3]) for name, row in table.items()),
+            names=tuple(table),
+            x=tuple(row[4] for row in table.values()),
+            y=tuple(row[3] for row in table.values()),
+            from_zero=False,
             title="Precision against recall",
             x_label="macro recall",
             y_label="macro precision",
-            log_scale=False,
         )
         drawer.submit(points, folder / "precision_recall.png")
         answers = {name: (result.scored.probabilities, result.scored.targets) for name, result in runs.items()}

@@ -74,7 +74,7 @@ def write_run_page(
         confusions=most_confused(answers.counts),
         train_counts=facts.train_counts,
         calibration=calibration,
-        num_sure_mistakes=int((result.probabilities[worst].max(axis=1) >= SURE).sum()),
+        num_sure_mistakes=int((answers.confidences[worst] >= SURE).sum()),
         data_checks=facts.data_checks,
     )
     title = f"{facts.architecture or 'Model'} on {evaluation.split} images"

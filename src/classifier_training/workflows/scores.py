@@ -50,14 +50,15 @@ def write_scores(
     Raises:
         UserError: for answers that cannot be scored.
     """
+    temperature = None if calibration is None else calibration.temperature
     evaluation = write_results(
         folder,
-        result if calibration is None else at_temperature(result, calibration.temperature),
+        result if temperature is None else at_temperature(result, temperature),
         table,
         class_names,
         drawer,
         source=source,
-        temperature=None if calibration is None else calibration.temperature,
+        temperature=temperature,
         slices=slices,
         unknown_labels=unknown_labels,
         intervals=intervals,
@@ -66,7 +67,7 @@ def write_scores(
         folder,
         result,
         class_names,
-        temperature=None if calibration is None else calibration.temperature,
+        temperature=temperature,
         curves=None if calibration is None else calibration.curves,
         drawer=drawer,
     )

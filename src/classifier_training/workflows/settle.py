@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Builder = Callable[..., Any]
-
 
 @dataclass(frozen=True)
 class Settled:

@@ -51,7 +51,8 @@ def inherit(
     Raises:
         UserError: when the run's network is another one, or weights were asked for twice.
     """
-    from classifier_training.models.inherit import class_axes, inherit_weights
+    from classifier_training.models.head import class_axes
+    from classifier_training.models.inherit import inherit_weights
     from classifier_training.models.weights import trained_state
     from classifier_training.workflows.trained import describe_trained
 
@@ -71,7 +72,7 @@ def inherit(
     words = inherit_weights(
         built.network,
         trained_state(weights),
-        axes=class_axes(build, len(class_names)),
+        axes=class_axes(lambda number: build(number).network),
         own_classes=class_names,
         their_classes=info.class_names,
     )

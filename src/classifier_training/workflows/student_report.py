@@ -14,7 +14,8 @@ from classifier_training.core.run_dir import write_csv, write_json, write_text
 from classifier_training.core.types import softmax
 from classifier_training.evaluation.comparison import compare
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.distillation import DistillationFigure, TradeOffFigure
+from classifier_training.evaluation.figures.distillation import DistillationFigure
+from classifier_training.evaluation.figures.trade_off import TradeOffFigure
 from classifier_training.evaluation.students import Served, StudentScore, Summary, choose, conclude, summarize
 from classifier_training.export.latency import Latency, measure_side_by_side
 from classifier_training.workflows.opened import open_model
@@ -199,7 +200,10 @@ def report_students(
         drawer.submit(DistillationFigure(scores=tuple(scores), teacher_accuracy=accuracy), folder / "distillation.png")
         drawer.submit(
             TradeOffFigure(
-                points=tuple((item.name, item.latency_ms, item.accuracy) for item in (*served, without)),
+                names=tuple(item.name for item in (*served, without)),
+                x=tuple(item.latency_ms for item in (*served, without)),
+                y=tuple(item.accuracy for item in (*served, without)),
+                log_x=True,
                 title="Accuracy against latency",
                 x_label="milliseconds an image",
                 y_label="accuracy",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.conf.resume import saved_values
+from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY
-from classifier_training.core.runtime import setting
 from classifier_training.core.types import TRAIN
 from classifier_training.data.splits import read_manifest
 
@@ -45,7 +44,7 @@ def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]
     Raises:
         UserError: for a setting that the comparison decides.
     """
-    keys = {word.partition("=")[0].lstrip("+~") for word in typed}
+    keys = {text.partition("=")[0].lstrip("+~") for text in typed}
     for key in keys:
         instead = OWN.get(key.partition(".")[0])
         if instead is not None:
@@ -83,7 +82,7 @@ def _data_words(teacher: RunDir) -> Iterator[str]:
     yield f"data={node[TYPE_KEY]}"
     kept = {name: value for name, value in node.items() if name != TYPE_KEY and name not in DRAWS_SPLITS}
     yield from _words("data", kept)
-    yield f"data.splits={_quoted(str(teacher.splits.absolute()))}"
+    yield word("data.splits", teacher.splits.absolute())
 
 
 def _words(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
@@ -93,13 +92,12 @@ def _words(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(value, list):
             yield f"{prefix}.{name}=[{','.join(map(_quoted, value))}]"
         elif value is not None:
-            yield f"{prefix}.{name}={_quoted(value)}"
+            yield word(f"{prefix}.{name}", value)
 
 
 def _quoted(value: object) -> str:
     """Write a value in the grammar of the configuration."""
-    (word,) = shlex.split(setting("key", value))
-    return word.partition("=")[2]
+    return word("key", value).partition("=")[2]
 
 
 def _compare_splits(teachers: Sequence[RunDir]) -> None:

@@ -150,7 +150,7 @@ def train(
             data,
             imbalance,
             sampler,
-            recipe=recipe,
+            config=config,
             monitor=monitor,
             seed=seed,
             resumed=resumed,
@@ -160,7 +160,7 @@ def train(
         splits = loaded.splits
 
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
-        from classifier_training.training.device import choose_device
+        from classifier_training.training.device import choose_device, sound_precision
 
         device = choose_device(trainer.accelerator, trainer.precision, trainer.num_devices)
         log.info("device: %s", device.words)
@@ -178,6 +178,7 @@ def train(
             has_checkpoint=resumed is not None and resumed.resumable,
             seed=seed,
         )
+        device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
         preprocessing = transforms.evaluation(network.image_size, network.built.input_spec)
         stores = stack.enter_context(
             open_stores(

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from classifier_training.conf.check import value_at
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.searches import family_of
+from classifier_training.conf.typed import word
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.register import TYPE_KEY, PassedOn, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
 from classifier_training.core.types import goal_of
-from classifier_training.workflows.contestants import refuse_own, word
+from classifier_training.workflows.contestants import refuse_own
 from classifier_training.workflows.finished import data_label, model_label
 from classifier_training.workflows.tuning.report import StudySummary, summarize, write_study
 from classifier_training.workflows.tuning.save import experiment_name, save_experiment
@@ -279,9 +281,7 @@ def _defaults(space: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict
     """Return the values that a run without a search has, of those that lie within the space."""
     found: dict[str, Any] = {}
     for key, parameter in space.items():
-        node: Any = values
-        for part in key.split("."):
-            node = node[part]
+        node = value_at(values, key)
         value = node.get(TYPE_KEY) if isinstance(node, dict) else node
         if parameter.contains(value):
             found[key] = value

@@ -12,7 +12,7 @@ from classifier_training.conf.complete import candidates
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.helping import overview, verb_help
 from classifier_training.conf.multirun import sweep
-from classifier_training.conf.recipes import choose_recipe
+from classifier_training.conf.recipes import choose_recipe, recipe_words
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Entry, entry
@@ -25,20 +25,26 @@ def values(*words: str) -> dict[str, Any]:
     return compose_values(TRAIN, ["data.root=/x", *words])
 
 
-def test_the_weights_choose_the_recipe_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+def test_the_weights_choose_the_recipe() -> None:
     assert values()["recipe"] == "scratch"
-    assert "recipe: scratch, since the network starts from random weights" in caplog.text
     assert values("model.pretrained=true")["recipe"] == "finetune"
     assert values("recipe=auto", "model=timm", "model.name=x")["recipe"] in ("finetune", "scratch")
+    assert values("recipe=tiny", "model.pretrained=true")["recipe"] == "tiny"
     assert choose_recipe({"model": {"weights": "/w.safetensors"}})[0] == "finetune"
     assert choose_recipe({"model": {}, "init_from": "latest"})[0] == "finetune"
 
 
-def test_a_typed_recipe_is_taken_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_reason_is_said_where_the_weights_would_have_chosen_the_recipe() -> None:
+    assert recipe_words(values()) == "scratch, for a network that starts from random weights"
+    assert recipe_words(values("model.pretrained=true")) == "finetune, for a network that starts from trained weights"
+    assert recipe_words(values("recipe=finetune")) == "finetune"
+    assert recipe_words(values("recipe=tiny", "model.pretrained=true")) == "tiny"
+
+
+def test_composing_says_nothing_of_the_recipe(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    assert values("recipe=tiny", "model.pretrained=true")["recipe"] == "tiny"
-    assert "recipe:" not in caplog.text
+    values()
+    assert "recipe" not in caplog.text
 
 
 def test_without_a_recipe_all_is_as_the_signatures_say() -> None:

@@ -27,6 +27,7 @@ from classifier_training.data.samplers import EpochSampler
 from classifier_training.data.store import shards
 from classifier_training.data.store.build import build_store
 from classifier_training.data.store.folder import StoreFolder, TableStore
+from classifier_training.data.store.room import make_room
 from classifier_training.data.transforms import Transforms
 
 FIT: dict[str, Any] = {"size": (16, 16), "mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -328,3 +329,11 @@ def test_an_interrupt_that_meets_a_commit_is_not_lost(
     with pytest.raises(KeyboardInterrupt):
         for _ in range(len(loader)):
             next(batches)
+
+
+def test_a_store_that_cannot_be_removed_is_left(tmp_path: Path, paths: list[str]) -> None:
+    fill(tmp_path / "stores" / "old", RECIPE, paths).close()
+    (tmp_path / "stores" / "old" / "use.lock").unlink()
+    (tmp_path / "stores" / "old" / "use.lock").mkdir()
+    assert make_room(tmp_path / "stores", 1.0, 0.0, keep=tmp_path) < 0
+    assert list((tmp_path / "stores" / "old").glob("*.entries"))

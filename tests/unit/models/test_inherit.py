@@ -6,7 +6,8 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.inherit import class_axes, inherit_weights
+from classifier_training.models.head import class_axes
+from classifier_training.models.inherit import inherit_weights
 
 SPEC = InputSpec(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
@@ -20,14 +21,18 @@ def inherit(own: list[str], theirs: list[str]) -> tuple[str, nn.Module, nn.Modul
     source, target = build(len(theirs)).network, build(len(own)).network
     before = {name: value.clone() for name, value in target.state_dict().items()}
     words = inherit_weights(
-        target, source.state_dict(), axes=class_axes(build, len(own)), own_classes=own, their_classes=theirs
+        target,
+        source.state_dict(),
+        axes=class_axes(lambda number: build(number).network),
+        own_classes=own,
+        their_classes=theirs,
     )
     return words, source, target, before
 
 
 def test_the_head_is_what_grows_with_the_classes_and_nothing_random_is_used_up() -> None:
     state = torch.get_rng_state()
-    assert class_axes(build, 3) == {"2.weight": 0, "2.bias": 0}
+    assert class_axes(lambda number: build(number).network) == {"2.weight": 0, "2.bias": 0}
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -59,7 +64,7 @@ def test_another_network_is_refused_before_anything_changes() -> None:
             inherit_weights(
                 target,
                 strange.state_dict(),
-                axes=class_axes(build, 2),
+                axes=class_axes(lambda number: build(number).network),
                 own_classes=["a", "b"],
                 their_classes=["a", "b"],
             )

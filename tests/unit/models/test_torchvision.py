@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.models.head import drop_before, head_names
+from classifier_training.models.head import class_layers, drop_before
 from classifier_training.models.shapes import on_shapes
 from classifier_training.models.torchvision_models import torchvision_model, torchvision_names
 
@@ -27,7 +27,7 @@ def test_the_head_is_found_wherever_it_stands(name: str, head: str, image_size: 
     with torch.device("meta"):
         network = torchvision_model(7, name=name, dropout=0.4).network.train()
         assert network(torch.empty(2, 3, image_size, image_size)).shape == (2, 7)
-        assert head_names(lambda number: torchvision_model(number, name=name).network) == (head,)
+        assert class_layers(lambda number: torchvision_model(number, name=name).network) == (head,)
     assert [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)][-1] == 0.4
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.runs import make_run
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import hold, is_held, try_hold, work_in
+from classifier_training.core.locks import hold, is_held, work_in
 from classifier_training.core.run_dir import RunDir
 from classifier_training.workflows.registry_cleanup import cleanup
 from classifier_training.workflows.registry_promote import promote_run
@@ -108,7 +108,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     assert is_held(path)
-    with try_hold(path) as free:
+    with hold(path, wait=False) as free:
         assert not free
     process.kill()
     process.communicate()

@@ -4,9 +4,11 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.training.device import choose_device
+from classifier_training.models.resnet import ResNet18
+from classifier_training.training.device import Device, choose_device, sound_precision, unset_gradients
 
 
 def test_the_cpu_can_always_be_had() -> None:
@@ -36,3 +38,27 @@ def test_bfloat16_is_chosen_where_the_cpu_multiplies_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert choose_device("cpu", "auto").precision == precision
+
+
+BF16 = Device("cpu", "bf16-mixed", channels_last=True, words="a CPU")
+
+
+def test_the_cpu_does_without_bfloat16_where_it_leaves_gradients_unset(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    network = ResNet18()(3).network
+    assert sound_precision(BF16, network, image_size=16, wanted="auto").precision == "32-true"
+    assert "layer4.0.conv1" in caplog.text
+    with pytest.raises(UserError, match=r"trainer\.precision=bf16-mixed: at 16 px the maps that layer4\.0\.conv1"):
+        sound_precision(BF16, network, image_size=16, wanted="bf16-mixed")
+    assert sound_precision(BF16, network, image_size=32, wanted="auto") is BF16
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size", "is_hit"),
+    [(3, 2, 1, True), (5, 1, 1, True), (7, 1, 2, True), (3, 1, 1, False), (1, 2, 1, False), (3, 2, 2, False)],
+)
+def test_gradients_are_unset_under_a_stride_over_one_pixel_and_a_kernel_that_is_much_too_large(
+    kernel: int, stride: int, size: int, is_hit: bool
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, kernel, stride, kernel // 2))
+    assert (unset_gradients(network, image_size=size) == "0") is is_hit

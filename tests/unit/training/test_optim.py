@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from classifier_training.core.errors import UserError
@@ -38,6 +39,12 @@ def test_settings_reach_the_optimizers() -> None:
     assert adamw(NETWORK, True, lr=0.5, beta2=0.9).param_groups[0]["betas"] == (0.9, 0.9)
     built = sgd(NETWORK, True, lr=0.5, momentum=0.0).param_groups[0]
     assert (built["lr"], built["nesterov"]) == (0.5, False)
+
+
+@pytest.mark.parametrize("build", [adamw, sgd])
+def test_no_optimizer_is_made_before_a_rate_is_found(build: Callable[..., Optimizer]) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr=auto where no range test"):
+        build(NETWORK, True, lr="auto")
 
 
 def test_the_cosine_rises_falls_and_ends_where_it_should() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.locks import hold
 from classifier_training.data.content import hash_file
 from classifier_training.data.recipe import decode, encode
 from classifier_training.data.store.shards import (
@@ -39,6 +40,9 @@ class StoreFolder:
         recipe: what the pixels are.
         limit_bytes: how much may be added.
         wait: whether to wait for another writer to end; otherwise this one only reads.
+
+    Attributes:
+        writes: whether pictures can be added.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, *, limit_bytes: float = float("inf"), wait: bool = False) -> None:
@@ -49,24 +53,20 @@ class StoreFolder:
         self._writer: ShardWriter | None = None
         folder.mkdir(parents=True, exist_ok=True)
         # Eviction spares what somebody has open, and takes the longest unused first.
-        self._use = _lock(folder / "use.lock", fcntl.LOCK_SH)
+        self._use, self._build = ExitStack(), ExitStack()
+        self._use.enter_context(hold(folder / "use.lock", shared=True))
         os.utime(folder)
-        build = _lock(folder / "build.lock", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        self._build: int | None = build
-        if build is not None:
+        self.writes = self._build.enter_context(hold(folder / "build.lock", wait=wait))
+        if self.writes:
             clean(folder)
         self.refresh()
 
     def __getstate__(self) -> dict[str, object]:
         # A loader process opens its own maps and never writes.
         return {
-            **self.__dict__, "_maps": [None] * len(self._names), "_writer": None, "_build": None, "_use": None,
+            **self.__dict__, "_maps": [None] * len(self._names), "_writer": None, "writes": False,
+            "_build": ExitStack(), "_use": ExitStack(),
         }  # fmt: skip
-
-    @property
-    def writes(self) -> bool:
-        """Whether pictures can be added."""
-        return self._build is not None
 
     def refresh(self) -> None:
         """Take in what has been committed since."""
@@ -163,19 +163,19 @@ class StoreFolder:
         """Commit, and let others write and evict."""
         if self._writer is not None:
             self.commit()
-        for lock in (self._build, self._use):
-            if lock is not None:
-                os.close(lock)
-        self._build = self._use = None
+        self._let_others_write()
+        self._use.close()
 
     def _stop(self, reason: str) -> None:
         log.warning("%s: nothing more is stored: %s; training goes on without", self.folder, reason)
         if self._writer is not None:
             self._writer.discard()
         self._writer = None
-        if self._build is not None:
-            os.close(self._build)
-        self._build = None
+        self._let_others_write()
+
+    def _let_others_write(self) -> None:
+        self.writes = False
+        self._build.close()
 
 
 class TableStore:
@@ -233,14 +233,3 @@ class TableStore:
         if self._pending:
             self.folder.commit()
             self.refresh()
-
-
-def _lock(path: Path, how: int) -> int | None:
-    """Take a lock of the kernel's, which goes with the process that holds it; None when another has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

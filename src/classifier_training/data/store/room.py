@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.locks import hold
 from classifier_training.data.store.shards import folder_bytes
 
 if TYPE_CHECKING:
@@ -77,17 +76,15 @@ def _stores(base: Path) -> list[Path]:
 
 def _remove(folder: Path) -> int:
     """Remove a store that nobody uses; returns its bytes, or 0."""
-    descriptor = os.open(folder / "use.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size = folder_bytes(folder)
-        # The lists first: whatever stops this, what is left is no pixels without a list, or nothing.
-        for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".entries"):
-            path.unlink()
-        folder.rmdir()
-    except OSError:  # in use, or another process removes it too
+        with hold(folder / "use.lock", wait=False) as free:
+            if not free:
+                return 0
+            size = folder_bytes(folder)
+            # The lists first: whatever stops this, what is left is no pixels without a list, or nothing.
+            for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".entries"):
+                path.unlink()
+            folder.rmdir()
+    except OSError:  # another process removes it too
         return 0
-    else:
-        return size
-    finally:
-        os.close(descriptor)
+    return size

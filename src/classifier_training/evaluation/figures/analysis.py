@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile
+from classifier_training.evaluation.figures.grid import TILE, draw_tile, lay_out, show_canvas
 from classifier_training.evaluation.figures.style import BLUE, label_of, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -62,20 +61,14 @@ class MeanImagesFigure(Figure):
         """Paint it; see the base class."""
         scale, caption, gap = 3, 22, 8
         side = self.means.shape[1] * scale
-        rows = -(-len(self.means) // self.columns)
         columns = min(self.columns, len(self.means))
-        height, width = rows * (side + caption + gap) + gap, columns * (side + gap) + gap
-        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-        figure = new_figure(max(width / 72, 4), height / 72 + 0.5)
+        canvas, corners = lay_out(len(self.means), columns, height=side + caption, width=side, gap=gap)
+        figure = new_figure(max(canvas.shape[1] / 72, 4), canvas.shape[0] / 72 + 0.5)
         axes = figure.add_subplot()
-        for number, (mean, name) in enumerate(zip(self.means, self.class_names, strict=True)):
-            row, column = divmod(number, self.columns)
-            top, left = gap + row * (side + caption + gap), gap + column * (side + gap)
+        for mean, name, (top, left) in zip(self.means, self.class_names, corners, strict=True):
             canvas[top : top + side, left : left + side] = mean.repeat(scale, axis=0).repeat(scale, axis=1)
             axes.text(left + side / 2, top + side + 2, label_of(name)[:16], ha="center", va="top", fontsize=9)
-        axes.imshow(canvas, interpolation="nearest", aspect="equal")
-        axes.set_axis_off()
-        axes.set_title("Mean picture of each class", fontsize=11)
+        show_canvas(axes, canvas, "Mean picture of each class")
         return figure
 
 
@@ -95,16 +88,9 @@ class SampleSheetFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        rows, columns = -(-len(self.paths) // self.columns), min(self.columns, len(self.paths))
-        height, width = rows * (TILE + GAP) + GAP, columns * (TILE + GAP) + GAP
-        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-        for number, path in enumerate(self.paths):
-            row, column = divmod(number, self.columns)
-            top, left = GAP + row * (TILE + GAP), GAP + column * (TILE + GAP)
+        canvas, corners = lay_out(len(self.paths), min(self.columns, len(self.paths)), height=TILE, width=TILE)
+        for path, (top, left) in zip(self.paths, corners, strict=True):
             canvas[top : top + TILE, left : left + TILE] = draw_tile(path)
-        figure = new_figure(max(width / 100, 4), height / 100 + 0.4)
-        axes = figure.add_subplot()
-        axes.imshow(canvas, interpolation="nearest", aspect="equal")
-        axes.set_axis_off()
-        axes.set_title(label_of(self.title), fontsize=11)
+        figure = new_figure(max(canvas.shape[1] / 100, 4), canvas.shape[0] / 100 + 0.4)
+        show_canvas(figure.add_subplot(), canvas, label_of(self.title))
         return figure

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, new_figure
+from classifier_training.evaluation.figures.style import BLUE, GREY, ORANGE, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -46,39 +46,4 @@ class DistillationFigure(Figure):
             axes.invert_yaxis()
             axes.set_title(title)
             axes.spines[["top", "right"]].set_visible(False)
-        return figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class TradeOffFigure(Figure):
-    """Networks by what they cost and what they are worth: up and to the left is better.
-
-    Args:
-        points: name, cost and worth of each.
-        title: above the picture.
-        x_label: the cost, with its unit.
-        y_label: the worth.
-        log_scale: whether the costs span orders of magnitude.
-    """
-
-    points: tuple[tuple[str, float, float], ...]
-    title: str
-    x_label: str
-    y_label: str
-    log_scale: bool = True
-
-    def render(self) -> matplotlib.figure.Figure:
-        """Paint it; see the base class."""
-        figure = new_figure(6.4, 4.4)
-        axes = figure.add_subplot()
-        for place, (name, x, y) in enumerate(self.points):
-            axes.plot(x, y, "o", color=(BLUE, ORANGE, GREEN, GREY)[place % 4], markersize=9)
-            axes.annotate(name, (x, y), xytext=(7, 7), textcoords="offset points", fontsize=9)
-        if self.log_scale:
-            axes.set_xscale("log")
-        axes.margins(0.25)
-        axes.set_xlabel(self.x_label)
-        axes.set_ylabel(self.y_label)
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         return figure

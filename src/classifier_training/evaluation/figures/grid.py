@@ -14,6 +14,7 @@ from classifier_training.evaluation.figures.style import GREEN, RED, label_of, n
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 TILE, GAP, CAPTION = 128, 12, 40
@@ -46,15 +47,10 @@ class SampleGridFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class. All pictures are one image, for sixteen small axes take seconds."""
-        rows = -(-len(self.tiles) // self.columns)
-        width = self.columns * (TILE + GAP) + GAP
-        height = rows * (TILE + CAPTION + GAP) + GAP
-        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-        figure = new_figure(width / 100, height / 100 + 0.5)
+        canvas, corners = lay_out(len(self.tiles), self.columns, height=TILE + CAPTION, width=TILE)
+        figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         axes = figure.add_subplot()
-        for number, tile in enumerate(self.tiles):
-            row, column = divmod(number, self.columns)
-            top, left = GAP + row * (TILE + CAPTION + GAP), GAP + column * (TILE + GAP)
+        for tile, (top, left) in zip(self.tiles, corners, strict=True):
             canvas[top : top + TILE, left : left + TILE] = draw_tile(tile.path)
             right = tile.true_label == tile.predicted_label
             answer = f"{label_of(tile.predicted_label)} {tile.confidence:.0%}"
@@ -68,10 +64,32 @@ class SampleGridFigure(Figure):
                 fontsize=9,
                 color=GREEN if right else RED,
             )
-        axes.imshow(canvas, interpolation="nearest", aspect="equal")
-        axes.set_axis_off()
-        axes.set_title(self.title, fontsize=11)
+        show_canvas(axes, canvas, self.title)
         return figure
+
+
+def lay_out(
+    number: int, columns: int, *, height: int, width: int, gap: int = GAP
+) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """Return a white canvas, uint8 [H, W, 3], with room for pictures in rows, and the top and left of each.
+
+    Args:
+        number: of pictures.
+        columns: pictures in a row.
+        height: of a picture with its caption, in pixels.
+        width: likewise.
+        gap: between two pictures, and around them.
+    """
+    down, across = height + gap, width + gap
+    canvas = np.full((-(-number // columns) * down + gap, columns * across + gap, 3), 255, dtype=np.uint8)
+    return canvas, [(gap + place // columns * down, gap + place % columns * across) for place in range(number)]
+
+
+def show_canvas(axes: Axes, canvas: NDArray[np.uint8], title: str) -> None:
+    """Show a painted canvas pixel by pixel, with nothing around it but a title."""
+    axes.imshow(canvas, interpolation="nearest", aspect="equal")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=11)
 
 
 def draw_tile(path: str) -> NDArray[np.uint8]:

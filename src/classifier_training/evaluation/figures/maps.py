@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.grid import CAPTION, GAP, TILE, draw_tile
+from classifier_training.evaluation.figures.grid import CAPTION, GAP, TILE, draw_tile, lay_out, show_canvas
 from classifier_training.evaluation.figures.style import RED, label_of, new_figure
 
 if TYPE_CHECKING:
@@ -148,23 +148,16 @@ class OcclusionFigure(Figure):
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         columns = min(self.columns, len(self.tiles))
-        rows = -(-len(self.tiles) // columns)
-        wide, high = 2 * TILE + GAP, TILE + CAPTION + GAP
-        width, height = columns * (wide + GAP) + GAP, rows * high + GAP
-        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-        figure = new_figure(max(width / 100, 5), height / 100 + 0.6)
+        canvas, corners = lay_out(len(self.tiles), columns, height=TILE + CAPTION, width=2 * TILE + GAP)
+        figure = new_figure(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
         axes = figure.add_subplot()
-        for number, tile in enumerate(self.tiles):
-            row, column = divmod(number, columns)
-            top, left = GAP + row * high, GAP + column * (wide + GAP)
+        for tile, (top, left) in zip(self.tiles, corners, strict=True):
             plain = np.asarray(Image.fromarray(tile.picture).resize((TILE, TILE), Image.Resampling.BILINEAR))
             canvas[top : top + TILE, left : left + TILE] = plain
             canvas[top : top + TILE, left + TILE : left + 2 * TILE] = tint(plain, tile.falls)
             words = f"{label_of(tile.answer)} {tile.confidence:.0%}\nis {label_of(tile.true_label)}"
             axes.text(left + TILE, top + TILE + 3, words, ha="center", va="top", fontsize=9, color=RED)
-        axes.imshow(canvas, interpolation="nearest", aspect="equal")
-        axes.set_axis_off()
-        axes.set_title(f"{self.title}\nred: hiding it weakens the answer; blue: strengthens it", fontsize=11)
+        show_canvas(axes, canvas, f"{self.title}\nred: hiding it weakens the answer; blue: strengthens it")
         return figure
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile
+from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile, lay_out, show_canvas
 from classifier_training.evaluation.figures.style import label_of, new_figure
 
 if TYPE_CHECKING:
@@ -44,19 +42,15 @@ class ConfusedPairsFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        step = TILE + CAPTION + GAP
-        width, height = self.columns * (TILE + GAP) + GAP, len(self.pairs) * step + GAP
-        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-        figure = new_figure(width / 100, height / 100 + 0.5)
+        canvas, corners = lay_out(len(self.pairs) * self.columns, self.columns, height=CAPTION + TILE, width=TILE)
+        figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         axes = figure.add_subplot()
         for row, pair in enumerate(self.pairs):
-            top = GAP + row * step
+            places = corners[row * self.columns : (row + 1) * self.columns]
+            top = places[0][0]
             words = f"{label_of(pair.true_label)} taken for {label_of(pair.answer)}: {pair.count:,} of {pair.support:,}"
             axes.text(GAP, top + CAPTION / 2, words, ha="left", va="center", fontsize=10)
-            for column, path in enumerate(pair.paths[: self.columns]):
-                left = GAP + column * (TILE + GAP)
+            for path, (_, left) in zip(pair.paths, places, strict=False):
                 canvas[top + CAPTION : top + CAPTION + TILE, left : left + TILE] = draw_tile(path)
-        axes.imshow(canvas, interpolation="nearest", aspect="equal")
-        axes.set_axis_off()
-        axes.set_title(self.title, fontsize=11)
+        show_canvas(axes, canvas, self.title)
         return figure

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
 from classifier_training.callbacks.watching import watched_by
 from classifier_training.conf.compose import compose
+from classifier_training.conf.typed import word
 from classifier_training.core.register import entry
-from classifier_training.workflows.contestants import word
 from classifier_training.workflows.timing import measure_latency_ms
 from classifier_training.workflows.train import train
 
