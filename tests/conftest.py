@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -69,6 +70,12 @@ def make_class_folders(folder: Path, counts: dict[str, int]) -> Path:
         for number in range(count):
             draw_picture(folder / name / f"{number:02d}.png", COLOURS[name], seed=base + 1000 * offset + number)
     return folder
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table that a run wrote: a row a line, by the names in its header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture

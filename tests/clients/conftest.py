@@ -1,20 +1,22 @@
-"""Runs of the kinds that the clients must all answer as Python does."""
+"""The clients, and runs of the kinds that they must all answer as Python does."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
+import os
 import shutil
-from typing import TYPE_CHECKING
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.bundles import PREPROCESSING, with_preprocessing, with_temperature, write_small_bundle
 
 from classifier_training.core.run_dir import RunDir
 
-if TYPE_CHECKING:
-    from pathlib import Path
+CLIENTS = Path(__file__).parents[2] / "clients"
 
 COMBINATIONS = [
     (backend, kernel, policy)
@@ -23,6 +25,64 @@ COMBINATIONS = [
         ("squash", "crop", "letterbox"),
     )
 ]
+
+
+@dataclass(frozen=True)
+class Client:
+    """What answers the golden pictures of a run.
+
+    Args:
+        folder: where it is run.
+        command: what is run, before the run's folder.
+        cut_short: what it says of half a pipeline.
+    """
+
+    folder: Path
+    command: tuple[str, ...]
+    cut_short: str
+
+    def check(self, run: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self.command, run], cwd=self.folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def cpp_client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """Build check_golden with the ONNX Runtime of $ONNXRUNTIME_ROOT, else the system's."""
+    for name in ("cmake", "c++"):
+        if shutil.which(name) is None:
+            pytest.skip(f"{name} is not installed")
+    folder = tmp_path_factory.mktemp("build")
+    root = os.environ.get("ONNXRUNTIME_ROOT", "")
+    made = subprocess.run(
+        ["cmake", "-S", ".", "-B", folder, f"-DONNXRUNTIME_ROOT={root}", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON"],
+        cwd=CLIENTS / "cpp", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode and not root and "Could not find" in made.stderr:
+        pytest.skip("ONNX Runtime's or nlohmann-json's C++ headers are not installed; see clients/cpp/README.md")
+    assert made.returncode == 0, made.stderr
+    built = subprocess.run(["cmake", "--build", folder], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "warning" not in built.stdout + built.stderr
+    return Client(folder, ("./check_golden",), cut_short="failed")
+
+
+@pytest.fixture(scope="session")
+def javascript_client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """The client with its packages: the checkout's own if it has them, else a copy that npm fills."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    folder = CLIENTS / "js"
+    if not (folder / "node_modules").is_dir():
+        folder = shutil.copytree(folder, tmp_path_factory.mktemp("client") / "js")
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, check=True)
+    return Client(folder, ("node", "check_golden.js"), cut_short="cut short")
+
+
+@pytest.fixture(scope="session", params=["cpp", "javascript"])
+def client(request: pytest.FixtureRequest) -> Client:
+    found: Client = request.getfixturevalue(f"{request.param}_client")
+    return found
 
 
 @pytest.fixture(scope="module")

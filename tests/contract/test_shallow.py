@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import read_csv
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
@@ -17,10 +17,6 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 
 SMALL = ("data.image_size=32", "data.batch_size=8", "imbalance=weights")
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def call(verb: str, *words: str) -> Any:

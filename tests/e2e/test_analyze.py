@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -10,14 +9,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL, Finished, read_csv
 
 Command = Callable[..., Finished]
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_folder_with_faults_becomes_a_report(command: Command, split_folder: Path, tmp_path: Path) -> None:
@@ -37,7 +31,7 @@ def test_a_folder_with_faults_becomes_a_report(command: Command, split_folder: P
         "samples/class_0000.png",
     ):  # fmt: skip
         assert (report / name).stat().st_size > 0, name
-    assert table(report / "quarantine.csv") == [
+    assert read_csv(report / "quarantine.csv") == [
         {"path": "train/blue/zero.png", "reason": "is not an image, or is empty or damaged"}
     ]
     codes = [finding["code"] for finding in json.loads((report / "findings.json").read_text())]
@@ -92,8 +86,8 @@ def test_labels_that_the_model_contradicts_are_ranked(
     run = train_here([f"data.root={unsplit_folder}", *words])
     done = command("analyze", f"run={run}")
     assert done.code == 0, done.err
-    rows = table(run / "label_issues" / "label_issues.csv")
-    held_out = [row for row in table(run / "splits.csv") if row["split"] != "train"]
+    rows = read_csv(run / "label_issues" / "label_issues.csv")
+    held_out = [row for row in read_csv(run / "splits.csv") if row["split"] != "train"]
     assert len(rows) == len(held_out)
     doubtful = [row["is_issue"] == "true" for row in rows]
     assert doubtful == sorted(doubtful, reverse=True), "the doubtful come first"

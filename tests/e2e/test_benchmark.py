@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import SMALL, Finished
+from tests.conftest import SMALL, Finished, read_csv
 
 from classifier_training.export.contestants import FORMS
 
@@ -28,10 +27,9 @@ def test_forms_are_measured_side_by_side(
     assert forms.keys() == {"onnx", "fp16"}
     assert (found["setting"]["split"], found["setting"]["num_images"], found["setting"]["threads"]) == ("test", 9, 1)
     assert forms["fp16"]["size_bytes"] < forms["onnx"]["size_bytes"]
-    with (run / "benchmark/benchmark.csv").open() as file:
-        assert [(row["form"], row["batch_size"]) for row in csv.DictReader(file)] == [
-            (form, size) for form in ("onnx", "fp16") for size in ("1", "2")
-        ]
+    assert [(row["form"], row["batch_size"]) for row in read_csv(run / "benchmark/benchmark.csv")] == [
+        (form, size) for form in ("onnx", "fp16") for size in ("1", "2")
+    ]
     for name in ("deployment_recommendations.md", "latency_batch_1.png", "latency_batch_2.png", "size.png"):
         assert (run / "benchmark" / name).stat().st_size
     assert not (run / "model_fp16.onnx").exists()

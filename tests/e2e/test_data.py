@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import COLOURS, SMALL, Finished, draw_picture
+from tests.conftest import COLOURS, SMALL, Finished, draw_picture, read_csv
 
 Command = Callable[..., Finished]
 
 
 def manifest(run: Path) -> list[dict[str, str]]:
-    with (run / "splits.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(run / "splits.csv")
 
 
 def newest(root: Path) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL, Finished, make_class_folders
+from tests.conftest import SMALL, Finished, make_class_folders, read_csv
 from tests.e2e.test_resume import exact, timeless
 
 from classifier_training import cli
@@ -29,11 +28,6 @@ def teacher(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(cli.perform("train", words).run_dir.path)
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "distillation.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_students_are_compared_with_themselves_and_their_teacher(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,7 +39,7 @@ def test_students_are_compared_with_themselves_and_their_teacher(
     (folder,) = (path.parent for path in Path("outputs").rglob("distillation.json"))
     found = json.loads((folder / "distillation.json").read_text())
     assert found["words"] in said
-    assert [run["temperature"] for run in rows(folder)] == ["", "2.0", "4.0"]
+    assert [run["temperature"] for run in read_csv(folder / "distillation.csv")] == ["", "2.0", "4.0"]
     assert found["num_images"] > 0
     assert [item["taught"] and item["taught"]["temperature"] for item in found["students"]] == [None, 2.0, 4.0]
     assert all((folder / name).stat().st_size > 5000 for name in ("distillation.png", "trade_off.png"))

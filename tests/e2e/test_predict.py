@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import pty
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import COLOURS, Finished, draw_picture
+from tests.conftest import COLOURS, Finished, draw_picture, read_csv
 from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.run_dir import RunDir
@@ -146,8 +145,7 @@ def test_every_output_says_the_same(command: Command, run: Path, images: Path, t
     assert rows == [
         json.loads((tmp_path / f"folder/{Path(row['path']).relative_to(images)}.json").read_text()) for row in rows
     ]
-    with (tmp_path / "x.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+    table = read_csv(tmp_path / "x.csv")
     assert [row["label"] for row in table] == [row["label"] for row in rows]
     assert [json.loads(row["top_k"]) for row in table] == [row["top_k"] for row in rows]
     assert float(table[0]["prob_ü/.."]) == rows[0]["probabilities"]["ü/.."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.conftest import SMALL, Finished, draw_picture
+from tests.conftest import SMALL, Finished, draw_picture, read_csv
 
 Command = Callable[..., Finished]
 
@@ -19,11 +18,6 @@ Command = Callable[..., Finished]
 def run_folder(root: Path) -> Path:
     (found,) = root.glob("outputs/*/*/config.yaml")
     return found.parent
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_folder_of_images_becomes_a_run_folder_that_answers(
@@ -52,7 +46,7 @@ def test_a_folder_of_images_becomes_a_run_folder_that_answers(
         assert (run / name).stat().st_size > 0, name
     assert not list(run.rglob("*.tmp"))
 
-    rows = table(run / "metrics.csv")
+    rows = read_csv(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["0", "1"]
     for column in (
         "train/loss", "train/acc_top1", "val/loss", "val/acc_top1", "val/balanced_accuracy", "val/macro_f1",
@@ -61,17 +55,19 @@ def test_a_folder_of_images_becomes_a_run_folder_that_answers(
         assert float(rows[1][column]) >= 0
     assert "val/acc_top5" not in rows[0]
 
-    manifest = table(run / "splits.csv")
+    manifest = read_csv(run / "splits.csv")
     assert len(manifest) == 36
     assert manifest[0] == {"path": "train/blue/00.png", "label": "blue", "split": "train", "group": ""}
 
-    predictions = table(run / "evaluation/predictions.csv")
+    predictions = read_csv(run / "evaluation/predictions.csv")
     assert list(predictions[0]) == [
         "path", "true", "predicted", "confidence", "loss", "group", "prob_blue", "prob_green", "prob_red",
     ]  # fmt: skip
     assert len(predictions) == 9
     wrong = [row for row in predictions if row["true"] != row["predicted"]]
-    assert sorted(row["path"] for row in table(run / "evaluation/errors.csv")) == sorted(row["path"] for row in wrong)
+    assert sorted(row["path"] for row in read_csv(run / "evaluation/errors.csv")) == sorted(
+        row["path"] for row in wrong
+    )
 
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["root"] == str(split_folder)
@@ -137,7 +133,7 @@ def test_a_folder_without_a_split_is_split_and_evaluated_elsewhere(
     done = command("train", f"data.root={unsplit_folder}", *SMALL, "data.val_fraction=0.2", "data.test_fraction=0.3")
     assert done.code == 0, done.err
     run = run_folder(tmp_path)
-    splits = [row["split"] for row in table(run / "splits.csv")]
+    splits = [row["split"] for row in read_csv(run / "splits.csv")]
     assert (splits.count("train"), splits.count("val"), splits.count("test")) == (15, 6, 9)
     draw_picture(split_folder / "test/white/0.png", (255, 255, 255), seed=0)
     done = command("evaluate", "run=latest", f"data.root={split_folder}", "split=test")
@@ -170,7 +166,7 @@ def test_time_that_is_up_ends_the_run_with_its_results(command: Command, split_f
     done = command("train", f"data.root={split_folder}", *SMALL, "trainer.max_epochs=100000", "trainer.max_time=3")
     assert done.code == 0, done.err
     run = run_folder(tmp_path)
-    assert 0 < len(table(run / "metrics.csv")) < 100000
+    assert 0 < len(read_csv(run / "metrics.csv")) < 100000
     assert (run / "model.onnx").is_file()
     assert "test: balanced accuracy" in done.out
 

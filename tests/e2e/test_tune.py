@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import read_csv
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
@@ -32,11 +32,6 @@ def tune(*words: str) -> Any:
     return verb.target(**compose(verb, words))
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "trials.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def own_space(text: str) -> None:
     path = Path("conf/search/mine.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +48,13 @@ def test_a_search_goes_on_survives_failures_and_leaves_an_experiment(
     assert first.summary.num_trials == {"complete": 2}
     folder = Path("outputs/tuning/mine")
     # The first trial is the run as it would be without a search.
-    assert float(rows(folder)[0]["optimizer.lr"]) == 1e-3
-    assert rows(folder)[0]["model.residual"] == "False"
+    assert float(read_csv(folder / "trials.csv")[0]["optimizer.lr"]) == 1e-3
+    assert read_csv(folder / "trials.csv")[0]["model.residual"] == "False"
     assert not list(folder.glob("trial-*"))
 
     study = tune(*words, "trials=3")
     assert study.summary.num_epochs <= study.summary.num_epochs_whole == 6
-    assert [row["number"] for row in rows(folder)] == ["0", "1", "2"]
+    assert [row["number"] for row in read_csv(folder / "trials.csv")] == ["0", "1", "2"]
     assert {path.name for path in folder.glob("*.png")} == {"history.png", "parallel_coordinates.png"}
     assert json.loads((folder / "tuning.json").read_text())["best"]["parameters"] == study.summary.best.params
     assert "train experiment=mine" in str(study)

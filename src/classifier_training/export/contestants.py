@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from classifier_training.core.errors import UserError
-from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
+
+    from classifier_training.export.session import Runner
 
 Form = Literal["eager", "compiled", "torchscript", "onnx", "fp16", "int8"]
 FORMS: tuple[Form, ...] = ("eager", "compiled", "torchscript", "onnx", "fp16", "int8")
@@ -30,28 +30,13 @@ TITLES: dict[str, str] = {
 
 COMPILERS = ("c++", "g++", "clang++")
 
-Answer = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
-"""Inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
-
 
 def has_compiler() -> bool:
     """Whether torch.compile finds a C++ compiler here."""
     return any(map(shutil.which, COMPILERS))
 
 
-def open_onnx(path: Path, *, threads: int) -> Answer:
-    """Open an ONNX file in ONNX Runtime on the CPU, with so many threads."""
-    session = open_session(path, num_threads=threads)
-    dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
-
-    def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: inputs.astype(dtype, copy=False)})
-        return np.asarray(logits, dtype=np.float32)
-
-    return answer
-
-
-def open_torchscript(path: Path, *, threads: int) -> Answer:
+def open_torchscript(path: Path, *, threads: int) -> Runner:
     """Open a TorchScript file on the CPU, with so many threads.
 
     Raises:
@@ -66,26 +51,26 @@ def open_torchscript(path: Path, *, threads: int) -> Answer:
         raise UserError(
             f"{path}: cannot be loaded ({error})", "the file that the run exported", "export it again"
         ) from error
-    return torch_answer(network)
+    return torch_runner(network)
 
 
-def open_network(network: nn.Module, *, threads: int, compiled: bool) -> Answer:
+def open_network(network: nn.Module, *, threads: int, compiled: bool) -> Runner:
     """Run a network in PyTorch on the CPU, as it is or compiled, with so many threads."""
     import torch
 
     torch.set_num_threads(threads)
     # A form for each batch size: what is compiled for any size is slower at each.
-    return torch_answer(torch.compile(network, dynamic=False) if compiled else network)
+    return torch_runner(torch.compile(network, dynamic=False) if compiled else network)
 
 
-def torch_answer(network: Callable[..., object]) -> Answer:
+def torch_runner(network: Callable[..., object]) -> Runner:
     """Make a function of arrays out of one of tensors."""
     import torch
 
-    def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             logits = network(torch.from_numpy(inputs))
             assert isinstance(logits, torch.Tensor)
             return logits.numpy()
 
-    return answer
+    return run

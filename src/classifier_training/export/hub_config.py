@@ -68,7 +68,7 @@ def _describe(network: nn.Module, info: BundleInfo) -> dict[str, Any] | None:
             "fixed_input_size": bool(known.get("fixed_input_size", False)),
         }
     if module == "torchvision.models.resnet" and info.architecture in ALIKE:
-        features = network.fc.in_features if hasattr(network.fc, "in_features") else None
+        features = getattr(network.fc, "in_features", None)
         if features is None:
             # A dropout before the last layer has moved its weights to another name.
             return None

@@ -10,7 +10,7 @@ import numpy as np
 from classifier_training.core.types import softmax
 from classifier_training.export.bundle import describe_file
 from classifier_training.export.onnx import export_onnx
-from classifier_training.export.verify import BATCH_SIZES, Parity, Runner, verify
+from classifier_training.export.verify import BATCH_SIZES, Parity, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.examples import Examples
     from classifier_training.export.gate import Gate
+    from classifier_training.export.session import Runner
 
 REFERENCE_BATCH = 32
 

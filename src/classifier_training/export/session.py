@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,12 +12,15 @@ from classifier_training.core.runtime import command, num_cores
 from classifier_training.export.external import refuse_escaping_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
+
+Runner = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+"""Inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -102,11 +106,13 @@ def _no_accelerator(accelerator: str, present: Sequence[str]) -> UserError:
     )
 
 
-def onnx_runner(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return a function from inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
-    session = open_session(path)
+def onnx_runner(path: Path, *, num_threads: int | None = None) -> Runner:
+    """Return a function that runs an ONNX file on the CPU; see `open_session`."""
+    session = open_session(path, num_threads=num_threads)
+    dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: inputs})[0], dtype=np.float32)
+        (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: inputs.astype(dtype, copy=False)})
+        return np.asarray(logits, dtype=np.float32)
 
     return run

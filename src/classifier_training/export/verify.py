@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.export.examples import Examples
+    from classifier_training.export.session import Runner
 
 BATCH_SIZES = (1, 2, 7)
 TOLERANCE = 1e-3
@@ -31,9 +31,6 @@ PIXEL_TOLERANCE = 1
 
 CLEAR_MARGIN = 0.1
 """An answer that leads by more than this must survive a pixel's difference of one step."""
-
-Runner = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
-"""Inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,11 +196,7 @@ def _walk(path: Path) -> Iterator[os.stat_result]:
 
 def _size(path: Path) -> int:
     # What the disk gives back: blocks, and nothing for a file that has another name elsewhere.
-    return sum(found.st_blocks * 512 for found in _walk(path) if found.st_nlink == 1 or not _is_file(found))
-
-
-def _is_file(found: os.stat_result) -> bool:
-    return (found.st_mode & 0o170000) == 0o100000
+    return sum(found.st_blocks * 512 for found in _walk(path) if found.st_nlink == 1 or not stat.S_ISREG(found.st_mode))
 
 
 def _last_write(path: Path) -> float:

@@ -122,16 +122,13 @@ def promote(
                 "another run, at_least=… for a bound of your own, or force=true to promote it even so",
             )
         run = RunDir(registry.folder(record))
-        numbers = [
-            number
-            for other in registry.runs.values()
-            if other.scope == record.scope
-            for held, number in other.promotions
-            if held == alias
-        ]
+        others = (other for other in registry.runs.values() if other.scope == record.scope)
+        number = 1 + max(
+            (held.number for other in others for held in other.promotions if held.alias == alias), default=0
+        )
         entry = {
             "alias": alias,
-            "number": max(numbers, default=0) + 1,
+            "number": number,
             "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "user": _user(),
             "forced": bool(failed),
@@ -147,7 +144,7 @@ def promote(
             version=record.version,
             promotions=[*read_promotions(run), entry],
         )
-        promoted = record._replace(promotions=(*record.promotions, Promotion(alias, max(numbers, default=0) + 1)))
+        promoted = record._replace(promotions=(*record.promotions, Promotion(alias, number)))
     return promoted, holder, checks
 
 

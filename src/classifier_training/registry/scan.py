@@ -93,10 +93,6 @@ class Registry:
         """Folder of a run."""
         return self.root / record.folder
 
-    def forget(self, record: RunRecord) -> None:
-        """Leave out a run that is no more."""
-        del self.runs[record.folder], self._times[record.folder]
-
     def save(self) -> None:
         """Write the cache."""
         now = time.time_ns()

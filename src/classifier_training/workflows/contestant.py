@@ -16,7 +16,8 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import peak_memory_mb
-from classifier_training.export.contestants import Answer, open_network, open_onnx, open_torchscript
+from classifier_training.export.contestants import open_network, open_torchscript
+from classifier_training.export.session import Runner, onnx_runner
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def _say(out: IO[str], words: dict[str, Any]) -> None:
     out.flush()
 
 
-def open_form(spec: dict[str, Any]) -> Answer:
+def open_form(spec: dict[str, Any]) -> Runner:
     """Open a form.
 
     Args:
@@ -52,7 +53,7 @@ def open_form(spec: dict[str, Any]) -> Answer:
     """
     path, threads = Path(spec["path"]), spec["threads"]
     if spec["form"] in ("onnx", "fp16", "int8"):
-        return open_onnx(path, threads=threads)
+        return onnx_runner(path, num_threads=threads)
     if spec["form"] == "torchscript":
         return open_torchscript(path, threads=threads)
     from classifier_training.core.run_dir import RunDir
@@ -62,7 +63,7 @@ def open_form(spec: dict[str, Any]) -> Answer:
     return open_network(network, threads=threads, compiled=spec["form"] == "compiled")
 
 
-def obey(order: dict[str, Any], answer: Answer, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+def obey(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
     """Do one thing: time a block of runs, say the peak of the memory, or answer all inputs into a file."""
     if order["do"] == "time":
         batch = np.array(inputs[np.arange(order["batch_size"]) % len(inputs)])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import read_csv
 
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
@@ -39,11 +39,6 @@ def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> 
     return found, json.loads((folder / "classification_report.json").read_text())
 
 
-def table_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tmp_path: Path) -> None:
     found, report = write(
         tmp_path,
@@ -73,7 +68,7 @@ def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tm
     assert [(row["value"], row["num_images"], row["accuracy"]["value"]) for row in report["slices"]] == [
         ("(none)", 2, 0.5), ("x", 2, 1.0),
     ]  # fmt: skip
-    assert table_of(tmp_path / "slices.csv")[1]["accuracy_low"] == "0.158114"
+    assert read_csv(tmp_path / "slices.csv")[1]["accuracy_low"] == "0.158114"
     words = str(found)
     assert "left out, for labels that the model does not know ('zebra'): 7\n" in words
     assert "left out, because they cannot be read: 1\n" in words
@@ -83,9 +78,9 @@ def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tm
 
 def test_errors_come_by_their_loss_and_figures_alone_have_no_interval(tmp_path: Path) -> None:
     found, report = write(tmp_path, [1, 2, 3, 4], [0, 2, 0, 1], intervals=False)
-    errors = table_of(tmp_path / "errors.csv")
+    errors = read_csv(tmp_path / "errors.csv")
     assert [row["path"] for row in errors] == ["e", "d", "b"]
-    assert [row["path"] for row in table_of(tmp_path / "predictions.csv")] == ["b", "c", "d", "e"]
+    assert [row["path"] for row in read_csv(tmp_path / "predictions.csv")] == ["b", "c", "d", "e"]
     assert report["metrics"]["acc_top1"] == {"value": 0.25, "low": None, "high": None, "method": "none"}
     assert report["intervals"]["resamples"] == 0
     assert "[" not in str(found)

@@ -103,7 +103,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, str]]]
     server.server_close()
 
 
-@pytest.mark.network
 def test_a_push_uploads_the_model_and_its_card_and_nothing_else(
     hub: list[tuple[str, str, str]], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -57,7 +58,20 @@ def test_pretrained_weights_are_taken_from_the_local_cache(tmp_path: Path, monke
     assert torch.equal(built.network.layer4[1].conv2.weight, source.layer4[1].conv2.weight)  # type: ignore[index, union-attr]
 
 
+@pytest.fixture
+def no_connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A proxy that nobody answers at."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    # The hub's client reads the proxies once, and is shared by all that runs in this process.
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()
+
+
 def test_weights_that_cannot_be_fetched_are_an_error_with_remedies(
+    no_connection: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -65,9 +79,6 @@ def test_weights_that_cannot_be_fetched_are_an_error_with_remedies(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
     with pytest.raises(UserError, match="could not be fetched") as caught:
         ResNet18(pretrained=True)(5)
     assert "fetching" in caplog.text

@@ -22,6 +22,18 @@ from classifier_training.training.view import TrainingView
 PREPROCESSING = Preprocessing(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
+class Linear(nn.Module):
+    """One layer on all pixels, for networks that do something besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(x.flatten(1))
+        return logits
+
+
 def make(network: nn.Module | None = None, **changes: Any) -> ClassifierModule:
     network = network or nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 3))
     settings: dict[str, Any] = {
@@ -143,15 +155,12 @@ def test_dropout_depends_on_seed_epoch_and_step_not_on_history() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step() -> None:
-    class Breaking(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(192, 3)
-            self.calls = 0
+    class Breaking(Linear):
+        calls = 0
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.calls += 1
-            logits: torch.Tensor = self.linear(x.flatten(1))
+            logits = super().forward(x)
             return logits * float("nan") if self.calls == 2 else logits
 
     with pytest.raises(CheckFailedError, match="epoch 0, step 1"):
@@ -159,13 +168,9 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step() -> None:
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_run_in_words() -> None:
-    class Breaking(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(192, 3)
-
+    class Breaking(Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.linear(x.flatten(1))
+            logits = super().forward(x)
             return logits if self.training else logits * float("nan")
 
     with pytest.raises(CheckFailedError, match="the val loss is not a finite number at epoch 0"):
@@ -194,13 +199,9 @@ def test_batches_too_small_are_passed_over_and_an_empty_split_is_named(recwarn: 
 def test_the_held_out_split_is_scored_in_full_precision() -> None:
     seen = []
 
-    class Spy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(192, 3)
-
+    class Spy(Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.linear(x.flatten(1))
+            logits = super().forward(x)
             seen.append(logits.dtype)
             return logits
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.unit.training.test_module import make
+from tests.unit.training.test_module import Linear, make
 from torch import nn
 
 from classifier_training.core.errors import UserError
@@ -13,12 +13,11 @@ from classifier_training.training.module import ClassifierModule
 CPU = Device("cpu", "32-true", channels_last=True, words="CPU")
 
 
-class Slow(nn.Module):
+class Slow(Linear):
     """Takes longer with the channels innermost, or with them outermost."""
 
     def __init__(self, slow_when_last: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(192, 3)
         self.slow_when_last = slow_when_last
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -26,8 +25,7 @@ class Slow(nn.Module):
             weight = torch.ones(300, 300)
             for _ in range(20):
                 weight = weight @ weight / 300
-        logits: torch.Tensor = self.linear(x.flatten(1))
-        return logits
+        return super().forward(x)
 
 
 def build(network: nn.Module, device: Device) -> ClassifierModule:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import COLOURS, SMALL, draw_picture
+from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
@@ -67,11 +66,6 @@ def test_a_broken_test_image_does_not_cost_the_export(
     broken.write_bytes(whole)
     assert train_here(["resume=latest"]).absolute() == run
     assert (run / "result.json").is_file()
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def read_json(path: Path) -> Any:
@@ -146,8 +140,8 @@ def test_two_runs_are_compared_on_images_that_neither_was_trained_on(
     assert found["left_out"] == {"trained_on": 2, "unknown_labels": 3, "unreadable": 0}
     assert found["num_images"] == 4
     assert found["classes"].keys() == {"blue", "green"}
-    own = {row["path"]: row for row in read_table(tmp_path / "found/predictions.csv")}
-    changed = read_table(tmp_path / "found/comparison.csv")
+    own = {row["path"]: row for row in read_csv(tmp_path / "found/predictions.csv")}
+    changed = read_csv(tmp_path / "found/comparison.csv")
     for row in changed:
         assert row["predicted"] == own[row["path"]]["predicted"] != row["predicted_against"]
         expected = "gained" if row["predicted"] == row["true"] else "lost"
@@ -157,7 +151,7 @@ def test_two_runs_are_compared_on_images_that_neither_was_trained_on(
 
     same = str(evaluate(f"run={run}", f"against={run}/checkpoints/best.ckpt", f"output={tmp_path}/same"))
     assert "are right on the same 9 images and wrong on the same" in same
-    assert read_table(tmp_path / "same/comparison.csv") == []
+    assert read_csv(tmp_path / "same/comparison.csv") == []
     with pytest.raises(UserError, match="against=nowhere"):
         evaluate(f"run={run}", "against=nowhere")
     copies = tmp_path / "copies"
@@ -175,14 +169,14 @@ def test_figures_of_slices_and_a_metric_of_the_users_choice(
             "callbacks=[checkpoint,early_stopping]", "callbacks.early_stopping.monitor=val/auroc_class_7",
         ]
     )  # fmt: skip
-    rows = read_table(run / "metrics.csv")
+    rows = read_csv(run / "metrics.csv")
     scores = [float(row["val/ece"]) for row in rows]
     assert read_json(run / "result.json")["best_epoch"] == int(np.argmin(scores))
     assert all(0 <= float(row["val/auroc_class_7"]) <= 1 for row in rows)
     assert "val/matthews" not in rows[0]
     said = str(evaluate(f"run={run}", "slices=[player,size]", f"output={tmp_path}/found"))
     assert "worst slice: " in said
-    slices = read_table(tmp_path / "found/slices.csv")
+    slices = read_csv(tmp_path / "found/slices.csv")
     assert [(row["by"], row["value"], row["num_images"]) for row in slices] == [
         ("player", "0", "3"), ("player", "1", "3"), ("size", "under 32 px", "6"),
     ]  # fmt: skip

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.export.contestants import torch_runner
 from classifier_training.export.hub_config import write_hub_config
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from classifier_training.export.job import ExportedFile, ExportJob
 
 
@@ -25,7 +23,6 @@ def safetensors(job: ExportJob) -> list[ExportedFile]:
     Raises:
         CheckFailedError: when the weights that were read back answer differently.
     """
-    import torch
     from safetensors.torch import load_file, save_file
 
     path = job.target.weights
@@ -35,10 +32,4 @@ def safetensors(job: ExportJob) -> list[ExportedFile]:
     write_hub_config(job.target.hub_config, job.network, job.info)
     restored = copy.deepcopy(job.network)
     restored.load_state_dict(load_file(path))
-
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            answer: NDArray[np.float32] = restored(torch.from_numpy(inputs)).numpy()
-        return answer
-
-    return [job.finish(path, "safetensors", run)]
+    return [job.finish(path, "safetensors", torch_runner(restored))]

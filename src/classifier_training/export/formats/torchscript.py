@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.export.contestants import torch_runner
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from classifier_training.export.job import ExportedFile, ExportJob
 
 
@@ -33,10 +31,4 @@ def torchscript(job: ExportJob) -> list[ExportedFile]:
         with atomic_path(path) as temporary:
             torch.jit.save(traced, str(temporary), _extra_files=job.info.metadata())
         restored = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            answer: NDArray[np.float32] = restored(torch.from_numpy(inputs)).numpy()
-        return answer
-
-    return [job.finish(path, "torchscript", run)]
+    return [job.finish(path, "torchscript", torch_runner(restored))]
