@@ -216,6 +216,24 @@ def test_a_run_starts_from_the_weights_of_another(
     train_here([f"resume={run}", "trainer.max_epochs=2"])
 
 
+def test_a_run_from_anothers_weights_goes_on_with_them_before_and_after_its_first_checkpoint(
+    finished: Path, split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"data.root={split_folder}", *SETTINGS, f"init_from={finished}",
+             "transfer=progressive", "optimizer=sgd", "trainer.max_epochs=3"]  # fmt: skip
+    whole = train_here(words)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        with pytest.raises(InterruptedRunError):
+            train_here(words)
+    cut = max(whole.parent.iterdir(), key=lambda run: run.stat().st_mtime_ns)
+    assert cut != whole
+    unsaved = shutil.copytree(cut, cut.with_name("unsaved"))
+    shutil.rmtree(unsaved / "checkpoints")
+    for run in (cut, unsaved):
+        assert saved(train_here([f"resume={run}"])) == saved(whole)
+
+
 def test_what_cannot_be_started_from_is_said(finished: Path, split_folder: Path, train_here: Train) -> None:
     made = [f"data.root={split_folder}", *SETTINGS]
     with pytest.raises(UserError, match="trained test_resnet, and this one trains resnet18") as caught:

@@ -308,6 +308,17 @@ def test_a_run_with_no_whole_checkpoint_is_told_so(tmp_path: Path) -> None:
         find_newest(run, at_epoch_end=False)
 
 
+def test_a_kill_between_the_first_checkpoint_and_its_line_begins_the_run_again(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    state = {"state_dict": {}, "global_step": 7, "epoch": 3}
+    AtomicCheckpointIO().save_checkpoint({**state, "score": 0.5}, run.best_checkpoint)
+    listed = (tmp_path / "checkpoints/manifest.json").read_text()
+    AtomicCheckpointIO().save_checkpoint(state, run.last_checkpoint)
+    (tmp_path / "checkpoints/manifest.json").write_text(listed)
+    assert find_newest(run, at_epoch_end=False) is None
+    assert not run.last_checkpoint.exists()
+
+
 def test_a_damaged_manifest_is_named_and_the_files_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunDir(tmp_path)
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "global_step": 7, "epoch": 3}, run.last_checkpoint)

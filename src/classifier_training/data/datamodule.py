@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pytorch_lightning import LightningDataModule
 
+from classifier_training.core.ranks import Share
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.augment import augment
@@ -43,6 +44,9 @@ class ImageFolderDataModule(LightningDataModule):
         seed: order, draws and augmentation follow from it.
         stores: pixels on disk, of the splits that have such.
         on_device: whether batches are augmented on the device and loaded ahead, as a GPU wants it.
+
+    Attributes:
+        share: the part of each batch that this process loads; all of it, except while several train together.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class ImageFolderDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.on_error = on_error
         self.seed = seed
+        self.share = Share()
         self.sampler = EpochSampler(data.tables[TRAIN].targets, class_weights, seed=seed)
 
     @property
@@ -128,11 +133,12 @@ class ImageFolderDataModule(LightningDataModule):
             drop_last=drop_last,
             num_workers=self.num_workers,
             loads_ahead=self._on_device,
+            share=self.share,
         )
 
 
-def choose_num_workers(wanted: int | Literal["auto"], *, accelerator: str) -> int:
-    """Resolve auto: beside a GPU as many workers as cores, up to eight; a busy CPU and MPS do better without."""
+def choose_num_workers(wanted: int | Literal["auto"], *, accelerator: str, num_ranks: int = 1) -> int:
+    """Resolve auto: beside a GPU its share of the cores, up to eight; a busy CPU and MPS do better without."""
     if wanted != "auto":
         return wanted
-    return min(num_cores(), MAX_AUTO_WORKERS) if accelerator == "cuda" else 0
+    return min(max(1, num_cores() // num_ranks), MAX_AUTO_WORKERS) if accelerator == "cuda" else 0

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.ranks import Share
 from classifier_training.core.runtime import few_open_files
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.ahead import ahead
@@ -45,6 +46,7 @@ class BatchLoader(DataLoader[Batch]):
         drop_last: whether to leave out a last batch that is not whole.
         num_workers: loader processes, while pictures are decoded.
         loads_ahead: whether a thread of this process loads the next batches; beside a GPU, not beside a busy CPU.
+        share: the part of each batch that this process loads.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class BatchLoader(DataLoader[Batch]):
         drop_last: bool,
         num_workers: int,
         loads_ahead: bool = False,
+        share: Share = Share(),  # noqa: B008 - nothing of it can change
     ) -> None:
         if num_workers and few_open_files():
             # Tensors then pass through named shared memory, which takes no descriptor each.
@@ -63,9 +66,7 @@ class BatchLoader(DataLoader[Batch]):
         reading = RawArray("q", [-1] * max(num_workers, 1))
         super().__init__(
             _ErrorsAsValues(dataset, reading),  # type: ignore[arg-type]
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            batch_sampler=_SharedBatches(sampler, batch_size, drop_last, share),
             collate_fn=_already_collated,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -151,6 +152,17 @@ class BatchLoader(DataLoader[Batch]):
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # noqa: SLF001
             self._iterator = None
+
+
+class _SharedBatches(BatchSampler):
+    """The part of each batch that is this process's."""
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, drop_last: bool, share: Share) -> None:  # noqa: FBT001 - torch's order
+        super().__init__(sampler, batch_size, drop_last)  # type: ignore[arg-type] # it yields keys
+        self._share = share
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:  # type: ignore[override]
+        return map(self._share.of, super().__iter__())  # type: ignore[arg-type] # as above
 
 
 class _ErrorsAsValues(Dataset[Loaded | UserError]):

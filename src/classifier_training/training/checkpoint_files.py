@@ -173,7 +173,7 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     found = list(_whole(paths, folder))
     fitting = [one for one in found if not (at_epoch_end and one.entry.is_mid_epoch)]
     if not fitting:
-        if not paths:
+        if not paths or (not found and _first_was_cut(folder, paths)):
             return None
         raise UserError(
             f"{folder}: "
@@ -189,6 +189,17 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     best = _best(run_dir.best_checkpoint, _listed(folder))
     write_manifest(folder, kept + best)
     return newest
+
+
+def _first_was_cut(folder: Path, paths: list[Path]) -> bool:
+    """Whether a kill came between the very first checkpoint and its line; then it is removed."""
+    entries = read_manifest(folder)
+    if entries is None or any(entry.name in (LAST, STEP, PREVIOUS) for entry in entries):
+        return False
+    log.warning("%s: the first checkpoint was not written to its end; the run begins again", folder)
+    for path in paths:
+        path.unlink()
+    return True
 
 
 def _whole(paths: list[Path], folder: Path) -> list[Found]:

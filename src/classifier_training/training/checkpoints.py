@@ -16,6 +16,7 @@ from classifier_training.training.ema import validated_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import pytorch_lightning as pl
 
@@ -118,7 +119,7 @@ class RunCheckpoints(Checkpoint):
                 "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
             )
         self.flush(trainer)
-        trainer.save_checkpoint(self._run_dir.step_checkpoint, weights_only=False)
+        _save(trainer, self._run_dir.step_checkpoint)
         self._written_at = time.monotonic()
 
     def leave_validation(self, trainer: pl.Trainer) -> bool:
@@ -158,7 +159,7 @@ class RunCheckpoints(Checkpoint):
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self._written_at >= self._every_seconds:
             self._write_best(trainer)
-            trainer.save_checkpoint(self._run_dir.last_checkpoint, weights_only=False)
+            _save(trainer, self._run_dir.last_checkpoint)
             self._written_at = time.monotonic()
         else:
             # Training goes on changing the state.
@@ -194,9 +195,14 @@ def is_step_end(trainer: pl.Trainer, batch_idx: int) -> bool:
     return number % trainer.accumulate_grad_batches == 0 and number < trainer.num_training_batches
 
 
+def _save(trainer: pl.Trainer, path: Path) -> None:
+    # Lightning's own would wait for the other processes, which do not save.
+    trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), path)  # noqa: SLF001
+
+
 def _state(trainer: pl.Trainer) -> Any:
     # Lightning has no public way to take the state without writing it.
-    return _copied(trainer._checkpoint_connector.dump_checkpoint())  # noqa: SLF001
+    return _copied(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))  # noqa: SLF001
 
 
 def _copied(value: Any) -> Any:

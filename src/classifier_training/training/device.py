@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.ranks import following
+from classifier_training.core.runtime import num_cores
 
 if TYPE_CHECKING:
     from classifier_training.training.settings import Accelerator, Precision
@@ -30,12 +32,14 @@ class Device:
         precision: 32-true, bf16-mixed or 16-mixed, as Lightning names it.
         channels_last: whether convolutions run faster with the channels innermost.
         words: one line for people.
+        num_devices: how many of them share a batch, a process each.
     """
 
     accelerator: str
     precision: str
     channels_last: bool
     words: str
+    num_devices: int = 1
 
 
 def autocast(accelerator: str, precision: str) -> torch.autocast:
@@ -44,11 +48,11 @@ def autocast(accelerator: str, precision: str) -> torch.autocast:
     return torch.autocast(accelerator, dtype=dtype, enabled=dtype is not None)
 
 
-def choose_device(accelerator: Accelerator, precision: Precision) -> Device:
+def choose_device(accelerator: Accelerator, precision: Precision, num_devices: int | Literal["auto"] = 1) -> Device:
     """Take the wanted device, or the CPU with a word when it is not there.
 
     Raises:
-        UserError: when the precision does not exist on the device.
+        UserError: when the precision does not exist on the device, or there are fewer devices.
     """
     chosen, name = _choose_accelerator(accelerator)
     if precision == "16-mixed" and chosen == "cpu":
@@ -59,7 +63,31 @@ def choose_device(accelerator: Accelerator, precision: Precision) -> Device:
         )
     settled = _choose_precision(chosen) if precision == "auto" else "32-true" if precision == 32 else precision
     # channels_last on MPS was many times slower until late in 2026, so it stays off there.
-    return Device(chosen, settled, channels_last=chosen != "mps", words=f"{name}, {settled} precision")
+    number = _choose_number(num_devices, chosen)
+    words = f"{name}, {settled} precision" + (f", {number} processes that share every batch" if number > 1 else "")
+    return Device(chosen, settled, channels_last=chosen != "mps", words=words, num_devices=number)
+
+
+def _choose_number(wanted: int | Literal["auto"], accelerator: str) -> int:
+    told = following()
+    if told is not None:
+        return told.num_ranks
+    found = {"cuda": torch.cuda.device_count(), "cpu": num_cores()}.get(accelerator, 1)
+    if wanted == "auto" and accelerator != "cuda":
+        raise UserError(
+            "trainer.num_devices=auto: there are no CUDA GPUs to be counted",
+            "CUDA GPUs, or the number of processes to divide the CPU's cores among",
+            f"trainer.num_devices={min(2, found)}, or leave out trainer=ddp: one process uses all cores already",
+        )
+    number = found if wanted == "auto" else wanted
+    if number > found:
+        what = {"cuda": "CUDA GPUs", "cpu": "cores"}.get(accelerator, "GPU")
+        raise UserError(
+            f"trainer.num_devices={number}: this process sees {found} {what}",
+            f"1 to {found}",
+            f"trainer.num_devices={found}",
+        )
+    return number
 
 
 def sound_precision(device: Device, network: nn.Module, *, image_size: int, wanted: Precision) -> Device:

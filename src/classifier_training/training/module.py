@@ -16,6 +16,7 @@ from classifier_training.core.errors import CheckFailedError, UserError, enumera
 from classifier_training.core.runtime import derive_seed
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput
 from classifier_training.evaluation.metrics import classification_metrics
+from classifier_training.training.ranks import are_several, average_statistics, gathered, own_rank, whole_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,7 +163,9 @@ class ClassifierModule(pl.LightningModule):
         if number < self._min_batch_size:
             return None
         self._num_images += number
-        torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx))
+        torch.manual_seed(
+            derive_seed(self._seed, self.current_epoch, batch_idx, *([rank] if (rank := own_rank()) else []))
+        )
         images, targets = batch.images, batch.targets
         if self._view is not None:
             images, targets = self._view(images, targets, epoch=self.current_epoch, step=batch_idx)
@@ -185,15 +188,18 @@ class ClassifierModule(pl.LightningModule):
             )
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
-            correct = _share_correct(logits, targets).sum()
-            self._totals += torch.stack([loss * number, correct, torch.full_like(loss, number)])
-            bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
-            self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
-        return loss
+            seen = torch.full_like(loss, number)
+            weights = _weights_of(targets, self._class_weights, None)
+            correct = _share_correct(logits, targets).sum().to(loss)
+        step = whole_step(loss, seen if weights is None else weights.sum(), correct, seen)
+        self._totals += torch.stack([step.mean_loss * step.seen, step.correct, step.seen])
+        bad = (self._first_bad_step < 0) & ~torch.isfinite(step.mean_loss)
+        self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
+        return step.loss
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training figures."""
-        self.log_dict(self.training_metrics())
+        self.log_dict(self.training_metrics(), sync_dist=True)
 
     def on_validation_start(self) -> None:
         """Stop a run whose loss is no longer a number, before its weights are scored or kept.
@@ -229,6 +235,10 @@ class ClassifierModule(pl.LightningModule):
         """Answer a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
             return self._answer(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate the same network in all processes; averaged weights are in their place by now."""
+        average_statistics(self.network)
 
     def on_validation_epoch_end(self) -> None:
         """Score and log the validation split."""
@@ -271,15 +281,19 @@ class ClassifierModule(pl.LightningModule):
         return sorted({name.partition("/")[2] for name in (*monitors, self._plan.monitor) if name})
 
     def _finish_split(self, split: str) -> None:
-        if not self._outputs:
-            raise _unreadable(split)
-        logits, targets, indices, losses = (torch.cat(parts).numpy() for parts in zip(*self._outputs, strict=True))
+        outputs = gathered(self._outputs)
         self._outputs.clear()
+        if not outputs:
+            raise _unreadable(split)
+        logits, targets, indices, losses = (torch.cat(parts).numpy() for parts in zip(*outputs, strict=True))
+        if are_several():
+            order = indices.argsort(kind="stable")
+            logits, targets, indices, losses = (values[order] for values in (logits, targets, indices, losses))
         if not np.isfinite(losses).all():
             raise _not_finite(f"the {split} loss", f"epoch {self.current_epoch}")
         metrics = classification_metrics(logits, targets, losses, self.class_names, also=self._watched())
         self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
 
 
 def _share_correct(logits: Tensor, targets: Tensor) -> Tensor:

@@ -66,14 +66,14 @@ class EpochRecorder(Checkpoint):
 
     def on_train_batch_end(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
+        trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: object,  # noqa: ARG002
         batch: Batch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Count the images that were trained on."""
-        self._num_images += len(batch.targets)
+        self._num_images += len(batch.targets) * trainer.world_size
         self._train_seconds = time.perf_counter() - self._started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]

@@ -23,6 +23,8 @@ class TrainerSettings:
         max_epochs: how often the training split is gone through at the most.
         max_time: stop after this long at the next step: seconds, or HH:MM:SS.
         accelerator: auto takes CUDA, else MPS, else the CPU, and says which.
+        num_devices: devices that share every batch, a process each; auto takes all CUDA GPUs. data.batch_size stays the
+            number of images that one step of all of them sees.
         precision: auto takes bf16-mixed where the hardware has it, 16-mixed on older GPUs, else 32.
         accumulate_grad_batches: batches whose gradients make one step.
         gradient_clip_val: largest norm of the gradients; none when left out.
@@ -35,6 +37,7 @@ class TrainerSettings:
     max_epochs: Annotated[int, Field(ge=1)] = 30
     max_time: Annotated[timedelta, Field(gt=timedelta(0))] | None = None
     accelerator: Accelerator = "auto"
+    num_devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     precision: Precision = "auto"
     accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = None

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def make_module(
     seed: int,
     min_batch_size: int,
     phase: Phase,
+    freezes: bool,
     guide: Guide | None = None,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
@@ -60,7 +62,8 @@ def make_module(
         run.model.network,
         loss=loss,
         optimizer=optimizer,
-        fused=settings.gradient_clip_val is None or device.precision != "16-mixed",
+        # torch's fused SGD fails on layers that join those that have a momentum already.
+        fused=not freezes and (settings.gradient_clip_val is None or device.precision != "16-mixed"),
         scheduler=constant if phase.is_constant else scheduler,
         # A finished run that only scores again has no step left.
         plan=SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode),
@@ -147,34 +150,42 @@ def fit(
     from classifier_training.training.freezing import StageFreezing
     from classifier_training.training.interrupts import Interrupts
     from classifier_training.training.loggers import finish
+    from classifier_training.workflows.team import Team
 
+    team = Team(run.run_dir, device, checkpoint)
     assembly = assemble(run, callbacks)
-    for observer in assembly.observers:
-        observer.fit_started(run)
+    if team.leads:
+        for observer in assembly.observers:
+            observer.fit_started(run)
     interrupts = Interrupts(run.run_dir, assembly.checkpoints)
-    lightning = pl.Trainer(
+    make_trainer = partial(
+        pl.Trainer,
         accelerator=device.accelerator,
-        devices=1,
         precision=device.precision,  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
         max_time=settings.max_time,
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val,
-        callbacks=[
-            Continuation(pace),
-            *([StageFreezing(transfer)] if transfer.freezes else []),
-            *assembly.callbacks,
-            interrupts,
-        ],
-        logger=[build(run.run_dir) for build in loggers.values()],
+        callbacks=team.callbacks(
+            [
+                Continuation(pace),
+                *([StageFreezing(transfer)] if transfer.freezes else []),
+                *assembly.callbacks,
+                interrupts,
+            ]
+        ),
+        logger=[build(run.run_dir) for build in loggers.values()] if team.leads else [],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.run_dir.path,
+        enable_checkpointing=team.leads,
         enable_model_summary=False,
-        enable_progress_bar=any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks),
+        enable_progress_bar=team.leads
+        and any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
+    lightning = make_trainer(devices=device.num_devices, strategy=team.strategy(freezes=transfer.freezes))
     # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     memory = told_out_of_memory(
@@ -184,8 +195,10 @@ def fit(
     status = "failed"
     try:
         checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
-        with interrupts, memory, told_dead_workers(), checkpointing:
+        with team.sharing(datamodule), interrupts, memory, told_dead_workers(), checkpointing:
             lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        if not team.leads:
+            raise SystemExit(0)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
         if retrains_head:
@@ -198,8 +211,9 @@ def fit(
             observer.fit_ended(run, end)
         module.scored_split = held_out
         loader = datamodule.test_dataloader() if held_out == TEST else datamodule.val_dataloader()
+        scorer = lightning if team.is_one else make_trainer(devices=1)
         with told_dead_workers():
-            lightning.test(module, dataloaders=loader, verbose=False)
+            scorer.test(module, dataloaders=loader, verbose=False)
         status = "success"
     finally:
         finish(lightning.loggers, status=status)

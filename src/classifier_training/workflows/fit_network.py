@@ -8,7 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.callbacks.observer import RunContext
-from classifier_training.core.types import SplitResult
+from classifier_training.core.errors import UserError
+from classifier_training.core.ranks import following
+from classifier_training.core.types import TRAIN, SplitResult
 from classifier_training.training.decisions import Decisions, write_decisions
 from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Correction
@@ -72,7 +74,17 @@ def fit_network(
 
     Returns:
         The epoch of the best weights and their answers on test, or on validation where there is no test.
+
+    Raises:
+        UserError: when what is configured cannot be done together.
     """
+    follows = following() is not None
+    if parts.distillation and device.num_devices > 1:
+        raise UserError(
+            f"distillation with trainer.num_devices={device.num_devices}: teachers answer one process alone",
+            "one of them",
+            "trainer.num_devices=1",
+        )
     make = partial(
         make_module,
         run,
@@ -83,6 +95,7 @@ def fit_network(
         seed=parts.seed,
         min_batch_size=network.min_batch_size,
         phase=decisions.phase,
+        freezes=parts.transfer.freezes,
         guide=make_guide(parts.distillation, run, datamodule, device) if parts.distillation else None,
     )
     settled, decisions = settle(
@@ -95,13 +108,15 @@ def fit_network(
         parts.batch_size,
         network.min_batch_size,
         decisions,
-        resumed=checkpoint is not None,
+        resumed=checkpoint is not None or follows,
     )
-    write_decisions(run.run_dir.decisions, decisions)
+    if not follows:
+        write_decisions(run.run_dir.decisions, decisions)
+    check_share(datamodule, device.num_devices, network.min_batch_size)
     module = make(settled.trainer, settled.optimizer, settled.device)
     if settled.is_compiled:
         module.network.compile()
-    if parts.transfer.probes and checkpoint is None:
+    if parts.transfer.probes and checkpoint is None and not follows:
         probe_head(run, module, datamodule, settled.device, parts.correction.class_weights)
     return fit(
         run,
@@ -116,3 +131,19 @@ def fit_network(
         retrains_head=parts.retrains_head,
         checkpoint=checkpoint,
     )
+
+
+def check_share(datamodule: ImageFolderDataModule, num_ranks: int, min_batch_size: int) -> None:
+    """Raise when a process would have too few images of a batch to train on.
+
+    Raises:
+        UserError: then.
+    """
+    number = min(datamodule.batch_size, len(datamodule.data.tables[TRAIN]))
+    if num_ranks > 1 and number // num_ranks < min_batch_size:
+        raise UserError(
+            f"trainer.num_devices={num_ranks}: of the {number} images of a batch a process would have "
+            f"{number // num_ranks}",
+            f"at least {min_batch_size} a process",
+            f"data.batch_size={num_ranks * max(min_batch_size, 8)}, or fewer devices",
+        )

@@ -5,6 +5,7 @@ Torch and what needs it are imported when it is built, so that help and configur
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def build_network(
     transfer: Transfer,
     retrains_head: bool,
     origin: RunDir | None,
+    has_checkpoint: bool,
     seed: int,
 ) -> Network:
     """Build the network and refuse what it cannot do, before a run folder is made.
@@ -68,6 +70,7 @@ def build_network(
         transfer: which layers learn, and when.
         retrains_head: whether the last layer is fitted again at the end.
         origin: the run whose weights it starts from, if any.
+        has_checkpoint: whether a checkpoint will bring trained weights.
         seed: of its random weights.
 
     Raises:
@@ -97,5 +100,9 @@ def build_network(
     if origin:
         built = inherit(built, model, origin, class_names)
     log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
-    refuse_transfer(transfer, built, max_epochs=trainer.max_epochs)
+    refuse_transfer(
+        transfer,
+        dataclasses.replace(built, pretrained=built.pretrained or has_checkpoint),
+        max_epochs=trainer.max_epochs,
+    )
     return Network(built, image_size, first_size, batch_size, min_batch_size)

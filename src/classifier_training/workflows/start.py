@@ -18,6 +18,7 @@ from classifier_training.workflows.record import config_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from classifier_training.core.ranks import Follower
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
     from classifier_training.training.settings import TrainerSettings
@@ -27,13 +28,13 @@ log = logging.getLogger(__name__)
 Extend = Literal["stretch", "restart", "constant"]
 
 
-def find_origin(init_from: str | None, *, output: str, resumed: bool) -> RunDir | None:
-    """Return the run to take weights from; a run that goes on has them.
+def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -> RunDir | None:
+    """Return the run to take weights from; a run that goes on from a checkpoint has them.
 
     Raises:
         UserError: when there is no such run.
     """
-    if init_from is None or resumed:
+    if init_from is None or (resumed and resumed.resumable):
         return None
     try:
         return find_run(init_from, output=output)
@@ -131,6 +132,11 @@ def go_on(
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
     return decisions, newest.path if newest else None
+
+
+def follow(run: RunDir, told: Follower) -> tuple[Decisions, Path | None]:
+    """Return what the leader of this process has decided, and the checkpoint that it goes on from."""
+    return read_decisions(run.decisions), Path(told.checkpoint) if told.checkpoint else None
 
 
 def refuse_extend(extend: Extend | None) -> None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.locks import work_in
+from classifier_training.core.ranks import following
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
@@ -43,7 +44,7 @@ from classifier_training.workflows.network import build_network
 from classifier_training.workflows.record import plain, record_inputs, record_result
 from classifier_training.workflows.samples import unknown_labels
 from classifier_training.workflows.scores import write_scores
-from classifier_training.workflows.start import Extend, find_origin, go_on, refuse_extend, tell_unfinished
+from classifier_training.workflows.start import Extend, find_origin, follow, go_on, refuse_extend, tell_unfinished
 from classifier_training.workflows.teaching import name_teachers, uncompiled
 
 log = python_logging.getLogger(__name__)
@@ -128,20 +129,21 @@ def train(
         init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
-    origin = find_origin(init_from, output=output, resumed=resume is not None)
+    resumed = RunDir(Path(resume)) if resume else None
+    origin = find_origin(init_from, output=output, resumed=resumed)
     init_from = str(origin.path.absolute()) if origin else init_from
     distillation = name_teachers(distillation, output=output) if distillation else None
-    config = plain(describe({name: value for name, value in locals().items() if name != "origin"}))
+    config = plain(describe({name: value for name, value in locals().items() if name not in ("origin", "resumed")}))
     if isinstance(model, ShallowModel):
         transforms = transforms.without_augmentation()
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
         raise_open_file_limit()
-        resumed = RunDir(Path(resume)) if resume else None
-        if resumed is not None:
+        follower = following()
+        if resumed is not None and not follower:
             # Before torch is imported: who finds the run taken is told so at once.
             stack.enter_context(work_in(resumed))
             remove_orphans(resumed.path)
-        else:
+        elif not follower:
             refuse_extend(extend)
             tell_unfinished(config, output=output, category=category, name=name)
         inputs = read_inputs(
@@ -160,7 +162,7 @@ def train(
         from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
         from classifier_training.training.device import choose_device, sound_precision
 
-        device = choose_device(trainer.accelerator, trainer.precision)
+        device = choose_device(trainer.accelerator, trainer.precision, trainer.num_devices)
         log.info("device: %s", device.words)
         if distillation:
             trainer = uncompiled(distillation, trainer)
@@ -173,6 +175,7 @@ def train(
             transfer=transfer,
             retrains_head=retrain_head,
             origin=origin,
+            has_checkpoint=resumed is not None and resumed.resumable,
             seed=seed,
         )
         device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
@@ -184,6 +187,7 @@ def train(
                 crop_scale=transforms.crop_scale,
                 store=data.store,
                 store_gb=data.store_gb,
+                num_ranks=device.num_devices,
             )
         )
         datamodule = ImageFolderDataModule(
@@ -192,7 +196,9 @@ def train(
             augmentation=transforms,
             class_weights=correction.sampler_weights,
             batch_size=network.batch_size,
-            num_workers=choose_num_workers(data.num_workers, accelerator=device.accelerator),
+            num_workers=choose_num_workers(
+                data.num_workers, accelerator=device.accelerator, num_ranks=device.num_devices
+            ),
             on_error=data.on_error,
             seed=seed,
             stores=stores,
@@ -200,14 +206,15 @@ def train(
         )
         decisions, checkpoint = Decisions(), None
         if resumed:
-            decisions, checkpoint = go_on(resumed, config, trainer, extend)
+            decisions, checkpoint = follow(resumed, follower) if follower else go_on(resumed, config, trainer, extend)
             run_dir = resumed
         else:
             run_dir = RunDir.create(Path(output), category=category, name=name)
             stack.enter_context(work_in(run_dir))
-        run_dir.result.unlink(missing_ok=True)
-        run_log.open(run_dir.log)
-        record_inputs(run_dir, config, loaded.index)
+        if not follower:
+            run_dir.result.unlink(missing_ok=True)
+            run_log.open(run_dir.log)
+            record_inputs(run_dir, config, loaded.index)
         run = RunContext(
             run_dir=run_dir,
             config=config,

@@ -55,7 +55,7 @@ def module_of(
 
 def epoch_hash(module: ImageFolderDataModule, epoch: int) -> str:
     loader = module.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    module.sampler.set_epoch(epoch)
     digest = hashlib.sha256()
     for batch in loader:
         digest.update(batch.images.contiguous().numpy().tobytes() + batch.indices.numpy().tobytes())

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.ranks import following
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TRAIN
@@ -29,17 +30,34 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_stores(
-    data: SplitData, *, preprocessing: Preprocessing, crop_scale: float, store: Store, store_gb: float | None
+    data: SplitData,
+    *,
+    preprocessing: Preprocessing,
+    crop_scale: float,
+    store: Store,
+    store_gb: float | None,
+    num_ranks: int = 1,
 ) -> Iterator[dict[str, TableStore]]:
     """Give the stores that a run reads and fills, by split; see `StorePlan`.
+
+    Args:
+        data: classes and tables.
+        preprocessing: what evaluation does to a picture.
+        crop_scale: smallest share of a picture that training crops.
+        store: the user's setting.
+        store_gb: room for the pixels of all data sets.
+        num_ranks: processes that train together; one fills the stores for all, before training.
 
     Raises:
         UserError: when a store was asked for, and there is no room.
     """
+    # What one process decodes the others would not see until they open the store anew.
+    follows, fills = following() is not None, store == "on" or num_ranks > 1
     plan = StorePlan(data, preprocessing=preprocessing, crop_scale=crop_scale, store=store, store_gb=store_gb)
     try:
-        plan.open(wait=store == "on")
-        plan.build()
+        plan.open(wait=store == "on" and not follows)
+        if fills and not follows:
+            plan.build()
         yield plan.tables()
     finally:
         plan.close()
@@ -91,11 +109,10 @@ class StorePlan:
             self._open_for(split, wait=wait)
 
     def build(self) -> None:
-        """Fill the stores before training, where that was asked for."""
-        if self._store == "on":
-            for recipe, folder in self.folders.items():
-                if folder.writes:
-                    build_store(folder, self.paths(recipe))
+        """Fill the stores before training."""
+        for recipe, folder in self.folders.items():
+            if folder.writes:
+                build_store(folder, self.paths(recipe))
 
     def tables(self) -> dict[str, TableStore]:
         """The store of each split that has one."""
