@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.safety.runs import differences, folder_in, outcome
-from tests.safety.server import Warm
+from tests.server import Warm
 
 from classifier_training.core.locks import is_held
 from classifier_training.core.run_dir import RunDir
@@ -130,7 +130,7 @@ def test_the_leader_stops_in_words_when_a_follower_dies(warm: Warm, pictures: Pa
     leader, follower, run = start(warm, pictures, tmp_path / "out")
     os.kill(follower, signal.SIGKILL)
     wait_for_end(leader)
-    ended = warm.wait(leader, cwd=tmp_path / "out")
+    ended = warm.wait(leader)
     assert ended.code not in (0, -signal.SIGKILL)
     assert "process 1 of 2: ended by SIGKILL" in ended.err
     assert "Traceback" not in ended.err
@@ -142,7 +142,7 @@ def test_a_follower_ends_with_its_leader_and_the_run_goes_on(warm: Warm, picture
     leader, follower, run = start(warm, pictures, tmp_path / "out")
     os.kill(leader, signal.SIGKILL)
     wait_for_end(follower)
-    warm.wait(leader, cwd=tmp_path / "out")
+    warm.wait(leader)
     assert not is_held(run.lock)
     done = len(rows(run))
     ended = warm.run(["train", f"resume={run.path}", f"trainer.max_epochs={done + 2}"], cwd=tmp_path)
@@ -155,7 +155,7 @@ def test_a_follower_ends_with_its_leader_and_the_run_goes_on(warm: Warm, picture
 def test_a_signal_saves_and_ends_both(warm: Warm, pictures: Path, tmp_path: Path, number: signal.Signals) -> None:
     leader, follower, run = start(warm, pictures, tmp_path / "out")
     os.kill(leader, number)
-    assert warm.wait(leader, cwd=tmp_path / "out").code == 128 + number
+    assert warm.wait(leader).code == 128 + number
     assert not is_alive(follower)
     assert run.resumable
 
@@ -169,7 +169,7 @@ def test_two_processes_that_were_killed_end_as_if_they_had_not_been(warm: Warm, 
     while not list(output.glob("*/*/checkpoints/last.ckpt")) and not warm.has_ended(pid):
         time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
-    warm.wait(pid, cwd=output)
+    warm.wait(pid)
     ended = warm.run(["train", f"resume={folder_in(output)}"], cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert differences(outcome(folder_in(output)), outcome(whole.path)) == []
