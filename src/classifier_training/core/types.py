@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -92,7 +93,7 @@ class SplitResult:
         """Softmax of the logits, float32 [N, K]."""
         return softmax(self.logits)
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The likeliest class of each sample, int64 [N]."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)

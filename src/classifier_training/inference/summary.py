@@ -6,11 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from classifier_training.core.table import align
 from classifier_training.inference.rows import screen_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from classifier_training.inference.rows import Row
 
 
@@ -67,7 +66,7 @@ class Summary:
         if not self.shown:
             return []
         rows = [_cells(row) for row in self.shown]
-        lines = _align([("path", "label", "confidence", "others"), *rows], right=(2,))
+        lines = align(("path", "label", "confidence", "others"), rows, right=frozenset({"confidence"}))
         more = self.images - len(self.shown)
         return [*lines, *([f"… and {more:,} more (max_display=0 shows all)"] if more else []), ""]
 
@@ -85,7 +84,7 @@ class Summary:
             parts.append(f"{images_per_second:,.1f} images/s")
         ordered = sorted(self.labels.items(), key=lambda pair: (-pair[1], pair[0]))
         rows = [(label_text(label), f"{count:,}", f"{count / self.answered:.1%}") for label, count in ordered]
-        table = _align([("label", "images", "share"), *rows], right=(1, 2)) if rows else []
+        table = align(("label", "images", "share"), rows, right=frozenset({"images", "share"})) if rows else []
         return [", ".join(parts), *(f"  {line}" for line in table)]
 
 
@@ -101,14 +100,3 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
     others = [f"{label_text(share['label'])} {share['probability']:.1%}" for share in row["top_k"][1:]]
     mark = [MARKS[row["reject_reason"] or "low_confidence"]] if row["rejected"] else []
     return path, label_text(row["label"]), f"{row['confidence']:.1%}", "  ".join([*others, *mark])
-
-
-def _align(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -100,6 +100,12 @@ def test_every_file_of_a_run_is_evaluated_alike(
             "reliability.png", "confused_pairs.png", "worst_mistakes.png", "unsure_answers.png", "calibration.json",
             "risk_coverage.csv", "risk_coverage.png",
         }  # fmt: skip
+    for path in (run, run / "checkpoints/best.ckpt"):
+        evaluate(f"run={path}", "maps=true", f"output={tmp_path}/maps")
+        # The tiny network is wrong somewhere, so there is a mistake to look at.
+        assert (tmp_path / "maps/errors.csv").read_text().count("\n") > 1
+        for name in ("embedding.png", "occlusion.png"):
+            assert (tmp_path / "maps" / name).stat().st_size > 5000
     with pytest.raises(UserError, match="own images are not known"):
         evaluate(f"run={lone}")
     with pytest.raises(UserError, match="no such file"):
