@@ -1,6 +1,6 @@
 """Linear probe then fine-tune against full fine-tuning: accuracy and time on the same split, in turn.
 
-resnet18 is trained at 32 px on one half of the classes of an image folder, and moved to the other half twice with each
+resnet18 is trained at 32 px on the half of the classes with more pictures, and moved to the other half twice with each
 seed. Both start from the same model.safetensors and differ in `transfer=` and in the number of epochs alone.
 
     python scripts/bench/probe.py --data FOLDER --work WORK --seeds 5
@@ -27,8 +27,9 @@ METRIC = "balanced_accuracy"
 
 
 def halves(data: Path, work: Path) -> tuple[Path, Path]:
-    """Copy the first and the second half of the classes, by name, into a folder each."""
-    classes = sorted(path.name for path in (data / "train").iterdir())
+    """Copy the larger and the smaller half of the classes into a folder each."""
+    counts = {path.name: len(list(path.iterdir())) for path in (data / "train").iterdir()}
+    classes = sorted(counts, key=lambda name: (-counts[name], name))
     middle = len(classes) // 2
     targets = work / "before", work / "after"
     for target, chosen in zip(targets, (classes[:middle], classes[middle:]), strict=True):
