@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.server import Ended, Warm
+
+from classifier_training.evaluation import drawing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +43,9 @@ SMALL = (
 """A network of 0.4 million parameters, for tests that are about something else."""
 
 
+SUBMIT = drawing.Drawer.submit
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written outside the test's folder, and no hub is asked."""
@@ -47,6 +53,26 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("WANDB_API_KEY", "UV_RUN_RECURSION_DEPTH", "PIXI_PROJECT_MANIFEST"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_painters() -> None:
+    """Start the processes that draw from one that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["matplotlib.pyplot", "classifier_training.evaluation.drawing"])
+    drawing.get_context = lambda _: context  # type: ignore[assignment, attr-defined]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing in this process, for tests that look at no picture: drawing takes longer than a tiny run."""
+    monkeypatch.setattr(drawing.Drawer, "submit", lambda *_: None)
+
+
+@pytest.fixture
+def drawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw after all, in a file whose other tests do not."""
+    monkeypatch.setattr(drawing.Drawer, "submit", SUBMIT)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ files; what it shares with the others is what was imported, and nothing of that 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -38,7 +39,7 @@ class Warm:
 
     Args:
         preload: a library for LD_PRELOAD.
-        draws: whether figures are drawn, by a process that is not forked and imports for longer than a tiny run takes.
+        draws: whether figures are drawn, by a process that is forked too.
     """
 
     def __init__(self, preload: Path | None = None, *, draws: bool = True) -> None:
@@ -104,10 +105,14 @@ def serve(requests: IO[str], answers: IO[str], *, said: str, draws: bool) -> Non
 
     for name in IMPORTS:
         importlib.import_module(name)
-    if not draws:
-        from classifier_training.evaluation.drawing import Drawer
+    from classifier_training.evaluation import drawing
 
-        Drawer.submit = lambda *_: None  # type: ignore[method-assign]
+    if draws:
+        # A painter of its own would import for as long as it draws.
+        importlib.import_module("matplotlib.pyplot")
+        drawing.get_context = lambda _: multiprocessing.get_context("fork")  # type: ignore[assignment, attr-defined]
+    else:
+        drawing.Drawer.submit = lambda *_: None  # type: ignore[method-assign]
     answers.write("ready\n")
     answers.flush()
     for line in requests:

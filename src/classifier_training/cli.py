@@ -61,6 +61,9 @@ def entry_point() -> NoReturn:
         # A class or file may be called what the terminal's encoding cannot say.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # All is done; one that comes now would only show a traceback.
+        signal.signal(number, signal.SIG_IGN)
     if "torch" in sys.modules:
         # Taking torch's modules apart takes up to two seconds and frees what the system frees by itself. These two
         # are what the interpreter runs of other people's code before it does that.

@@ -21,6 +21,8 @@ from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.job import ExportJob
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMPONENTS = [item for item in entries() if item.group in entry("verb", "train").options]
 
 REQUIRED = {

@@ -20,6 +20,8 @@ from classifier_training.training import batch_size, lr_range
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Train = Callable[[list[str]], Path]
 SETTINGS = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
 STEPS = 4
@@ -159,6 +161,7 @@ def test_a_learning_rate_is_not_looked_for_in_the_middle_of_a_run(finished: Path
         train_here([f"resume={finished}", "trainer.max_epochs=3", "optimizer.lr=auto"])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_what_a_run_found_out_is_kept_and_used_again(
     split_folder: Path,
     train_here: Train,

@@ -14,6 +14,8 @@ from tests.server import Ended
 
 from classifier_training.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LITTLE = (*SMALL, "callbacks=[checkpoint,ema]")
 
 

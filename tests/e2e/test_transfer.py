@@ -18,6 +18,8 @@ from tests.e2e.test_resume import exact, timeless
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Train = Callable[[list[str]], Path]
 State = dict[str, torch.Tensor]
 

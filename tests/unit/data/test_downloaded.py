@@ -119,7 +119,9 @@ def test_a_folder_of_images_is_read_through_the_same_library(unsplit_folder: Pat
 
 
 @pytest.mark.usefixtures("hub_cache")
-def test_a_data_set_that_cannot_be_loaded_is_told() -> None:
+def test_a_data_set_that_cannot_be_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Read from the environment once, when the library is imported; without it a minute of trying again passes.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"data\.name=nobody/nothing cannot be loaded") as caught:
         HuggingFaceData(name="nobody/nothing").read()
     assert "without a network" in caught.value.remedy
