@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import onnxruntime
 import pytest
 from tests.conftest import SMALL
 from tests.server import Ended
+
+from classifier_training.core.locks import work_in
+from classifier_training.core.run_dir import RunDir
 
 Command = Callable[..., Ended]
 
@@ -66,6 +70,16 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     broken = command("export", f"run={run}", f"images={tmp_path / 'moved'}")
     assert broken.code == 2
     assert "model.safetensors" in broken.err
+
+
+def test_a_run_that_is_written_to_is_exported_elsewhere_alone(command: Command, run: Path, tmp_path: Path) -> None:
+    with work_in(RunDir(run)):
+        refused = command("export", f"run={run}")
+        assert refused.code == 2
+        assert f"process {os.getpid()} is writing to this run" in refused.err
+        done = command("export", f"run={run}", f"output={tmp_path}/elsewhere")
+    assert done.code == 0, done.err
+    assert (tmp_path / "elsewhere/model.onnx").is_file()
 
 
 def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.locks import work_in
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TRAIN, VAL, softmax
@@ -111,7 +113,7 @@ def export(
 
     if bake_temperature:
         check_bakeable(tables[VAL])
-    with tempfile.TemporaryDirectory() as scratch:
+    with work_in(run_dir) if target == run_dir else nullcontext(), tempfile.TemporaryDirectory() as scratch:
         job = ExportJob(
             target=target,
             network=network,
@@ -126,10 +128,10 @@ def export(
         if quantization != "none":
             fitted = with_files(info, files).calibration
             files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)
-    if web_runtime is not None:
-        write_demo(target, ort=web_runtime)
-    kept = info if target == run_dir else dataclasses.replace(info, files={})
-    write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
+        if web_runtime is not None:
+            write_demo(target, ort=web_runtime)
+        kept = info if target == run_dir else dataclasses.replace(info, files={})
+        write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
     lines = [str(file) for file in files]
     if push_to_hub is not None:
         if target != run_dir and run_dir.model_card.exists():

@@ -34,7 +34,6 @@ from classifier_training.workflows.jobs import failure_words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.datamodule import ImageFolderDataModule
@@ -63,10 +62,9 @@ class Team:
         self._run_dir = run_dir
         self._device = device
         self._checkpoint = checkpoint
-        self._port = told.port if told else _free_port()
+        self._port = told.port if told else _free_port() if device.num_devices > 1 else 0
         self._followers: list[_Process] = []
         self._over = threading.Event()
-        self._num_threads = torch.get_num_threads()
         self.share = Share(told.rank if told else 0, device.num_devices)
 
     @property
@@ -106,35 +104,31 @@ class Team:
         Raises:
             CheckFailedError: when another process ends before its time, with its last words.
         """
-        datamodule.share = self.share
-        try:
-            with self:
-                yield
-        finally:
-            datamodule.share = Share()
-
-    def __enter__(self) -> Team:
         if self.is_one:
-            return self
+            yield
+            return
+        datamodule.share = self.share
+        num_threads = torch.get_num_threads()
         if self._device.accelerator == "cpu":
             torch.set_num_threads(self._cores)
         if self.leads:
             self._start()
         threading.Thread(target=self._watch if self.leads else _end_with_leader, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._over.set()
-        if self.is_one:
-            return
-        torch.set_num_threads(self._num_threads)
-        lost = self._end(wait=error is None)
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-        if lost and isinstance(error, Exception):
-            raise self._lost(lost) from error
+        lost: list[_Process] = []
+        try:
+            yield
+        except Exception as error:
+            lost = self._wait_for_lost()
+            if lost:
+                raise self._lost(lost) from error
+            raise
+        finally:
+            self._over.set()
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            self._end(but_logs_of=lost)
+            torch.set_num_threads(num_threads)
+            datamodule.share = Share()
 
     @property
     def _cores(self) -> int:
@@ -160,27 +154,27 @@ class Team:
             lost = self._gone()
             if lost and not self._over.wait(GRACE_SECONDS):
                 log.error("%s", self._lost(lost))
-                self._end(wait=False)
+                self._end(but_logs_of=lost)
                 os._exit(CheckFailedError.exit_code)
 
     def _gone(self) -> list[_Process]:
         return [follower for follower in self._followers if follower.process.poll() not in (None, 0)]
 
-    def _end(self, *, wait: bool) -> list[_Process]:
-        """Let the others come to their end, or end them; returns those that had ended badly by themselves."""
-        deadline = time.monotonic() + (GRACE_SECONDS if wait else 1.0)
-        while time.monotonic() < deadline and any(one.process.poll() is None for one in self._followers):
+    def _wait_for_lost(self) -> list[_Process]:
+        """Return the processes that have ended badly; an error here may be the first sign that one is about to."""
+        deadline = time.monotonic() + 1.0
+        while not (lost := self._gone()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        lost = self._gone()
+        return lost
+
+    def _end(self, *, but_logs_of: Sequence[_Process]) -> None:
+        """End the others, who have nothing to finish, and leave no log of those that did as they should."""
         for follower in self._followers:
-            if follower.process.poll() is None:
-                follower.process.kill()
-                follower.process.wait()
-        for follower in self._followers:
-            if follower not in lost:
+            follower.process.kill()
+            follower.process.wait()
+            if follower not in but_logs_of:
                 follower.log.unlink(missing_ok=True)
         self._followers = []
-        return lost
 
     def _lost(self, lost: Sequence[_Process]) -> CheckFailedError:
         words = "; ".join(
