@@ -1,6 +1,6 @@
 """`train`: from data to a run folder.
 
-`train` is the whole run; its larger steps are in `inputs`, `network`, `fit_network` and `fit_shallow`. Modules that
+`train` is the whole run; its larger steps are in `inputs`, `network`, `pictures`, `fit_network` and `fit_shallow`. Modules that
 import torch or Lightning are imported when they are needed, so that help and configuration errors come at once.
 """
 
@@ -24,7 +24,6 @@ from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.types import TEST, SplitResult, SplitTable, goal_of
 from classifier_training.data.source import DataSource
-from classifier_training.data.store.plan import open_stores
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation
@@ -41,6 +40,7 @@ from classifier_training.workflows.fit_network import Parts, fit_network
 from classifier_training.workflows.fit_shallow import fit_shallow
 from classifier_training.workflows.inputs import read_inputs
 from classifier_training.workflows.network import build_network
+from classifier_training.workflows.pictures import open_pictures
 from classifier_training.workflows.record import plain, record_inputs, record_result
 from classifier_training.workflows.samples import unknown_labels
 from classifier_training.workflows.scores import write_scores
@@ -159,7 +159,6 @@ def train(
         loaded, correction = inputs.loaded, inputs.correction
         splits = loaded.splits
 
-        from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
         from classifier_training.training.device import choose_device, sound_precision
 
         device = choose_device(trainer.accelerator, trainer.precision, trainer.num_devices)
@@ -179,30 +178,16 @@ def train(
             seed=seed,
         )
         device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
-        preprocessing = transforms.evaluation(network.image_size, network.built.input_spec)
-        stores = stack.enter_context(
-            open_stores(
+        datamodule = stack.enter_context(
+            open_pictures(
                 splits,
-                preprocessing=preprocessing,
-                crop_scale=transforms.crop_scale,
-                store=data.store,
-                store_gb=data.store_gb,
-                num_ranks=device.num_devices,
+                network,
+                data=data,
+                transforms=transforms,
+                class_weights=correction.sampler_weights,
+                device=device,
+                seed=seed,
             )
-        )
-        datamodule = ImageFolderDataModule(
-            splits,
-            preprocessing=preprocessing,
-            augmentation=transforms,
-            class_weights=correction.sampler_weights,
-            batch_size=network.batch_size,
-            num_workers=choose_num_workers(
-                data.num_workers, accelerator=device.accelerator, num_ranks=device.num_devices
-            ),
-            on_error=data.on_error,
-            seed=seed,
-            stores=stores,
-            on_device=device.accelerator != "cpu",
         )
         decisions, checkpoint = Decisions(), None
         if resumed:
