@@ -1,7 +1,8 @@
 """`train`: from data to a run folder.
 
-`train` is the whole run; its larger steps are in `inputs`, `network`, `pictures`, `fit_network` and `fit_shallow`. Modules that
-import torch or Lightning are imported when they are needed, so that help and configuration errors come at once.
+`train` is the whole run; its larger steps are in `inputs`, `network`, `pictures`, `fit_network` and `fit_shallow`.
+Modules that import torch or Lightning are imported when they are needed, so that help and configuration errors come at
+once.
 """
 
 from __future__ import annotations
