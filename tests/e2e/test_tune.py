@@ -65,6 +65,13 @@ def test_a_search_goes_on_survives_failures_and_leaves_an_experiment(
     assert f"lr: {study.summary.best.params['optimizer.lr']}" in config
 
 
+def test_a_model_that_is_fitted_at_once_is_searched(split_folder: Path) -> None:
+    words = ["model=random_forest", f"data.root={split_folder}", "data.image_size=16", "model.hog_orientations=8"]
+    found = tune(*words, "trials=2", "name=forest")
+    assert found.summary.num_trials == {"complete": 2}
+    assert "model.num_trees" in found.summary.best.params
+
+
 def test_another_study_and_a_damaged_journal_are_named() -> None:
     from classifier_training.workflows.tuning.study import Plan, open_study
 
