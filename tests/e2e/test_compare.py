@@ -70,6 +70,10 @@ def test_one_command_trains_ranks_names_the_failed_and_goes_on(
     assert found["best"] == {"pictures": row["run"]}
     with (folder / "leaderboard.csv").open(newline="") as file:
         assert [line["model"] for line in csv.DictReader(file)] == ["cnn_v1"]
+    searched = command("compare", "models=[cnn_v1]", f"data={broken}", "tune=true", "output=searched", *TINY)
+    assert searched.code == 2
+    assert "its tuning failed: exit code 2: " in searched.err
+
     page = (folder / "leaderboard.html").read_text()
     assert page.count("data:image/png") == 3
     assert "broken" in page

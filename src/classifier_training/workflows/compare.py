@@ -136,7 +136,8 @@ def compare(
         log.info("%d runs, %d of them finished before; %d at a time", len(planned), done, jobs)
         run_jobs([_job(folder, run) for run in ready], num_parallel=jobs, remedy=AGAIN)
     found, missing = _collect(folder, planned)
-    failures |= missing
+    # Why a search failed says more than that its run is missing.
+    failures = {**missing, **failures}
     if not found:
         reasons = [f"{name}: {reason}" for name, reason in failures.items()]
         raise UserError(
