@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Html = NewType("Html", str)
 """Text that is HTML already."""
 
+LONG_TEXT = 40
+"""Characters from which on a cell is given width, so that its row does not become a column."""
+
 MAX_ROWS = 1000
 """Rows of a table that the page shows; files beside it hold all."""
 
@@ -167,7 +170,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
 
 def _cell(value: Cell) -> str:
     if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
+        return f"<td{' class=long' if len(value) > LONG_TEXT else ''}>{escape(value)}</td>"
     if isinstance(value, Opener):
         return f"<td>{opener(value)}</td>"
     number = value if isinstance(value, Number) else Number(value)

@@ -159,9 +159,10 @@ def _body(
             (
                 item.rank, item.contestant.model,
                 *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
-                *(_number(item, name) for name in ("train_seconds", "size_mb")),
-                _or_dash(item.contestant.latency_ms),
-                _number(item, "memory_mb"),
+                _rounded(_mean(item.contestant, "train_seconds"), 1),
+                _rounded(_mean(item.contestant, "size_mb"), 1),
+                _rounded(item.contestant.latency_ms, 2),
+                _rounded(_mean(item.contestant, "memory_mb"), 0),
                 "yes" if item.on_front else "",
                 item.verdict,
                 "" if item.p_value is None else f"{item.p_value:.3g}",
@@ -219,12 +220,8 @@ def _spread(item: Standing, name: str, decimals: int = 4) -> str:
     return "" if found is None else shown(found, decimals)
 
 
-def _number(item: Standing, name: str) -> float | str:
-    return _or_dash(_mean(item.contestant, name))
-
-
-def _or_dash(value: float | None) -> float | str:
-    return "-" if value is None else value
+def _rounded(value: float | None, decimals: int) -> report.Cell:
+    return "-" if value is None else report.Number(value, f"{value:,.{decimals}f}")
 
 
 def _mean(contestant: Any, name: str) -> float | None:
