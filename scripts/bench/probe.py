@@ -57,7 +57,7 @@ def measure(run: Path) -> tuple[float, float]:
         for mark in (": model: ", ": epoch ")
     }
     report = json.loads((run / "evaluation/classification_report.json").read_text())
-    return (times[": epoch "][-1] - times[": model: "][0]).total_seconds(), float(report["metrics"][METRIC])
+    return (times[": epoch "][-1] - times[": model: "][0]).total_seconds(), float(report["metrics"][METRIC]["value"])
 
 
 def main() -> None:
