@@ -3,7 +3,7 @@
 resnet18 is trained at 32 px on the half of the classes with more pictures, and moved to the other half twice with each
 seed. Both start from the same model.safetensors and differ in `transfer=` and in the number of epochs alone.
 
-    python scripts/bench/probe.py --data FOLDER --work WORK --seeds 5
+    python scripts/bench/probe.py --data FOLDER --work WORK --seeds 5 -- transforms.hflip=0.5
 
 FOLDER holds train, val and test, each with a folder for every class. WORK keeps what was measured: seeds that are
 there already are not run again, so a long measurement can be done in pieces.
@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 PROGRAM = str(Path(sys.executable).with_name("classifier-training"))
-COMMON = ("data.image_size=32", "data.batch_size=32", "callbacks.early_stopping=null", "transforms.hflip=0.5")
+COMMON = ("data.image_size=32", "data.batch_size=32", "callbacks.early_stopping=null")
 WAYS = {"full": "transfer=full", "probe": "transfer=probe"}
 METRIC = "balanced_accuracy"
 
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--epochs-before", type=int, default=40)
     parser.add_argument("--epochs-full", type=int, default=12)
     parser.add_argument("--epochs-probe", type=int, default=5)
+    parser.add_argument("words", nargs="*", help="further settings of all runs, after two dashes")
     options = parser.parse_args()
     work = options.work.absolute()
     before, after = halves(options.data, work)
@@ -77,7 +78,7 @@ def main() -> None:
     done = work / "measured.json"
     measured: dict[str, list[float]] = json.loads(done.read_text()) if done.exists() else {}
     if not weights.exists():
-        run = train(before, work / "first", f"trainer.max_epochs={options.epochs_before}")
+        run = train(before, work / "first", f"trainer.max_epochs={options.epochs_before}", *options.words)
         print(f"the first network, on {before.name}: {METRIC} {measure(run)[1]:.4f}", flush=True)
         shutil.copy(run / "model.safetensors", weights)
     epochs = {"full": options.epochs_full, "probe": options.epochs_probe}
@@ -89,7 +90,7 @@ def main() -> None:
             if key in measured or runs >= options.most:
                 continue
             settings = [f"trainer.max_epochs={epochs[way]}", WAYS[way], f"model.weights={weights}", f"seed={seed}"]
-            run = train(after, work / way, *settings, "callbacks.onnx_export=null")
+            run = train(after, work / way, *settings, "callbacks.onnx_export=null", *options.words)
             measured[key] = list(measure(run))
             runs += 1
             done.write_text(json.dumps(measured, indent=1))
