@@ -26,6 +26,14 @@ def align(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
     ]
 
 
+def shorten(text: str, length: int) -> str:
+    """Leave out the middle of a text that is too long: names are often told apart by their ends."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 2
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table; what would begin a column is escaped."""
     cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (header, *rows)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import shown
+from classifier_training.core.table import shorten
 from classifier_training.evaluation.gallery import image_paths
 from classifier_training.evaluation.mistakes import most_confused
 from classifier_training.evaluation.pictures import thumbnail
@@ -92,8 +93,7 @@ def pictures_of(
 
 def _short(name: str, length: int = MAX_CAPTION) -> str:
     """Cut a name to what fits there; the panels and the table of the classes have it whole."""
-    whole = shown(name)
-    return whole if len(whole) <= length else f"{whole[: length - 1]}…"
+    return shorten(shown(name), length)
 
 
 def _panel(true: int, answer: int) -> str:

@@ -75,6 +75,8 @@ def test_labels_are_made_fit_to_print() -> None:
     assert label_of("") == "(empty)"
     assert label_of("$x$") == r"\$x\$"
     assert len(label_of("x" * 100)) == 24
+    # Long names are often told apart by their ends.
+    assert label_of("may_be_slide_powerpoint_edit_mode") != label_of("may_be_slide_powerpoint_side_screen")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from classifier_training.core.table import shorten
+
 if TYPE_CHECKING:
     import matplotlib.figure
 
@@ -42,5 +44,4 @@ def label_of(class_name: str) -> str:
     if not class_name:
         return "(empty)"
     # A dollar sign would start a formula.
-    shown = class_name.replace("$", r"\$")
-    return shown if len(shown) <= MAX_LABEL_LENGTH else f"{shown[: MAX_LABEL_LENGTH - 1]}…"
+    return shorten(class_name, MAX_LABEL_LENGTH).replace("$", r"\$")
