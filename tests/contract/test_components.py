@@ -176,6 +176,7 @@ def test_a_part_of_training_fits(item: Entry, split_folder: Path, train_here: Ca
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("item", of_group("callbacks"))
 def test_a_callback_works_without_the_others(
     item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]

@@ -88,6 +88,10 @@ class RunDir:
     def log(self) -> Path:  # noqa: D102
         return self.path / "train.log"
 
+    def process_log(self, rank: int) -> Path:
+        """What another of several processes said, where it ended before its time."""
+        return self.path / f"process-{rank}.log"
+
     @property
     def splits(self) -> Path:  # noqa: D102
         return self.path / "splits.csv"

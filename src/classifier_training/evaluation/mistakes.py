@@ -65,14 +65,14 @@ class Answers:
     result: SplitResult
     num_classes: int
 
-    @cached_property
+    @property
     def predicted(self) -> NDArray[np.int64]:
-        """The likeliest class of each image [N]; like the confidences, a page asks for it cell by cell."""
+        """The likeliest class of each image [N]."""
         return self.result.predicted
 
     @cached_property
     def confidences(self) -> NDArray[np.float32]:
-        """Its probability [N]."""
+        """Its probability [N]; a page asks for it cell by cell."""
         return np.asarray(self.result.probabilities.max(axis=1))
 
     @cached_property

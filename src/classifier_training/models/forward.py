@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.models.shapes import shadow_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +76,7 @@ def _dry_run(network: nn.Module, image_size: int, num_images: int) -> Exception 
     """Return what a step of training on shapes alone raises; no weight is read."""
     import torch
 
-    shadow = copy.deepcopy(network).to("meta").train()
+    shadow = shadow_of(network).train()
     try:
         with torch.no_grad():
             shadow(torch.empty(num_images, 3, image_size, image_size, device="meta"))

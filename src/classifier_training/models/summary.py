@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from classifier_training.models.shapes import shadow_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +68,7 @@ def summarize(network: nn.Module, *, architecture: str, image_size: int) -> Mode
     from torch.utils.flop_counter import FlopCounterMode
 
     input_shape = (3, image_size, image_size)
-    shadow = copy.deepcopy(network).to("meta").eval()
+    shadow = shadow_of(network).eval()
     shapes: dict[str, tuple[int, ...]] = {}
     leaves = {name: layer for name, layer in shadow.named_modules() if not list(layer.children())}
     for name, layer in leaves.items():

@@ -61,7 +61,7 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
         UserError: when there is none, or it has not begun.
     """
     if reference == "latest":
-        checkpoints = [path for name in ("last.ckpt", "step.ckpt") for path in Path(output).rglob(name)]
+        checkpoints = [path for path in Path(output).rglob("*.ckpt") if path.name in ("last.ckpt", "step.ckpt")]
         found = [path for path in checkpoints if not RunDir(path.parent.parent).result.exists()]
         if not found:
             raise UserError(

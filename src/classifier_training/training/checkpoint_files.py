@@ -13,7 +13,7 @@ import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.manifest import Entry, damaged, read_manifest, refuse_damaged, write_manifest
+from classifier_training.core.manifest import NAME, Entry, damaged, read_manifest, refuse_damaged, write_manifest
 from classifier_training.core.run_dir import atomic_path, keep_as, sha256
 from classifier_training.core.runtime import command
 from classifier_training.models.weights import read_tensors
@@ -169,11 +169,13 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
         UserError: when there are checkpoints, and none of them can be gone on from.
     """
     folder = run_dir.last_checkpoint.parent
-    paths = [path for path in (folder / LAST, folder / STEP, folder / PREVIOUS) if path.is_file()]
-    found = list(_whole(paths, folder))
+    saved = (run_dir.last_checkpoint, run_dir.step_checkpoint, run_dir.previous_checkpoint)
+    paths = [path for path in saved if path.is_file()]
+    entries = _listed(folder)
+    found = _whole(paths, entries)
     fitting = [one for one in found if not (at_epoch_end and one.entry.is_mid_epoch)]
     if not fitting:
-        if not paths or (not found and _first_was_cut(folder, paths)):
+        if not paths or (not found and _first_was_cut(paths, entries)):
             return None
         raise UserError(
             f"{folder}: "
@@ -186,24 +188,21 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     for one in found:
         if one.entry not in kept:
             one.path.unlink()
-    best = _best(run_dir.best_checkpoint, _listed(folder))
-    write_manifest(folder, kept + best)
+    write_manifest(folder, kept + _best(run_dir.best_checkpoint, entries))
     return newest
 
 
-def _first_was_cut(folder: Path, paths: list[Path]) -> bool:
+def _first_was_cut(paths: list[Path], entries: list[Entry] | None) -> bool:
     """Whether a kill came between the very first checkpoint and its line; then it is removed."""
-    entries = read_manifest(folder)
     if entries is None or any(entry.name in (LAST, STEP, PREVIOUS) for entry in entries):
         return False
-    log.warning("%s: the first checkpoint was not written to its end; the run begins again", folder)
     for path in paths:
+        log.warning("%s: the first checkpoint was not written to its end; the run begins again", path)
         path.unlink()
     return True
 
 
-def _whole(paths: list[Path], folder: Path) -> list[Found]:
-    entries = _listed(folder)
+def _whole(paths: list[Path], entries: list[Entry] | None) -> list[Found]:
     found = []
     for path in paths:
         try:
@@ -238,5 +237,5 @@ def _listed(folder: Path) -> list[Entry] | None:
         return read_manifest(folder)
     except UserError as error:
         log.warning("%s; each checkpoint is read to see whether it is whole", error.came)
-        (folder / "manifest.json").unlink()
+        (folder / NAME).unlink()
         return None

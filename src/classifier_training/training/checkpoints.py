@@ -197,12 +197,16 @@ def is_step_end(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 def _save(trainer: pl.Trainer, path: Path) -> None:
     # Lightning's own would wait for the other processes, which do not save.
-    trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), path)  # noqa: SLF001
+    trainer.strategy.save_checkpoint(_dump(trainer), path)
 
 
 def _state(trainer: pl.Trainer) -> Any:
+    return _copied(_dump(trainer))
+
+
+def _dump(trainer: pl.Trainer) -> dict[str, Any]:
     # Lightning has no public way to take the state without writing it.
-    return _copied(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))  # noqa: SLF001
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # noqa: SLF001
 
 
 def _copied(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from classifier_training.core.errors import UserError
 from classifier_training.core.ranks import following
 from classifier_training.core.runtime import num_cores
+from classifier_training.models.shapes import shadow_of
 
 if TYPE_CHECKING:
     from classifier_training.training.settings import Accelerator, Precision
@@ -126,7 +126,7 @@ def unset_gradients(network: nn.Module, *, image_size: int) -> str | None:
     It is one with a stride over maps of one pixel, or with a kernel more than three times as large as its maps.
     Found by filling memory with large numbers (MALLOC_PERTURB_=128) and comparing with float32, on PyTorch 2.15.
     """
-    shadow = copy.deepcopy(network).to("meta").eval()
+    shadow = shadow_of(network).eval()
     found: list[str] = []
 
     def look(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:

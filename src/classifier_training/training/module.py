@@ -189,7 +189,7 @@ class ClassifierModule(pl.LightningModule):
         with torch.no_grad():
             # All on the device: reading a value here would make a GPU wait at every step.
             seen = torch.full_like(loss, number)
-            weights = _weights_of(targets, self._class_weights, None)
+            weights = _weights_of(targets, self._class_weights, None) if are_several() else None
             correct = _share_correct(logits, targets).sum().to(loss)
         step = whole_step(loss, seen if weights is None else weights.sum(), correct, seen)
         self._totals += torch.stack([step.mean_loss * step.seen, step.correct, step.seen])

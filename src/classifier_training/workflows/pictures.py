@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from classifier_training.core.ranks import own_share
 from classifier_training.data.store.plan import open_stores
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def open_pictures(
         crop_scale=transforms.crop_scale,
         store=data.store,
         store_gb=data.store_gb,
-        num_ranks=device.num_devices,
+        share=own_share(device.num_devices),
     ) as stores:
         yield ImageFolderDataModule(
             splits,

@@ -27,7 +27,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import distributed
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.ranks import Follower, Share, following
+from classifier_training.core.ranks import Follower, Share, following, own_share
 from classifier_training.core.runtime import command, num_cores, setting, share_of_cores
 from classifier_training.workflows.jobs import failure_words
 
@@ -65,7 +65,7 @@ class Team:
         self._port = told.port if told else _free_port() if device.num_devices > 1 else 0
         self._followers: list[_Process] = []
         self._over = threading.Event()
-        self.share = Share(told.rank if told else 0, device.num_devices)
+        self.share = own_share(device.num_devices)
 
     @property
     def leads(self) -> bool:
@@ -138,7 +138,7 @@ class Team:
         checkpoint = str(self._checkpoint) if self._checkpoint else None
         for rank in range(1, self.share.num_ranks):
             told = Follower(rank, self.share.num_ranks, os.getpid(), self._port, checkpoint)
-            written = self._run_dir.path / f"process-{rank}.log"
+            written = self._run_dir.process_log(rank)
             with written.open("wb") as file:
                 process = subprocess.Popen(  # noqa: S603 - our own program
                     [sys.executable, "-m", "classifier_training", "train", f"resume={self._run_dir.path}"],

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.ranks import following
+from classifier_training.core.ranks import Share
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TRAIN
@@ -36,7 +36,7 @@ def open_stores(
     crop_scale: float,
     store: Store,
     store_gb: float | None,
-    num_ranks: int = 1,
+    share: Share = Share(),  # noqa: B008 - nothing of it can change
 ) -> Iterator[dict[str, TableStore]]:
     """Give the stores that a run reads and fills, by split; see `StorePlan`.
 
@@ -46,17 +46,17 @@ def open_stores(
         crop_scale: smallest share of a picture that training crops.
         store: the user's setting.
         store_gb: room for the pixels of all data sets.
-        num_ranks: processes that train together; one fills the stores for all, before training.
+        share: of this process; where several train together, the first fills the stores for all, before training.
 
     Raises:
         UserError: when a store was asked for, and there is no room.
     """
     # What one process decodes the others would not see until they open the store anew.
-    follows, fills = following() is not None, store == "on" or num_ranks > 1
+    fills = store == "on" or share.num_ranks > 1
     plan = StorePlan(data, preprocessing=preprocessing, crop_scale=crop_scale, store=store, store_gb=store_gb)
     try:
-        plan.open(wait=store == "on" and not follows)
-        if fills and not follows:
+        plan.open(wait=store == "on" and share.rank == 0)
+        if fills and share.rank == 0:
             plan.build()
         yield plan.tables()
     finally:
