@@ -122,7 +122,8 @@ def _load(
             "weights of the network that config.json describes",
             "take another network, or start anew: model.pretrained=false",
         )
-    return model  # type: ignore[no-any-return]
+    # Loaded networks come in evaluation mode, in which dropout and the statistics of batch norm would stand still.
+    return model.train()  # type: ignore[no-any-return]
 
 
 def _read_input(name: str, config: Any) -> InputSpec:
