@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # One thread a test process: two of them share a small machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The programs of this environment, for tests that start them by name, whether it was activated or not.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
 # A job that a shell started in the background ignores Ctrl-C, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

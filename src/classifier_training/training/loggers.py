@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from classifier_training.core.errors import require_extra
 from classifier_training.core.register import register
+from classifier_training.core.secrets import masked_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +52,7 @@ def tensorboard(run_dir: RunDir) -> Logger:
 def wandb(
     run_dir: RunDir,
     *,
-    project: str = "classifier-training",
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "classifier-training",
     entity: str | None = None,
     mode: Literal["auto", "online", "offline"] = "auto",
 ) -> Logger:
@@ -68,17 +71,21 @@ def wandb(
 
     # Lightning passes a setting on that the client no longer has, and the client says so.
     os.environ.setdefault("WANDB_SILENT", "true")
-    if mode == "auto":
-        known = client.login(prompt=False, verify=False)
-        mode = "online" if known else "offline"
-    return WandbLogger(
-        project=project,
-        entity=entity,
-        name=run_dir.path.name,
-        save_dir=run_dir.path,
-        offline=mode == "offline",
-        settings=client.Settings(silent=True, console="off", mode=mode),
-    )
+    # The client keeps the command line, as it is when it begins.
+    with masked_arguments():
+        if mode == "auto":
+            known = client.login(prompt=False, verify=False)
+            mode = "online" if known else "offline"
+        logger = WandbLogger(
+            project=project,
+            entity=entity,
+            name=run_dir.path.name,
+            save_dir=run_dir.path,
+            offline=mode == "offline",
+            settings=client.Settings(silent=True, console="off", mode=mode),
+        )
+        _ = logger.experiment
+    return logger
 
 
 @register(group="logging", name="mlflow")
@@ -103,5 +110,7 @@ def mlflow(
     # Its notes on setting up a database are no part of a run's story.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Nor is the run's address at the end, with whatever secret stands in it.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = tracking_uri or client.get_tracking_uri()
     return MLFlowLogger(experiment_name=experiment_name, tracking_uri=uri, run_name=run_dir.path.name)

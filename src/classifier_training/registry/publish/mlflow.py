@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, require_extra
@@ -42,6 +43,7 @@ def mlflow(
     # Its notes on setting up a database are no part of a promotion's story.
     for logger in ("mlflow", "alembic"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = tracking_uri or client.get_tracking_uri()
     # MLflow takes slashes for folders in some of its stores.
     name = (model_name or record.title).replace("/", "-")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from classifier_training.core.errors import UserError, require_extra
 from classifier_training.core.register import register
+from classifier_training.core.secrets import masked_arguments
 from classifier_training.registry.publish.bundle import bundle_files
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ def wandb(
     record: RunRecord,
     alias: str,
     *,
-    project: str = "classifier-training",
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "classifier-training",
     entity: str | None = None,
     mode: Literal["auto", "online", "offline"] = "auto",
     registered_name: str | None = None,
@@ -43,7 +46,8 @@ def wandb(
         raise require_extra("wandb", extra="wandb", purpose="publish=wandb") from error
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "auto":
-        mode = "online" if client.login(prompt=False, verify=False) else "offline"
+        with masked_arguments():
+            mode = "online" if client.login(prompt=False, verify=False) else "offline"
     if registered_name is not None and mode == "offline":
         raise UserError(
             f"publish.registered_name={registered_name} without a connection",
@@ -51,14 +55,18 @@ def wandb(
             "export WANDB_API_KEY=…, or leave registered_name out and synchronise later",
         )
     try:
-        with client.init(
-            project=project,
-            entity=entity,
-            name=f"promote {record.version_name}",
-            job_type="promote",
-            dir=run.path,
-            settings=client.Settings(silent=True, console="off", mode=mode),
-        ) as session:
+        # The client keeps the command line.
+        with (
+            masked_arguments(),
+            client.init(
+                project=project,
+                entity=entity,
+                name=f"promote {record.version_name}",
+                job_type="promote",
+                dir=run.path,
+                settings=client.Settings(silent=True, console="off", mode=mode),
+            ) as session,
+        ):
             # W&B's names know no slash and no colon.
             artifact = client.Artifact(
                 record.title.replace("/", "-"),
