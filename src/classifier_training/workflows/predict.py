@@ -64,6 +64,7 @@ def predict(
     max_display: Annotated[int, Field(ge=0)] = 20,
     quiet: bool = False,
     every_s: Annotated[float, Field(gt=0)] | None = None,
+    follow_links: bool = False,
     sort_into: str | None = None,
     sort_by: SortBy | None = None,
 ) -> PredictResult:
@@ -82,11 +83,12 @@ def predict(
         max_display: rows shown on the screen; 0 shows all.
         quiet: show the summary alone.
         every_s: seconds between the frames of a video that are looked at; every frame when left out.
+        follow_links: follow links to folders, and links that lead out of the folder, in a folder or glob.
         sort_into: folder that the images are sorted into, by label.
         sort_by: copy the sorted images, or link to them; copy when left out.
     """
     _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
-    items = find_source(source, every_s=every_s)
+    items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = Predictor(find_model(run), accelerator=trainer.accelerator)
     rule = predictor.rule(threshold, reject, unknown=unknown)
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
@@ -94,6 +96,7 @@ def predict(
         "model": predictor.model_sha256,
         "source": os.path.abspath(os.path.expanduser(source)),  # noqa: PTH100, PTH111 - may be a glob
         "every_s": every_s,
+        "follow_links": follow_links,
         "top_k": top_k,
         "threshold": threshold,
         "reject": asdict(reject),
