@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from classifier_training.core.errors import require_extra
 from classifier_training.core.register import register
 from classifier_training.core.secrets import masked_arguments
 
@@ -36,19 +35,15 @@ def finish(loggers: Iterable[Logger], *, status: str) -> None:
             logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
-@register(group="logging", name="tensorboard")
+@register(group="logging", name="tensorboard", extra="tensorboard")
 def tensorboard(run_dir: RunDir) -> Logger:
     """TensorBoard event files in the run folder's tensorboard/."""
-    try:
-        import tensorboard as _  # noqa: F401
-    except ImportError as error:
-        raise require_extra("tensorboard", extra="tensorboard", purpose="logging=tensorboard") from error
     from pytorch_lightning.loggers import TensorBoardLogger
 
     return TensorBoardLogger(save_dir=run_dir.path, name="tensorboard", version="", default_hp_metric=False)
 
 
-@register(group="logging", name="wandb")
+@register(group="logging", name="wandb", extra="wandb")
 def wandb(
     run_dir: RunDir,
     *,
@@ -63,10 +58,7 @@ def wandb(
         entity: team or user that owns the project.
         mode: auto is online when WANDB_API_KEY or a saved login is there, else offline. Nothing is ever asked.
     """
-    try:
-        import wandb as client
-    except ImportError as error:
-        raise require_extra("wandb", extra="wandb", purpose="logging=wandb") from error
+    import wandb as client
     from pytorch_lightning.loggers import WandbLogger
 
     # Lightning passes a setting on that the client no longer has, and the client says so.
@@ -88,7 +80,7 @@ def wandb(
     return logger
 
 
-@register(group="logging", name="mlflow")
+@register(group="logging", name="mlflow", extra="mlflow")
 def mlflow(
     run_dir: RunDir,
     *,
@@ -101,10 +93,7 @@ def mlflow(
         tracking_uri: address of the server; when left out MLFLOW_TRACKING_URI, else mlflow.db where `mlflow ui` looks.
         experiment_name: name of the experiment there.
     """
-    try:
-        import mlflow as client
-    except ImportError as error:
-        raise require_extra("mlflow", extra="mlflow", purpose="logging=mlflow") from error
+    import mlflow as client
     from pytorch_lightning.loggers import MLFlowLogger
 
     # Its notes on setting up a database are no part of a run's story.

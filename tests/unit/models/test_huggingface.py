@@ -216,4 +216,4 @@ def test_a_folder_means_the_same_wherever_a_run_is_taken_up_again(tmp_path: Path
 def test_the_extra_is_named_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="optional extra 'transformers'"):
-        huggingface_model(3, name="some/name")
+        entry("model", "huggingface").build({"name": "some/name"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError, require_extra
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.core.secrets import masked_arguments
 from classifier_training.registry.publish.bundle import bundle_files
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from classifier_training.registry.record import RunRecord
 
 
-@register(group="publish", name="wandb")
+@register(group="publish", name="wandb", extra="wandb")
 def wandb(
     run: RunDir,
     record: RunRecord,
@@ -37,13 +37,11 @@ def wandb(
         registered_name: collection of the registry to link it to, as in my-registry/digits; only online.
 
     Raises:
-        UserError: when wandb is not installed, or refuses.
+        UserError: when W&B refuses.
     """
-    try:
-        import wandb as client
-        from wandb.errors import Error
-    except ImportError as error:
-        raise require_extra("wandb", extra="wandb", purpose="publish=wandb") from error
+    import wandb as client
+    from wandb.errors import Error
+
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "auto":
         with masked_arguments():
