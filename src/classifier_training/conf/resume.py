@@ -39,7 +39,13 @@ CHANGEABLE = (*HARMLESS, "data.root", "data.batch_size", EXTEND)
 CHANGEABLE_GROUPS = (HARMLESS_GROUP, "trainer.", "optimizer.", "loss.", "transforms.")
 """Settings that a run can go on with otherwise. The others made the run what it is, or come out of its checkpoint."""
 
-FIXED = ("transforms.policy", "transforms.backend", "transforms.kernel", "transforms.channel_order")
+FIXED = (
+    "transforms.policy",
+    "transforms.backend",
+    "transforms.kernel",
+    "transforms.channel_order",
+    "transforms.max_value",
+)
 """Settings of these groups that say what the network sees in evaluation too."""
 
 

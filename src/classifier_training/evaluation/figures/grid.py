@@ -93,10 +93,13 @@ def show_canvas(axes: Axes, canvas: NDArray[np.uint8], title: str) -> None:
 
 
 def draw_tile(path: str) -> NDArray[np.uint8]:
-    """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are."""
+    """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are.
+
+    Grey samples of more than 8 bits are shown by their own range.
+    """
     tile = Image.new("RGB", (TILE, TILE), (235, 235, 235))
     try:
-        image = read_rgb(path)
+        image = read_rgb(path, max_value=None)
     except UnreadableImageError:
         return np.asarray(tile)
     scale = TILE / max(image.size)
