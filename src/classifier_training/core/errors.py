@@ -95,6 +95,7 @@ def shown(label: str) -> str:
 EXTRAS = {
     "cleanlab": ("cleanlab",),
     "coreml": ("coremltools",),
+    "fonts": ("matplotlib_fontja",),
     "huggingface": ("datasets",),
     "litert": ("litert_torch",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),

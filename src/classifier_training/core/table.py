@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,7 +62,11 @@ def shorten(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     end = (length - 1) // 2
-    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+    begin, rest = text[: length - 1 - end], text[len(text) - end :]
+    # An accent is nothing without its letter.
+    while rest and unicodedata.combining(rest[0]):
+        rest = rest[1:]
+    return f"{begin}…{rest}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
