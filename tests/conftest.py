@@ -33,6 +33,8 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ["tests.skips"]
+
 COLOURS = {"blue": (30, 60, 200), "green": (40, 160, 60), "red": (200, 40, 40)}
 
 SMALL = (
