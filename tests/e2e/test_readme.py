@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PIXI = tomllib.loads((ROOT / "pixi.toml").read_text())["tasks"]
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 
-SHORT = ["trainer.max_epochs=1", "data.image_size=32", "data.batch_size=4"]
+SHORT = ["trainer.max_epochs=1", "data.image_size=32", "data.batch_size=16"]
 """Added to every training command, for the README's own length would take an hour."""
 
 COVERED = {
@@ -67,7 +67,14 @@ def local_form(line: str) -> list[str]:
     return words
 
 
-DISTINCT = list({tuple(local_form(line)): line for line in reversed(ALL)}.values())[::-1]
+def with_data(words: list[str], pictures: str, jerseys: str) -> list[str]:
+    """Put real folders in place of those that the documents speak of."""
+    for placeholder, real in {"/my/images": pictures, "/my/jerseys": jerseys, "/data": pictures}.items():
+        words = [re.sub(rf"(?<=[=\"]){placeholder}(?=$|/)", real, word) for word in words]
+    return words
+
+
+DISTINCT = list({tuple(with_data(local_form(line), "P", "J")): line for line in reversed(ALL)}.values())[::-1]
 """The commands without those that come to the same words: pixi run train, uv run classifier-training train."""
 
 
@@ -97,9 +104,7 @@ def test_a_command_of_the_documents_runs(
     assert program, f"{words[0]} is not there"
     if line in COVERED or words[0] == "tensorboard":
         return
-    pictures = str(trained / "pictures")
-    for placeholder, real in {"/my/images": pictures, "/my/jerseys": str(jsonl_folder), "/data": pictures}.items():
-        words = [re.sub(rf"(?<=[=\"]){placeholder}(?=$|/)", real, word) for word in words]
+    words = with_data(words, str(trained / "pictures"), str(jsonl_folder))
     trains = words[:2] == ["classifier-training", "train"] and "--help" not in words
     if trains:
         words = [word for word in words if not word.startswith("trainer.max_epochs=")] + SHORT
