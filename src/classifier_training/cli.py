@@ -39,6 +39,7 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError, system_error
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import log_to_screen
+from classifier_training.core.secrets import mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,6 +172,6 @@ def perform(verb: str, words: Sequence[str]) -> Any:
 
 
 def report(result: Any) -> None:
-    """Write a result to standard output."""
-    sys.stdout.write(f"{result}\n")
+    """Write a result to standard output, without secrets."""
+    sys.stdout.write(f"{mask_text(str(result))}\n")
     sys.stdout.flush()

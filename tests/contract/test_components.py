@@ -16,7 +16,7 @@ from tests.unit.export.test_export import INFO, examples, job_of
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
 from classifier_training.conf.idle import is_fitted_at_once
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.job import ExportJob
@@ -223,6 +223,17 @@ def test_a_logger_gets_the_figures_without_an_account(
         "mlflow": Path().glob("mlflow.db"),
     }
     assert any(path.stat().st_size > 500 for path in written[item.name])
+
+
+@pytest.mark.parametrize("item", of_group("logging"))
+def test_a_logger_that_is_not_installed_is_named_before_anything_is_made(
+    item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in EXTRAS[item.name]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"(?s)logging={item.name} needs {item.name}.*extra '{item.name}'"):
+        train_here([f"data.root={split_folder}", *SMALL, *chosen(item)])
+    assert not Path("outputs").exists()
 
 
 @pytest.fixture(scope="module")

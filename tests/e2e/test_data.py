@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
 from tests.server import Ended
+
+from classifier_training.inference.predictor import Predictor
 
 Command = Callable[..., Ended]
 
@@ -64,3 +70,37 @@ def test_a_table_in_latin_1_is_refused_in_three_lines(command: Command, unsplit_
     assert "table.csv:2: not UTF-8" in done.err
     assert "expected: text in UTF-8" in done.err
     assert "to do:    data.encoding=latin-1" in done.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_twelve_bits_in_sixteen_are_named_and_read_alike_by_training_and_prediction(
+    tmp_path: Path, train_here: Callable[[list[str]], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+        for label, level in (("dark", 900), ("bright", 2900)):
+            for number in range(count):
+                seed = zlib.crc32(f"{split}{label}{number}".encode())
+                values = np.random.default_rng(seed).integers(level - 400, level + 400, (32, 32)).astype(np.uint16)
+                path = tmp_path / "scans" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(path)
+    words = [f"data.root={tmp_path}/scans", *SMALL]
+    train_here([*words, "callbacks=[checkpoint]"])
+    (warning,) = [record for record in caplog.records if "more than 8 bits" in record.message]
+    assert warning.levelname == "WARNING"
+    assert "24 grey images of more than 8 bits that say not which value is white" in warning.message
+    assert "transforms.max_value=4095 if they have 12 bits" in warning.message
+    caplog.clear()
+    run = train_here([*words, "transforms.max_value=4095", "callbacks=[checkpoint,onnx_export]"])
+    assert "more than 8 bits" not in caplog.text
+    assert json.loads((run / "model_info.json").read_text())["preprocessing"]["max_value"] == 4095
+    predictor = Predictor(run)
+    picture = tmp_path / "scans/test/bright/0.png"
+    with Image.open(picture) as image:
+        values = np.asarray(image)
+        from_memory = predictor(image)
+    assert predictor(picture).confidence == from_memory.confidence
+    eight_bits = np.repeat((values / 4095 * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    assert predictor(eight_bits).confidence == from_memory.confidence
+    answers = {row["path"]: float(row["confidence"]) for row in read_csv(run / "evaluation/predictions.csv")}
+    assert answers[str(picture)] == pytest.approx(from_memory.confidence, abs=2e-3)

@@ -352,3 +352,20 @@ def test_the_answers_are_the_same_without_torch_and_the_libraries_of_training(
     )
     assert done.returncode == 0, done.stderr
     assert rows_of(tmp_path / "without.json") == rows_of(tmp_path / "with.json")
+
+
+def test_a_safe_table_has_no_formula(images: Path, run: Path, command: Command) -> None:
+    draw_picture(images / "=cmd|'!A0.png", (1, 2, 3), seed=9)
+    (images / "-broken.png").write_bytes(b"x")
+    words = ["predict", f"run={run}", 'source="*.png"', "probabilities=true"]
+    for name, more in (("bare.csv", []), ("safe.csv", ["csv_safe=true"])):
+        assert command(*words, f"output=../{name}", *more, cwd=images).code == 3
+    bare, safe = (read_csv(images.parent / name) for name in ("bare.csv", "safe.csv"))
+    assert [row["path"] for row in bare][:2] == ["-broken.png", "=cmd|'!A0.png"]
+    assert [row["path"] for row in safe][:2] == ["'-broken.png", "'=cmd|'!A0.png"]
+    assert [{**row, "path": ""} for row in bare] == [{**row, "path": ""} for row in safe]
+    assert (images.parent / "safe.csv").read_text().startswith('"path","label"')
+    for output in ([], ["output=../answers.json"]):
+        done = command(*words[:3], *output, "csv_safe=true", cwd=images)
+        assert done.code == 2
+        assert "csv_safe=true has no effect" in done.err

@@ -98,6 +98,17 @@ def test_another_study_and_a_damaged_journal_are_named() -> None:
         opened(0.5)
 
 
+def test_a_journal_holds_no_secret() -> None:
+    from classifier_training.workflows.tuning.study import Plan, open_study
+
+    settings = {"model.pwd": "TOPSECRET", "init_from": "https://me:TOPSECRET@host/run"}
+    plan = Plan(name="mine", directions=["maximize"], identity={"settings": settings}, max_epochs=2, pruner="median")
+    for _ in range(2):
+        open_study(plan, "journal.log")
+    assert "https://***@host/run" in Path("journal.log").read_text()
+    assert "TOPSECRET" not in Path("journal.log").read_text()
+
+
 def test_a_trial_that_is_ended_early_leaves_nothing(split_folder: Path, tmp_path: Path) -> None:
     from classifier_training.workflows.tuning.trials import run_trial
 

@@ -16,6 +16,7 @@ import yaml
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.store import group_options
+from classifier_training.core.errors import APART, EXTRAS
 from classifier_training.core.register import entries, entry
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,14 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def requirement_names(requirements: list[Any]) -> set[str]:
     texts = [item for item in requirements if isinstance(item, str)]
-    return {re.split(r"[\s<>=!~;\[]", text, maxsplit=1)[0].lower().replace("_", "-") for text in texts}
+    names = {re.split(r"[\s<>=!~;\[]", text, maxsplit=1)[0].lower().replace("_", "-") for text in texts}
+    return names - {PYPROJECT["project"]["name"]}
+
+
+def extras_of_the_tests() -> set[str]:
+    """The extras that the group of the tests asks the project itself for."""
+    (own,) = [item for item in PYPROJECT["dependency-groups"]["test"] if str(item).startswith("classifier-training[")]
+    return set(own.removeprefix("classifier-training[").rstrip("]").split(","))
 
 
 def test_every_verb_has_a_task_and_every_task_a_command_that_exists() -> None:
@@ -50,7 +58,17 @@ def test_pixi_knows_its_platforms_and_installs_the_project() -> None:
     own = PIXI["pypi-dependencies"]["classifier-training"]
     assert own["path"] == "."
     assert own["editable"]
-    assert set(own["extras"]) <= set(PYPROJECT["project"]["optional-dependencies"])
+    assert set(own["extras"]) == extras_of_the_tests()
+
+
+def test_the_default_group_has_all_extras_but_those_that_hold_others_back() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert set(extras) == set(EXTRAS)
+    empty = {extra for extra, names in extras.items() if not names}
+    assert extras_of_the_tests() == set(extras) - APART - empty
+    assert requirement_names(PYPROJECT["project"]["dependencies"]) >= empty, "an alias of a plain dependency"
+    apart = [[{"extra": extra}, {"group": "dev"}] for extra in sorted(APART)]
+    assert all(pair in PYPROJECT["tool"]["uv"]["conflicts"] for pair in apart)
 
 
 def test_versions_are_stated_once() -> None:
@@ -115,9 +133,20 @@ def test_hooks_and_ci_call_what_exists() -> None:
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()
     called = set(re.findall(r"pixi run ([a-z-]+)", workflow))
     assert {"test", "typecheck"} <= called <= set(PIXI["tasks"])
-    run = (ROOT / ".ci/run").read_text()
-    assert "uv run pytest" in run
-    assert "UV_NO_SYNC=1" in run
+    assert "bash .ci/run" in workflow
+
+
+def test_ci_begins_with_the_commands_of_the_readme_and_waits_for_no_download_for_ever() -> None:
+    typed = re.findall(r"^pip install uv && .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [line.partition(" && ")[2] for line in typed] == ["uv run classifier-training train", "uv run pytest"]
+    text = (ROOT / ".ci/run").read_text()
+    assert "< <(grep '^pip install uv && ' README.md)" in text
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]
+    fetching = r"uv pip|uvx|apt-get -|npm install|fetch_onnxruntime|\"\$command\""
+    for line in lines:
+        for found in re.finditer(fetching, line):
+            assert re.search(r"timeout \d+ ((?!&&|timeout).)*$", line[: found.start()]), line
+    subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
 
 
 def test_no_file_is_past_four_hundred_lines() -> None:

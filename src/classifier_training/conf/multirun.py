@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from classifier_training.conf.build import build_arguments
@@ -25,6 +27,8 @@ from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
 from classifier_training.conf.typed import prepare
 from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.run_dir import write_text
+from classifier_training.core.secrets import mask, mask_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +75,7 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
 
     @hydra.main(config_path=f"pkg://{CONF_MODULE}", config_name=verb.name, version_base="1.3")
     def job(config: DictConfig) -> None:
+        _mask_record(Path(folder))
         given = HydraConfig.get().overrides.task
         combination = " ".join(word for word in given if word.partition("=")[0] in swept)
         log.info("combination: %s", combination)
@@ -103,6 +108,18 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
     finally:
         sys.argv = arguments
     return max(exit_codes)
+
+
+def _mask_record(folder: Path) -> None:
+    """Take the secrets out of what Hydra wrote down of the command."""
+    record = folder / "multirun.yaml"
+    if not record.exists():
+        return
+    values = yaml.safe_load(record.read_text(encoding="utf-8"))
+    masked = mask(values)
+    masked["hydra"]["overrides"]["task"] = mask_words(values["hydra"]["overrides"]["task"])
+    if masked != values:
+        write_text(record, yaml.safe_dump(masked, sort_keys=False, allow_unicode=True))
 
 
 class _SweepInterrupted(BaseException):

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from classifier_training.conf.check import has_key, leaf_keys, parse_overrides, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.runtime import command, setting
+from classifier_training.core.secrets import is_masked
 from classifier_training.registry.runs import find_unfinished
 
 if TYPE_CHECKING:
@@ -37,7 +39,13 @@ CHANGEABLE = (*HARMLESS, "data.root", "data.batch_size", EXTEND)
 CHANGEABLE_GROUPS = (HARMLESS_GROUP, "trainer.", "optimizer.", "loss.", "transforms.")
 """Settings that a run can go on with otherwise. The others made the run what it is, or come out of its checkpoint."""
 
-FIXED = ("transforms.policy", "transforms.backend", "transforms.kernel", "transforms.channel_order")
+FIXED = (
+    "transforms.policy",
+    "transforms.backend",
+    "transforms.kernel",
+    "transforms.channel_order",
+    "transforms.max_value",
+)
 """Settings of these groups that say what the network sees in evaluation too."""
 
 
@@ -66,7 +74,20 @@ def resumed_values(reference: str, parsed: Sequence[Override]) -> dict[str, Any]
     else:
         run_dir = find_unfinished(reference)
     changes = [word.input_line or "" for word in others]
-    return {**change_values(saved_values(run_dir.config), changes), RESUME: str(run_dir.path)}
+    values = change_values(saved_values(run_dir.config), changes)
+    _refuse_masked(values, run_dir.path)
+    return {**values, RESUME: str(run_dir.path)}
+
+
+def _refuse_masked(values: Mapping[str, Any], run: Path) -> None:
+    for key in leaf_keys(values):
+        value = value_at(values, key)
+        if any(is_masked(item) for item in (value if isinstance(value, list) else [value])):
+            raise UserError(
+                f"{key}: {value}: its secret was not saved with the run",
+                "the setting with its secret, typed again",
+                f"{command('train')} {setting(RESUME, run)} {key}=…",
+            )
 
 
 def refuse_resume(values: Mapping[str, Any], where: str) -> None:

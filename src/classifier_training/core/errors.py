@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 import signal
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,49 @@ def shown(label: str) -> str:
     return repr(label) if label != label.strip() or not label.isprintable() else label
 
 
+EXTRAS = {
+    "cleanlab": ("cleanlab",),
+    "coreml": ("coremltools",),
+    "fonts": ("matplotlib_fontja",),
+    "huggingface": ("datasets",),
+    "litert": ("litert_torch",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "opencv": ("cv2",),
+    "openvino": ("openvino",),
+    "parquet": ("pyarrow",),
+    "tensorboard": ("tensorboard",),
+    "transformers": ("transformers",),
+    "tune": ("optuna",),
+    "wandb": ("wandb",),
+}
+"""The modules that each optional extra installs."""
+
+APART = frozenset({"litert"})
+"""Extras that hold PyTorch back, so that they are not installed beside the tools of development."""
+
+
+def refuse_missing(extra: str, *, purpose: str) -> None:
+    """Raise when a module of an optional extra is not there; none is imported.
+
+    Args:
+        extra: its name.
+        purpose: what asks for it, such as logging=mlflow.
+
+    Raises:
+        UserError: then.
+    """
+    for module in EXTRAS[extra]:
+        found = importlib.util.find_spec(module)
+        # What has no file is a folder of that name where the program was started, such as W&B's own.
+        if found is None or found.origin is None:
+            raise require_extra(module, extra=extra, purpose=purpose)
+
+
 def require_extra(module: str, *, extra: str, purpose: str) -> UserError:
     """Return the error for an optional dependency that is not installed."""
+    alone = "--no-dev " if extra in APART else ""
     return UserError(
         f"{purpose} needs {module}, which is not installed",
         f"the optional extra '{extra}'",
-        f"uv sync --extra {extra}   (or: pip install 'classifier-training[{extra}]')",
+        f"uv sync {alone}--extra {extra}   (or: pip install 'classifier-training[{extra}]')",
     )

@@ -12,7 +12,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +22,8 @@ from classifier_training.core.errors import UserError
 if TYPE_CHECKING:
     import io
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
@@ -41,6 +43,15 @@ LARGE_PIXELS = 2**25
 MIN_BYTES_PER_PIXEL = 0.01
 """A picture of over 33 million pixels has at least so many bytes. A photograph has ten times as many; what has fewer is
 one colour, or made to fill the memory."""
+
+FULL_RANGE = 65535
+"""White of grey samples of more than 8 bits, unless their file or the user says another value."""
+
+TIFF_BITS, TIFF_LARGEST = 258, (341, 281)
+"""Tags of bits a sample, and of the largest value that a sample can have."""
+
+MAX_CHUNKS = 100
+"""Of a PNG, that are looked through for what they say of its samples."""
 
 _warnings_lock = threading.Lock()
 """Silencing a warning changes the whole process, so threads that read pictures do it one after the other."""
@@ -73,16 +84,61 @@ def read_size(path: Path | str) -> tuple[int, int]:
         return image.size
 
 
-def read_rgb(path: Path | str) -> Image.Image:
-    """Decode an image: the first frame, EXIF orientation applied, transparency on white, 16 bits scaled to 8.
+class Header(NamedTuple):
+    """What a file's header says of its pixels.
+
+    Args:
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        lacks_range: whether it has grey samples of more than 8 bits and does not say which value is white.
+        is_cut: whether it has colours of more than 8 bits, of which the upper 8 are read.
+    """
+
+    width: int
+    height: int
+    lacks_range: bool
+    is_cut: bool
+
+
+def read_header(path: Path | str) -> Header:
+    """Read a file's header alone.
+
+    Raises:
+        UnreadableImageError: when there is no such file or it is no image.
+    """
+    with _open(path) as image:
+        try:
+            return Header(image.width, image.height, _is_deep(image) and _declared_max(image) is None, _is_cut(image))
+        except Exception as error:  # see read_rgb
+            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+
+
+def read_peak(path: Path | str) -> int:
+    """Return the largest grey sample of a file, as it is stored.
+
+    Raises:
+        UnreadableImageError: see `read_rgb`.
+    """
+    with _open(path) as image:
+        try:
+            return int(np.asarray(image).max())
+        except Exception as error:  # see read_rgb
+            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+
+
+def read_rgb(path: Path | str, *, max_value: int | None = FULL_RANGE) -> Image.Image:
+    """Decode an image: the first frame, EXIF orientation applied, transparency on white, more than 8 bits scaled to 8.
+
+    Args:
+        path: of the file.
+        max_value: white of grey samples of more than 8 bits, see `to_rgb`.
 
     Raises:
         UnreadableImageError: when the file is missing, no image, damaged, cut short or too large.
     """
     with _open(path) as image:
         try:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image, max_value=max_value)
         except UnreadableImageError:
             raise
         except Exception as error:  # decoders meet hostile bytes with whatever exception lies next
@@ -100,6 +156,8 @@ class Preview:
         mode: Pillow's name for the stored pixels: L, RGB, RGBA, P, I;16, ...
         orientation: EXIF tag 274; 1 is upright.
         num_frames: 1 unless animated.
+        peak: largest sample, of grey ones of more than 8 bits whose file does not say which value is white; else None.
+        is_cut: whether it has colours of more than 8 bits, of which the upper 8 are read.
     """
 
     image: Image.Image
@@ -108,42 +166,136 @@ class Preview:
     mode: str
     orientation: int
     num_frames: int
+    peak: int | None
+    is_cut: bool
 
 
 def read_preview(path: Path | str, *, min_side: int) -> Preview:
-    """Decode an image as `read_rgb` does, but let a JPEG's decoder shrink it where both sides stay above `min_side`.
+    """Decode an image to be looked at, letting a JPEG's decoder shrink it where both sides stay above `min_side`.
+
+    It is what `read_rgb` gives, but that grey samples of more than 8 bits are shown by their own range.
 
     Raises:
         UnreadableImageError: see `read_rgb`.
     """
     with _open(path) as image:
         try:
+            # First of all, since to ask for more may read the pixels, after which Pillow closes the file.
+            is_cut, declared = _is_cut(image), _declared_max(image)
             (width, height), mode = image.size, image.mode
             orientation = int(image.getexif().get(0x0112, 1) or 1)
             num_frames = int(getattr(image, "n_frames", 1))
             image.draft(None, (min_side, min_side))
-            image.load()
-            upright = to_rgb(ImageOps.exif_transpose(image))
+            upright = _to_rgb(image, declared, None)
+            peak = int(np.asarray(image).max()) if _is_deep(image) and declared is None else None
         except UnreadableImageError:
             raise
         except Exception as error:  # see read_rgb
             raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
-    return Preview(upright, width, height, mode, orientation, num_frames)
+    return Preview(upright, width, height, mode, orientation, num_frames, peak, is_cut)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB without the losses of a bare `convert`.
+def to_rgb(image: Image.Image, *, max_value: int | None = FULL_RANGE) -> Image.Image:
+    """Convert an opened image to RGB without the losses of a bare `convert`, EXIF orientation applied.
+
+    What is white in grey samples of more than 8 bits is, in this order: what the file itself says (a TIFF's bits a
+    sample or largest value, as far as it is one less than a power of two; a PNG's significant bits, where the samples
+    were not scaled up as PNG wants it); `max_value`. Samples above are white, too.
+
+    Args:
+        image: as Pillow opened it.
+        max_value: where the file says nothing; None for the largest value that has as many bits as the largest sample,
+            which is for looking at a picture alone.
 
     Raises:
         ValueError: for pixels whose range is not known (32-bit integers past 16 bits, floats).
     """
+    return _to_rgb(image, _declared_max(image), max_value)
+
+
+def _to_rgb(image: Image.Image, declared: int | None, max_value: int | None) -> Image.Image:
+    if not _is_deep(image):
+        image.load()
+        return _convert(ImageOps.exif_transpose(image))
+    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    if values.min() < 0 or values.max() > FULL_RANGE:
+        raise ValueError("32-bit pixels whose range is not known")
+    white = _white(values, declared, max_value, is_png=image.format == "PNG")
+    scaled = np.minimum(values, white) / (white / 255)
+    return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+
+
+def _white(values: NDArray[np.int64], declared: int | None, max_value: int | None, *, is_png: bool) -> int:
+    peak = int(values.max())
+    if declared is not None and is_png:
+        # PNG wants samples of fewer bits scaled up to 16. Then dark ones have zeros below.
+        below = FULL_RANGE // (declared + 1)
+        return declared if peak <= declared and (values & below).any() else FULL_RANGE
+    if declared is not None and peak <= declared:
+        return declared
+    return max_value or max(255, (1 << peak.bit_length()) - 1)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I")
+
+
+def _is_cut(image: Image.Image) -> bool:
+    # Pillow names the stored form of 16-bit colours so, and keeps the upper byte.
+    return not image.mode.startswith(("I", "F")) and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+def _declared_max(image: Image.Image) -> int | None:
+    """Return what the file says of the largest value that a grey sample can have; None where it says nothing."""
+    if not _is_deep(image):
+        return None
+    if image.format == "PPM":
+        return FULL_RANGE  # Pillow has scaled by what the file says
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        try:
+            bits = int(np.max(tags.get(TIFF_BITS, 16)))
+            found = (
+                [(1 << bits) - 1]
+                if 8 < bits < 16
+                else [int(np.max(tags[name])) for name in TIFF_LARGEST if name in tags]
+            )
+        except (TypeError, ValueError, OverflowError):
+            return None  # a tag that holds no numbers says nothing
+        return next((value for value in found if 255 <= value < FULL_RANGE and value & (value + 1) == 0), None)
+    if image.format == "PNG":
+        bits = _significant_bits(getattr(image, "fp", None)) or 0
+        return (1 << bits) - 1 if 8 <= bits <= 16 else None
+    return None
+
+
+def _significant_bits(file: io.BufferedReader | None) -> int | None:
+    """Read a grey PNG's chunk sBIT, which stands before its pixels and palette."""
+    if file is None:
+        return None
+    place = file.tell()
+    try:
+        file.seek(8)
+        for _ in range(MAX_CHUNKS):
+            head = file.read(8)
+            if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
+                break
+            if head[4:] == b"sBIT":
+                return int.from_bytes(file.read(1))
+            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+        return None
+    finally:
+        file.seek(place)
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    """Convert a mode of 8 bits a channel to RGB without the losses of a bare `convert`.
+
+    Raises:
+        ValueError: for pixels whose range is not known (floats).
+    """
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels whose range is not known")
-        return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels whose range is not known")
     if image.has_transparency_data:

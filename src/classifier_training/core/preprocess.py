@@ -1,4 +1,4 @@
-"""The one definition of what happens between a decoded picture and the network's input.
+"""The one definition of what happens between a picture's file and the network's input.
 
 Training evaluation, prediction, calibration, export checks and the files we ship all execute this object, and it
 travels in the checkpoint, the bundle and the ONNX files. `export/pipeline.py` says the same in ONNX operators.
@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.errors import UserError, require_extra
+from classifier_training.core.images import FULL_RANGE, read_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -65,6 +67,7 @@ class Preprocessing:
         kernel: bilinear and bicubic are antialiased; area averages source pixels.
         backend: whose arithmetic: Pillow's, or OpenCV's (INTER_AREA, so with area alone).
         channel_order: in which the network wants the colours, after normalisation.
+        max_value: white of grey samples of more than 8 bits, where a file does not say it; see `images.to_rgb`.
 
     Raises:
         UserError: for a kernel that the backend does not have.
@@ -77,9 +80,18 @@ class Preprocessing:
     kernel: Kernel = "bilinear"
     backend: Backend = "pillow"
     channel_order: ChannelOrder = "rgb"
+    max_value: int = FULL_RANGE
 
     def __post_init__(self) -> None:
         choose_kernel(self.backend, self.kernel)
+
+    def read(self, path: Path | str) -> Image.Image:
+        """Decode a file to an upright RGB picture of 8 bits.
+
+        Raises:
+            UnreadableImageError: when the file gives no pixels.
+        """
+        return read_rgb(path, max_value=self.max_value)
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Say where a picture of this height and width goes."""
@@ -137,8 +149,11 @@ class Preprocessing:
         return self.normalize(self.pixels(image))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that goes into JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return the form that goes into JSON; `max_value` only where it is not the usual one."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.max_value == FULL_RANGE:
+            del values["max_value"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.errors import UserError, enumerate_words, nearest, refuse_missing
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
@@ -140,7 +140,13 @@ class Entry:
         return next((option for option in _read_options(self.target) if option.passed_on is not None), None)
 
     def build(self, settings: Mapping[str, Any]) -> Any:
-        """Make the component from validated settings; see the module's docstring for when it is called."""
+        """Make the component from validated settings; see the module's docstring for when it is called.
+
+        Raises:
+            UserError: when the extra that it needs is not installed.
+        """
+        if self.extra is not None:
+            refuse_missing(self.extra, purpose=f"{self.group}={self.name}")
         if _awaits_arguments(self.target):
             return functools.partial(self.target, **settings)
         return self.target(**settings)
@@ -156,7 +162,7 @@ def register(*, group: str, name: str, extra: str | None = None) -> Callable[[Ta
     Args:
         group: what it is one of.
         name: its own.
-        extra: the optional extra that it cannot do without.
+        extra: the optional extra that it cannot do without; without it, it is not built.
 
     Raises:
         ValueError: when the name is taken.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import json
@@ -13,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError
+from classifier_training.core.table import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -363,16 +363,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file atomically, row by row."""
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, is_safe: bool = False) -> None:
+    """Write a CSV file atomically, row by row; see `core.table.write_rows`."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        _write_rows(file, header, rows)
-
-
-def _write_rows(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+        write_rows(file, header, rows, is_safe=is_safe)
 
 
 def sha256(path: Path) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.secrets import mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,6 +149,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+class _Masked(logging.Formatter):
+    """Formats messages without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_text(super().format(record))
+
+
 class _RunFile(logging.FileHandler):
     """A log file on a disk that may be full: what then ends the run is told by whatever else cannot be written."""
 
@@ -179,7 +187,7 @@ class RunLog:
     def open(self, path: Path) -> None:
         """Write what has been said so far, and what will be, to the file."""
         self._file = _RunFile(path, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._file.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()
         self._detach(self._waiting)
@@ -208,12 +216,15 @@ MARKS = {logging.ERROR: ("error: ", "red"), logging.WARNING: ("warning: ", "yell
 
 
 class ScreenHandler(logging.Handler):
-    """Shows the package's messages as plain lines, warnings marked as such, on the console that progress uses."""
+    """Shows the package's messages as plain lines, warnings marked as such, on the console that progress uses.
+
+    Secrets are masked, as in a run's log file.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
         word, style = next((mark for level, mark in MARKS.items() if record.levelno >= level), ("", ""))
-        console().print(f"{word}{record.getMessage()}", markup=False, soft_wrap=True, style=style)
+        console().print(f"{word}{mask_text(record.getMessage())}", markup=False, soft_wrap=True, style=style)
 
 
 @contextmanager

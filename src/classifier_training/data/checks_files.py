@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.data.depth import dark_colours, dark_samples
 from classifier_training.data.findings import MAX_EXAMPLES, Finding, Picture, plural
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
             count=len(unreadable),
             rows=tuple((fact.path, fact.error) for fact in unreadable),
         )
+    yield from _dark(data)
     for code, title, words, remedy, chosen in (
         (
             "animated", "more than one frame",
@@ -81,6 +83,24 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
                 rows=tuple((fact.path,) for fact in chosen),
             )
     yield from _cropped(data, preprocessing)
+
+
+def _dark(data: Inspected) -> Iterator[Finding]:
+    deep = [fact for fact in data.scan.readable if fact.peak >= 0]
+    for code, is_cut, look in (("dark_samples", False, dark_samples), ("dark_colours", True, dark_colours)):
+        chosen = [fact for fact in deep if fact.is_cut == is_cut]
+        told = look(len(chosen), max(fact.peak for fact in chosen)) if chosen else None
+        if told is not None:
+            yield Finding(
+                code=code,
+                severity="warning",
+                title=told.title,
+                words=f"{told.words[0].upper()}{told.words[1:]}.",
+                remedy=told.remedy,
+                count=len(chosen),
+                examples=tuple((Picture(fact.path, f"up to {fact.peak:,}"),) for fact in chosen[:MAX_EXAMPLES]),
+                rows=tuple((fact.path, str(fact.peak)) for fact in chosen),
+            )
 
 
 def cropped_share(width: int, height: int, preprocessing: Preprocessing) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.data.depth import Depth
     from classifier_training.data.index import Sample, SampleIndex, SplitData
     from classifier_training.data.quality import HeaderScan
     from classifier_training.data.source import DataSource
@@ -42,6 +43,7 @@ class LoadedData:
         image_sizes: width and height of each file, int64 [N, 2].
         statistics: of the data set, as plain values.
         copies: groups of files with the same bytes, by relative path.
+        depth: which files have more than 8 bits.
     """
 
     index: SampleIndex
@@ -49,6 +51,7 @@ class LoadedData:
     image_sizes: NDArray[np.int64]
     statistics: dict[str, Any]
     copies: list[tuple[str, ...]]
+    depth: Depth
 
     @property
     def words(self) -> str:
@@ -112,6 +115,7 @@ def load_data(
         image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
         statistics=dataset_statistics(splits, sizes),
         copies=copies,
+        depth=scan.depth,
     )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.images import UnreadableImageError, read_header
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import SPLITS, SplitTable
+from classifier_training.data.depth import Depth
 from classifier_training.data.index import SplitData
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.images import Header
     from classifier_training.data.duplicates import Copies
     from classifier_training.data.index import SampleIndex
     from classifier_training.data.scan import FileScan
@@ -31,27 +33,31 @@ class HeaderScan:
     Args:
         sizes: width and height by relative path, of the readable files.
         unreadable: the error by relative path, of the others.
+        depth: which of the readable files have more than 8 bits.
     """
 
     sizes: Mapping[str, tuple[int, int]]
     unreadable: Mapping[str, UnreadableImageError] = field(default_factory=dict)
+    depth: Depth = field(default_factory=Depth)
 
 
 def scan_headers(index: SampleIndex) -> HeaderScan:
     """Open every file's header, some in parallel; pixels are not decoded (about 10,000 files a second)."""
     paths = list(dict.fromkeys(sample.path for sample in index.samples))
 
-    def read(path: str) -> tuple[int, int] | UnreadableImageError:
+    def read(path: str) -> Header | UnreadableImageError:
         try:
-            return read_size(index.root / path)
+            return read_header(index.root / path)
         except UnreadableImageError as error:
             return error
 
     with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
         found = dict(zip(paths, pool.map(read, paths, chunksize=64), strict=True))
+    readable = {path: header for path, header in found.items() if not isinstance(header, UnreadableImageError)}
     return HeaderScan(
-        sizes={path: size for path, size in found.items() if not isinstance(size, UnreadableImageError)},
+        sizes={path: (header.width, header.height) for path, header in readable.items()},
         unreadable={path: error for path, error in found.items() if isinstance(error, UnreadableImageError)},
+        depth=Depth.of(readable),
     )
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from classifier_training.core.images import read_rgb
 from classifier_training.core.preprocess import import_opencv
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.preprocess import Preprocessing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the files in the store; pixels of another version are made anew."""
 
 MAX_LOG_RATIO = math.log(4 / 3)
@@ -79,7 +78,7 @@ class Recipe:
         Raises:
             UnreadableImageError: when the file gives no pixels.
         """
-        return self.pixels(read_rgb(path))
+        return self.pixels(self.preprocessing.read(path))
 
     def fingerprint(self) -> str:
         """A name for all that the kept pixels depend on, but for the files; 16 hexadecimal digits."""
@@ -90,6 +89,7 @@ class Recipe:
             "policy": fit.policy,
             "kernel": fit.kernel,
             "backend": fit.backend,
+            "max_value": fit.max_value,
             "crop_scale": self.crop_scale,
             "jpeg": JPEG_QUALITY if self.jpeg else None,
             "pillow": PIL.__version__,

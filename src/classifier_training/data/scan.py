@@ -45,6 +45,9 @@ class FileFacts(NamedTuple):
         mode: Pillow's name for the stored pixels.
         orientation: EXIF tag 274; 1 is upright.
         num_frames: 1 unless animated.
+        peak: largest sample, of grey ones of more than 8 bits whose file does not say which value is white, and largest
+            upper byte of 16-bit colours; -1 for all others.
+        is_cut: whether it has such colours.
         brightness: mean luma, 0 to 255.
         file_hash: of the file's bytes; empty when they cannot be read.
         pixel_hash: of the decoded pixels; empty for pictures of one colour, which are alike without being copies.
@@ -57,6 +60,8 @@ class FileFacts(NamedTuple):
     mode: str = ""
     orientation: int = 1
     num_frames: int = 1
+    peak: int = -1
+    is_cut: bool = False
     brightness: float = 0.0
     file_hash: bytes = b""
     pixel_hash: bytes = b""
@@ -159,6 +164,8 @@ def _scan_file(root: Path, path: str, thumbnail: NDArray[np.uint8]) -> FileFacts
         mode=preview.mode,
         orientation=preview.orientation,
         num_frames=preview.num_frames,
+        peak=int(extrema[:, 1].max()) if preview.is_cut else -1 if preview.peak is None else preview.peak,
+        is_cut=preview.is_cut,
         brightness=float(thumbnail.mean(axis=(0, 1)) @ (0.299, 0.587, 0.114)),
         file_hash=file_hash,
         pixel_hash=b"" if one_colour else _hash(f"{image.size}".encode() + image.tobytes()),

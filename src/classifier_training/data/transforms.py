@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.images import FULL_RANGE
 from classifier_training.core.preprocess import (
     Backend,
     ChannelOrder,
@@ -63,6 +64,7 @@ class Transforms:
         kernel: resize filter: bilinear and bicubic are antialiased, area averages whole pixels; bilinear when left
             out, area with opencv.
         channel_order: in which the network wants the colours; bgr for weights that were trained so.
+        max_value: white of grey pictures of more than 8 bits that do not say it themselves, such as 4095 for 12 bits.
         crop_scale: smallest share of the picture's area that a random training crop keeps; 1 takes it whole.
         hflip: probability of a mirror image; leave 0 where left and right mean something, as in text.
         rotation_degrees: largest rotation either way.
@@ -89,6 +91,7 @@ class Transforms:
     backend: Backend = "pillow"
     kernel: Kernel | None = None
     channel_order: ChannelOrder = "rgb"
+    max_value: Annotated[int, Field(ge=255, le=FULL_RANGE)] = FULL_RANGE
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.7
     hflip: Probability = 0.0
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -130,6 +133,7 @@ class Transforms:
             backend=self.backend,
             kernel=choose_kernel(self.backend, self.kernel),
             channel_order=self.channel_order,
+            max_value=self.max_value,
         )
 
     def without_augmentation(self) -> Transforms:
@@ -139,6 +143,7 @@ class Transforms:
             backend=self.backend,
             kernel=self.kernel,
             channel_order=self.channel_order,
+            max_value=self.max_value,
             crop_scale=1.0,
             brightness=0.0,
             contrast=0.0,

@@ -25,6 +25,23 @@ IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
 """Files that systems put beside pictures; those whose names begin with a dot are left out as well."""
 
 
+class LinkOutError(UserError):
+    """A link that leads out of the folder."""
+
+
+class UnreadableFolderError(UserError):
+    """A folder whose names cannot be read; `folder` and `reason` say which and why."""
+
+    def __init__(self, folder: str, reason: str) -> None:
+        super().__init__(
+            f"{folder}: {reason}",
+            "a data folder that can be read through",
+            "mend its permissions, choose another data.root, or go on without it: data.on_error=skip",
+        )
+        self.folder = folder
+        self.reason = reason
+
+
 @dataclass
 class Walker:
     """Goes through folders of one data set.
@@ -33,15 +50,20 @@ class Walker:
         root: absolute, with its own links resolved.
         follow_links: whether links to folders and out of the root are followed.
         faults: told of folders that cannot be read and of links that lead out.
+        setting: the name of `follow_links` for the user.
+        keeps: whether what a folder holds is kept for the next time that it is gone through.
     """
 
     root: Path
     follow_links: bool = False
     faults: Faults = field(default_factory=Faults)
+    setting: str = "data.follow_links"
+    keeps: bool = True
     _folder_links: list[str] = field(default_factory=list)
     _loops: list[str] = field(default_factory=list)
     _scanned: dict[str, tuple[list[tuple[str, bool]], list[str]]] = field(default_factory=dict)
     _entries: dict[str, dict[str, str]] = field(default_factory=dict)
+    _reached: dict[str, bool] = field(default_factory=dict)
 
     def files(self, folder: Path) -> Iterator[str]:
         """Give the absolute path of each file below a folder, folder by folder in the order of the names."""
@@ -69,12 +91,33 @@ class Walker:
             raise self._leads_out(link)
         return link is not None
 
+    def reaches(self, path: str, folder: str) -> bool:
+        """Whether the way from a folder inside the root down to a path has no link that is not followed."""
+        parent = os.path.dirname(path)  # noqa: PTH120
+        if self.follow_links or path in ("", folder, parent):
+            return True
+        if path not in self._reached:
+            self._reached[path] = self.reaches(parent, folder) and self._may_pass(path)
+        return self._reached[path]
+
+    def _may_pass(self, path: str) -> bool:
+        if not os.path.islink(path):  # noqa: PTH114
+            return True
+        if not self._is_inside(os.path.realpath(path)):
+            self.faults.meet(self._leads_out(path))
+            return False
+        if os.path.isdir(path):  # noqa: PTH112
+            self._folder_links.append(path)
+            return False
+        return True
+
     def report(self) -> None:
         """Say which links were not followed."""
         if self._folder_links:
+            links = sorted(set(self._folder_links))
             log.warning(
-                "%s: %d links to folders are not followed (data.follow_links=true follows them): %s",
-                self.root, len(self._folder_links), enumerate_words(sorted(set(self._folder_links)), limit=3),
+                "%s: %d links to folders are not followed (%s=true follows them): %s",
+                self.root, len(links), self.setting, enumerate_words(links, limit=3),
             )  # fmt: skip
         if self._loops:
             log.warning("%s: links that lead back are not followed: %s", self.root, enumerate_words(self._loops))
@@ -83,6 +126,8 @@ class Walker:
 
     def _walk(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
         folders, files = self._scan(folder)
+        if not self.keeps:
+            self._scanned.pop(folder, None)
         for name in files:
             yield f"{folder}/{name}"
         for name, is_link in folders:
@@ -129,13 +174,7 @@ class Walker:
                     else:
                         files.append(name)
         except OSError as error:
-            self.faults.meet(
-                UserError(
-                    f"{folder}: {error.strerror}",
-                    "a data folder that can be read through",
-                    "mend its permissions, choose another data.root, or go on without it: data.on_error=skip",
-                )
-            )
+            self.faults.meet(UnreadableFolderError(folder, str(error.strerror)))
         folders.sort()
         files.sort()
         self._scanned[folder] = folders, files
@@ -150,11 +189,11 @@ class Walker:
             return False
         return True
 
-    def _leads_out(self, link: str) -> UserError:
-        return UserError(
+    def _leads_out(self, link: str) -> LinkOutError:
+        return LinkOutError(
             f"{link} is a link that leads out of the data folder {self.root}, to {os.path.realpath(link)}",
             "data inside data.root, or your word that such links are meant",
-            "data.follow_links=true, or remove the link",
+            f"{self.setting}=true, or remove the link",
         )
 
     def _is_inside(self, target: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import leave_interrupts
+from classifier_training.evaluation.figures.style import adopt_fonts, font_advice, take_missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 PAINTER_NICENESS = 10
 """Yields to training; the lowest priority would make a run on a busy machine wait for its pictures at the end."""
 
+MAX_TOLD = 20
+"""Letters without a font that are listed."""
+
 MAX_PENDING = 64
 """Figures that may wait; a run that outruns its painter by more than this waits for it."""
 
@@ -37,16 +41,18 @@ class Figure(ABC):
     def render(self) -> matplotlib.figure.Figure:
         """Paint it. Only here is matplotlib imported."""
 
-    def save(self, path: Path) -> None:
-        """Paint it into a PNG file."""
+    def save(self, path: Path) -> str:
+        """Paint it into a PNG file; returns the letters of names that no font of this machine has."""
         with warnings.catch_warnings():
-            # A letter that no font of this machine has is shown as a box, which says enough.
+            # Names are written otherwise; in other texts the box that is shown for it says enough.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             # Said of a plot of any size where the machine is busy.
             warnings.filterwarnings("ignore", message="Creating legend with loc=")
             figure = self.render()
+            adopt_fonts(figure)
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format="png")
+        return take_missing()
 
 
 class Drawer:
@@ -58,8 +64,9 @@ class Drawer:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
-        self._pending: list[tuple[Path, Future[None]]] = []
+        self._pending: list[tuple[Path, Future[str]]] = []
         self._is_lost = False
+        self._has_told = False
 
     def __enter__(self) -> Drawer:
         return self
@@ -97,6 +104,14 @@ class Drawer:
         """Wait for everything submitted so far, for whoever needs the files."""
         self._collect(len(self._pending))
 
+    def _tell_missing(self, letters: str) -> None:
+        if letters and not self._has_told:
+            self._has_told = True
+            log.warning(
+                "no font of this machine has the letters %s, so figures show their numbers; install one, such as %s",
+                letters if len(letters) <= MAX_TOLD else f"{letters[:MAX_TOLD]}…", font_advice(letters),
+            )  # fmt: skip
+
     def _abandon(self, pool: ProcessPoolExecutor) -> None:
         # Python has a public way to do this from 3.14 on.
         for process in list((pool._processes or {}).values()):  # noqa: SLF001
@@ -109,7 +124,7 @@ class Drawer:
     def _collect(self, number: int) -> None:
         for path, future in self._pending[: max(number, 0)]:
             try:
-                future.result()
+                self._tell_missing(future.result())
             except BrokenProcessPool as error:
                 self._lose(path, error)
                 return

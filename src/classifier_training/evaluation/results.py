@@ -80,6 +80,7 @@ def write_results(
     slices: Mapping[str, Sequence[str]] | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
+    csv_safe: bool = False,
 ) -> Evaluation:
     """Write classification_report.json, predictions.csv, errors.csv, the figures and, if any, slices.csv.
 
@@ -110,6 +111,7 @@ def write_results(
         slices: for each thing to slice by, the value of each sample of the table.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
+        csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
 
     Raises:
         UserError: for answers that cannot be scored.
@@ -141,11 +143,11 @@ def write_results(
         *(f"prob_{name}" for name in class_names),
     )
     everything = np.arange(len(result.targets))
-    write_csv(folder / "predictions.csv", header, _rows(result, table, class_names, everything))
+    write_csv(folder / "predictions.csv", header, _rows(result, table, class_names, everything), is_safe=csv_safe)
     worst_first = Answers(result, len(class_names)).worst()
-    write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first))
+    write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first), is_safe=csv_safe)
     if evaluation.slices:
-        write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices))
+        write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices), is_safe=csv_safe)
     confidences = {"as given": result.probabilities.max(axis=1)}
     if temperature is not None:
         before = softmax(result.logits * np.float32(temperature)).max(axis=1)

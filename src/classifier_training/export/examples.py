@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError, read_rgb
+from classifier_training.core.images import UnreadableImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def iterate_examples(
         kept, inputs = [], []
         for row in rows[start : start + batch_size]:
             try:
-                inputs.append(preprocessing.tensor(read_rgb(table.paths[row])))
+                inputs.append(preprocessing.tensor(preprocessing.read(table.paths[row])))
             except UnreadableImageError as error:
                 log.warning("left out %s: %s", error.path, error.reason)
             else:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def write_golden(
     """
     entries = []
     for number, path in enumerate(_spread(paths)):
-        image = _middle(read_rgb(path))
+        image = _middle(preprocessing.read(path))
         inputs = preprocessing.tensor(image)
         names = {"image": f"{number}.png", "rgb": f"{number}.rgb", "input": f"{number}.input.f32"}
         with atomic_path(folder / names["image"]) as temporary:

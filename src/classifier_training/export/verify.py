@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.images import read_rgb
 from classifier_training.core.types import softmax
 from classifier_training.export.pipeline import IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME, with_pixels
 from classifier_training.export.session import open_session
@@ -127,7 +126,7 @@ def verify_pipeline(
     session = open_session(with_pixels(path, preprocessing.size))
     found, pixel_difference = np.empty_like(expected), 0.0
     for row, image_path in enumerate(examples.paths):
-        image = read_rgb(image_path)
+        image = preprocessing.read(image_path)
         found[row], pixels = session.run([PROBABILITIES_NAME, PIXELS_NAME], {IMAGE_NAME: np.asarray(image)})
         wanted = preprocessing.pixels(image).astype(np.float32)
         pixel_difference = max(pixel_difference, float(np.abs(pixels[0].transpose(1, 2, 0) - wanted).max()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, read_rgb
+from classifier_training.core.images import MAX_PIXELS, UnreadableImageError
 from classifier_training.core.runtime import num_cores
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def decode_one(item: Item, preprocessing: Preprocessing) -> Decoded:
     if item.error is not None:
         return Decoded(item, None, item.error)
     try:
-        image = read_rgb(item.path) if item.pixels is None else Image.fromarray(item.pixels)
+        image = preprocessing.read(item.path) if item.pixels is None else Image.fromarray(item.pixels)
         return Decoded(item, fit(image, preprocessing), None)
     except UnreadableImageError as error:
         return Decoded(item, None, error.reason)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import require_extra
+from classifier_training.core.table import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,26 +35,30 @@ def write_jsonl(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | 
         file.writelines(to_json(row) + "\n" for row in rows)
 
 
-def write_csv(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None) -> None:
-    """Write a table: top_k as JSON text, and the probabilities as a column prob_<class> each."""
+def write_csv(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None, *, is_safe: bool = False) -> None:
+    """Write a table: top_k as JSON text, and the probabilities as a column prob_<class> each.
+
+    With `is_safe`, no cell is a formula to a spreadsheet.
+    """
+    names = probabilities or ()
     header = ["path", "label", "confidence", "top_k", "rejected", "reject_reason", "error"]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*header, *(f"prob_{name}" for name in probabilities or ())])
-        for row in rows:
-            shares = row.get("probabilities") or {}
-            writer.writerow(
-                [
-                    row["path"],
-                    row["label"],
-                    row["confidence"],
-                    to_json(row["top_k"]),
-                    None if row["rejected"] is None else str(row["rejected"]).lower(),
-                    row["reject_reason"],
-                    row["error"],
-                    *(shares.get(name) for name in probabilities or ()),
-                ]
-            )
+        cells = (_cells(row, names) for row in rows)
+        write_rows(file, [*header, *(f"prob_{name}" for name in names)], cells, is_safe=is_safe)
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[object]:
+    shares = row.get("probabilities") or {}
+    return [
+        row["path"],
+        row["label"],
+        row["confidence"],
+        to_json(row["top_k"]),
+        None if row["rejected"] is None else str(row["rejected"]).lower(),
+        row["reject_reason"],
+        row["error"],
+        *(shares.get(name) for name in names),
+    ]
 
 
 def write_parquet(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.inference.formats import FORMATS, import_pyarrow, to_json
+from classifier_training.inference.formats import FORMATS, import_pyarrow, to_json, write_csv
 from classifier_training.inference.part import PartFile, unwritable
 from classifier_training.inference.safe_names import fit_file_name
 
@@ -26,13 +26,28 @@ class Output:
         output: as the user wrote it: a file, a folder, or None for nowhere.
         settings: all that the rows depend on, as plain values.
         probabilities: the class names when rows have probabilities, else None.
+        csv_safe: write a CSV file so that no cell is a formula to a spreadsheet.
 
     Raises:
-        UserError: for an ending that is no format, or a place that cannot be written to.
+        UserError: for an ending that is no format, a place that cannot be written to, or `csv_safe` without a CSV file.
     """
 
-    def __init__(self, output: str | None, *, settings: Mapping[str, Any], probabilities: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        output: str | None,
+        *,
+        settings: Mapping[str, Any],
+        probabilities: Sequence[str] | None,
+        csv_safe: bool = False,
+    ) -> None:
         self.path = None if output is None else Path(output).expanduser()
+        if csv_safe and (self.path is None or self.path.suffix.lower() != ".csv"):
+            raise UserError(
+                "csv_safe=true has no effect" + (" without output" if output is None else f" on output={output}"),
+                "a CSV file to write",
+                "output=answers.csv",
+            )
+        self._csv_safe = csv_safe
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
         self._probabilities = probabilities
         self._part: PartFile | None = None
@@ -83,7 +98,10 @@ class Output:
         try:
             if self._folder is None:
                 with atomic_path(self.path) as temporary:
-                    FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._probabilities)
+                    if self._csv_safe:
+                        write_csv(self._part.rows(), temporary, self._probabilities, is_safe=True)
+                    else:
+                        FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._probabilities)
             self._part.remove()
         except OSError as error:
             raise unwritable(self.path, error) from error

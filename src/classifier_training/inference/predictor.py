@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import to_rgb
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.preprocess import Preprocessing
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.session import Accelerator
     from classifier_training.inference.decoding import Decoded
@@ -96,7 +97,7 @@ class Predictor:
         Raises:
             UserError: for an array of another type or shape, or a Pillow image that has no plain RGB form.
         """
-        item = Item(str(image), "") if isinstance(image, (str, Path)) else _in_memory(image)
+        item = Item(str(image), "") if isinstance(image, (str, Path)) else _in_memory(image, self.preprocessing)
         _, prediction = next(self.label([item], batch_size=1, top_k=3, rule=RejectRule(), probabilities=False))
         return prediction
 
@@ -206,10 +207,10 @@ class Predictor:
                 yield Answer(decoded.item, logits, novelty=float(scores[0][row]) if scores else None)
 
 
-def _in_memory(image: Image.Image | NDArray[np.uint8]) -> Item:
+def _in_memory(image: Image.Image | NDArray[np.uint8], preprocessing: Preprocessing) -> Item:
     if isinstance(image, Image.Image):
         try:
-            return Item("", "", np.asarray(to_rgb(ImageOps.exif_transpose(image))))
+            return Item("", "", np.asarray(to_rgb(image, max_value=preprocessing.max_value)))
         except (ValueError, OSError) as error:
             raise UserError(
                 f"a Pillow image of mode {image.mode}: {error}",

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
 from classifier_training.data import video
+from classifier_training.data.faults import Faults
 from classifier_training.data.index import is_image
+from classifier_training.data.walk import LinkOutError, UnreadableFolderError, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 OUTSIDE = "_"
 """Where names begin of files that a list file names outside its own folder."""
@@ -51,22 +56,23 @@ class Source(Protocol):
         ...
 
 
-def find_source(source: str, *, every_s: float | None = None) -> Source:
+def find_source(source: str, *, every_s: float | None = None, follow_links: bool = False) -> Source:
     """Return what a word stands for.
 
     Args:
         source: image, folder, glob, .txt list file or video.
         every_s: seconds between the frames of a video.
+        follow_links: whether links to folders, and links out of the folder, are followed in a folder or glob.
 
     Raises:
-        UserError: when it stands for nothing, holds no image, or `every_s` is given for what is no video.
+        UserError: when it stands for nothing, holds no image, or a setting is given that does nothing for it.
     """
     path = os.path.expanduser(source)
     ending = os.path.splitext(path)[1].lower()
     found: Source
     # os.path answers no where pathlib raises: for folders that may not be entered and names that no file can have.
     if os.path.isdir(path):
-        found = FolderSource(path)
+        found = FolderSource(path, follow_links)
     elif ending in video.EXTENSIONS and os.path.isfile(path):
         found = VideoSource(path, every_s)
     elif ending == ".txt" and os.path.isfile(path):
@@ -74,7 +80,7 @@ def find_source(source: str, *, every_s: float | None = None) -> Source:
     elif os.path.lexists(path):
         found = FileSource(path)
     elif glob.has_magic(path):
-        found = GlobSource(path)
+        found = GlobSource(path, follow_links)
     else:
         raise _nothing(source, "there is no such file or folder")
     if every_s is not None and not isinstance(found, VideoSource):
@@ -83,9 +89,55 @@ def find_source(source: str, *, every_s: float | None = None) -> Source:
             f"every_s= for a video alone ({', '.join(sorted(video.EXTENSIONS))})",
             "leave every_s= out",
         )
+    if follow_links and not isinstance(found, (FolderSource, GlobSource)):
+        raise UserError(
+            f"follow_links=true has no effect: source={source} is no folder and no glob",
+            "a folder or a glob, in which links may lie",
+            "leave follow_links= out",
+        )
     if not any(True for _ in islice(found, 1)):
         raise _nothing(source, found.empty if isinstance(found, (FolderSource, GlobSource, ListSource)) else "is empty")
     return found
+
+
+class _Met(Faults):
+    """What a folder holds and cannot be used: links that lead out of it, and folders that cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__("skip")
+        self.links: list[str] = []
+        self.unreadable: list[UnreadableFolderError] = []
+
+    def meet(self, error: UserError) -> None:
+        """Keep the error; see the base class."""
+        if isinstance(error, LinkOutError):
+            self.links.append(error.came.partition(" is a link ")[0])
+        elif isinstance(error, UnreadableFolderError):
+            self.unreadable.append(error)
+        else:
+            raise error
+
+
+@dataclass
+class _Linked:
+    """What has been said of a source's links, so that it is said once however often its items are gone through."""
+
+    is_told: bool = False
+
+    def tell(self, walker: Walker, met: _Met) -> None:
+        if not self.is_told:
+            self.is_told = True
+            walker.report()
+            if met.links:
+                log.warning(
+                    "%s: %d links that lead out of the folder are not followed (%s=true follows them): %s",
+                    walker.root, len(met.links), walker.setting, enumerate_words(met.links, limit=3),
+                )  # fmt: skip
+
+
+def _walker(folder: str, met: _Met, *, follow_links: bool) -> Walker:
+    root = Path(os.path.realpath(folder))
+    return Walker(root, follow_links=follow_links, faults=met, setting="follow_links", keeps=False)
 
 
 @dataclass(frozen=True)
@@ -103,20 +155,25 @@ class FileSource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """All images below a folder, hidden ones left out, folder by folder in the order of their names."""
+    """All images below a folder, hidden ones left out, folder by folder in the order of their names.
+
+    Links are followed by the rule for data; see `data.walk`.
+    """
 
     path: str
+    follow_links: bool = False
     empty = "no image in this folder"
+    _linked: _Linked = field(default_factory=_Linked, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        refused: list[OSError] = []
-        for directory, folders, files in os.walk(self.path, onerror=refused.append):
-            folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-            for name in sorted(files):
-                if not name.startswith(".") and is_image(Path(name)):
-                    yield self._item(os.path.join(directory, name))
-            yield from self._refused(refused)
-        yield from self._refused(refused)
+        met = _Met()
+        walker = _walker(self.path, met, follow_links=self.follow_links)
+        for path in walker.files(Path(self.path)):
+            yield from self._refused(met.unreadable)
+            if is_image(Path(path)):
+                yield self._item(path)
+        yield from self._refused(met.unreadable)
+        self._linked.tell(walker, met)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
@@ -124,24 +181,32 @@ class FolderSource:
     def _item(self, path: str, error: str | None = None) -> Item:
         return Item(path, os.path.relpath(path, self.path), error=error)
 
-    def _refused(self, errors: list[OSError]) -> Iterator[Item]:
+    def _refused(self, errors: list[UnreadableFolderError]) -> Iterator[Item]:
         while errors:
-            error = errors.pop()
-            yield self._item(str(error.filename), f"the folder cannot be read ({error.strerror})")
+            error = errors.pop(0)
+            yield self._item(error.folder, f"the folder cannot be read ({error.reason})")
 
 
 @dataclass(frozen=True)
 class GlobSource:
-    """The images among the matches of a pattern, `**` for any depth, in the order of their paths."""
+    """The images among the matches of a pattern, `**` for any depth, in the order of their paths.
+
+    Links below the part without a wildcard are followed by the rule for data; see `data.walk`.
+    """
 
     pattern: str
+    follow_links: bool = False
     empty = "no image matches"
+    _linked: _Linked = field(default_factory=_Linked, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
+        met, folder = _Met(), self._folder
+        walker = _walker(folder, met, follow_links=self.follow_links)
         # Only paths are held, for their order; a glob gives them as the file system does.
         for path in sorted(glob.iglob(self.pattern, recursive=True)):
-            if is_image(Path(path)) and not os.path.isdir(path):
-                yield Item(path, os.path.relpath(path, self._folder))
+            if is_image(Path(path)) and not os.path.isdir(path) and walker.reaches(path, folder):
+                yield Item(path, os.path.relpath(path, folder))
+        self._linked.tell(walker, met)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from classifier_training.core.errors import UserError, enumerate_words, require_extra
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import register
 from classifier_training.core.settings import absolute
 from classifier_training.core.types import BuiltModel, InputSpec
@@ -53,10 +53,8 @@ def huggingface_model(
     Raises:
         UserError: when there is no such network, it is none for pictures, or its weights cannot be had.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise require_extra("transformers", extra="transformers", purpose="model=huggingface") from error
+    import transformers
+
     from classifier_training.models.nets.hub import HubClassifier
 
     folder = Path(name).is_dir()
@@ -122,7 +120,8 @@ def _load(
             "weights of the network that config.json describes",
             "take another network, or start anew: model.pretrained=false",
         )
-    return model  # type: ignore[no-any-return]
+    # Loaded networks come in evaluation mode, in which dropout and the statistics of batch norm would stand still.
+    return model.train()  # type: ignore[no-any-return]
 
 
 def _read_input(name: str, config: Any) -> InputSpec:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from classifier_training.core.errors import require_extra
+from pydantic import Field
+
 from classifier_training.core.register import register
+from classifier_training.core.secrets import masked_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,23 +35,19 @@ def finish(loggers: Iterable[Logger], *, status: str) -> None:
             logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
-@register(group="logging", name="tensorboard")
+@register(group="logging", name="tensorboard", extra="tensorboard")
 def tensorboard(run_dir: RunDir) -> Logger:
     """TensorBoard event files in the run folder's tensorboard/."""
-    try:
-        import tensorboard as _  # noqa: F401
-    except ImportError as error:
-        raise require_extra("tensorboard", extra="tensorboard", purpose="logging=tensorboard") from error
     from pytorch_lightning.loggers import TensorBoardLogger
 
     return TensorBoardLogger(save_dir=run_dir.path, name="tensorboard", version="", default_hp_metric=False)
 
 
-@register(group="logging", name="wandb")
+@register(group="logging", name="wandb", extra="wandb")
 def wandb(
     run_dir: RunDir,
     *,
-    project: str = "classifier-training",
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "classifier-training",
     entity: str | None = None,
     mode: Literal["auto", "online", "offline"] = "auto",
 ) -> Logger:
@@ -60,28 +58,29 @@ def wandb(
         entity: team or user that owns the project.
         mode: auto is online when WANDB_API_KEY or a saved login is there, else offline. Nothing is ever asked.
     """
-    try:
-        import wandb as client
-    except ImportError as error:
-        raise require_extra("wandb", extra="wandb", purpose="logging=wandb") from error
+    import wandb as client
     from pytorch_lightning.loggers import WandbLogger
 
     # Lightning passes a setting on that the client no longer has, and the client says so.
     os.environ.setdefault("WANDB_SILENT", "true")
-    if mode == "auto":
-        known = client.login(prompt=False, verify=False)
-        mode = "online" if known else "offline"
-    return WandbLogger(
-        project=project,
-        entity=entity,
-        name=run_dir.path.name,
-        save_dir=run_dir.path,
-        offline=mode == "offline",
-        settings=client.Settings(silent=True, console="off", mode=mode),
-    )
+    # The client keeps the command line, as it is when it begins.
+    with masked_arguments():
+        if mode == "auto":
+            known = client.login(prompt=False, verify=False)
+            mode = "online" if known else "offline"
+        logger = WandbLogger(
+            project=project,
+            entity=entity,
+            name=run_dir.path.name,
+            save_dir=run_dir.path,
+            offline=mode == "offline",
+            settings=client.Settings(silent=True, console="off", mode=mode),
+        )
+        _ = logger.experiment
+    return logger
 
 
-@register(group="logging", name="mlflow")
+@register(group="logging", name="mlflow", extra="mlflow")
 def mlflow(
     run_dir: RunDir,
     *,
@@ -94,14 +93,13 @@ def mlflow(
         tracking_uri: address of the server; when left out MLFLOW_TRACKING_URI, else mlflow.db where `mlflow ui` looks.
         experiment_name: name of the experiment there.
     """
-    try:
-        import mlflow as client
-    except ImportError as error:
-        raise require_extra("mlflow", extra="mlflow", purpose="logging=mlflow") from error
+    import mlflow as client
     from pytorch_lightning.loggers import MLFlowLogger
 
     # Its notes on setting up a database are no part of a run's story.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Nor is the run's address at the end, with whatever secret stands in it.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = tracking_uri or client.get_tracking_uri()
     return MLFlowLogger(experiment_name=experiment_name, tracking_uri=uri, run_name=run_dir.path.name)

@@ -28,7 +28,13 @@ COLUMNS = ("path", "true", "change", "predicted", "confidence", "predicted_again
 
 
 def compare_runs(
-    folder: Path, result: SplitResult, table: SplitTable, opened: OpenedModel, against: OpenedModel
+    folder: Path,
+    result: SplitResult,
+    table: SplitTable,
+    opened: OpenedModel,
+    against: OpenedModel,
+    *,
+    csv_safe: bool = False,
 ) -> str:
     """Have another run answer the same images; write comparison.json and comparison.csv.
 
@@ -48,6 +54,7 @@ def compare_runs(
         table: the samples of the split.
         opened: the one run.
         against: the other.
+        csv_safe: whether the table is written so that no cell is a formula to a spreadsheet.
 
     Returns:
         The verdict, in one sentence.
@@ -121,6 +128,7 @@ def compare_runs(
             )
             for place in sorted(changed, key=lambda place: ("gained", "lost", "other").index(change[place]))
         ),
+        is_safe=csv_safe,
     )
     return verdict
 

@@ -72,6 +72,7 @@ def evaluate(
     intervals: bool = True,
     maps: bool = False,
     output: str | None = None,
+    csv_safe: bool = False,
 ) -> EvaluateResult:
     """Score a finished run's model on its own held-out images, or on other labelled data.
 
@@ -89,8 +90,15 @@ def evaluate(
         maps: also draw embedding.png, a map of the images by what the network sees in them, and occlusion.png, the
             places that the worst mistakes were decided by; it takes a minute or so more.
         output: folder for the result files; a folder inside the run when left out.
+        csv_safe: write the tables so that no label or path is a formula to a spreadsheet; needs output.
     """
     _refuse_idle(data)
+    if csv_safe and output is None:
+        raise UserError(
+            "csv_safe=true without output: other verbs read the tables inside a run, and would find other labels",
+            "a folder of your own for the tables",
+            "output=/some/folder",
+        )
     opened = open_model(run)
     other = open_model(against, setting="against") if against else None
     if output:
@@ -125,8 +133,9 @@ def evaluate(
             slices=columns,
             unknown_labels=unknown_labels(rows, chosen, predictor.class_names),
             intervals=intervals,
+            csv_safe=csv_safe,
         )
-        verdict = compare_runs(folder, result, table, opened, other) if other else ""
+        verdict = compare_runs(folder, result, table, opened, other, csv_safe=csv_safe) if other else ""
         if maps:
             draw_maps(folder, opened, result, table, drawer)
         else:

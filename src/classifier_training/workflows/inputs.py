@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.conf.recipes import RECIPE, recipe_words
 from classifier_training.core.types import TRAIN, VAL
+from classifier_training.data.depth import check_depth
 from classifier_training.data.load import LoadedData, load_data
 from classifier_training.data.preflight import preflight
 from classifier_training.data.quality import imbalance_ratio
@@ -51,6 +52,7 @@ def read_inputs(
     seed: int,
     resumed: RunDir | None,
     allow_leaks: bool,
+    max_value: int,
 ) -> Inputs:
     """Read and split the data, choose the correction, and say what was found.
 
@@ -63,6 +65,7 @@ def read_inputs(
         seed: of the run.
         resumed: the run that goes on, whose splits are kept.
         allow_leaks: whether files may be in two splits under different names.
+        max_value: white of grey pictures of more than 8 bits.
 
     Raises:
         UserError: when the data, the monitor or the correction cannot be used.
@@ -79,6 +82,9 @@ def read_inputs(
     if advice is not None:
         log.info("recipe: %s", advice)
     checks = preflight(loaded.index, loaded.copies, allow_leaks=allow_leaks)
+    dark = check_depth(loaded.depth, loaded.index.root, max_value=max_value)
+    for line in dark:
+        log.warning("data check: %s", line)
     for line in checks:
         log.info("data check: %s", line)
-    return Inputs(loaded, correction, checks)
+    return Inputs(loaded, correction, [*dark, *checks])

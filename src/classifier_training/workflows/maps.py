@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.images import UnreadableImageError, read_rgb
+from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import SplitTable
 from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
 from classifier_training.evaluation.mistakes import Answers
@@ -113,7 +113,7 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
             log.info("occlusion maps: %d of %d, for the time was up", len(tiles), len(worst))
             break
         try:
-            image = read_rgb(table.paths[result.indices[row]])
+            image = predictor.preprocessing.read(table.paths[result.indices[row]])
         except UnreadableImageError as error:
             log.warning("left out %s: %s", error.path, error.reason)
             continue

@@ -61,9 +61,11 @@ def predict(
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
     unknown: bool = False,
     probabilities: bool = False,
+    csv_safe: bool = False,
     max_display: Annotated[int, Field(ge=0)] = 20,
     quiet: bool = False,
     every_s: Annotated[float, Field(gt=0)] | None = None,
+    follow_links: bool = False,
     sort_into: str | None = None,
     sort_by: SortBy | None = None,
 ) -> PredictResult:
@@ -79,14 +81,16 @@ def predict(
         threshold: confidence below which an answer is marked as rejected.
         unknown: answer `unknown` where an answer is rejected; what it would have been is the first of top_k.
         probabilities: write the probability of every class into the output.
+        csv_safe: write a .csv output so that no label or path is a formula to a spreadsheet.
         max_display: rows shown on the screen; 0 shows all.
         quiet: show the summary alone.
         every_s: seconds between the frames of a video that are looked at; every frame when left out.
+        follow_links: follow links to folders, and links that lead out of the folder, in a folder or glob.
         sort_into: folder that the images are sorted into, by label.
         sort_by: copy the sorted images, or link to them; copy when left out.
     """
     _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
-    items = find_source(source, every_s=every_s)
+    items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = Predictor(find_model(run), accelerator=trainer.accelerator)
     rule = predictor.rule(threshold, reject, unknown=unknown)
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
@@ -94,6 +98,7 @@ def predict(
         "model": predictor.model_sha256,
         "source": os.path.abspath(os.path.expanduser(source)),  # noqa: PTH100, PTH111 - may be a glob
         "every_s": every_s,
+        "follow_links": follow_links,
         "top_k": top_k,
         "threshold": threshold,
         "reject": asdict(reject),
@@ -103,7 +108,8 @@ def predict(
         "sort_by": sort_by,
     }
     summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
-    with Output(output, settings=settings, probabilities=predictor.class_names if probabilities else None) as target:
+    shares = predictor.class_names if probabilities else None
+    with Output(output, settings=settings, probabilities=shares, csv_safe=csv_safe) as target:
         log.info("%s on %s", predictor.model_path, predictor.device)
         done = _go_on(target, items, summary)
         started = time.monotonic()

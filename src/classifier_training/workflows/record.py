@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from classifier_training.core.run_dir import write_json, write_text
 from classifier_training.core.runtime import versions
+from classifier_training.core.secrets import mask
 from classifier_training.data.splits import write_manifest
 
 if TYPE_CHECKING:
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult
     from classifier_training.data.index import SampleIndex
-
-SECRET_KEY = re.compile(r"(?:^|_)(?:password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-"""The user:password@ of an address."""
 
 
 def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex) -> None:
@@ -48,14 +44,14 @@ def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int) -> None
     write_json(run_dir.result, {"split": scored.split, "best_epoch": best_epoch, "metrics": dict(scored.metrics)})
 
 
-def plain(value: Any, key: str = "") -> Any:
+def plain(value: Any) -> Any:
     """Turn a configuration into values that YAML and JSON have, without secrets."""
+    return mask(_plain(value))
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(name): plain(item, str(name)) for name, item in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, key) for item in value]
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, str):
-        return "***" if SECRET_KEY.search(key) else CREDENTIALS.sub("***@", value)
-    return value
+        return [_plain(item) for item in value]
+    return value.total_seconds() if isinstance(value, timedelta) else value

@@ -32,6 +32,7 @@ def write_scores(
     slices: Mapping[str, Sequence[str]] | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
+    csv_safe: bool = False,
 ) -> Evaluation:
     """Score the answers as they are given to users, which is with the calibrated probabilities where there are such.
 
@@ -46,6 +47,7 @@ def write_scores(
         slices: for each thing to slice by, the value of each sample of the table.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
+        csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
 
     Raises:
         UserError: for answers that cannot be scored.
@@ -62,6 +64,7 @@ def write_scores(
         slices=slices,
         unknown_labels=unknown_labels,
         intervals=intervals,
+        csv_safe=csv_safe,
     )
     write_selective(
         folder,

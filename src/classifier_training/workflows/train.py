@@ -156,6 +156,7 @@ def train(
             seed=seed,
             resumed=resumed,
             allow_leaks=allow_leaks,
+            max_value=transforms.max_value,
         )
         loaded, correction = inputs.loaded, inputs.correction
         splits = loaded.splits

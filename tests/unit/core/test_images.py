@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import struct
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,14 @@ import pytest
 from PIL import Image
 
 from classifier_training.core import images
-from classifier_training.core.images import UnreadableImageError, read_rgb, read_size
+from classifier_training.core.images import (
+    UnreadableImageError,
+    read_header,
+    read_peak,
+    read_preview,
+    read_rgb,
+    read_size,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +71,94 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
     read = read_rgb(save(tmp_path / "a.png", Image.fromarray(values)))
     assert np.asarray(read)[0, :, 0].tolist() == [0, 100, 255]
+
+
+RAMP = np.array([[0, 273, 1365, 4095]], dtype=np.uint16)
+"""Samples of 12 bits: black, two greys and white."""
+GREYS = [0, 17, 85, 255]
+
+
+def with_chunk(path: Path, kind: bytes, content: bytes) -> Path:
+    """Put a chunk behind a PNG's header."""
+    whole = path.read_bytes()
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    path.write_bytes(whole[:33] + chunk + whole[33:])
+    return path
+
+
+def grey(path: Path, **settings: Any) -> list[int]:
+    return np.asarray(read_rgb(path, **settings))[0, :, 0].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tag", [281, 341])
+def test_a_tiff_may_say_which_value_is_white(tag: int, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(RAMP), tiffinfo={tag: 4095})
+    assert grey(path) == grey(path, max_value=1023) == GREYS
+    assert not read_header(path).lacks_range
+
+
+@pytest.mark.parametrize("largest", [3021, 65535, 2047])
+def test_what_a_tiff_says_counts_only_as_a_range_that_holds(largest: int, tmp_path: Path) -> None:
+    """The largest sample of a picture, all 16 bits, and a range that its samples are past, are none."""
+    path = save(tmp_path / "a.tif", Image.fromarray(RAMP), tiffinfo={281: largest})
+    assert grey(path) == [0, 1, 5, 16]
+    assert grey(path, max_value=4095) == GREYS
+
+
+def test_a_tiff_of_twelve_bits_a_sample_is_read_by_its_bits(tmp_path: Path) -> None:
+    packed = bytes([0x00, 0x01, 0x11, 0x55, 0x5F, 0xFF])  # 0, 0x111, 0x555, 0xFFF
+    entries = [(256, 3, 4), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 122), (277, 3, 1),
+               (278, 3, 1), (279, 4, 6)]  # fmt: skip
+    directory = b"".join(struct.pack("<HHIHH" if kind == 3 else "<HHII", tag, kind, 1, *([value, 0] if kind == 3 else
+                         [value])) for tag, kind, value in entries)  # fmt: skip
+    content = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries)) + directory + struct.pack("<I", 0)
+    assert len(content) == 122
+    (tmp_path / "a.tif").write_bytes(content + packed)
+    assert grey(tmp_path / "a.tif") == GREYS
+
+
+def test_significant_bits_of_a_png_count_where_its_samples_were_not_scaled(tmp_path: Path) -> None:
+    plain = with_chunk(save(tmp_path / "a.png", Image.fromarray(RAMP)), b"sBIT", b"\x0c")
+    assert grey(plain) == GREYS
+    assert not read_header(plain).lacks_range
+    # As PNG wants it: by repeating the upper bits, also where all samples are so dark that 12 bits would hold them.
+    scaled = (RAMP << 4 | RAMP >> 8).astype(np.uint16)
+    path = with_chunk(save(tmp_path / "b.png", Image.fromarray(scaled)), b"sBIT", b"\x0c")
+    assert grey(path) == grey(path, max_value=4095) == GREYS
+    dark = np.minimum(scaled, 255 << 4).astype(np.uint16)
+    assert grey(with_chunk(save(tmp_path / "c.png", Image.fromarray(dark)), b"sBIT", b"\x0c")) == [0, 16, 16, 16]
+
+
+def test_a_portable_grey_map_says_it_in_its_header(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 1 4095\n" + RAMP.astype(">u2").tobytes())
+    assert grey(tmp_path / "a.pgm") == grey(tmp_path / "a.pgm", max_value=1023) == GREYS
+
+
+def test_where_no_file_says_it_the_user_does(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.fromarray(RAMP))
+    assert read_header(path) == (4, 1, True, False)
+    assert read_peak(path) == 4095
+    assert grey(path) == [0, 1, 5, 16]
+    assert grey(path, max_value=4095) == GREYS
+    assert grey(path, max_value=1365) == [0, 51, 255, 255]
+    assert np.asarray(read_preview(path, min_side=1).image)[0, :, 0].tolist() == GREYS, "to be looked at"
+    assert read_preview(path, min_side=1).peak == 4095
+
+
+@pytest.mark.parametrize("chunks", [b"", b"\xff\xff\xff\xffxxxx", (struct.pack(">I", 0) + b"tEXt" + bytes(4)) * 5000])
+def test_a_damaged_row_of_chunks_says_nothing(chunks: bytes, tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.png", Image.fromarray(RAMP)).read_bytes()
+    assert images._significant_bits(io.BufferedReader(io.BytesIO(whole[:33] + chunks))) is None
+
+
+def test_colours_of_sixteen_bits_are_known_as_cut(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    for ending in ("png", "tif"):
+        for channels in (3, 4):
+            path = tmp_path / f"a{channels}.{ending}"
+            cv2.imwrite(str(path), np.full((2, 3, channels), 4095, np.uint16))
+            assert read_header(path) == (3, 2, False, True), path
+    assert not read_header(save(tmp_path / "b.png", Image.new("RGB", (3, 2)))).is_cut
 
 
 def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:

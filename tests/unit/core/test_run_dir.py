@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,16 @@ def test_tables_quote_what_needs_it(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ("path", "label"), [("a,b.png", 'say "hi"')])
     assert (tmp_path / "a.csv").read_text() == 'path,label\n"a,b.png","say ""hi"""\n'
     assert len(sha256(tmp_path / "a.csv")) == 64
+
+
+def test_a_safe_table_has_an_apostrophe_before_what_a_spreadsheet_runs(tmp_path: Path) -> None:
+    row = ("=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "a=1", "", None, -1, "'", 'a";=1')
+    write_csv(tmp_path / "a.csv", ("=h",), [row], is_safe=True)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        header, cells = csv.reader(file)
+    assert header == ["'=h"]
+    assert cells == [*(f"'{cell}" for cell in row[:8]), "a=1", "", "", "-1", "'", 'a";=1']
+    assert '"a"";=1"' in (tmp_path / "a.csv").read_text(), "no cell ends early where columns are parted otherwise"
 
 
 @pytest.mark.parametrize("setting", [{"name": "../x"}, {"category": "/abs"}, {"name": "a/../../x"}])

@@ -5,19 +5,23 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.images import FULL_RANGE
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.data.checks_classes import check_classes
 from classifier_training.data.checks_copies import check_copies
 from classifier_training.data.checks_files import check_files, cropped_share
+from classifier_training.data.depth import check_depth
 from classifier_training.data.duplicates import find_copies
 from classifier_training.data.findings import Finding, Inspected, rank
 from classifier_training.data.index import Sample, SampleIndex
 from classifier_training.data.preflight import MAX_LINES, exact_copies, preflight
+from classifier_training.data.quality import scan_headers
 from classifier_training.data.scan import scan_files
 
 NONE = (0.5, 0.5, 0.5)
@@ -168,3 +172,61 @@ def test_a_preflight_says_at_most_five_lines(tmp_path: Path) -> None:
     lines = preflight(index, copies_of(index), allow_leaks=True)
     assert len(lines) == MAX_LINES
     assert "more" in lines[-1]
+
+
+def deep_data(root: Path, largest: int, *, ending: str = "png") -> SampleIndex:
+    """Write pictures with samples of 16 bits up to a value."""
+    samples = []
+    for number in range(4):
+        values = np.random.default_rng(number).integers(0, largest, (20, 30)).astype(np.uint16)
+        values[0, 0] = largest - number
+        (root / "train/a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(root / f"train/a/{number}.{ending}")
+        samples.append(Sample(f"train/a/{number}.{ending}", "a", "train"))
+    return indexed(root, *samples)
+
+
+@pytest.mark.parametrize(("largest", "setting"), [(4000, 4095), (1023, 1023), (200, 255), (40_000, None)])
+def test_grey_samples_that_use_a_part_of_their_range_are_found(
+    largest: int, setting: int | None, tmp_path: Path
+) -> None:
+    index = deep_data(tmp_path, largest)
+    data = Inspected(index, scan_files(tmp_path, [sample.path for sample in index.samples], num_workers=1))
+    found = [finding for finding in check_files(data, crop(8)) if finding.code == "dark_samples"]
+    depth = scan_headers(index).depth
+    lines = check_depth(depth, tmp_path, max_value=FULL_RANGE)
+    if setting is None:
+        assert (found, lines) == ([], [])
+        return
+    (finding,) = found
+    assert (finding.severity, finding.count) == ("warning", 4)
+    assert finding.remedy.startswith(f"transforms.max_value={setting} ")
+    assert f"{largest:,} of 65,535" in finding.words
+    (line,) = lines
+    assert "4 grey images of more than 8 bits" in line
+    assert f"transforms.max_value={setting} " in line
+    assert check_depth(depth, tmp_path, max_value=setting) == []
+    (line,) = check_depth(depth, tmp_path, max_value=max(255, setting // 4)) if setting > 255 else ["are cut off at"]
+    assert "are cut off at" in line
+
+
+def test_a_white_that_no_picture_needs_is_refused(tmp_path: Path) -> None:
+    draw_picture(tmp_path / "a/0.png", RED, seed=0)
+    with pytest.raises(UserError, match=r"transforms\.max_value=4095 has no effect"):
+        check_depth(scan_headers(indexed(tmp_path, Sample("a/0.png", "a"))).depth, tmp_path, max_value=4095)
+
+
+def test_colours_that_use_a_part_of_their_range_are_found(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9, 3), 4095, np.uint16))
+    index = indexed(tmp_path, Sample("a.png", "a", "train"))
+    (finding,) = [
+        finding
+        for finding in check_files(
+            Inspected(index, scan_files(tmp_path, [sample.path for sample in index.samples], num_workers=1)), crop(8)
+        )
+        if finding.code == "dark_colours"
+    ]
+    assert finding.count == 1
+    (line,) = check_depth(scan_headers(index).depth, tmp_path, max_value=FULL_RANGE)
+    assert "the largest of these is 15 of 255" in line

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
+import warnings
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +17,19 @@ from PIL import Image
 from tests.conftest import draw_picture
 
 from classifier_training.evaluation.drawing import Drawer, Figure
+from classifier_training.evaluation.figures import style
+from classifier_training.evaluation.figures.analysis import MeanImagesFigure
 from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
-from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
+from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile, caption
 from classifier_training.evaluation.figures.history import HistoryFigure
-from classifier_training.evaluation.figures.style import label_of
+from classifier_training.evaluation.figures.maps import OcclusionFigure, OcclusionTile
+from classifier_training.evaluation.figures.pairs import ConfusedPair, ConfusedPairsFigure
+from classifier_training.evaluation.figures.style import fit_lines, label_of, text_width
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    from matplotlib.text import Text
 
 
 def saved(figure: Figure, path: Path) -> np.ndarray:
@@ -106,10 +114,124 @@ def test_a_failed_run_does_not_wait_for_its_pictures(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.png"))) < 30
 
 
-def test_letters_that_no_font_has_are_drawn_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    figure = ConfusionMatrixFigure(counts=np.eye(2, dtype=np.int64), class_names=("猫", "犬"), title="𓃠")
-    assert saved(figure, tmp_path / "a.png").size
-    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+LONG = "definitely_a_very_long_class_name_with_many_words"
+NAMES = {
+    "two": ("cat", "dog"),
+    "hundred": tuple(f"class {number:03d}" for number in range(100)),
+    "long": (
+        LONG,
+        f"{LONG}_2",
+        "W" * 60,
+        "a" + "e\u0301" * 60,
+        "Donaudampfschifffahrtsgesellschaftskapitän",
+        "$a$ $b$",
+    ),
+    "japanese": ("猫", "柴犬", "とても長い日本語のクラス名はここにあります"),
+    "arabic": ("قطة", "كلب صغير", "اسم فئة طويل جدا باللغة العربية للاختبار هنا"),
+    "emoji": ("😀", "🐈 cat", "👩\u200d👩\u200d👧", "", "a\nb"),
+}
+
+
+def texts_of(figure: matplotlib.figure.Figure) -> list[Text]:
+    """The captions of a figure, laid out as they are drawn."""
+    style.adopt_fonts(figure)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    return list(axes.texts)
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_captions_stay_below_their_picture_and_can_be_told_apart(names: tuple[str, ...]) -> None:
+    tiles = tuple(
+        Tile(path="none", true_label=names[-row % len(names)], predicted_label=names[row % len(names)], confidence=0.87)
+        for row in range(16)
+    )
+    pair = ConfusedPair(true_label=names[0], answer=names[-1], count=3, support=20, paths=())
+    occluded = OcclusionTile(
+        picture=np.zeros((8, 8, 3), np.uint8), falls=np.ones((2, 2), np.float32), true_label=names[0], answer=names[-1],
+        confidence=0.9,
+    )  # fmt: skip
+    means = np.zeros((len(names[:12]), 32, 32, 3), np.uint8)
+    for figure in (
+        SampleGridFigure(tiles=tiles, title="x").render(),
+        ConfusedPairsFigure(pairs=(pair, pair), title="x").render(),
+        OcclusionFigure(tiles=(occluded,) * 5, title="x").render(),
+        MeanImagesFigure(means=means, class_names=names[:12]).render(),
+    ):
+        boxes = [text.get_window_extent() for text in texts_of(figure)]
+        assert boxes
+        assert not [one for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 for box in boxes)
+    shown = {name: tuple(caption(name, name, 0.87)) for name in names}
+    assert len(set(shown.values())) == len(names), "a caption for each name"
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
+    first, second = caption(LONG, LONG, 0.87)
+    assert LONG.startswith(first.removesuffix("…"))
+    assert LONG.endswith(second.removesuffix(" 87%"))
+    assert len(first) + len(second) > 28
+    first, second = caption("an_edit_mode_for_slides", "an_edit_mode_for_slides", 0.87)
+    assert (first, second) == ("an_edit_mode_for_", "slides 87%"), "whole names are broken behind a separator"
+    (line,) = fit_lines(LONG, 100, size=9)
+    assert line.startswith("defi")
+    assert line.endswith("words")
+    assert text_width(line, size=9) <= 100
+
+
+def has_box(figure: Figure, path: Path) -> bool:
+    """Whether matplotlib says that it draws a box for a letter that it has not."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        painted = figure.render()
+        style.adopt_fonts(painted)
+        painted.savefig(path)
+    return any("Glyph" in str(warning.message) for warning in caught)
+
+
+@pytest.fixture
+def no_other_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose only font is the one that matplotlib brings."""
+    monkeypatch.setattr(style, "_other_fonts", list)
+    style._fonts.cache_clear()
+    yield
+    style._fonts.cache_clear()
+
+
+@pytest.mark.usefixtures("no_other_fonts")
+def test_letters_without_a_font_are_shown_as_numbers_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("猫", "犬")
+    figure = ConfusionMatrixFigure(counts=np.eye(2, dtype=np.int64), class_names=names, title="x")
+    assert not has_box(figure, tmp_path / "a.png")
+    assert [label_of(name) for name in names] == [r"\u732b", r"\u72ac"]
+    drawer = Drawer()
+    for number in range(2):
+        drawer._tell_missing(figure.save(tmp_path / f"{number}.png"))
+    (told,) = caplog.messages
+    assert "no font of this machine has the letters 犬猫" in told
+    assert "fonts-noto-cjk" in told
+    assert "classifier-training[fonts]" in told
+    assert style.take_missing() == ""
+
+
+def test_a_japanese_font_is_found_where_the_package_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib_fontja")
+    style._fonts.cache_clear()
+    names = ("猫", "ラーメン")
+    figure = ConfusionMatrixFigure(counts=np.eye(2, dtype=np.int64), class_names=names, title="x")
+    assert not has_box(figure, tmp_path / "a.png")
+    assert tuple(map(label_of, names)) == names
+    assert figure.save(tmp_path / "b.png") == ""
+
+
+@pytest.mark.parametrize(
+    ("letters", "font"),
+    [("猫ア", "fonts-noto-cjk"), ("한", "fonts-noto-cjk"), ("🐈", "fonts-symbola"), ("แ", "fonts-noto-core")],
+)
+def test_the_font_to_install_is_named(letters: str, font: str) -> None:
+    assert font in style.font_advice(letters)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tests.conftest import read_csv
 
+from classifier_training.core.table import FORMULA_STARTS
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
@@ -92,3 +94,21 @@ def test_a_class_without_images_is_named_and_has_no_figures(tmp_path: Path) -> N
     assert report["missing_classes"] == ["metrics", "split"]
     assert report["classes"]["split"]["recall"]["value"] is None
     assert "no image, and so no figure, of 'metrics', 'split'" in str(found)
+
+
+def test_no_cell_of_a_safe_table_is_a_formula(tmp_path: Path) -> None:
+    names = ("=cmd|' /C calc'!A0", "+1", "plain")
+    table = SplitTable("test", ["@a.png", "-b.png", "c.png"], np.array([0, 1, 2]), ["\t=1", "\r=1", "g"])
+    logits = np.eye(3, dtype=np.float32)[[0, 2, 2]]
+    losses = cross_entropies(logits, table.targets)
+    result = SplitResult("test", logits, table.targets, np.arange(3), losses)
+    for is_safe in (False, True):
+        slices = {"group": table.groups}
+        write_results(tmp_path, result, table, names, DRAWER, source="m.onnx", slices=slices, csv_safe=is_safe)
+        for name in ("predictions.csv", "errors.csv", "slices.csv"):
+            with (tmp_path / name).open(newline="") as file:
+                cells = [cell for row in csv.reader(file) for cell in row]
+            assert any(cell.startswith(FORMULA_STARTS) for cell in cells) != is_safe
+    (first, *_) = read_csv(tmp_path / "predictions.csv")
+    assert (first["path"], first["true"], first["group"]) == ("'@a.png", "'=cmd|' /C calc'!A0", "'\t=1")
+    assert (tmp_path / "errors.csv").read_text().startswith('"path","true"')

@@ -128,3 +128,62 @@ def test_folders_that_link_in_a_circle_end(folder: Path) -> None:
     assert len(names(str(folder))) == 4
     draw_picture(folder / "sub/z.png", (1, 2, 3), seed=0)
     assert len(names(str(folder))) == 5
+
+
+@pytest.fixture
+def linked(folder: Path, tmp_path: Path) -> Path:
+    """The folder with links out of it, to folders of its own, and to one of its files."""
+    draw_picture(tmp_path / "elsewhere/secret.png", (0, 0, 0), seed=0)
+    (folder / "out.png").symlink_to(tmp_path / "elsewhere/secret.png")
+    (folder / "sub/out").symlink_to(tmp_path / "elsewhere")
+    (folder / "twice").symlink_to(folder / "sub/deep")
+    (folder / "same.png").symlink_to(folder / "b.png")
+    return folder
+
+
+INSIDE = ["a.JPG", "b.png", "same.png", "sub/b.png", "sub/deep/c.png"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**"], ids=["folder", "glob"])
+def test_links_out_of_a_folder_and_to_folders_are_counted_or_followed(
+    pattern: str, linked: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = find_source(f"{linked}{pattern}")
+    for _ in range(2):
+        assert sorted(item.name for item in found) == INSIDE
+    (out,) = [text for text in caplog.messages if "lead out" in text]
+    assert "2 links that lead out of the folder are not followed (follow_links=true follows them)" in out
+    assert f"{linked}/out.png" in out
+    (inside,) = [text for text in caplog.messages if "to folders" in text]
+    assert f"1 links to folders are not followed (follow_links=true follows them): {linked}/twice" in inside
+    followed = find_source(f"{linked}{pattern}", follow_links=True)
+    assert sorted(item.name for item in followed) == sorted([*INSIDE, "out.png", "sub/out/secret.png", "twice/c.png"])
+
+
+def test_a_glob_below_the_working_folder_has_the_same_rule(linked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(linked)
+    (linked / "d").symlink_to(linked / "sub")
+    assert names("*/b.png") == names("./*/b.png") == names(f"../{linked.name}//*/b.png") == ["sub/b.png"]
+    assert [item.name for item in find_source("*/b.png", follow_links=True)] == ["d/b.png", "sub/b.png"]
+
+
+def test_what_a_user_names_is_followed_wherever_it_leads(linked: Path, tmp_path: Path) -> None:
+    assert names(f"{linked}/out.png") == ["out.png"]
+    assert names(f"{linked}/sub/out") == ["secret.png"]
+    assert names(f"{linked}/sub/out/*.png") == ["secret.png"]
+    (tmp_path / "l.txt").write_text(f"{linked}/out.png")
+    assert len(names(str(tmp_path / "l.txt"))) == 1
+
+
+def test_a_folder_with_nothing_but_links_out_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draw_picture(tmp_path / "elsewhere/secret.png", (0, 0, 0), seed=0)
+    (tmp_path / "im").mkdir()
+    (tmp_path / "im/a.png").symlink_to(tmp_path / "elsewhere/secret.png")
+    with pytest.raises(UserError, match="no image in this folder"):
+        find_source(str(tmp_path / "im"))
+    assert "1 links that lead out" in caplog.text
+
+
+def test_following_links_is_refused_where_there_are_none(folder: Path) -> None:
+    with pytest.raises(UserError, match="follow_links=true has no effect"):
+        find_source(str(folder / "b.png"), follow_links=True)

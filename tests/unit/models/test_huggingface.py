@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,23 +158,50 @@ def test_the_preprocessor_is_read(
     assert spec.size == size
 
 
-def test_a_name_is_found_in_the_local_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def hub_cache(network: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str) -> dict[str, torch.Tensor]:
+    """Put a network where one of that name would lie after a download; returns its weights."""
     commit = "0" * 40
-    repository = tmp_path / "models--some--vit-tiny"
+    repository = folder / f"models--{name.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    folder = save(tiny("vit"), tmp_path / "vit", **HALVES)
-    shutil.copytree(folder, repository / "snapshots" / commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    save(network, repository / "snapshots" / commit, **HALVES)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return load_file(repository / "snapshots" / commit / "model.safetensors")
+
+
+def test_a_name_is_found_in_the_local_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = hub_cache(tiny("vit"), tmp_path, monkeypatch, name="some/vit-tiny")
     built = huggingface_model(NUM_LABELS, name="some/vit-tiny")
-    assert torch.equal(
-        built.network.state_dict()["model.classifier.weight"],
-        load_file(folder / "model.safetensors")["classifier.weight"],
-    )
+    assert torch.equal(built.network.state_dict()["model.classifier.weight"], weights["classifier.weight"])
     assert built.architecture == "some/vit-tiny"
     with pytest.raises(UserError, match="some/other: no image classifier"):
         huggingface_model(3, name="some/other")
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("kind", ["vit", "swin", "convnext", "resnet"])
+def test_every_layer_is_in_training_mode(kind: str, pretrained: bool, tmp_path: Path) -> None:
+    folder = save(tiny(kind), tmp_path / kind, **HALVES)
+    built = huggingface_model(3, name=str(folder), pretrained=pretrained)
+    assert all(module.training for module in built.network.modules())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_batch_norm_learns_in_a_run_from_trained_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    split_folder: Path,
+    train_here: Callable[[list[str]], Path],
+) -> None:
+    before = hub_cache(tiny("resnet"), tmp_path / "hub", monkeypatch, name="some/resnet-tiny")
+    parts = ["model=huggingface", "model.name=some/resnet-tiny", "callbacks=[checkpoint]", "data.image_size=32"]
+    run = train_here([f"data.root={split_folder}", *parts, "trainer.max_epochs=1", "trainer.accelerator=cpu"])
+    after = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    norms = [name for name in before if name.endswith("running_mean")]
+    assert norms
+    learnt = {name: next(value for key, value in after.items() if key.endswith(f".model.{name}")) for name in norms}
+    assert not any(torch.equal(before[name], learnt[name]) for name in norms)
 
 
 def test_a_folder_means_the_same_wherever_a_run_is_taken_up_again(tmp_path: Path) -> None:
@@ -189,4 +216,4 @@ def test_a_folder_means_the_same_wherever_a_run_is_taken_up_again(tmp_path: Path
 def test_the_extra_is_named_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="optional extra 'transformers'"):
-        huggingface_model(3, name="some/name")
+        entry("model", "huggingface").build({"name": "some/name"})

@@ -107,8 +107,15 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("num_classes", [2, 10])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "num_classes"),
+    [
+        ("svm", 10),
+        ("linear", 2),
+        ("forest", 10),
+        *(pytest.param(*rest, marks=pytest.mark.nightly) for rest in (("svm", 2), ("linear", 10), ("forest", 2))),
+    ],
+)
 def test_scikit_learn_the_network_and_its_onnx_file_give_the_same_answers(
     name: str, num_classes: int, tmp_path: Any
 ) -> None:

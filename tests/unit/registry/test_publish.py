@@ -49,7 +49,6 @@ def test_a_server_that_is_not_there_is_named_and_the_promotion_stands(
 
 
 def test_without_a_key_wandb_keeps_the_artifact_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("HOME", str(tmp_path))
     run = make_run(tmp_path / "outputs", "2026-01-02/10-00-00")
     said = promote("run=latest", "alias=production", "publish=wandb", "publish.mode=offline")

@@ -31,6 +31,7 @@ def evaluate(*words: str) -> object:
         (["data.num_workers=2"], "data.num_workers=2 has no effect"),
         (["data.val_fraction=0.3", "data.root=/x"], "data.val_fraction=0.3 has no effect"),
         (["data=jsonl"], "names no data"),
+        (["csv_safe=true"], "csv_safe=true without output"),
         (["experiment=local"], "there is no such setting"),
     ],
 )

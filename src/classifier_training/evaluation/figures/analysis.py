@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.grid import TILE, draw_tile, lay_out, show_canvas
-from classifier_training.evaluation.figures.style import BLUE, label_of, new_figure
+from classifier_training.evaluation.figures.style import BLUE, fit_lines, label_of, legible, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -67,7 +67,9 @@ class MeanImagesFigure(Figure):
         axes = figure.add_subplot()
         for mean, name, (top, left) in zip(self.means, self.class_names, corners, strict=True):
             canvas[top : top + side, left : left + side] = mean.repeat(scale, axis=0).repeat(scale, axis=1)
-            axes.text(left + side / 2, top + side + 2, label_of(name)[:16], ha="center", va="top", fontsize=9)
+            # The canvas is shown larger than its pixels.
+            words = fit_lines(legible(name), 0.96 * (side + gap / 2) * 100 / 72, size=9)[0].replace("$", r"\$")
+            axes.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=9)
         show_canvas(axes, canvas, "Mean picture of each class")
         return figure
 

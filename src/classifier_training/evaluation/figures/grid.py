@@ -10,15 +10,20 @@ from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREEN, RED, label_of, new_figure
+from classifier_training.evaluation.figures.style import GREEN, RED, fit_lines, legible, new_figure, text_width
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import matplotlib.figure
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-TILE, GAP, CAPTION = 128, 12, 40
-"""Side of a picture, space between two and height of a caption, in pixels."""
+TILE, GAP, LINE = 128, 12, 16
+"""Side of a picture, space between two and height of a line below one, in pixels."""
+
+FONT_SIZE, NAME_LINES = 9, 2
+"""Of captions: points, and lines that a name may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +52,51 @@ class SampleGridFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class. All pictures are one image, for sixteen small axes take seconds."""
-        canvas, corners = lay_out(len(self.tiles), self.columns, height=TILE + CAPTION, width=TILE)
+        captions = [caption(tile.true_label, tile.predicted_label, tile.confidence) for tile in self.tiles]
+        height = TILE + caption_height(captions)
+        canvas, corners = lay_out(len(self.tiles), self.columns, height=height, width=TILE)
         figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         axes = figure.add_subplot()
-        for tile, (top, left) in zip(self.tiles, corners, strict=True):
+        for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
             canvas[top : top + TILE, left : left + TILE] = draw_tile(tile.path)
-            right = tile.true_label == tile.predicted_label
-            answer = f"{label_of(tile.predicted_label)} {tile.confidence:.0%}"
-            text = answer if right else f"{answer}\nis {label_of(tile.true_label)}"
-            axes.text(
-                left + TILE / 2,
-                top + TILE + 3,
-                text,
-                ha="center",
-                va="top",
-                fontsize=9,
-                color=GREEN if right else RED,
-            )
+            colour = GREEN if tile.true_label == tile.predicted_label else RED
+            write_caption(axes, text, left + TILE / 2, top + TILE, colour)
         show_canvas(axes, canvas, self.title)
         return figure
+
+
+def caption(true_label: str, answer: str, confidence: float, *, width: int = TILE) -> list[str]:
+    """Say below a picture what it was taken for, how surely and, where that is wrong, what it is.
+
+    Args:
+        true_label: class of the picture.
+        answer: class that it was taken for.
+        confidence: of the answer.
+        width: of the picture in pixels.
+
+    Returns:
+        Lines that are no wider than the picture and half the gaps beside it.
+    """
+    # What is around the canvas makes it a little smaller than its pixels.
+    room = 0.96 * width + GAP / 2
+    share = f" {confidence:.0%}"
+    reserve = text_width(share, size=FONT_SIZE)
+    lines = fit_lines(legible(answer), room, size=FONT_SIZE, lines=NAME_LINES, reserve=reserve)
+    lines[-1] += share
+    if answer != true_label:
+        lines += fit_lines(f"is {legible(true_label)}", room, size=FONT_SIZE, lines=NAME_LINES)
+    return lines
+
+
+def caption_height(captions: Sequence[Sequence[str]]) -> int:
+    """Return the room that the longest of some captions takes, in pixels."""
+    return LINE * max(map(len, captions), default=1) + 6
+
+
+def write_caption(axes: Axes, lines: Sequence[str], centre: float, top: float, colour: str) -> None:
+    """Write a caption below a picture."""
+    text = "\n".join(lines).replace("$", r"\$")
+    axes.text(centre, top + 3, text, ha="center", va="top", fontsize=FONT_SIZE, color=colour)
 
 
 def lay_out(
@@ -93,10 +124,13 @@ def show_canvas(axes: Axes, canvas: NDArray[np.uint8], title: str) -> None:
 
 
 def draw_tile(path: str) -> NDArray[np.uint8]:
-    """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are."""
+    """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are.
+
+    Grey samples of more than 8 bits are shown by their own range.
+    """
     tile = Image.new("RGB", (TILE, TILE), (235, 235, 235))
     try:
-        image = read_rgb(path)
+        image = read_rgb(path, max_value=None)
     except UnreadableImageError:
         return np.asarray(tile)
     scale = TILE / max(image.size)

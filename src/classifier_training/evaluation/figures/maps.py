@@ -9,7 +9,16 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.grid import CAPTION, GAP, TILE, draw_tile, lay_out, show_canvas
+from classifier_training.evaluation.figures.grid import (
+    GAP,
+    TILE,
+    caption,
+    caption_height,
+    draw_tile,
+    lay_out,
+    show_canvas,
+    write_caption,
+)
 from classifier_training.evaluation.figures.style import RED, label_of, new_figure
 
 if TYPE_CHECKING:
@@ -148,15 +157,16 @@ class OcclusionFigure(Figure):
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         columns = min(self.columns, len(self.tiles))
-        canvas, corners = lay_out(len(self.tiles), columns, height=TILE + CAPTION, width=2 * TILE + GAP)
+        width = 2 * TILE + GAP
+        captions = [caption(tile.true_label, tile.answer, tile.confidence, width=width) for tile in self.tiles]
+        canvas, corners = lay_out(len(self.tiles), columns, height=TILE + caption_height(captions), width=width)
         figure = new_figure(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
         axes = figure.add_subplot()
-        for tile, (top, left) in zip(self.tiles, corners, strict=True):
+        for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
             plain = np.asarray(Image.fromarray(tile.picture).resize((TILE, TILE), Image.Resampling.BILINEAR))
             canvas[top : top + TILE, left : left + TILE] = plain
             canvas[top : top + TILE, left + TILE : left + 2 * TILE] = tint(plain, tile.falls)
-            words = f"{label_of(tile.answer)} {tile.confidence:.0%}\nis {label_of(tile.true_label)}"
-            axes.text(left + TILE, top + TILE + 3, words, ha="center", va="top", fontsize=9, color=RED)
+            write_caption(axes, text, left + TILE, top + TILE, RED)
         show_canvas(axes, canvas, f"{self.title}\nred: hiding it weakens the answer; blue: strengthens it")
         return figure
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile, lay_out, show_canvas
-from classifier_training.evaluation.figures.style import label_of, new_figure
+from classifier_training.evaluation.figures.style import fit_lines, legible, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-CAPTION = 26
+CAPTION, NAME_WIDTH = 26, 300
+"""Height of a row's words, and room for each of its two names, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class ConfusedPairsFigure(Figure):
         for row, pair in enumerate(self.pairs):
             places = corners[row * self.columns : (row + 1) * self.columns]
             top = places[0][0]
-            words = f"{label_of(pair.true_label)} taken for {label_of(pair.answer)}: {pair.count:,} of {pair.support:,}"
+            names = [fit_lines(legible(name), NAME_WIDTH, size=10)[0] for name in (pair.true_label, pair.answer)]
+            words = f"{names[0]} taken for {names[1]}: {pair.count:,} of {pair.support:,}".replace("$", r"\$")
             axes.text(GAP, top + CAPTION / 2, words, ha="left", va="center", fontsize=10)
             for path, (_, left) in zip(pair.paths, places, strict=False):
                 canvas[top + CAPTION : top + CAPTION + TILE, left : left + TILE] = draw_tile(path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import UserError, require_extra
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.registry.publish.bundle import bundle_files
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from classifier_training.registry.record import RunRecord
 
 
-@register(group="publish", name="mlflow")
+@register(group="publish", name="mlflow", extra="mlflow")
 def mlflow(
     run: RunDir,
     record: RunRecord,
@@ -32,16 +33,15 @@ def mlflow(
         model_name: name of the registered model there; the run's own when left out.
 
     Raises:
-        UserError: when MLflow is not installed, or refuses.
+        UserError: when MLflow refuses.
     """
-    try:
-        import mlflow as client
-        from mlflow.exceptions import MlflowException
-    except ImportError as error:
-        raise require_extra("mlflow", extra="mlflow", purpose="publish=mlflow") from error
+    import mlflow as client
+    from mlflow.exceptions import MlflowException
+
     # Its notes on setting up a database are no part of a promotion's story.
     for logger in ("mlflow", "alembic"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = tracking_uri or client.get_tracking_uri()
     # MLflow takes slashes for folders in some of its stores.
     name = (model_name or record.title).replace("/", "-")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from classifier_training.core.errors import UserError, require_extra
+from pydantic import Field
+
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.secrets import masked_arguments
 from classifier_training.registry.publish.bundle import bundle_files
 
 if TYPE_CHECKING:
@@ -14,13 +17,13 @@ if TYPE_CHECKING:
     from classifier_training.registry.record import RunRecord
 
 
-@register(group="publish", name="wandb")
+@register(group="publish", name="wandb", extra="wandb")
 def wandb(
     run: RunDir,
     record: RunRecord,
     alias: str,
     *,
-    project: str = "classifier-training",
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "classifier-training",
     entity: str | None = None,
     mode: Literal["auto", "online", "offline"] = "auto",
     registered_name: str | None = None,
@@ -34,16 +37,15 @@ def wandb(
         registered_name: collection of the registry to link it to, as in my-registry/digits; only online.
 
     Raises:
-        UserError: when wandb is not installed, or refuses.
+        UserError: when W&B refuses.
     """
-    try:
-        import wandb as client
-        from wandb.errors import Error
-    except ImportError as error:
-        raise require_extra("wandb", extra="wandb", purpose="publish=wandb") from error
+    import wandb as client
+    from wandb.errors import Error
+
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "auto":
-        mode = "online" if client.login(prompt=False, verify=False) else "offline"
+        with masked_arguments():
+            mode = "online" if client.login(prompt=False, verify=False) else "offline"
     if registered_name is not None and mode == "offline":
         raise UserError(
             f"publish.registered_name={registered_name} without a connection",
@@ -51,14 +53,18 @@ def wandb(
             "export WANDB_API_KEY=…, or leave registered_name out and synchronise later",
         )
     try:
-        with client.init(
-            project=project,
-            entity=entity,
-            name=f"promote {record.version_name}",
-            job_type="promote",
-            dir=run.path,
-            settings=client.Settings(silent=True, console="off", mode=mode),
-        ) as session:
+        # The client keeps the command line.
+        with (
+            masked_arguments(),
+            client.init(
+                project=project,
+                entity=entity,
+                name=f"promote {record.version_name}",
+                job_type="promote",
+                dir=run.path,
+                settings=client.Settings(silent=True, console="off", mode=mode),
+            ) as session,
+        ):
             # W&B's names know no slash and no colon.
             artifact = client.Artifact(
                 record.title.replace("/", "-"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from classifier_training.core.errors import UserError, require_extra
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import derive_seed
-from classifier_training.workflows.record import CREDENTIALS
+from classifier_training.core.secrets import mask, mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def open_study(plan: Plan, storage: str) -> Study:
         UserError: when the storage cannot be opened, or holds another study of the name.
     """
     optuna = import_optuna()
-    shown = CREDENTIALS.sub("***@", storage)
+    shown = mask_text(storage)
     try:
         study: Study = optuna.create_study(
             study_name=plan.name,
@@ -106,7 +106,7 @@ def open_study(plan: Plan, storage: str) -> Study:
             "restore it from a copy, or begin a new study: name=…",
         ) from error
     # As it comes back from a storage.
-    identity = json.loads(json.dumps(plan.identity))
+    identity = mask(json.loads(json.dumps(plan.identity)))
     if kept is None:
         study.set_user_attr(IDENTITY, identity)
     elif kept != identity:

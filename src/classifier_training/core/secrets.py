@@ -1,0 +1,106 @@
+"""What is secret in settings and in texts: masked wherever a run writes something down or says something."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MASK = "***"
+"""What stands in place of a secret."""
+
+ANYWHERE = re.compile(
+    r"(?:password|passwd|passphrase|passcode|pwd|secret|token|credentials?|authorization|bearer|cookie|signature"
+    r"|connectionstring|(?:api|access|secret|private|account|signing|encryption|shared|storage|license)key(?:id)?)$"
+)
+"""Ends of names that mean a secret, in lower case and without what parts words."""
+
+WORDS = frozenset({"auth", "oauth", "pass", "sig", "jwt", "sas", "pat"})
+"""Names, or last words of names, that mean a secret; as the end of a longer word they mean something else."""
+
+PARAMETERS = frozenset({"key", "code"})
+"""Names that mean a secret in the query of an address alone."""
+
+URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*)://([^\s'\"<>]+)")
+PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?]+)=([^&;#]+)")
+ASSIGNMENT = re.compile(r"(?<![\w.?&;#/-])([\w.-]*\w)=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s'\"]+)")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting of that name holds a secret, such as `api_key`, `auth` or `storage.secretKey`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
+    last = re.split(r"[^a-z0-9]+", words)[-1]
+    return last in WORDS or ANYWHERE.search(re.sub(r"[^a-z0-9]", "", words)) is not None
+
+
+def mask(value: Any, key: str = "") -> Any:
+    """Return plain values with every secret masked: values of secret settings, and what texts hold.
+
+    Args:
+        value: texts, numbers, mappings and lists of them.
+        key: the name that the value goes by.
+    """
+    if isinstance(value, Mapping):
+        return {name: mask(item, key if is_secret(key) else str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask(item, key) for item in value]
+    if is_secret(key) and value not in (None, "") and not isinstance(value, bool):
+        return MASK
+    return mask_text(value) if isinstance(value, str) else value
+
+
+def mask_text(text: str) -> str:
+    """Mask credentials and secret parameters of addresses in a text, and the value of NAME=value for secret names."""
+    if "=" not in text and "://" not in text:
+        return text
+    text = URL.sub(lambda found: f"{found[1]}://{_mask_address(found[2])}", text)
+    return ASSIGNMENT.sub(lambda found: f"{found[1]}={MASK}" if is_secret(found[1]) else found[0], text)
+
+
+def mask_words(words: Iterable[str]) -> list[str]:
+    """Mask the secrets of a command line."""
+    return [
+        f"{key}{equals}{MASK}" if equals and value and is_secret(key) else mask_text(word)
+        for word in words
+        for key, equals, value in [word.partition("=")]
+    ]
+
+
+@contextmanager
+def masked_arguments() -> Iterator[None]:
+    """Hide the secrets of this process's command line, inside the block, from libraries that record it."""
+    arguments, sys.argv = sys.argv, mask_words(sys.argv)
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
+def is_masked(value: Any) -> bool:
+    """Whether a secret was taken out of a value."""
+    if not isinstance(value, str) or MASK not in value:
+        return False
+    return value == MASK or ("://" in value and mask_text(value) == value)
+
+
+def _mask_address(rest: str) -> str:
+    """Mask what is secret in an address behind its ://."""
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = authority.rpartition("@")
+    if not at and not authority.startswith("["):
+        # A password that holds one of / ? # ends what looks like the host; a port is all digits.
+        _, colon, port = authority.rpartition(":")
+        if colon and port and not port.isdecimal():
+            user, at, _ = rest.rpartition("@")
+    if at:
+        rest = f"{MASK}@{rest[len(user) + 1 :]}"
+    return PARAMETER.sub(lambda found: f"{found[1]}={MASK}" if _is_secret_parameter(found[1]) else found[0], rest)
+
+
+def _is_secret_parameter(name: str) -> bool:
+    return name.lower() in PARAMETERS or is_secret(name) or is_secret(name.replace("-", "_"))
