@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
 
 NUM_GOLDEN = 4
-MAX_SIDE = 1024
+MAX_SIDE = 512
 """Of a picture, in pixels; larger ones are cut to their middle, so that the folder stays small."""
 
 

@@ -12,7 +12,7 @@ from tests.conftest import read_csv
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
 
 NAMES = ("accuracy", "metrics", "split")
 """A class may be called like a part of the report."""
@@ -35,7 +35,9 @@ def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> 
     logits = np.eye(3, dtype=np.float32)[answers] * (1 + np.arange(len(rows), dtype=np.float32)[:, None])
     losses = cross_entropies(logits, targets)
     result = SplitResult("test", logits, targets, np.array(rows), losses)
-    found = write_results(folder, result, table, NAMES, DRAWER, source="model.onnx", **options)
+    found = evaluate_answers(result, table, NAMES, **options)
+    write_results(folder, result, table, NAMES, found, source="model.onnx")
+    draw_results(folder, result, table, NAMES, found, DRAWER)
     return found, json.loads((folder / "classification_report.json").read_text())
 
 
