@@ -59,9 +59,9 @@ class Room:
         free = shutil.disk_usage(_existing(self.output)).free
         needed = self.needed_bytes + store_bytes
         words = (
-            f"the run needs up to {_shown(needed)}: {_shown(self.needed_bytes)} for checkpoints, exports and report "
-            f"(weights of {_shown(self.weights_bytes)})"
-            + (f", {_shown(store_bytes)} for its store of pixels" if store_bytes else "")
+            f"the run needs up to {_shown(self.needed_bytes)} for checkpoints, exports and report (weights of "
+            f"{_shown(self.weights_bytes)})"
+            + (f", and {_shown(store_bytes)} for its store of pixels" if store_bytes else "")
         )
         if needed > free:
             raise UserError(

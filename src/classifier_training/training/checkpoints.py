@@ -48,7 +48,8 @@ class RunCheckpoints(Checkpoint):
         metadata: plain values that best.ckpt carries along (classes, preprocessing, architecture).
 
     Attributes:
-        has_ended: whether the last epoch is over and saved: an error that comes now costs no training.
+        has_ended: whether the last epoch is over and the best weights are kept: an error that comes now costs neither.
+        unsaved: why last.ckpt could not be written after the last epoch; the run ends without it.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RunCheckpoints(Checkpoint):
         self.best_epoch: int | None = None
         self.keep_last = keep_last
         self.has_ended = False
+        self.unsaved: OSError | None = None
         self._run_dir = run_dir
         self._every_seconds = every_seconds
         self._step_seconds = 60 * every_minutes
@@ -173,7 +175,12 @@ class RunCheckpoints(Checkpoint):
         is_last = is_last_epoch(trainer)
         if is_last or not self._is_saved or time.monotonic() - self._written_at >= self._every_seconds:
             self._write_best(trainer)
-            _save(trainer, self._run_dir.last_checkpoint, ends_training=is_last)
+            try:
+                _save(trainer, self._run_dir.last_checkpoint, ends_training=is_last)
+            except OSError as error:
+                if not is_last:
+                    raise
+                self.unsaved = error
             self._note_write()
             self.has_ended = is_last
         else:

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+"""Among the failures: the checkpoint of before is kept then."""
+
+
 @dataclass
 class Failures:
     """What went wrong after training, by what it was."""
@@ -106,8 +110,8 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
         samples: all of its data, from which images of unknown labels are counted.
 
     Raises:
-        UserError: when the held-out images cannot be scored; the exported files are written all the same.
-        OSError: when result.json cannot be written.
+        UserError: when the held-out images cannot be scored, though the exported files are written all the same; or
+            when result.json cannot be written.
         InterruptedRunError: when a signal came.
     """
     from classifier_training.training.loggers import closed_after_errors
@@ -229,14 +233,19 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
     """Leave the checkpoints that a finished run needs, and write result.json, by which it is one."""
     run_dir = trained.run.run_dir
     checkpoints = run_dir.last_checkpoint.parent
-    with failures.keep("removing checkpoints"):
-        remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
+    if LAST_CHECKPOINT not in failures.found:
+        with failures.keep("removing checkpoints"):
+            remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
     try:
         record_result(run_dir, scored, trained.end.best_epoch, failures.found)
-    except OSError:
-        # What ends the program is told next, and nothing else would show the score.
+    except OSError as error:
+        # Nothing else would show the score.
         log.info("%s", evaluation)
-        raise
+        raise UserError(
+            f"{run_dir.result} cannot be written ({error.strerror}), so the run is not finished",
+            "a run folder that can be written to",
+            f"make room, and have the rest done: {_resume(run_dir)}",
+        ) from error
     if not trained.keeps_last:
         remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name])
 
@@ -248,12 +257,15 @@ def _calibration(writer: BundleWriter | None) -> Calibration | None:
 @contextmanager
 def _interrupts_told(run_dir: RunDir) -> Iterator[None]:
     """Say how to have the rest done when Ctrl-C or SIGTERM came after training."""
-    remedy = f"{command('train')} {setting('resume', run_dir.path)}, which trains no more and does the rest"
     try:
         yield
     except KeyboardInterrupt as error:
-        raise InterruptedRunError(signal.SIGINT, remedy) from error
+        raise InterruptedRunError(signal.SIGINT, _resume(run_dir)) from error
     except SystemExit as error:
         if error.code != 128 + signal.SIGTERM:
             raise
-        raise InterruptedRunError(signal.SIGTERM, remedy) from error
+        raise InterruptedRunError(signal.SIGTERM, _resume(run_dir)) from error
+
+
+def _resume(run_dir: RunDir) -> str:
+    return f"{command('train')} {setting('resume', run_dir.path)}   (it trains no more)"

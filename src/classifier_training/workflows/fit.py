@@ -18,7 +18,7 @@ from classifier_training.core.register import describe
 from classifier_training.core.types import TEST, VAL, SplitResult
 from classifier_training.training.decisions import Phase
 from classifier_training.training.settings import TrainerSettings
-from classifier_training.workflows.end import Failures, Trained
+from classifier_training.workflows.end import LAST_CHECKPOINT, Failures, Trained
 from classifier_training.workflows.heads import retrain_head
 
 if TYPE_CHECKING:
@@ -204,6 +204,8 @@ def fit(
                     failures.note("the end of training", error)
         if not team.leads:
             raise SystemExit(0)
+        if assembly.checkpoints.unsaved is not None:
+            failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
         if retrains_head:
