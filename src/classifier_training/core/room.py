@@ -1,4 +1,4 @@
-"""Whether a run fits on its disk, found out before it begins."""
+"""Room on the disk: whether a run fits, found out before it begins; what files take, and giving it back."""
 
 from __future__ import annotations
 
@@ -71,6 +71,21 @@ class Room:
                 + ("; data.store=off does without the store" if store_bytes else ""),
             )
         log.info("disk: %s are free at %s, and %s", _shown(free), self.output, words)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_bytes(path: Path) -> int:
+    """Return how large a file is, or all files of a folder together; 0 where there is none."""
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _existing(folder: Path) -> Path:

@@ -327,21 +327,6 @@ def keep_as(path: Path, name: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def size_bytes(path: Path) -> int:
-    """Return how large a file is, or all files of a folder together; 0 where there is none."""
-    if not path.is_dir():
-        return path.stat().st_size if path.exists() else 0
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
 def remove_orphans(folder: Path) -> None:
     """Remove what killed writers left half done; only for who holds the folder's lock."""
     for path in folder.rglob(".*.tmp"):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.room import Room
-from classifier_training.core.run_dir import days_folder, remove, size_bytes
+from classifier_training.core.room import Room, remove, size_bytes
+from classifier_training.core.run_dir import days_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, VAL
 from classifier_training.registry.runs import ended, find_run, unfinished_like

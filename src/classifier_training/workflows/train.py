@@ -22,7 +22,8 @@ from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.locks import work_in
 from classifier_training.core.ranks import following
 from classifier_training.core.register import Choice, describe, register
-from classifier_training.core.run_dir import RunDir, remove_orphans, size_bytes
+from classifier_training.core.room import size_bytes
+from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.types import TEST, SplitResult, SplitTable, goal_of
 from classifier_training.data.source import DataSource
