@@ -203,6 +203,29 @@ def test_a_disk_that_is_full_from_the_end_of_training_on_leaves_a_run_that_is_re
     assert len(rows(run)) == EPOCHS
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
+def test_a_signal_at_the_end_says_how_to_have_the_rest_done(
+    warm: Warm, photos: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    pid = warm.start(words(photos, tmp_path), cwd=tmp_path)
+    while not list(tmp_path.glob("*/*/model.safetensors")) and not warm.has_ended(pid):
+        time.sleep(0.002)
+    os.kill(pid, number)
+    ended = warm.wait(pid)
+    run = folder_in(tmp_path)
+    assert ended.code == 128 + number, ended
+    assert ended.err.splitlines()[-3:] == [
+        f"error: the run was interrupted ({number.name})",
+        "  expected: a run to its end",
+        f"  to do:    classifier-training train resume={run}   (it trains no more)",
+    ]
+    assert not (run / "result.json").exists()
+    again = resume(warm, tmp_path)
+    assert again.code == 0, again.err
+    assert "its training has ended" in again.err
+    assert len(rows(run)) == EPOCHS
+
+
 @pytest.mark.parametrize("free", [65_536, 20_000_000])
 def test_a_run_that_the_disk_has_no_room_for_is_refused_before_anything_is_trained(
     warm: Warm, photos: Path, tmp_path: Path, free: int

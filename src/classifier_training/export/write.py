@@ -119,7 +119,9 @@ class BundleWriter:
             is_told = isinstance(error, UserError)
             words = f"{error}" if is_told else f"{reason_of(error)}\n  to do:    {self._again}"
             log.error("%s is withheld: %s", path.name, words, exc_info=not is_told)  # noqa: TRY400
-            self.info = dataclasses.replace(self.info, withheld={**self.info.withheld, path.name: reason_of(error)})
+            # The folder is shared, and the name stands before the reason wherever that is shown.
+            reason = reason_of(error).removeprefix(f"{path}: ").replace(f"{self._run_dir.path}/", "")
+            self.info = dataclasses.replace(self.info, withheld={**self.info.withheld, path.name: reason})
         except BaseException:
             remove(path)
             raise
