@@ -104,7 +104,7 @@ class BundleWriter:
             network=evaluation_copy(self._model.network),
             info=self.info,
             examples=self._examples(),
-            scratch=Path(self._stack.enter_context(tempfile.TemporaryDirectory())),
+            scratch=Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))),
             tables=self._tables,
             bake_temperature=self._bake_temperature,
         )

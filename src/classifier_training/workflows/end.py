@@ -49,11 +49,13 @@ class Failures:
 
     @contextmanager
     def keep(self, what: str) -> Iterator[None]:
-        """Name and remember whatever the block raises, and go on."""
+        """Name and remember whatever the block raises, and go on; one that succeeds makes up for one before."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the score and the other files come first
             self.note(what, error)
+        else:
+            self.found.pop(what, None)
 
     def note(self, what: str, error: Exception) -> None:
         """Name and remember an error; the log file has where it came from, unless it is one that users are told."""
@@ -117,26 +119,29 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
     from classifier_training.training.loggers import closed_after_errors
 
     failures = trained.failures
-    with _interrupts_told(trained.run.run_dir), closed_after_errors(trained.loggers), ExitStack() as stack:
-        writer = _open_writer(trained, stack, failures)
-        _write_model(trained, writer, failures)
-        scored = _score(trained, writer, failures)
-        evaluation = _write_score(trained, scored, samples, writer, failures)
-        _write_documents(trained, scored, evaluation, writer, failures)
-        _write_others(writer, failures)
-        if writer is not None:
+    with _interrupts_told(trained.run.run_dir):
+        with closed_after_errors(trained.loggers), ExitStack() as stack:
+            writer = _open_writer(trained, stack, failures)
+            _write_model(trained, writer, failures)
+            scored = _score(trained, writer, failures)
+            evaluation = _write_score(trained, scored, samples, writer, failures)
             _write_documents(trained, scored, evaluation, writer, failures)
-    _close_loggers(trained, failures)
-    _record(trained, scored, evaluation, failures)
+            _write_others(writer, failures)
+            if writer is not None:
+                _write_documents(trained, scored, evaluation, writer, failures)
+        _close_loggers(trained, failures)
+        _record(trained, scored, evaluation, failures)
     return Ended(scored=scored, evaluation=evaluation, failures=failures.found)
 
 
 def _open_writer(trained: Trained, stack: ExitStack, failures: Failures) -> BundleWriter | None:
     """Return what writes the bundle; None where nothing is exported."""
-    exporter = next((item for item in trained.observers if isinstance(item, OnnxExport)), None)
-    with failures.keep("the export"):
-        return None if exporter is None else stack.enter_context(exporter.writer(trained.run, trained.end))
-    return None
+    writer = None
+    for exporter in trained.observers:
+        if isinstance(exporter, OnnxExport):
+            with failures.keep("the export"):
+                writer = stack.enter_context(exporter.writer(trained.run, trained.end))
+    return writer
 
 
 def _write_model(trained: Trained, writer: BundleWriter | None, failures: Failures) -> None:
@@ -159,7 +164,7 @@ def _score(trained: Trained, writer: BundleWriter | None, failures: Failures) ->
         raise
     metrics = {f"{scored.split}/{name}": value for name, value in scored.metrics.items()}
     for logger in trained.loggers:
-        with failures.keep(f"logging to {type(logger).__name__}"):
+        with failures.keep(f"{scored.split} metrics for {type(logger).__name__}"):
             logger.log_metrics(metrics, step=int(trained.end.rows[-1]["step"]))
             logger.save()
     return scored
@@ -225,7 +230,7 @@ def _close_loggers(trained: Trained, failures: Failures) -> None:
     from classifier_training.training.loggers import finish
 
     for logger in trained.loggers:
-        with failures.keep(f"logging to {type(logger).__name__}"):
+        with failures.keep(f"closing {type(logger).__name__}"):
             finish(logger, status="success")
 
 
@@ -247,7 +252,8 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
             f"make room, and have the rest done: {_resume(run_dir)}",
         ) from error
     if not trained.keeps_last:
-        remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name])
+        with failures.keep("removing last.ckpt"):
+            remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name])
 
 
 def _calibration(writer: BundleWriter | None) -> Calibration | None:
