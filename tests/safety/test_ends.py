@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import json
 import os
 import random
@@ -76,16 +77,29 @@ def left(run: Path) -> dict[str, Any]:
     }
 
 
+MARKS = (
+    "metrics.csv", "checkpoints/last.ckpt", "model.safetensors", "model.onnx", "training_history.json",
+    "evaluation/classification_report.json", "report.html", "MODEL_CARD.md", "pipeline.onnx", "golden/golden.json",
+    "result.json",
+)  # fmt: skip
+"""Files by which the end of a run is followed, in their order; the first is there before it."""
+
+
 @pytest.fixture(scope="module")
-def whole(drawing: Warm, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """What a run that nothing happens to leaves, and how long its end took."""
+def whole(
+    drawing: Warm, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What a run that nothing happens to leaves, and when each mark of its end was there."""
     folder = tmp_path_factory.mktemp("whole")
     pid = drawing.start(words(photos, folder), cwd=folder)
     wait_for_last_row(drawing, pid, folder)
-    started = time.monotonic()
+    run, times = folder_in(folder), dict[str, float]()
+    while not drawing.has_ended(pid):
+        times |= {mark: time.monotonic() for mark in MARKS if mark not in times and (run / mark).exists()}
+        time.sleep(0.002)
     ended = drawing.wait(pid)
     assert ended.code == 0, ended.err
-    return left(folder_in(folder)), time.monotonic() - started
+    return left(run), times
 
 
 def wait_for_last_row(warm: Warm, pid: int, output: Path) -> None:
@@ -100,30 +114,23 @@ def resume(warm: Warm, output: Path) -> Ended:
     return warm.run(["train", f"resume={folder_in(output)}"], cwd=output)
 
 
-MARKS = (
-    "checkpoints/last.ckpt", "model.safetensors", "model.onnx", "training_history.json",
-    "evaluation/classification_report.json", "report.html", "MODEL_CARD.md", "pipeline.onnx", "golden/golden.json",
-    "result.json",
-)  # fmt: skip
-"""Files by which the end of a run is followed, in their order."""
-
-
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.nightly)])
 def test_a_run_killed_at_its_end_is_resumed_to_the_folder_of_one_that_was_not(
-    drawing: Warm, photos: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], count: int
+    drawing: Warm, photos: Path, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, float]], count: int
 ) -> None:
     draw = random.Random(SEED)
+    parts = list(itertools.pairwise(MARKS))
     for number in range(count):
         output = tmp_path / str(number)
         output.mkdir()
         pid = drawing.start(words(photos, output), cwd=output)
         wait_for_last_row(drawing, pid, output)
         started, run = time.monotonic(), folder_in(output)
-        # From each part of the end on, so that a few kills see its whole length on a busy machine too.
-        mark = run / ("metrics.csv", *MARKS[:-1])[number * len(MARKS) // count]
-        while not mark.exists() and not drawing.has_ended(pid):
+        # At a moment within each part of the end, by the length that it had, so that few kills see all of it.
+        mark, following = parts[number * len(parts) // count]
+        while not (run / mark).exists() and not drawing.has_ended(pid):
             time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.1 * whole[1]))
+        time.sleep(draw.uniform(0, max(whole[1][following] - whole[1][mark], 0.0)))
         moment, had_ended = time.monotonic() - started, drawing.has_ended(pid)
         os.kill(pid, signal.SIGKILL)
         drawing.wait(pid)
@@ -134,7 +141,7 @@ def test_a_run_killed_at_its_end_is_resumed_to_the_folder_of_one_that_was_not(
             assert ended.code == 0, f"killed after {moment:.3f} s: {ended.err}"
         apart = differences(left(run), whole[0])
         print(  # noqa: T201 - the table of the kills, with -s
-            f"{number + 1:2d} | {moment:6.3f} s | {', '.join(name for name in MARKS if name in found) or 'none'} | "
+            f"{number + 1:2d} | {moment:6.3f} s | {', '.join(name for name in MARKS[1:] if name in found) or 'none'} | "
             f"{'had ended' if had_ended else 'finished' if was_finished else 'resumed'}: "
             f"{'the same' if not apart else ', '.join(apart)}"
         )
