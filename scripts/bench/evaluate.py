@@ -22,7 +22,7 @@ from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import write_results
+from classifier_training.evaluation.results import draw_results, evaluate_answers, write_results
 
 TASKS = ("figures", "intervals", "files")
 
@@ -47,7 +47,9 @@ def run_task(task: str, images: int, classes: int) -> None:
         table = SplitTable("test", [f"{row:06d}.png" for row in range(images)], targets, [""] * images)
         result = SplitResult("test", logits, targets, np.arange(images), losses, {"balanced_accuracy": 0.0})
         with tempfile.TemporaryDirectory() as folder, Drawer() as drawer:
-            write_results(Path(folder), result, table, names, drawer, source="bench")
+            evaluation = evaluate_answers(result, table, names)
+            write_results(Path(folder), result, table, names, evaluation, source="bench")
+            draw_results(Path(folder), result, table, names, evaluation, drawer)
     else:
         measure(logits, targets, num_classes=classes, intervals=task == "intervals")
     print(time.perf_counter() - started, peak_memory_mb())

@@ -113,7 +113,7 @@ def ours(train: Sequence[Batch], val: Sequence[Batch], device: Device, epochs: i
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir(Path(folder))
         checkpoints = RunCheckpoints(
-            run_dir, monitor="val/loss", mode="min", every_seconds=30, every_minutes=10, metadata={}
+            run_dir, monitor="val/loss", mode="min", every_seconds=30, every_minutes=10, keep_last=True, metadata={}
         )
         trainer = pl.Trainer(
             accelerator=device.accelerator,

@@ -85,6 +85,18 @@ def test_one_command_trains_ranks_names_the_failed_and_goes_on(
     assert "2 runs, 1 of them finished before" in again.err
     assert json.loads((folder / "leaderboard.json").read_text())["best"] == found["best"]
 
+    # A clean-up leaves a run that all but `resume` can use, and that says so.
+    assert command(*words, "cleanup=true").code == 3
+    run = Path(found["best"]["pictures"])
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "manifest.json"}
+    result = (run / "result.json").read_bytes()
+    refused = command("train", f"resume={run}", "trainer.max_epochs=2")
+    assert refused.code == 2
+    assert f"init_from={run}" in refused.err
+    assert (run / "result.json").read_bytes() == result
+    for used in (["evaluate"], ["predict", f"source={split_folder}/test/red"], ["export"]):
+        assert command(*used, f"run={run}").code == 0
+
 
 def test_runs_of_others_are_ranked_and_damaged_ones_are_named(tmp_path: Path) -> None:
     root = tmp_path / "sweep"

@@ -237,6 +237,76 @@ def test_a_run_from_anothers_weights_goes_on_with_them_before_and_after_its_firs
         assert saved(train_here([f"resume={run}"])) == saved(whole)
 
 
+DEFAULT_PACE = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "trainer.max_epochs=2")
+"""Checkpoints as often as they come by themselves: a run of seconds has none between its first and its last."""
+
+
+def test_a_short_run_that_is_cut_in_its_first_epoch_goes_on_from_its_first_step(
+    split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [f"data.root={split_folder}", *DEFAULT_PACE]
+    whole = train_here(words)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_validation_start", end_at_once)
+        with pytest.raises(KilledError):
+            train_here(words)
+    (cut,) = (path.parent for path in whole.parent.glob("*/config.yaml") if path.parent != whole)
+    assert [path.name for path in (cut / "checkpoints").glob("*.ckpt")] == ["step.ckpt"]
+    changed = shutil.copytree(cut, cut.with_name("changed"))
+    assert train_here(["resume=latest"]).absolute() == cut.absolute()
+    assert "the run goes on after step 1" in caplog.text
+    assert saved(cut) == saved(whole)
+    # Other settings need the end of an epoch: where there is none yet, nothing is lost by another beginning.
+    train_here([f"resume={changed}", "data.batch_size=6"])
+    assert "with other settings the run begins again" in caplog.text
+    assert len(rates(changed)) == 2
+
+
+STOPPED = (
+    *SMALL, "recipe=none", "callbacks=[checkpoint,ema,early_stopping,onnx_export]", "trainer.max_epochs=6",
+    "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=1",
+)  # fmt: skip
+
+
+def test_a_run_that_was_stopped_early_and_cut_at_its_end_is_trained_no_more(
+    split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [f"data.root={split_folder}", *STOPPED]
+    whole = train_here(words)
+    assert len(rates(whole)) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("classifier_training.workflows.end.record_result", end_at_once)
+        with pytest.raises(KilledError):
+            train_here(words)
+    (cut,) = (path.parent for path in whole.parent.glob("*/config.yaml") if path.parent != whole)
+    longer = shutil.copytree(cut, cut.with_name("longer"))
+    rows = (cut / "metrics.csv").read_bytes()
+    train_here([f"resume={cut}"])
+    assert "its training has ended" in caplog.text
+    assert (cut / "metrics.csv").read_bytes() == rows
+    assert saved(cut) == saved(whole)
+    results = [json.loads((run / "result.json").read_text()) for run in (cut, whole)]
+    assert results[0] == results[1]
+    # Made longer it trains on, and so it does when it was cut before its first new checkpoint.
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_train_start", end_at_once)
+        with pytest.raises(KilledError):
+            train_here([f"resume={longer}", "trainer.max_epochs=9"])
+    train_here([f"resume={longer}"])
+    assert len(rates(longer)) > 2
+
+
+def test_a_finished_run_whose_checkpoint_is_gone_stays_as_it_is(finished: Path, train_here: Train) -> None:
+    shutil.rmtree(finished / "checkpoints")
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"the run is finished, and .* is gone") as caught:
+        train_here([f"resume={finished}", "trainer.max_epochs=4"])
+    assert f"init_from={finished}" in caught.value.remedy
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
 def test_what_cannot_be_started_from_is_said(finished: Path, split_folder: Path, train_here: Train) -> None:
     made = [f"data.root={split_folder}", *SETTINGS]
     with pytest.raises(UserError, match="trained test_resnet, and this one trains resnet18") as caught:

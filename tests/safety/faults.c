@@ -3,7 +3,8 @@
    What is counted are writes, fsyncs, renames and links of files below $FAULT_ROOT with $FAULT_PART in their paths, from
    the moment $FAULT_AFTER exists.
    $FAULT_KIND, one of write, fsync and rename (links among them), leaves the others out. At number $FAULT_AT the call fails with $FAULT_ERRNO, or, where that is 0, the process is killed before the call.
-   With $FAULT_STAYS=1 every later one fails, too, as on a disk that is full. */
+   With $FAULT_STAYS=1 every later one fails, too, as on a disk that is full.
+   $FAULT_FREE is how many bytes of the disk of $FAULT_ROOT are said to be free. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -82,4 +84,21 @@ int renameat(int f, const char *from, int t, const char *to) {
 int link(const char *from, const char *to) { return path_fails(to) ? -1 : REAL(link)(from, to); }
 int linkat(int f, const char *from, int t, const char *to, int flags) {
     return path_fails(to) ? -1 : REAL(linkat)(f, from, t, to, flags);
+}
+
+static int lie(int done, const char *path, fsblkcnt64_t *free, fsblkcnt64_t *available, unsigned long size) {
+    const char *bytes = getenv("FAULT_FREE");
+    if (done == 0 && bytes && below(path)) *free = *available = strtoull(bytes, NULL, 10) / size;
+    return done;
+}
+int statvfs64(const char *path, struct statvfs64 *found) {
+    int done = REAL(statvfs64)(path, found);
+    return lie(done, path, &found->f_bfree, &found->f_bavail, found->f_frsize);
+}
+int statvfs(const char *path, struct statvfs *found) {
+    int done = REAL(statvfs)(path, found);
+    fsblkcnt64_t free = found->f_bfree, available = found->f_bavail;
+    lie(done, path, &free, &available, found->f_frsize);
+    found->f_bfree = free, found->f_bavail = available;
+    return done;
 }

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from classifier_training.callbacks.observer import EpochEnd
 from classifier_training.core.types import VAL
+from classifier_training.training.checkpoints import is_last_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,3 +49,6 @@ class ObserverBridge(Checkpoint):
         )
         for observer in self._observers:
             observer.epoch_ended(self._run, end)
+        if is_last_epoch(trainer):
+            # The checkpoint that follows ends training: who resumes from it plots no epoch again.
+            self._run.drawer.wait()

@@ -19,13 +19,18 @@ def checkpoint(
     *,
     every_seconds: Annotated[float, Field(ge=0)] = 30.0,
     every_minutes: Annotated[float, Field(ge=0)] = 10.0,
+    keep_last: bool = True,
 ) -> RunCheckpoints:
     """Keep best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
+
+    The first is written after the first step.
 
     Args:
         every_seconds: least time between two writes of last.ckpt, at the end of an epoch; 0 writes after every epoch.
             The last epoch is always written.
         every_minutes: most time without a write; step.ckpt is then written between two steps of an epoch, 0 after each.
+        keep_last: whether a finished run keeps last.ckpt, with which it can be trained longer. It takes four times as
+            much room as the weights.
     """
     from classifier_training.training.checkpoints import RunCheckpoints
 
@@ -35,6 +40,7 @@ def checkpoint(
         mode=run.monitor_mode,
         every_seconds=every_seconds,
         every_minutes=every_minutes,
+        keep_last=keep_last,
         metadata={
             "architecture": run.model.architecture,
             "class_names": list(run.class_names),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from classifier_training.callbacks.observer import Observer
+from classifier_training.callbacks.observer import Observer, is_shown
 from classifier_training.core.register import register
 from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
 from classifier_training.evaluation.metrics import confusion_counts
@@ -22,14 +22,14 @@ class ConfusionMatrix(Observer):
     """Draws epoch_NNN/confusion_matrix.png from the validation answers.
 
     Args:
-        every_n_epochs: draw after every n-th epoch.
+        every_n_epochs: draw after every n-th epoch; about ten times in a run when left out.
     """
 
-    every_n_epochs: Annotated[int, Field(ge=1)] = 1
+    every_n_epochs: Annotated[int, Field(ge=1)] | None = None
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
         """Hand the epoch's matrix to the drawer."""
-        if end.epoch % self.every_n_epochs:
+        if not is_shown(run, end.epoch, self.every_n_epochs):
             return
         result = end.validation
         figure = ConfusionMatrixFigure(

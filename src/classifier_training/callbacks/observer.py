@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,22 @@ class EpochEnd:
     best_epoch: int | None
 
 
+SHOWN_EPOCHS = 10
+
+
+def is_shown(run: RunContext, epoch: int, every_n_epochs: int | None) -> bool:
+    """Whether an epoch is drawn.
+
+    Args:
+        run: its planned length counts.
+        epoch: from 0.
+        every_n_epochs: as configured; None draws about ten in a run, the first and the last planned one among them.
+    """
+    if every_n_epochs is not None:
+        return epoch % every_n_epochs == 0
+    return epoch % math.ceil(run.max_epochs / SHOWN_EPOCHS) == 0 or epoch + 1 == run.max_epochs
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitEnd:
     """What training gave; the network now holds the best weights.
@@ -98,4 +115,4 @@ class Observer:
         """An epoch was trained and validated."""
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:
-        """Training is over and the best weights are back."""
+        """Training is over and the best weights are back. What is raised here is named, and ends nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +13,13 @@ from classifier_training.core.types import VAL
 
 if TYPE_CHECKING:
     from classifier_training.callbacks.observer import FitEnd, RunContext
-
-log = logging.getLogger(__name__)
+    from classifier_training.export.write import BundleWriter
 
 
 @register(group="callbacks", name="onnx_export")
 @dataclass(frozen=True, kw_only=True)
 class OnnxExport(Observer):
-    """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch.
+    """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch; see `finish_run`.
 
     Args:
         opset: version of the ONNX operators; the exporter's own choice when left out.
@@ -43,17 +41,13 @@ class OnnxExport(Observer):
 
             check_bakeable(run.tables[VAL])
 
-    def fit_ended(self, run: RunContext, end: FitEnd) -> None:
-        """Export the best weights, compare with PyTorch and calibrate on validation images.
-
-        Raises:
-            CheckFailedError: when the exported file answers differently.
-        """
+    def writer(self, run: RunContext, end: FitEnd) -> BundleWriter:
+        """Return what writes the best weights, compares them with PyTorch and calibrates on validation images."""
         from classifier_training.export.bundle import BundleInfo
         from classifier_training.export.examples import read_examples
-        from classifier_training.export.write import write_bundle
+        from classifier_training.export.write import BundleWriter
 
-        files = write_bundle(
+        return BundleWriter(
             run.run_dir,
             run.model,
             BundleInfo(
@@ -67,13 +61,11 @@ class OnnxExport(Observer):
                     "config": dict(run.config),
                 },
             ),
-            examples=read_examples(run.tables[VAL], run.preprocessing, number=NUM_PARITY_IMAGES),
+            examples=lambda: read_examples(run.tables[VAL], run.preprocessing, number=NUM_PARITY_IMAGES),
             opset=self.opset,
             tables=run.tables,
             bake_temperature=self.bake_temperature,
         )
-        for file in files:
-            log.info("%s", file)
 
 
 NUM_PARITY_IMAGES = 28

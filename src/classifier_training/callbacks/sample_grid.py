@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from classifier_training.callbacks.observer import Observer
+from classifier_training.callbacks.observer import Observer, is_shown
 from classifier_training.core.register import register
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
 
@@ -25,16 +25,16 @@ class SampleGrid(Observer):
     """Draws epoch_NNN/sample_predictions.png: the surest mistakes, then right answers.
 
     Args:
-        every_n_epochs: draw after every n-th epoch.
+        every_n_epochs: draw after every n-th epoch; about ten times in a run when left out.
         num_images: pictures in the grid; at most half are mistakes.
     """
 
-    every_n_epochs: Annotated[int, Field(ge=1)] = 1
+    every_n_epochs: Annotated[int, Field(ge=1)] | None = None
     num_images: Annotated[int, Field(ge=2, le=64)] = 16
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
         """Hand the epoch's pictures to the drawer."""
-        if end.epoch % self.every_n_epochs:
+        if not is_shown(run, end.epoch, self.every_n_epochs):
             return
         result = end.validation
         chosen = choose_samples(result, self.num_images, seed=end.epoch)

@@ -27,9 +27,12 @@ RESUME = "resume"
 EXTEND = "extend"
 """The option that says what a longer run's schedule does: it belongs to one start and is not kept."""
 
+MAX_TIME = "trainer.max_time"
+"""It changes no weight, and may end training: a run that goes on with another one trains on."""
+
 HARMLESS = (
-    "trainer.max_time", "data.num_workers", "data.on_error", "callbacks.checkpoint.every_seconds",
-    "callbacks.checkpoint.every_minutes",
+    MAX_TIME, "data.num_workers", "data.on_error", "callbacks.checkpoint.every_seconds",
+    "callbacks.checkpoint.every_minutes", "callbacks.checkpoint.keep_last",
 )  # fmt: skip
 """Settings that change no weight."""
 

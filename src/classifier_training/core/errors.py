@@ -71,6 +71,16 @@ def system_error(error: OSError) -> UserError | None:
     )
 
 
+def reason_of(error: Exception) -> str:
+    """Return what an error says, in one line, for a list of what went wrong."""
+    if isinstance(error, UserError):
+        return error.came
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def nearest(word: str, options: Iterable[str], *, limit: int = 3) -> list[str]:
     """Return the options spelt most like `word`, best first; empty when none is close."""
     by_folded = {option.casefold(): option for option in options}

@@ -124,6 +124,14 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
+def holder(path: Path) -> int | None:
+    """Return the number of the process that holds the lock of a file; None where nobody does, or it is not known."""
+    if not is_held(path):
+        return None
+    said = path.read_text(encoding="utf-8", errors="replace").strip()
+    return int(said) if said.isdecimal() and _is_alive(int(said)) else None
+
+
 _descriptors: set[int] = set()
 
 

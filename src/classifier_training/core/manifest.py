@@ -14,7 +14,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import sha256, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
 NAME = "manifest.json"
@@ -30,6 +30,7 @@ class Entry:
         step: steps of the optimizer behind it.
         epochs_done: epochs that had come to their end.
         is_mid_epoch: whether it was taken between two steps of an epoch, not at an epoch's end.
+        ends_training: whether no step was to come: the last epoch, or one that was stopped after.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     step: int
     epochs_done: int
     is_mid_epoch: bool
+    ends_training: bool = False
 
 
 def read_manifest(folder: Path) -> list[Entry] | None:
@@ -60,13 +62,17 @@ def read_manifest(folder: Path) -> list[Entry] | None:
     return entries
 
 
-def _entry(*, name: str, sha256: str, step: int, epochs_done: int, is_mid_epoch: bool) -> Entry:
+def _entry(
+    *, name: str, sha256: str, step: int, epochs_done: int, is_mid_epoch: bool, ends_training: bool = False
+) -> Entry:
+    # Runs of earlier versions do not say whether training had ended.
     return Entry(
         name=str(name),
         sha256=str(sha256),
         step=int(step),
         epochs_done=int(epochs_done),
         is_mid_epoch=bool(is_mid_epoch),
+        ends_training=bool(ends_training),
     )
 
 
@@ -77,6 +83,22 @@ def write_manifest(folder: Path, entries: Sequence[Entry]) -> None:
         OSError: when there is no room.
     """
     write_json(folder / NAME, {"checkpoints": [asdict(entry) for entry in entries]})
+
+
+def remove_checkpoints(folder: Path, names: Collection[str]) -> None:
+    """Remove checkpoints and their lines. Only for who holds the run's lock.
+
+    The files go first, which a full disk does not hinder; a line without a file does no harm.
+
+    Args:
+        folder: of the checkpoints.
+        names: of the files; those that are not there are passed over.
+    """
+    entries = read_manifest(folder)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    if entries is not None and any(entry.name in names for entry in entries):
+        write_manifest(folder, [entry for entry in entries if entry.name not in names])
 
 
 def refuse_damaged(path: Path) -> None:

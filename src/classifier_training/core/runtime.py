@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from logging.handlers import MemoryHandler
@@ -182,7 +182,9 @@ class RunLog:
         for handler in (self._waiting, self._file):
             if handler is not None:
                 self._detach(handler)
-                handler.close()
+                # The last lines do not fit on a full disk; the error that tells so must not be lost to this one.
+                with suppress(OSError):
+                    handler.close()
 
     def open(self, path: Path) -> None:
         """Write what has been said so far, and what will be, to the file."""

@@ -10,8 +10,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from PIL import Image
+
+from classifier_training.core.errors import reason_of
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import leave_interrupts
 from classifier_training.evaluation.figures.style import adopt_fonts, font_advice, take_missing
@@ -29,13 +32,20 @@ PAINTER_NICENESS = 10
 
 MAX_TOLD = 20
 """Letters without a font that are listed."""
+LOST = "the drawing process ended early"
 
 MAX_PENDING = 64
 """Figures that may wait; a run that outruns its painter by more than this waits for it."""
 
 
 class Figure(ABC):
-    """A picture, described by plain values: cheap to make and to send, painted later and elsewhere."""
+    """A picture, described by plain values: cheap to make and to send, painted later and elsewhere.
+
+    Attributes:
+        shows_photos: whether its file is reduced to 256 colours, which takes a quarter of the room.
+    """
+
+    shows_photos: ClassVar[bool] = False
 
     @abstractmethod
     def render(self) -> matplotlib.figure.Figure:
@@ -52,6 +62,10 @@ class Figure(ABC):
             adopt_fonts(figure)
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format="png")
+            if self.shows_photos:
+                with Image.open(temporary) as image:
+                    few = image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE)
+                few.save(temporary, format="PNG")
         return take_missing()
 
 
@@ -60,9 +74,13 @@ class Drawer:
 
     Use it in a `with` block: leaving it waits for what is still to be painted and reports what could not be. After an
     error nothing is waited for: on a busy machine the painter may be far behind.
+
+    Attributes:
+        failures: why a figure could not be painted, by its path.
     """
 
     def __init__(self) -> None:
+        self.failures: dict[Path, str] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._pending: list[tuple[Path, Future[str]]] = []
         self._is_lost = False
@@ -88,15 +106,19 @@ class Drawer:
             # A fresh interpreter instead of a fork: forking a process that has torch's threads is not safe.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_step_back)
         if self._is_lost:
+            self.failures[path] = LOST
             return
         try:
             self._pending.append((path, self._pool.submit(figure.save, path)))
         except BrokenProcessPool as error:
+            self.failures[path] = LOST
             self._lose(self._pending[0][0] if self._pending else path, error)
         self._collect(len(self._pending) - MAX_PENDING)
 
     def _lose(self, path: Path, error: BrokenProcessPool) -> None:
         log.warning("the drawing process ended early; %s and later pictures are missing: %s", path.name, error)
+        # Some may have been painted before it ended; a figure that is there counts as painted.
+        self.failures |= {late: LOST for late, _ in self._pending if not late.exists()}
         self._pending.clear()
         self._is_lost = True
 
@@ -130,6 +152,7 @@ class Drawer:
                 return
             except Exception as error:  # noqa: BLE001 - a plot that fails must not end the run that it shows
                 log.warning("could not draw %s: %s: %s", path, type(error).__name__, error)
+                self.failures[path] = reason_of(error)
         del self._pending[: max(number, 0)]
 
 

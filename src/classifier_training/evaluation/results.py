@@ -68,21 +68,58 @@ class Evaluation:
         return "\n".join(lines)
 
 
+def evaluate_answers(
+    result: SplitResult,
+    table: SplitTable,
+    class_names: Sequence[str],
+    *,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    unknown_labels: Mapping[str, int] | None = None,
+    intervals: bool = True,
+) -> Evaluation:
+    """Return the figures of answers; nothing is written.
+
+    Args:
+        result: the answers.
+        table: the samples of the split.
+        class_names: [K].
+        slices: for each thing to slice by, the value of each sample of the table.
+        unknown_labels: images that the table leaves out for their label, by label.
+        intervals: whether to find intervals.
+
+    Raises:
+        UserError: for answers that cannot be scored.
+    """
+    measures = measure(result.logits, result.targets, num_classes=len(class_names), intervals=intervals)
+    predicted = result.predicted
+    return Evaluation(
+        split=result.split,
+        measures=measures,
+        slices=[
+            item
+            for by, values in (slices or {}).items()
+            for item in slice_figures(
+                by, [values[row] for row in result.indices], result.targets, predicted, num_classes=len(class_names)
+            )
+        ],
+        unknown_labels=unknown_labels or {},
+        missing_classes=[name for name, number in zip(class_names, measures.support, strict=True) if not number],
+        unreadable=[table.paths[row] for row in np.setdiff1d(np.arange(len(table)), result.indices)],
+    )
+
+
 def write_results(
     folder: Path,
     result: SplitResult,
     table: SplitTable,
     class_names: Sequence[str],
-    drawer: Drawer,
+    evaluation: Evaluation,
     *,
     source: str,
     temperature: float | None = None,
-    slices: Mapping[str, Sequence[str]] | None = None,
-    unknown_labels: Mapping[str, int] | None = None,
-    intervals: bool = True,
     csv_safe: bool = False,
-) -> Evaluation:
-    """Write classification_report.json, predictions.csv, errors.csv, the figures and, if any, slices.csv.
+) -> None:
+    """Write classification_report.json, predictions.csv, errors.csv and, if any, slices.csv.
 
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
     wrong answers alone, the largest loss first.
@@ -105,33 +142,11 @@ def write_results(
         result: the answers.
         table: the samples of the split.
         class_names: [K].
-        drawer: paints the figures, which `draw_figures` lists.
+        evaluation: figures of the answers.
         source: name of the file that answered.
         temperature: that the logits were divided by, where they were.
-        slices: for each thing to slice by, the value of each sample of the table.
-        unknown_labels: images that the table leaves out for their label, by label.
-        intervals: whether to find intervals.
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
-
-    Raises:
-        UserError: for answers that cannot be scored.
     """
-    measures = measure(result.logits, result.targets, num_classes=len(class_names), intervals=intervals)
-    predicted = result.predicted
-    evaluation = Evaluation(
-        split=result.split,
-        measures=measures,
-        slices=[
-            item
-            for by, values in (slices or {}).items()
-            for item in slice_figures(
-                by, [values[row] for row in result.indices], result.targets, predicted, num_classes=len(class_names)
-            )
-        ],
-        unknown_labels=unknown_labels or {},
-        missing_classes=[name for name, number in zip(class_names, measures.support, strict=True) if not number],
-        unreadable=[table.paths[row] for row in np.setdiff1d(np.arange(len(table)), result.indices)],
-    )
     write_json(folder / "classification_report.json", _report(evaluation, source, temperature, class_names))
     header = (
         "path",
@@ -148,12 +163,34 @@ def write_results(
     write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first), is_safe=csv_safe)
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices), is_safe=csv_safe)
+
+
+def draw_results(
+    folder: Path,
+    result: SplitResult,
+    table: SplitTable,
+    class_names: Sequence[str],
+    evaluation: Evaluation,
+    drawer: Drawer,
+    *,
+    temperature: float | None = None,
+) -> None:
+    """Hand the figures, which `draw_figures` lists, to the drawer.
+
+    Args:
+        folder: where to.
+        result: the answers.
+        table: the samples of the split.
+        class_names: [K].
+        evaluation: figures of the answers.
+        drawer: paints.
+        temperature: that the logits were divided by, where they were.
+    """
     confidences = {"as given": result.probabilities.max(axis=1)}
     if temperature is not None:
         before = softmax(result.logits * np.float32(temperature)).max(axis=1)
         confidences = {"before calibration": before, "after calibration": confidences["as given"]}
-    draw_figures(folder, result, table, class_names, drawer, measures=measures, confidences=confidences)
-    return evaluation
+    draw_figures(folder, result, table, class_names, drawer, measures=evaluation.measures, confidences=confidences)
 
 
 def _report(

@@ -28,6 +28,7 @@ class BundleInfo:
         architecture: name of the network.
         training_info: best metric, epoch and configuration.
         files: description of each exported file, by file name.
+        withheld: why a file could not be shipped, by file name; it is not in the folder.
         quantization: the scheme that was exported last; `files` has each file's own.
         calibration: what was fitted on the validation split; None in a bundle that was not calibrated.
     """
@@ -37,6 +38,7 @@ class BundleInfo:
     architecture: str
     training_info: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
     quantization: str = "none"
     calibration: Calibration | None = None
 
@@ -50,7 +52,8 @@ class BundleInfo:
 
 
 def write_info(run_dir: RunDir, info: BundleInfo) -> None:
-    """Write labels_mapping.json and model_info.json."""
+    """Write labels_mapping.json and model_info.json; what has been written since is withheld no longer."""
+    withheld = {name: reason for name, reason in info.withheld.items() if not (run_dir.path / name).exists()}
     mean, std = list(info.preprocessing.mean), list(info.preprocessing.std)
     normalization = {"mean": mean, "std": std}
     write_json(
@@ -77,6 +80,7 @@ def write_info(run_dir: RunDir, info: BundleInfo) -> None:
             "training_info": dict(info.training_info),
             **({} if info.calibration is None else {"calibration": info.calibration.to_dict()}),
             "files": {name: dict(description) for name, description in info.files.items()},
+            **({"withheld": withheld} if withheld else {}),
         },
     )
 
@@ -86,6 +90,17 @@ def describe_file(
 ) -> dict[str, Any]:
     """Return a file's entry in model_info.json; `parity` is None for a file that was not compared."""
     return {"format": format_name, "quantization": quantization, "sha256": sha256(path), "parity": parity}
+
+
+def withheld_reason(run_dir: RunDir, name: str) -> str | None:
+    """Return why a file of a run folder was withheld; None where it was not, or the folder says nothing of its files.
+
+    Raises:
+        UserError: when model_info.json is damaged.
+    """
+    if (run_dir.path / name).exists() or not run_dir.model_info.is_file():
+        return None
+    return read_info(run_dir).withheld.get(name)
 
 
 def read_info(run_dir: RunDir) -> BundleInfo:
@@ -104,6 +119,7 @@ def read_info(run_dir: RunDir) -> BundleInfo:
             architecture=found["model_architecture"],
             training_info=found["training_info"],
             files=found["files"],
+            withheld=found.get("withheld", {}),
             quantization=found["quantization"],
             calibration=Calibration.from_dict(found["calibration"]) if "calibration" in found else None,
         )

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
 
 NUM_GOLDEN = 4
-MAX_SIDE = 1024
-"""Of a picture, in pixels; larger ones are cut to their middle, so that the folder stays small."""
+MAX_SIDE, MAX_RATIO = 384, 1.5
+"""Of a picture, in pixels, or this many times the input's side if that is more; larger ones are cut to their middle, so
+that the folder stays small."""
 
 
 def write_golden(
@@ -43,7 +44,7 @@ def write_golden(
     """
     entries = []
     for number, path in enumerate(_spread(paths)):
-        image = _middle(preprocessing.read(path))
+        image = _middle(preprocessing.read(path), max(MAX_SIDE, round(MAX_RATIO * preprocessing.size[0])))
         inputs = preprocessing.tensor(image)
         names = {"image": f"{number}.png", "rgb": f"{number}.rgb", "input": f"{number}.input.f32"}
         with atomic_path(folder / names["image"]) as temporary:
@@ -69,8 +70,8 @@ def _spread(paths: Sequence[str]) -> list[str]:
     return [paths[row] for row in rows]
 
 
-def _middle(image: Image.Image) -> Image.Image:
-    width, height = min(image.width, MAX_SIDE), min(image.height, MAX_SIDE)
+def _middle(image: Image.Image, side: int) -> Image.Image:
+    width, height = min(image.width, side), min(image.height, side)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 

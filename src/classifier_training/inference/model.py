@@ -10,6 +10,7 @@ from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.runtime import command, setting
 from classifier_training.export.bundle import read_info
 from classifier_training.export.calibration import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
@@ -67,6 +68,13 @@ def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
     info = read_info(run_dir) if run.is_dir() or run_dir.model_info.is_file() else None
     if info is not None:
         _check_labels(run_dir, info)
+    reason = None if info is None or path.exists() else info.withheld.get(path.name)
+    if reason is not None:
+        raise UserError(
+            f"{path}: was withheld when the run ended ({reason})",
+            "a file that passed its check",
+            f"{command('export')} {setting('run', run_dir.path)}, which writes and checks it again",
+        )
     digest = _digest(path)
     if info is not None:
         _check_digest(path, digest, info)

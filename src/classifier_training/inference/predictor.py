@@ -16,7 +16,7 @@ from classifier_training.core.types import Prediction, softmax
 from classifier_training.export.calibration import NOVELTY_NAME
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, device_words
 from classifier_training.inference.decoding import decode
-from classifier_training.inference.model import load_model
+from classifier_training.inference.model import LoadedModel, load_model
 from classifier_training.inference.rejection import (
     DEFAULT_THRESHOLD,
     UNKNOWN,
@@ -60,23 +60,22 @@ class Predictor:
     """Classifies images with an exported model.
 
     Args:
-        run: a run folder or a copy of one, or an ONNX file that `export` wrote, wherever it lies.
+        run: a run folder or a copy of one, or an ONNX file that `export` wrote, wherever it lies; or a model that is
+            open already.
         accelerator: where ONNX Runtime computes: auto takes CUDA where it is there, else the CPU.
 
     Raises:
         UserError: when a file is missing, damaged or does not go with the others, or the accelerator is not there.
     """
 
-    def __init__(self, run: Path | str, *, accelerator: Accelerator = "auto") -> None:
-        model = load_model(Path(run).expanduser(), accelerator=accelerator)
+    def __init__(self, run: Path | str | LoadedModel, *, accelerator: Accelerator = "auto") -> None:
+        model = run if isinstance(run, LoadedModel) else load_model(Path(run).expanduser(), accelerator=accelerator)
         self.class_names = model.class_names
         self.preprocessing = model.preprocessing
         self.model_path = model.path
         self.model_sha256 = model.sha256
         self._model = model
-        self._session = model.session
         self._outputs = [OUTPUT_NAME, NOVELTY_NAME] if model.gives_novelty else [OUTPUT_NAME]
-        self._dtype = np.float16 if "float16" in model.session.get_inputs()[0].type else np.float32
 
     @property
     def calibration(self) -> Calibration | None:
@@ -86,7 +85,7 @@ class Predictor:
     @property
     def device(self) -> str:
         """Where the model runs, in words."""
-        return device_words(self._session)
+        return device_words(self._model.session)
 
     def __call__(self, image: Path | str | Image.Image | NDArray[np.uint8]) -> Prediction:
         """Classify one image; an unreadable file gives a prediction with an error.
@@ -181,7 +180,9 @@ class Predictor:
         return self._run(inputs, [OUTPUT_NAME])[0]
 
     def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
-        found = self._session.run(outputs, {INPUT_NAME: inputs.astype(self._dtype, copy=False)})
+        session = self._model.session
+        dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
+        found = session.run(outputs, {INPUT_NAME: inputs.astype(dtype, copy=False)})
         return [np.asarray(values, dtype=np.float32) for values in found]
 
     def _answers(self, items: Iterable[Item], batch_size: int) -> Iterator[Answer]:

@@ -163,7 +163,10 @@ def _read(run: RunDir, relative: str, names: Collection[str]) -> RunRecord:
         size_bytes=run.onnx.stat().st_size if run.onnx.name in names else None,
         started=_started(run.path),
         exported_at=None if info is None else run.model_info.stat().st_mtime,
-        unproven=tuple(_unproven((info or {}).get("files", {}))),
+        unproven=(
+            *_unproven((info or {}).get("files", {})),
+            *(f"{name} (withheld: {reason})" for name, reason in (info or {}).get("withheld", {}).items()),
+        ),
         version=known.version,
         promotions=known.promotions,
     )

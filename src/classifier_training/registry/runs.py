@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.locks import holder, is_held
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.runtime import command
+from classifier_training.core.runtime import setting as typed
 from classifier_training.registry.references import Reference, resolve
+from classifier_training.registry.scan import run_folders
+
+log = logging.getLogger(__name__)
 
 DEFAULT_OUTPUT = "outputs"
 
@@ -55,21 +63,19 @@ def find_model(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "
 
 
 def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
-    """Return the run to go on with: a folder, or latest for the unfinished one whose checkpoint is the newest.
+    """Return the run to resume.
+
+    Args:
+        reference: a run folder; or latest, for the run that was written to last of those that have a configuration and
+            have not come to their end, saved or not. A line in the log names it with its age.
+        output: folder of all runs, which latest is looked for in.
 
     Raises:
-        UserError: when there is none, or it has not begun.
+        UserError: when there is none, it has not begun, a process is writing to the latest one, or it is finished and
+            the checkpoint to train on from is gone.
     """
     if reference == "latest":
-        checkpoints = [path for path in Path(output).rglob("*.ckpt") if path.name in ("last.ckpt", "step.ckpt")]
-        found = [path for path in checkpoints if not RunDir(path.parent.parent).result.exists()]
-        if not found:
-            raise UserError(
-                f"resume=latest: no unfinished run below {Path(output).absolute()}",
-                "a run that was interrupted after it was saved for the first time",
-                "name a run elsewhere by its folder: resume=FOLDER",
-            )
-        return RunDir(max(found, key=lambda path: path.stat().st_mtime).parent.parent)
+        return _latest_unfinished(Path(output))
     run_dir = RunDir(Path(reference).expanduser())
     if not run_dir.config.is_file() and not run_dir.resumable:
         raise UserError(
@@ -77,7 +83,57 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
             "the folder of a run that had begun",
             "check the path, or train anew without resume=",
         )
+    if run_dir.result.exists() and not run_dir.resumable:
+        raise ended(run_dir)
     return run_dir
+
+
+def ended(run_dir: RunDir) -> UserError:
+    """Return the error for a finished run that has no checkpoint to train on from."""
+    start = f"{command('train')} {typed('init_from', run_dir.path)} …   starts a new run from its weights"
+    return UserError(
+        f"resume={run_dir.path}: the run is finished, and {run_dir.last_checkpoint} is gone",
+        "a run that has not come to its end, or a finished one with the checkpoint that it can be trained on from",
+        start,
+    )
+
+
+def _latest_unfinished(output: Path) -> RunDir:
+    found = [RunDir(Path(path)) for _, path in run_folders(output)] if output.is_dir() else []
+    begun = [run for run in found if not run.result.exists() and (run.config.is_file() or run.resumable)]
+    if not begun:
+        raise UserError(
+            f"resume=latest: no unfinished run below {output.absolute()}",
+            "a run that has a configuration and no result.json",
+            "name a run elsewhere by its folder: resume=FOLDER",
+        )
+    run, *older = sorted(begun, key=_last_write, reverse=True)
+    age = _age(time.time() - _last_write(run))
+    if is_held(run.lock):
+        free = next((other for other in older if not is_held(other.lock)), None)
+        who = f"process {holder(run.lock) or 'of unknown number'}"
+        raise UserError(
+            f"resume=latest: {who} is writing to the latest run, {run.path}",
+            "a run that was interrupted",
+            "wait for it, or end it"
+            + (f"; the one before, written to {_age(time.time() - _last_write(free))} ago: "
+               f"{command('train')} {typed('resume', free.path)}" if free else ""),
+        )  # fmt: skip
+    log.info("resume=latest: %s, last written to %s ago", run.path, age)
+    return run
+
+
+def _last_write(run: RunDir) -> float:
+    """When a run last wrote something that every run writes, in seconds since 1970."""
+    places = (run.config, run.log, run.metrics, run.last_checkpoint.parent, run.last_checkpoint, run.step_checkpoint)
+    return max((path.stat().st_mtime for path in places if path.exists()), default=0.0)
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}s"
+    return f"{max(seconds, 0):.0f} s"
 
 
 VARYING_KEYS = ("resume:", "extend:")
@@ -85,7 +141,7 @@ VARYING_KEYS = ("resume:", "extend:")
 
 
 def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
-    """Return the newest unfinished run of a configuration, if there is one that can be gone on with.
+    """Return the newest unfinished run of a configuration, if there is one with a checkpoint that nobody writes to.
 
     It looks at two files a run and reads only the configurations of unfinished ones, so thousands of runs are quick.
 
@@ -96,7 +152,7 @@ def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
     wanted = _without_varying(config_text)
     for path in sorted(folder.glob("*/*"), reverse=True):
         run = RunDir(path)
-        if run.result.exists() or not run.resumable:
+        if run.result.exists() or not run.resumable or is_held(run.lock):
             continue
         try:
             text = run.config.read_text(encoding="utf-8")

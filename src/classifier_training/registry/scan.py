@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
@@ -21,7 +22,7 @@ from classifier_training.registry.record import FINISHED, RUN_FILES, RunRecord, 
 from classifier_training.registry.registration import Promotion, read_promotions, write_registration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Registry:
     def _walk(self) -> bool:
         """Read what is new or has changed, forget what is gone; returns whether anything was different."""
         changed, present, now = False, set(), time.time_ns()
-        for folder, path in _folders(self.root, self.runs):
+        for folder, path in run_folders(self.root, self.runs):
             times = _times(path)
             if times is None:
                 continue
@@ -184,8 +185,16 @@ def _demand(key: str, found: object, wanted: object) -> None:
         raise ValueError(f"another {key}")
 
 
-def _folders(root: Path, known: dict[str, RunRecord]) -> Iterator[tuple[str, str]]:
-    """Yield each folder that is or may be a run's, below `root` and as text; links are not followed."""
+def run_folders(root: Path, known: Mapping[str, RunRecord] = MappingProxyType({})) -> Iterator[tuple[str, str]]:
+    """Yield each folder that is or may be a run's, below `root` and as text; links are not followed.
+
+    Args:
+        root: folder of all runs.
+        known: folders below it that need not be looked into.
+
+    Raises:
+        UserError: when `root` cannot be read.
+    """
     waiting = [(str(root), "")]
     while waiting:
         path, prefix = waiting.pop()

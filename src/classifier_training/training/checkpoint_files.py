@@ -13,7 +13,15 @@ import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.manifest import NAME, Entry, damaged, read_manifest, refuse_damaged, write_manifest
+from classifier_training.core.manifest import (
+    NAME,
+    Entry,
+    damaged,
+    read_manifest,
+    refuse_damaged,
+    remove_checkpoints,
+    write_manifest,
+)
 from classifier_training.core.run_dir import atomic_path, keep_as, sha256
 from classifier_training.core.runtime import command
 from classifier_training.models.weights import read_tensors
@@ -79,6 +87,9 @@ class AtomicCheckpointIO(CheckpointIO):
 LAST, STEP, PREVIOUS = "last.ckpt", "step.ckpt", "previous.ckpt"
 ROTATED = (LAST, STEP)
 
+ENDS_TRAINING = "ends_training"
+"""Key of a checkpoint after which no step was to come."""
+
 
 class _Hashed(io.RawIOBase):
     """A file for torch to write into, which keeps the first error: torch's own writer loses what it was."""
@@ -120,6 +131,7 @@ def describe(checkpoint: Mapping[str, Any], name: str, digest: str) -> Entry:
         step=int(checkpoint.get("global_step", 0)),
         epochs_done=done,
         is_mid_epoch=done <= epoch,
+        ends_training=bool(checkpoint.get(ENDS_TRAINING, False)),
     )
 
 
@@ -157,13 +169,14 @@ class Found:
 
 
 def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
-    """Return the newest whole checkpoint of a run, by its step; None where nothing was saved yet.
+    """Return the newest whole checkpoint of a run, by its step; None where the run begins again.
 
     Damaged ones are named, and newer ones than the one found are forgotten. Only for who holds the run's lock.
 
     Args:
         run_dir: the run.
-        at_epoch_end: whether the middle of an epoch will not do, since the run goes on with other settings.
+        at_epoch_end: whether the middle of an epoch will not do, since the run goes on with other settings. A run in
+            its first epoch then begins again.
 
     Raises:
         UserError: when there are checkpoints, and none of them can be gone on from.
@@ -176,6 +189,10 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     fitting = [one for one in found if not (at_epoch_end and one.entry.is_mid_epoch)]
     if not fitting:
         if not paths or (not found and _first_was_cut(paths, entries)):
+            return None
+        if found and not any(one.entry.epochs_done for one in found):
+            log.warning("%s: the first epoch has not come to its end; with other settings the run begins again", folder)
+            remove_checkpoints(folder, [path.name for path in paths])
             return None
         raise UserError(
             f"{folder}: "
@@ -190,6 +207,15 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
             one.path.unlink()
     write_manifest(folder, kept + _best(run_dir.best_checkpoint, entries))
     return newest
+
+
+def train_on(found: Found) -> None:
+    """Note that training did not end with a checkpoint after all: the run was made longer."""
+    entries = [
+        replace(entry, ends_training=False) if entry.sha256 == found.entry.sha256 else entry
+        for entry in read_manifest(found.path.parent) or ()
+    ]
+    write_manifest(found.path.parent, entries)
 
 
 def _first_was_cut(paths: list[Path], entries: list[Entry] | None) -> bool:

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from classifier_training.core.errors import CheckFailedError, UserError
-from classifier_training.training.checkpoint_files import read_checkpoint
+from classifier_training.training.checkpoint_files import ENDS_TRAINING, read_checkpoint
 from classifier_training.training.ema import validated_state
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ LONG_VALIDATION_SECONDS = 3.0
 class RunCheckpoints(Checkpoint):
     """Keeps the best weights and, to go on from, the state at the end of an epoch or between two of its steps.
 
-    The best weights wait in memory and are written with last.ckpt, at the end of an epoch, no oftener than
-    `every_seconds`: epochs of a second would otherwise be spent writing. best.ckpt holds the validated weights and no
-    optimizer state. Lightning's own ModelCheckpoint writes the whole state for each, every time.
+    A run that has no checkpoint yet is saved after its first step. The best weights wait in memory and are written with
+    last.ckpt, at the end of an epoch, no oftener than `every_seconds`: epochs of a second would otherwise be spent
+    writing. best.ckpt holds the validated weights and no optimizer state. Lightning's own ModelCheckpoint writes the
+    whole state for each, every time.
 
     Args:
         run_dir: where the files go.
@@ -43,7 +44,12 @@ class RunCheckpoints(Checkpoint):
         every_seconds: least time between two writes at the end of an epoch; the last epoch is always written, even
             after an error.
         every_minutes: most time without a write within an epoch.
+        keep_last: whether a finished run keeps last.ckpt.
         metadata: plain values that best.ckpt carries along (classes, preprocessing, architecture).
+
+    Attributes:
+        has_ended: whether the last epoch is over and the best weights are kept: an error that comes now costs neither.
+        unsaved: why last.ckpt could not be written after the last epoch; the run ends without it.
     """
 
     def __init__(
@@ -54,12 +60,16 @@ class RunCheckpoints(Checkpoint):
         mode: str,
         every_seconds: float,
         every_minutes: float,
+        keep_last: bool,
         metadata: Mapping[str, Any],
     ) -> None:
         self.monitor = monitor
         self.mode = mode
         self.best_score: float | None = None
         self.best_epoch: int | None = None
+        self.keep_last = keep_last
+        self.has_ended = False
+        self.unsaved: OSError | None = None
         self._run_dir = run_dir
         self._every_seconds = every_seconds
         self._step_seconds = 60 * every_minutes
@@ -70,6 +80,7 @@ class RunCheckpoints(Checkpoint):
         self._validation_started = 0.0
         self._validation_seconds: float | None = None
         self._written_at = time.monotonic()
+        self._is_saved = False
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -86,6 +97,11 @@ class RunCheckpoints(Checkpoint):
             log.warning("%s; the best weights are chosen anew, from here on", error.came)
             self.best_score = self.best_epoch = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """See whether the run has a checkpoint, and start the clock."""
+        self._is_saved = self._run_dir.resumable
+        self._written_at = time.monotonic()
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
@@ -97,7 +113,7 @@ class RunCheckpoints(Checkpoint):
         """Write step.ckpt when it is time; keep the state of before the last step where validation takes long."""
         if not is_step_end(trainer, batch_idx):
             return
-        if time.monotonic() - self._written_at >= self._step_seconds:
+        if not self._is_saved or time.monotonic() - self._written_at >= self._step_seconds:
             self.save_step(trainer, pl_module)
         every = trainer.accumulate_grad_batches
         is_last_chance = batch_idx + 1 + every >= trainer.num_training_batches
@@ -120,7 +136,7 @@ class RunCheckpoints(Checkpoint):
             )
         self.flush(trainer)
         _save(trainer, self._run_dir.step_checkpoint)
-        self._written_at = time.monotonic()
+        self._note_write()
 
     def leave_validation(self, trainer: pl.Trainer) -> bool:
         """Write the state of before the epoch's last step, if it was kept; returns whether it was."""
@@ -156,11 +172,17 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Write both files when it is time, or when this was the last epoch."""
         self._unwritten = None
-        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if is_last or time.monotonic() - self._written_at >= self._every_seconds:
+        is_last = is_last_epoch(trainer)
+        if is_last or not self._is_saved or time.monotonic() - self._written_at >= self._every_seconds:
             self._write_best(trainer)
-            _save(trainer, self._run_dir.last_checkpoint)
-            self._written_at = time.monotonic()
+            try:
+                _save(trainer, self._run_dir.last_checkpoint, ends_training=is_last)
+            except OSError as error:
+                if not is_last:
+                    raise
+                self.unsaved = error
+            self._note_write()
+            self.has_ended = is_last
         else:
             # Training goes on changing the state.
             self._unwritten = _state(trainer)
@@ -182,6 +204,10 @@ class RunCheckpoints(Checkpoint):
             trainer.strategy.save_checkpoint(self._unwritten, self._run_dir.last_checkpoint)
             self._unwritten = None
 
+    def _note_write(self) -> None:
+        self._is_saved = True
+        self._written_at = time.monotonic()
+
     def _write_best(self, trainer: pl.Trainer) -> None:
         # Before last.ckpt: a kill between the two leaves an older one, from which the same best comes again.
         if self._pending is not None:
@@ -195,9 +221,14 @@ def is_step_end(trainer: pl.Trainer, batch_idx: int) -> bool:
     return number % trainer.accumulate_grad_batches == 0 and number < trainer.num_training_batches
 
 
-def _save(trainer: pl.Trainer, path: Path) -> None:
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the epoch that has just ended is the run's last: by its length, or because something stopped it."""
+    return trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+
+
+def _save(trainer: pl.Trainer, path: Path, *, ends_training: bool = False) -> None:
     # Lightning's own would wait for the other processes, which do not save.
-    trainer.strategy.save_checkpoint(_dump(trainer), path)
+    trainer.strategy.save_checkpoint({**_dump(trainer), ENDS_TRAINING: ends_training}, path)
 
 
 def _state(trainer: pl.Trainer) -> Any:

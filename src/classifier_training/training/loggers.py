@@ -4,35 +4,53 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from classifier_training.core.errors import reason_of
 from classifier_training.core.register import register
 from classifier_training.core.secrets import masked_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pytorch_lightning.loggers import Logger
 
     from classifier_training.core.run_dir import RunDir
 
 
-def finish(loggers: Iterable[Logger], *, status: str) -> None:
+log = logging.getLogger(__name__)
+
+
+def finish(logger: Logger, *, status: str) -> None:
     """Close what a run logged to, so that the next run of this process gets records of its own.
 
     Args:
-        loggers: of the run.
+        logger: of the run.
         status: success or failed.
     """
     from pytorch_lightning.loggers import WandbLogger
 
-    for logger in loggers:
-        logger.finalize(status)
-        if isinstance(logger, WandbLogger):
-            # Lightning leaves the run open until the process ends, and would go on in it.
-            logger.experiment.finish(exit_code=0 if status == "success" else 1)
+    logger.finalize(status)
+    if isinstance(logger, WandbLogger):
+        # Lightning leaves the run open until the process ends, and would go on in it.
+        logger.experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+@contextmanager
+def closed_after_errors(loggers: Iterable[Logger]) -> Iterator[None]:
+    """Close what a run logged to when the block fails; its error is what the user is told, whatever a logger meets."""
+    try:
+        yield
+    except BaseException:
+        for logger in loggers:
+            try:
+                finish(logger, status="failed")
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("%s could not be closed: %s", type(logger).__name__, reason_of(error))
+        raise
 
 
 @register(group="logging", name="tensorboard", extra="tensorboard")

@@ -175,7 +175,10 @@ def _gather(
     contestants, missing = [], []
     for form in forms:
         if form in ("eager", "compiled"):
-            contestants.append(Contestant(form=form, path=run_dir.path, file=run_dir.weights, kept=True))
+            from classifier_training.workflows.trained import describe_trained
+
+            _, weights = describe_trained(run_dir)
+            contestants.append(Contestant(form=form, path=run_dir.path, file=weights, kept=True))
             continue
         kept, made = _file_of(run_dir, form), _file_of(RunDir(scratch), form)
         if not kept.is_file():

@@ -15,6 +15,8 @@ from pydantic import Field
 
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
+from classifier_training.core.locks import is_held
+from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.register import PassedOn, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
@@ -45,24 +47,28 @@ class CompareResult:
     Args:
         boards: the contestants on each data set, best first.
         failures: why a job gave no run, by its name.
+        incomplete: what finished runs could not do after training, such as a withheld file; a line each.
         best: folder of the best run on each data set.
         page: leaderboard.html.
     """
 
     boards: Sequence[Leaderboard]
     failures: Mapping[str, str]
+    incomplete: Sequence[str]
     best: Mapping[str, Path]
     page: Path
 
     @property
     def exit_code(self) -> int:
-        """3 where some jobs failed."""
-        return 3 if self.failures else 0
+        """3 where some jobs failed; 1 where all runs are there, and one lacks something."""
+        return 3 if self.failures else int(bool(self.incomplete))
 
     def __str__(self) -> str:
         lines = ["", *table_lines(self.boards), ""]
         if self.failures:
             lines += ["failed:", *(f"  {name}: {reason}" for name, reason in self.failures.items()), ""]
+        if self.incomplete:
+            lines += ["incomplete:", *(f"  {line}" for line in self.incomplete), ""]
         lines += [board.verdict for board in self.boards]
         lines += [f"the page: {self.page}", "", "next:"]
         lines += [f"  {command('evaluate')} {setting('run', path)}" for path in self.best.values()]
@@ -98,7 +104,8 @@ def compare(
         tune: train each model with what tune finds for it on the data; what was found before, and stands in
             conf/experiment/, is taken as it is.
         tune_trials: trials of each search; 3 when left out.
-        cleanup: delete, at the end, what finished runs would go on from, and the remains of interrupted ones.
+        cleanup: delete, at the end, the checkpoints that finished runs could be trained longer from, and the remains of
+            interrupted ones.
         report_only: write the leaderboard of what is there and train nothing; of all runs in output, unless models or
             data say which.
         output: folder of the runs and of the leaderboard.
@@ -157,7 +164,8 @@ def compare(
         for board in boards
         for leader in [board.standings[0].contestant]
     }
-    return CompareResult(boards, failures, best, page)
+    incomplete = [f"{run.run_dir.path}: {name}: {why}" for run in found for name, why in run.failures.items()]
+    return CompareResult(boards, failures, incomplete, best, page)
 
 
 def _folder(folder: Path, run: Planned) -> Path:
@@ -171,7 +179,7 @@ def _job(folder: Path, run: Planned) -> Job:
         if _finished(own) is not None:
             return None
         begun = [RunDir(path.parent) for path in sorted(own.glob("*/*/config.yaml"), reverse=True)]
-        left = next((one for one in begun if one.last_checkpoint.exists()), None)
+        left = next((one for one in begun if one.resumable), None)
         return ["train", *([word("resume", left.path)] if left else [*run.words, word("output", own)])]
 
     return Job(name=run.name, folder=own, words=words)
@@ -258,10 +266,14 @@ def _rank(
 
 
 def _clean(runs: Iterable[RunDir]) -> None:
-    """Delete what finished runs would go on from, and unfinished runs of the same jobs."""
+    """Delete the checkpoints of finished runs, and unfinished runs of the same jobs that nobody is writing to."""
     for run in runs:
-        run.last_checkpoint.unlink(missing_ok=True)
+        remove_checkpoints(
+            run.last_checkpoint.parent,
+            [path.name for path in (run.last_checkpoint, run.step_checkpoint, run.previous_checkpoint)],
+        )
         for path in run.path.parents[1].glob("*/*/config.yaml") if run.path.parents[2].name == "jobs" else ():
-            if not RunDir(path.parent).result.exists():
-                log.info("cleanup: %s", path.parent)
-                shutil.rmtree(path.parent)
+            other = RunDir(path.parent)
+            if not other.result.exists() and not is_held(other.lock):
+                log.info("cleanup: %s", other.path)
+                shutil.rmtree(other.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from pathlib import Path
@@ -74,6 +75,7 @@ def distill(
     scores: list[StudentScore] = []
     results: list[TrainResult] = []
     failed: list[str] = []
+    incomplete: list[str] = []
     for seed in _several(seeds):
         for taught in [None, *grid]:
             title = f"{'alone' if taught is None else taught}, seed {seed}"
@@ -86,9 +88,11 @@ def distill(
                 log.error("distill: %s: %s", title, error)  # noqa: TRY400 - the message is for the user
                 failed.append(title)
                 continue
+            incomplete += [f"{title}: {name}: {reason}" for name, reason in result.ended.failures.items()]
             results.append(result)
             scores.append(_score(result, taught, seed, answers))
-    return report_students(folder, opened, answers, scores, results, failed)
+    found = report_students(folder, opened, answers, scores, results, failed)
+    return dataclasses.replace(found, incomplete=incomplete)
 
 
 def _score(result: TrainResult, taught: TeachingSettings | None, seed: int, answers: TeacherAnswers) -> StudentScore:

@@ -8,12 +8,13 @@ from classifier_training.workflows.model_card import write_model_card
 from classifier_training.workflows.run_page import write_run_page
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.calibration import Calibration
+    from classifier_training.workflows.scores import Attempt
 
 
 def write_documents(
@@ -24,8 +25,10 @@ def write_documents(
     evaluation: Evaluation,
     *,
     calibration: Calibration | None,
+    failures: Mapping[str, str],
+    attempt: Attempt,
 ) -> None:
-    """Write report.html and MODEL_CARD.md into the run folder; the figures must have been painted.
+    """Write report.html and MODEL_CARD.md into the run folder, over older ones; the figures must have been painted.
 
     Args:
         run_dir: the run, with its evaluation.
@@ -34,9 +37,14 @@ def write_documents(
         class_names: [K].
         evaluation: figures of the answers.
         calibration: what the bundle knows of its own doubts, if it does.
+        failures: what could not be done so far, and why.
+        attempt: a `with` block around each file, given its name.
     """
     temperature = None if calibration is None else calibration.temperature
-    write_run_page(
-        run_dir.report, run_dir, run_dir.evaluation, result, table, class_names, evaluation, temperature=temperature
-    )
-    write_model_card(run_dir, evaluation)
+    with attempt(run_dir.report.name):
+        write_run_page(
+            run_dir.report, run_dir, run_dir.evaluation, result, table, class_names, evaluation,
+            temperature=temperature, failures=failures,
+        )  # fmt: skip
+    with attempt(run_dir.model_card.name):
+        write_model_card(run_dir, evaluation)

@@ -35,6 +35,7 @@ class Finished:
         seed: it ran with.
         settings: all others, by dotted key.
         figures: what it is worth and costs.
+        failures: what could not be done after its training, and why; withheld files among them.
     """
 
     run_dir: RunDir
@@ -43,6 +44,7 @@ class Finished:
     seed: int
     settings: Mapping[str, Any]
     figures: Figures
+    failures: Mapping[str, str]
 
 
 def finished_runs(folder: Path) -> list[RunDir]:
@@ -58,7 +60,8 @@ def read_finished(run_dir: RunDir) -> Finished:
     """
     values = saved_values(run_dir.config)
     try:
-        metrics = json.loads(run_dir.result.read_text(encoding="utf-8"))["metrics"]
+        result = json.loads(run_dir.result.read_text(encoding="utf-8"))
+        metrics = result["metrics"]
         with run_dir.metrics.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         figures = Figures(
@@ -82,8 +85,9 @@ def read_finished(run_dir: RunDir) -> Finished:
                 },
             },
             figures=figures,
+            failures={str(name): str(reason) for name, reason in result.get("failures", {}).items()},
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(run_dir, error) from error
 
 

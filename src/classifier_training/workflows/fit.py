@@ -1,4 +1,4 @@
-"""The larger steps of `train`: network, loss and optimizer put together, trained, exported and scored.
+"""The larger steps of `train`: network, loss and optimizer put together and trained.
 
 Torch and Lightning are imported by the functions that need them, so that help and configuration errors come at once.
 """
@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import FitEnd, RunContext
+from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.register import describe
 from classifier_training.core.types import TEST, VAL, SplitResult
 from classifier_training.training.decisions import Phase
 from classifier_training.training.settings import TrainerSettings
+from classifier_training.workflows.end import LAST_CHECKPOINT, Failures, Trained
 from classifier_training.workflows.heads import retrain_head
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from classifier_training.training.imbalance import Correction
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.transfer import Transfer
+    from classifier_training.workflows.start import Start
 
 Builder = Callable[..., Any]
 
@@ -116,12 +118,9 @@ def fit(
     *,
     transfer: Transfer,
     retrains_head: bool,
-    checkpoint: Path | None,
-) -> tuple[int, SplitResult]:
-    """Train, put the best weights back, let the observers finish, and score the held-out images.
-
-    Where it is asked for, the head is fitted anew before the observers see the weights.
-    Scoring comes last: a test image that cannot be read then costs neither the export nor the curves.
+    start: Start,
+) -> Trained:
+    """Train and put the best weights back; where it is asked for, the head is then fitted anew.
 
     Args:
         run: what is known of the run.
@@ -134,10 +133,7 @@ def fit(
         pace: what optimizer and schedule are made from.
         transfer: which stages are frozen when.
         retrains_head: whether the head is fitted anew.
-        checkpoint: to go on from; None for the beginning.
-
-    Returns:
-        The epoch of the best weights and their answers on test, or on validation where there is no test.
+        start: where the run begins, or is taken up; one whose training has ended takes its rows from the checkpoint.
     """
     import pytorch_lightning as pl
 
@@ -149,10 +145,10 @@ def fit(
     from classifier_training.training.continuation import Continuation
     from classifier_training.training.freezing import StageFreezing
     from classifier_training.training.interrupts import Interrupts
-    from classifier_training.training.loggers import finish
+    from classifier_training.training.loggers import closed_after_errors
     from classifier_training.workflows.team import Team
 
-    team = Team(run.run_dir, device, checkpoint)
+    team = Team(run.run_dir, device, start.checkpoint)
     assembly = assemble(run, callbacks)
     if team.leads:
         for observer in assembly.observers:
@@ -191,33 +187,68 @@ def fit(
     memory = told_out_of_memory(
         run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=settings.accumulate_grad_batches
     )
-    held_out = TEST if TEST in run.tables else VAL
-    status = "failed"
-    try:
-        checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
-        with team.sharing(datamodule), interrupts, memory, told_dead_workers(), checkpointing:
-            lightning.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    opened, failures = lightning.loggers, Failures()
+    with closed_after_errors(opened):
+        if start.is_trained and start.checkpoint is not None:
+            recorder = assembly.recorder
+            recorder.load_state_dict(read_checkpoint(start.checkpoint)["callbacks"][recorder.state_key])
+        else:
+            checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
+            with team.sharing(datamodule), interrupts, memory, told_dead_workers(), checkpointing:
+                try:
+                    lightning.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
+                except Exception as error:
+                    # Loggers and callbacks have their last words after the last epoch.
+                    if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
+                        raise
+                    failures.note("the end of training", error)
         if not team.leads:
             raise SystemExit(0)
+        if assembly.checkpoints.unsaved is not None:
+            failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
         if retrains_head:
-            score = retrain_head(run, module, datamodule, device, best["epoch"])
-            if score is not None:
-                best |= {"state_dict": module.state_dict(), "score": score}
-                AtomicCheckpointIO().save_checkpoint(best, run.run_dir.best_checkpoint)
-        end = FitEnd(rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"])
-        for observer in assembly.observers:
-            observer.fit_ended(run, end)
-        module.scored_split = held_out
-        loader = datamodule.test_dataloader() if held_out == TEST else datamodule.val_dataloader()
+            with failures.keep("retrain_head"):
+                best = _with_new_head(run, module, datamodule, device, best)
+
+    def score_held_out() -> SplitResult:
+        module.scored_split = TEST if TEST in run.tables else VAL
         scorer = lightning if team.is_one else make_trainer(devices=1)
+        # One that fails must not take the score with it; it is told of the metrics afterwards.
+        scorer.loggers = []
         with told_dead_workers():
-            scorer.test(module, dataloaders=loader, verbose=False)
-        status = "success"
-    finally:
-        finish(lightning.loggers, status=status)
-    return best["epoch"], module.results[held_out]
+            scorer.test(module, dataloaders=datamodule.evaluation_loader(module.scored_split), verbose=False)
+        return module.results[module.scored_split]
+
+    return Trained(
+        run=run,
+        observers=assembly.observers,
+        loggers=opened,
+        end=FitEnd(rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"]),
+        score=score_held_out,
+        source=run.run_dir.best_checkpoint.name,
+        keeps_last=assembly.checkpoints.keep_last,
+        failures=failures,
+    )
+
+
+def _with_new_head(
+    run: RunContext, module: ClassifierModule, datamodule: ImageFolderDataModule, device: Device, best: dict[str, Any]
+) -> dict[str, Any]:
+    """Fit the head anew and keep it in best.ckpt if it is better; returns what that holds, and so does the network."""
+    from classifier_training.training.checkpoint_files import AtomicCheckpointIO
+
+    try:
+        score = retrain_head(run, module, datamodule, device, best["epoch"])
+        if score is None:
+            return best
+        found = {**best, "state_dict": module.state_dict(), "score": score}
+        AtomicCheckpointIO().save_checkpoint(found, run.run_dir.best_checkpoint)
+    except Exception:
+        module.load_state_dict(best["state_dict"])
+        raise
+    return found
 
 
 def _tensor(values: NDArray[np.float64] | None) -> Tensor | None:

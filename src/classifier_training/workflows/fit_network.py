@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
 from classifier_training.core.ranks import following
-from classifier_training.core.types import TRAIN, SplitResult
-from classifier_training.training.decisions import Decisions, write_decisions
+from classifier_training.core.types import TRAIN
+from classifier_training.training.decisions import write_decisions
 from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Correction
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer
+from classifier_training.workflows.end import Trained
 from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
 from classifier_training.workflows.heads import probe_head
 from classifier_training.workflows.settle import settle
+from classifier_training.workflows.start import Start
 from classifier_training.workflows.teaching import make_guide
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
     from classifier_training.workflows.network import Network
@@ -66,14 +66,9 @@ def fit_network(
     device: Device,
     callbacks: Mapping[str, Any],
     loggers: Mapping[str, Builder],
-    decisions: Decisions,
-    *,
-    checkpoint: Path | None,
-) -> tuple[int, SplitResult]:
+    start: Start,
+) -> Trained:
     """Settle what the configuration leaves open, and train from a checkpoint on, or from the beginning.
-
-    Returns:
-        The epoch of the best weights and their answers on test, or on validation where there is no test.
 
     Raises:
         UserError: when what is configured cannot be done together.
@@ -94,7 +89,7 @@ def fit_network(
         correction=parts.correction,
         seed=parts.seed,
         min_batch_size=network.min_batch_size,
-        phase=decisions.phase,
+        phase=start.decisions.phase,
         freezes=parts.transfer.freezes,
         guide=make_guide(parts.distillation, run, datamodule, device) if parts.distillation else None,
     )
@@ -107,8 +102,8 @@ def fit_network(
         device,
         parts.batch_size,
         network.min_batch_size,
-        decisions,
-        resumed=checkpoint is not None or follows,
+        start.decisions,
+        resumed=start.checkpoint is not None or follows,
     )
     if not follows:
         write_decisions(run.run_dir.decisions, decisions)
@@ -116,7 +111,7 @@ def fit_network(
     module = make(settled.trainer, settled.optimizer, settled.device)
     if settled.is_compiled:
         module.network.compile()
-    if parts.transfer.probes and checkpoint is None and not follows:
+    if parts.transfer.probes and start.checkpoint is None and not follows:
         probe_head(run, module, datamodule, settled.device, parts.correction.class_weights)
     return fit(
         run,
@@ -129,7 +124,7 @@ def fit_network(
         pace_of(datamodule, settled.trainer, settled.optimizer, decisions.phase),
         transfer=parts.transfer,
         retrains_head=parts.retrains_head,
-        checkpoint=checkpoint,
+        start=start,
     )
 
 

@@ -1,4 +1,4 @@
-"""The larger steps of `train` for a model that is fitted at once: features, fit, export and score.
+"""The larger steps of `train` for a model that is fitted at once: features and fit.
 
 In place of `fit`. Observers are told of one epoch, number 0; Lightning's trainer and what needs it have no part.
 """
@@ -20,6 +20,7 @@ from classifier_training.core.runtime import num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.training.imbalance import Correction
+from classifier_training.workflows.end import Trained
 from classifier_training.workflows.fit import Builder
 
 if TYPE_CHECKING:
@@ -44,17 +45,14 @@ def fit_shallow(
     *,
     data: DataSource,
     seed: int,
-) -> tuple[int, SplitResult]:
-    """Fit a shallow model, let the observers see it, and score the held-out images.
-
-    Returns:
-        0, the epoch that the state is from, and the answers on test, or on validation where there is no test.
+) -> Trained:
+    """Fit a shallow model and let the observers see its one epoch, number 0.
 
     Raises:
         UserError: when nothing would keep what was fitted.
     """
     from classifier_training.training.descriptors import describe_split, open_cache
-    from classifier_training.training.loggers import finish
+    from classifier_training.training.loggers import closed_after_errors
     from classifier_training.training.shallow import fit_classifier, score
 
     if not any(isinstance(item, OnnxExport) for item in callbacks.values()):
@@ -70,7 +68,6 @@ def fit_shallow(
     log.info("features and fit: on the CPU, %d cores", num_cores())
     built_loggers = [build(run.run_dir) for build in loggers.values()]
     held_out = TEST if TEST in run.tables else VAL
-    status = "failed"
     started = time.perf_counter()
 
     def describe(pixels: Tensor) -> Tensor:
@@ -78,7 +75,7 @@ def fit_shallow(
 
     settings = {**model.feature_settings, "channel_order": run.preprocessing.channel_order}
     room = 4.0 * _num_features(network, run.preprocessing.size) * sum(map(len, run.tables.values()))
-    try:
+    with closed_after_errors(built_loggers):
         with open_cache(settings, wanted_bytes=room, store_gb=data.store_gb, keeps=data.store != "off") as cache:
             described = {}
             for split in run.tables:
@@ -121,25 +118,25 @@ def fit_shallow(
         }
         write_csv(run.run_dir.metrics, list(row), [[v if isinstance(v, int) else f"{v:.6g}" for v in row.values()]])
         _show(run, observers, row, results[VAL])
-        tests = {f"{held_out}/{name}": value for name, value in results[held_out].metrics.items()}
         for logger in built_loggers:
-            logger.log_metrics({**row, **tests}, step=1)
-        status = "success"
-    finally:
-        finish(built_loggers, status=status)
-    return 0, results[held_out]
+            logger.log_metrics(row, step=1)
+    return Trained(
+        run=run,
+        observers=observers,
+        loggers=built_loggers,
+        end=FitEnd(rows=[row], best_epoch=0, best_score=row[run.monitor]),
+        score=lambda: results[held_out],
+        source=run.run_dir.weights.name,
+    )
 
 
 def _show(run: RunContext, observers: list[Observer], row: Mapping[str, float], validation: SplitResult) -> None:
     """Tell the observers of the one epoch; only now does the network have its size."""
-    best = row[run.monitor]
-    log.info("epoch 0/0  val/loss %.4f  %s %.4f", row["val/loss"], run.monitor, best)
+    log.info("epoch 0/0  val/loss %.4f  %s %.4f", row["val/loss"], run.monitor, row[run.monitor])
     for observer in observers:
         observer.fit_started(run)
     for observer in observers:
         observer.epoch_ended(run, EpochEnd(epoch=0, rows=[row], validation=validation, best_epoch=0))
-    for observer in observers:
-        observer.fit_ended(run, FitEnd(rows=[row], best_epoch=0, best_score=best))
 
 
 def _class_weights(correction: Correction, counts: NDArray[np.int64]) -> NDArray[np.float64] | None:

@@ -16,8 +16,8 @@ from classifier_training.data.findings import plural, shown
 from classifier_training.evaluation import report
 from classifier_training.evaluation.label_issues import find_label_issues, import_cleanlab
 from classifier_training.evaluation.pictures import thumbnail
-from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_run
+from classifier_training.workflows.opened import open_exported
 from classifier_training.workflows.samples import own_samples, tabulate
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def report_labels(run: str, *, moved_to: str | None, output: str | None) -> Labe
     run_dir = find_run(run)
     folder = DataReportDir(Path(output).expanduser() if output else run_dir.label_issues)
     make_folder(folder.path)
-    predictor = Predictor(run_dir.path)
+    predictor = open_exported(run_dir.path)
     rows, root = own_samples(run_dir, moved_to=moved_to)
     samples, targets, logits = [], [], []
     for split in (VAL, TEST):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from classifier_training.core.room import Room
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.data.index import SplitData
     from classifier_training.data.source import DataSource
@@ -35,6 +36,7 @@ def open_pictures(
     class_weights: NDArray[np.float64] | None,
     device: Device,
     seed: int,
+    room: Room | None,
 ) -> Iterator[ImageFolderDataModule]:
     """Give the data module of a run; its stores are let go of when the block is left.
 
@@ -46,9 +48,10 @@ def open_pictures(
         class_weights: how often one image of each class is drawn [K]; None takes every image once an epoch.
         device: where they are used.
         seed: of the run.
+        room: what the run will write; None where another process has looked.
 
     Raises:
-        UserError: when a store was asked for, and there is no room.
+        UserError: when a store was asked for, and there is no room, or none for the run.
     """
     from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
 
@@ -60,6 +63,7 @@ def open_pictures(
         store=data.store,
         store_gb=data.store_gb,
         share=own_share(device.num_devices),
+        room=room,
     ) as stores:
         yield ImageFolderDataModule(
             splits,

@@ -16,13 +16,13 @@ from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
 from classifier_training.inference.interrupts import told_interrupts
 from classifier_training.inference.outputs import Output
-from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import to_row
 from classifier_training.inference.settings import PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.summary import Summary
 from classifier_training.registry.runs import find_model
+from classifier_training.workflows.opened import open_exported
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def predict(
     """
     _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
     items = find_source(source, every_s=every_s, follow_links=follow_links)
-    predictor = Predictor(find_model(run), accelerator=trainer.accelerator)
+    predictor = open_exported(find_model(run), accelerator=trainer.accelerator)
     rule = predictor.rule(threshold, reject, unknown=unknown)
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
     settings = {

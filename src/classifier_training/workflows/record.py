@@ -39,9 +39,24 @@ def config_text(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int) -> None:
-    """Write result.json, by which a run is known to have come to its end."""
-    write_json(run_dir.result, {"split": scored.split, "best_epoch": best_epoch, "metrics": dict(scored.metrics)})
+def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int, failures: Mapping[str, str]) -> None:
+    """Write result.json, by which a run is known to have come to its end.
+
+    Args:
+        run_dir: where to.
+        scored: answers of the held-out images.
+        best_epoch: where the weights are from.
+        failures: what could not be done after training, and why.
+    """
+    write_json(
+        run_dir.result,
+        {
+            "split": scored.split,
+            "best_epoch": best_epoch,
+            "metrics": dict(scored.metrics),
+            "failures": dict(failures),
+        },
+    )
 
 
 def plain(value: Any) -> Any:

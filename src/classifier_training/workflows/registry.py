@@ -161,8 +161,10 @@ def show(*, run: Annotated[str, Word()], output: str = DEFAULT_OUTPUT) -> ShowRe
         "monitored": "" if record.monitor is None else f"{record.monitor[0]} {record.monitor[1]:.4f}",
         **{f"{record.split}/{name}": f"{value:.4f}" for name, value in record.metrics.items()},
     }
-    for name, description in _files(RunDir(folder)).items():
+    for name, description in _described(RunDir(folder), "files").items():
         facts[name] = _proof(description)
+    for name, reason in _described(RunDir(folder), "withheld").items():
+        facts[name] = f"WITHHELD: {reason}"
     for item in read_promotions(RunDir(folder)):
         facts[f"promoted {item['number']}"] = (
             f"{item['alias']} on {item['promoted_at']}{', forced' if item.get('forced') else ''}"
@@ -261,10 +263,10 @@ def _training(record: RunRecord) -> str:
     return f"{record.num_epochs} epochs{seconds}{best}"
 
 
-def _files(run: RunDir) -> dict[str, dict[str, Any]]:
+def _described(run: RunDir, key: str) -> dict[str, Any]:
     try:
-        files: dict[str, dict[str, Any]] = json.loads(run.model_info.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        files: dict[str, Any] = json.loads(run.model_info.read_text(encoding="utf-8")).get(key, {})
+    except (OSError, ValueError, AttributeError):
         # An unfinished run has none; a damaged one has said so.
         return {}
     return files

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from classifier_training.core.errors import shown
+from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
 from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_pieces, pictures_of
 from classifier_training.evaluation.mistakes import Answers, most_confused
@@ -18,7 +20,7 @@ from classifier_training.workflows.run_facts import RunFacts
 from classifier_training.workflows.scores import at_temperature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from classifier_training.core.run_dir import RunDir
@@ -50,6 +52,7 @@ def write_run_page(
     evaluation: Evaluation,
     *,
     temperature: float | None,
+    failures: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the page; the figures must have been painted.
 
@@ -62,6 +65,7 @@ def write_run_page(
         class_names: [K].
         evaluation: the figures.
         temperature: that the logits are to be divided by; None for a bundle that was not calibrated.
+        failures: what could not be done at the end of the run, and why, besides the files that were withheld.
     """
     facts = RunFacts.read(run_dir)
     result = result if temperature is None else at_temperature(result, temperature)
@@ -79,7 +83,7 @@ def write_run_page(
     )
     title = f"{facts.architecture or 'Model'} on {evaluation.split} images"
     body = [
-        *_top(title, run_dir, grounds),
+        *_top(title, run_dir, grounds, _missing(run_dir, facts.info.get("withheld", {}), failures)),
         _data(facts, run_dir),
         _plots(
             "Training", run_dir.history_plots,
@@ -100,7 +104,16 @@ def write_run_page(
     report.write_page(path, title=title, body=[piece for piece in body if piece])
 
 
-def _top(title: str, run_dir: RunDir, grounds: Grounds) -> list[Html]:
+def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str, str]) -> list[Html]:
+    """Return a card for each file that was withheld, and for whatever else failed after training."""
+    export = f"{command('export')} {setting('run', run_dir.path)}   writes and checks it again"
+    resume = f"{command('train')} {setting('resume', run_dir.path)}   does again what follows training"
+    cards = [(f"{name} is withheld", reason, export) for name, reason in withheld.items()]
+    cards += [(f"failed: {name}", reason, resume) for name, reason in failures.items() if name not in withheld]
+    return [report.card("error", title, reason, remedy, badge=BADGES["error"]) for title, reason, remedy in cards]
+
+
+def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html]) -> list[Html]:
     measures = grounds.evaluation.measures
     numbers = [
         (percent(measures.overall["acc_top1"]), "right answers (top-1 accuracy)"),
@@ -109,8 +122,11 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds) -> list[Html]:
         (f"{len(grounds.class_names):,}", "classes"),
     ]
     said = [
-        report.card(found.kind, found.title, found.words, found.remedy, badge=BADGES[found.kind])
-        for found in remarks(grounds)
+        *missing,
+        *(
+            report.card(found.kind, found.title, found.words, found.remedy, badge=BADGES[found.kind])
+            for found in remarks(grounds)
+        ),
     ]
     more = [report.folded(f"{len(said) - MAX_REMARKS} more", *said[MAX_REMARKS:])] if len(said) > MAX_REMARKS else []
     lead = Html(f'<p class="headline">{report.escape(headline(grounds))}</p>')

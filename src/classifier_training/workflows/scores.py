@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
 from classifier_training.evaluation.selective import write_selective
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.drawing import Drawer
     from classifier_training.export.calibration import Calibration
+
+
+Attempt = Callable[[str], AbstractContextManager[object]]
 
 
 def write_scores(
@@ -33,6 +38,7 @@ def write_scores(
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
     csv_safe: bool = False,
+    attempt: Attempt = nullcontext,
 ) -> Evaluation:
     """Score the answers as they are given to users, which is with the calibrated probabilities where there are such.
 
@@ -48,32 +54,31 @@ def write_scores(
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
+        attempt: a `with` block around each part of the writing, given its name; the metrics are known before.
 
     Raises:
         UserError: for answers that cannot be scored.
     """
     temperature = None if calibration is None else calibration.temperature
-    evaluation = write_results(
-        folder,
-        result if temperature is None else at_temperature(result, temperature),
-        table,
-        class_names,
-        drawer,
-        source=source,
-        temperature=temperature,
-        slices=slices,
-        unknown_labels=unknown_labels,
-        intervals=intervals,
-        csv_safe=csv_safe,
+    given = result if temperature is None else at_temperature(result, temperature)
+    evaluation = evaluate_answers(
+        given, table, class_names, slices=slices, unknown_labels=unknown_labels, intervals=intervals
     )
-    write_selective(
-        folder,
-        result,
-        class_names,
-        temperature=temperature,
-        curves=None if calibration is None else calibration.curves,
-        drawer=drawer,
-    )
+    with attempt(f"the tables of {folder.name}/"):
+        write_results(
+            folder, given, table, class_names, evaluation, source=source, temperature=temperature, csv_safe=csv_safe
+        )
+    with attempt(f"the plots of {folder.name}/"):
+        draw_results(folder, given, table, class_names, evaluation, drawer, temperature=temperature)
+    with attempt(f"{folder.name}/calibration.json"):
+        write_selective(
+            folder,
+            result,
+            class_names,
+            temperature=temperature,
+            curves=None if calibration is None else calibration.curves,
+            drawer=drawer,
+        )
     return evaluation
 
 

@@ -4,28 +4,87 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from classifier_training.conf.resume import changed_settings, keeps_exactness, saved_values
+from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
 from classifier_training.core.errors import UserError
+from classifier_training.core.room import Room, remove, size_bytes
 from classifier_training.core.run_dir import days_folder
 from classifier_training.core.runtime import command, setting
-from classifier_training.registry.runs import find_run, unfinished_like
+from classifier_training.core.types import TEST, VAL
+from classifier_training.registry.runs import ended, find_run, unfinished_like
 from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
 from classifier_training.workflows.record import config_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import nn
 
     from classifier_training.core.ranks import Follower
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
+    from classifier_training.data.index import SplitData
     from classifier_training.training.settings import TrainerSettings
 
 log = logging.getLogger(__name__)
 
 Extend = Literal["stretch", "restart", "constant"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, or is taken up.
+
+    Args:
+        decisions: what it decided before, with the phase that it is in now.
+        checkpoint: to train on from; None for the beginning.
+        is_trained: whether no step is to come: only what follows training is left to do.
+    """
+
+    decisions: Decisions = field(default_factory=Decisions)
+    checkpoint: Path | None = None
+    is_trained: bool = False
+
+
+@contextmanager
+def removed_when_refused(run_dir: RunDir) -> Iterator[None]:
+    """Remove the folder of a new run that the block refuses to begin.
+
+    Raises:
+        UserError: then.
+    """
+    try:
+        yield
+    except UserError:
+        remove(run_dir.path)
+        raise
+
+
+def room_of(network: nn.Module, splits: SplitData, run_dir: RunDir, *, is_new: bool) -> Room:
+    """Return what a run is going to write.
+
+    Args:
+        network: of the run.
+        splits: of its data; the held-out images are listed with the probability of each class, and mistakes twice.
+        run_dir: of the run.
+        is_new: whether nothing in its folder will be written over.
+    """
+    held_out = splits.tables.get(TEST, splits.tables[VAL])
+    row_bytes = PATH_BYTES + PROBABILITY_BYTES * len(splits.class_names)
+    return Room(
+        output=run_dir.path.parent if is_new else run_dir.path,
+        weights_bytes=4.0 * sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())),
+        table_bytes=2.0 * row_bytes * len(held_out),
+        present_bytes=0.0 if is_new else size_bytes(run_dir.path),
+    )
+
+
+PATH_BYTES, PROBABILITY_BYTES = 150, 9
+"""Of a row of predictions.csv."""
 
 
 def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -> RunDir | None:
@@ -80,9 +139,7 @@ def inherit(
     return dataclasses.replace(built, pretrained=True)
 
 
-def go_on(
-    resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None
-) -> tuple[Decisions, Path | None]:
+def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Start:
     """Find where a run was left, say what is otherwise in it now, and decide what becomes of its schedule.
 
     Args:
@@ -92,13 +149,13 @@ def go_on(
         extend: what the schedule does in a longer run; stretch when left out.
 
     Returns:
-        What the run decided before, with the phase that it is in now; and the checkpoint to go on from, None where
-        nothing was saved yet and it begins again.
+        Where it is taken up; at the beginning where nothing was saved yet.
 
     Raises:
-        UserError: when `extend` has no effect, the run is past its new length, or no checkpoint can be used.
+        UserError: when `extend` has no effect, the run is past its new length, it is finished and its checkpoint is
+            gone, or no checkpoint can be used.
     """
-    from classifier_training.training.checkpoint_files import find_newest
+    from classifier_training.training.checkpoint_files import find_newest, train_on
 
     decisions = read_decisions(resumed.decisions)
     changes = changed_settings(saved_values(resumed.config), config)
@@ -106,6 +163,8 @@ def go_on(
         log.info("resume: %s: %s, before %s", key, now, before)
     inexact = [key for key, *_ in changes if not keeps_exactness(key)]
     newest = find_newest(resumed, at_epoch_end=bool(inexact))
+    if newest is None and resumed.result.exists():
+        raise ended(resumed)
     done = newest.entry.epochs_done if newest else 0
     if done > trainer.max_epochs:
         raise UserError(
@@ -113,8 +172,12 @@ def go_on(
             f"{done} epochs or more",
             f"trainer.max_epochs={done} to finish it as it is",
         )
+    changed = [key for key, *_ in changes if key == MAX_TIME or not keeps_exactness(key)]
+    is_trained = newest is not None and (
+        (done == trainer.max_epochs and not newest.entry.is_mid_epoch) or (newest.entry.ends_training and not changed)
+    )
     where = f"after step {newest.entry.step}, from {newest.path}" if newest else "at the beginning: nothing was saved"
-    log.info("resume: the run goes on %s", where)
+    log.info("resume: the run goes on %s%s", where, "; its training has ended" if is_trained else "")
     planned = next((before for key, before, _ in changes if key == "trainer.max_epochs"), trainer.max_epochs)
     if extend is not None and trainer.max_epochs <= planned:
         raise UserError(
@@ -127,16 +190,18 @@ def go_on(
         decisions = dataclasses.replace(decisions, phase=phase)
     # Before config.yaml says the new length: a kill between the two must not lose what was asked for.
     write_decisions(resumed.decisions, decisions)
+    if newest and newest.entry.ends_training and not is_trained:
+        train_on(newest)
     if trainer.max_epochs != planned:
         log.info("extend=%s: %s", extend or "stretch", _schedule_words(decisions.phase, extend, trainer.max_epochs))
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
-    return decisions, newest.path if newest else None
+    return Start(decisions, newest.path if newest else None, is_trained)
 
 
-def follow(run: RunDir, told: Follower) -> tuple[Decisions, Path | None]:
+def follow(run: RunDir, told: Follower) -> Start:
     """Return what the leader of this process has decided, and the checkpoint that it goes on from."""
-    return read_decisions(run.decisions), Path(told.checkpoint) if told.checkpoint else None
+    return Start(read_decisions(run.decisions), Path(told.checkpoint) if told.checkpoint else None)
 
 
 def refuse_extend(extend: Extend | None) -> None:

@@ -51,6 +51,7 @@ class DistillResult:
         student: what the student costs.
         words: the conclusion, one paragraph.
         failed: runs that came to no end, by their titles.
+        incomplete: what runs could not do after training, such as a withheld file; a line each.
     """
 
     folder: Path
@@ -60,11 +61,12 @@ class DistillResult:
     student: Served
     words: str
     failed: Sequence[str]
+    incomplete: Sequence[str] = ()
 
     @property
     def exit_code(self) -> int:
-        """1 where a run failed."""
-        return int(bool(self.failed))
+        """1 where a run failed, or lacks something."""
+        return int(bool(self.failed or self.incomplete))
 
     def __str__(self) -> str:
         lines = ["", f"{'student':<44} seeds  accuracy         gain             agreement  lead kept"]
@@ -78,6 +80,7 @@ class DistillResult:
             )
         lines += [f"{'teacher':<44} {'':>5}  {100 * self.teacher.accuracy:6.2f}", "", self.words]
         lines += [f"failed: {title}" for title in self.failed]
+        lines += [f"incomplete: {line}" for line in self.incomplete]
         return "\n".join([*lines, f"written to {self.folder}"])
 
 

@@ -1,6 +1,7 @@
 """`train`: from data to a run folder.
 
-`train` is the whole run; its larger steps are in `inputs`, `network`, `pictures`, `fit_network` and `fit_shallow`.
+`train` is the whole run; its larger steps are in `inputs`, `network`, `pictures`, `fit_network`, `fit_shallow` and
+`end`.
 Modules that import torch or Lightning are imported when they are needed, so that help and configuration errors come at
 once.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import logging as python_logging
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.locks import work_in
 from classifier_training.core.ranks import following
 from classifier_training.core.register import Choice, describe, register
+from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.types import TEST, SplitResult, SplitTable, goal_of
@@ -28,24 +30,30 @@ from classifier_training.data.source import DataSource
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation
-from classifier_training.export.bundle import read_info
 from classifier_training.models.shallow.builders import ShallowModel
-from classifier_training.training.decisions import Decisions
 from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer
-from classifier_training.workflows.documents import write_documents
+from classifier_training.workflows.end import Ended, finish_run
 from classifier_training.workflows.fit import Builder
 from classifier_training.workflows.fit_network import Parts, fit_network
 from classifier_training.workflows.fit_shallow import fit_shallow
 from classifier_training.workflows.inputs import read_inputs
 from classifier_training.workflows.network import build_network
 from classifier_training.workflows.pictures import open_pictures
-from classifier_training.workflows.record import plain, record_inputs, record_result
-from classifier_training.workflows.samples import unknown_labels
-from classifier_training.workflows.scores import write_scores
-from classifier_training.workflows.start import Extend, find_origin, follow, go_on, refuse_extend, tell_unfinished
+from classifier_training.workflows.record import plain, record_inputs
+from classifier_training.workflows.start import (
+    Extend,
+    Start,
+    find_origin,
+    follow,
+    go_on,
+    refuse_extend,
+    removed_when_refused,
+    room_of,
+    tell_unfinished,
+)
 from classifier_training.workflows.teaching import name_teachers, uncompiled
 
 log = python_logging.getLogger(__name__)
@@ -57,32 +65,63 @@ class TrainResult:
 
     Args:
         run_dir: where everything is.
-        scored: answers of the best weights on the test split, or on validation where there is no test.
-        evaluation: their figures.
+        ended: answers of the best weights on the test split, or on validation where there is no test, with their
+            metrics, and what could not be done.
         best_epoch: where the weights are from.
         table: the samples of the scored split.
     """
 
     run_dir: RunDir
-    scored: SplitResult
-    evaluation: Evaluation
+    ended: Ended
     best_epoch: int
     table: SplitTable
 
+    @property
+    def scored(self) -> SplitResult:
+        """Answers on the scored split."""
+        return self.ended.scored
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Metrics of these answers."""
+        return self.ended.evaluation
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where something failed after training; the run is finished all the same."""
+        return int(bool(self.ended.failures))
+
     def __str__(self) -> str:
-        run = self.run_dir.path
         caution = "" if self.scored.split == TEST else " (there is no test split; these images chose the weights)"
-        return (
-            f"\n{self.evaluation}\nwith the weights of epoch {self.best_epoch}{caution}\n"
-            f"run folder: {run}\nreport: {self.run_dir.report}{self._next()}"
-        )
+        lines = [
+            "",
+            str(self.ended.evaluation),
+            f"with the weights of epoch {self.best_epoch}{caution}",
+            *(f"FAILED: {name}: {reason}" for name, reason in self.ended.failures.items()),
+            *folder_words(self.run_dir),
+        ]
+        return "\n".join(lines) + self._next()
 
     def _next(self) -> str:
         if not self.run_dir.model_info.exists():
-            return "   (its model was not exported: callbacks.onnx_export is switched off)"
+            return "\n(its model was not exported: callbacks.onnx_export is switched off)"
         run = setting("run", self.run_dir.path)
         source = setting("source", self.table.paths[0])
         return f"\n\nnext:\n  {command('evaluate')} {run}\n  {command('predict')} {run} {source}"
+
+
+def folder_words(run_dir: RunDir) -> list[str]:
+    """Say where a finished run is, how large it is, and which of its files predict needs."""
+    last, needed = size_bytes(run_dir.last_checkpoint), (run_dir.onnx, run_dir.model_info, run_dir.labels_mapping)
+    longer = f"; {last / 1e6:,.1f} MB of them are last.ckpt, to train it longer" if last else ""
+    lines = [
+        f"run folder: {run_dir.path}   ({size_bytes(run_dir.path) / 1e6:,.1f} MB{longer})",
+        f"report: {run_dir.report}",
+    ]
+    if all(path.exists() for path in needed):
+        names = ", ".join(path.name for path in needed)
+        lines.append(f"to share: {names} ({sum(map(size_bytes, needed)) / 1e6:,.1f} MB) are all that predict needs")
+    return lines
 
 
 @register(group="verb", name="train")
@@ -180,28 +219,33 @@ def train(
             seed=seed,
         )
         device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
-        datamodule = stack.enter_context(
-            open_pictures(
-                splits,
-                network,
-                data=data,
-                transforms=transforms,
-                class_weights=correction.sampler_weights,
-                device=device,
-                seed=seed,
-            )
-        )
-        decisions, checkpoint = Decisions(), None
-        if resumed:
-            decisions, checkpoint = follow(resumed, follower) if follower else go_on(resumed, config, trainer, extend)
-            run_dir = resumed
-        else:
-            run_dir = RunDir.create(Path(output), category=category, name=name)
+        run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
+        if resumed is None:
             stack.enter_context(work_in(run_dir))
-        if not follower:
-            run_dir.result.unlink(missing_ok=True)
             run_log.open(run_dir.log)
+            # Before a store is filled: whoever is killed at that can have the run resumed.
             record_inputs(run_dir, config, loaded.index)
+        with nullcontext() if resumed else removed_when_refused(run_dir):
+            datamodule = stack.enter_context(
+                open_pictures(
+                    splits,
+                    network,
+                    data=data,
+                    transforms=transforms,
+                    class_weights=correction.sampler_weights,
+                    device=device,
+                    seed=seed,
+                    room=None if follower else room_of(network.built.network, splits, run_dir, is_new=resumed is None),
+                )
+            )
+        start = Start()
+        if resumed and follower:
+            start = follow(resumed, follower)
+        elif resumed:
+            start = go_on(resumed, config, trainer, extend)
+            resumed.result.unlink(missing_ok=True)
+            run_log.open(resumed.log)
+            record_inputs(resumed, config, loaded.index)
         run = RunContext(
             run_dir=run_dir,
             config=config,
@@ -218,9 +262,7 @@ def train(
             drawer=drawer,
         )
         if isinstance(model, ShallowModel):
-            best_epoch, scored = fit_shallow(
-                run, model, datamodule, callbacks, logging, correction, data=data, seed=seed
-            )
+            trained = fit_shallow(run, model, datamodule, callbacks, logging, correction, data=data, seed=seed)
         else:
             parts = Parts(
                 loss,
@@ -234,22 +276,6 @@ def train(
                 seed,
                 distillation,
             )
-            best_epoch, scored = fit_network(
-                run, network, datamodule, parts, device, callbacks, logging, decisions, checkpoint=checkpoint
-            )
-        table = splits.tables[scored.split]
-        calibration = read_info(run_dir).calibration if run_dir.model_info.exists() else None
-        evaluation = write_scores(
-            run_dir.evaluation,
-            scored,
-            table,
-            splits.class_names,
-            drawer,
-            calibration=calibration,
-            source=(run_dir.weights if isinstance(model, ShallowModel) else run_dir.best_checkpoint).name,
-            unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
-        )
-        record_result(run_dir, scored, best_epoch)
-        drawer.wait()
-        write_documents(run_dir, scored, table, splits.class_names, evaluation, calibration=calibration)
-    return TrainResult(run_dir, scored, evaluation, best_epoch, table)
+            trained = fit_network(run, network, datamodule, parts, device, callbacks, logging, start)
+        ended = finish_run(trained, loaded.index.samples)
+    return TrainResult(run_dir, ended, trained.end.best_epoch, splits.tables[ended.scored.split])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.build import build_node
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.preprocess import Preprocessing
-from classifier_training.export.bundle import BundleInfo, read_info
+from classifier_training.export.bundle import BundleInfo, read_info, withheld_reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,13 +43,14 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
 
 
 def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
-    """Say what a run's network is and where its weights are: exported, or in best.ckpt where nothing was.
+    """Say what a run's network is and where its weights are: exported, or in best.ckpt where they were not.
 
     Raises:
         UserError: when the folder has neither.
     """
     if run_dir.model_info.exists() or not run_dir.best_checkpoint.exists():
-        return read_info(run_dir), run_dir.weights
+        is_withheld = withheld_reason(run_dir, run_dir.weights.name) is not None
+        return read_info(run_dir), run_dir.best_checkpoint if is_withheld else run_dir.weights
     return _checkpoint_info(run_dir), run_dir.best_checkpoint
 
 

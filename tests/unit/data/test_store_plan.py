@@ -11,9 +11,10 @@ import pytest
 from tests.unit.data.test_store import PREPROCESSING, RECIPE, fill
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.room import WEIGHTS_FACTOR, Room
 from classifier_training.core.types import SplitTable
 from classifier_training.data.index import SplitData
-from classifier_training.data.store.plan import StorePlan
+from classifier_training.data.store.plan import StorePlan, open_stores
 from classifier_training.data.store.room import make_room, used_bytes
 
 
@@ -61,6 +62,32 @@ def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
     assert plan("off", 1).folders == {}
     with pytest.raises(UserError, match=r"data\.store=on: there is no room"):
         plan("on", 1e-9)
+
+
+def test_a_store_leaves_the_room_that_the_run_needs(
+    tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO, "classifier_training")
+    settings: dict[str, Any] = {"preprocessing": PREPROCESSING, "crop_scale": 0.2, "store_gb": None}
+    data = splits_of(tmp_path, paths)
+    free = shutil.disk_usage(tmp_path).free
+    room = Room(output=tmp_path / "outputs", weights_bytes=free / 2 / WEIGHTS_FACTOR)
+    with open_stores(data, store="auto", room=room, **settings) as stores:
+        assert set(stores) == {"train", "val"}
+    assert ", and 0.0 MB for its store of pixels" in caplog.text
+    room = Room(output=tmp_path / "outputs", weights_bytes=free)
+    with (
+        pytest.raises(UserError, match=r"data\.store=on: there is no room"),
+        open_stores(data, store="on", room=room, **settings),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match="free, and the run needs up to") as caught,
+        open_stores(data, store="off", room=Room(output=tmp_path, weights_bytes=free), **settings),
+    ):
+        pass
+    assert "output=/some/folder" in caught.value.remedy
 
 
 def test_without_a_folder_to_keep_pixels_in_auto_keeps_none_and_on_refuses(

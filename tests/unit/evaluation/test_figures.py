@@ -103,6 +103,7 @@ def test_the_drawer_paints_elsewhere_and_reports_what_it_could_not(
         drawer.submit(good, tmp_path / "folder" / "good.png")
     assert (tmp_path / "folder" / "good.png").stat().st_size > 1000
     assert "broken.png: ValueError: cannot paint this" in caplog.text
+    assert drawer.failures == {tmp_path / "broken.png": "ValueError: cannot paint this"}
 
 
 def test_a_failed_run_does_not_wait_for_its_pictures(tmp_path: Path) -> None:
@@ -253,3 +254,4 @@ def test_a_painter_that_dies_costs_its_pictures_and_no_more(tmp_path: Path, capl
         drawer.submit(figure, tmp_path / "third.png")
     (said,) = [record.getMessage() for record in caplog.records]
     assert "first.png and later pictures are missing" in said
+    assert {path.name for path in drawer.failures} == {"first.png", "second.png", "third.png"}

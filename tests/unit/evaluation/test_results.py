@@ -14,7 +14,7 @@ from classifier_training.core.table import FORMULA_STARTS
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import Evaluation, write_results
+from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
 
 NAMES = ("accuracy", "metrics", "split")
 """A class may be called like a part of the report."""
@@ -37,7 +37,9 @@ def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> 
     logits = np.eye(3, dtype=np.float32)[answers] * (1 + np.arange(len(rows), dtype=np.float32)[:, None])
     losses = cross_entropies(logits, targets)
     result = SplitResult("test", logits, targets, np.array(rows), losses)
-    found = write_results(folder, result, table, NAMES, DRAWER, source="model.onnx", **options)
+    found = evaluate_answers(result, table, NAMES, **options)
+    write_results(folder, result, table, NAMES, found, source="model.onnx")
+    draw_results(folder, result, table, NAMES, found, DRAWER)
     return found, json.loads((folder / "classification_report.json").read_text())
 
 
@@ -102,9 +104,9 @@ def test_no_cell_of_a_safe_table_is_a_formula(tmp_path: Path) -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 2, 2]]
     losses = cross_entropies(logits, table.targets)
     result = SplitResult("test", logits, table.targets, np.arange(3), losses)
+    found = evaluate_answers(result, table, names, slices={"group": table.groups})
     for is_safe in (False, True):
-        slices = {"group": table.groups}
-        write_results(tmp_path, result, table, names, DRAWER, source="m.onnx", slices=slices, csv_safe=is_safe)
+        write_results(tmp_path, result, table, names, found, source="m.onnx", csv_safe=is_safe)
         for name in ("predictions.csv", "errors.csv", "slices.csv"):
             with (tmp_path / name).open(newline="") as file:
                 cells = [cell for row in csv.reader(file) for cell in row]

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.locks import work_in
+from classifier_training.core.run_dir import RunDir
 from classifier_training.registry.runs import find_model, find_run, find_unfinished, unfinished_like
 
 
@@ -56,24 +58,61 @@ def test_a_model_is_a_run_or_a_file(tmp_path: Path) -> None:
         find_model("nowhere.onnx")
 
 
-def test_an_unfinished_run_has_a_checkpoint_and_no_result(tmp_path: Path) -> None:
+def unfinished(folder: Path, *checkpoints: str, ago: float) -> Path:
+    """Write what a run that began some seconds ago and was ended soon has left."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 1\n")
+    for name in checkpoints:
+        (folder / "checkpoints" / name).write_text("")
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (time.time() - ago, time.time() - ago))
+    return folder
+
+
+def test_an_unfinished_run_has_no_result(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no unfinished run"):
         find_unfinished("latest")
-    for day, at in (("2026-01-01", 1000), ("2026-01-02", 2000)):
-        file = tmp_path / "outputs" / day / "10-00-00/checkpoints/last.ckpt"
-        file.parent.mkdir(parents=True)
-        file.write_text("")
-        os.utime(file, (at, at))
+    for day, ago in (("2026-01-01", 3000), ("2026-01-02", 2000)):
+        unfinished(tmp_path / "outputs" / day / "10-00-00", "last.ckpt", ago=ago)
     finish(tmp_path / "outputs/2026-01-03/10-00-00", value=1, at=3000)
     # Ended without an export.
-    done = tmp_path / "outputs/2026-01-04/10-00-00"
-    (done / "checkpoints").mkdir(parents=True)
-    (done / "checkpoints/last.ckpt").write_text("")
+    done = unfinished(tmp_path / "outputs/2026-01-04/10-00-00", "last.ckpt", ago=10)
     (done / "result.json").write_text("{}")
     assert find_unfinished("latest").path.parent.name == "2026-01-02"
     assert find_unfinished("outputs/2026-01-01/10-00-00").path.parent.name == "2026-01-01"
     with pytest.raises(UserError, match=r"config\.yaml does not exist"):
         find_unfinished("outputs/2026-01-03/10-00-00")
+
+
+@pytest.mark.parametrize("checkpoints", [(), ("previous.ckpt",), ("step.ckpt",)])
+def test_the_latest_is_the_newest_unfinished_run_saved_or_not_and_is_named_with_its_age(
+    checkpoints: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    unfinished(tmp_path / "outputs/2026-01-01/10-00-00", "last.ckpt", ago=9000)
+    newest = unfinished(tmp_path / "outputs/2026-01-02/10-00-00", *checkpoints, ago=600)
+    assert find_unfinished("latest").path.resolve() == newest
+    assert "resume=latest: outputs/2026-01-02/10-00-00, last written to 10 minutes ago" in caplog.text
+
+
+def test_a_latest_run_that_is_being_written_to_is_refused_and_no_older_one_is_taken(tmp_path: Path) -> None:
+    older = unfinished(tmp_path / "outputs/2026-01-01/10-00-00", "last.ckpt", ago=9000)
+    newest = unfinished(tmp_path / "outputs/2026-01-02/10-00-00", ago=600)
+    with work_in(RunDir(newest)), pytest.raises(UserError) as caught:
+        find_unfinished("latest")
+    assert f"process {os.getpid()} is writing to the latest run, outputs/2026-01-02/10-00-00" in caught.value.came
+    assert f"resume={older.relative_to(tmp_path)}" in caught.value.remedy
+    assert find_unfinished("latest").path.resolve() == newest
+
+
+def test_a_finished_run_without_its_checkpoint_is_refused_and_another_start_is_offered(tmp_path: Path) -> None:
+    run = unfinished(tmp_path / "outputs/2026-01-01/10-00-00", "best.ckpt", ago=10)
+    (run / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"the run is finished, and .*last\.ckpt is gone") as caught:
+        find_unfinished("outputs/2026-01-01/10-00-00")
+    assert "init_from=outputs/2026-01-01/10-00-00" in caught.value.remedy
+    (run / "checkpoints/previous.ckpt").write_text("")
+    assert find_unfinished("outputs/2026-01-01/10-00-00").path.resolve() == run
 
 
 def begin(folder: Path, config: str, *, finished: bool = False) -> Path:
@@ -97,6 +136,10 @@ def test_an_unfinished_run_is_known_by_its_configuration(tmp_path: Path) -> None
     assert found.path == newest
     assert unfinished_like("model: other\n", tmp_path) is None
     assert unfinished_like(config, tmp_path / "nowhere") is None
+    with work_in(RunDir(newest)):
+        other = unfinished_like(config, tmp_path)
+    assert other is not None
+    assert other.path.parent.name == "2026-01-01"
 
 
 def test_a_thousand_runs_are_looked_through_at_once(tmp_path: Path) -> None:

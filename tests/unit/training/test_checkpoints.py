@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.manifest import read_manifest, remove_checkpoints
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 
 
@@ -55,3 +56,12 @@ def test_missing_files_and_files_without_weights_are_named(tmp_path: Path) -> No
     torch.save({"epoch": 1}, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match="holds no weights"):
         read_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_removed_checkpoint_leaves_no_line_and_the_others_stay_whole(tmp_path: Path) -> None:
+    for name in ("best.ckpt", "last.ckpt", "last.ckpt"):
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.rand(2)}}, tmp_path / name)
+    remove_checkpoints(tmp_path, ["previous.ckpt", "step.ckpt", "last.ckpt"])
+    assert {item.name for item in tmp_path.iterdir()} == {"manifest.json", "best.ckpt"}
+    assert [entry.name for entry in read_manifest(tmp_path) or ()] == ["best.ckpt"]
+    assert read_checkpoint(tmp_path / "best.ckpt")["state_dict"]["w"].shape == (2,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.core.room import Room
     from classifier_training.data.index import SplitData
     from classifier_training.data.source import Store
 
@@ -37,6 +39,7 @@ def open_stores(
     store: Store,
     store_gb: float | None,
     share: Share = Share(),  # noqa: B008 - nothing of it can change
+    room: Room | None = None,
 ) -> Iterator[dict[str, TableStore]]:
     """Give the stores that a run reads and fills, by split; see `StorePlan`.
 
@@ -47,15 +50,20 @@ def open_stores(
         store: the user's setting.
         store_gb: room for the pixels of all data sets.
         share: of this process; where several train together, the first fills the stores for all, before training.
+        room: what the run itself will write, which is left free, and checked before a store is filled.
 
     Raises:
-        UserError: when a store was asked for, and there is no room.
+        UserError: when a store was asked for, and there is no room, or none for the run.
     """
     # What one process decodes the others would not see until they open the store anew.
     fills = store == "on" or share.num_ranks > 1
-    plan = StorePlan(data, preprocessing=preprocessing, crop_scale=crop_scale, store=store, store_gb=store_gb)
+    plan = StorePlan(
+        data, preprocessing=preprocessing, crop_scale=crop_scale, store=store, store_gb=store_gb, room=room
+    )
     try:
         plan.open(wait=store == "on" and share.rank == 0)
+        if room is not None:
+            room.check(store_bytes=plan.missing_bytes)
         if fills and share.rank == 0:
             plan.build()
         yield plan.tables()
@@ -72,14 +80,27 @@ class StorePlan:
         crop_scale: smallest share of a picture that training crops.
         store: auto, on, jpeg or off; see the data's settings.
         store_gb: room for the pixels of all data sets; half of the free disk when left out.
+        room: what a run will write, which is left free; None where no run follows.
+
+    Attributes:
+        missing_bytes: about what the opened stores will write to the disk that the run is on.
     """
 
     def __init__(
-        self, data: SplitData, *, preprocessing: Preprocessing, crop_scale: float, store: Store, store_gb: float | None
+        self,
+        data: SplitData,
+        *,
+        preprocessing: Preprocessing,
+        crop_scale: float,
+        store: Store,
+        store_gb: float | None,
+        room: Room | None = None,
     ) -> None:
         self._data = data
         self._store = store
         self._gb = store_gb
+        self._room = room
+        self.missing_bytes = 0.0
         evaluation = Recipe(preprocessing=preprocessing)
         self.recipes = dict.fromkeys(data.tables, evaluation)
         # Scores never come from JPEG pixels, so that alone is a matter of training.
@@ -147,8 +168,13 @@ class StorePlan:
             missing = [path for path, shard in zip(paths, located["shard"].tolist(), strict=True) if shard < 0]
             wanted = estimate_bytes(choice, missing)
             free = make_room(self._base, wanted, budget, keep=folder.folder) if wanted else 0.0
+            reserved = 0.0 if self._room is None else self._room.reserved_bytes(self._base)
+            if reserved:
+                left = shutil.disk_usage(self._base).free - reserved - self.missing_bytes
+                free = min(free, max(left, 0.0))
             if wanted <= free or not wanted:
                 folder.limit_bytes = free
+                self.missing_bytes += wanted if reserved else 0.0
                 self._use(split, recipe, choice, folder, num_missing=len(missing), num_files=len(paths))
                 return
             folder.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,7 @@ class SampleGridFigure(Figure):
     tiles: tuple[Tile, ...]
     title: str
     columns: int = 8
+    shows_photos: ClassVar[bool] = True
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class. All pictures are one image, for sixteen small axes take seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile, lay_out, show_canvas
@@ -40,6 +40,7 @@ class ConfusedPairsFigure(Figure):
     pairs: tuple[ConfusedPair, ...]
     title: str
     columns: int = 6
+    shows_photos: ClassVar[bool] = True
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.runtime import command, setting
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from classifier_training.export.calibration import Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
 
@@ -26,31 +29,64 @@ def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = 
     Raises:
         CheckFailedError: when a file answers differently from PyTorch.
     """
-    from classifier_training.evaluation.calibration import scale_probabilities
+    model = write_model(job, opset=opset)
+    pipeline = write_pipeline_of(job, model.calibration)
+    write_golden_of(job, model.calibration)
+    return [model, pipeline]
+
+
+def write_model(job: ExportJob, *, opset: int | None) -> ExportedFile:
+    """Write model.onnx, calibrate it and compare it with PyTorch.
+
+    Raises:
+        CheckFailedError: when it answers differently.
+    """
     from classifier_training.export.calibrate import calibrate
-    from classifier_training.export.golden import write_golden
-    from classifier_training.export.job import ExportedFile
     from classifier_training.export.onnx import export_onnx
-    from classifier_training.export.pipeline import write_pipeline
     from classifier_training.export.session import onnx_runner
+
+    path = job.target.onnx
+    export_onnx(job.network, path, image_size=job.image_size, opset=opset, metadata=job.info.metadata())
+    calibration = None
+    if job.tables is not None:
+        calibration = calibrate(path, job.info.class_names, job.info.preprocessing, job.tables)
+    return dataclasses.replace(job.finish(path, "onnx", onnx_runner(path)), calibration=calibration)
+
+
+def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> ExportedFile:
+    """Put the preprocessing before the target's model.onnx, and compare both with Python's and PyTorch's.
+
+    Raises:
+        UserError: when there is no model.onnx.
+        CheckFailedError: when the pipeline does something else.
+    """
+    from classifier_training.evaluation.calibration import scale_probabilities
+    from classifier_training.export.job import ExportedFile
+    from classifier_training.export.pipeline import write_pipeline
     from classifier_training.export.verify import verify_pipeline
 
     target, preprocessing = job.target, job.info.preprocessing
-    export_onnx(job.network, target.onnx, image_size=job.image_size, opset=opset, metadata=job.info.metadata())
-    calibration = None
-    if job.tables is not None:
-        calibration = calibrate(target.onnx, job.info.class_names, preprocessing, job.tables)
+    if not target.onnx.exists():
+        raise UserError(
+            f"{target.onnx} is missing, which {target.pipeline.name} is made from",
+            "the run's exported model",
+            f"{command('export')} {setting('run', target.path)}",
+        )
     baked = calibration.temperature if job.bake_temperature and calibration is not None else None
     write_pipeline(target.onnx, preprocessing, target.pipeline, temperature=baked)
-    alone = dataclasses.replace(job.finish(target.onnx, "onnx", onnx_runner(target.onnx)), calibration=calibration)
     expected = scale_probabilities(job.expected, baked or 1.0)
     parity = verify_pipeline(target.pipeline, preprocessing, expected, job.examples) if job.verify else None
-    whole = ExportedFile(
+    return ExportedFile(
         path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
     )
+
+
+def write_golden_of(job: ExportJob, calibration: Calibration | None) -> None:
+    """Write golden/: a few of the job's images with PyTorch's answers, calibrated if the bundle is."""
+    from classifier_training.evaluation.calibration import scale_probabilities
+    from classifier_training.export.golden import write_golden
 
     def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return scale_probabilities(job.answer(inputs), 1.0 if calibration is None else calibration.temperature)
 
-    write_golden(target.golden, job.examples.paths, preprocessing, answer, job.info.class_names)
-    return [alone, whole]
+    write_golden(job.target.golden, job.examples.paths, job.info.preprocessing, answer, job.info.class_names)

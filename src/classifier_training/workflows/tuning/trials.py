@@ -13,7 +13,9 @@ from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, R
 from classifier_training.callbacks.watching import watched_by
 from classifier_training.conf.compose import compose
 from classifier_training.conf.typed import word
+from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry
+from classifier_training.export.bundle import withheld_reason
 from classifier_training.workflows.timing import measure_latency_ms
 from classifier_training.workflows.train import train
 
@@ -114,6 +116,9 @@ def run_trial(
             except RunStopped:
                 run_dir = None
         if times and run_dir is not None:
+            reason = withheld_reason(run_dir, run_dir.onnx.name)
+            if reason is not None:
+                raise CheckFailedError(reason, "a model.onnx to time", "leave latency out, or another model")
             latency_ms = measure_latency_ms(run_dir.onnx)
     finally:
         arguments = {}
