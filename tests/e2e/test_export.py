@@ -72,6 +72,32 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     assert "model.safetensors" in broken.err
 
 
+def test_a_refused_export_leaves_nothing_behind(command: Command, run: Path, tmp_path: Path) -> None:
+    """No machine has both an NVIDIA GPU's tools and an Apple's, so one of the two formats fails behind the first."""
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
+
+    before = content()
+    for place in ([], [f"output={tmp_path}/elsewhere"]):
+        refused = command("export", f"run={run}", "format=[onnx,tensorrt,coreml]", "format.onnx.opset=19", *place)
+        assert refused.code == 2, refused.err
+        assert content() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_description_names_the_quantised_copy_for_as_long_as_it_is_there(command: Command, run: Path) -> None:
+    for words, quantization in ((["quantization=fp16"], "fp16"), (["format=torchscript"], "fp16"), ([], "fp16")):
+        for place in ("", "elsewhere"):
+            output = [f"output={run}/{place}"] if place else []
+            done = command("export", f"run={run}", *words, *output)
+            assert done.code == 0, done.err
+            info = json.loads((run / place / "model_info.json").read_text())
+            assert info["quantization"] == quantization
+            assert info["files"]["model_fp16.onnx"]["quantization"] == "fp16"
+            assert info["files"]["model.onnx"]["quantization"] == "none"
+
+
 def test_a_run_that_is_written_to_is_exported_elsewhere_alone(command: Command, run: Path, tmp_path: Path) -> None:
     with work_in(RunDir(run)):
         refused = command("export", f"run={run}")

@@ -65,6 +65,9 @@ def write_bundle(
 
 def with_files(info: BundleInfo, files: list[ExportedFile]) -> BundleInfo:
     """Add the description of exported files to a bundle's, and what was fitted to them, in place of older ones."""
-    described = {file.path.name: file.describe() for file in files}
+    described = {**info.files, **{file.path.name: file.describe() for file in files}}
     calibration = next((file.calibration for file in files if file.calibration is not None), info.calibration)
-    return dataclasses.replace(info, files={**info.files, **described}, calibration=calibration)
+    schemes = [file.quantization for file in files if file.quantization != "none"]
+    return dataclasses.replace(
+        info, files=described, calibration=calibration, quantization=schemes[-1] if schemes else info.quantization
+    )

@@ -18,9 +18,9 @@ from pydantic import Field
 from classifier_training.core.errors import UserError
 from classifier_training.core.locks import work_in
 from classifier_training.core.register import Choice, register
-from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL, softmax
-from classifier_training.export.bundle import write_info
+from classifier_training.export.bundle import read_info, write_info
 from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
 from classifier_training.export.hub_push import check_repository
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classifier_training.core.types import SplitTable
+    from classifier_training.export.bundle import BundleInfo
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
@@ -113,9 +114,14 @@ def export(
 
     if bake_temperature:
         check_bakeable(tables[VAL])
-    with work_in(run_dir) if target == run_dir else nullcontext(), tempfile.TemporaryDirectory() as scratch:
+    kept = _kept(target, run_dir, info)
+    with (
+        work_in(run_dir) if target == run_dir else nullcontext(),
+        tempfile.TemporaryDirectory() as scratch,
+        staged(target.path) as staging,
+    ):
         job = ExportJob(
-            target=target,
+            target=RunDir(staging),
             network=network,
             info=info,
             examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
@@ -129,15 +135,26 @@ def export(
             fitted = with_files(info, files).calibration
             files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)
         if web_runtime is not None:
-            write_demo(target, ort=web_runtime)
-        kept = info if target == run_dir else dataclasses.replace(info, files={})
-        write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
+            write_demo(job.target, ort=web_runtime)
+        write_info(job.target, with_files(kept, files))
     lines = [str(file) for file in files]
     if push_to_hub is not None:
         if target != run_dir and run_dir.model_card.exists():
             shutil.copyfile(run_dir.model_card, target.model_card)
         lines.append(f"pushed: {upload(target, push_to_hub)}")
     return ExportResult(target.path, tuple(lines), demo=demo)
+
+
+def _kept(target: RunDir, run_dir: RunDir, info: BundleInfo) -> BundleInfo:
+    """Return what a folder says of a run's files that it has already, which an export adds to."""
+    if target == run_dir:
+        return info
+    nothing = dataclasses.replace(info, files={}, quantization="none")
+    if not target.model_info.is_file():
+        return nothing
+    found = read_info(target)
+    # Files of another run are none of this one's.
+    return found if found.training_info == info.training_info else nothing
 
 
 def refuse_idle(
