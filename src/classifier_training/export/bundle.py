@@ -28,7 +28,7 @@ class BundleInfo:
         architecture: name of the network.
         training_info: best metric, epoch and configuration.
         files: description of each exported file, by file name.
-        quantization: scheme of the newest quantised copy among the files, none without one; `files` has each file's own.
+        quantization: scheme of the newest quantised copy among the files, or none; `files` has each file's own.
         calibration: what was fitted on the validation split; None in a bundle that was not calibrated.
     """
 

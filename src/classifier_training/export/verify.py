@@ -101,8 +101,8 @@ def verify(
     changed = sum(_changed(shares, expected, margin=2 * TOLERANCE) for shares in found.values())
     if changed or parity.max_probability_difference > TOLERANCE:
         raise CheckFailedError(
-            f"{path.name}: answers differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, probabilities up to "
-            f"{parity.max_probability_difference:.2g} apart on {parity.num_images} images",
+            f"{path.name}: answers differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, probabilities "
+            f"up to {parity.max_probability_difference:.2g} apart on {parity.num_images} images",
             f"the same answers, and probabilities within {TOLERANCE:g}",
             "try another opset (callbacks.onnx_export.opset=20, or export format.onnx.opset=20) or report the "
             "architecture",
@@ -134,8 +134,8 @@ def verify_pipeline(
     parity = compare({1: found}, expected, examples.targets, max_pixel_difference=pixel_difference)
     if pixel_difference > PIXEL_TOLERANCE or _changed(found, expected, margin=CLEAR_MARGIN):
         raise CheckFailedError(
-            f"{path.name}: does not do what Python does with the same pictures: pixels up to {pixel_difference:g} of 255 "
-            f"apart, top-1 agreement {parity.top1_agreement:.2%} on {parity.num_images} images",
+            f"{path.name}: does not do what Python does with the same pictures: pixels up to {pixel_difference:g} of "
+            f"255 apart, top-1 agreement {parity.top1_agreement:.2%} on {parity.num_images} images",
             f"pixels within {PIXEL_TOLERANCE} of 255 and the same answers",
             "report the sizes of the pictures and your version of onnxruntime",
         )
