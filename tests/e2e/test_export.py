@@ -119,6 +119,9 @@ def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(
     done = command("export", f"run={run}", "format=[onnx,safetensors]")
     assert done.code == 0, done.err
     assert command("predict", f"run={run}", f"source={split_folder}", "quiet=true").code == 0
+    (run / "model.safetensors").unlink()
+    again = command("export", f"run={run}")
+    assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize(
