@@ -15,6 +15,7 @@ from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.session import OUTPUT_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 FEATURES_NAME = "features"
@@ -76,9 +77,12 @@ def remove_novelty(model: onnx.ModelProto, *, keep_features: bool = False) -> No
 
     Whatever was computed for them alone goes, too: a converter may have put nodes of its own behind the features.
     """
-    graph = model.graph
-    outputs = (OUTPUT_NAME, FEATURES_NAME) if keep_features else (OUTPUT_NAME,)
-    _keep(graph.output, [item for item in graph.output if item.name in outputs])
+    keep_outputs(model.graph, (OUTPUT_NAME, FEATURES_NAME) if keep_features else (OUTPUT_NAME,))
+
+
+def keep_outputs(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Leave in a graph only the outputs of these names, and what they are computed from."""
+    _keep(graph.output, [item for item in graph.output if item.name in names])
     makers = {name: node for node in graph.node for name in node.output}
     needed: set[str] = set()
     waiting = [item.name for item in graph.output]

@@ -29,7 +29,7 @@ def write_bundle(
     examples: Examples,
     opset: int | None,
     tables: Mapping[str, SplitTable] | None = None,
-    bake_temperature: bool = False,
+    bake_temperature: bool = True,
 ) -> list[ExportedFile]:
     """Write model.safetensors, model.onnx, pipeline.onnx, golden/, labels_mapping.json and model_info.json.
 

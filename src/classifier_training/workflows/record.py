@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult
     from classifier_training.data.index import SampleIndex
+    from classifier_training.evaluation.results import Evaluation
 
 SECRET_KEY = re.compile(r"(?:^|_)(?:password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -43,9 +44,15 @@ def config_text(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int) -> None:
-    """Write result.json, by which a run is known to have come to its end."""
-    write_json(run_dir.result, {"split": scored.split, "best_epoch": best_epoch, "metrics": dict(scored.metrics)})
+def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int, evaluation: Evaluation) -> None:
+    """Write result.json, by which a run is known to have come to its end.
+
+    Its metrics are the network's own, as in metrics.csv; calibrated_loss is that of the probabilities of predict.
+    """
+    overall = evaluation.measures.overall
+    calibrated = {name: overall[name].value for name in overall if name == "calibrated_loss"}
+    found = {"split": scored.split, "best_epoch": best_epoch, "metrics": {**scored.metrics, **calibrated}}
+    write_json(run_dir.result, found)
 
 
 def plain(value: Any, key: str = "") -> Any:

@@ -67,7 +67,7 @@ def write_scores(
         folder,
         result,
         class_names,
-        temperature=temperature,
+        choice=None if calibration is None else calibration.choice,
         curves=None if calibration is None else calibration.curves,
         drawer=drawer,
     )

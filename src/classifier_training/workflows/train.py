@@ -248,7 +248,7 @@ def train(
             source=(run_dir.weights if isinstance(model, ShallowModel) else run_dir.best_checkpoint).name,
             unknown_labels=unknown_labels(loaded.index.samples, scored.split, splits.class_names),
         )
-        record_result(run_dir, scored, best_epoch)
+        record_result(run_dir, scored, best_epoch, evaluation)
         drawer.wait()
         write_documents(run_dir, scored, table, splits.class_names, evaluation, calibration=calibration)
     return TrainResult(run_dir, scored, evaluation, best_epoch, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -10,9 +11,6 @@ from pydantic import Field
 from classifier_training.core.register import register
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from classifier_training.export.job import ExportedFile, ExportJob
 
 
@@ -26,7 +24,6 @@ def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = 
     Raises:
         CheckFailedError: when a file answers differently from PyTorch.
     """
-    from classifier_training.evaluation.calibration import scale_probabilities
     from classifier_training.export.calibrate import calibrate
     from classifier_training.export.golden import write_golden
     from classifier_training.export.job import ExportedFile
@@ -43,14 +40,12 @@ def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = 
     baked = calibration.temperature if job.bake_temperature and calibration is not None else None
     write_pipeline(target.onnx, preprocessing, target.pipeline, temperature=baked)
     alone = dataclasses.replace(job.finish(target.onnx, "onnx", onnx_runner(target.onnx)), calibration=calibration)
-    expected = scale_probabilities(job.expected, baked or 1.0)
-    parity = verify_pipeline(target.pipeline, preprocessing, expected, job.examples) if job.verify else None
+    answer = partial(job.answer, temperature=baked or 1.0)
+    parity = verify_pipeline(target.pipeline, preprocessing, answer, job.examples) if job.verify else None
     whole = ExportedFile(
         path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
     )
-
-    def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scale_probabilities(job.answer(inputs), 1.0 if calibration is None else calibration.temperature)
-
-    write_golden(target.golden, job.examples.paths, preprocessing, answer, job.info.class_names)
+    # Those that a client gives, who applies the temperature that is left to it.
+    full_answer = partial(job.answer, temperature=1.0 if calibration is None else calibration.temperature)
+    write_golden(target.golden, job.examples.paths, preprocessing, full_answer, job.info.class_names)
     return [alone, whole]
