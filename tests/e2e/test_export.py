@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
-from tests.conftest import SMALL
+from tests.conftest import SMALL, make_class_folders
 from tests.server import Ended
 
 from classifier_training.core.locks import work_in
@@ -70,6 +70,23 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     broken = command("export", f"run={run}", f"images={tmp_path / 'moved'}")
     assert broken.code == 2
     assert "model.safetensors" in broken.err
+
+
+def test_half_precision_of_a_calibrated_run_is_written_and_answers(
+    command: Command, tmp_path: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    """From 30 validation images on a file has the score of novelty, which is put into the copy, too."""
+    root = tmp_path / "pictures"
+    for split, number in (("train", 8), ("val", 12), ("test", 3)):
+        make_class_folders(root / split, dict.fromkeys(("blue", "green", "red"), number))
+    run = train_here([f"data.root={root}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+    done = command("export", f"run={run}", "quantization=fp16")
+    assert done.code == 0, done.err
+    line = next(line for line in done.out.splitlines() if line.startswith("pipeline_fp16.onnx"))
+    assert "agrees with model_fp16.onnx on 36 of 36 images" in line
+    assert "passed, tolerance 0.001" in line
+    foreign = command("predict", f"run={run}/model_fp16.onnx", f"source={root}/test", "reject.foreign=true")
+    assert foreign.code == 0, foreign.err
 
 
 def test_a_refused_export_leaves_nothing_behind(command: Command, run: Path, tmp_path: Path) -> None:
