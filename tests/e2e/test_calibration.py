@@ -62,6 +62,10 @@ def test_a_run_is_calibrated_and_rejects_on_request(
     rows = read_csv(run / "evaluation/predictions.csv")
     assert abs(np.mean([float(row["loss"]) for row in rows]) - report["calibrated_loss"]) < 1e-4
 
+    card = (run / "MODEL_CARD.md").read_text()
+    assert f"calibrated, with a temperature of {written['temperature']:.3f}" in card
+    assert "| Calibration error of the calibrated probabilities |" in card
+
     # One prediction from every file.
     image = json.loads((run / "golden/golden.json").read_text())["images"][0]
     pixels = np.frombuffer((run / "golden" / image["rgb"]).read_bytes(), dtype=np.uint8)
