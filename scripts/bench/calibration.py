@@ -25,12 +25,14 @@ from sklearn.datasets import load_sample_images
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TEST, softmax
 from classifier_training.data.formats.slides import Slides
-from classifier_training.evaluation.calibration import expected_calibration_error
+from classifier_training.evaluation.calibration import choose_temperature, expected_calibration_error
+from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.inference.predictor import Predictor
 from classifier_training.workflows.samples import own_samples, tabulate
 
 PROGRAM = str(Path(sys.executable).with_name("classifier-training"))
 NUM_SCREENS, NUM_CROPS = 200, 300
+NUM_DRAWS = 50
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,35 @@ def error_by_chance(confidences: np.ndarray) -> float:
     return statistics.fmean(expected_calibration_error(shares, targets) for targets in drawn)
 
 
+def scores(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Mean log loss and calibration error."""
+    return np.array([cross_entropies(logits, targets).mean(), expected_calibration_error(softmax(logits), targets)])
+
+
+def judge_rule(name: str, logits: np.ndarray, targets: np.ndarray) -> None:
+    """Print how often a temperature makes other images worse: fitted to a few of these always, or where it helps."""
+    generator = np.random.default_rng(0)
+    for number in (100, 200):
+        if len(targets) < number + 100:
+            continue
+        worse = {rule: np.zeros(2) for rule in ("always", "where it helps")}
+        used = 0
+        for _ in range(NUM_DRAWS):
+            order = generator.permutation(len(targets))
+            few, others = order[:number], order[number:]
+            choice = choose_temperature(logits[few], targets[few])
+            used += not choice.reason
+            for rule, temperature in (("always", choice.fitted_temperature), ("where it helps", choice.temperature)):
+                scaled = (logits[others] / np.float32(temperature)).astype(np.float32)
+                before, after = (scores(values, targets[others]) for values in (logits[others], scaled))
+                worse[rule] += after > before
+        words = "; ".join(
+            f"{rule}: log loss worse in {losses:.0f}, calibration error in {errors:.0f}"
+            for rule, (losses, errors) in worse.items()
+        )
+        print(f"  {name}, fitted to {number} images, {NUM_DRAWS} draws: {words}; used in {used}", flush=True)
+
+
 def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float, float]:
     """Print a run's figures; returns the calibration error after scaling and the share of foreign pictures found."""
     predictor = Predictor(run, accelerator="cpu")
@@ -90,11 +121,12 @@ def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float,
     moved = int((scaled.argmax(axis=1) != own.logits.argmax(axis=1)).sum())
     print(
         f"{name}: n {len(table)}, accuracy {(own.logits.argmax(axis=1) == table.targets).mean():.4f}, temperature "
-        f"{fitted.temperature:.3f} (val n {fitted.num_images}); ECE on test {before:.4f} before, {after:.4f} after "
+        f"{fitted.temperature:.3f} (val n {fitted.choice.num_images}); ECE on test {before:.4f} before, {after:.4f} after "
         f"({error_by_chance(softmax(scaled).max(axis=1)):.4f} by chance with perfect calibration); "
         f"top-1 moved on {moved} images; false alarms on test {(own.novelty > fitted.novelty.threshold).mean():.3f}",
         flush=True,
     )
+    judge_rule(name, own.logits, np.asarray(table.targets))
     # The figure asks for what is found where one test image in twenty is an alarm.
     at_five_percent = float(np.quantile(own.novelty, 0.95))
     scores = {kind: answer(predictor, paths).novelty for kind, paths in foreign.items()}

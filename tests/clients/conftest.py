@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.bundles import PREPROCESSING, with_preprocessing, with_temperature, write_small_bundle
+from tests.unit.inference.test_rejection import write
 
 from classifier_training.core.run_dir import RunDir
 
@@ -104,6 +105,12 @@ def calibrated_run_dir(request: pytest.FixtureRequest, run_dir: RunDir, tmp_path
     """A run whose answers are to be divided by a temperature, by the client or in the graph."""
     temperature, baked = request.param
     return with_temperature(run_dir, temperature, tmp_path, baked=baked)
+
+
+@pytest.fixture(params=["baked", "left_to_the_client"])
+def weak_run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> RunDir:
+    """A run whose temperature was fitted, far from 1, to a network that is much too sure."""
+    return write(tmp_path, bake=request.param == "baked")
 
 
 @pytest.fixture

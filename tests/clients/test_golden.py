@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING
 
 import onnx
 import pytest
 from tests.bundles import PREPROCESSING
 
+from classifier_training.export.bundle import read_info
 from classifier_training.export.calibrate import set_metadata
 from classifier_training.export.calibration import TEMPERATURE_KEY
 from classifier_training.export.pipeline import write_pipeline
+from classifier_training.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +46,22 @@ def test_calibrated_answers_are_those_of_python(client: Client, calibrated_run_d
     done = client.check(calibrated_run_dir.path)
     assert done.returncode == 2
     assert "temperature is no number above 0" in done.stderr
+
+
+def test_a_weak_run_has_one_prediction_in_every_language(client: Client, weak_run_dir: RunDir) -> None:
+    fitted = read_info(weak_run_dir).calibration
+    assert fitted is not None
+    assert fitted.temperature > 2
+    done = client.check(weak_run_dir.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    differences = [float(line.rpartition(" ")[2]) for line in done.stdout.splitlines()[:4]]
+    assert max(differences) < 1e-5
+    golden = json.loads((weak_run_dir.golden / "golden.json").read_text())
+    predictor = Predictor(weak_run_dir.path)
+    for entry in golden["images"]:
+        found = predictor(weak_run_dir.golden / entry["image"])
+        assert found.label == entry["label"]
+        assert found.confidence == pytest.approx(max(entry["probabilities"]), abs=1e-5)
 
 
 def test_a_difference_is_told_by_picture_and_exit_code(client: Client, changed_run_dir: RunDir) -> None:

@@ -6,21 +6,35 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
-from tests.conftest import SMALL, draw_picture
+from tests.conftest import SMALL, draw_picture, read_csv
 from tests.server import Ended
 
 Command = Callable[..., Ended]
+
+UNSURE = (
+    "model=cnn_v1",
+    "data.image_size=16",
+    "data.batch_size=16",
+    "trainer.max_epochs=10",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+    "optimizer.lr=0.003",
+    "loss.label_smoothing=0.6",
+)
+"""A network that learns from targets so soft that its probabilities are far from what they should be."""
 
 
 @pytest.mark.slow
 def test_a_run_is_calibrated_and_rejects_on_request(
     command: Command, train_here: Callable[[list[str]], Path], tmp_path: Path
 ) -> None:
-    baked = "callbacks.onnx_export.bake_temperature=true"
-    run = train_here(["data=digits", *SMALL, "data.batch_size=64", "callbacks=[checkpoint,onnx_export]", baked])
+    run = train_here(["data=digits", *UNSURE, "callbacks=[checkpoint,onnx_export]"])
     written = json.loads((run / "model_info.json").read_text())["calibration"]
     assert written["num_images"] == 355
+    assert written["temperature"] < 0.8, "targets so soft make a network far too unsure"
     found = json.loads((run / "evaluation/calibration.json").read_text())
     assert (found["split"], found["fitted_on"], found["held_out"]) == ("test", "val", True)
     assert found["temperature"] == written["temperature"]
@@ -33,7 +47,35 @@ def test_a_run_is_calibrated_and_rejects_on_request(
     own = json.loads((run / "evaluation_val/calibration.json").read_text())
     assert not own["held_out"]
     assert "fitted on" in own["note"]
-    assert abs(own["ece_after"] - written["ece_after"]) < 1e-6
+    assert abs(own["ece_before"] - written["ece_before"]) < 1e-6
+    assert own["ece_after"] < own["ece_before"]
+
+    # The losses of the network and of the probabilities that are given have names of their own, wherever they are.
+    result = json.loads((run / "result.json").read_text())["metrics"]
+    report = {
+        name: figure["value"]
+        for name, figure in json.loads((run / "evaluation/classification_report.json").read_text())["metrics"].items()
+    }
+    for name in ("loss", "calibrated_loss"):
+        assert abs(result[name] - report[name]) < 1e-5
+    assert result["calibrated_loss"] < result["loss"] - 0.01
+    rows = read_csv(run / "evaluation/predictions.csv")
+    assert abs(np.mean([float(row["loss"]) for row in rows]) - report["calibrated_loss"]) < 1e-4
+
+    card = (run / "MODEL_CARD.md").read_text()
+    assert f"calibrated, with a temperature of {written['temperature']:.3f}" in card
+    assert "| Calibration error of the calibrated probabilities |" in card
+
+    # One prediction from every file.
+    image = json.loads((run / "golden/golden.json").read_text())["images"][0]
+    pixels = np.frombuffer((run / "golden" / image["rgb"]).read_bytes(), dtype=np.uint8)
+    given = pixels.reshape(image["height"], image["width"], 3)
+    (shares,) = onnxruntime.InferenceSession(run / "pipeline.onnx").run(None, {"image": given})
+    words = [f"source={run}/golden/{image['image']}", "probabilities=true", "output=one.json"]
+    assert command("predict", f"run={run}", *words).code == 0
+    (row,) = json.loads((tmp_path / "one.json").read_text())
+    for expected in (list(row["probabilities"].values()), image["probabilities"]):
+        assert np.abs(shares - expected).max() < 1e-5
 
     for number in range(4):
         draw_picture(tmp_path / f"foreign/{number}.png", (250, 30, 30 * number), seed=number, size=(90, 60))
@@ -52,10 +94,10 @@ def test_a_run_is_calibrated_and_rejects_on_request(
     assert len(clash.err.splitlines()) == 3
 
 
-def test_a_temperature_to_bake_is_refused_before_training_where_there_are_too_few_images(
+def test_where_no_temperature_was_fitted_nothing_is_refused_and_the_log_says_why(
     command: Command, split_folder: Path
 ) -> None:
     done = command("train", f"data.root={split_folder}", *SMALL, "callbacks.onnx_export.bake_temperature=true")
-    assert done.code == 2
-    assert "bake_temperature=true with 9 validation images" in done.err
-    assert "epoch" not in done.out
+    assert done.code == 0, done.err
+    assert "not calibrated: 9 validation images, and 30 are needed" in done.out + done.err
+    assert "tolerance 0.001" in done.out + done.err

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
-from tests.conftest import SMALL
+from tests.conftest import SMALL, make_class_folders
 from tests.server import Ended
 
 from classifier_training.core.locks import work_in
@@ -72,6 +72,49 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     assert "model.safetensors" in broken.err
 
 
+def test_half_precision_of_a_calibrated_run_is_written_and_answers(
+    command: Command, tmp_path: Path, train_here: Callable[[list[str]], Path]
+) -> None:
+    """From 30 validation images on a file has the score of novelty, which is put into the copy, too."""
+    root = tmp_path / "pictures"
+    for split, number in (("train", 8), ("val", 12), ("test", 3)):
+        make_class_folders(root / split, dict.fromkeys(("blue", "green", "red"), number))
+    run = train_here([f"data.root={root}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+    done = command("export", f"run={run}", "quantization=fp16")
+    assert done.code == 0, done.err
+    line = next(line for line in done.out.splitlines() if line.startswith("pipeline_fp16.onnx"))
+    assert "agrees with model_fp16.onnx on 36 of 36 images" in line
+    assert "passed, tolerance 0.001" in line
+    foreign = command("predict", f"run={run}/model_fp16.onnx", f"source={root}/test", "reject.foreign=true")
+    assert foreign.code == 0, foreign.err
+
+
+def test_a_refused_export_leaves_nothing_behind(command: Command, run: Path, tmp_path: Path) -> None:
+    """No machine has both an NVIDIA GPU's tools and an Apple's, so one of the two formats fails behind the first."""
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
+
+    before = content()
+    for place in ([], [f"output={tmp_path}/elsewhere"]):
+        refused = command("export", f"run={run}", "format=[onnx,tensorrt,coreml]", "format.onnx.opset=19", *place)
+        assert refused.code == 2, refused.err
+        assert content() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_description_names_the_quantised_copy_for_as_long_as_it_is_there(command: Command, run: Path) -> None:
+    for words, quantization in ((["quantization=fp16"], "fp16"), (["format=torchscript"], "fp16"), ([], "fp16")):
+        for place in ("", "elsewhere"):
+            output = [f"output={run}/{place}"] if place else []
+            done = command("export", f"run={run}", *words, *output)
+            assert done.code == 0, done.err
+            info = json.loads((run / place / "model_info.json").read_text())
+            assert info["quantization"] == quantization
+            assert info["files"]["model_fp16.onnx"]["quantization"] == "fp16"
+            assert info["files"]["model.onnx"]["quantization"] == "none"
+
+
 def test_a_run_that_is_written_to_is_exported_elsewhere_alone(command: Command, run: Path, tmp_path: Path) -> None:
     with work_in(RunDir(run)):
         refused = command("export", f"run={run}")
@@ -93,6 +136,9 @@ def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(
     done = command("export", f"run={run}", "format=[onnx,safetensors]")
     assert done.code == 0, done.err
     assert command("predict", f"run={run}", f"source={split_folder}", "quiet=true").code == 0
+    (run / "model.safetensors").unlink()
+    again = command("export", f"run={run}")
+    assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize(

@@ -23,23 +23,12 @@ class OnnxExport(Observer):
 
     Args:
         opset: version of the ONNX operators; the exporter's own choice when left out.
-        bake_temperature: let pipeline.onnx itself give calibrated probabilities; otherwise its metadata has the
-            temperature, which predict and the clients apply.
+        bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
+            temperature to whoever runs the file, in its metadata, which the clients read.
     """
 
     opset: Annotated[int, Field(ge=18, le=25)] | None = None
-    bake_temperature: bool = False
-
-    def fit_started(self, run: RunContext) -> None:
-        """Refuse, before any training, what could not be done behind it.
-
-        Raises:
-            UserError: when a temperature is wanted and there are too few images to fit it on.
-        """
-        if self.bake_temperature:
-            from classifier_training.export.calibrate import check_bakeable
-
-            check_bakeable(run.tables[VAL])
+    bake_temperature: bool = True
 
     def writer(self, run: RunContext, end: FitEnd) -> BundleWriter:
         """Return what writes the best weights, compares them with PyTorch and calibrates on validation images."""

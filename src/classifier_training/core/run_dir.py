@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
@@ -327,10 +327,44 @@ def keep_as(path: Path, name: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give an empty folder inside `folder`; when the block ends well, what is in it takes the place of its namesakes.
+
+    When the block raises, nothing is left behind, `folder` itself included where it was made here.
+    """
+    made = not folder.exists()
+    make_folder(folder)
+    staging = folder / f".staged.{os.getpid()}-{secrets.token_hex(3)}.tmp"
+    staging.mkdir()
+    try:
+        yield staging
+        replaced = staging / ".replaced"
+        replaced.mkdir()
+        for path in sorted(staging.iterdir()):
+            if path == replaced:
+                continue
+            target = folder / path.name
+            if target.is_dir():
+                # A folder takes the name of no other that has something in it.
+                target.replace(replaced / path.name)
+            path.replace(target)
+        _sync_directory(folder)
+        made = False
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def remove_orphans(folder: Path) -> None:
     """Remove what killed writers left half done; only for who holds the folder's lock."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 
-MINIMISED = ("loss", "brier", "ece")
+MINIMISED = ("loss", "brier", "ece", "calibrated_loss", "calibrated_brier", "calibrated_ece")
 """Metrics that are better when they are smaller; all others are better when they are larger."""
 
 

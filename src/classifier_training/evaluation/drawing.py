@@ -62,10 +62,10 @@ class Figure(ABC):
             adopt_fonts(figure)
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format="png")
-            if self.shows_photos:
-                with Image.open(temporary) as image:
-                    few = image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE)
-                few.save(temporary, format="PNG")
+                if self.shows_photos:
+                    with Image.open(temporary) as image:
+                        few = image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE)
+                    few.save(temporary, format="PNG")
         return take_missing()
 
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MAX_RANK = 5
+CALIBRATED = "calibrated_"
+"""Begins the names of figures of probabilities that a temperature was applied to."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,20 @@ def measure(
     *,
     num_classes: int,
     kind: Scores = "logits",
+    divided_by: float = 1.0,
     intervals: bool = True,
 ) -> Measures:
     """Score one split.
+
+    loss, brier and ece are those of the network's own probabilities, as during training. Where the logits were divided
+    by a temperature, calibrated_loss, calibrated_brier and calibrated_ece are those of the given ones.
 
     Args:
         scores: logits or probabilities [N, K].
         targets: class numbers, int64 [N].
         num_classes: K.
         kind: what `scores` are.
+        divided_by: the temperature that logits were divided by.
         intervals: whether to find intervals; figures alone take a few per cent of the time.
 
     Raises:
@@ -87,11 +94,10 @@ def measure(
     answers = _Answers.of(scores, targets, kind=kind)
     counts = ClassCounts.of(targets, answers.predicted, num_classes)
     overall = {name: float(value) for name, value in overall_figures(counts).items()}
-    overall |= {
-        "loss": float(answers.log_losses.mean()),
-        "brier": float(answers.brier_losses.mean()),
-        "ece": float(calibration_error(answers.confidences, answers.correct)),
-    }
+    by_prefix = {"": answers}
+    if divided_by != 1:
+        by_prefix = {"": _Answers.of(scores * divided_by, targets, kind=kind), CALIBRATED: answers}
+    overall |= {name: float(value) for name, value in _named_means(by_prefix).items()}
     by_class = {name: figure(counts) for name, figure in BY_CLASS.items()}
     rankings = [Ranking.of(answers.probabilities[:, number], targets == number) for number in range(num_classes)]
     by_class["auroc"] = np.array([ranking.auroc for ranking in rankings])
@@ -99,7 +105,7 @@ def measure(
     overall |= {f"macro_{name}": defined_mean(by_class[name]) for name in ("auroc", "average_precision")}
     if num_classes > MAX_RANK:
         overall["acc_top5"] = float(is_among_first(scores, targets).mean())
-    bounded = _Intervals(answers, counts, rankings) if intervals else None
+    bounded = _Intervals(answers, by_prefix, counts, rankings) if intervals else None
     plain = {name: [Estimate(value) for value in values.tolist()] for name, values in by_class.items()}
     return Measures(
         num_images=len(targets),
@@ -160,11 +166,31 @@ class _Answers:
     def correct(self) -> NDArray[np.bool_]:
         return np.asarray(self.predicted == self.targets)
 
+    def means(self, weights: NDArray[np.float32] | None = None) -> dict[str, Floats]:
+        """Figures of the probabilities, [] or, for resamples that count the images [N, B], [B]."""
+        losses = {"loss": self.log_losses, "brier": self.brier_losses}
+        averaged = {
+            name: np.asarray(values.mean() if weights is None else values.astype(np.float32) @ weights / len(values))
+            for name, values in losses.items()
+        }
+        return {**averaged, "ece": calibration_error(self.confidences, self.correct, weights)}
+
+
+def _named_means(by_prefix: Mapping[str, _Answers], weights: NDArray[np.float32] | None = None) -> dict[str, Floats]:
+    return {
+        f"{prefix}{name}": value
+        for prefix, answers in by_prefix.items()
+        for name, value in answers.means(weights).items()
+    }
+
 
 class _Intervals:
     """Intervals of the figures; the resamples are drawn once for all of them."""
 
-    def __init__(self, answers: _Answers, counts: ClassCounts, rankings: Sequence[Ranking]) -> None:
+    def __init__(
+        self, answers: _Answers, by_prefix: Mapping[str, _Answers], counts: ClassCounts, rankings: Sequence[Ranking]
+    ) -> None:
+        self._by_prefix = by_prefix
         self._counts = counts
         self._rankings = rankings
         self._answers = answers
@@ -216,12 +242,7 @@ class _Intervals:
             self._keep(ClassCounts(drawn_hits, self._counts.support, drawn_answers), weights)
 
     def _keep(self, drawn: ClassCounts, weights: NDArray[np.float32]) -> None:
-        answers = self._answers
-        means = {
-            "loss": answers.log_losses.astype(np.float32) @ weights / len(weights),
-            "brier": answers.brier_losses.astype(np.float32) @ weights / len(weights),
-            "ece": calibration_error(answers.confidences, answers.correct, weights),
-        }
+        means = _named_means(self._by_prefix, weights)
         precisions = np.full((weights.shape[1], len(self._rankings)), np.nan)
         for number, ranking in enumerate(self._rankings):
             if ranking.num_positive:

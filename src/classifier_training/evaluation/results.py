@@ -48,9 +48,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         found = self.measures.overall
+        calibrated = f", calibrated loss {found['calibrated_loss']}" if "calibrated_loss" in found else ""
         lines = [
             f"{self.split}: balanced accuracy {found['balanced_accuracy']}, top-1 accuracy {found['acc_top1']}, "
-            f"macro F1 {found['macro_f1']}, loss {found['loss']} on {self.measures.num_images:,} images"
+            f"macro F1 {found['macro_f1']}, loss {found['loss']}{calibrated} on {self.measures.num_images:,} images"
             + (" (95 % intervals)" if self.measures.num_resamples else "")
         ]
         if self.unknown_labels:
@@ -74,6 +75,7 @@ def evaluate_answers(
     class_names: Sequence[str],
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
+    temperature: float | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
 ) -> Evaluation:
@@ -84,13 +86,20 @@ def evaluate_answers(
         table: the samples of the split.
         class_names: [K].
         slices: for each thing to slice by, the value of each sample of the table.
+        temperature: that the logits were divided by, where they were.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
 
     Raises:
         UserError: for answers that cannot be scored.
     """
-    measures = measure(result.logits, result.targets, num_classes=len(class_names), intervals=intervals)
+    measures = measure(
+        result.logits,
+        result.targets,
+        num_classes=len(class_names),
+        divided_by=1.0 if temperature is None else temperature,
+        intervals=intervals,
+    )
     predicted = result.predicted
     return Evaluation(
         split=result.split,
@@ -122,7 +131,7 @@ def write_results(
     """Write classification_report.json, predictions.csv, errors.csv and, if any, slices.csv.
 
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
-    wrong answers alone, the largest loss first.
+    wrong answers alone, the largest loss first. Confidence and loss are those of the probabilities in the same row.
 
     classification_report.json holds, with every figure as {value, low, high, method} and null for what is not defined:
 
@@ -131,7 +140,9 @@ def write_results(
     - intervals: {level, resamples, seed, bootstrap}; resamples is 0 when there are none.
     - metrics: figures of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
       more than five classes), balanced_accuracy, matthews, cohen_kappa, brier, ece, macro_auroc,
-      macro_average_precision, and macro_ and weighted_ precision, recall, f1, specificity.
+      macro_average_precision, and macro_ and weighted_ precision, recall, f1, specificity. loss, brier and ece are
+      those of the network's own probabilities; with a temperature, calibrated_loss, calibrated_brier and
+      calibrated_ece are those of the probabilities that predict gives.
     - classes: {name: {support, predicted, precision, recall, f1, specificity, auroc, average_precision}}; support and
       predicted are numbers of images.
     - left_out: {unknown_labels: {label: images}, unreadable: [path]}. missing_classes: [name].
@@ -187,7 +198,7 @@ def draw_results(
         temperature: that the logits were divided by, where they were.
     """
     confidences = {"as given": result.probabilities.max(axis=1)}
-    if temperature is not None:
+    if temperature not in (None, 1.0):
         before = softmax(result.logits * np.float32(temperature)).max(axis=1)
         confidences = {"before calibration": before, "after calibration": confidences["as given"]}
     draw_figures(folder, result, table, class_names, drawer, measures=evaluation.measures, confidences=confidences)

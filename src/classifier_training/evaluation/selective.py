@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.types import SplitResult
+    from classifier_training.evaluation.calibration import TemperatureChoice
     from classifier_training.evaluation.drawing import Drawer
     from classifier_training.evaluation.reject import AcceptanceCurve
 
@@ -33,26 +34,31 @@ def write_selective(
     result: SplitResult,
     class_names: Sequence[str],
     *,
-    temperature: float | None,
+    choice: TemperatureChoice | None,
     curves: Mapping[str, AcceptanceCurve] | None,
     drawer: Drawer,
 ) -> None:
     """Write calibration.json, risk_coverage.csv and risk_coverage.png.
 
+    calibration.json holds temperature, what the logits are divided by, and where that is 1 for a reason the `reason`;
+    and of these images ece_before, at a temperature of 1, and ece_after, at that one.
+
     Args:
         folder: where to.
         result: logits before the temperature.
         class_names: [K].
-        temperature: fitted on validation; None for a bundle that was not calibrated.
+        choice: the temperature that validation decided on; None for a bundle without one.
         curves: the validation answers that thresholds come from; None for a bundle without them.
         drawer: paints the figure.
     """
+    temperature = None if choice is None else choice.temperature
     shares = softmax(result.logits / np.float32(temperature or 1.0))
     curve = risk_coverage(shares.max(axis=1), result.predicted == result.targets)
     found: dict[str, Any] = {
         "split": result.split,
         "num_images": len(result.targets),
         "temperature": temperature,
+        "reason": choice.reason if choice is not None and choice.reason else None,
         "fitted_on": None if temperature is None else VAL,
         "held_out": temperature is not None and result.split != VAL,
         "ece_before": expected_calibration_error(result.probabilities, result.targets),

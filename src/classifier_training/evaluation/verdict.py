@@ -261,20 +261,22 @@ def _of_images(grounds: Grounds) -> list[Remark]:
 
 def _of_calibration(grounds: Grounds) -> list[Remark]:
     after, temperature = float(str(grounds.calibration["ece_after"])), grounds.calibration["temperature"]
+    reason = grounds.calibration.get("reason")
     number = grounds.evaluation.measures.num_images
     words = f"A confidence is off by {100 * after:.1f} points on average, over {number:,} images."
     if temperature is None:
         remedy = "set at least 30 images aside for validation, and export again"
         kind: Kind = "note" if after <= UNCALIBRATED else "warning"
         return [Remark(kind, "The confidences are not calibrated", words, remedy)]
+    words += f" No temperature is applied: {reason}." if reason else " They were calibrated on validation images."
     if after > UNCALIBRATED:
         return [
             Remark(
-                "warning", "The confidences mislead", f"{words} They were calibrated on validation images.",
+                "warning", "The confidences mislead", words,
                 "do not set thresholds by them; have more validation images, like those that the model will see",
             )
         ]  # fmt: skip
-    return [Remark("good", "The confidences can be relied on", f"{words} They were calibrated on validation images.")]
+    return [Remark("good", "The confidences can be relied on", words)]
 
 
 def _of_data(grounds: Grounds) -> list[Remark]:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import TRAIN, VAL, softmax
-from classifier_training.evaluation.calibration import expected_calibration_error, fit_temperature
+from classifier_training.evaluation.calibration import choose_temperature
 from classifier_training.evaluation.novelty import FeatureSubspace, alarm_threshold
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.export.calibration import Calibration, Novelty
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIN_IMAGES = 30
-"""Of the validation split: a temperature and a threshold for one image in twenty cannot be had from fewer."""
+"""Of the validation split: a threshold for one image in twenty cannot be had from fewer."""
 
 MAX_VALIDATION_IMAGES, MAX_TRAINING_IMAGES = 5000, 2000
 """Images that are looked at, spread evenly over a larger split."""
@@ -54,14 +53,15 @@ def calibrate(
         tables: the training and validation splits.
 
     Returns:
-        What was found; None, with a line in the log, where there are too few validation images.
+        What was found, with a temperature of 1 where another helps nothing; None, with a line in the log, where there
+        are too few validation images.
 
     Raises:
         UserError: when no image of a split can be read.
     """
     if len(tables[VAL]) < MIN_IMAGES:
         log.info(
-            "not calibrated: %d validation images, and %d are needed for a temperature and thresholds",
+            "not calibrated: %d validation images, and %d are needed for thresholds",
             len(tables[VAL]), MIN_IMAGES,
         )  # fmt: skip
         return None
@@ -69,7 +69,7 @@ def calibrate(
     remove_novelty(model)
     has_features = expose_features(model)
     runner = _Runner(model, preprocessing, has_features=has_features)
-    logits, features, targets = runner.answer(tables[VAL], MAX_VALIDATION_IMAGES)
+    logits, features, targets, groups = runner.answer(tables[VAL], MAX_VALIDATION_IMAGES)
     subspace = None
     if has_features and features.shape[1] > 1:
         subspace = FeatureSubspace.fit(runner.answer(tables[TRAIN], MAX_TRAINING_IMAGES)[1])
@@ -77,14 +77,11 @@ def calibrate(
     else:
         # -logsumexp(logits) = logits - log softmax, of any class (Liu et al. 2020).
         scores = np.asarray(np.log(softmax(logits).max(axis=1)) - logits.max(axis=1), dtype=np.float32)
-    temperature = fit_temperature(logits, targets)
-    shares = softmax(logits / np.float32(temperature))
+    choice = choose_temperature(logits, targets, groups)
+    shares = softmax(logits / np.float32(choice.temperature))
     threshold = alarm_threshold(scores)
     found = Calibration(
-        temperature=temperature,
-        ece_before=expected_calibration_error(softmax(logits), targets),
-        ece_after=expected_calibration_error(shares, targets),
-        num_images=len(targets),
+        choice=choice,
         curves=class_curves(shares, targets, class_names),
         novelty=Novelty(
             threshold=threshold,
@@ -97,20 +94,6 @@ def calibrate(
     with atomic_path(path) as temporary:
         onnx.save(model, temporary)
     return found
-
-
-def check_bakeable(validation: SplitTable) -> None:
-    """Make sure that there will be a temperature for pipeline.onnx.
-
-    Raises:
-        UserError: when the validation split is too small to fit one.
-    """
-    if len(validation) < MIN_IMAGES:
-        raise UserError(
-            f"bake_temperature=true with {len(validation)} validation images",
-            f"at least {MIN_IMAGES}, to fit the temperature on",
-            "leave bake_temperature out, or set more images aside for validation",
-        )
 
 
 def set_metadata(model: onnx.ModelProto, texts: Mapping[str, str]) -> None:
@@ -128,11 +111,14 @@ class _Runner:
 
     def answer(
         self, table: SplitTable, number: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Return logits [N, K], features [N, D] and targets [N]."""
-        parts = []
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], list[str]]:
+        """Return logits [N, K], features [N, D], targets [N] and groups [N]."""
+        logits, features, targets = [], [], []
+        groups: list[str] = []
         for batch in iterate_examples(table, self._preprocessing, batch_size=BATCH_SIZE, number=number):
-            logits, features = self._session.run(self._outputs, {INPUT_NAME: batch.inputs})
-            parts.append((logits, features, batch.targets))
-        logits, features, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return logits, features, targets
+            found = self._session.run(self._outputs, {INPUT_NAME: batch.inputs})
+            logits.append(found[0])
+            features.append(found[1])
+            targets.append(batch.targets)
+            groups += batch.groups
+        return np.concatenate(logits), np.concatenate(features), np.concatenate(targets), groups

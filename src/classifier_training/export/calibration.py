@@ -5,11 +5,11 @@ It is fitted by `calibrate` and read wherever the bundle is used. Needs neither 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.types import VAL
-from classifier_training.evaluation.calibration import METHOD
+from classifier_training.evaluation.calibration import METHOD, TemperatureChoice
 from classifier_training.evaluation.reject import AcceptanceCurve
 
 if TYPE_CHECKING:
@@ -43,32 +43,28 @@ class Calibration:
     """What was fitted on the validation split.
 
     Args:
-        temperature: that logits are divided by.
-        ece_before: expected calibration error with a temperature of 1.
-        ece_after: the same with this one.
-        num_images: validation images.
-        curves: their answers by the class that they name, with the calibrated confidence.
+        choice: the temperature, and how it was judged.
+        curves: the validation predictions by the class that they name, with the confidence at that temperature.
         novelty: the score for images unlike the training data.
         method: how the temperature was found.
     """
 
-    temperature: float
-    ece_before: float
-    ece_after: float
-    num_images: int
+    choice: TemperatureChoice
     curves: Mapping[str, AcceptanceCurve]
     novelty: Novelty
     method: str = METHOD
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by; 1 where that helps nothing."""
+        return self.choice.temperature
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into model_info.json."""
         return {
             "method": self.method,
-            "temperature": self.temperature,
             "split": VAL,
-            "num_images": self.num_images,
-            "ece_before": self.ece_before,
-            "ece_after": self.ece_after,
+            **asdict(self.choice),
             "novelty": asdict(self.novelty),
             "classes": {name: curve.to_dict() for name, curve in self.curves.items()},
         }
@@ -80,14 +76,15 @@ class Calibration:
         Raises:
             ValueError, KeyError, TypeError: when it is something else.
         """
-        temperature = float(found["temperature"])
-        if not temperature > 0:
-            raise ValueError(f"a temperature of {temperature}")
+        # A bundle of before temperatures were judged says nothing of that.
+        known = {"fitted_temperature": found["temperature"], "reason": "", **found}
+        choice = TemperatureChoice(
+            **{field.name: known[field.name] for field in fields(TemperatureChoice) if field.name in known}
+        )
+        if not choice.temperature > 0:
+            raise ValueError(f"a temperature of {choice.temperature}")
         return cls(
-            temperature=temperature,
-            ece_before=float(found["ece_before"]),
-            ece_after=float(found["ece_after"]),
-            num_images=int(found["num_images"]),
+            choice=choice,
             curves={name: AcceptanceCurve.from_dict(curve) for name, curve in found["classes"].items()},
             novelty=Novelty(**found["novelty"]),
             method=found["method"],
@@ -98,7 +95,13 @@ class Calibration:
         return {TEMPERATURE_KEY: repr(self.temperature), NOVELTY_KEY: repr(self.novelty.threshold)}
 
     def __str__(self) -> str:
+        choice = self.choice
+        if choice.reason:
+            return f"not calibrated, temperature 1: {choice.reason}"
+        words = f"calibrated on {choice.num_images:,} validation images, temperature {choice.temperature:.3f}"
+        if choice.log_loss_after is None:
+            return words
         return (
-            f"calibrated on {self.num_images:,} validation images: temperature {self.temperature:.3f}, calibration "
-            f"error {self.ece_before:.4f} before and {self.ece_after:.4f} after"
+            f"{words}; on held-out folds log loss {choice.log_loss_before:.4f} before and {choice.log_loss_after:.4f} "
+            f"after, calibration error {choice.ece_before:.4f} before and {choice.ece_after:.4f} after"
         )

@@ -30,11 +30,13 @@ class Examples:
         paths: image files [N].
         targets: right answers, int64 [N].
         inputs: the network's inputs, float32 [N, 3, H, W].
+        groups: group of each image [N], empty where it has none.
     """
 
     paths: tuple[str, ...]
     targets: NDArray[np.int64]
     inputs: NDArray[np.float32]
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,7 +73,12 @@ def iterate_examples(
                 kept.append(row)
         if kept:
             found = True
-            yield Examples(tuple(table.paths[row] for row in kept), table.targets[kept], np.stack(inputs))
+            yield Examples(
+                tuple(table.paths[row] for row in kept),
+                table.targets[kept],
+                np.stack(inputs),
+                tuple(table.groups[row] for row in kept),
+            )
     if not found:
         raise UserError(
             f"none of {len(rows)} images of the {table.name} split can be read, such as {table.paths[rows[0]]}",

@@ -46,6 +46,7 @@ class Gate:
 
     Args:
         passed: whether the drop is within the limit.
+        max_drop_points: the limit.
         num_images: of the validation split.
         accuracy: share of right answers.
         float_accuracy: the same of the file it came from.
@@ -62,6 +63,7 @@ class Gate:
     """
 
     passed: bool
+    max_drop_points: float
     num_images: int
     accuracy: float
     float_accuracy: float
@@ -162,6 +164,7 @@ def write_gated(
     drop = reference.drop_to(answers)
     return Gate(
         passed=drop <= max_drop,
+        max_drop_points=max_drop,
         num_images=len(answers.targets),
         accuracy=answers.accuracy,
         float_accuracy=reference.accuracy,

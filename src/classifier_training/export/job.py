@@ -67,8 +67,16 @@ class ExportedFile:
         return found
 
     def __str__(self) -> str:
-        words = f"{self.path.name}: {self.parity or self.gate or f'UNVERIFIED: {self.note}'}"
+        words = f"{self.path.name}: {self.parity or self.gate or f'UNVERIFIED: {self.note}'}{self._verdict()}"
         return words if self.calibration is None else f"{words}; {self.calibration}"
+
+    def _verdict(self) -> str:
+        if self.parity is not None:
+            return f"; {'passed' if self.parity.passed else 'FAILED'}, tolerance {self.parity.tolerance:g}"
+        if self.gate is not None:
+            limit = f"at most {self.gate.max_drop_points:g} points may be lost"
+            return f"; {'passed' if self.gate.passed else 'FAILED'}, {limit}"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +102,19 @@ class ExportJob:
     scratch: Path
     verify: bool = True
     tables: Mapping[str, SplitTable] | None = None
-    bake_temperature: bool = False
+    bake_temperature: bool = True
     expected: NDArray[np.float32] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", self.answer(self.examples.inputs))
 
-    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """PyTorch's probabilities [N, K] for inputs, float32 [N, 3, H, W]."""
+    def answer(self, inputs: NDArray[np.float32], *, temperature: float = 1.0) -> NDArray[np.float32]:
+        """PyTorch's probabilities [N, K] for inputs, float32 [N, 3, H, W], at a temperature."""
         import torch
 
         with torch.inference_mode():
             parts = [self.network(part).numpy() for part in torch.split(torch.from_numpy(inputs), REFERENCE_BATCH)]
-        return softmax(np.concatenate(parts))
+        return softmax(np.asarray(np.concatenate(parts) / temperature, dtype=np.float32))
 
     def finish(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.session import OUTPUT_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 FEATURES_NAME = "features"
@@ -72,18 +73,39 @@ def add_novelty(model: onnx.ModelProto, subspace: FeatureSubspace | None) -> Non
 
 
 def remove_novelty(model: onnx.ModelProto, *, keep_features: bool = False) -> None:
-    """Take the score and, unless they are kept, the features out of a graph; others need not carry them along."""
-    kept_node = f"{PREFIX}{FEATURES_NAME}" if keep_features else None
-    graph = model.graph
-    outputs = (OUTPUT_NAME, FEATURES_NAME) if keep_features else (OUTPUT_NAME,)
-    for items, kept in (
-        (graph.node, [node for node in graph.node if node.name == kept_node or not node.name.startswith(PREFIX)]),
-        (graph.initializer, [item for item in graph.initializer if not item.name.startswith(PREFIX)]),
-        (graph.output, [item for item in graph.output if item.name in outputs]),
-    ):
-        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-        del items[:]
-        items.extend(copies)
+    """Take the score and, unless they are kept, the features out of a graph; others need not carry them along.
+
+    Whatever was computed for them alone goes, too: a converter may have put nodes of its own behind the features.
+    """
+    keep_outputs(model.graph, (OUTPUT_NAME, FEATURES_NAME) if keep_features else (OUTPUT_NAME,))
+
+
+def keep_outputs(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Leave in a graph only the outputs of these names, and what they are computed from."""
+    _keep(graph.output, [item for item in graph.output if item.name in names])
+    makers = {name: node for node in graph.node for name in node.output}
+    needed: set[str] = set()
+    waiting = [item.name for item in graph.output]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += _inputs(makers[name]) if name in makers else []
+    _keep(graph.node, [node for node in graph.node if needed.intersection(node.output)])
+    for items in (graph.initializer, graph.value_info):
+        _keep(items, [item for item in items if item.name in needed])
+
+
+def _inputs(node: onnx.NodeProto) -> list[str]:
+    """Names that a node takes, or the nodes of a graph inside it."""
+    inner = [one for item in node.attribute for one in item.g.node]
+    return [*node.input, *(name for one in inner for name in _inputs(one))]
+
+
+def _keep(items: Any, kept: list[Any]) -> None:
+    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+    del items[:]
+    items.extend(copies)
 
 
 def write_without_novelty(source: Path, target: Path) -> None:

@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.export.calibration import BAKED_KEY, NOVELTY_KEY, TEMPERATURE_KEY
 from classifier_training.export.graph import GraphBuilder
-from classifier_training.export.novelty import remove_novelty
+from classifier_training.export.novelty import keep_outputs, remove_novelty
 from classifier_training.export.resize import fit
+from classifier_training.export.session import INPUT_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,8 @@ def write_pipeline(model: Path, preprocessing: Preprocessing, path: Path, *, tem
         model: ONNX file from float32 [batch, 3, H, W] to logits [batch, K].
         preprocessing: what to put before it.
         path: where the file goes.
-        temperature: to divide the logits by before the softmax; None leaves that to who reads the metadata.
+        temperature: to divide the logits by before the softmax; None leaves the model's temperature to who reads the
+            metadata.
     """
     with atomic_path(path) as temporary:
         onnx.save(build_pipeline(onnx.load(model), preprocessing, temperature=temperature), temporary)
@@ -46,7 +48,7 @@ def build_pipeline(
     normalized = normalize(head, PIXELS_NAME, preprocessing)
     head.nodes.append(helper.make_node("Identity", [normalized], [graph.input[0].name], name="preprocess/input"))
     logits = graph.output[0].name
-    if temperature is not None:
+    if temperature not in (None, 1.0):
         logits = tail.add("Div", logits, tail.constant(temperature, np.float32))
     shares = tail.add("Softmax", logits, axis=-1)
     tail.nodes.append(helper.make_node("Squeeze", [shares, tail.whole(0)], [PROBABILITIES_NAME], name="answer/squeeze"))
@@ -73,6 +75,15 @@ def with_pixels(path: Path, size: tuple[int, int]) -> bytes:
     """Return a pipeline that also gives the fitted picture, `pixels` float32 [1, 3, h, w] of 0..255, for checks."""
     model = onnx.load(path)
     model.graph.output.append(helper.make_tensor_value_info(PIXELS_NAME, TensorProto.FLOAT, [1, 3, *size]))
+    return bytes(model.SerializeToString())
+
+
+def preprocessing_part(path: Path, size: tuple[int, int]) -> bytes:
+    """Return a pipeline's preprocessing alone: `pixels`, as in `with_pixels`, and the network's `input` of it."""
+    model = onnx.load(path)
+    names = (PIXELS_NAME, INPUT_NAME)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, *size]) for name in names)
+    keep_outputs(model.graph, names)
     return bytes(model.SerializeToString())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.types import softmax
-from classifier_training.export.pipeline import IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME, with_pixels
-from classifier_training.export.session import open_session
+from classifier_training.export.pipeline import IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME, preprocessing_part
+from classifier_training.export.session import INPUT_NAME, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +29,8 @@ TOLERANCE = 1e-3
 PIXEL_TOLERANCE = 1
 """Largest difference of a pixel of 0..255 that passes."""
 
-CLEAR_MARGIN = 0.1
-"""An answer that leads by more than this must survive a pixel's difference of one step."""
+INPUT_TOLERANCE = 1e-5
+"""Largest difference of the network's input that passes, of what Python makes of the same pixels: rounding alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Parity:
         reference_accuracy: and of what it was compared with.
         max_pixel_difference: of 255, before mean and std, for files that hold the preprocessing.
         reference: what it was compared with.
+        tolerance: largest difference of a probability that passes.
     """
 
     num_images: int
@@ -55,10 +57,16 @@ class Parity:
     reference_accuracy: float
     max_pixel_difference: float | None = None
     reference: str = "PyTorch"
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        """Whether probabilities and pixels are within their tolerances."""
+        return self.max_probability_difference <= self.tolerance and (self.max_pixel_difference or 0) <= PIXEL_TOLERANCE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into model_info.json."""
-        found = {**asdict(self), "batch_sizes": list(self.batch_sizes)}
+        found = {"passed": self.passed, **asdict(self), "batch_sizes": list(self.batch_sizes)}
         return {name: value for name, value in found.items() if value is not None}
 
     def __str__(self) -> str:
@@ -100,8 +108,8 @@ def verify(
     changed = sum(_changed(shares, expected, margin=2 * TOLERANCE) for shares in found.values())
     if changed or parity.max_probability_difference > TOLERANCE:
         raise CheckFailedError(
-            f"{path}: answers differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, probabilities up to "
-            f"{parity.max_probability_difference:.2g} apart on {parity.num_images} images",
+            f"{path.name}: answers differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, probabilities "
+            f"up to {parity.max_probability_difference:.2g} apart on {parity.num_images} images",
             f"the same answers, and probabilities within {TOLERANCE:g}",
             "try another opset (callbacks.onnx_export.opset=20, or export format.onnx.opset=20) or report the "
             "architecture",
@@ -110,32 +118,53 @@ def verify(
 
 
 def verify_pipeline(
-    path: Path, preprocessing: Preprocessing, expected: NDArray[np.float32], examples: Examples
+    path: Path,
+    preprocessing: Preprocessing,
+    answer: Runner,
+    examples: Examples,
+    *,
+    reference: str = "PyTorch",
 ) -> Parity:
-    """Compare a pipeline, from whole pictures to probabilities, with Python's preprocessing and PyTorch's answers.
+    """Compare a pipeline with its parts: its preprocessing with Python's, its probabilities with its network's.
+
+    The network is asked about the input that the pipeline itself computes. Python's, which rounds otherwise in the last
+    bit, could fall on the other side of a quantised network's step, and a pixel may be one step of 255 off.
 
     Args:
         path: the file.
         preprocessing: what it should do.
-        expected: PyTorch's probabilities for the examples [N, K].
+        answer: the network's probabilities, calibrated if the file's are, for an input float32 [1, 3, H, W].
         examples: real images; they are read again, at their own size.
+        reference: name of the network that answers.
 
     Raises:
-        CheckFailedError: when a pixel is off by more than one step of 255, or a clear answer changes.
+        CheckFailedError: when a pixel is off by more than one step of 255, or a probability by more than the tolerance.
     """
-    session = open_session(with_pixels(path, preprocessing.size))
-    found, pixel_difference = np.empty_like(expected), 0.0
-    for row, image_path in enumerate(examples.paths):
+    session, head = open_session(path), open_session(preprocessing_part(path, preprocessing.size))
+    found, expected, pixel_difference, input_difference = [], [], 0.0, 0.0
+    for image_path in examples.paths:
         image = preprocessing.read(image_path)
-        found[row], pixels = session.run([PROBABILITIES_NAME, PIXELS_NAME], {IMAGE_NAME: np.asarray(image)})
-        wanted = preprocessing.pixels(image).astype(np.float32)
-        pixel_difference = max(pixel_difference, float(np.abs(pixels[0].transpose(1, 2, 0) - wanted).max()))
-    parity = compare({1: found}, expected, examples.targets, max_pixel_difference=pixel_difference)
-    if pixel_difference > PIXEL_TOLERANCE or _changed(found, expected, margin=CLEAR_MARGIN):
+        given = {IMAGE_NAME: np.asarray(image)}
+        found += session.run([PROBABILITIES_NAME], given)
+        pixels, inputs = head.run([PIXELS_NAME, INPUT_NAME], given)
+        expected.append(answer(inputs)[0])
+        fitted = pixels[0].transpose(1, 2, 0)
+        pixel_difference = max(pixel_difference, float(np.abs(fitted - preprocessing.pixels(image)).max()))
+        wanted = preprocessing.normalize(fitted.astype(np.uint8))
+        # Rounding grows with the values: a small std makes them large.
+        apart = np.abs(inputs[0] - wanted) / np.maximum(1, np.abs(wanted))
+        input_difference = max(input_difference, float(apart.max()))
+    parity = dataclasses.replace(
+        compare({1: np.stack(found)}, np.stack(expected), examples.targets, max_pixel_difference=pixel_difference),
+        reference=reference,
+    )
+    if not parity.passed or input_difference > INPUT_TOLERANCE:
         raise CheckFailedError(
-            f"{path}: does not do what Python does with the same pictures: pixels up to {pixel_difference:g} of 255 "
-            f"apart, top-1 agreement {parity.top1_agreement:.2%} on {parity.num_images} images",
-            f"pixels within {PIXEL_TOLERANCE} of 255 and the same answers",
+            f"{path.name}: does not do what Python does with the same pictures: pixels up to {pixel_difference:g} of "
+            f"255 apart, the network's input up to {input_difference:.1g} apart for the same pixels, probabilities up "
+            f"to {parity.max_probability_difference:.2g} apart for the same input, on {parity.num_images} images",
+            f"pixels within {PIXEL_TOLERANCE} of 255, inputs within {INPUT_TOLERANCE:g} and probabilities within "
+            f"{TOLERANCE:g}",
             "report the sizes of the pictures and your version of onnxruntime",
         )
     return parity

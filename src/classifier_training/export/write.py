@@ -58,7 +58,7 @@ class BundleWriter:
         examples: Callable[[], Examples],
         opset: int | None,
         tables: Mapping[str, SplitTable] | None = None,
-        bake_temperature: bool = False,
+        bake_temperature: bool = True,
     ) -> None:
         self.info = info
         self.files: list[ExportedFile] = []
@@ -143,7 +143,7 @@ def write_bundle(
     examples: Examples,
     opset: int | None,
     tables: Mapping[str, SplitTable] | None = None,
-    bake_temperature: bool = False,
+    bake_temperature: bool = True,
 ) -> list[ExportedFile]:
     """Write a whole bundle at once; see `BundleWriter`.
 
@@ -171,6 +171,9 @@ def write_bundle(
 
 def with_files(info: BundleInfo, files: list[ExportedFile]) -> BundleInfo:
     """Add the description of exported files to a bundle's, and what was fitted to them, in place of older ones."""
-    described = {file.path.name: file.describe() for file in files}
+    described = {**info.files, **{file.path.name: file.describe() for file in files}}
     calibration = next((file.calibration for file in files if file.calibration is not None), info.calibration)
-    return dataclasses.replace(info, files={**info.files, **described}, calibration=calibration)
+    schemes = [file.quantization for file in files if file.quantization != "none"]
+    return dataclasses.replace(
+        info, files=described, calibration=calibration, quantization=schemes[-1] if schemes else info.quantization
+    )

@@ -168,10 +168,10 @@ def _settle(
 
 
 def _doubts(path: Path, session: Any, info: BundleInfo | None) -> tuple[float, float | None]:
-    """Return temperature and novelty threshold, from the run folder or, for a lone file, from its metadata."""
-    if info is not None and info.calibration is not None:
-        return info.calibration.temperature, info.calibration.novelty.threshold
+    """Return temperature and novelty threshold: the file's own or, where it says none, those of the run folder."""
     metadata = session.get_modelmeta().custom_metadata_map
+    if info is not None and info.calibration is not None and TEMPERATURE_KEY not in metadata:
+        return info.calibration.temperature, info.calibration.novelty.threshold
     try:
         temperature = float(metadata.get(TEMPERATURE_KEY, 1))
         threshold = float(metadata[NOVELTY_KEY]) if NOVELTY_KEY in metadata else None

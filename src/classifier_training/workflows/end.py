@@ -242,7 +242,7 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
         with failures.keep("removing checkpoints"):
             remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
     try:
-        record_result(run_dir, scored, trained.end.best_epoch, failures.found)
+        record_result(run_dir, scored, trained.end.best_epoch, evaluation, failures.found)
     except OSError as error:
         # Nothing else would show the score.
         log.info("%s", evaluation)

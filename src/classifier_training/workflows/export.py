@@ -18,9 +18,9 @@ from pydantic import Field
 from classifier_training.core.errors import UserError
 from classifier_training.core.locks import work_in
 from classifier_training.core.register import Choice, register
-from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL, softmax
-from classifier_training.export.bundle import write_info
+from classifier_training.export.bundle import read_info, write_info
 from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
 from classifier_training.export.hub_push import check_repository
@@ -31,9 +31,11 @@ from classifier_training.workflows.samples import own_samples, tabulate
 from classifier_training.workflows.trained import load_trained
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from classifier_training.core.types import SplitTable
+    from classifier_training.export.bundle import BundleInfo
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
@@ -73,7 +75,7 @@ def export(
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
     force: bool = False,
     verify: bool = True,
-    bake_temperature: bool = False,
+    bake_temperature: bool = True,
     demo: bool = False,
     ort: str | None = None,
     images: str | None = None,
@@ -88,8 +90,8 @@ def export(
         max_drop: most points of top-1 accuracy on validation that quantisation may cost.
         force: write the quantised file even if it costs more.
         verify: compare each file with PyTorch on validation images.
-        bake_temperature: let pipeline.onnx itself give calibrated probabilities; otherwise its metadata has the
-            temperature, which predict and the clients apply.
+        bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
+            temperature to whoever runs the file, in its metadata, which the clients read.
         demo: also write demo.html, a page that classifies pictures in the browser with pipeline.onnx.
         ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
         images: folder of the run's images, if they have moved since.
@@ -99,7 +101,9 @@ def export(
     """
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    refuse_idle(quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort, baked=bake_temperature)
+    refuse_idle(
+        quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort, bake_temperature=bake_temperature
+    )
     web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
     run_dir = find_run(run)
     target = RunDir(Path(output).expanduser()) if output else run_dir
@@ -107,15 +111,17 @@ def export(
     refuse_rounding(network, quantization)
     samples, root = own_samples(run_dir, moved_to=images)
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
-    from classifier_training.export.calibrate import check_bakeable
     from classifier_training.export.job import ExportJob
     from classifier_training.export.write import with_files
 
-    if bake_temperature:
-        check_bakeable(tables[VAL])
-    with work_in(run_dir) if target == run_dir else nullcontext(), tempfile.TemporaryDirectory() as scratch:
+    kept = _kept(target, run_dir, info)
+    with (
+        work_in(run_dir) if target == run_dir else nullcontext(),
+        tempfile.TemporaryDirectory() as scratch,
+        staged(target.path) as staging,
+    ):
         job = ExportJob(
-            target=target,
+            target=RunDir(staging),
             network=network,
             info=info,
             examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
@@ -129,15 +135,26 @@ def export(
             fitted = with_files(info, files).calibration
             files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)
         if web_runtime is not None:
-            write_demo(target, ort=web_runtime)
-        kept = info if target == run_dir else dataclasses.replace(info, files={})
-        write_info(target, dataclasses.replace(with_files(kept, files), quantization=quantization))
+            write_demo(job.target, ort=web_runtime)
+        write_info(job.target, with_files(kept, files))
     lines = [str(file) for file in files]
     if push_to_hub is not None:
         if target != run_dir and run_dir.model_card.exists():
             shutil.copyfile(run_dir.model_card, target.model_card)
         lines.append(f"pushed: {upload(target, push_to_hub)}")
     return ExportResult(target.path, tuple(lines), demo=demo)
+
+
+def _kept(target: RunDir, run_dir: RunDir, info: BundleInfo) -> BundleInfo:
+    """Return what a folder says of a run's files that it has already, which an export adds to."""
+    if target == run_dir:
+        return info
+    nothing = dataclasses.replace(info, files={}, quantization="none")
+    if not target.model_info.is_file():
+        return nothing
+    found = read_info(target)
+    # Files of another run are none of this one's.
+    return found if found.training_info == info.training_info else nothing
 
 
 def refuse_idle(
@@ -148,7 +165,7 @@ def refuse_idle(
     force: bool,
     demo: bool,
     ort: str | None,
-    baked: bool,
+    bake_temperature: bool,
 ) -> None:
     """Refuse settings that would do nothing.
 
@@ -157,7 +174,7 @@ def refuse_idle(
     """
     for is_asked, typed, why in (
         (quantization != "none", f"quantization={quantization}", "it is ONNX files that are quantised"),
-        (baked, "bake_temperature=true", "it is pipeline.onnx that the temperature goes into"),
+        (not bake_temperature, "bake_temperature=false", "it is pipeline.onnx that the temperature is left out of"),
         (demo, "demo=true", "the page runs pipeline.onnx"),
     ):
         if is_asked and "onnx" not in formats:
@@ -239,10 +256,12 @@ def quantize(
     write_pipeline(path, preprocessing, pipeline, temperature=baked)
     parity = None
     if job.verify:
-        answers = softmax(onnx_runner(path)(job.examples.inputs) / np.float32(baked or 1.0))
-        parity = dataclasses.replace(
-            verify_pipeline(pipeline, preprocessing, answers, job.examples), reference=path.name
-        )
+        network = onnx_runner(path)
+
+        def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+            return softmax(network(inputs) / np.float32(baked or 1.0))
+
+        parity = verify_pipeline(pipeline, preprocessing, answer, job.examples, reference=path.name)
     return [
         ExportedFile(path=path, format_name="onnx", quantization=scheme, gate=gate),
         ExportedFile(

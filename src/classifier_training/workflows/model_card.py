@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 HUB_METRICS = {"acc_top1": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
 """Our figures that the Hub has a name for."""
 
-OWN_METRICS = {"balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"), "ece": ("ece", "Calibration error")}
+OWN_METRICS = {
+    "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
+    "ece": ("ece", "Calibration error"),
+    "calibrated_ece": ("calibrated_ece", "Calibration error of the calibrated probabilities"),
+}
 
 LIMITS = (
     "It answers one of its classes to whatever picture it is shown. Pictures of another kind than those that it was "
@@ -54,7 +58,7 @@ def _front_matter(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> d
     metrics = [
         {"type": kind, "name": words, "value": round(found.value, 6), "verified": False}
         for key, (kind, words) in {**HUB_METRICS, **OWN_METRICS}.items()
-        if np.isfinite((found := evaluation.measures.overall[key]).value)
+        if (found := evaluation.measures.overall.get(key)) is not None and np.isfinite(found.value)
     ]
     data = str(facts.config.get("data", {}).get("type", "images"))
     result = {
@@ -91,8 +95,10 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         *(
             f"| {words} | {percent(measures.overall[key])} |"
             for key, (_, words) in {**HUB_METRICS, **OWN_METRICS}.items()
+            if key in measures.overall
         ),
         "",
+        *_calibration(facts),
     ]
     if names:
         standing = Standing.of(measures.by_class["recall"])
@@ -134,6 +140,16 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         listed = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if name != "platform")
         lines += [f"Versions: {listed}.", ""]
     return lines
+
+
+def _calibration(facts: RunFacts) -> list[str]:
+    """Say how sure the probabilities are to be taken."""
+    found = facts.info.get("calibration")
+    if found is None:
+        return ["The probabilities are not calibrated.", ""]
+    if found.get("reason"):
+        return [f"The probabilities are the network's own, without a temperature: {found['reason']}.", ""]
+    return [f"The probabilities are calibrated, with a temperature of {found['temperature']:.3f}.", ""]
 
 
 def _plain(text: str) -> str:

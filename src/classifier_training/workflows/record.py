@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult
     from classifier_training.data.index import SampleIndex
+    from classifier_training.evaluation.results import Evaluation
 
 
 def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex) -> None:
@@ -39,21 +40,28 @@ def config_text(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def record_result(run_dir: RunDir, scored: SplitResult, best_epoch: int, failures: Mapping[str, str]) -> None:
+def record_result(
+    run_dir: RunDir, scored: SplitResult, best_epoch: int, evaluation: Evaluation, failures: Mapping[str, str]
+) -> None:
     """Write result.json, by which a run is known to have come to its end.
+
+    Its metrics are the network's own, as in metrics.csv; calibrated_loss is that of the probabilities of predict.
 
     Args:
         run_dir: where to.
         scored: answers of the held-out images.
         best_epoch: where the weights are from.
+        evaluation: of the answers.
         failures: what could not be done after training, and why.
     """
+    overall = evaluation.measures.overall
+    calibrated = {name: overall[name].value for name in overall if name == "calibrated_loss"}
     write_json(
         run_dir.result,
         {
             "split": scored.split,
             "best_epoch": best_epoch,
-            "metrics": dict(scored.metrics),
+            "metrics": {**scored.metrics, **calibrated},
             "failures": dict(failures),
         },
     )

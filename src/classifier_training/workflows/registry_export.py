@@ -68,30 +68,32 @@ def export_all(
     formats = {
         item.name: item.build({name: one.default for name, one in item.options.items()}) for item in entries("format")
     }
-    # ONNX before its quantised copies, which are made of it.
-    for name in sorted(formats, key=lambda name: name != "onnx"):
-        try:
-            result = export(run=str(run_dir.path), format={name: formats[name]}, images=images, output=folder)
-        except UserError as error:
-            failed[name] = error.came
-            log.warning("%s: %s", name, error.came)
-        else:
-            lines += result.lines
-    for scheme in SCHEMES if "onnx" not in failed else ():
+
+    def write(name: str, written: str, scheme: Quantization) -> None:
         try:
             result = export(
                 run=str(run_dir.path),
-                format={"onnx": formats["onnx"]},
+                format={written: formats[written]},
                 quantization=scheme,
-                max_drop=max_drop,
+                max_drop=1.0 if scheme == "none" else max_drop,
                 images=images,
                 output=folder,
             )
         except UserError as error:
-            failed[scheme] = error.came
-            log.warning("%s: %s", scheme, error.came)
+            failed[name] = error.came
+        except Exception as error:  # converters fail with whatever exception lies next
+            failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.debug("%s failed", name, exc_info=True)
         else:
-            lines += [line for line in result.lines if scheme in line.partition(":")[0]]
+            lines.extend(line for line in result.lines if scheme == "none" or scheme in line.partition(":")[0])
+            return
+        log.warning("%s: %s", name, failed[name])
+
+    # ONNX before its quantised copies, which are made of it.
+    for name in sorted(formats, key=lambda name: name != "onnx"):
+        write(name, name, "none")
+    for scheme in SCHEMES if "onnx" not in failed else ():
+        write(scheme, "onnx", scheme)
     if not lines:
         raise UserError(
             f"{run_dir.path}: no format could be written; the first reason: {next(iter(failed.values()))}",

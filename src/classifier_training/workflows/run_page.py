@@ -38,7 +38,8 @@ METRICS = {
     "macro_precision": "macro precision", "macro_recall": "macro recall", "macro_f1": "macro F1",
     "weighted_f1": "weighted F1", "macro_auroc": "macro AUROC", "macro_average_precision": "macro average precision",
     "matthews": "Matthews correlation", "cohen_kappa": "Cohen's kappa", "loss": "log loss", "brier": "Brier score",
-    "ece": "calibration error (ECE)",
+    "ece": "calibration error (ECE)", "calibrated_loss": "log loss, calibrated",
+    "calibrated_brier": "Brier score, calibrated", "calibrated_ece": "calibration error (ECE), calibrated",
 }  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def _mistakes(answers: Answers, table: SplitTable, class_names: Sequence[str], f
 def _calibration(found: dict[str, Any], folder: Path) -> Html:
     temperature = found["temperature"]
     pairs = [
-        ("temperature", "not fitted" if temperature is None else f"{temperature:.3f}, fitted on validation"),
+        ("temperature", _temperature_words(found)),
         ("error before", f"{found['ece_before']:.4f} (ECE)"),
         ("error after", f"{found['ece_after']:.4f} (ECE)" if temperature is not None else "not calibrated"),
         ("area under risk-coverage", f"{found['aurc']:.4f}"),
@@ -250,6 +251,12 @@ def _calibration(found: dict[str, Any], folder: Path) -> Html:
         "risk_coverage": "share of wrong answers by how many are accepted",
     }
     return report.section("Confidence", report.facts(pairs), *listed, *_images(folder, plots))
+
+
+def _temperature_words(found: dict[str, Any]) -> str:
+    if found["temperature"] is None:
+        return "not fitted"
+    return f"1: {found['reason']}" if found.get("reason") else f"{found['temperature']:.3f}, fitted on validation"
 
 
 def _exports(facts: RunFacts, run_dir: RunDir) -> Html:

@@ -62,7 +62,13 @@ def write_scores(
     temperature = None if calibration is None else calibration.temperature
     given = result if temperature is None else at_temperature(result, temperature)
     evaluation = evaluate_answers(
-        given, table, class_names, slices=slices, unknown_labels=unknown_labels, intervals=intervals
+        given,
+        table,
+        class_names,
+        slices=slices,
+        temperature=temperature,
+        unknown_labels=unknown_labels,
+        intervals=intervals,
     )
     with attempt(f"the tables of {folder.name}/"):
         write_results(
@@ -75,7 +81,7 @@ def write_scores(
             folder,
             result,
             class_names,
-            temperature=temperature,
+            choice=None if calibration is None else calibration.choice,
             curves=None if calibration is None else calibration.curves,
             drawer=drawer,
         )

@@ -48,10 +48,12 @@ def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
     Raises:
         UserError: when the folder has neither.
     """
-    if run_dir.model_info.exists() or not run_dir.best_checkpoint.exists():
-        is_withheld = withheld_reason(run_dir, run_dir.weights.name) is not None
-        return read_info(run_dir), run_dir.best_checkpoint if is_withheld else run_dir.weights
-    return _checkpoint_info(run_dir), run_dir.best_checkpoint
+    if not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
+        return _checkpoint_info(run_dir), run_dir.best_checkpoint
+    # A run that exported nothing may have been exported since, without its weights.
+    has_weights = run_dir.weights.exists() and withheld_reason(run_dir, run_dir.weights.name) is None
+    use_checkpoint = not has_weights and run_dir.best_checkpoint.exists()
+    return read_info(run_dir), run_dir.best_checkpoint if use_checkpoint else run_dir.weights
 
 
 def _checkpoint_info(run_dir: RunDir) -> BundleInfo:

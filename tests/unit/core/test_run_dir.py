@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.run_dir import RunDir, atomic_path, sha256, write_csv, write_json
+from classifier_training.core.run_dir import RunDir, atomic_path, remove_orphans, sha256, staged, write_csv, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,3 +70,42 @@ def test_a_run_stays_below_its_output_folder(tmp_path: Path, setting: dict[str, 
     with pytest.raises(UserError, match="leads out of"):
         RunDir.create(tmp_path / "outputs", **setting)
     assert RunDir.create(tmp_path / "outputs", name="a/b").path.is_relative_to(tmp_path / "outputs/a/b")
+
+
+def test_files_made_together_take_their_places_together(tmp_path: Path) -> None:
+    folder = tmp_path / "new/folder"
+    with staged(folder) as staging:
+        (staging / "a.txt").write_text("1")
+        (staging / "b").mkdir()
+        (staging / "b/old.txt").write_text("1")
+        assert [item.name for item in folder.iterdir()] == [staging.name]
+    (folder / "other.txt").write_text("1")
+    with staged(folder) as staging:
+        (staging / "a.txt").write_text("2")
+        (staging / "b").mkdir()
+        (staging / "b/new.txt").write_text("2")
+    assert (folder / "a.txt").read_text() == "2"
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == [
+        "a.txt", "b", "b/new.txt", "other.txt",
+    ]  # fmt: skip
+
+
+def test_files_made_together_leave_nothing_when_one_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/a.txt").write_text("old")
+    for name, left in (("kept", ["a.txt"]), ("new", None)):
+        with pytest.raises(RuntimeError), staged(tmp_path / name) as staging:
+            (staging / "a.txt").write_text("half")
+            raise RuntimeError
+        found = [item.name for item in (tmp_path / name).iterdir()] if (tmp_path / name).exists() else None
+        assert found == left
+    assert (tmp_path / "kept/a.txt").read_text() == "old"
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".staged.1-abc.tmp/b").mkdir(parents=True)
+    (tmp_path / ".staged.1-abc.tmp/.a.txt.1-abc.tmp").write_text("half")
+    (tmp_path / ".a.txt.1-abc.tmp").write_text("half")
+    (tmp_path / "a.txt").write_text("whole")
+    remove_orphans(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.txt"]

@@ -64,7 +64,7 @@ def test_a_monitor_must_be_a_metric_and_has_a_goal() -> None:
             check_monitor(wrong, NAMES, TARGETS, setting="monitor")
     with pytest.raises(UserError, match="there is no such metric"):
         check_monitor("val/macro_auroc", NAMES, np.zeros(5, int), setting="monitor")
-    assert {goal_of(f"val/{name}") for name in ("loss", "brier", "ece")} == {"min"}
+    assert {goal_of(f"val/{name}") for name in ("loss", "brier", "ece", "calibrated_loss")} == {"min"}
     assert goal_of("val/cohen_kappa") == "max"
     assert goal_of("val/acc_class_x/loss") == "max"
     with pytest.raises(UserError) as caught:

@@ -80,6 +80,25 @@ def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tm
     assert "0.7500 [0.1941, 0.9937]" in words
 
 
+def test_losses_before_and_after_a_temperature_have_names_of_their_own(tmp_path: Path) -> None:
+    rows, answers = [0, 1, 2, 3], [0, 1, 2, 0]
+    found, report = write(tmp_path / "given", rows, answers, temperature=2.0)
+    _, plain = write(tmp_path / "plain", rows, answers)
+    given, alone = report["metrics"], plain["metrics"]
+    # What is written was divided by the temperature already.
+    for name in ("loss", "brier", "ece"):
+        assert given[f"calibrated_{name}"] == alone[name]
+        assert given[name]["value"] != pytest.approx(alone[name]["value"], rel=0.01)
+        assert given[name]["low"] < given[name]["value"] < given[name]["high"]
+        assert f"calibrated_{name}" not in alone
+    logits = np.eye(3)[answers] * (1 + np.arange(4))[:, None]
+    own = cross_entropies((2 * logits).astype(np.float32), np.array([0, 1, 2, 2]))
+    assert given["loss"]["value"] == pytest.approx(own.mean(), rel=1e-6)
+    losses = [float(row["loss"]) for row in read_csv(tmp_path / "given/predictions.csv")]
+    assert np.mean(losses) == pytest.approx(given["calibrated_loss"]["value"], abs=1e-6)
+    assert f"calibrated loss {found.measures.overall['calibrated_loss']}" in str(found)
+
+
 def test_errors_come_by_their_loss_and_figures_alone_have_no_interval(tmp_path: Path) -> None:
     found, report = write(tmp_path, [1, 2, 3, 4], [0, 2, 0, 1], intervals=False)
     errors = read_csv(tmp_path / "errors.csv")

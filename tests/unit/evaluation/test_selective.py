@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from classifier_training.core.types import SplitResult, softmax
+from classifier_training.evaluation.calibration import TemperatureChoice
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.evaluation.selective import write_selective
+
+
+def choice(temperature: float, reason: str = "") -> TemperatureChoice:
+    return TemperatureChoice(
+        temperature=temperature, fitted_temperature=3.0, reason=reason, num_images=400, ece_before=0.2
+    )
 
 
 def drawn(split: str, seed: int) -> SplitResult:
@@ -25,7 +32,7 @@ def test_what_is_written_is_what_the_rules_give_on_these_images(tmp_path: Path) 
     val, test, names = drawn("val", 0), drawn("test", 1), ("a", "", "c")
     curves = class_curves(softmax(val.logits / np.float32(3)), val.targets, names)
     with Drawer() as drawer:
-        write_selective(tmp_path, test, names, temperature=3.0, curves=curves, drawer=drawer)
+        write_selective(tmp_path, test, names, choice=choice(3.0), curves=curves, drawer=drawer)
     found = json.loads((tmp_path / "calibration.json").read_text())
     assert found["held_out"]
     assert found["ece_after"] < 0.06 < found["ece_before"]
@@ -41,11 +48,19 @@ def test_validation_images_are_said_to_be_no_held_out_ones_and_an_old_bundle_has
     result = drawn("val", 0)
     curves = class_curves(result.probabilities, result.targets, ("a", "b", "c"))
     with Drawer() as drawer:
-        write_selective(tmp_path / "new", result, ("a", "b", "c"), temperature=2.0, curves=curves, drawer=drawer)
-        write_selective(tmp_path / "old", result, ("a", "b", "c"), temperature=None, curves=None, drawer=drawer)
+        write_selective(tmp_path / "new", result, ("a", "b", "c"), choice=choice(2.0), curves=curves, drawer=drawer)
+        write_selective(tmp_path / "old", result, ("a", "b", "c"), choice=None, curves=None, drawer=drawer)
+        write_selective(
+            tmp_path / "left", result, ("a", "b", "c"), choice=choice(1.0, "no gain"), curves=curves, drawer=drawer
+        )
+    left = json.loads((tmp_path / "left/calibration.json").read_text())
+    assert (left["temperature"], left["reason"]) == (1, "no gain")
+    assert left["ece_before"] == left["ece_after"]
+    assert len(left["rejecting"]) == 5
     new, old = (json.loads((tmp_path / name / "calibration.json").read_text()) for name in ("new", "old"))
     assert not new["held_out"]
     assert "fitted on" in new["note"]
+    assert new["reason"] is None
     assert old["temperature"] is None
     assert old["ece_before"] == old["ece_after"]
     assert "rejecting" not in old

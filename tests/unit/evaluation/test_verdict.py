@@ -50,6 +50,13 @@ def test_the_verdict_says_what_is_wrong_and_what_to_do() -> None:
     assert {"These are val images", "Not tested: x", "Images that cannot be read: 1"} <= set(titles)
 
 
+def test_the_verdict_says_why_no_temperature_is_applied() -> None:
+    for ece, title in ((0.02, "The confidences can be relied on"), (0.2, "The confidences mislead")):
+        calibration = {"ece_after": ece, "temperature": 1.0, "reason": "no gain on held-out folds"}
+        found = {item.title: item for item in remarks(dataclasses.replace(grounds(), calibration=calibration))}
+        assert found[title].words.endswith(" No temperature is applied: no gain on held-out folds.")
+
+
 def test_answers_are_ordered_as_a_person_looks_at_them() -> None:
     logits = np.array([[9, 0], [0, 1], [0, 5], [1, 0]], dtype=np.float32)
     targets = np.array([0, 0, 0, 0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,7 @@ def test_the_description_is_what_the_contract_says(bundle: tuple[RunDir, BuiltMo
     assert parity["num_images"] == 9
     assert parity["top1_agreement"] == 1.0
     assert parity["max_probability_difference"] < 1e-4
+    assert (parity["passed"], parity["tolerance"]) == (True, 1e-3)
     assert read_info(run_dir).class_names == INFO.class_names
 
 
@@ -142,11 +144,23 @@ def test_the_pipeline_answers_whole_pictures(bundle: tuple[RunDir, BuiltModel]) 
 def test_a_pipeline_that_resizes_otherwise_is_a_breach(bundle: tuple[RunDir, BuiltModel], tmp_path: Path) -> None:
     run_dir, model = bundle
     real = examples(tmp_path)
-    expected = job_of(model, INFO, real, tmp_path).expected
-    other = dataclasses.replace(PREPROCESSING, policy="crop")
-    write_pipeline(run_dir.onnx, other, tmp_path / "other.onnx")
-    with pytest.raises(CheckFailedError, match="does not do what Python does"):
-        verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, expected, real)
+    answer = job_of(model, INFO, real, tmp_path).answer
+    for changed in ({"policy": "crop"}, {"mean": (0.5, 0.5, 0.50001)}, {"channel_order": "bgr"}):
+        write_pipeline(run_dir.onnx, dataclasses.replace(PREPROCESSING, **changed), tmp_path / "other.onnx")
+        with pytest.raises(CheckFailedError, match=r"^other\.onnx: does not do what Python does"):
+            verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, answer, real)
+
+
+def test_a_pipeline_at_another_temperature_is_a_breach(bundle: tuple[RunDir, BuiltModel], tmp_path: Path) -> None:
+    run_dir, model = bundle
+    real = examples(tmp_path)
+    job = job_of(model, INFO, real, tmp_path)
+    write_pipeline(run_dir.onnx, PREPROCESSING, tmp_path / "other.onnx", temperature=0.2)
+    with pytest.raises(CheckFailedError, match="apart for the same input"):
+        verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, job.answer, real)
+    parity = verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, partial(job.answer, temperature=0.2), real)
+    assert parity.passed
+    assert parity.max_probability_difference < 1e-5
 
 
 def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:

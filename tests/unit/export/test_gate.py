@@ -10,14 +10,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from PIL import Image
 from torch import nn
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.types import softmax
-from classifier_training.export.examples import Examples
+from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.types import SplitTable, softmax
+from classifier_training.export.examples import Examples, read_examples
 from classifier_training.export.gate import Batches, write_gated
+from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.onnx import export_onnx
-from classifier_training.export.session import onnx_runner
+from classifier_training.export.pipeline import normalize, write_pipeline
+from classifier_training.export.session import onnx_runner, open_session
+from classifier_training.export.verify import verify_pipeline
 
 CLASS_NAMES = ("a", "b", "c")
 SIZE = 16
@@ -125,3 +131,49 @@ def test_half_precision_keeps_float_doors(tmp_path: Path) -> None:
     assert {door.type.tensor_type.elem_type for door in doors} == {onnx.TensorProto.FLOAT}
     assert onnx.TensorProto.FLOAT16 in {item.data_type for item in model.graph.initializer}
     assert gate.max_probability_difference < 0.01
+
+
+def test_a_quantised_pipeline_is_judged_by_its_network_on_its_own_input(tmp_path: Path) -> None:
+    """Python and the graph normalise a pixel with other roundings, which may lie on two sides of a quantiser's edge."""
+    preprocessing = Preprocessing(size=(4, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    graph = GraphBuilder("")
+    normalize(graph, "pixels", preprocessing)
+    levels = np.arange(256, dtype=np.uint8)
+    pixels = np.broadcast_to(levels[:, None, None, None], (256, 4, 4, 3))
+    python = preprocessing.normalize(pixels)[:, 0, 0, 0]
+    scale, shift = (numpy_helper.to_array(item)[0, 0, 0, 0] for item in graph.constants)
+    own = levels.astype(np.float32) * scale + shift
+    # A level whose two values differ, and a step whose edge lies between them.
+    level = next(number for number in range(200, 256) if own[number] != python[number])
+    step = np.float32((float(own[level]) + float(python[level])) / 41)
+    assert round(float(own[level] / step)) != round(float(python[level] / step))
+
+    builder = GraphBuilder("net/")
+    zero = builder.constant(0, np.uint8)
+    quantised = builder.add("QuantizeLinear", "input", builder.constant(step, np.float32), zero)
+    levels_of = builder.add("Cast", quantised, to=onnx.TensorProto.FLOAT)
+    mean = builder.add("ReduceMean", levels_of, builder.whole(2, 3), keepdims=0)
+    first = builder.add("Slice", mean, builder.whole(0), builder.whole(1), builder.whole(1))
+    centred = builder.add("Sub", first, builder.constant(20.5, np.float32))
+    both = builder.add("Concat", centred, builder.add("Neg", centred), axis=1)
+    builder.nodes.append(onnx.helper.make_node("Mul", [both, builder.constant(4, np.float32)], ["logits"], name="last"))
+    value = onnx.helper.make_tensor_value_info
+    net = onnx.helper.make_graph(
+        builder.nodes, "net",
+        [value("input", onnx.TensorProto.FLOAT, ["batch", 3, 4, 4])],
+        [value("logits", onnx.TensorProto.FLOAT, ["batch", 2])],
+        builder.constants,
+    )  # fmt: skip
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(net, opset_imports=[opset], ir_version=10), tmp_path / "model.onnx")
+    write_pipeline(tmp_path / "model.onnx", preprocessing, tmp_path / "pipeline.onnx")
+    Image.new("RGB", (4, 4), (level, level, level)).save(tmp_path / "a.png")
+    table = SplitTable("val", [str(tmp_path / "a.png")], np.zeros(1, dtype=np.int64), [""])
+    real = read_examples(table, preprocessing, number=1)
+    network = onnx_runner(tmp_path / "model.onnx")
+
+    (shares,) = open_session(tmp_path / "pipeline.onnx").run(None, {"image": np.full((4, 4, 3), level, np.uint8)})
+    assert np.abs(shares - softmax(network(real.inputs))[0]).max() > 0.9, "two opposite answers for one picture"
+    parity = verify_pipeline(tmp_path / "pipeline.onnx", preprocessing, lambda inputs: softmax(network(inputs)), real)
+    assert parity.passed
+    assert parity.max_probability_difference < 1e-5

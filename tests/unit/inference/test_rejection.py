@@ -16,10 +16,11 @@ from tests.unit.export.test_export import PREPROCESSING
 from torch import nn
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import BuiltModel, InputSpec, SplitTable, softmax
 from classifier_training.evaluation.novelty import FeatureSubspace
-from classifier_training.export.bundle import BundleInfo, read_info
+from classifier_training.export.bundle import BundleInfo, read_info, write_info
 from classifier_training.export.calibrate import calibrate
 from classifier_training.export.examples import read_examples
 from classifier_training.export.novelty import FEATURES_NAME
@@ -28,6 +29,9 @@ from classifier_training.export.session import open_session
 from classifier_training.export.write import write_bundle
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.settings import RejectSettings
+
+NUM_PICTURES = 120
+"""Of each split."""
 
 INFO = BundleInfo(class_names=tuple(sorted(COLOURS)), preprocessing=PREPROCESSING, architecture="test")
 
@@ -55,17 +59,17 @@ class MeanColour(nn.Module):
 
 
 def make_tables(folder: Path) -> dict[str, SplitTable]:
-    """Thirty pictures a split, of which every fifth has a wrong label."""
+    """Pictures of three colours, of which every fifth has a wrong label."""
     tables = {}
     for split in ("train", "val"):
         paths, targets = [], []
-        for number in range(36):
+        for number in range(NUM_PICTURES):
             path = folder / split / f"{number}.png"
             label = number % 3
             draw_picture(path, COLOURS[INFO.class_names[label]], seed=hash_of(split, number), size=(20, 20))
             paths.append(str(path))
             targets.append((label + (number % 5 == 0)) % 3)
-        tables[split] = SplitTable(split, paths, np.array(targets), [""] * 36)
+        tables[split] = SplitTable(split, paths, np.array(targets), [""] * NUM_PICTURES)
     return tables
 
 
@@ -73,7 +77,7 @@ def hash_of(split: str, number: int) -> int:
     return number + (1000 if split == "val" else 0)
 
 
-def write(folder: Path, *, linear: bool = True, bake: bool = False) -> RunDir:
+def write(folder: Path, *, linear: bool = True, bake: bool = True) -> RunDir:
     run_dir, tables = RunDir(folder / "run"), make_tables(folder)
     model = BuiltModel(MeanColour(linear=linear), InputSpec(48, (0.5,) * 3, (0.25,) * 3), "test", pretrained=False)
     examples = read_examples(tables["val"], PREPROCESSING, number=9)
@@ -94,10 +98,13 @@ def test_a_bundle_says_its_temperature_and_predict_applies_it(calibrated: RunDir
     fitted = read_info(calibrated).calibration
     assert fitted is not None
     assert fitted.temperature > 2, "one mistake in five makes the answers much too sure"
-    assert fitted.ece_after < fitted.ece_before
-    assert fitted.num_images == 36
+    assert fitted.choice.reason == ""
     written = json.loads(calibrated.model_info.read_text())["calibration"]
     assert written["split"] == "val"
+    assert written["num_images"] == NUM_PICTURES
+    assert written["ece_after"] < written["ece_before"]
+    assert written["log_loss_before"] - written["log_loss_after"] > written["standard_error"]
+    assert written["temperature"] == written["fitted_temperature"] == fitted.temperature
     assert "Guo" in written["method"]
     predictor = Predictor(calibrated.path)
     paths = pictures(calibrated.path.parent)
@@ -141,7 +148,7 @@ def test_golden_pictures_expect_calibrated_answers_and_the_pipeline_says_what_it
 def test_the_score_in_the_graph_is_that_of_the_formula(calibrated: RunDir) -> None:
     tables = make_tables(calibrated.path.parent)
     session = open_session(calibrated.onnx)
-    inputs = {name: read_examples(table, PREPROCESSING, number=36).inputs for name, table in tables.items()}
+    inputs = {name: read_examples(table, PREPROCESSING, number=NUM_PICTURES).inputs for name, table in tables.items()}
     train = session.run([FEATURES_NAME], {"input": inputs["train"]})[0]
     val, novelty = session.run([FEATURES_NAME, "novelty"], {"input": inputs["val"]})
     assert np.abs(FeatureSubspace.fit(train).scores(val) - novelty).max() < 1e-5
@@ -188,7 +195,7 @@ def test_thresholds_for_a_wish_come_from_the_bundle_and_wishes_that_clash_are_re
         for share in (1.0, 0.5)
     )
     assert not any(all_accepted)
-    assert 0 < sum(map(bool, most)) <= 18
+    assert 0 < sum(map(bool, most)) <= NUM_PICTURES // 2
     with pytest.raises(UserError, match=r"reject\.precision=0\.9 and threshold=0\.7"):
         predictor.rule(0.7, RejectSettings(precision=0.9), unknown=False)
     with pytest.raises(UserError, match=r"reject\.precision=0\.9 and reject\.coverage=0\.9"):
@@ -224,6 +231,53 @@ def test_a_damaged_calibration_is_named(calibrated: RunDir, tmp_path: Path, temp
     onnx.save(model, tmp_path / "lone.onnx")
     with pytest.raises(UserError, match="metadata"):
         Predictor(tmp_path / "lone.onnx")
+
+
+def test_a_temperature_that_helps_nothing_is_left_out_and_thresholds_work_without_it(
+    calibrated: RunDir, tmp_path: Path
+) -> None:
+    tables = make_tables(tmp_path)
+    few = dataclasses.replace(tables["val"], paths=tables["val"].paths[:60], targets=tables["val"].targets[:60])
+    path = Path(shutil.copy(calibrated.onnx, tmp_path / "model.onnx"))
+    found = calibrate(path, INFO.class_names, PREPROCESSING, {**tables, "val": few})
+    assert found is not None
+    assert found.temperature == 1
+    assert found.choice.fitted_temperature > 2
+    assert str(found) == "not calibrated, temperature 1: 60 predictions are too few, 100 are needed"
+    write_info(RunDir(tmp_path), dataclasses.replace(read_info(calibrated), files={}, calibration=found))
+    read = read_info(RunDir(tmp_path)).calibration
+    assert read is not None
+    assert read.choice == found.choice
+    predictor = Predictor(path)
+    paths = pictures(tmp_path)[:60]
+    logits = np.stack([answer.logits for answer in predictor.answers(paths)])  # type: ignore[misc]
+    accepted = list(predictor.predict(paths, probabilities=True, reject=RejectSettings(coverage=0.5)))
+    assert [item.confidence for item in accepted] == pytest.approx(softmax(logits).max(axis=1).tolist(), abs=1e-6)
+    assert 0 < sum(map(bool, (item.rejected for item in accepted))) <= 30
+
+
+def test_a_bundle_of_before_temperatures_were_judged_is_read(calibrated: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(Path(shutil.copytree(calibrated.path, tmp_path / "copy")))
+    info = json.loads(copy.model_info.read_text())
+    for name in ("fitted_temperature", "reason", "log_loss_before", "log_loss_after", "standard_error"):
+        del info["calibration"][name]
+    copy.model_info.write_text(json.dumps(info))
+    read = read_info(copy).calibration
+    assert read is not None
+    assert read.temperature == info["calibration"]["temperature"]
+    assert str(read).startswith(f"calibrated on {NUM_PICTURES} validation images, temperature ")
+    assert Predictor(copy.path)(pictures(calibrated.path.parent)[0]).error is None
+
+
+def test_predict_and_the_pipeline_give_the_same_probabilities(calibrated: RunDir) -> None:
+    """Where the pixels are the same, as they are of these pictures, all that differs is rounding."""
+    paths = pictures(calibrated.path.parent)
+    session = open_session(calibrated.pipeline)
+    for prediction in Predictor(calibrated.path).predict(paths, probabilities=True):
+        (shares,) = session.run(None, {"image": np.asarray(read_rgb(prediction.path))})
+        assert prediction.probabilities is not None
+        expected = [prediction.probabilities[name] for name in INFO.class_names]
+        assert np.abs(shares - expected).max() < 1e-5
 
 
 def test_too_few_validation_images_leave_a_bundle_uncalibrated(calibrated: RunDir, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from classifier_training.core.locks import work_in
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.table import align, markdown
+from classifier_training.workflows.export import ExportResult
 from classifier_training.workflows.registry import list_runs, show
 from classifier_training.workflows.registry_export import export_all
 from classifier_training.workflows.registry_promote import promote_run
@@ -109,6 +110,25 @@ def test_the_report_names_the_best_of_each_task(outputs: Path, tmp_path: Path) -
     assert lowest == best
     with pytest.raises(UserError, match="metric=f9"):
         report(metric="f9")
+
+
+def test_a_format_whose_converter_crashes_is_named_and_the_others_are_written(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*, format: dict[str, object], quantization: str, **_: object) -> ExportResult:  # noqa: A002
+        if quantization == "fp16":
+            raise RuntimeError("Nodes in a graph must be topologically sorted\nand more")
+        (name,) = format
+        lines = (f"{name}.x: fine",) if quantization == "none" else ("onnx.x: fine", f"model_{quantization}.x: fine")
+        return ExportResult(outputs, lines, demo=False)
+
+    monkeypatch.setattr("classifier_training.workflows.registry_export.export", export)
+    found = export_all(run=str(outputs / "2026-01-02/10-00-00"))
+    assert found.failed == {"fp16": "RuntimeError: Nodes in a graph must be topologically sorted"}
+    assert found.exit_code == 3
+    assert found.lines[0] == "onnx.x: fine"
+    assert found.lines[-1] == "model_int8.x: fine"
+    assert "torchscript.x: fine" in found.lines
 
 
 def test_a_run_without_its_images_is_exported_in_no_format(outputs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -12,9 +13,6 @@ from classifier_training.core.register import register
 from classifier_training.core.runtime import command, setting
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
@@ -60,7 +58,6 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
         UserError: when there is no model.onnx.
         CheckFailedError: when the pipeline does something else.
     """
-    from classifier_training.evaluation.calibration import scale_probabilities
     from classifier_training.export.job import ExportedFile
     from classifier_training.export.pipeline import write_pipeline
     from classifier_training.export.verify import verify_pipeline
@@ -74,19 +71,17 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
         )
     baked = calibration.temperature if job.bake_temperature and calibration is not None else None
     write_pipeline(target.onnx, preprocessing, target.pipeline, temperature=baked)
-    expected = scale_probabilities(job.expected, baked or 1.0)
-    parity = verify_pipeline(target.pipeline, preprocessing, expected, job.examples) if job.verify else None
+    answer = partial(job.answer, temperature=baked or 1.0)
+    parity = verify_pipeline(target.pipeline, preprocessing, answer, job.examples) if job.verify else None
     return ExportedFile(
         path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
     )
 
 
 def write_golden_of(job: ExportJob, calibration: Calibration | None) -> None:
-    """Write golden/: a few of the job's images with PyTorch's answers, calibrated if the bundle is."""
-    from classifier_training.evaluation.calibration import scale_probabilities
+    """Write golden/: a few of the job's images with PyTorch's probabilities, calibrated if the bundle is."""
     from classifier_training.export.golden import write_golden
 
-    def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scale_probabilities(job.answer(inputs), 1.0 if calibration is None else calibration.temperature)
-
+    # Those that a client gives, who applies the temperature that is left to it.
+    answer = partial(job.answer, temperature=1.0 if calibration is None else calibration.temperature)
     write_golden(job.target.golden, job.examples.paths, job.info.preprocessing, answer, job.info.class_names)
