@@ -24,20 +24,26 @@ class OnnxExport(Observer):
     """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch.
 
     Args:
-        opset: version of the ONNX operators; the exporter's own choice when left out.
+        opset: version of the ONNX operators; the exporter's own choice when left out. Lower ones load in older
+            runtimes.
         bake_temperature: let pipeline.onnx itself give calibrated probabilities; otherwise its metadata has the
             temperature, which predict and the clients apply.
     """
 
-    opset: Annotated[int, Field(ge=18, le=25)] | None = None
+    opset: Annotated[int, Field(ge=11, le=25)] | None = None
     bake_temperature: bool = False
 
     def fit_started(self, run: RunContext) -> None:
         """Refuse, before any training, what could not be done behind it.
 
         Raises:
-            UserError: when a temperature is wanted and there are too few images to fit it on.
+            UserError: when a temperature is wanted and there are too few images to fit it on, or an opset that lacks
+                an operator of the network.
         """
+        if self.opset is not None:
+            from classifier_training.export.onnx import check_opset
+
+            check_opset(run.model.network, image_size=run.preprocessing.size[0], opset=self.opset)
         if self.bake_temperature:
             from classifier_training.export.calibrate import check_bakeable
 
