@@ -121,8 +121,8 @@ def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float,
     moved = int((scaled.argmax(axis=1) != own.logits.argmax(axis=1)).sum())
     print(
         f"{name}: n {len(table)}, accuracy {(own.logits.argmax(axis=1) == table.targets).mean():.4f}, temperature "
-        f"{fitted.temperature:.3f} (val n {fitted.choice.num_images}); ECE on test {before:.4f} before, {after:.4f} after "
-        f"({error_by_chance(softmax(scaled).max(axis=1)):.4f} by chance with perfect calibration); "
+        f"{fitted.temperature:.3f} (val n {fitted.choice.num_images}); ECE on test {before:.4f} before, "
+        f"{after:.4f} after ({error_by_chance(softmax(scaled).max(axis=1)):.4f} by chance with perfect calibration); "
         f"top-1 moved on {moved} images; false alarms on test {(own.novelty > fitted.novelty.threshold).mean():.3f}",
         flush=True,
     )

@@ -22,13 +22,25 @@ class OnnxExport(Observer):
     """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch; see `finish_run`.
 
     Args:
-        opset: version of the ONNX operators; the exporter's own choice when left out.
+        opset: version of the ONNX operators; the exporter's own choice when left out. Lower ones load in older
+            runtimes.
         bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
             temperature to whoever runs the file, in its metadata, which the clients read.
     """
 
-    opset: Annotated[int, Field(ge=18, le=25)] | None = None
+    opset: Annotated[int, Field(ge=11, le=25)] | None = None
     bake_temperature: bool = True
+
+    def fit_started(self, run: RunContext) -> None:
+        """Refuse, before any training, an opset that cannot be written after it.
+
+        Raises:
+            UserError: for an opset that lacks an operator of the network.
+        """
+        if self.opset is not None:
+            from classifier_training.export.onnx import check_opset
+
+            check_opset(run.model.network, image_size=run.preprocessing.size[0], opset=self.opset)
 
     def writer(self, run: RunContext, end: FitEnd) -> BundleWriter:
         """Return what writes the best weights, compares them with PyTorch and calibrates on validation images."""

@@ -10,6 +10,7 @@ import numpy as np
 from classifier_training.core.types import softmax
 from classifier_training.export.bundle import describe_file
 from classifier_training.export.onnx import export_onnx
+from classifier_training.export.opset import describe_requirements
 from classifier_training.export.verify import BATCH_SIZES, Parity, verify
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class ExportedFile:
             quantization=self.quantization,
             parity=None if self.parity is None else self.parity.to_dict(),
         )
+        if self.path.suffix == ".onnx":
+            found |= describe_requirements(self.path)
         if self.note:
             found["unverified"] = self.note
         if self.gate is not None:
@@ -71,12 +74,11 @@ class ExportedFile:
         return words if self.calibration is None else f"{words}; {self.calibration}"
 
     def _verdict(self) -> str:
-        if self.parity is not None:
-            return f"; {'passed' if self.parity.passed else 'FAILED'}, tolerance {self.parity.tolerance:g}"
-        if self.gate is not None:
-            limit = f"at most {self.gate.max_drop_points:g} points may be lost"
-            return f"; {'passed' if self.gate.passed else 'FAILED'}, {limit}"
-        return ""
+        if self.parity is not None or self.gate is None:
+            return ""
+        return (
+            f"; {'passed' if self.gate.passed else 'FAILED'}, at most {self.gate.max_drop_points:g} points may be lost"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

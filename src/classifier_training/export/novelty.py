@@ -12,6 +12,7 @@ from classifier_training.core.run_dir import atomic_path
 from classifier_training.evaluation.novelty import TINY, FeatureSubspace
 from classifier_training.export.calibration import NOVELTY_NAME
 from classifier_training.export.graph import GraphBuilder
+from classifier_training.export.opset import opset_of
 from classifier_training.export.session import OUTPUT_NAME
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def expose_features(model: onnx.ModelProto) -> bool:
 
 def add_novelty(model: onnx.ModelProto, subspace: FeatureSubspace | None) -> None:
     """Add the output `novelty` float32 [batch]: from the features, or the energy of the logits where there are none."""
-    builder = GraphBuilder(PREFIX)
+    builder = GraphBuilder(PREFIX, opset=opset_of(model))
     if subspace is None:
-        total = builder.add("ReduceLogSumExp", OUTPUT_NAME, builder.whole(1), keepdims=0)
+        total = builder.reduce("ReduceLogSumExp", OUTPUT_NAME, 1)
         builder.nodes.append(helper.make_node("Neg", [total], [NOVELTY_NAME], name=f"{PREFIX}{NOVELTY_NAME}"))
     else:
         mean, basis = f"{PREFIX}mean", f"{PREFIX}basis"
@@ -61,8 +62,8 @@ def add_novelty(model: onnx.ModelProto, subspace: FeatureSubspace | None) -> Non
             numpy_helper.from_array(subspace.basis, basis),
         ]
         centred = builder.add("Sub", FEATURES_NAME, mean)
-        inside = builder.add("ReduceSumSquare", builder.add("MatMul", centred, basis), builder.whole(1), keepdims=0)
-        whole = builder.add("ReduceSumSquare", centred, builder.whole(1), keepdims=0)
+        inside = builder.reduce("ReduceSumSquare", builder.add("MatMul", centred, basis), 1)
+        whole = builder.reduce("ReduceSumSquare", centred, 1)
         share = builder.add("Div", inside, builder.add("Max", whole, builder.constant(TINY, np.float32)))
         one = builder.constant(1, np.float32)
         builder.nodes.append(helper.make_node("Sub", [one, share], [NOVELTY_NAME], name=f"{PREFIX}{NOVELTY_NAME}"))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
+import tempfile
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.export.opset import EXPORTER_OPSET, lower_opset, minimize_requirements
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from torch import nn
 
@@ -37,7 +38,11 @@ def export_onnx(
         image_size: H and W.
         opset: of the ONNX operators; None for the exporter's own.
         metadata: texts that travel in the file.
+
+    Raises:
+        UserError: for an operator that an opset below the exporter's own does not have.
     """
+    import onnx
     import torch
 
     # A batch of one would be taken for a constant by torch.export.
@@ -48,16 +53,33 @@ def export_onnx(
             (example,),
             dynamo=True,
             external_data=False,
-            opset_version=opset,
+            opset_version=None if opset is None else max(opset, EXPORTER_OPSET),
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props.update(metadata)
+    model = program.model_proto
+    onnx.helper.set_model_props(model, dict(metadata))
+    minimize_requirements(model)
+    if opset is not None and opset < EXPORTER_OPSET:
+        model = lower_opset(model, opset)
     with atomic_path(path) as temporary:
-        program.save(os.fspath(temporary), external_data=False)
+        onnx.save(model, temporary)
+
+
+def check_opset(network: nn.Module, *, image_size: int, opset: int) -> None:
+    """Make sure, before any training, that a network can be exported in an opset.
+
+    Raises:
+        UserError: for an operator that the opset does not have.
+    """
+    if opset >= EXPORTER_OPSET:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(evaluation_copy(network), path, image_size=image_size, opset=opset, metadata={})
 
 
 @contextlib.contextmanager

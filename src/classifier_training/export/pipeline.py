@@ -12,6 +12,7 @@ from classifier_training.core.run_dir import atomic_path
 from classifier_training.export.calibration import BAKED_KEY, NOVELTY_KEY, TEMPERATURE_KEY
 from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.novelty import keep_outputs, remove_novelty
+from classifier_training.export.opset import opset_of
 from classifier_training.export.resize import fit
 from classifier_training.export.session import INPUT_NAME
 
@@ -43,7 +44,8 @@ def build_pipeline(
     """Return the pipeline `image` uint8 [H, W, 3] -> `probabilities` float32 [K]; see `write_pipeline`."""
     remove_novelty(model)
     graph = model.graph
-    head, tail = GraphBuilder("preprocess/"), GraphBuilder("answer/")
+    opset = opset_of(model)
+    head, tail = GraphBuilder("preprocess/", opset=opset), GraphBuilder("answer/", opset=opset)
     head.nodes.append(helper.make_node("Identity", [fit(head, IMAGE_NAME, preprocessing)], [PIXELS_NAME]))
     normalized = normalize(head, PIXELS_NAME, preprocessing)
     head.nodes.append(helper.make_node("Identity", [normalized], [graph.input[0].name], name="preprocess/input"))
@@ -51,7 +53,9 @@ def build_pipeline(
     if temperature not in (None, 1.0):
         logits = tail.add("Div", logits, tail.constant(temperature, np.float32))
     shares = tail.add("Softmax", logits, axis=-1)
-    tail.nodes.append(helper.make_node("Squeeze", [shares, tail.whole(0)], [PROBABILITIES_NAME], name="answer/squeeze"))
+    tail.nodes.append(
+        helper.make_node("Reshape", [shares, tail.whole(-1)], [PROBABILITIES_NAME], name="answer/flatten")
+    )
     num_classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
     piped = helper.make_graph(
         [*head.nodes, *graph.node, *tail.nodes],

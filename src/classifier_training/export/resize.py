@@ -1,178 +1,140 @@
-"""What `core/preprocess.py` does in Pillow's and OpenCV's arithmetic, in ONNX's standard operators.
+"""What `core/preprocess.py` does in Pillow's and OpenCV's arithmetic, to the bit, in ONNX's standard operators.
 
-Bilinear and bicubic are ONNX's own antialiased Resize, which ONNX Runtime computes as Pillow does. Area averaging is
-no operator, so it is a weighted sum of gathered rows, then of gathered columns, with weights that follow from the
-sizes: each output pixel needs few source pixels, so gathering them is several times cheaper than a product with a
-whole matrix.
+Both work on the width first, then on the height. Gathering the few source pixels of each output pixel is several times
+cheaper than a product with a whole matrix. Where a picture is cropped only what is left is computed, and the bars of a
+letterbox are pixels whose weights are zero, so the result has a fixed shape; there is no branch, which some runtimes
+cannot follow, and no float64, which the WebGPU build of onnxruntime-web lacks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto
 
-from classifier_training.core.preprocess import PADDING
-from classifier_training.export.graph import GraphBuilder
-from classifier_training.export.taps import CUBIC_SHARPNESS, opencv_taps, pillow_taps
+from classifier_training.export.rounding import compare_product, quotient
+from classifier_training.export.taps import BLOCK, LOW_BITS, PRECISION_BITS, Axis, opencv_taps, pillow_taps
 
 if TYPE_CHECKING:
     from classifier_training.core.preprocess import Kernel, Preprocessing
+    from classifier_training.export.graph import GraphBuilder, Tensor
 
-PRECISION_BITS = 22
-"""Of the fraction in Pillow's fixed-point weights."""
+NUM_CHANNELS = 3
 
 
 def fit(graph: GraphBuilder, image: str, preprocessing: Preprocessing) -> str:
-    """Resize, then crop or pad: uint8 [H, W, 3] of any size -> float32 [1, 3, h, w] of whole numbers 0..255.
-
-    A picture that has the size already is passed on as it is.
-    """
-    source = graph.add("Slice", graph.add("Shape", image), graph.whole(0), graph.whole(2))
-    target = graph.whole(*preprocessing.size)
-    same = graph.add("Cast", graph.add("Equal", source, target), to=TensorProto.INT64)
-    fits = graph.add("Cast", graph.add("ReduceMin", same, graph.whole(0), keepdims=0), to=TensorProto.BOOL)
-    as_is, fitted = GraphBuilder("as_is/"), GraphBuilder("fitted/")
-    return graph.choose(
-        fits,
-        as_is, as_is.add("Cast", _planes(as_is, image), to=TensorProto.FLOAT),
-        fitted, _resize_and_cut(fitted, image, source, preprocessing),
-    )  # fmt: skip
-
-
-def _planes(graph: GraphBuilder, image: str) -> str:
-    """Put the channels first: uint8 [H, W, 3] -> uint8 [1, 3, H, W]."""
-    return graph.add("Unsqueeze", graph.add("Transpose", image, perm=[2, 0, 1]), graph.whole(0))
-
-
-def _resize_and_cut(graph: GraphBuilder, image: str, source: str, preprocessing: Preprocessing) -> str:
-    resized_size = _resized_size(graph, source, preprocessing)
-    if preprocessing.kernel == "area":
-        resized = resize_area(graph, image, source, resized_size, opencv=preprocessing.backend == "opencv")
+    """Resize, then crop or pad: uint8 [H, W, 3] of any size -> float32 [1, 3, h, w] of whole numbers 0..255."""
+    pixels = graph.tensor(image, np.uint8)
+    shape = pixels.apply("Shape", dtype=np.int64)
+    rows, columns = _place(shape.slice(0, 1), shape.slice(1, 2), preprocessing)
+    # Columns first: uint8 [W, 3 * H], so that what is gathered lies together in memory.
+    turned = pixels.reshape(0, -1).transpose(1, 0).reshape(columns.size, -1)
+    if preprocessing.backend == "pillow":
+        narrowed = _resample(turned, columns, preprocessing.kernel)
+        fitted = _resample(_turn(narrowed, columns), rows, preprocessing.kernel)
     else:
-        resized = _resize(graph, image, source, resized_size, preprocessing.kernel)
+        fitted = _average(turned, columns, rows)
+    height, width = preprocessing.size
+    return fitted.reshape(height, width, NUM_CHANNELS).transpose(2, 0, 1).reshape(1, NUM_CHANNELS, height, width).name
+
+
+def _place(height: Tensor, width: Tensor, preprocessing: Preprocessing) -> tuple[Axis, Axis]:
+    """Say where a picture goes, in the arithmetic of `Preprocessing.geometry`."""
+    sizes, targets = (height, width), preprocessing.size
     if preprocessing.policy == "squash":
-        return resized
-    # Whole pixels to cut or pad, halved towards zero, as Python does with the same numbers.
-    target = graph.whole(*preprocessing.size)
-    axes = graph.whole(2, 3)
-    if preprocessing.policy == "crop":
-        start = graph.add("Div", graph.add("Sub", resized_size, target), graph.whole(2, 2))
-        return graph.add("Slice", resized, start, graph.add("Add", start, target), axes)
-    missing = graph.add("Sub", target, resized_size)
-    before = graph.add("Div", missing, graph.whole(2, 2))
-    pads = graph.add("Concat", before, graph.add("Sub", missing, before), axis=0)
-    return graph.add("Pad", resized, pads, graph.constant(float(PADDING), np.float32), axes)
+        counts = [size.like(np.array([target])) for size, target in zip(sizes, targets, strict=True)]
+        firsts = [size.like(np.array([0])) for size in sizes]
+        return _axes(sizes, counts, firsts, targets, padded=False)
+    crops = preprocessing.policy == "crop"
+    by_height, by_width = targets[0] * width, targets[1] * height
+    height_decides = by_height > by_width if crops else by_height < by_width
+    wanted = height_decides * targets[0] + (1 - height_decides) * targets[1]
+    scale = quotient(wanted, height_decides.choose(height, width))
+    counts, firsts = [], []
+    for size, target in zip(sizes, targets, strict=True):
+        product = size * scale.numerator
+        whole, doubled = product // scale.denominator, 2 * product // scale.denominator
+        # Half a pixel goes to the even number, unless the product in float64 is off the half.
+        above, below = compare_product(size, scale, doubled)
+        is_half = (doubled * scale.denominator).equals(2 * product)
+        stays = is_half * (1 - above) * (1 - (whole % 2) * (1 - below))
+        count = (whole + (doubled - 2 * whole) * (1 - stays)).at_least(target if crops else 1)
+        count = count if crops else count.at_most(target)
+        counts.append(count)
+        firsts.append((count - target) // 2 if crops else -((target - count) // 2))
+    return _axes(sizes, counts, firsts, targets, padded=not crops)
 
 
-def _resized_size(graph: GraphBuilder, source: str, preprocessing: Preprocessing) -> str:
-    """Height and width of the resized picture, int64 [2]; the same arithmetic as `Preprocessing.geometry`."""
-    target = graph.whole(*preprocessing.size)
-    if preprocessing.policy == "squash":
-        return target
-    wanted = graph.constant(preprocessing.size, np.float64)
-    given = graph.add("Cast", source, to=TensorProto.DOUBLE)
-    scales = graph.add("Div", wanted, given)
-    choose = "ReduceMax" if preprocessing.policy == "crop" else "ReduceMin"
-    scale = graph.add(choose, scales, graph.whole(0))
-    rounded = graph.add("Cast", graph.add("Round", graph.add("Mul", given, scale)), to=TensorProto.INT64)
-    if preprocessing.policy == "crop":
-        return graph.add("Max", rounded, target)
-    return graph.add("Min", graph.add("Max", rounded, graph.whole(1, 1)), target)
+def _axes(
+    sizes: tuple[Tensor, Tensor], counts: list[Tensor], firsts: list[Tensor], targets: tuple[int, int], *, padded: bool
+) -> tuple[Axis, Axis]:
+    rows, columns = (
+        Axis(size, count, first, target, padded)
+        for size, count, first, target in zip(sizes, counts, firsts, targets, strict=True)
+    )
+    return rows, columns
 
 
-def _resize(graph: GraphBuilder, image: str, source: str, size: str, kernel: Kernel) -> str:
-    """Resize as Pillow does: uint8 [H, W, 3] -> float32 [1, 3, h, w] of whole numbers.
-
-    ONNX Runtime's own operator computes its weights in single precision, so now and then a pixel is rounded to the
-    other side. Where a side grows, the second pass can make two steps of that one, so there Pillow's fixed-point
-    numbers are computed exactly: such pictures are small.
-    """
-    larger = graph.add("Cast", graph.add("Greater", size, source), to=TensorProto.INT64)
-    grows = graph.add("Cast", graph.add("ReduceMax", larger, graph.whole(0), keepdims=0), to=TensorProto.BOOL)
-    grown, shrunk = GraphBuilder("grown/"), GraphBuilder("shrunk/")
-    return graph.choose(
-        grows,
-        grown, _resample_exactly(grown, image, source, size, kernel),
-        shrunk, _resize_by_operator(shrunk, image, source, size, kernel),
-    )  # fmt: skip
+def _turn(lines: Tensor, axis: Axis) -> Tensor:
+    """Put the other side first: [w, 3 * H] -> [H, w * 3]."""
+    return lines.reshape(axis.target * NUM_CHANNELS, -1).transpose(1, 0)
 
 
-def _resize_by_operator(graph: GraphBuilder, image: str, source: str, size: str, kernel: Kernel) -> str:
-    # Channels first and on whole numbers: the layout and type for which ONNX Runtime has Pillow's arithmetic.
-    planes = _planes(graph, image)
-    settings: dict[str, Any] = {"mode": "linear"}
+def _resample(lines: Tensor, axis: Axis, kernel: Kernel) -> Tensor:
+    """Resize the first side as Pillow does: [size, m] -> whole numbers, float32 [target, m]."""
+    taps = pillow_taps(axis, kernel)
+    sums = taps.weights.apply("MatMul", lines.take(taps.indices).cast(np.float32))
+    upper, lower = sums.slice(0, BLOCK, axis=1), sums.slice(BLOCK, 2 * BLOCK, axis=1)
+    # Each is a whole number below 2^24, the lower one as fractions, so nothing here is rounded but by `floor`.
+    total = (upper + lower.floor()) * 2.0 ** (LOW_BITS - PRECISION_BITS)
+    whole = (total + 0.5).floor()
     if kernel == "bicubic":
-        settings = {"mode": "cubic", "cubic_coeff_a": CUBIC_SHARPNESS}
-    # Pillow rounds, and clips what a cubic overshoots, after the width; two operators do so, one does not.
-    height, width = graph.add("Gather", source, graph.whole(0)), graph.add("Gather", size, graph.whole(1))
-    for step in (graph.add("Concat", height, width, axis=0), size):
-        sizes = graph.add("Concat", graph.whole(1, 3), step, axis=0)
-        planes = graph.add("Resize", planes, "", "", sizes, antialias=1, exclude_outside=1, **settings)
-    return graph.add("Cast", planes, to=TensorProto.FLOAT)
+        whole = whole.at_least(0.0).at_most(255.0)
+    num_blocks = -(-axis.target // BLOCK)
+    lines = whole.reshape(num_blocks * BLOCK, -1)
+    return lines if num_blocks * BLOCK == axis.target else lines.slice(0, axis.target)
 
 
-def _resample_exactly(graph: GraphBuilder, image: str, source: str, size: str, kernel: Kernel) -> str:
-    """Pillow's two passes, the width first, in numbers that hold its 30-bit sums."""
-    lines = graph.add("Cast", image, to=TensorProto.DOUBLE)
-    for axis in (1, 0):
-        length, count = graph.add("Gather", source, graph.whole(axis)), graph.add("Gather", size, graph.whole(axis))
-        indices, weights = pillow_taps(graph, length, count, kernel)
-        shift = graph.constant(2.0**PRECISION_BITS, np.float64)
-        half_up = graph.add(
-            "Floor", graph.add("Add", graph.add("Mul", weights, shift), graph.constant(0.5, np.float64))
-        )
-        # The side that is resized comes first: [W, H, 3], then [H, w, 3].
-        lines = graph.add("Transpose", lines, perm=[1, 0, 2])
-        other = graph.add("Slice", graph.add("Shape", lines), graph.whole(1), graph.whole(2))
-        rows = graph.add("Reshape", lines, graph.add("Concat", length, graph.whole(-1), axis=0))
-        sums = graph.add("Div", _weigh(graph, rows, indices, half_up), shift)
-        whole = round_half_up(graph, sums, np.float64)
-        lines = graph.add("Reshape", whole, graph.add("Concat", count, other, graph.whole(3), axis=0))
-    planes = graph.add("Unsqueeze", graph.add("Transpose", lines, perm=[2, 0, 1]), graph.whole(0))
-    return graph.add("Cast", planes, to=TensorProto.FLOAT)
+def _average(turned: Tensor, columns: Axis, rows: Axis) -> Tensor:
+    """Resize as OpenCV's INTER_AREA does: uint8 [W, 3 * H] -> whole numbers, float32 [h, 3 * w]."""
+    grows = ((columns.count > columns.size) + (rows.count > rows.size)).at_most(1)
+    divisible = _divisible(columns) * _divisible(rows)
+    across = opencv_taps(columns, divisible=divisible, grows=grows, unit=2.0**-4)
+    down = opencv_taps(rows, divisible=divisible, grows=grows, unit=2.0**-8)
+
+    # Sums of single precision, each product rounded before it is added, in the order of the pixels: a sum over the
+    # first axis is computed so.
+    narrowed = (turned.take(across.indices).cast(np.float32) * across.weights.reshape(0, 0, 1)).sum(0)
+    gathered = _turn(narrowed, columns).take(down.indices)
+    sums = (gathered * down.weights.reshape(0, 0, 1)).sum(0)
+
+    # Divisible sides: one division, whose halves go to even numbers but for squares of four pixels.
+    area = ((columns.size // columns.count) * (rows.size // rows.count)).at_least(1).cast(np.float32)
+    divides, enlarges = divisible.cast(np.float32), grows.cast(np.float32)
+    factor = (divides / area + (1.0 - divides)) * (1.0 - enlarges)
+    is_square = columns.size.equals(2 * columns.count) * rows.size.equals(2 * rows.count)
+    shrunk = (sums * factor + factor * is_square.cast(np.float32) * 0.5).round()
+
+    # One of the two is zero.
+    return shrunk + _interpolate(gathered.slice(0, 2), (down.weights * enlarges).slice(0, 2).reshape(0, 0, 1))
 
 
-def round_half_up(graph: GraphBuilder, values: str, dtype: type[np.floating[Any]]) -> str:
-    """Round to whole numbers of 0..255."""
-    whole = graph.add("Floor", graph.add("Add", values, graph.constant(0.5, dtype)))
-    return graph.add("Clip", whole, graph.constant(0.0, dtype), graph.constant(255.0, dtype))
+def _divisible(axis: Axis) -> Tensor:
+    """Return a flag: whether OpenCV finds a side to be a multiple, by the reciprocal of a reciprocal in float64."""
+    numbers = np.arange(1, 1 << 10)
+    missed = numbers[1.0 / (1.0 / numbers) != numbers]
+    multiple = axis.size // axis.count
+    return (multiple * axis.count).equals(axis.size) * (1 - multiple.equals(missed).sum(0))
 
 
-def resize_area(graph: GraphBuilder, image: str, source: str, size: str, *, opencv: bool) -> str:
-    """Average areas: uint8 [H, W, 3] -> float32 [1, 3, h, w] of whole numbers.
+def _interpolate(gathered: Tensor, weights: Tensor) -> Tensor:
+    """Do OpenCV's second step between two neighbours, which cuts bits off: [2, h, m] and [2, h, 1] -> [1, h, m].
 
-    Rows first, for they lie together in memory. Pillow goes the other way and rounds in between; as no weight is
-    negative, that is at most one step of 255 apart.
+    Products have up to 26 bits. They are computed in two halves, which float32 holds; the units of both sides' weights
+    are those that make the fractions what is cut off.
     """
-    first, second = graph.whole(0), graph.whole(1)
-    lengths = [graph.add("Gather", source, index) for index in (first, second)]
-    wanted = [graph.add("Gather", size, index) for index in (first, second)]
-    pairs = zip(lengths, wanted, strict=True)
-    if opencv:
-        # OpenCV averages areas only if neither side grows.
-        smaller = graph.add("LessOrEqual", size, source)
-        whole_numbers = graph.add("Cast", smaller, to=TensorProto.INT64)
-        shrinks = graph.add("Cast", graph.add("ReduceMin", whole_numbers, graph.whole(0)), to=TensorProto.BOOL)
-        taps = [opencv_taps(graph, length, count, shrinks) for length, count in pairs]
-    else:
-        taps = [pillow_taps(graph, length, count, "area") for length, count in pairs]
-    taps = [(indices, graph.add("Cast", weights, to=TensorProto.FLOAT)) for indices, weights in taps]
-
-    # Both passes gather whole rows, which lie together in memory; between them rows and columns change places.
-    flat = graph.add("Reshape", image, graph.add("Concat", lengths[0], graph.whole(-1), axis=0))
-    summed = _weigh(graph, flat, *taps[0])
-    lines = graph.add("Reshape", summed, graph.add("Concat", wanted[0], lengths[1], graph.whole(3), axis=0))
-    turned = graph.add("Transpose", lines, perm=[1, 0, 2])
-    flat = graph.add("Reshape", turned, graph.add("Concat", lengths[1], graph.whole(-1), axis=0))
-    averaged = _weigh(graph, flat, *taps[1])
-    columns = graph.add("Reshape", averaged, graph.add("Concat", wanted[1], wanted[0], graph.whole(3), axis=0))
-    planes = graph.add("Transpose", columns, perm=[2, 1, 0])
-    return graph.add("Unsqueeze", round_half_up(graph, planes, np.float32), graph.whole(0))
-
-
-def _weigh(graph: GraphBuilder, rows: str, indices: str, weights: str) -> str:
-    """Sum weighted rows: [n, m] with int64 [count, taps] and weights [count, taps] -> [count, 1, m]."""
-    gathered = graph.add("CastLike", graph.add("Gather", rows, indices, axis=0), weights)
-    return graph.add("MatMul", graph.add("Unsqueeze", weights, graph.whole(1)), gathered)
+    values = gathered.floor()
+    upper = (values * 2.0**-8).floor()
+    lower = values - upper * 2.0**8
+    products = (weights * upper + (weights * lower).floor() * 2.0**-8).floor()
+    return (products.sum(0) * 0.25 + 0.5).floor()

@@ -1,133 +1,209 @@
-"""Which source pixels an output pixel is made of, and their weights, as ONNX operators."""
+"""Which source pixels an output pixel is made of, and their weights, in the operators of an ONNX graph.
+
+All positions are whole numbers: pixel p of `size` lies under pixel o of `count` at (2p + 1) * count - (2o + 1) * size
+half steps. Float64, in which Pillow and OpenCV compute, is not had everywhere; see `rounding.py`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from onnx import TensorProto
+
+from classifier_training.export.graph import concatenate, count_up
+from classifier_training.export.rounding import compare_product, pillow_borders, reciprocal
 
 if TYPE_CHECKING:
     from classifier_training.core.preprocess import Kernel
-    from classifier_training.export.graph import GraphBuilder
+    from classifier_training.export.graph import GraphBuilder, Tensor
 
-CUBIC_SHARPNESS = -0.5
-"""The parameter a of Keys 1981, "Cubic convolution interpolation", as Pillow has it."""
+PRECISION_BITS = 22
+"""Of the fraction in Pillow's fixed-point weights."""
 
-SUPPORT = {"area": 0.5, "bilinear": 1.0, "bicubic": 2.0}
-"""How far a kernel reaches, in output pixels."""
+LOW_BITS = 7
+"""Of a weight that are added up on their own: sums of 8-bit pixels times the upper and the lower part each stay below
+2^24, so float32 holds them exactly, for up to a thousand taps."""
+
+BLOCK = 4
+"""Output pixels that share the source pixels they are gathered from; measured: fewer copies against more products."""
+
+MAX_CORRECTION, CORRECTION_OFFSET = 8, 1 << 12
+"""Of a weight that was computed in float32, in units of its last bit; 4 was the largest needed."""
+
+SUPPORT = {"area": 1, "bilinear": 2, "bicubic": 4}
+"""How far a kernel reaches to both sides together, in output pixels."""
+
+FRACTION_BITS = 11
+"""Of a weight between two neighbours, where OpenCV enlarges."""
 
 
-def pillow_taps(graph: GraphBuilder, length: str, count: str, kernel: Kernel) -> tuple[str, str]:
-    """Pillow's antialiased kernels along one axis: int64 [count, taps] and float64 [count, taps].
+@dataclass(frozen=True)
+class Axis:
+    """One side of a picture.
 
     Args:
-        graph: to add to.
-        length: source pixels, int64 [1].
-        count: output pixels, int64 [1].
-        kernel: whose weights.
+        size: source pixels, int64 [1].
+        count: pixels after resizing, int64 [1].
+        first: number of the first of them that is wanted, int64 [1]; below zero are those of the padding.
+        target: how many are wanted.
+        padded: whether some of the wanted ones may lie outside.
     """
-    size, counted = _as_double(graph, length), _as_double(graph, count)
-    scale = graph.add("Div", size, counted)
+
+    size: Tensor
+    count: Tensor
+    first: Tensor
+    target: int
+    padded: bool
+
+    @property
+    def graph(self) -> GraphBuilder:
+        """That the tensors belong to."""
+        return self.size.graph
+
+    def outputs(self, number: int) -> Tensor:
+        """Return the numbers of the first few wanted pixels, int64 [number]."""
+        return self.first + np.arange(number)
+
+    def inside(self, outputs: Tensor) -> Tensor | None:
+        """Return flags of the output pixels that are no padding; None if all are none."""
+        return (outputs > -1) * (outputs < self.count) if self.padded else None
+
+
+class PillowTaps(NamedTuple):
+    """Taps of blocks of output pixels.
+
+    Args:
+        indices: int64 [blocks, taps].
+        weights: the upper parts for each output pixel of a block, then the lower ones as fractions,
+            float32 [blocks, 2 * BLOCK, taps].
+    """
+
+    indices: Tensor
+    weights: Tensor
+
+
+def pillow_taps(axis: Axis, kernel: Kernel) -> PillowTaps:
+    """Return Pillow's fixed-point weights along one side."""
+    size, count = axis.size, axis.count
+    num_blocks = -(-axis.target // BLOCK)
+    outputs = axis.outputs(num_blocks * BLOCK).reshape(num_blocks, BLOCK)
     # Where a picture shrinks, the kernel reaches over all pixels that become one.
-    reach = graph.add("Max", scale, _number(graph, 1.0))
-    half = graph.add("Mul", reach, _number(graph, SUPPORT[kernel]))
-    output, tap = _grid(graph, count, graph.add("Mul", half, _number(graph, 2.0)))
-    centre = graph.add("Mul", graph.add("Add", output, _number(graph, 0.5)), scale)
-    low = graph.add("Floor", graph.add("Add", graph.add("Sub", centre, half), _number(graph, 0.5)))
-    position = graph.add("Add", graph.add("Max", low, _number(graph, 0.0)), tap)
-    high = graph.add("Floor", graph.add("Add", graph.add("Add", centre, half), _number(graph, 0.5)))
-    offset = graph.add("Sub", graph.add("Add", position, _number(graph, 0.5)), centre)
-    distance = graph.add("Mul", offset, graph.add("Div", _number(graph, 1.0), reach))
-    within = graph.add("Less", position, graph.add("Min", high, size))
-    weight = graph.add("Where", within, _kernel(graph, distance, kernel), _number(graph, 0.0))
-    return _normalized(graph, position, weight, size)
+    reach = size.at_least(count)
+    half = SUPPORT[kernel] * reach
+    begins = outputs.slice(0, 1, axis=1)
+    # The first pixel whose middle is not below the kernel's reach.
+    start = ((2 * begins + 1) * size - half + count - 1).at_least(0) // (2 * count)
+    width = ((BLOCK - 1) * size + half + count - 1) // count + 1
+    positions = start + count_up(width).reshape(-1, 1, 1)
+
+    offsets = (2 * positions + 1) * count - (2 * outputs + 1) * size
+    exact, close = _kernel(axis, kernel, outputs, offsets, 2 * reach)
+    present = positions < size
+    inside = axis.inside(outputs)
+    if inside is not None:
+        present = present * inside
+    weights = _normalized(exact * present, close * present.cast(np.float32))
+    # Both parts may be negative; a quotient is rounded down above zero alone.
+    upper = (weights + ((1 << LOW_BITS - 1) + (1 << PRECISION_BITS + 1))) // (1 << LOW_BITS)
+    upper = upper - (1 << PRECISION_BITS + 1 - LOW_BITS)
+    lower = weights - upper * (1 << LOW_BITS)
+    parts = [upper.cast(np.float32), lower.cast(np.float32) * 2.0**-LOW_BITS]
+    indices = positions.at_most(size - 1).reshape(-1, num_blocks).transpose(1, 0)
+    return PillowTaps(indices, concatenate(parts, axis=2).transpose(1, 2, 0))
 
 
-def opencv_taps(graph: GraphBuilder, length: str, count: str, shrinks: str) -> tuple[str, str]:
-    """OpenCV's INTER_AREA along one axis: int64 [count, taps] and float64 [count, taps].
+def _normalized(exact: Tensor, close: Tensor) -> Tensor:
+    """Divide numbers, int64 [taps, blocks, BLOCK], by their sum, to fixed-point weights.
+
+    The quotient times 2^22 is beyond 64 bits. It is computed in float32, and what that lacks is a small number which
+    whole numbers give exactly, even where they overflow on the way. OpenVINO has 32 bits; what it finds instead is not
+    near the offset and is left out.
+    """
+    total = exact.sum(0).at_least(1)
+    weights = (close / close.sum(0).at_least(1e-30) * 2.0**PRECISION_BITS).round().cast(np.int64)
+    lacking = exact * (1 << PRECISION_BITS + 1) + total - 2 * total * weights
+    correction = (lacking + 2 * total * CORRECTION_OFFSET) // (2 * total) - CORRECTION_OFFSET
+    return weights + correction * (abs(correction) < MAX_CORRECTION + 1)
+
+
+def _kernel(axis: Axis, kernel: Kernel, outputs: Tensor, offsets: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights before they are normalised: exact in one scale, and close to them in another.
 
     Args:
-        graph: to add to.
-        length: source pixels, int64 [1].
-        count: output pixels, int64 [1].
-        shrinks: whether no side grows, bool [1]; otherwise OpenCV goes over to two neighbours.
+        axis: the side.
+        kernel: whose weights.
+        outputs: numbers of output pixels, int64 [blocks, BLOCK].
+        offsets: of source pixels from them, int64 [taps, blocks, BLOCK].
+        unit: the offset that is one output pixel, or where the picture grows one source pixel; int64 [1].
+
+    Returns:
+        int64 and float32 [taps, blocks, BLOCK].
     """
-    size = _as_double(graph, length)
-    # OpenCV takes the reciprocal of a reciprocal. What is rounded down below jumps where the last bit differs.
-    inverse = graph.add("Div", _as_double(graph, count), size)
-    scale = graph.add("Div", _number(graph, 1.0), inverse)
-    output, tap = _grid(graph, count, graph.add("Max", scale, _number(graph, 1.0)))
-    start = graph.add("Mul", output, scale)
-    first = graph.add("Floor", start)
-    position = graph.add("Add", first, tap)
-
-    end = graph.add("Min", graph.add("Add", start, scale), size)
-    last_edge = graph.add("Min", graph.add("Add", position, _number(graph, 1.0)), end)
-    overlap = graph.add("Max", graph.add("Sub", last_edge, graph.add("Max", position, start)), _number(graph, 0.0))
-
-    # The fraction between two neighbours keeps whole pixels flat; it is rounded to single precision on the way.
-    next_output = graph.add("Add", output, _number(graph, 1.0))
-    next_source = graph.add("Mul", graph.add("Add", first, _number(graph, 1.0)), inverse)
-    single = graph.add("Cast", graph.add("Sub", next_output, next_source), to=TensorProto.FLOAT)
-    positive = graph.add("Max", single, graph.constant(0.0, np.float32))
-    share = _as_double(graph, graph.add("Sub", positive, graph.add("Floor", positive)))
-    rest = graph.add("Sub", _number(graph, 1.0), share)
-    near = graph.add("Where", graph.add("Equal", tap, _number(graph, 0.0)), rest, _number(graph, 0.0))
-    far = graph.add("Where", graph.add("Equal", tap, _number(graph, 1.0)), share, _number(graph, 0.0))
-    weight = graph.add("Where", shrinks, overlap, graph.add("Add", near, far))
-    return _normalized(graph, position, weight, size)
-
-
-def _kernel(graph: GraphBuilder, distance: str, kernel: Kernel) -> str:
-    """Weight at a distance in output pixels."""
-    x = graph.add("Abs", distance)
-    if kernel == "area":
-        inside = graph.add(
-            "And",
-            graph.add("Greater", distance, _number(graph, -0.5)),
-            graph.add("LessOrEqual", distance, _number(graph, 0.5)),
-        )
-        return _as_double(graph, inside)
+    distance = abs(offsets)
     if kernel == "bilinear":
-        return graph.add("Max", graph.add("Sub", _number(graph, 1.0), x), _number(graph, 0.0))
-
-    def polynomial(*coefficients: float) -> str:
-        """Horner's scheme, the highest power first."""
-        value = _number(graph, coefficients[0])
-        for coefficient in coefficients[1:]:
-            value = graph.add("Add", graph.add("Mul", value, x), _number(graph, coefficient))
-        return value
-
-    a = CUBIC_SHARPNESS
-    near = polynomial(a + 2, -(a + 3), 0.0, 1.0)
-    far = polynomial(a, -5 * a, 8 * a, -4 * a)
-    outer = graph.add("Where", graph.add("Less", x, _number(graph, 2.0)), far, _number(graph, 0.0))
-    return graph.add("Where", graph.add("Less", x, _number(graph, 1.0)), near, outer)
-
-
-def _grid(graph: GraphBuilder, count: str, width: str) -> tuple[str, str]:
-    """Numbers of the output pixels, float64 [count, 1], and of their taps, float64 [taps]: the width and one more."""
-    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
-    order = graph.add("Range", zero, graph.add("Squeeze", count), one)
-    num_taps = graph.add("Add", graph.add("Ceil", width), _number(graph, 1.0))
-    taps = graph.add("Squeeze", graph.add("Cast", num_taps, to=TensorProto.INT64))
-    return (
-        graph.add("Unsqueeze", _as_double(graph, order), graph.whole(1)),
-        _as_double(graph, graph.add("Range", zero, taps, one)),
-    )
+        exact = (unit - distance).at_least(0)
+        return exact, exact.cast(np.float32)
+    if kernel == "bicubic":
+        # Keys 1981, "Cubic convolution interpolation", with a = -0.5: a cubic to 2, and another one added up to 1.
+        near, far = (unit - distance).at_least(0), (2 * unit - distance).at_least(0)
+        exact = far * far * (unit - distance) - 2 * near * near * (unit - 2 * distance)
+        x = distance.cast(np.float32) / unit.cast(np.float32)
+        near, far = (1.0 - x).at_least(0.0), (2.0 - x).at_least(0.0)
+        return exact, 0.5 * far * far * (1.0 - x) - near * near * (1.0 - 2.0 * x)
+    borders = pillow_borders(axis.size, axis.count, outputs.reshape(-1))
+    lower, upper = (border.reshape(-1, BLOCK) for border in borders)
+    exact = (2 * offsets + lower > -unit) * (2 * offsets < unit + upper)
+    return exact, exact.cast(np.float32)
 
 
-def _normalized(graph: GraphBuilder, position: str, weight: str, size: str) -> tuple[str, str]:
-    total = graph.add("ReduceSum", weight, graph.whole(1))
-    last = graph.add("Sub", size, _number(graph, 1.0))
-    indices = graph.add("Cast", graph.add("Min", position, last), to=TensorProto.INT64)
-    return indices, graph.add("Div", weight, total)
+class OpencvTaps(NamedTuple):
+    """Taps of INTER_AREA along one side.
+
+    Args:
+        indices: int64 [taps, target].
+        weights: float32 [taps, target]: shares of one; where sides are divisible, ones; and where OpenCV goes over to
+            two neighbours, 11-bit numbers times the unit that was asked for.
+    """
+
+    indices: Tensor
+    weights: Tensor
 
 
-def _number(graph: GraphBuilder, value: float) -> str:
-    return graph.constant(value, np.float64)
+def opencv_taps(axis: Axis, *, divisible: Tensor, grows: Tensor, unit: float) -> OpencvTaps:
+    """Return the source pixels and weights of OpenCV's INTER_AREA along one side.
 
+    Args:
+        axis: the side.
+        divisible: flag, whether both source sides are multiples of the output's: OpenCV adds up and divides once.
+        grows: flag, whether any side grows: OpenCV then interpolates between two neighbours.
+        unit: of the neighbours' weights, a power of two.
+    """
+    size, count = axis.size, axis.count
+    outputs = axis.outputs(axis.target)
+    start = (outputs * size).at_least(0) // count
+    _, below = compare_product(outputs, reciprocal(size, count), 2 * start)
+    meets = (start * count).equals(outputs * size) * (start > 0)
+    start = start - below * meets * grows
+    taps = count_up((size + count - 1) // count + 1).reshape(-1, 1)
+    positions = start + taps
 
-def _as_double(graph: GraphBuilder, name: str) -> str:
-    return graph.add("Cast", name, to=TensorProto.DOUBLE)
+    overlap = ((positions + 1) * count).at_most((outputs + 1) * size) - (positions * count).at_least(outputs * size)
+    # OpenCV leaves out what covers no more than a thousandth of a pixel.
+    overlap = overlap * (overlap * 1000 > count)
+    shares = overlap.cast(np.float32) / divisible.choose(count, size).cast(np.float32)
+
+    # The fraction between two neighbours keeps whole pixels flat.
+    ahead = ((outputs + 1) * size - (start + 1) * count).at_least(0) * (start < size - 1)
+    fraction = ahead.cast(np.float32) / size.cast(np.float32)
+    fraction = fraction - fraction.floor()
+    second = (fraction * 2.0**FRACTION_BITS).round()
+    first = ((1.0 - fraction) * 2.0**FRACTION_BITS).round()
+    between = first * taps.equals(0).cast(np.float32) + second * taps.equals(1).cast(np.float32)
+
+    enlarges = grows.cast(np.float32)
+    weights = between * (enlarges * unit) + shares * (1.0 - enlarges)
+    inside = axis.inside(outputs)
+    if inside is not None:
+        weights = weights * inside.cast(np.float32)
+    return OpencvTaps(positions.at_least(0).at_most(size - 1), weights)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.preprocess import import_opencv
+from classifier_training.core.runtime import command
 from classifier_training.core.types import softmax
 from classifier_training.export.pipeline import IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME, preprocessing_part
 from classifier_training.export.session import INPUT_NAME, open_session
@@ -31,6 +33,10 @@ PIXEL_TOLERANCE = 1
 
 INPUT_TOLERANCE = 1e-5
 """Largest difference of the network's input that passes, of what Python makes of the same pixels: rounding alone."""
+
+OPSET_REMEDY = (
+    "try another opset (callbacks.onnx_export.opset=18, or export format.onnx.opset=18), or report the architecture"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +76,15 @@ class Parity:
         return {name: value for name, value in found.items() if value is not None}
 
     def __str__(self) -> str:
+        pixels, pixel_tolerance = "", ""
+        if self.max_pixel_difference is not None:
+            pixels = f", pixels by at most {self.max_pixel_difference:g} of 255"
+            pixel_tolerance = f" and {PIXEL_TOLERANCE} of 255"
         return (
             f"agrees with {self.reference} on {round(self.top1_agreement * self.num_images)} of {self.num_images} "
-            f"images; probabilities differ by at most {self.max_probability_difference:.1e}; accuracy "
-            f"{self.accuracy:.3f} against {self.reference_accuracy:.3f}"
+            f"images; probabilities differ by at most {self.max_probability_difference:.1e}{pixels}; accuracy "
+            f"{self.accuracy:.3f} vs. {self.reference_accuracy:.3f}; {'passed' if self.passed else 'FAILED'}, "
+            f"tolerance {self.tolerance:g}{pixel_tolerance}"
         )
 
 
@@ -111,8 +122,7 @@ def verify(
             f"{path.name}: answers differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, probabilities "
             f"up to {parity.max_probability_difference:.2g} apart on {parity.num_images} images",
             f"the same answers, and probabilities within {TOLERANCE:g}",
-            "try another opset (callbacks.onnx_export.opset=20, or export format.onnx.opset=20) or report the "
-            "architecture",
+            OPSET_REMEDY,
         )
     return parity
 
@@ -149,25 +159,52 @@ def verify_pipeline(
         pixels, inputs = head.run([PIXELS_NAME, INPUT_NAME], given)
         expected.append(answer(inputs)[0])
         fitted = pixels[0].transpose(1, 2, 0)
-        pixel_difference = max(pixel_difference, float(np.abs(fitted - preprocessing.pixels(image)).max()))
+        apart = float(np.abs(fitted - preprocessing.pixels(image)).max())
+        if apart > PIXEL_TOLERANCE:
+            raise _pixel_error(path, preprocessing, image_path, image.size, apart)
+        pixel_difference = max(pixel_difference, apart)
         wanted = preprocessing.normalize(fitted.astype(np.uint8))
         # Rounding grows with the values: a small std makes them large.
-        apart = np.abs(inputs[0] - wanted) / np.maximum(1, np.abs(wanted))
-        input_difference = max(input_difference, float(apart.max()))
+        errors = np.abs(inputs[0] - wanted) / np.maximum(1, np.abs(wanted))
+        input_difference = max(input_difference, float(errors.max()))
     parity = dataclasses.replace(
         compare({1: np.stack(found)}, np.stack(expected), examples.targets, max_pixel_difference=pixel_difference),
         reference=reference,
     )
     if not parity.passed or input_difference > INPUT_TOLERANCE:
         raise CheckFailedError(
-            f"{path.name}: does not do what Python does with the same pictures: pixels up to {pixel_difference:g} of "
-            f"255 apart, the network's input up to {input_difference:.1g} apart for the same pixels, probabilities up "
-            f"to {parity.max_probability_difference:.2g} apart for the same input, on {parity.num_images} images",
-            f"pixels within {PIXEL_TOLERANCE} of 255, inputs within {INPUT_TOLERANCE:g} and probabilities within "
-            f"{TOLERANCE:g}",
-            "report the sizes of the pictures and your version of onnxruntime",
+            f"{path.name}: differs from Python and {reference}, though the pixels are within {PIXEL_TOLERANCE} of 255: "
+            f"the network's input up to {input_difference:.1g} apart for the same pixels, probabilities up to "
+            f"{parity.max_probability_difference:.2g} apart for the same input, on {parity.num_images} images",
+            f"inputs within {INPUT_TOLERANCE:g} and probabilities within {TOLERANCE:g}",
+            OPSET_REMEDY,
         )
     return parity
+
+
+def _pixel_error(
+    path: Path, preprocessing: Preprocessing, image_path: str, size: tuple[int, int], apart: float
+) -> CheckFailedError:
+    """Return what to say of a pipeline that computes other pixels than Python does."""
+    width, height = size
+    return CheckFailedError(
+        f"{path.name}: its preprocessing differs from Python's by {apart:g} of 255 on {image_path} "
+        f"({width} x {height} pixels; {preprocessing.policy}, {preprocessing.kernel}; {_versions(preprocessing)})",
+        f"pixels within {PIXEL_TOLERANCE} of 255",
+        "run model.onnx on pixels from Python, as predict does; write pipeline.onnx unchecked: "
+        f"{command('export')} run=… verify=false; and report this line",
+    )
+
+
+def _versions(preprocessing: Preprocessing) -> str:
+    """Name the versions of what computes pixels."""
+    import onnxruntime
+    import PIL
+
+    resizer = f"Pillow {PIL.__version__}"
+    if preprocessing.backend == "opencv":
+        resizer = f"OpenCV {import_opencv().__version__}"
+    return f"{resizer}, ONNX Runtime {onnxruntime.__version__}"
 
 
 def compare(

@@ -25,7 +25,7 @@ from classifier_training.export.job import ExportJob
 from classifier_training.export.onnx import evaluation_copy
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
-from classifier_training.export.verify import verify, verify_pipeline
+from classifier_training.export.verify import Parity, verify, verify_pipeline
 from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
@@ -35,14 +35,19 @@ INFO = BundleInfo(class_names=("", "ü", "c"), preprocessing=PREPROCESSING, arch
 
 def examples(folder: Path, number: int = 9) -> Examples:
     """Draw pictures of many shapes and colours and read them as the checks do."""
+    return read_examples(table_of(folder, number), PREPROCESSING, number=number)
+
+
+def table_of(folder: Path, number: int) -> SplitTable:
+    """Draw pictures of many shapes and colours."""
+    folder.mkdir(exist_ok=True)
     paths = []
     for row in range(number):
         path = folder / f"{row}.png"
         colour = tuple(int(level) for level in np.random.default_rng(row).integers(0, 256, 3))
         draw_picture(path, colour, seed=row, size=(30 + 40 * (row % 3), 20 + 30 * (row % 4)))  # type: ignore[arg-type]
         paths.append(str(path))
-    table = SplitTable("val", paths, np.arange(number) % 3, [""] * number)
-    return read_examples(table, PREPROCESSING, number=number)
+    return SplitTable("val", paths, np.arange(number) % 3, [""] * number)
 
 
 def job_of(model: BuiltModel, info: BundleInfo, real: Examples, folder: Path) -> ExportJob:
@@ -127,7 +132,7 @@ def test_the_pipeline_answers_whole_pictures(bundle: tuple[RunDir, BuiltModel]) 
     assert (returned.name, returned.shape, returned.type) == ("probabilities", [3], "tensor(float)")
     parity = json.loads(run_dir.model_info.read_text())["files"]["pipeline.onnx"]["parity"]
     assert parity["top1_agreement"] == 1.0
-    assert parity["max_pixel_difference"] <= 1
+    assert parity["max_pixel_difference"] == 0
     golden = json.loads((run_dir.golden / "golden.json").read_text())
     assert len(golden["images"]) == 4
     for entry in golden["images"]:
@@ -145,9 +150,16 @@ def test_a_pipeline_that_resizes_otherwise_is_a_breach(bundle: tuple[RunDir, Bui
     run_dir, model = bundle
     real = examples(tmp_path)
     answer = job_of(model, INFO, real, tmp_path).answer
-    for changed in ({"policy": "crop"}, {"mean": (0.5, 0.5, 0.50001)}, {"channel_order": "bgr"}):
+    write_pipeline(run_dir.onnx, dataclasses.replace(PREPROCESSING, policy="crop"), tmp_path / "other.onnx")
+    with pytest.raises(CheckFailedError, match=r"other\.onnx: its preprocessing differs from Python's by") as caught:
+        verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, answer, real)
+    # What is asked for in a report stands in the message.
+    for words in (real.paths[0], "30 x 20 pixels", "squash, bilinear", "Pillow", onnxruntime.__version__):
+        assert words in caught.value.came
+    assert "verify=false" in caught.value.remedy
+    for changed in ({"mean": (0.5, 0.5, 0.50001)}, {"channel_order": "bgr"}):
         write_pipeline(run_dir.onnx, dataclasses.replace(PREPROCESSING, **changed), tmp_path / "other.onnx")
-        with pytest.raises(CheckFailedError, match=r"^other\.onnx: does not do what Python does"):
+        with pytest.raises(CheckFailedError, match=r"^other\.onnx: differs from Python .* apart for the same pixels"):
             verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, answer, real)
 
 
@@ -161,6 +173,29 @@ def test_a_pipeline_at_another_temperature_is_a_breach(bundle: tuple[RunDir, Bui
     parity = verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, partial(job.answer, temperature=0.2), real)
     assert parity.passed
     assert parity.max_probability_difference < 1e-5
+
+
+def test_a_comparison_says_whether_it_passed_and_within_what() -> None:
+    parity = Parity(
+        num_images=28,
+        batch_sizes=(1, 2),
+        top1_agreement=1.0,
+        max_probability_difference=3e-7,
+        accuracy=0.964,
+        reference_accuracy=0.964,
+    )
+    assert str(parity).endswith("; passed, tolerance 0.001")
+    assert parity.to_dict()["passed"] is True
+    whole = dataclasses.replace(parity, max_pixel_difference=0.0)
+    assert "pixels by at most 0 of 255" in str(whole)
+    assert str(whole).endswith("; passed, tolerance 0.001 and 1 of 255")
+    for failed in (
+        dataclasses.replace(parity, max_probability_difference=0.002),
+        dataclasses.replace(parity, max_probability_difference=float("nan")),
+        dataclasses.replace(whole, max_pixel_difference=2.0),
+    ):
+        assert "; FAILED, tolerance 0.001" in str(failed)
+        assert failed.to_dict()["passed"] is False
 
 
 def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
@@ -178,10 +213,24 @@ def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
     assert parities["pipeline.onnx"].max_probability_difference < 1e-3
 
 
-def test_the_opset_can_be_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("opset", "ir_version", "runtime"), [(11, 6, "1.0"), (18, 8, "1.14")])
+def test_the_opset_can_be_chosen_and_each_file_says_what_it_needs(
+    opset: int, ir_version: int, runtime: str, tmp_path: Path
+) -> None:
     run_dir = RunDir(tmp_path / "run")
-    write_bundle(run_dir, timm_model(3, name="test_resnet"), INFO, examples=examples(tmp_path, 2), opset=18)
-    assert onnx.load(run_dir.onnx).opset_import[0].version == 18
+    tables = {split: table_of(tmp_path / split, 33) for split in ("train", "val")}
+    real = read_examples(tables["val"], PREPROCESSING, number=9)
+    write_bundle(run_dir, timm_model(3, name="test_resnet"), INFO, examples=real, opset=opset, tables=tables)
+    described = json.loads(run_dir.model_info.read_text())["files"]
+    for path in (run_dir.onnx, run_dir.pipeline):
+        model = onnx.load(path)
+        assert (model.opset_import[0].version, model.ir_version) == (opset, ir_version)
+        found = described[path.name]
+        assert (found["opset"], found["ir_version"], found["min_onnxruntime"]) == (opset, ir_version, runtime)
+        assert found["parity"]["passed"]
+    assert "opset" not in described["model.safetensors"]
+    # The novelty output is written in the same operators.
+    assert {output.name for output in onnx.load(run_dir.onnx).graph.output} == {"logits", "features", "novelty"}
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"class_names": 3}'])

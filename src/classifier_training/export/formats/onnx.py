@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 
 @register(group="format", name="onnx")
-def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=18, le=25)] | None = None) -> list[ExportedFile]:
+def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=11, le=25)] | None = None) -> list[ExportedFile]:
     """ONNX: model.onnx, pipeline.onnx with the preprocessing inside, and golden/ to check other clients with.
 
     Args:
-        opset: version of the ONNX operators; the exporter's own choice when left out.
+        opset: version of the ONNX operators, of model.onnx and pipeline.onnx alike; the exporter's own choice when left
+            out. Lower ones load in older runtimes.
 
     Raises:
+        UserError: for an opset that lacks an operator of the network.
         CheckFailedError: when a file answers differently from PyTorch.
     """
     model = write_model(job, opset=opset)
