@@ -22,9 +22,6 @@ FRACTION_BITS = 52
 STEP_BITS, NUM_STEPS = 10, 4
 """A quotient is divided out this many bits at a time, so that numbers stay below 2^24: OpenVINO divides in float32."""
 
-LAST_BITS = 13
-"""Of a scale that decide how a multiple of it is rounded."""
-
 MAX_EXPONENT = 13
 """Of two in a quotient: sides of pictures are at most 2^17 times, and at least a 2^13th of, each other."""
 
@@ -167,7 +164,9 @@ def _round_middle(odd: Tensor, scale: Rounded) -> Tensor:
     size, count = scale.numerator, scale.denominator
     remainder, dividends = divide(size, count, scale.exponent)
     last_bits = dividends[-2] // count * last_shift(scale.exponent) + dividends[-1] // count
-    last_bits = (last_bits + (2 * remainder > count)) % (1 << LAST_BITS)
+    # The product is rounded at most as far above the scale's last bit as it is larger than the scale.
+    num_bits = floor_log2(count, count.like(np.array([1]))) + 3
+    last_bits = (last_bits + (2 * remainder > count)) % power_of_two(num_bits)
     exponent = floor_log2(odd * size, 2 * count)
     is_power = (odd * size).equals(count * power_of_two((exponent + 1).at_least(0)))
     # Just below a power of two the last bit is half as large.

@@ -28,7 +28,7 @@ LOW_BITS = 7
 BLOCK = 4
 """Output pixels that share the source pixels they are gathered from; measured: fewer copies against more products."""
 
-MAX_CORRECTION, CORRECTION_OFFSET = 8, 1 << 12
+MAX_CORRECTION, CORRECTION_OFFSET = 8, 1 << 6
 """Of a weight that was computed in float32, in units of its last bit; 4 was the largest needed."""
 
 SUPPORT = {"area": 1, "bilinear": 2, "bicubic": 4}
