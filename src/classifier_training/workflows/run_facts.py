@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.core.types import TRAIN
+from classifier_training.core.types import TRAIN, Weights
 from classifier_training.data.splits import read_manifest
 from classifier_training.workflows.reproduce import train_command
 
@@ -67,6 +67,14 @@ class RunFacts:
     def architecture(self) -> str:
         """Name of the network; empty where it is not known."""
         return str(self.info.get("model_architecture", ""))
+
+    @property
+    def start(self) -> str:
+        """The weights that training started from, with their license; empty where it is not known."""
+        info = self.info.get("training_info", {})
+        if "weights" not in info:
+            return ""
+        return "random weights" if info["weights"] is None else str(Weights(**info["weights"]))
 
     @property
     def command(self) -> str:

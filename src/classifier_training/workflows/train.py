@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging as python_logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,7 +90,7 @@ def train(
     *,
     data: Annotated[DataSource, Choice("auto")],
     transforms: Annotated[Transforms, Choice("standard")],
-    model: Annotated[Builder, Choice("resnet18")],
+    model: Annotated[Builder, Choice("auto")],
     loss: Annotated[Builder, Choice("cross_entropy")],
     optimizer: Annotated[partial[Any], Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
@@ -166,6 +166,9 @@ def train(
         log.info("device: %s", device.words)
         if distillation:
             trainer = uncompiled(distillation, trainer)
+        decisions, checkpoint = Decisions(), None
+        if resumed:
+            decisions, checkpoint = follow(resumed, follower) if follower else go_on(resumed, config, trainer, extend)
         network = build_network(
             model,
             splits.class_names,
@@ -175,9 +178,11 @@ def train(
             transfer=transfer,
             retrains_head=retrain_head,
             origin=origin,
-            has_checkpoint=resumed is not None and resumed.resumable,
+            has_checkpoint=checkpoint is not None,
+            started_from=decisions.weights,
             seed=seed,
         )
+        decisions = replace(decisions, weights=network.built.weights)
         device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
         datamodule = stack.enter_context(
             open_pictures(
@@ -190,11 +195,8 @@ def train(
                 seed=seed,
             )
         )
-        decisions, checkpoint = Decisions(), None
-        if resumed:
-            decisions, checkpoint = follow(resumed, follower) if follower else go_on(resumed, config, trainer, extend)
-            run_dir = resumed
-        else:
+        run_dir = resumed
+        if run_dir is None:
             run_dir = RunDir.create(Path(output), category=category, name=name)
             stack.enter_context(work_in(run_dir))
         if not follower:
@@ -214,6 +216,7 @@ def train(
             monitor=monitor,
             monitor_mode=goal_of(monitor),
             max_epochs=trainer.max_epochs,
+            num_trainable=network.num_trainable,
             drawer=drawer,
         )
         if isinstance(model, ShallowModel):

@@ -53,7 +53,7 @@ def job_of(model: BuiltModel, info: BundleInfo, real: Examples, folder: Path) ->
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, BuiltModel]:
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
     torch.manual_seed(0)
-    model = timm_model(3, name="test_resnet")
+    model = timm_model(3, name="test_resnet", pretrained=False)
     model.network.train()
     write_bundle(run_dir, model, INFO, examples=examples(tmp_path_factory.mktemp("pictures")), opset=None)
     return run_dir, model
@@ -150,7 +150,7 @@ def test_a_pipeline_that_resizes_otherwise_is_a_breach(bundle: tuple[RunDir, Bui
 
 
 def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
-    model = timm_model(3, name="test_resnet")
+    model = timm_model(3, name="test_resnet", pretrained=False)
     info = dataclasses.replace(INFO, preprocessing=dataclasses.replace(PREPROCESSING, channel_order="bgr"))
     real = read_examples(
         SplitTable("val", examples(tmp_path, 2).paths, np.zeros(2, dtype=np.int64), [""] * 2),
@@ -166,7 +166,8 @@ def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
 
 def test_the_opset_can_be_chosen(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "run")
-    write_bundle(run_dir, timm_model(3, name="test_resnet"), INFO, examples=examples(tmp_path, 2), opset=18)
+    built = timm_model(3, name="test_resnet", pretrained=False)
+    write_bundle(run_dir, built, INFO, examples=examples(tmp_path, 2), opset=18)
     assert onnx.load(run_dir.onnx).opset_import[0].version == 18
 
 
