@@ -162,6 +162,16 @@ class Weights:
         """Return the form that goes into JSON."""
         return {"name": self.name, "source": self.source, "license": self.license}
 
+    @classmethod
+    def from_dict(cls, found: object) -> Weights | None:
+        """Read what `to_dict` gave, perhaps elsewhere; None for anything else."""
+        if not isinstance(found, dict):
+            return None
+        name, source, terms = (found.get(key) for key in ("name", "source", "license"))
+        if not isinstance(name, str) or not isinstance(source, str):
+            return None
+        return cls(name, source, terms if isinstance(terms, str) else None)
+
 
 @dataclass(frozen=True)
 class BuiltModel:

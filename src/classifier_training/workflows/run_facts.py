@@ -72,9 +72,10 @@ class RunFacts:
     def start(self) -> str:
         """The weights that training started from, with their license; empty where it is not known."""
         info = self.info.get("training_info", {})
-        if "weights" not in info:
-            return ""
-        return "random weights" if info["weights"] is None else str(Weights(**info["weights"]))
+        if "weights" in info and info["weights"] is None:
+            return "random weights"
+        found = Weights.from_dict(info.get("weights"))
+        return "" if found is None else str(found)
 
     @property
     def command(self) -> str:

@@ -92,8 +92,8 @@ def inherit(
         their_classes=info.class_names,
     )
     log.info("init_from: weights of %s; %s", origin.path, words)
-    theirs = info.training_info.get("weights") or {}
-    found = Weights(info.architecture, f"run {origin.path}", theirs.get("license"), has_head=True)
+    theirs = Weights.from_dict(info.training_info.get("weights"))
+    found = Weights(info.architecture, f"run {origin.path}", theirs.license if theirs else None, has_head=True)
     return dataclasses.replace(built, weights=found)
 
 
