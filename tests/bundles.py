@@ -44,7 +44,7 @@ def write_small_bundle(folder: Path) -> RunDir:
         SplitTable("val", paths, np.arange(4) % len(CLASS_NAMES), [""] * 4), PREPROCESSING, number=4
     )
     torch.manual_seed(0)
-    model = timm_model(len(CLASS_NAMES), name="test_resnet")
+    model = timm_model(len(CLASS_NAMES), name="test_resnet", pretrained=False)
     with torch.no_grad():
         list(model.network.parameters())[-2].mul_(SHARPNESS)
     run_dir = RunDir(folder / "run")

@@ -169,6 +169,7 @@ def main() -> None:
         )
         if arguments.photographs:
             words = [f"data.root={arguments.photographs}", "data.image_size=32", "trainer.max_epochs=10"]
+            words += ["model=resnet18", "model.pretrained=false"]
             errors = tuple(
                 measure(
                     f"photographs, seed {seed}", train(output, f"photographs-{seed}", [*words, f"seed={seed}"]), {}

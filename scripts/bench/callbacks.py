@@ -27,6 +27,7 @@ def epoch_seconds(data: Path, *, image_size: int, epochs: int, callbacks: list[s
     """Seconds from one epoch's line in train.log to the next, so with all that happens between two epochs."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"data.root={data}", f"data.image_size={image_size}", f"trainer.max_epochs={epochs + 1}"]
+        settings += ["model=resnet18", "model.pretrained=false"]
         settings += ["transforms=none", "callbacks.early_stopping=null"] if not callbacks else ["transforms=none"]
         subprocess.run([PROGRAM, "train", *settings, *callbacks], cwd=folder, check=True, capture_output=True)
         (log,) = Path(folder).glob("outputs/*/*/train.log")

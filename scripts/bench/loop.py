@@ -64,7 +64,7 @@ def make_batches(number: int) -> list[Batch]:
 
 def bare(train: Sequence[Batch], val: Sequence[Batch], device: Device, epochs: int) -> float:
     """Train with nothing around it; returns seconds."""
-    network = ResNet18()(NUM_CLASSES).network.to(memory_format=torch.channels_last)
+    network = ResNet18(pretrained=False)(NUM_CLASSES).network.to(memory_format=torch.channels_last)
     optimizer = adamw(network, True)  # noqa: FBT003
     total = epochs * len(train)
     factor = functools.partial(warmup_cosine, total_steps=total, warmup_fraction=0.1, final_lr_ratio=0.01)
@@ -97,7 +97,7 @@ def ours(train: Sequence[Batch], val: Sequence[Batch], device: Device, epochs: i
     names = tuple(map(str, range(NUM_CLASSES)))
     preprocessing = Preprocessing(size=(IMAGE_SIZE, IMAGE_SIZE), mean=IMAGENET.mean, std=IMAGENET.std)
     module = ClassifierModule(
-        ResNet18()(NUM_CLASSES).network,
+        ResNet18(pretrained=False)(NUM_CLASSES).network,
         loss=cross_entropy,
         optimizer=adamw,
         fused=True,

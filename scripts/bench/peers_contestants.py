@@ -105,7 +105,7 @@ def ours(task: Task, data: Path, overrides: Sequence[str]) -> Contestant:
         settings = [f"data.root={data}", f"data.image_size={task.image_size}", f"data.batch_size={BATCH_SIZE}"]
         settings += [f"trainer.max_epochs={task.epochs}", f"seed={seed}", f"output={folder}"]
         settings += ["transforms.hflip=0.5"] if task.flips else []
-        settings += overrides
+        settings += ["model=resnet18", "model.pretrained=false", *overrides]
         return [str(program), "train", *settings]
 
     return Contestant(OURS, command, read_ours)

@@ -48,7 +48,7 @@ info = BundleInfo(
     preprocessing=Preprocessing(size=({IMAGE_SIZE}, {IMAGE_SIZE}), mean=IMAGENET.mean, std=IMAGENET.std),
     architecture="resnet18",
 )
-network = evaluation_copy(ResNet18()(10).network)
+network = evaluation_copy(ResNet18(pretrained=False)(10).network)
 export_onnx(network, Path(sys.argv[1]), image_size={IMAGE_SIZE}, opset=None, metadata=info.metadata())
 """
 

@@ -21,7 +21,13 @@ from datetime import datetime
 from pathlib import Path
 
 PROGRAM = str(Path(sys.executable).with_name("classifier-training"))
-COMMON = ("data.image_size=32", "data.batch_size=32", "callbacks.early_stopping=null")
+COMMON = (
+    "model=resnet18",
+    "model.pretrained=false",
+    "data.image_size=32",
+    "data.batch_size=32",
+    "callbacks.early_stopping=null",
+)
 WAYS = {"full": "transfer=full", "probe": "transfer=probe"}
 METRIC = "balanced_accuracy"
 
@@ -54,10 +60,10 @@ def measure(run: Path) -> tuple[float, float]:
     lines = (run / "train.log").read_text().splitlines()
     times = {
         mark: [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in lines if mark in line]  # noqa: DTZ007 - differences
-        for mark in (": model: ", ": epoch ")
+        for mark in (": weights: ", ": epoch ")
     }
     report = json.loads((run / "evaluation/classification_report.json").read_text())
-    return (times[": epoch "][-1] - times[": model: "][0]).total_seconds(), float(report["metrics"][METRIC]["value"])
+    return (times[": epoch "][-1] - times[": weights: "][0]).total_seconds(), float(report["metrics"][METRIC]["value"])
 
 
 def main() -> None:

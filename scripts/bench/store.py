@@ -119,7 +119,7 @@ def compare(kind: str, paths: list[str], folder: Path, repeats: int) -> None:
     augmentation = Transforms(crop_scale=CROP_SCALE, **COLOURS)  # type: ignore[arg-type]
     dataset = ImageDataset(table, recipe=recipe, augmentation=augmentation, seed=0, on_error="raise", store=store)
     sampler = EpochSampler(table.targets, seed=0)
-    ours = BatchLoader(dataset, sampler, batch_size=BATCH_SIZE, drop_last=False, num_workers=NUM_PROCESSES)
+    ours = BatchLoader(dataset, sampler, batch_size=BATCH_SIZE, num_workers=NUM_PROCESSES)
     pillow = DataLoader(
         PillowDataset(paths, side), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_PROCESSES,
         persistent_workers=True,
@@ -166,9 +166,7 @@ def memory(number: int) -> None:
             store=store,
         )  # fmt: skip
         assert store.has(np.arange(number)).all()
-        loader = BatchLoader(
-            dataset, EpochSampler(table.targets, seed=0), batch_size=64, drop_last=False, num_workers=0
-        )
+        loader = BatchLoader(dataset, EpochSampler(table.targets, seed=0), batch_size=64, num_workers=0)
         seconds_of(loader)
         print(f"{number:,} samples: {own_memory() - before:.0f} MiB beyond the process before the store was opened")
 

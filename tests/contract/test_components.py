@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import SMALL
+import torch
+from tests.conftest import SETTINGS, SMALL
 from tests.unit.export.test_export import INFO, examples, job_of
 
 from classifier_training import cli  # noqa: F401 - fills the register
@@ -20,6 +22,7 @@ from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.job import ExportJob
+from classifier_training.workflows.network import build_network
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -28,7 +31,7 @@ COMPONENTS = [item for item in entries() if item.group in entry("verb", "train")
 REQUIRED = {
     ("model", "timm"): ["model.name=test_resnet"],
     ("model", "torchvision"): ["model.name=squeezenet1_1"],
-    ("model", "huggingface"): ["model.name=vit-tiny", "model.pretrained=false"],
+    ("model", "huggingface"): ["model.name=vit-tiny"],
     ("sampler", "manual"): ["sampler.weights={red: 3}"],
     ("data", "torchvision"): ["data.name=MNIST"],
     ("data", "huggingface"): ["data.name=some/set"],
@@ -47,8 +50,8 @@ VARIANTS = [
     ["model=cnn_v2", "model.kind=dense", "model.separable=true"],
     ["model=cnn_v2", "model.kind=hybrid"],
     ["model=cnn_v2", "model.kind=hybrid", "model.attention=self_attention"],
-    ["model=torchvision", "model.name=vit_b_32", "data.image_size=224"],
-    ["model=torchvision", "model.name=inception_v3", "data.image_size=96"],
+    ["model=torchvision", "model.name=vit_b_32", "model.pretrained=false", "data.image_size=224"],
+    ["model=torchvision", "model.name=inception_v3", "model.pretrained=false", "data.image_size=96"],
 ]
 """Forms of a model that its defaults do not show."""
 
@@ -67,15 +70,22 @@ def chosen(item: Entry) -> list[str]:
     return [f"{item.group}={value}", *REQUIRED.get((item.group, item.name), [])]
 
 
+def random_start(item: Entry) -> list[str]:
+    """What keeps a network from asking for trained weights."""
+    return ["model.pretrained=false"] if "pretrained" in item.options else []
+
+
 def of_group(*groups: str) -> list[object]:
     return [pytest.param(item, id=identify(item)) for item in COMPONENTS if item.group in groups]
+
+
+NETWORKS = [item for item in entries("model") if not is_fitted_at_once(item.name)]
 
 
 def models(by_day: set[str]) -> list[object]:
     return [
         pytest.param(item, id=identify(item), marks=() if item.name in by_day else pytest.mark.nightly)
-        for item in entries("model")
-        if not is_fitted_at_once(item.name)
+        for item in NETWORKS
     ]
 
 
@@ -121,9 +131,37 @@ def test_its_defaults_are_within_its_own_bounds_and_every_setting_is_explained(i
 def test_a_model_fits_exports_and_the_export_agrees(
     item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
-    run = train_here([f"data.root={split_folder}", *SMALL[2:], *chosen(item)])
+    run = train_here([f"data.root={split_folder}", *SETTINGS, *chosen(item), *random_start(item)])
     check_export(run)
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("tiny_vit")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(pytest.param([*chosen(item), *random_start(item)], id=identify(item)) for item in NETWORKS),
+        pytest.param(["model=tf_efficientnet_lite0"], id="trained weights"),
+    ],
+)
+def test_a_new_head_answers_all_classes_nearly_alike(words: list[str]) -> None:
+    arguments = compose(entry("verb", "train"), ["data.root=/x", "data.image_size=64", *words])
+    network = build_network(
+        arguments["model"],
+        [f"class {number}" for number in range(10)],
+        **{name: arguments[name] for name in ("data", "transforms", "trainer", "transfer")},
+        retrains_head=False,
+        origin=None,
+        has_checkpoint=False,
+        started_from=None,
+        seed=0,
+    ).built.network.train()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 64, 64, generator=generator)
+    targets = torch.randint(10, (8,), generator=generator)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(network(images), targets).item()
+    assert loss == pytest.approx(math.log(10), rel=0.1)
 
 
 @pytest.mark.nightly
@@ -131,7 +169,7 @@ def test_a_model_fits_exports_and_the_export_agrees(
 def test_a_variant_of_a_model_fits_exports_and_the_export_agrees(
     words: list[str], split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
-    check_export(train_here([f"data.root={split_folder}", *SMALL[2:], *words]))
+    check_export(train_here([f"data.root={split_folder}", *SETTINGS, *words]))
 
 
 @pytest.mark.usefixtures("tiny_vit")
@@ -139,8 +177,8 @@ def test_a_variant_of_a_model_fits_exports_and_the_export_agrees(
 def test_a_model_goes_on_is_exported_again_scored_and_asked(
     item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
 ) -> None:
-    parts = ["callbacks=[checkpoint]", *chosen(item)]
-    first = train_here([f"data.root={split_folder}", *SMALL[2:], *parts])
+    parts = ["callbacks=[checkpoint]", *chosen(item), *random_start(item)]
+    first = train_here([f"data.root={split_folder}", *SETTINGS, *parts])
     run = train_here([f"resume={first}", "trainer.max_epochs=2"])
     assert run == first
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
@@ -239,7 +277,7 @@ def test_a_logger_that_is_not_installed_is_named_before_anything_is_made(
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
     folder = tmp_path_factory.mktemp("pictures")
-    model = entry("model", "timm").build({"name": "test_resnet"})(3)
+    model = entry("model", "timm").build({"name": "test_resnet", "pretrained": False})(3)
     return job_of(model, INFO, examples(folder), tmp_path_factory.mktemp("scratch"))
 
 

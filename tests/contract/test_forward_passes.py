@@ -24,5 +24,5 @@ def test_default_callbacks_add_no_forward_pass(
 
     monkeypatch.setattr(ClassifierModule, "forward", counted)
     train_here([f"data.root={split_folder}", *SMALL, "trainer.max_epochs=2"])
-    # 18 training images make 4 batches of 4; 9 images of validation and test make 3 each.
-    assert calls["forward"] == 2 * (4 + 3) + 3
+    # 18 training images make 5 batches of 4 or 3; 9 images of validation and test make 3 each.
+    assert calls["forward"] == 2 * (5 + 3) + 3

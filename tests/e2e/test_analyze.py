@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.conftest import SMALL, read_csv
+from tests.conftest import NETWORK, SETTINGS, SMALL, read_csv
 from tests.server import Ended
 
 Command = Callable[..., Ended]
@@ -83,7 +83,7 @@ def test_labels_that_the_model_contradicts_are_ranked(
             Image.new("RGB", (32, 32), tuple(value + number for value in colour)).save(
                 unsplit_folder / name / f"more{number}.png"
             )
-    words = [*SMALL[:4], "trainer.max_epochs=4", "trainer.accelerator=cpu", "data.val_fraction=0.4"]
+    words = [*NETWORK, *SETTINGS[:2], "trainer.max_epochs=4", "trainer.accelerator=cpu", "data.val_fraction=0.4"]
     run = train_here([f"data.root={unsplit_folder}", *words])
     done = command("analyze", f"run={run}")
     assert done.code == 0, done.err

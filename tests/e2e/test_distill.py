@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL, make_class_folders, read_csv
+from tests.conftest import SETTINGS, SMALL, make_class_folders, read_csv
 from tests.e2e.test_resume import exact, timeless
 from tests.server import Ended
 
@@ -103,8 +103,9 @@ def test_hints_need_a_student_that_shows_features(
 ) -> None:
     words = [
         f"data.root={pictures}",
-        *SMALL[2:],
+        *SETTINGS,
         "model=torchvision",
+        "model.pretrained=false",
         "model.name=squeezenet1_1",
         *FEW,
         "data.image_size=64",

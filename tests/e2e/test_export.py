@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
-from tests.conftest import SMALL, make_class_folders
+from tests.conftest import SETTINGS, SMALL, make_class_folders
 from tests.server import Ended
 
 from classifier_training.core.locks import work_in
@@ -128,7 +128,7 @@ def test_a_run_that_is_written_to_is_exported_elsewhere_alone(command: Command, 
 def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(
     command: Command, split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
-    fixed_size = ["model=timm", "model.name=test_vit", "data.image_size=48", *SMALL[3:]]
+    fixed_size = ["model=timm", "model.name=test_vit", "model.pretrained=false", "data.image_size=48", *SETTINGS[1:]]
     run = train_here([f"data.root={split_folder}", *fixed_size, "callbacks=[checkpoint]"])
     asked = command("predict", f"run={run}", f"source={split_folder}")
     assert asked.code == 2

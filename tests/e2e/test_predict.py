@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = RunDir(tmp_path_factory.mktemp("run"))
     info = BundleInfo(class_names=CLASSES, preprocessing=PREPROCESSING, architecture="test_resnet")
     pictures = examples(tmp_path_factory.mktemp("pictures"))
-    write_bundle(made, timm_model(3, name="test_resnet"), info, examples=pictures, opset=None)
+    write_bundle(made, timm_model(3, name="test_resnet", pretrained=False), info, examples=pictures, opset=None)
     return made.path
 
 

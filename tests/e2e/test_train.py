@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.conftest import SMALL, draw_picture, read_csv
+from tests.conftest import NETWORK, SETTINGS, SMALL, draw_picture, read_csv
 from tests.server import Ended
 
 Command = Callable[..., Ended]
@@ -24,7 +24,7 @@ def run_folder(root: Path) -> Path:
 def test_a_folder_of_images_becomes_a_run_folder_that_answers(
     command: Command, split_folder: Path, tmp_path: Path
 ) -> None:
-    done = command("train", f"data.root={split_folder}", "trainer.max_epochs=2", *SMALL[:4], "data.batch_size=4")
+    done = command("train", f"data.root={split_folder}", "trainer.max_epochs=2", *NETWORK, *SETTINGS[:2])
     assert done.code == 0, done.err
     assert "warning" not in done.err
     assert "Traceback" not in done.err

@@ -33,6 +33,7 @@ def words(pictures: Path, output: Path, *more: str) -> list[str]:
     """
     return [
         "train", f"data.root={pictures}", f"output={output}", "model=timm", "model.name=test_vit",
+        "model.pretrained=false",
         "data.image_size=32", "data.batch_size=8", "optimizer=sgd", "optimizer.lr=0.05", "trainer.max_epochs=3",
         "trainer.accelerator=cpu", "trainer.precision=32", "trainer.compile=false",
         "callbacks.checkpoint.every_seconds=0", *(() if has_callbacks(more) else ("callbacks=[checkpoint]",)), *more,

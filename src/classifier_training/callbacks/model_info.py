@@ -25,7 +25,10 @@ class ModelInfo(Observer):
     def fit_started(self, run: RunContext) -> None:
         """Count on shapes alone; the network itself is not run."""
         summary = summarize(
-            run.model.network, architecture=run.model.architecture, image_size=run.preprocessing.size[0]
+            run.model.network,
+            architecture=run.model.architecture,
+            image_size=run.preprocessing.size[0],
+            num_trainable=run.num_trainable,
         )
         write_text(run.run_dir.model_summary, summary.to_text())
         log.info(summary.to_text().partition("\n")[0])

@@ -35,6 +35,7 @@ class RunContext:
         monitor: metric that decides which weights are best.
         monitor_mode: max or min.
         max_epochs: planned length.
+        num_trainable: parameters that learn in the first epoch.
         drawer: paints figures in the background.
     """
 
@@ -50,6 +51,7 @@ class RunContext:
     monitor: str
     monitor_mode: str
     max_epochs: int
+    num_trainable: int
     drawer: Drawer
 
 

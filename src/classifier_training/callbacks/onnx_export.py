@@ -59,6 +59,7 @@ class OnnxExport(Observer):
                     "best_metric": {"name": run.monitor, "value": end.best_score},
                     "epoch": end.best_epoch,
                     "num_epochs": len(end.rows),
+                    "weights": run.model.weights.to_dict() if run.model.weights else None,
                     "config": dict(run.config),
                 },
             ),

@@ -20,7 +20,7 @@ from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
 from classifier_training.conf.idle import refuse_going_on, refuse_idle
 from classifier_training.conf.passing import own_values, split_words
-from classifier_training.conf.recipes import AUTO, RECIPE, with_chosen_recipe
+from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.typed import prepare
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 log = logging.getLogger(__name__)
-
-SAMPLE_EXPERIMENT = "digits"
-"""What `train` trains on when no data is named."""
 
 
 def compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
@@ -71,8 +68,10 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
             if names_no_data(verb, values, parsed):
                 overrides = with_sample(parsed)
                 values = compose_words(verb, [*searchpath, *overrides])
+            values = resolve_auto(values)
             if values.get(RECIPE) == AUTO:
-                values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, overrides)])
+                words = with_chosen_recipe(values, overrides)
+                values = resolve_auto(compose_words(verb, [*searchpath, *words]))
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
@@ -140,13 +139,13 @@ def names_no_data(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Overr
 
 
 def with_sample(parsed: Sequence[Override]) -> list[str]:
-    """Put the sample's settings below the user's experiments, which thus still decide."""
+    """Put the sample's experiment, which has its name, below the user's experiments, which thus still decide."""
     wanted: list[Any] = [[]]
     for word in parsed:
         if word.key_or_group == EXPERIMENT:
             wanted = chosen_names(word)
     listed = [names if isinstance(names, list) else [names] for names in wanted]
-    chosen = ",".join(f"[{','.join([SAMPLE_EXPERIMENT, *map(str, names)])}]" for names in listed)
+    chosen = ",".join(f"[{','.join([SAMPLE, *map(str, names)])}]" for names in listed)
     others = [word.input_line or "" for word in parsed if word.key_or_group != EXPERIMENT]
     return [f"{EXPERIMENT}={chosen}", *others]
 

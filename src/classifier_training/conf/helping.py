@@ -21,7 +21,7 @@ WIDTH = 118
 GROUP_TITLES = {
     "data": "the data set",
     "transforms": "resizing and augmentation",
-    "model": "the network",
+    "model": "the network; auto takes tf_efficientnet_lite0 for images of your own, resnet18 for the built-in sample",
     "loss": "what training makes small",
     "optimizer": "how weights are changed",
     "scheduler": "how the learning rate changes",

@@ -22,7 +22,7 @@ from classifier_training.conf.compose import (
     with_choices,
     with_sample,
 )
-from classifier_training.conf.recipes import AUTO, RECIPE, with_chosen_recipe
+from classifier_training.conf.recipes import AUTO, RECIPE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
 from classifier_training.conf.typed import prepare
@@ -80,9 +80,9 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         combination = " ".join(word for word in given if word.partition("=")[0] in swept)
         log.info("combination: %s", combination)
         try:
-            values = with_choices(plain(config), HydraConfig.get().runtime.choices)
+            values = resolve_auto(with_choices(plain(config), HydraConfig.get().runtime.choices))
             if values.get(RECIPE) == AUTO:
-                values = compose_words(verb, [*searchpath, *with_chosen_recipe(values, given)])
+                values = resolve_auto(compose_words(verb, [*searchpath, *with_chosen_recipe(values, given)]))
             refuse_resume(values, "stands in a file of settings")
             result = verb.target(**build_arguments(verb, values))
             report(f"combination: {combination}\n{result}")

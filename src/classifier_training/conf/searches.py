@@ -140,13 +140,11 @@ def representatives(families: Mapping[str, Family]) -> list[str]:
 
 
 def ready_models() -> list[str]:
-    """Return the registered models that need no further setting and no network."""
+    """Return the registered models that need no further setting and no extra."""
     return [
         known.name
         for known in entries("model")
-        if known.extra is None
-        and not any(option.required for option in known.options.values())
-        and not ("pretrained" in known.options and known.options["pretrained"].default)
+        if known.extra is None and not any(option.required for option in known.options.values())
     ]
 
 

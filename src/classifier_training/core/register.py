@@ -218,6 +218,17 @@ def describe(component: Any) -> Any:
     return {TYPE_KEY: known.name, **settings}
 
 
+def with_settings(component: Any, **values: Any) -> Any:
+    """Return a built component with other values of its settings; those that it does not have are passed over."""
+    target = component.func if isinstance(component, functools.partial) else type(component)
+    known = _by_target.get(target)
+    own = {} if known is None else {name: value for name, value in values.items() if name in known.options}
+    if known is None or not own:
+        return component
+    settings = {name: value for name, value in describe(component).items() if name != TYPE_KEY}
+    return known.build({**settings, **own})
+
+
 def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(target).parameters.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
@@ -15,3 +15,6 @@ def absolute(path: str) -> str:
 
 PathText = Annotated[str, AfterValidator(absolute)]
 """A file or folder of the user's."""
+
+Pretrained = bool | Literal["auto"]
+"""Whether a network starts from trained weights; auto: yes where there are some, unless a file or a run gives them."""

@@ -139,6 +139,41 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Trained weights that a network starts from.
+
+    Args:
+        name: as their publisher calls them, or of the file or network that they are of.
+        source: where they were taken from.
+        license: that they are published under; None where it is not stated.
+        has_head: whether the last layer is theirs too, for classes that are the run's own.
+    """
+
+    name: str
+    source: str
+    license: str | None = None
+    has_head: bool = False
+
+    def __str__(self) -> str:
+        terms = f"license: {self.license}" if self.license else "license not stated"
+        return f"{self.name} ({self.source}; {terms})"
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the form that goes into JSON."""
+        return {"name": self.name, "source": self.source, "license": self.license}
+
+    @classmethod
+    def from_dict(cls, found: object) -> Weights | None:
+        """Read what `to_dict` gave, perhaps elsewhere; None for anything else."""
+        if not isinstance(found, dict):
+            return None
+        name, source, terms = (found.get(key) for key in ("name", "source", "license"))
+        if not isinstance(name, str) or not isinstance(source, str):
+            return None
+        return cls(name, source, terms if isinstance(terms, str) else None)
+
+
+@dataclass(frozen=True)
 class BuiltModel:
     """A network that is ready to train.
 
@@ -146,13 +181,18 @@ class BuiltModel:
         network: float32 [B, 3, H, W] normalised -> logits float32 [B, K].
         input_spec: what it wants to see.
         architecture: its name for people and files.
-        pretrained: whether it starts from trained weights.
+        weights: trained weights that it starts from; None for random ones.
     """
 
     network: nn.Module
     input_spec: InputSpec
     architecture: str
-    pretrained: bool
+    weights: Weights | None = None
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from trained weights."""
+        return self.weights is not None
 
 
 @dataclass(frozen=True)

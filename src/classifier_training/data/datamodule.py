@@ -13,10 +13,10 @@ from classifier_training.data.augment import augment
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
 from classifier_training.data.recipe import Recipe
-from classifier_training.data.samplers import EpochSampler
+from classifier_training.data.samplers import EpochSampler, batch_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -44,8 +44,10 @@ class ImageFolderDataModule(LightningDataModule):
         seed: order, draws and augmentation follow from it.
         stores: pixels on disk, of the splits that have such.
         on_device: whether batches are augmented on the device and loaded ahead, as a GPU wants it.
+        min_batch_size: images in a training batch at the least, those of all processes together.
 
     Attributes:
+        batches_per_step: training batches whose gradients make one step.
         share: the part of each batch that this process loads; all of it, except while several train together.
     """
 
@@ -62,6 +64,7 @@ class ImageFolderDataModule(LightningDataModule):
         seed: int,
         stores: Mapping[str, TableStore] | None = None,
         on_device: bool = False,
+        min_batch_size: int = 1,
     ) -> None:
         super().__init__()
         self._stores = stores or {}
@@ -70,6 +73,8 @@ class ImageFolderDataModule(LightningDataModule):
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.batch_size = batch_size
+        self.batches_per_step = 1
+        self._min_batch_size = min_batch_size
         self.num_workers = num_workers
         self.on_error = on_error
         self.seed = seed
@@ -77,20 +82,19 @@ class ImageFolderDataModule(LightningDataModule):
         self.sampler = EpochSampler(data.tables[TRAIN].targets, class_weights, seed=seed)
 
     @property
-    def num_train_batches(self) -> int:
-        """Batches in a training epoch."""
-        size = len(self.data.tables[TRAIN])
-        return size // self.batch_size if self._drops_last else 1
-
-    @property
-    def _drops_last(self) -> bool:
-        # Batch norm cannot take a last batch of one image, so a part of a batch is kept only when it is all there is.
-        return len(self.data.tables[TRAIN]) >= self.batch_size
+    def train_batch_sizes(self) -> list[int]:
+        """Images in each batch of a training epoch; see `batch_sizes`."""
+        return batch_sizes(
+            len(self.data.tables[TRAIN]),
+            self.batch_size,
+            per_step=self.batches_per_step,
+            smallest=self._min_batch_size,
+        )
 
     def train_dataloader(self) -> BatchLoader:
         """Augmented training images in the sampler's order."""
         dataset = self._dataset(self.data.tables[TRAIN], augmentation=self.augmentation)
-        return self._loader(dataset, self.sampler, drop_last=self._drops_last)
+        return self._loader(dataset, self.sampler, sizes=self.train_batch_sizes)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Augment, on the device, what was left to it."""
@@ -109,7 +113,7 @@ class ImageFolderDataModule(LightningDataModule):
     def evaluation_loader(self, split: str) -> BatchLoader:
         """Images of any split in order, without augmentation."""
         table = self.data.tables[split]
-        return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets), drop_last=False)
+        return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets))
 
     def _dataset(self, table: SplitTable, *, augmentation: Transforms | None) -> ImageDataset:
         store = self._stores.get(table.name)
@@ -125,12 +129,14 @@ class ImageFolderDataModule(LightningDataModule):
             augments=not self._on_device,
         )
 
-    def _loader(self, dataset: ImageDataset, sampler: EpochSampler, *, drop_last: bool) -> BatchLoader:
+    def _loader(
+        self, dataset: ImageDataset, sampler: EpochSampler, *, sizes: Sequence[int] | None = None
+    ) -> BatchLoader:
         return BatchLoader(
             dataset,
             sampler,
             batch_size=self.batch_size,
-            drop_last=drop_last,
+            sizes=sizes,
             num_workers=self.num_workers,
             loads_ahead=self._on_device,
             share=self.share,

@@ -100,7 +100,7 @@ def load_data(
         # Copies on both sides of a split that is drawn here would be our own fault.
         exact = {path: group[0] for group in copies for path in group}
         twins = near_twins(index) if source.group_duplicates else exact
-        if twins and VAL not in index.present_splits():
+        if twins and (VAL not in index.present_splits() or any(not sample.split for sample in index.samples)):
             index = join_twins(index, twins)
         index = complete_splits(index, wish, seed=seed)
     report_overlap(index)

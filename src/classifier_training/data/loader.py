@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing.sharedctypes import RawArray
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.ranks import Share
@@ -17,6 +18,7 @@ from classifier_training.core.runtime import few_open_files
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.ahead import ahead
 from classifier_training.data.dataset import Loaded
+from classifier_training.data.samplers import even_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, MutableSequence, Sequence
@@ -42,8 +44,8 @@ class BatchLoader(DataLoader[Batch]):
     Args:
         dataset: what to load.
         sampler: in which order.
-        batch_size: images in a batch.
-        drop_last: whether to leave out a last batch that is not whole.
+        batch_size: images in a batch at the most.
+        sizes: images in each batch; whole batches and the rest when left out.
         num_workers: loader processes, while pictures are decoded.
         loads_ahead: whether a thread of this process loads the next batches; beside a GPU, not beside a busy CPU.
         share: the part of each batch that this process loads.
@@ -55,7 +57,7 @@ class BatchLoader(DataLoader[Batch]):
         sampler: EpochSampler,
         *,
         batch_size: int,
-        drop_last: bool,
+        sizes: Sequence[int] | None = None,
         num_workers: int,
         loads_ahead: bool = False,
         share: Share = Share(),  # noqa: B008 - nothing of it can change
@@ -63,10 +65,14 @@ class BatchLoader(DataLoader[Batch]):
         if num_workers and few_open_files():
             # Tensors then pass through named shared memory, which takes no descriptor each.
             torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
+        if sizes is None:
+            whole, rest = divmod(len(sampler), batch_size)
+            sizes = [batch_size] * whole + [rest] * (rest > 0)
+        batches = _SharedBatches(sampler, sizes, share)
         reading = RawArray("q", [-1] * max(num_workers, 1))
         super().__init__(
             _ErrorsAsValues(dataset, reading),  # type: ignore[arg-type]
-            batch_sampler=_SharedBatches(sampler, batch_size, drop_last, share),
+            batch_sampler=batches,
             collate_fn=_already_collated,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -76,21 +82,26 @@ class BatchLoader(DataLoader[Batch]):
         self._order = sampler
         self._loads_ahead = loads_ahead
         self._batch_size = batch_size
-        self._num_given = self._num_skipped = 0
+        self._sizes = list(sizes)
+        self._batches = batches
+        self._begun = _Begun()
+        self._num_given = 0
         self._reading = reading
         LOADERS.add(self)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # All of it when the first batch is asked for: Lightning says which epoch it is after it has asked for this.
-        first, self._num_skipped = self._num_skipped, 0
-        self._num_given = first
-        for batch in self._batches(first):
+        begun, self._begun = self._begun, _Begun()
+        self._num_given = begun.num_batches
+        for batch in self._from(begun):
             self._num_given += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """How far the epoch is, for Lightning."""
-        return {"num_batches": self._num_given % len(self), "batch_size": self._batch_size}
+        num_batches = self._num_given % len(self)
+        num_images = sum(self._sizes[:num_batches])
+        return {"num_batches": num_batches, "num_images": num_images, "batch_size": self._batch_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Begin the next epoch where an interrupted one was left.
@@ -105,10 +116,14 @@ class BatchLoader(DataLoader[Batch]):
                 "batches of the same size up to the end of the epoch",
                 f"data.batch_size={state_dict['batch_size']}",
             )
-        self._num_skipped = state_dict["num_batches"]
+        num_batches = state_dict["num_batches"]
+        # Batches were all of the same size before they were evened out.
+        self._begun = _Begun(num_batches, state_dict.get("num_images", num_batches * self._batch_size))
 
-    def _batches(self, first: int) -> Iterator[Batch]:
-        self._order.start_at(first * self._batch_size)
+    def _from(self, begun: _Begun) -> Iterator[Batch]:
+        self._order.start_at(begun.num_images)
+        self._batches.start_at(begun)
+        first = begun.num_batches
         if self.num_workers and not self._is_warm():
             batches = self._stored(super().__iter__(), first)
         else:
@@ -154,15 +169,37 @@ class BatchLoader(DataLoader[Batch]):
             self._iterator = None
 
 
-class _SharedBatches(BatchSampler):
+class _Begun(NamedTuple):
+    """The part of an epoch that was seen before a run was interrupted."""
+
+    num_batches: int = 0
+    num_images: int = 0
+
+
+class _SharedBatches(Sampler[list[SampleKey]]):
     """The part of each batch that is this process's."""
 
-    def __init__(self, sampler: EpochSampler, batch_size: int, drop_last: bool, share: Share) -> None:  # noqa: FBT001 - torch's order
-        super().__init__(sampler, batch_size, drop_last)  # type: ignore[arg-type] # it yields keys
+    def __init__(self, sampler: EpochSampler, sizes: Sequence[int], share: Share) -> None:
+        self._sampler = sampler
+        self._sizes = sizes
         self._share = share
+        self._begun = _Begun()
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:  # type: ignore[override]
-        return map(self._share.of, super().__iter__())  # type: ignore[arg-type] # as above
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def start_at(self, begun: _Begun) -> None:
+        """Leave out what was seen already, in the next iteration; the sampler is told by itself."""
+        self._begun = begun
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        begun, self._begun = self._begun, _Begun()
+        sizes = self._sizes[begun.num_batches :]
+        if begun.num_images != sum(self._sizes[: begun.num_batches]):
+            sizes = even_parts(sum(self._sizes) - begun.num_images, len(sizes))
+        keys = iter(self._sampler)
+        for size in sizes:
+            yield self._share.of(list(islice(keys, size)))
 
 
 class _ErrorsAsValues(Dataset[Loaded | UserError]):

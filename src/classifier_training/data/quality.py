@@ -100,16 +100,19 @@ def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dic
 def count_data(index: SampleIndex) -> SplitData:
     """Number all labels of a data set as it lies there, in its splits or, where it has none, as one called all.
 
+    Samples without a split beside others that have one are called unsplit.
+
     Training numbers the classes of its training split alone; see `index.tabulate`.
     """
     class_names = tuple(sorted({sample.label for sample in index.samples}))
     numbers = {name: number for number, name in enumerate(class_names)}
     tables = {}
+    rest = "unsplit" if index.present_splits() else "all"
     for split in (*SPLITS, ""):
         rows = [sample for sample in index.samples if sample.split == split]
         if rows:
-            tables[split or "all"] = SplitTable(
-                name=split or "all",
+            tables[split or rest] = SplitTable(
+                name=split or rest,
                 paths=[str(index.root / sample.path) for sample in rows],
                 targets=np.array([numbers[sample.label] for sample in rows], dtype=np.int64),
                 groups=[sample.group for sample in rows],

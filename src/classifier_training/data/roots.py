@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.types import TRAIN
 from classifier_training.data.index import SampleIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = logging.getLogger(__name__)
-
 
 def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
     """Put the samples of several roots together; their paths then begin from the folder that holds all of them.
 
-    Classes of the same name are one class. Where some data comes split, the unsplit rest is training data.
+    Classes of the same name are one class.
 
     Raises:
         UserError: when there is no root, or one of them lies in another.
@@ -38,17 +34,7 @@ def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
         for sample in index.samples
     ]
     empty = [f"{index.root.relative_to(common).as_posix()}/{name}" for index in indexes for name in index.empty_classes]
-    return trained_when_unsplit(SampleIndex(common, tuple(samples), tuple(empty)))
-
-
-def trained_when_unsplit(index: SampleIndex) -> SampleIndex:
-    """Make training data of what comes without a split, beside data that has one."""
-    unsplit = sum(not sample.split for sample in index.samples)
-    if unsplit in (0, len(index.samples)):
-        return index
-    log.warning("%s: %d images come without a split beside others that have one; they are trained on",
-                index.root, unsplit)  # fmt: skip
-    return index.with_splits(sample.split or TRAIN for sample in index.samples)
+    return SampleIndex(common, tuple(samples), tuple(empty))
 
 
 def _refuse_nested(roots: Sequence[Path]) -> None:

@@ -70,6 +70,35 @@ def manual_weights(
     return values
 
 
+def batch_sizes(num_images: int, batch_size: int, *, per_step: int = 1, smallest: int = 1) -> list[int]:
+    """Divide an epoch into batches of nearly the same size, as few as the batch size allows, so that no image is left.
+
+    A batch that is much smaller than the others would have its step in full, on little; one of a single image is more
+    than a batch norm can take. Where even batches would be too small, the rest of whole batches is left out instead.
+
+    Args:
+        num_images: of the epoch.
+        batch_size: images in a batch at the most.
+        per_step: batches whose gradients make one step; as far as images allow, every step has as many.
+        smallest: images in a batch at the least.
+
+    Returns:
+        Images in each batch, the larger ones first; their sum is below `num_images` where images are left out.
+    """
+    fewest = -(-num_images // batch_size)
+    steps = -(-num_images // (batch_size * per_step))
+    number = max(fewest, min(steps * per_step, num_images // smallest))
+    if num_images // number < smallest and num_images > batch_size:
+        return [batch_size] * (num_images // batch_size)
+    return even_parts(num_images, number)
+
+
+def even_parts(total: int, number: int) -> list[int]:
+    """Divide a whole number into parts that differ by one at the most, the larger ones first."""
+    size, more = divmod(total, number)
+    return [size + 1] * more + [size] * (number - more)
+
+
 class EpochSampler:
     """Yields the keys of one epoch's samples.
 

@@ -34,8 +34,9 @@ class DataSource:
 
     Args:
         image_size: side of the network's square input in pixels; the model's own size when left out.
-        batch_size: images in a batch; auto takes the largest that fits, up to 64 x trainer.accumulate_grad_batches,
-            and accumulates gradients until a step has seen that many.
+        batch_size: images in a batch at the most; those of an epoch are of nearly the same size. auto takes the largest
+            that fits, up to 64 x trainer.accumulate_grad_batches, and accumulates gradients until a step has seen that
+            many.
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
         val_fraction: share of unsplit images kept for validation (0.15 when left out).
         test_fraction: share of unsplit images kept for the test (0.15 when left out).

@@ -64,7 +64,8 @@ def complete_splits(index: SampleIndex, wish: SplitWish, *, seed: int) -> Sample
     """Give every sample a split.
 
     Unsplit data is divided in three. Data that comes split keeps its splits; a missing validation split is cut from
-    the training split, a missing test split is not, for then the data's own division would be no more.
+    the training split, a missing test split is not, for then the data's own division would be no more. Samples without
+    a split beside others that have one are divided among the splits that the others have.
 
     Raises:
         UserError: when a fraction or fold is given that has nothing to divide, or leaves nothing to train on.
@@ -72,10 +73,16 @@ def complete_splits(index: SampleIndex, wish: SplitWish, *, seed: int) -> Sample
     present = index.present_splits()
     if not present:
         return _divide(index, wish, seed=seed)
-    _refuse_idle("test_fraction", wish.test_fraction, TEST, present)
+    num_open = sum(not sample.split for sample in index.samples)
+    if not num_open:
+        _refuse_idle("test_fraction", wish.test_fraction, TEST, present)
     if VAL in present:
-        _refuse_idle("val_fraction", wish.val_fraction, VAL, present)
+        if not num_open:
+            _refuse_idle("val_fraction", wish.val_fraction, VAL, present)
         _refuse_idle("fold", wish.fold, VAL, present)
+    if num_open:
+        index = _divide_rest(index, wish, present, seed=seed)
+    if VAL in present:
         return index
     drawn = _cut_validation(index, wish, seed=seed)
     if wish.fold is None:
@@ -97,6 +104,29 @@ def _divide(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
             "data.val_fraction=0.15 data.test_fraction=0.15",
         )
     return index.with_splits(draw(index.samples, fractions, seed=seed))
+
+
+def _divide_rest(index: SampleIndex, wish: SplitWish, present: set[str], *, seed: int) -> SampleIndex:
+    """Divide the samples without a split by the usual shares; one whose group has a split takes that."""
+    chosen = {VAL: wish.val_fraction, TEST: wish.test_fraction}
+    wanted = {VAL: VAL in present, TEST: TEST in present or wish.test_fraction is not None}
+    fractions = {split: chosen[split] or DEFAULT_FRACTION for split in chosen if wanted[split]}
+    given: dict[str, str] = {}
+    for sample in index.samples:
+        if sample.split and sample.group:
+            given.setdefault(sample.group, sample.split)
+    splits = [sample.split or given.get(sample.group, "") for sample in index.samples]
+    rows = [row for row, split in enumerate(splits) if not split]
+    drawn, words = [TRAIN] * len(rows), "they are trained on"
+    rest = [index.samples[row] for row in rows]
+    if TRAIN in present and fractions and len({sample.group or sample.path for sample in rest}) > 1:
+        drawn = draw(rest, fractions, seed=seed)
+        words = "they are divided among " + ", ".join((TRAIN, *fractions))
+    for row, split in zip(rows, drawn, strict=True):
+        splits[row] = split
+    number = sum(not sample.split for sample in index.samples)
+    log.warning("%s: %d images come without a split beside others that have one; %s", index.root, number, words)
+    return index.with_splits(splits)
 
 
 def _cut_validation(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:

@@ -29,4 +29,4 @@ def cnn_v1(
     from classifier_training.models.nets.plain import plain_network
 
     network = plain_network(num_classes, residual=residual, num_convolutions=num_convolutions, dropout=dropout)
-    return BuiltModel(network, OWN_INPUT, "cnn_v1_residual" if residual else "cnn_v1", pretrained=False)
+    return BuiltModel(network, OWN_INPUT, "cnn_v1_residual" if residual else "cnn_v1")

@@ -47,4 +47,4 @@ def cnn_v2(
         stochastic_depth=stochastic_depth,
         dropout=dropout,
     )
-    return BuiltModel(network, OWN_INPUT, f"cnn_v2_{kind}", pretrained=False)
+    return BuiltModel(network, OWN_INPUT, f"cnn_v2_{kind}")

@@ -6,12 +6,17 @@ import functools
 from typing import TYPE_CHECKING
 
 from classifier_training.models.shapes import on_shapes
+from classifier_training.models.stages import head_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
     from torch import nn
+
+
+HEAD_STD = 0.001
+"""Of the weights of a new last layer. At the usual 0.01 a resnet50 begins 11 % above the loss of guessing."""
 
 
 def class_axes(build: Callable[[int], nn.Module]) -> dict[str, int]:
@@ -40,6 +45,31 @@ def class_layers(build: Callable[[int], nn.Module]) -> tuple[str, ...]:
 
 def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in build(num_classes).state_dict().items()}
+
+
+def start_small(network: nn.Module, num_classes: int) -> None:
+    """Give new last layers small random weights and no bias, so that all classes are answered nearly alike at first.
+
+    What libraries start them with differs by a factor of 30, and a loss far above that of guessing pushes trained
+    features away in the first steps.
+
+    Args:
+        network: changed in place.
+        num_classes: K, the outputs of these layers.
+    """
+    from torch import nn
+
+    for name in head_names(network):
+        for layer in network.get_submodule(name).modules():
+            # A last layer may have a norm of its own before its matrix.
+            if (
+                isinstance(layer, (nn.Linear, nn.Conv2d))
+                and layer.weight.shape[0] == num_classes
+                and layer.weight.requires_grad
+            ):
+                nn.init.normal_(layer.weight, std=HEAD_STD)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 def drop_before(network: nn.Module, heads: tuple[str, ...], share: float) -> None:

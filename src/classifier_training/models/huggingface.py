@@ -8,15 +8,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import yaml
 from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import register
-from classifier_training.core.settings import absolute
-from classifier_training.core.types import BuiltModel, InputSpec
+from classifier_training.core.settings import Pretrained, absolute
+from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.head import class_layers, drop_before
 from classifier_training.models.hub import hub_access
 from classifier_training.models.torchvision_models import IMAGENET
+from classifier_training.models.weights import unfetched, wants_published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +40,7 @@ def huggingface_model(
     num_classes: int,
     *,
     name: Annotated[str, AfterValidator(folder_or_name)],
-    pretrained: bool = True,
+    pretrained: Pretrained = "auto",
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None,
 ) -> BuiltModel:
     """Any image classifier of the Hugging Face hub, by its name there, or a folder in that form.
@@ -47,7 +49,8 @@ def huggingface_model(
 
     Args:
         name: repository such as google/vit-base-patch16-224-in21k, or a folder with a config.json.
-        pretrained: start from the weights that the name stands for, fetched the first time; false starts anew.
+        pretrained: start from the weights that the name stands for, fetched the first time; auto: yes, unless init_from
+            names others.
         dropout: share of features dropped before the last layer; the network's own unless given.
 
     Raises:
@@ -65,13 +68,16 @@ def huggingface_model(
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable(name, no_connection or error) from error
         heads = class_layers(lambda number: _create(name, config, number))
-        if pretrained:
+        weights = None
+        if wants_published(pretrained, None):
             model = _load(name, config, num_classes, heads, no_connection)
+            source = f"folder {name}" if folder else "Hugging Face Hub"
+            weights = Weights(Path(name).name if folder else name, source, _license(name))
         else:
             model = _create(name, config, num_classes)
     if dropout is not None:
         drop_before(model, heads, dropout)
-    return BuiltModel(HubClassifier(model), spec, Path(name).name if folder else name, pretrained)
+    return BuiltModel(HubClassifier(model), spec, Path(name).name if folder else name, weights)
 
 
 def _create(name: str, config: Any, num_classes: int) -> nn.Module:
@@ -105,11 +111,11 @@ def _load(
             dtype=torch.float32,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        cause = no_connection or error
-        raise UserError(
-            f"model.name={name}: its weights cannot be had ({type(cause).__name__}: {_first_line(cause)})",
-            f"model.safetensors in the folder, on the hub or in {CACHE}; weights in a pickle are not read",
-            "connect, name a folder with safetensors, or start anew: model.pretrained=false",
+        raise unfetched(
+            f"model.name={name}: its weights",
+            no_connection or error,
+            cached_at=f"{CACHE}, or a folder with a model.safetensors; weights in a pickle are not read",
+            takes_file=False,
         ) from error
     absent = [str(key) for key in found["missing_keys"]] + [str(key[0]) for key in found["mismatched_keys"]]
     strange = [key for key in absent if not key.startswith(tuple(f"{head}." for head in heads))]
@@ -147,6 +153,20 @@ def _read_input(name: str, config: Any) -> InputSpec:
     return InputSpec(side, (first, second, third), (spread[0], spread[1], spread[2]))
 
 
+def _license(name: str) -> str | None:
+    """Return the license that a network's model card states, where there is a card and it states one."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
+        stated = (metadata_load(card) or {}).get("license")
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, HfHubHTTPError):
+        return None
+    return stated if isinstance(stated, str) and stated.isprintable() else None
+
+
 def _side(size: int | Mapping[str, int] | None) -> int | None:
     """Read a side in pixels from one of the forms that preprocessors write it in."""
     if isinstance(size, int) or size is None:
@@ -174,7 +194,7 @@ def _unreadable(name: str, error: Exception) -> UserError:
     return UserError(
         f"model.name={name}: no image classifier can be made of it ({type(error).__name__}: {_first_line(error)})",
         f"a repository of the hub, or a folder with config.json, for image classification; offline, one in {CACHE}",
-        "check the name and the connection; model=timm and model=torchvision have networks that need neither",
+        "check the name and the connection; model=tf_efficientnet_lite0 needs none, its weights come with this package",
     )
 
 

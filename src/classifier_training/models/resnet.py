@@ -8,7 +8,7 @@ from classifier_training.models.torchvision_models import Torchvision
 
 @register(group="model", name="resnet18")
 class ResNet18(Torchvision):
-    """ResNet-18: 11.2 million parameters, the default."""
+    """ResNet-18: 11.2 million parameters, the default for the built-in sample."""
 
     architecture = "resnet18"
 

@@ -26,4 +26,4 @@ def student(
     from classifier_training.models.nets.layers import OWN_INPUT
     from classifier_training.models.nets.light import light_network
 
-    return BuiltModel(light_network(num_classes, width=width, dropout=dropout), OWN_INPUT, "student", pretrained=False)
+    return BuiltModel(light_network(num_classes, width=width, dropout=dropout), OWN_INPUT, "student")

@@ -32,7 +32,16 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Totals of a network and the table behind them."""
+    """Totals of a network and the table behind them.
+
+    Args:
+        architecture: the network's name.
+        input_shape: channels, height and width of the image that was counted.
+        num_parameters: weights and biases.
+        num_trainable: those of them that learn.
+        num_flops: for one image, a multiply and an add counted as two.
+        layers: the rows, in the order of the network.
+    """
 
     architecture: str
     input_shape: tuple[int, int, int]
@@ -49,9 +58,11 @@ class ModelSummary:
     def to_text(self) -> str:
         """Lay the table out for a text file."""
         width = max([len(row.name) for row in self.layers] + [5])
+        trainable = f"{self.num_trainable:,} of {_rounded(self.num_parameters)}"
         total = (
             f"{self.architecture}, input {'x'.join(map(str, self.input_shape))}: {self.num_parameters:,} parameters "
-            f"({self.num_trainable:,} trainable, {self.size_mb:.1f} MiB as float32), "
+            f"(trainable: {'all' if self.num_trainable == self.num_parameters else trainable}; "
+            f"{self.size_mb:.1f} MiB as float32), "
             f"{self.num_flops / 1e9:.3f} GFLOPs an image"
         )
         lines = [total, "", f"{'layer':<{width}}  {'kind':<18}  {'output':<16}  {'parameters':>12}  {'MFLOPs':>10}"]
@@ -62,8 +73,17 @@ class ModelSummary:
         return "\n".join(lines) + "\n"
 
 
-def summarize(network: nn.Module, *, architecture: str, image_size: int) -> ModelSummary:
-    """Count parameters and operations of one forward pass on shapes alone: no weight is read, no image needed."""
+def summarize(
+    network: nn.Module, *, architecture: str, image_size: int, num_trainable: int | None = None
+) -> ModelSummary:
+    """Count parameters and operations of one forward pass on shapes alone: no weight is read, no image needed.
+
+    Args:
+        network: any.
+        architecture: its name.
+        image_size: side of the square input in pixels.
+        num_trainable: parameters that learn; all that want gradients when left out.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -88,10 +108,16 @@ def summarize(network: nn.Module, *, architecture: str, image_size: int) -> Mode
         architecture=architecture,
         input_shape=input_shape,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        num_trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        num_trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        if num_trainable is None
+        else num_trainable,
         num_flops=counter.get_total_flops(),
         layers=tuple(rows),
     )
+
+
+def _rounded(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
 
 
 def _shape(output: object) -> tuple[int, ...]:

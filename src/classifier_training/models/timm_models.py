@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -9,13 +10,16 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.core.types import BuiltModel, InputSpec
+from classifier_training.core.settings import PathText, Pretrained  # noqa: TC001 - the register reads them at run time
+from classifier_training.core.types import BuiltModel, InputSpec, Weights
+from classifier_training.models.bundled import package_of, with_bundled_weights
 from classifier_training.models.hub import hub_access
-from classifier_training.models.weights import load_weights_file, refuse_two_starts, unfetched
+from classifier_training.models.weights import load_weights_file, unfetched, wants_published
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 
 @register(group="model", name="timm")
@@ -23,7 +27,7 @@ def timm_model(
     num_classes: int,
     *,
     name: str,
-    pretrained: bool = False,
+    pretrained: Pretrained = "auto",
     weights: PathText | None = None,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -32,7 +36,8 @@ def timm_model(
 
     Args:
         name: as timm lists it, such as mobilenetv4_conv_small or convnext_tiny.fb_in22k.
-        pretrained: start from the weights that the name stands for, fetched the first time.
+        pretrained: start from the weights that the name stands for, fetched the first time; auto: yes, where there are
+            such, unless model.weights or init_from names others.
         weights: start from this file instead (.safetensors, or a PyTorch state_dict).
         dropout: share of features dropped before the last layer.
         drop_path: share of residual branches dropped (stochastic depth).
@@ -43,8 +48,8 @@ def timm_model(
     import timm
     from timm.data.config import resolve_model_data_config
 
-    refuse_two_starts(pretrained=pretrained, weights=weights)
-    architecture = name.removeprefix("timm/").removeprefix("hf_hub:timm/")
+    is_pretrained = wants_published(pretrained, weights)
+    architecture = _architecture(name)
     if not timm.is_model(architecture):
         close = nearest(architecture, timm.list_models() + timm.list_pretrained())
         raise UserError(
@@ -56,16 +61,36 @@ def timm_model(
     asked: dict[str, Any] = {
         key: value for key, value in (("drop_rate", dropout), ("drop_path_rate", drop_path)) if value
     }
-    with hub_access() if pretrained else nullcontext() as no_connection:
-        network = _create(architecture, name, pretrained, num_classes, asked, no_connection)
+    is_untrained = is_pretrained and not timm.is_model_pretrained(architecture)
+    if is_untrained and pretrained is True:
+        raise UserError(
+            f"model.pretrained=true: there are no trained weights of model.name={name}",
+            "a network with trained weights, as timm.list_pretrained() names them",
+            "leave model.pretrained out to start from random weights, or name a file: model.weights=…",
+        )
+    is_pretrained &= not is_untrained
+    package = package_of(architecture)
+    is_bundled = is_pretrained and package is not None and package.path is not None
+    is_fetched = is_pretrained and not is_bundled
+    with hub_access() if is_fetched else nullcontext() as no_connection:
+        network = _create(architecture, name, is_fetched, num_classes, asked, no_connection)
+    if is_untrained:
+        log.info("model.name=%s: there are no trained weights of it; it starts from random ones", name)
+    found = _published(network, architecture) if is_fetched else None
     if weights is not None:
         # Some networks have two heads; their configuration then names both.
         heads = cast("dict[str, str | tuple[str, ...]]", network.pretrained_cfg)["classifier"]
         prefixes = (heads,) if isinstance(heads, str) else heads
-        load_weights_file(network, weights, head=tuple(f"{prefix}." for prefix in prefixes))
+        found = load_weights_file(network, weights, head=tuple(f"{prefix}." for prefix in prefixes))
     config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     spec = InputSpec(size=config["input_size"][1], mean=config["mean"], std=config["std"])
-    return BuiltModel(network, spec, architecture, pretrained or weights is not None)
+    built = BuiltModel(network, spec, architecture, found)
+    return with_bundled_weights(built) if is_bundled else built
+
+
+def _architecture(name: str) -> str:
+    """Return a name as timm itself has it."""
+    return name.removeprefix("timm/").removeprefix("hf_hub:timm/")
 
 
 def timm_names(*, tags: bool) -> list[str]:
@@ -79,7 +104,16 @@ def has_weights(name: str) -> bool:
     """Whether there are trained weights of that name."""
     import timm
 
-    return bool(timm.is_model_pretrained(name))
+    return bool(timm.is_model_pretrained(_architecture(name)))
+
+
+def _published(network: nn.Module, architecture: str) -> Weights:
+    """Name the weights that timm has fetched."""
+    known = cast("dict[str, Any]", network.pretrained_cfg)
+    tag = known.get("tag")
+    name = architecture if "." in architecture or not tag else f"{architecture}.{tag}"
+    source = f"Hugging Face Hub, {known['hf_hub_id']}" if known.get("hf_hub_id") else known.get("url") or "timm"
+    return Weights(name, source, known.get("license"))
 
 
 def _create(
@@ -110,5 +144,7 @@ def _create(
                 f"model.name={architecture.partition('.')[0]}",
             ) from error
         raise unfetched(
-            name, no_connection or error, cached_at="$HF_HOME/hub (~/.cache/huggingface unless set)"
+            f"the trained weights of {name}",
+            no_connection or error,
+            cached_at="$HF_HOME/hub (~/.cache/huggingface unless set)",
         ) from error

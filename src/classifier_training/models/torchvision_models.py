@@ -15,10 +15,10 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.core.types import BuiltModel, InputSpec
+from classifier_training.core.settings import PathText, Pretrained  # noqa: TC001 - the register reads them at run time
+from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.head import class_layers, drop_before
-from classifier_training.models.weights import load_state, load_weights_file, refuse_two_starts, unfetched
+from classifier_training.models.weights import load_state, load_weights_file, unfetched, wants_published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +35,10 @@ HALVES = (0.5, 0.5, 0.5)
 USUAL_TAG = "IMAGENET1K_V1"
 """The weights of the papers' own recipes. Later ones score higher on ImageNet, but several move worse to other data."""
 
+LICENSE = "BSD-3-Clause, torchvision's own; what the weights learned from may bring further terms"
+LICENSES = {"SWAG": "CC-BY-NC-4.0"}
+"""Of published weights whose names have this part, as torchvision's README says; of all others it is the one above."""
+
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 """Second outputs in the middle of a network, for training from scratch in 2015; batch norm has made them needless."""
 
@@ -44,14 +48,15 @@ class Torchvision:
     """A network of torchvision whose last layer fits the data's classes.
 
     Args:
-        pretrained: start from ImageNet weights, fetched the first time.
+        pretrained: start from ImageNet weights, fetched the first time; auto: yes, unless model.weights or init_from
+            names others.
         weights: start from this file instead (.safetensors, or a PyTorch state_dict).
         dropout: share of features dropped before the last layer; the network's own unless given.
     """
 
     architecture: ClassVar[str]
 
-    pretrained: bool = False
+    pretrained: Pretrained = "auto"
     weights: PathText | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
@@ -75,7 +80,7 @@ def torchvision_model(
     num_classes: int,
     *,
     name: str,
-    pretrained: bool = False,
+    pretrained: Pretrained = "auto",
     weights: PathText | None = None,
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None,
 ) -> BuiltModel:
@@ -83,25 +88,25 @@ def torchvision_model(
 
     Args:
         name: as torchvision lists it, such as convnext_tiny; with published weights of a name, resnet50.IMAGENET1K_V2.
-        pretrained: start from ImageNet weights, fetched the first time.
+        pretrained: start from ImageNet weights, fetched the first time; auto: yes, unless model.weights or init_from
+            names others.
         weights: start from this file instead (.safetensors, or a PyTorch state_dict).
         dropout: share of features dropped before the last layer; the network's own unless given.
 
     Raises:
         UserError: when torchvision has no such network, or weights are wanted and cannot be had.
     """
-    refuse_two_starts(pretrained=pretrained, weights=weights)
+    is_pretrained = wants_published(pretrained, weights)
     architecture, published = _find(name)
     heads = class_layers(lambda number: _create(architecture, number))
     replaced = tuple(f"{part}." for part in (*heads, *AUXILIARY.get(architecture, ())))
     network = _create(architecture, num_classes)
-    if pretrained:
-        _load_published(network, architecture, published, replaced)
+    found = _load_published(network, architecture, published, replaced) if is_pretrained else None
     if weights is not None:
-        load_weights_file(network, weights, head=replaced)
+        found = load_weights_file(network, weights, head=replaced)
     if dropout is not None:
         drop_before(network, heads, dropout)
-    return BuiltModel(network, _input_spec(architecture, published), architecture, pretrained or weights is not None)
+    return BuiltModel(network, _input_spec(architecture, published), architecture, found)
 
 
 def torchvision_names() -> list[str]:
@@ -163,8 +168,9 @@ def _published_network(architecture: str, published: WeightsEnum) -> nn.Module:
     return network
 
 
-def _load_published(network: nn.Module, architecture: str, published: WeightsEnum, head: tuple[str, ...]) -> None:
+def _load_published(network: nn.Module, architecture: str, published: WeightsEnum, head: tuple[str, ...]) -> Weights:
     import torch
+    import torchvision
 
     file = published.url.rpartition("/")[2]
     if not Path(torch.hub.get_dir(), "checkpoints", file).exists():
@@ -186,8 +192,11 @@ def _load_published(network: nn.Module, architecture: str, published: WeightsEnu
         ) from error
     except (OSError, RuntimeError) as error:
         cache = "$TORCH_HOME/hub/checkpoints (~/.cache/torch unless set)"
-        raise unfetched(architecture, error, cached_at=f"{cache} as {file}") from error
+        came = f"the trained weights of {architecture}"
+        raise unfetched(came, error, cached_at=f"{cache} as {file}") from error
     load_state(network, source.state_dict(), head=head, came=f"the file {file}")
+    terms = next((words for part, words in LICENSES.items() if part in published.name), LICENSE)
+    return Weights(f"{architecture}.{published.name}", f"torchvision {torchvision.__version__}, {file}", terms)
 
 
 def _input_spec(architecture: str, published: WeightsEnum) -> InputSpec:

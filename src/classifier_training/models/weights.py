@@ -8,38 +8,58 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.manifest import refuse_damaged
+from classifier_training.core.register import with_settings
+from classifier_training.core.types import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
+    from classifier_training.core.settings import Pretrained
+    from classifier_training.core.types import BuiltModel
 
-def refuse_two_starts(*, pretrained: bool, weights: str | None) -> None:
-    """Raise when both a hub's weights and a file are asked for.
+
+def wants_published(pretrained: Pretrained, weights: str | None) -> bool:
+    """Whether a network starts from published weights: a file that is named goes before auto.
 
     Raises:
-        UserError: then.
+        UserError: when both published weights and a file are asked for.
     """
-    if pretrained and weights is not None:
+    if pretrained is True and weights is not None:
         raise UserError(
             f"model.pretrained=true and model.weights={weights}: two starts for one network",
             "one of them",
             "leave model.pretrained out to start from the file",
         )
+    return pretrained is not False and weights is None
 
 
-def unfetched(name: str, error: Exception, *, cached_at: str) -> UserError:
-    """Return the error for pretrained weights that could not be fetched."""
-    reason = str(error).partition("\n")[0] or type(error).__name__
+def without_weights(build: Callable[..., BuiltModel]) -> Callable[..., BuiltModel]:
+    """Return what builds the same network from random weights: nothing is read or fetched."""
+    return with_settings(build, pretrained=False, weights=None)  # type: ignore[no-any-return]
+
+
+def unfetched(came: str, error: Exception, *, cached_at: str, takes_file: bool = True) -> UserError:
+    """Return the error for published weights that cannot be had.
+
+    Args:
+        came: whose weights they are, in words.
+        error: why.
+        cached_at: where they would have been found without a connection.
+        takes_file: whether the network can start from a file instead.
+    """
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    file = "a file: model.weights=/path/to/weights.safetensors; or " if takes_file else ""
     return UserError(
-        f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {reason})",
-        f"a network connection, or the weights in {cached_at}",
-        "connect, or use a file: model.weights=/path/to/weights.safetensors, or start anew: model.pretrained=false",
+        f"{came} cannot be had ({type(error).__name__}: {reason})",
+        f"a connection to fetch them once, or the weights in {cached_at}",
+        "connect; or take model=tf_efficientnet_lite0, whose weights come with this package; or "
+        f"{file}random weights: model.pretrained=false",
     )
 
 
-def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -> None:
+def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -> Weights:
     """Load a safetensors or PyTorch file into a network; a head for other classes keeps its random start.
 
     Args:
@@ -47,13 +67,18 @@ def load_weights_file(network: nn.Module, path: str, *, head: tuple[str, ...]) -
         path: .safetensors, or a PyTorch file that holds tensors alone.
         head: prefixes of the classifier's parameters.
 
+    Returns:
+        What was loaded.
+
     Raises:
         UserError: when the file cannot be read or is of another network.
     """
-    load_state(network, _read_state(Path(path).expanduser()), head=head, came=f"model.weights={path}")
+    file = Path(path).expanduser()
+    has_head = load_state(network, _read_state(file), head=head, came=f"model.weights={path}")
+    return Weights(file.name, f"file {file}", has_head=has_head)
 
 
-def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[str, ...], came: str) -> None:
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[str, ...], came: str) -> bool:
     """Load a table of tensors into a network; a head for other classes keeps its random start.
 
     Args:
@@ -61,6 +86,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
         state: tensors by name.
         head: prefixes of the classifier's parameters.
         came: where the table is from, in words.
+
+    Returns:
+        Whether the head was loaded too.
 
     Raises:
         UserError: when it is of another network.
@@ -76,9 +104,11 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
             "weights saved from the same model=",
             "choose the model that the file was saved from",
         )
+    has_head = all(name in headless for name in own if name.startswith(head))
     # Over its own, which know what version of the network they are; some networks ask.
     own.update(headless)
     network.load_state_dict(own)
+    return has_head
 
 
 def load_trained_weights(network: nn.Module, path: Path) -> None:

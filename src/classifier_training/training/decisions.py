@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_json
+from classifier_training.core.types import Weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,7 @@ class Decisions:
         channels_last: whether images and weights have the channels innermost.
         is_compiled: whether torch.compile is used.
         phase: the part of the run that is being trained.
+        weights: trained weights that it started from; None for random ones, and in runs from before this was kept.
     """
 
     batch_size: int | None = None
@@ -50,6 +52,7 @@ class Decisions:
     channels_last: bool | None = None
     is_compiled: bool | None = None
     phase: Phase = Phase()
+    weights: Weights | None = None
 
 
 def write_decisions(path: Path, decisions: Decisions) -> None:
@@ -65,7 +68,10 @@ def read_decisions(path: Path) -> Decisions:
     """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Decisions(**{**found, "phase": Phase(**found["phase"])})
+        weights = found.get("weights")
+        return Decisions(
+            **{**found, "phase": Phase(**found["phase"]), "weights": None if weights is None else Weights(**weights)}
+        )
     except FileNotFoundError:
         return Decisions()
     except (ValueError, KeyError, TypeError) as error:

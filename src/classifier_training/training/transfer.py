@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, register
-
-if TYPE_CHECKING:
-    from classifier_training.core.types import BuiltModel
 
 EpochCount = Annotated[int, Field(ge=1)]
 
@@ -88,16 +85,22 @@ class ProbeThenFineTune(Transfer):
     probes = True
 
 
-def refuse_transfer(transfer: Transfer, built: BuiltModel, *, max_epochs: int) -> None:
+def refuse_transfer(transfer: Transfer, architecture: str, *, is_trained: bool, max_epochs: int) -> None:
     """Make sure that a way to move a network has something to move.
+
+    Args:
+        transfer: the way.
+        architecture: the network's name.
+        is_trained: whether it starts from trained weights.
+        max_epochs: length of the run.
 
     Raises:
         UserError: when the network starts from random weights, or the run ends before a stage is unfrozen.
     """
     name = describe(transfer)["type"]
-    if (transfer.freezes or transfer.probes) and not built.pretrained:
+    if (transfer.freezes or transfer.probes) and not is_trained:
         raise UserError(
-            f"transfer={name}: {built.architecture} starts from random weights, whose features are worth nothing",
+            f"transfer={name}: {architecture} starts from random weights, whose features are worth nothing",
             "a network that was trained before",
             "model.pretrained=true, or model.weights=FILE; transfer=full trains from random weights",
         )

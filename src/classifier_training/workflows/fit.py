@@ -89,7 +89,7 @@ def make_module(
 
 def steps_per_epoch(datamodule: ImageFolderDataModule, settings: TrainerSettings) -> int:
     """Steps of the optimizer in an epoch."""
-    return math.ceil(datamodule.num_train_batches / settings.accumulate_grad_batches)
+    return math.ceil(len(datamodule.train_batch_sizes) / settings.accumulate_grad_batches)
 
 
 def pace_of(datamodule: ImageFolderDataModule, settings: TrainerSettings, optimizer: Builder, phase: Phase) -> Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from classifier_training.training.imbalance import Correction
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.training.transfer import Transfer
 from classifier_training.workflows.end import Trained
-from classifier_training.workflows.fit import Builder, fit, make_module, pace_of
+from classifier_training.workflows.fit import Builder, fit, make_module, pace_of, steps_per_epoch
 from classifier_training.workflows.heads import probe_head
 from classifier_training.workflows.settle import settle
 from classifier_training.workflows.start import Start
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
     from classifier_training.workflows.network import Network
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def fit_network(
         UserError: when what is configured cannot be done together.
     """
     follows = following() is not None
+    datamodule.batches_per_step = parts.trainer.accumulate_grad_batches
     if parts.distillation and device.num_devices > 1:
         raise UserError(
             f"distillation with trainer.num_devices={device.num_devices}: teachers answer one process alone",
@@ -108,6 +113,7 @@ def fit_network(
     if not follows:
         write_decisions(run.run_dir.decisions, decisions)
     check_share(datamodule, device.num_devices, network.min_batch_size)
+    log.info("%s", epoch_words(datamodule, settled.trainer))
     module = make(settled.trainer, settled.optimizer, settled.device)
     if settled.is_compiled:
         module.network.compile()
@@ -128,13 +134,26 @@ def fit_network(
     )
 
 
+def epoch_words(datamodule: ImageFolderDataModule, settings: TrainerSettings) -> str:
+    """Say how many images and steps an epoch has, and what it leaves out."""
+    sizes = datamodule.train_batch_sizes
+    seen, left = sum(sizes), len(datamodule.data.tables[TRAIN]) - sum(sizes)
+    steps = steps_per_epoch(datamodule, settings)
+    words = f"epoch: {seen:,} images in {steps:,} step{'' if steps == 1 else 's'}"
+    if len(sizes) > steps:
+        words += f" of {settings.accumulate_grad_batches} batches"
+    if left:
+        words += f"; {left:,} more, others in each epoch, would be a batch too small for the network's batch norms"
+    return words
+
+
 def check_share(datamodule: ImageFolderDataModule, num_ranks: int, min_batch_size: int) -> None:
     """Raise when a process would have too few images of a batch to train on.
 
     Raises:
         UserError: then.
     """
-    number = min(datamodule.batch_size, len(datamodule.data.tables[TRAIN]))
+    number = min(datamodule.train_batch_sizes)
     if num_ranks > 1 and number // num_ranks < min_batch_size:
         raise UserError(
             f"trainer.num_devices={num_ranks}: of the {number} images of a batch a process would have "

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from classifier_training.conf.recipes import RECIPE, recipe_words
+from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.depth import check_depth
 from classifier_training.data.load import LoadedData, load_data
@@ -77,7 +77,10 @@ def read_inputs(
     check_monitor(monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
     counts = splits.counts(TRAIN)
     correction = correct_imbalance(imbalance, sampler, class_counts=counts, class_names=splits.class_names)
-    log.info("%s\nrecipe: %s\nimbalance: %s", loaded.words, recipe_words(config), correction.words)
+    log.info(
+        "%s\nmodel: %s\nrecipe: %s\nimbalance: %s",
+        loaded.words, model_words(config), recipe_words(config), correction.words,
+    )  # fmt: skip
     advice = recipe_advice(config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
     if advice is not None:
         log.info("recipe: %s", advice)

@@ -41,8 +41,8 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#|~$!&])")
 def write_model_card(run_dir: RunDir, evaluation: Evaluation) -> None:
     """Write MODEL_CARD.md.
 
-    The license is left out: it follows from the images and the weights that were started from, which only their owner
-    knows.
+    Its own license is left out: it follows from the images too, which only their owner knows. That of the weights that
+    it started from is named.
 
     Args:
         run_dir: the run.
@@ -135,7 +135,8 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         more = f", and {len(names) - MAX_CLASSES:,} more" if len(names) > MAX_CLASSES else ""
         lines += [f"Classes: {listed}{more}.", ""]
     if facts.command:
-        lines += ["## Training", "", "```bash", facts.command, "```", ""]
+        start = [f"It started from {_plain(facts.start)}.", ""] if facts.start else []
+        lines += ["## Training", "", *start, "```bash", facts.command, "```", ""]
     if facts.versions:
         listed = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if name != "platform")
         lines += [f"Versions: {listed}.", ""]

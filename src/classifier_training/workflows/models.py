@@ -8,17 +8,20 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from classifier_training.conf.recipes import MODEL, SAMPLE_MODEL
 from classifier_training.core.errors import UserError, nearest
 from classifier_training.core.register import Entry, Word, entries, entry, register
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.table import align
+from classifier_training.models.bundled import package_of
 from classifier_training.models.cost import Cost
 from classifier_training.models.figures import measure
+from classifier_training.models.weights import without_weights
 
 LIBRARIES = ("torchvision", "timm")
 """Models that stand for all networks of a library; they list theirs by name."""
@@ -39,6 +42,7 @@ class ModelRow:
         gflops: of one forward pass of one image, a multiply and an add counted as two.
         image_size: side of the input in pixels.
         pretrained: whether there are trained weights.
+        weights: where they come from: package (installed with this one, or by the extra), fetched, or none.
         training_mb: memory for training on a batch, in MiB.
         extra: the optional extra that must be installed.
         note: why there are no figures.
@@ -50,6 +54,7 @@ class ModelRow:
     gflops: float | None
     image_size: int | None
     pretrained: bool
+    weights: Literal["package", "fetched", "none"]
     training_mb: float | None
     extra: str | None
     note: str | None
@@ -74,7 +79,7 @@ class ModelsResult:
     written: Path | None = None
 
     def __str__(self) -> str:
-        header = ("model=", "parameters", "GFLOPs", "input", "pretrained", "training", "extra")
+        header = ("model=", "parameters", "GFLOPs", "input", "weights", "training", "extra")
         lines = align(header, [_cells(row) for row in self.rows], right=frozenset(header[1:-1]))
         lines += [f"{row.model}: {row.note}" for row in self.rows if row.note]
         if self.num_more:
@@ -83,7 +88,10 @@ class ModelsResult:
             f"For {self.num_classes} classes. GFLOPs: one image, forward, a multiply and an add counted as two. "
             f"training: estimated memory in float32 at batch_size={self.batch_size}: weights, gradients, AdamW's two "
             "averages, and what the forward pass keeps for the backward pass; libraries and kernels need more, mixed "
-            "precision less."
+            "precision less.\n"
+            f"weights: trained ones, from which training starts unless model.pretrained=false; those of a package come "
+            f"with this one or by its extra, others are fetched once. auto, the default, is {MODEL} for images of your "
+            f"own and {SAMPLE_MODEL} for the built-in sample."
         )
         lines += ["", basis]
         if self.written:
@@ -120,7 +128,7 @@ def models(
         found = _matching(pattern)
     shown = found if pattern is None else found[:limit]
     builders: dict[str, Callable[[int], Any]] = {
-        words: known.build({**_defaults(known), **settings})
+        words: without_weights(known.build({**_defaults(known), **settings}))
         for words, known, settings in shown
         if settings or not _needs_name(known)
     }
@@ -190,19 +198,23 @@ def _row(words: str, known: Entry, settings: dict[str, Any], found: Cost | str |
         parameters=measured.num_parameters if measured else None,
         gflops=round(measured.num_flops / 1e9, 3) if measured else None,
         image_size=measured.image_size if measured else None,
-        pretrained=_has_weights(known, settings),
+        pretrained=(weights := _where_weights_are(known, settings)) != "none",
+        weights=weights,
         training_mb=round(measured.training_mb(batch_size), 1) if measured else None,
         extra=known.extra,
         note=found if isinstance(found, str) else None,
     )
 
 
-def _has_weights(known: Entry, settings: dict[str, Any]) -> bool:
+def _where_weights_are(known: Entry, settings: dict[str, Any]) -> Literal["package", "fetched", "none"]:
+    name = settings.get("name", known.name)
+    if known.name in (name, "timm") and package_of(name):
+        return "package"
     if settings and known.name == "timm":
         from classifier_training.models.timm_models import has_weights
 
-        return has_weights(settings["name"])
-    return "pretrained" in known.options
+        return "fetched" if has_weights(name) else "none"
+    return "fetched" if "pretrained" in known.options else "none"
 
 
 def _cells(row: ModelRow) -> tuple[str, ...]:
@@ -211,7 +223,7 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
         "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
         "-" if row.gflops is None else f"{row.gflops:.2f}",
         "-" if row.image_size is None else f"{row.image_size} px",
-        "yes" if row.pretrained else "no",
+        row.weights,
         "-" if row.training_mb is None else f"{row.training_mb / 1024:.1f} GiB",
         row.extra or "",
     )

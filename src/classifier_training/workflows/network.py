@@ -10,15 +10,19 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.models.head import start_small
+from classifier_training.models.stages import split_stages
 from classifier_training.training.transfer import refuse_transfer
 from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD
-from classifier_training.workflows.start import inherit
+from classifier_training.workflows.start import inherit, only_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import nn
+
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.core.types import BuiltModel
+    from classifier_training.core.types import BuiltModel, Weights
     from classifier_training.data.source import DataSource
     from classifier_training.data.transforms import Transforms
     from classifier_training.training.settings import TrainerSettings
@@ -37,6 +41,7 @@ class Network:
         first_size: of those of the first epoch, the smallest.
         batch_size: as configured, or the usual one where it is still to be found.
         min_batch_size: fewest images that it can be trained on at once.
+        num_trainable: parameters that learn in the first epoch.
     """
 
     built: BuiltModel
@@ -44,6 +49,7 @@ class Network:
     first_size: int
     batch_size: int
     min_batch_size: int
+    num_trainable: int
 
 
 def build_network(
@@ -57,6 +63,7 @@ def build_network(
     retrains_head: bool,
     origin: RunDir | None,
     has_checkpoint: bool,
+    started_from: Weights | None,
     seed: int,
 ) -> Network:
     """Build the network and refuse what it cannot do, before a run folder is made.
@@ -70,7 +77,8 @@ def build_network(
         transfer: which layers learn, and when.
         retrains_head: whether the last layer is fitted again at the end.
         origin: the run whose weights it starts from, if any.
-        has_checkpoint: whether a checkpoint will bring trained weights.
+        has_checkpoint: whether a checkpoint brings all weights; then no others are read or fetched.
+        started_from: trained weights that the run of that checkpoint began with, if it says so.
         seed: of its random weights.
 
     Raises:
@@ -80,12 +88,19 @@ def build_network(
 
     from classifier_training.models.checkpointing import checkpointed_modules
     from classifier_training.models.forward import fit_input, fit_smaller
+    from classifier_training.models.weights import without_weights
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
     from classifier_training.training.features import linear_head
     from classifier_training.training.progressive import check_progressive
 
+    if has_checkpoint:
+        model = without_weights(model)
+    elif origin:
+        model = only_start(model, origin)
     torch.manual_seed(seed)
     built: BuiltModel = model(len(class_names))
+    if built.weights is None or not built.weights.has_head:
+        start_small(built.network, len(class_names))
     if transfer.probes or retrains_head:
         linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
     if trainer.gradient_checkpointing:
@@ -99,10 +114,31 @@ def build_network(
     # After the sizes: position embeddings have the shape that they were trained in.
     if origin:
         built = inherit(built, model, origin, class_names)
-    log.info("model: %s, %s", built.architecture, "trained weights" if built.pretrained else "random weights")
+    if has_checkpoint:
+        built = dataclasses.replace(built, weights=started_from)
+    num_trainable = _num_trainable(built.network, transfer)
+    if num_trainable:
+        log.info("weights: %s", _weights_words(built, len(class_names), has_checkpoint=has_checkpoint))
     refuse_transfer(
-        transfer,
-        dataclasses.replace(built, pretrained=built.pretrained or has_checkpoint),
-        max_epochs=trainer.max_epochs,
+        transfer, built.architecture, is_trained=built.pretrained or has_checkpoint, max_epochs=trainer.max_epochs
     )
-    return Network(built, image_size, first_size, batch_size, min_batch_size)
+    return Network(built, image_size, first_size, batch_size, min_batch_size, num_trainable)
+
+
+def _weights_words(built: BuiltModel, num_classes: int, *, has_checkpoint: bool) -> str:
+    """Say what a network starts from."""
+    if has_checkpoint:
+        return f"those of the checkpoint; the run began with {built.weights}" if built.weights else "the checkpoint's"
+    if built.weights is None:
+        return "random"
+    return str(built.weights) + (
+        "" if built.weights.has_head else f"; the last layer is new, for {num_classes} classes"
+    )
+
+
+def _num_trainable(network: nn.Module, transfer: Transfer) -> int:
+    """Count the parameters that learn in the first epoch."""
+    stages = split_stages(network) if transfer.freezes else ()
+    frozen = {name for stage in stages[: transfer.num_frozen(0, len(stages))] for name in stage.parameters}
+    learning = [item for name, item in network.named_parameters() if name not in frozen and item.requires_grad]
+    return sum(parameter.numel() for parameter in learning)

@@ -78,4 +78,5 @@ def open_pictures(
             seed=seed,
             stores=stores,
             on_device=device.accelerator != "cpu",
+            min_batch_size=network.min_batch_size * device.num_devices,
         )

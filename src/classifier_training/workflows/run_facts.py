@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.core.types import TRAIN
+from classifier_training.core.types import TRAIN, Weights
 from classifier_training.data.splits import read_manifest
 from classifier_training.workflows.reproduce import train_command
 
@@ -67,6 +67,15 @@ class RunFacts:
     def architecture(self) -> str:
         """Name of the network; empty where it is not known."""
         return str(self.info.get("model_architecture", ""))
+
+    @property
+    def start(self) -> str:
+        """The weights that training started from, with their license; empty where it is not known."""
+        info = self.info.get("training_info", {})
+        if "weights" in info and info["weights"] is None:
+            return "random weights"
+        found = Weights.from_dict(info.get("weights"))
+        return "" if found is None else str(found)
 
     @property
     def command(self) -> str:

@@ -86,10 +86,7 @@ def write_run_page(
     body = [
         *_top(title, run_dir, grounds, _missing(run_dir, facts.info.get("withheld", {}), failures)),
         _data(facts, run_dir),
-        _plots(
-            "Training", run_dir.history_plots,
-            {"loss": "loss by epoch", "accuracy": "accuracy by epoch", "learning_rate": "learning rate by epoch"},
-        ),
+        _training(facts, run_dir),
         _classes(grounds, folder),
         _confusions(answers, table, class_names, folder),
         _mistakes(answers, table, class_names, folder),
@@ -149,6 +146,13 @@ def _data(facts: RunFacts, run_dir: RunDir) -> Html:
     listed = report.table(("split", "images", "most to fewest of a class"), rows)
     plots = {"class_distribution": "images of each class", "image_sizes": "width and height of the pictures"}
     return report.section("Data", root, listed, *_images(run_dir.dataset, plots))
+
+
+def _training(facts: RunFacts, run_dir: RunDir) -> Html:
+    plots = {"loss": "loss by epoch", "accuracy": "accuracy by epoch", "learning_rate": "learning rate by epoch"}
+    start = [report.facts([("started from", facts.start)])] if facts.start else []
+    pieces = [*start, *_images(run_dir.history_plots, plots)]
+    return report.section("Training", *pieces) if pieces else Html("")
 
 
 def _classes(grounds: Grounds, folder: Path) -> Html:
@@ -305,11 +309,6 @@ def _how(facts: RunFacts) -> Html:
     if facts.versions:
         pieces.append(report.folded("versions", report.facts(facts.versions.items())))
     return report.section("How to reproduce", *pieces) if pieces else Html("")
-
-
-def _plots(title: str, folder: Path, names: dict[str, str]) -> Html:
-    pieces = _images(folder, names)
-    return report.section(title, *pieces) if pieces else Html("")
 
 
 def _images(folder: Path, names: dict[str, str]) -> list[Html]:

@@ -185,7 +185,7 @@ def _settle_batch_size(
         "data.batch_size=auto: %d, gradients of %d batches make a step of %d images",
         found.batch_size, accumulated, effective,
     )  # fmt: skip
-    datamodule.batch_size = found.batch_size
+    datamodule.batch_size, datamodule.batches_per_step = found.batch_size, accumulated
     return dataclasses.replace(trainer, accumulate_grad_batches=accumulated), found
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
 from classifier_training.core.errors import UserError
+from classifier_training.core.register import describe
 from classifier_training.core.room import Room, remove, size_bytes
 from classifier_training.core.run_dir import days_folder
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.types import TEST, VAL
+from classifier_training.core.types import TEST, VAL, Weights
 from classifier_training.registry.runs import ended, find_run, unfinished_like
 from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
 from classifier_training.workflows.record import config_text
@@ -102,25 +103,38 @@ def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -
         raise UserError(*said) from error
 
 
+def only_start(model: Callable[..., BuiltModel], origin: RunDir) -> Callable[..., BuiltModel]:
+    """Return what builds the network from random weights, for those of another run to take their place.
+
+    Raises:
+        UserError: when weights are asked for twice.
+    """
+    from classifier_training.models.weights import without_weights
+
+    found = describe(model)
+    asked = found if isinstance(found, dict) else {}
+    if asked.get("pretrained") is True or asked.get("weights"):
+        raise UserError(
+            f"init_from={origin.path}, and weights asked for by model.pretrained or model.weights: two starts",
+            "one of them",
+            "leave out model.pretrained and model.weights",
+        )
+    return without_weights(model)
+
+
 def inherit(
-    built: BuiltModel, build: Callable[[int], BuiltModel], origin: RunDir, class_names: Sequence[str]
+    built: BuiltModel, build: Callable[..., BuiltModel], origin: RunDir, class_names: Sequence[str]
 ) -> BuiltModel:
     """Give a new network the weights that a run keeps; see `inherit_weights` for the head.
 
     Raises:
-        UserError: when the run's network is another one, or weights were asked for twice.
+        UserError: when the run's network is another one.
     """
     from classifier_training.models.head import class_axes
     from classifier_training.models.inherit import inherit_weights
     from classifier_training.models.weights import trained_state
     from classifier_training.workflows.trained import describe_trained
 
-    if built.pretrained:
-        raise UserError(
-            f"init_from={origin.path}, and weights asked for by model.pretrained or model.weights: two starts",
-            "one of them",
-            "leave out model.pretrained and model.weights",
-        )
     info, weights = describe_trained(origin)
     if info.architecture != built.architecture:
         raise UserError(
@@ -136,7 +150,9 @@ def inherit(
         their_classes=info.class_names,
     )
     log.info("init_from: weights of %s; %s", origin.path, words)
-    return dataclasses.replace(built, pretrained=True)
+    theirs = Weights.from_dict(info.training_info.get("weights"))
+    found = Weights(info.architecture, f"run {origin.path}", theirs.license if theirs else None, has_head=True)
+    return dataclasses.replace(built, weights=found)
 
 
 def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Start:

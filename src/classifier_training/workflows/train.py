@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging as python_logging
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,7 +129,7 @@ def train(
     *,
     data: Annotated[DataSource, Choice("auto")],
     transforms: Annotated[Transforms, Choice("standard")],
-    model: Annotated[Builder, Choice("resnet18")],
+    model: Annotated[Builder, Choice("auto")],
     loss: Annotated[Builder, Choice("cross_entropy")],
     optimizer: Annotated[partial[Any], Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
@@ -206,6 +206,9 @@ def train(
         log.info("device: %s", device.words)
         if distillation:
             trainer = uncompiled(distillation, trainer)
+        start = Start()
+        if resumed:
+            start = follow(resumed, follower) if follower else go_on(resumed, config, trainer, extend)
         network = build_network(
             model,
             splits.class_names,
@@ -215,9 +218,11 @@ def train(
             transfer=transfer,
             retrains_head=retrain_head,
             origin=origin,
-            has_checkpoint=resumed is not None and resumed.resumable,
+            has_checkpoint=start.checkpoint is not None,
+            started_from=start.decisions.weights,
             seed=seed,
         )
+        start = replace(start, decisions=replace(start.decisions, weights=network.built.weights))
         device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
         run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
         if resumed is None:
@@ -238,11 +243,7 @@ def train(
                     room=None if follower else room_of(network.built.network, splits, run_dir, is_new=resumed is None),
                 )
             )
-        start = Start()
-        if resumed and follower:
-            start = follow(resumed, follower)
-        elif resumed:
-            start = go_on(resumed, config, trainer, extend)
+        if resumed and not follower:
             resumed.result.unlink(missing_ok=True)
             run_log.open(resumed.log)
             record_inputs(resumed, config, loaded.index)
@@ -259,6 +260,7 @@ def train(
             monitor=monitor,
             monitor_mode=goal_of(monitor),
             max_epochs=trainer.max_epochs,
+            num_trainable=network.num_trainable,
             drawer=drawer,
         )
         if isinstance(model, ShallowModel):

@@ -28,15 +28,12 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
     """
     from classifier_training.export.onnx import evaluation_copy
     from classifier_training.models.forward import fit_input
-    from classifier_training.models.weights import load_trained_weights
+    from classifier_training.models.weights import load_trained_weights, without_weights
 
     info, weights = describe_trained(run_dir)
     config = saved_values(run_dir.config)
-    node = config.get("model")
-    if isinstance(node, dict):
-        # Trained weights take the place of those that the run started from, which may be out of reach here.
-        node |= {name: value for name, value in (("pretrained", False), ("weights", None)) if name in node}
-    built = build_node("model", node, "model")(len(info.class_names))
+    # Trained weights take the place of those that the run started from, which may be out of reach here.
+    built = without_weights(build_node("model", config.get("model"), "model"))(len(info.class_names))
     fit_input(built, image_size=info.preprocessing.size[0], batch_size=2)
     load_trained_weights(built.network, checkpoint or weights)
     return evaluation_copy(built.network), info
@@ -58,8 +55,10 @@ def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
 
 def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
     from classifier_training.training.checkpoint_files import read_checkpoint
+    from classifier_training.training.decisions import read_decisions
 
     best = read_checkpoint(run_dir.best_checkpoint)
+    started = read_decisions(run_dir.decisions).weights
     return BundleInfo(
         class_names=tuple(best["class_names"]),
         preprocessing=Preprocessing.from_dict(best["preprocessing"]),
@@ -68,5 +67,6 @@ def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
             "best_metric": {"name": best["monitor"], "value": best["score"]},
             "epoch": best["epoch"],
             "config": saved_values(run_dir.config),
+            "weights": started.to_dict() if started else None,
         },
     )

@@ -56,6 +56,7 @@ def test_the_description_of_the_arguments_composes_to_the_same() -> None:
         ("data.batch_size=0", "greater than or equal to 1", "data.batch_size=64"),
         ("data.batch_size=many", "valid integer", "data.batch_size=64"),
         ("trainer.precision=17", "input should be", "trainer.precision=auto"),
+        ("model.pretrained=maybe", "valid boolean", "model.pretrained=auto"),
         ("transforms.policy=squish", "input should be", "transforms.policy=squash"),
         ("imbalance=wieghts", "no imbalance of that name", "imbalance=weights"),
         ("+data.nonsense=3", "there is no such setting", "classifier-training train --help lists them all"),
@@ -75,8 +76,8 @@ def test_the_description_of_the_arguments_composes_to_the_same() -> None:
         ("seed=99999999999999999999", "less than", "seed=0"),
         ("data.root=", "has no value", "leave it out"),
         ("data=null", "cannot do without data", "data=auto"),
-        ("~model", "cannot do without model", "model=resnet18"),
-        ("~model=resnet18", "model is null", "model=resnet18"),
+        ("~model", "cannot do without model", "model=auto"),
+        ("~model=auto", "model is null", "model=auto"),
         ("data.root=a,b", "several values for one run", "data.root='\"a,b\"'"),
         ('data.root=it\'s="b"', "not a setting", 'data.root=\'"it\'"\'"\'s=\\"b\\""\''),
     ],
@@ -104,7 +105,7 @@ def test_without_data_the_sample_is_trained_on_below_what_the_user_says() -> Non
 def test_experiments_set_what_they_say() -> None:
     found = values("experiment=jersey_ocr_resnet18", "data.root=/x", "optimizer.lr=1")
     assert found["data"]["type"] == "jsonl"
-    assert found["model"] == {"type": "resnet18", "pretrained": True, "weights": None, "dropout": None}
+    assert found["model"] == {"type": "resnet18", "pretrained": "auto", "weights": None, "dropout": None}
     assert found["logging"]["wandb"]["project"] == "jersey-ocr"
     assert found["optimizer"]["lr"] == 1
     local = values("experiment=jersey_ocr_resnet18_local", "data.root=/x")

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.complete import candidates
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.helping import overview, verb_help
 from classifier_training.conf.multirun import sweep
-from classifier_training.conf.recipes import choose_recipe, recipe_words
+from classifier_training.conf.recipes import choose_recipe, model_words, recipe_words
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import Entry, entry
+from classifier_training.core.register import Entry, describe, entry
 
 TRAIN = entry("verb", "train")
 RECIPES = ["auto", "fast", "finetune", "jersey", "longtail", "none", "scratch", "slides", "tiny"]
@@ -26,18 +27,61 @@ def values(*words: str) -> dict[str, Any]:
 
 
 def test_the_weights_choose_the_recipe() -> None:
-    assert values()["recipe"] == "scratch"
-    assert values("model.pretrained=true")["recipe"] == "finetune"
-    assert values("recipe=auto", "model=timm", "model.name=x")["recipe"] in ("finetune", "scratch")
+    assert values()["recipe"] == values("model=resnet18")["recipe"] == "finetune"
+    assert values("model.pretrained=false")["recipe"] == "scratch"
+    assert values("model.pretrained=false", "model.weights=/w.safetensors")["recipe"] == "finetune"
+    assert values("model=student")["recipe"] == "scratch"
+    assert values("model=student", "init_from=latest")["recipe"] == "finetune"
     assert values("recipe=tiny", "model.pretrained=true")["recipe"] == "tiny"
-    assert choose_recipe({"model": {"weights": "/w.safetensors"}})[0] == "finetune"
     assert choose_recipe({"model": {}, "init_from": "latest"})[0] == "finetune"
 
 
+def test_a_network_of_timm_without_trained_weights_starts_from_scratch() -> None:
+    def recipe(name: str, *words: str) -> str:
+        return str(values("model=timm", f"model.name={name}", *words)["recipe"])
+
+    untrained = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
+    assert recipe("test_resnet") == recipe("timm/test_resnet.r160_in1k") == "finetune"
+    assert recipe("test_resnet", "model.pretrained=false") == "scratch"
+    assert recipe(untrained) == "scratch"
+    assert recipe(untrained, "model.weights=/w.safetensors") == "finetune"
+
+
+def test_auto_is_a_trained_network_for_the_users_data_and_a_plain_one_for_the_sample() -> None:
+    plain = {"pretrained": "auto", "weights": None, "dropout": None}
+    for words in ((), ("model=auto",), ("experiment=local",)):
+        assert values(*words)["model"] == {"type": "tf_efficientnet_lite0", **plain}
+    assert values("model.dropout=0.2")["model"]["dropout"] == 0.2
+    for typed in ([], ["data=digits"], ["data=digits", "model=auto"], ["experiment=local"]):
+        found = compose_values(TRAIN, typed)
+        assert found["model"] == {"type": "resnet18", **plain, "pretrained": False}
+        assert found["recipe"] == "scratch"
+    assert compose_values(TRAIN, ["model.pretrained=true"])["model"]["pretrained"] is True
+    assert compose_values(TRAIN, ["model=cnn_v1"])["model"]["type"] == "cnn_v1"
+    assert compose_values(TRAIN, ["model=resnet50"])["model"]["pretrained"] is False
+    assert compose_values(TRAIN, ["data=slides"])["model"]["pretrained"] == "auto"
+
+
+def test_both_networks_of_auto_have_the_same_settings() -> None:
+    lite, plain = (entry("model", name).options for name in ("tf_efficientnet_lite0", "resnet18"))
+    assert {name: option.default for name, option in lite.items()} == {
+        name: option.default for name, option in plain.items()
+    }
+
+
+def test_the_network_is_named_with_the_reason_for_it() -> None:
+    words = "tf_efficientnet_lite0, what model=auto takes for images of your own: its ImageNet weights come with this"
+    assert model_words(values()) == f"{words} package"
+    sample = compose_values(TRAIN, [])
+    assert model_words(sample) == "resnet18, what model=auto takes for the built-in sample, from random weights"
+    assert model_words(values("model=resnet18")) == "resnet18"
+    assert model_words(values("model=timm", "model.name=test_resnet", "recipe=none")) == "timm test_resnet"
+
+
 def test_the_reason_is_said_where_the_weights_would_have_chosen_the_recipe() -> None:
-    assert recipe_words(values()) == "scratch, for a network that starts from random weights"
+    assert recipe_words(values("model=student")) == "scratch, for a network that starts from random weights"
     assert recipe_words(values("model.pretrained=true")) == "finetune, for a network that starts from trained weights"
-    assert recipe_words(values("recipe=finetune")) == "finetune"
+    assert recipe_words(values("recipe=finetune", "model=student")) == "finetune"
     assert recipe_words(values("recipe=tiny", "model.pretrained=true")) == "tiny"
 
 
@@ -109,9 +153,11 @@ def test_names_are_in_the_help_and_completed_and_a_wrong_one_is_told() -> None:
 
 def test_each_run_of_a_sweep_has_its_own_recipe() -> None:
     seen: list[tuple[str, float]] = []
+    models: list[str] = []
 
     def record(**arguments: Any) -> str:
         seen.append((arguments["recipe"], arguments["optimizer"].keywords["lr"]))
+        models.append(describe(arguments["model"])["type"])
         return "done"
 
     recording = Entry("verb", "train", record)
@@ -121,3 +167,6 @@ def test_each_run_of_a_sweep_has_its_own_recipe() -> None:
     seen.clear()
     assert sweep(recording, ["data.root=/x", "recipe=none,finetune", "model.pretrained=false"], lambda _: None) == 0
     assert seen == [("none", 1e-3), ("finetune", 3e-4)]
+    models.clear()
+    assert sweep(recording, ["data.root=/x", "model=auto,student"], lambda _: None) == 0
+    assert models == ["tf_efficientnet_lite0", "student"]

@@ -43,7 +43,7 @@ def test_the_overview_names_every_verb_group_and_setting() -> None:
     for verb in entries("verb"):
         assert f"\n  {verb.name} " in text or f"\n  {verb.name}\n" in text
         assert all(f"    {name}=" in text for name, option in verb.options.items() if option.choice is None)
-    for name in ("resnet18 (default)", "experiment", "--multirun"):
+    for name in ("auto (default)", "experiment", "--multirun"):
         assert name in text
 
 

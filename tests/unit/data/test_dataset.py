@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch, SampleKey
@@ -100,12 +101,36 @@ def test_training_pictures_are_shown_whole_too_with_a_store_for_random_crops_or_
         assert next(iter(module.train_dataloader())).images.shape == (4, 3, 16, 16)
 
 
-def test_part_of_a_batch_is_trained_on_only_when_there_is_no_whole_one(data: SplitData) -> None:
-    module = module_of(data, batch_size=4)
-    assert module.num_train_batches == len(list(module.train_dataloader())) == 4
-    module = module_of(data, batch_size=100)
-    assert module.num_train_batches == 1
-    assert [len(batch.targets) for batch in module.train_dataloader()] == [18]
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 4, 3, 3]), (17, [9, 9]), (18, [18]), (100, [18])])
+def test_every_image_is_trained_on_in_batches_of_nearly_the_same_size(
+    data: SplitData, batch_size: int, sizes: list[int]
+) -> None:
+    module = module_of(data, batch_size=batch_size, weighted=False)
+    batches = list(module.train_dataloader())
+    assert [len(batch.targets) for batch in batches] == sizes == module.train_batch_sizes
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(18))
+
+
+def test_an_epoch_that_was_left_is_ended_in_the_same_batches_even_those_of_an_earlier_rule(data: SplitData) -> None:
+    module = module_of(data)
+    loader = module.train_dataloader()
+    whole = [batch.indices.tolist() for batch in loader]
+    iterator = iter(loader)
+    for _ in range(3):
+        next(iterator)
+    left = loader.state_dict()
+    assert left == {"num_batches": 3, "num_images": 12, "batch_size": 4}
+    again = module.train_dataloader()
+    again.load_state_dict(left)
+    assert [batch.indices.tolist() for batch in again] == whole[3:]
+    # Two whole batches were all of such an epoch, and the rest was left out.
+    module = module_of(data, batch_size=7)
+    order = module.sampler.order(0).tolist()
+    again = module.train_dataloader()
+    again.load_state_dict({"num_batches": 1, "batch_size": 7})
+    assert [batch.indices.tolist() for batch in again] == [order[7:13], order[13:]]
+    with pytest.raises(UserError, match="left after 3 batches of 4 images, and goes on with 7"):
+        again.load_state_dict(left)
 
 
 def test_an_unreadable_image_is_named_or_skipped_and_said_once(

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.samplers import EpochSampler, inverse_frequency_weights, manual_weights, uniform_weights
+from classifier_training.data.samplers import (
+    EpochSampler,
+    batch_sizes,
+    inverse_frequency_weights,
+    manual_weights,
+    uniform_weights,
+)
 
 COUNTS, NAMES = np.array([100, 10, 1]), ("a", "b", "c")
 TARGETS = np.repeat([0, 1, 2], COUNTS)
@@ -51,3 +57,37 @@ def test_keys_tell_epoch_and_position_so_that_a_repeat_is_another_draw() -> None
 
 def test_evaluation_keeps_the_order() -> None:
     assert EpochSampler(TARGETS).order(5).tolist() == list(range(111))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "options", "sizes"),
+    [
+        (104, {"batch_size": 64}, [52, 52]),
+        (128, {"batch_size": 64}, [64, 64]),
+        (65, {"batch_size": 64, "smallest": 2}, [33, 32]),
+        (3, {"batch_size": 64, "smallest": 2}, [3]),
+        # Every step has the gradients of as many batches.
+        (200, {"batch_size": 64, "per_step": 2}, [50] * 4),
+        (130, {"batch_size": 64, "per_step": 4}, [33, 33, 32, 32]),
+        # As far as images allow it.
+        (10, {"batch_size": 4, "per_step": 8, "smallest": 2}, [2] * 5),
+        # A batch norm cannot take one image; processes that share batches need as many as they are.
+        (5, {"batch_size": 2, "smallest": 2}, [2, 2]),
+        (17, {"batch_size": 8, "smallest": 8}, [8, 8]),
+    ],
+)
+def test_batches_are_even_and_leave_nothing_out_that_can_be_trained_on(
+    num_images: int, options: dict[str, int], sizes: list[int]
+) -> None:
+    assert batch_sizes(num_images, **options) == sizes
+
+
+def test_no_batch_is_too_large_and_only_small_ones_are_left_out() -> None:
+    for num_images in range(2, 60):
+        for batch_size in range(1, 20):
+            for smallest in (1, 2, 4):
+                sizes = batch_sizes(num_images, batch_size, smallest=smallest)
+                assert max(sizes) <= batch_size
+                assert max(sizes) - min(sizes) <= 1
+                left = num_images - sum(sizes)
+                assert left == 0 or (left < batch_size and num_images // (len(sizes) + 1) < smallest)

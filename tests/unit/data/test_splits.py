@@ -77,6 +77,44 @@ def test_all_rows_of_a_picture_are_on_one_side() -> None:
     assert Counter(side.pop() for side in sides) == {"train": 22, "val": 4, "test": 4}
 
 
+def rest_of(rows: list[tuple[str, str]], wish: SplitWish | None = None) -> Counter[tuple[str, str]]:
+    """Count the classes of each split that are drawn for rows without one."""
+    index = complete_splits(index_of(*rows), wish or SplitWish(), seed=0)
+    kept = {(given, sample.split) for (_, given), sample in zip(rows, index.samples, strict=True) if given}
+    assert all(given == split or (given, split) == ("train", "val") for given, split in kept)
+    drawn = [sample for (_, given), sample in zip(rows, index.samples, strict=True) if not given]
+    return Counter((sample.label, sample.split) for sample in drawn)
+
+
+def test_what_comes_without_a_split_is_divided_among_the_splits_of_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    split = [("a", name) for name in ("train", "val", "test") for _ in range(10)]
+    thirds = {("b", "train"): 14, ("b", "val"): 3, ("b", "test"): 3}
+    assert rest_of([*split, *[("b", "")] * 20]) == thirds
+    assert "20 images come without a split beside others that have one; they are divided among train, val, test" in (
+        caplog.text
+    )
+    # The others have no test, so there is none, unless one is asked for.
+    no_test = [row for row in split if row[1] != "test"]
+    assert rest_of([*no_test, *[("b", "")] * 20]) == {("b", "train"): 17, ("b", "val"): 3}
+    asked = SplitWish(test_fraction=0.25, val_fraction=0.1)
+    assert rest_of([*no_test, *[("b", "")] * 20], asked) == {("b", "train"): 13, ("b", "val"): 2, ("b", "test"): 5}
+    # Validation is cut from all that is trained on, whatever came without a split.
+    assert rest_of([*[("a", "train")] * 20, *[("b", "")] * 20]) == {("b", "train"): 17, ("b", "val"): 3}
+    assert rest_of([*split[10:], *[("a", "")] * 20]) == {("a", "train"): 20}
+
+
+def test_a_sample_without_a_split_goes_where_its_group_is() -> None:
+    groups = ["", "x", "", "y", "x", "y", "z", "z"]
+    splits = ["train", "val", "val", "test", "", "", "", ""]
+    samples = [Sample(f"{n}", "a", split, group) for n, (split, group) in enumerate(zip(splits, groups, strict=True))]
+    index = complete_splits(SampleIndex(Path("/d"), tuple(samples)), SplitWish(), seed=0)
+    *_, fifth, sixth, seventh, eighth = (sample.split for sample in index.samples)
+    assert (fifth, sixth) == ("val", "test")
+    assert seventh == eighth
+
+
 def test_a_picture_in_two_splits_is_told(caplog: pytest.LogCaptureFixture) -> None:
     rows = (Sample("p", "a", "train"), Sample("p", "a", "test"), Sample("q", "a", "train"))
     report_overlap(SampleIndex(Path("/d"), rows))

@@ -228,7 +228,7 @@ def test_a_full_disk_ends_the_writing_and_not_the_training(
     store = TableStore(StoreFolder(tmp_path / "store", RECIPE), paths)
     dataset = ImageDataset(table_of(paths), recipe=RECIPE, augmentation=None, seed=0, on_error="raise", store=store)
     for _ in range(2):
-        loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, drop_last=False, num_workers=0)
+        loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, num_workers=0)
         assert sum(len(batch.targets) for batch in loader) == len(paths)
     assert caplog.text.count("No space left on device") == 1
     assert not store.has(np.arange(len(paths))).any()
@@ -298,9 +298,7 @@ def test_epochs_are_the_same_for_any_workers_while_the_store_fills(
             table_of(paths), recipe=recipe, augmentation=augmentation, seed=3, on_error="raise", store=store
         )
         sampler = EpochSampler(np.arange(len(paths)), seed=3)
-        loader = BatchLoader(
-            dataset, sampler, batch_size=3, drop_last=False, num_workers=num_workers, loads_ahead=loads_ahead
-        )
+        loader = BatchLoader(dataset, sampler, batch_size=3, num_workers=num_workers, loads_ahead=loads_ahead)
         seen = []
         for epoch in range(3):
             sampler.set_epoch(epoch)
@@ -323,7 +321,7 @@ def test_an_interrupt_that_meets_a_commit_is_not_lost(
 
     monkeypatch.setattr(store, "commit", interrupted)
     dataset = ImageDataset(table_of(paths), recipe=RECIPE, augmentation=None, seed=0, on_error="raise", store=store)
-    loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, drop_last=False, num_workers=0)
+    loader = BatchLoader(dataset, EpochSampler(np.arange(len(paths))), batch_size=2, num_workers=0)
     # As Lightning does: as many batches as there are, and no question whether there is another.
     batches = iter(loader)
     with pytest.raises(KeyboardInterrupt):

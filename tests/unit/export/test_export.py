@@ -59,7 +59,7 @@ def job_of(model: BuiltModel, info: BundleInfo, real: Examples, folder: Path) ->
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, BuiltModel]:
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
     torch.manual_seed(0)
-    model = timm_model(3, name="test_resnet")
+    model = timm_model(3, name="test_resnet", pretrained=False)
     model.network.train()
     write_bundle(run_dir, model, INFO, examples=examples(tmp_path_factory.mktemp("pictures")), opset=None)
     return run_dir, model
@@ -199,7 +199,7 @@ def test_a_comparison_says_whether_it_passed_and_within_what() -> None:
 
 
 def test_colours_reach_the_network_in_its_own_order(tmp_path: Path) -> None:
-    model = timm_model(3, name="test_resnet")
+    model = timm_model(3, name="test_resnet", pretrained=False)
     info = dataclasses.replace(INFO, preprocessing=dataclasses.replace(PREPROCESSING, channel_order="bgr"))
     real = read_examples(
         SplitTable("val", examples(tmp_path, 2).paths, np.zeros(2, dtype=np.int64), [""] * 2),
@@ -220,7 +220,9 @@ def test_the_opset_can_be_chosen_and_each_file_says_what_it_needs(
     run_dir = RunDir(tmp_path / "run")
     tables = {split: table_of(tmp_path / split, 33) for split in ("train", "val")}
     real = read_examples(tables["val"], PREPROCESSING, number=9)
-    write_bundle(run_dir, timm_model(3, name="test_resnet"), INFO, examples=real, opset=opset, tables=tables)
+    write_bundle(
+        run_dir, timm_model(3, name="test_resnet", pretrained=False), INFO, examples=real, opset=opset, tables=tables
+    )
     described = json.loads(run_dir.model_info.read_text())["files"]
     for path in (run_dir.onnx, run_dir.pipeline):
         model = onnx.load(path)

@@ -32,7 +32,8 @@ def test_timm_reads_the_weights_of_a_run_folder(tmp_path: Path, kind: str) -> No
     import timm
 
     torch.manual_seed(0)
-    built = timm_model(3, name="test_resnet") if kind == "timm" else torchvision_model(3, name="resnet18")
+    build, name = (timm_model, "test_resnet") if kind == "timm" else (torchvision_model, "resnet18")
+    built = build(3, name=name, pretrained=False)
     info = BundleInfo(class_names=("a", "b", "c"), preprocessing=PREPROCESSING, architecture=built.architecture)
     run_dir = RunDir(tmp_path)
     network = built.network.eval()
@@ -54,7 +55,7 @@ def test_a_network_that_timm_does_not_have_leaves_no_configuration(tmp_path: Pat
     assert not write_hub_config(path, torch.nn.Linear(2, 2), info)
     assert not path.exists()
     # With a dropout before it the last layer's weights have another name.
-    dropping = torchvision_model(2, name="resnet18", dropout=0.5)
+    dropping = torchvision_model(2, name="resnet18", dropout=0.5, pretrained=False)
     assert not write_hub_config(path, dropping.network, info)
 
 

@@ -19,7 +19,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     info = BundleInfo(class_names=("a", "b", "c"), preprocessing=PREPROCESSING, architecture="test_resnet")
     write_bundle(
         made,
-        timm_model(3, name="test_resnet"),
+        timm_model(3, name="test_resnet", pretrained=False),
         info,
         examples=examples(tmp_path_factory.mktemp("pictures")),
         opset=None,

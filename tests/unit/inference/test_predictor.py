@@ -32,7 +32,7 @@ def paths(tmp_path: Path) -> list[str]:
 
 def test_answers_are_those_of_the_network_on_the_same_pixels(run_dir: RunDir, paths: list[str]) -> None:
     torch.manual_seed(0)
-    network = timm_model(3, name="test_resnet").network.eval()
+    network = timm_model(3, name="test_resnet", pretrained=False).network.eval()
     with torch.inference_mode():
         expected = network(torch.from_numpy(PREPROCESSING.tensor(read_rgb(paths[0])))[None]).softmax(1)[0]
     found = Predictor(run_dir.path)(paths[0])

@@ -79,7 +79,7 @@ def hash_of(split: str, number: int) -> int:
 
 def write(folder: Path, *, linear: bool = True, bake: bool = True) -> RunDir:
     run_dir, tables = RunDir(folder / "run"), make_tables(folder)
-    model = BuiltModel(MeanColour(linear=linear), InputSpec(48, (0.5,) * 3, (0.25,) * 3), "test", pretrained=False)
+    model = BuiltModel(MeanColour(linear=linear), InputSpec(48, (0.5,) * 3, (0.25,) * 3), "test")
     examples = read_examples(tables["val"], PREPROCESSING, number=9)
     write_bundle(run_dir, model, INFO, examples=examples, opset=None, tables=tables, bake_temperature=bake)
     return run_dir

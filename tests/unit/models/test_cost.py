@@ -23,15 +23,13 @@ def test_what_autograd_keeps_is_counted_once_and_weights_are_not() -> None:
 
 
 def test_weights_gradients_and_averages_are_four_copies() -> None:
-    found = cost(
-        BuiltModel(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), SPEC, "one", pretrained=False), image_size=8
-    )
+    found = cost(BuiltModel(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), SPEC, "one"), image_size=8)
     assert found.fixed_bytes == 4 * 4 * (192 * 2 + 2)
     assert found.training_mb(4) == pytest.approx((found.fixed_bytes + 4 * found.bytes_per_image) / 2**20)
 
 
 def test_the_estimate_is_what_a_real_pass_keeps() -> None:
-    network = ResNet18()(10).network.train()
+    network = ResNet18(pretrained=False)(10).network.train()
     own = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
     held: dict[int, torch.Tensor] = {}
 
@@ -55,7 +53,7 @@ def test_figures_are_measured_once_and_again_after_a_change(
 
     def build(num_classes: int) -> BuiltModel:
         calls.append(num_classes)
-        return BuiltModel(nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes)), SPEC, "one", pretrained=False)
+        return BuiltModel(nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes)), SPEC, "one")
 
     first = measure({"one": build}, num_classes=3, image_size=None)
     again = measure({"one": build}, num_classes=3, image_size=None)
@@ -79,6 +77,6 @@ def test_a_network_that_reads_values_while_it_is_built_is_measured_all_the_same(
     def build(num_classes: int) -> BuiltModel:
         width = int(torch.linspace(1, 192, 2)[-1].item())
         network = nn.Sequential(nn.Flatten(), nn.Linear(width, num_classes))
-        return BuiltModel(network, SPEC, "one", pretrained=False)
+        return BuiltModel(network, SPEC, "one")
 
     assert isinstance(measure({"one": build}, num_classes=3, image_size=None)["one"], Cost)

@@ -73,7 +73,8 @@ def test_a_folder_is_loaded_and_its_head_replaced_for_other_classes(
     kept = source.state_dict()
     loaded = {name.removeprefix("model."): value for name, value in other.network.state_dict().items()}
     assert all(torch.equal(value, loaded[name]) for name, value in kept.items() if "classifier" not in name)
-    assert (other.architecture, other.pretrained) == (kind, True)
+    assert other.architecture == kind
+    assert str(other.weights) == f"{kind} (folder {folder}; license not stated)"
     assert (other.input_spec.size, other.input_spec.mean, other.input_spec.std) == (
         32,
         (0.5, 0.4, 0.3),
@@ -94,6 +95,25 @@ def test_a_random_start_needs_no_weights_and_the_dropout_stands_before_the_head(
     with pytest.raises(UserError, match="its weights cannot be had") as caught:
         huggingface_model(3, name=str(folder))
     assert "model.pretrained=false" in caught.value.remedy
+    assert "model.weights" not in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlicense: mit\ntags: [x]\n---\n# A network\n", "mit"),
+        ("---\ntags: [x]\n---\n", None),
+        ("---\nlicense: [mit, gpl]\n---\n", None),
+        ("---\nlicense: {\n---\n", None),
+        ("no front matter", None),
+    ],
+)
+def test_the_license_is_the_model_cards(card: str, license: str | None, tmp_path: Path) -> None:  # noqa: A002
+    folder = save(tiny("vit"), tmp_path / "vit")
+    (folder / "README.md").write_text(card)
+    built = huggingface_model(3, name=str(folder))
+    assert built.weights is not None
+    assert built.weights.license == license
 
 
 def test_a_pickle_is_never_read(tmp_path: Path) -> None:

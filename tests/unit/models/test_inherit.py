@@ -14,7 +14,7 @@ SPEC = InputSpec(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 def build(num_classes: int, width: int = 5) -> BuiltModel:
     network = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, num_classes))
-    return BuiltModel(network, SPEC, "tiny", pretrained=False)
+    return BuiltModel(network, SPEC, "tiny")
 
 
 def inherit(own: list[str], theirs: list[str]) -> tuple[str, nn.Module, nn.Module, dict[str, torch.Tensor]]:

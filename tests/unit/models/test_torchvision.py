@@ -25,16 +25,16 @@ from classifier_training.models.torchvision_models import torchvision_model, tor
 )
 def test_the_head_is_found_wherever_it_stands(name: str, head: str, image_size: int) -> None:
     with torch.device("meta"):
-        network = torchvision_model(7, name=name, dropout=0.4).network.train()
+        network = torchvision_model(7, name=name, dropout=0.4, pretrained=False).network.train()
         assert network(torch.empty(2, 3, image_size, image_size)).shape == (2, 7)
-        assert class_layers(lambda number: torchvision_model(number, name=name).network) == (head,)
+        assert class_layers(lambda number: torchvision_model(number, name=name, pretrained=False).network) == (head,)
     assert [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)][-1] == 0.4
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", torchvision_names())
 def test_every_classifier_answers_with_logits_alone(name: str) -> None:
-    built = on_shapes(lambda: torchvision_model(7, name=name))
+    built = on_shapes(lambda: torchvision_model(7, name=name, pretrained=False))
     with torch.device("meta"):
         built.network.to("meta")
         for network in (built.network.train(), built.network.eval()):
@@ -45,7 +45,7 @@ def test_every_classifier_answers_with_logits_alone(name: str) -> None:
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_second_outputs_are_left_out(name: str, recwarn: pytest.WarningsRecorder) -> None:
     with torch.device("meta"):
-        built = torchvision_model(7, name=name)
+        built = torchvision_model(7, name=name, pretrained=False)
         assert built.network.train()(torch.empty(2, 3, 299, 299)).shape == (2, 7)
     assert built.input_spec.mean == (0.5, 0.5, 0.5)
     assert built.input_spec.size == (299 if name == "inception_v3" else 224)
@@ -123,21 +123,21 @@ def test_a_pickle_in_the_cache_is_refused_and_does_not_run(tmp_path: Path, monke
 
 def test_a_wrong_name_gets_the_nearest_ones() -> None:
     with pytest.raises(UserError, match="no classifier of that name") as caught:
-        torchvision_model(2, name="convnext_tinny")
+        torchvision_model(2, name="convnext_tinny", pretrained=False)
     assert caught.value.remedy == "model.name=convnext_tiny"
     with pytest.raises(UserError, match="no weights of that name for resnet50") as caught:
-        torchvision_model(2, name="resnet50.IMAGENET1K_V3")
+        torchvision_model(2, name="resnet50.IMAGENET1K_V3", pretrained=False)
     assert "IMAGENET1K_V2" in caught.value.expected
 
 
 def test_the_input_is_that_of_the_published_weights() -> None:
     with torch.device("meta"):
-        assert torchvision_model(2, name="efficientnet_b1").input_spec.size == 240
-        assert torchvision_model(2, name="efficientnet_v2_s").input_spec.size == 384
+        assert torchvision_model(2, name="efficientnet_b1", pretrained=False).input_spec.size == 240
+        assert torchvision_model(2, name="efficientnet_v2_s", pretrained=False).input_spec.size == 384
 
 
 def test_a_network_that_reads_values_while_it_is_built_is_built() -> None:
-    built = torchvision_model(2, name="regnet_x_400mf", dropout=0.2)
+    built = torchvision_model(2, name="regnet_x_400mf", dropout=0.2, pretrained=False)
     assert built.network(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
 
 

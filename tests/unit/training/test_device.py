@@ -45,7 +45,7 @@ BF16 = Device("cpu", "bf16-mixed", channels_last=True, words="a CPU")
 
 def test_the_cpu_does_without_bfloat16_where_it_leaves_gradients_unset(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    network = ResNet18()(3).network
+    network = ResNet18(pretrained=False)(3).network
     assert sound_precision(BF16, network, image_size=16, wanted="auto").precision == "32-true"
     assert "layer4.0.conv1" in caplog.text
     with pytest.raises(UserError, match=r"trainer\.precision=bf16-mixed: at 16 px the maps that layer4\.0\.conv1"):

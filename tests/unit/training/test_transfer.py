@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.types import BuiltModel, InputSpec
 from classifier_training.training.transfer import (
     FeatureExtraction,
     FullFineTuning,
@@ -16,8 +13,6 @@ from classifier_training.training.transfer import (
     Transfer,
     refuse_transfer,
 )
-
-BUILT = BuiltModel(nn.Linear(1, 1), InputSpec(8, (0, 0, 0), (1, 1, 1)), "tiny", pretrained=True)
 
 
 def frozen(transfer: Transfer, num_epochs: int = 8) -> list[int]:
@@ -34,14 +29,13 @@ def test_what_is_frozen_follows_from_the_epoch() -> None:
 
 
 def test_a_transfer_without_effect_is_refused() -> None:
-    fresh = dataclasses.replace(BUILT, pretrained=False)
-    refuse_transfer(FullFineTuning(), fresh, max_epochs=1)
+    refuse_transfer(FullFineTuning(), "tiny", is_trained=False, max_epochs=1)
     for transfer in (FeatureExtraction(), ProgressiveUnfreezing(), ProbeThenFineTune()):
         with pytest.raises(UserError, match="starts from random weights"):
-            refuse_transfer(transfer, fresh, max_epochs=9)
-    refuse_transfer(ProgressiveUnfreezing(head_epochs=2), BUILT, max_epochs=3)
+            refuse_transfer(transfer, "tiny", is_trained=False, max_epochs=9)
+    refuse_transfer(ProgressiveUnfreezing(head_epochs=2), "tiny", is_trained=True, max_epochs=3)
     with pytest.raises(UserError, match="nothing but the head"):
-        refuse_transfer(ProgressiveUnfreezing(head_epochs=3), BUILT, max_epochs=3)
+        refuse_transfer(ProgressiveUnfreezing(head_epochs=3), "tiny", is_trained=True, max_epochs=3)
 
 
 @pytest.mark.parametrize("fused", [True, False])

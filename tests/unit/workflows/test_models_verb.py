@@ -32,6 +32,10 @@ def test_all_registered_names_are_listed_with_their_figures() -> None:
     assert rows["resnet18"].gflops == pytest.approx(3.6, rel=0.02)
     assert rows["resnet18"].image_size == 224
     assert (rows["resnet18"].pretrained, rows["student"].pretrained) == (True, False)
+    kinds = {name: rows[name].weights for name in ("tf_efficientnet_lite0", "resnet18", "timm", "student", "svm")}
+    assert kinds == {
+        "tf_efficientnet_lite0": "package", "resnet18": "fetched", "timm": "fetched", "student": "none", "svm": "none",
+    }  # fmt: skip
     assert rows["huggingface"].extra == "transformers"
     assert rows["timm"].parameters is None
     text = str(result)
@@ -52,7 +56,9 @@ def test_a_pattern_finds_names_of_the_libraries_and_the_rest_is_counted() -> Non
 def test_timm_is_searched_with_its_tags_where_a_tag_is_begun() -> None:
     result = models(pattern="test_vit.")
     assert listed(result) == ["timm model.name=test_vit.r160_in1k"]
-    assert result.rows[0].pretrained
+    assert result.rows[0].weights == "fetched"
+    (row,) = models(pattern="tf_efficientnet_lite0.").rows
+    assert (row.model, row.weights) == ("timm model.name=tf_efficientnet_lite0.in1k", "package")
 
 
 def test_memory_grows_with_the_batch_and_the_picture() -> None:

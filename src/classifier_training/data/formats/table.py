@@ -16,7 +16,6 @@ from classifier_training.core.settings import PathText  # noqa: TC001 - the regi
 from classifier_training.data.index import Sample, SampleIndex, split_of
 from classifier_training.data.listed import locate, named_split, open_text
 from classifier_training.data.named_file import NamedFileSource
-from classifier_training.data.roots import trained_when_unsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +73,7 @@ class Table(NamedFileSource):
             raise UserError(
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
             )
-        return trained_when_unsplit(SampleIndex(walker.root, tuple(samples)))
+        return SampleIndex(walker.root, tuple(samples))
 
     def _rows(self, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Each row with where it stands."""

@@ -64,7 +64,7 @@ class ShallowModel:
             ColorHistograms(space=self.color_space, bins=self.color_bins, grid=self.color_grid),
         ]
         network = ShallowNetwork(features, self.classifier(num_classes), INPUT)
-        return BuiltModel(network, INPUT, self.architecture, pretrained=False)
+        return BuiltModel(network, INPUT, self.architecture)
 
     @property
     def feature_settings(self) -> dict[str, Any]:

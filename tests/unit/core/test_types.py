@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from classifier_training.core.types import Weights
+
+
+def test_weights_say_their_license_or_that_none_is_stated() -> None:
+    assert str(Weights("resnet18.a1_in1k", "Hugging Face Hub", "apache-2.0")) == (
+        "resnet18.a1_in1k (Hugging Face Hub; license: apache-2.0)"
+    )
+    assert str(Weights("mine.pt", "file /mine.pt")) == "mine.pt (file /mine.pt; license not stated)"
+
+
+def test_weights_are_read_back_and_anything_else_is_none() -> None:
+    for weights in (Weights("a", "b", "c"), Weights("a", "b")):
+        assert Weights.from_dict(weights.to_dict()) == weights
+    assert Weights.from_dict({"name": "a", "source": "b", "license": 3, "more": 1}) == Weights("a", "b")
+
+
+@pytest.mark.parametrize("found", [None, "a", [], {}, {"name": "a"}, {"name": 1, "source": "b"}])
+def test_what_is_no_record_of_weights_is_none(found: object) -> None:
+    assert Weights.from_dict(found) is None
