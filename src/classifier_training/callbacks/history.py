@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_json
+from classifier_training.core.types import PROBE_EPOCH
 from classifier_training.evaluation.figures.history import HistoryFigure
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class TrainingHistory(Observer):
                 epochs=[int(row["epoch"]) for row in end.rows],
                 title=title,
                 y_label=y_label,
-                best_epoch=end.best_epoch,
+                best_epoch=None if end.best_epoch == PROBE_EPOCH else end.best_epoch,
                 log_scale=name == "learning_rate",
             )
             run.drawer.submit(figure, run.run_dir.history_plots / f"{name}.png")

@@ -21,6 +21,15 @@ MINIMISED = ("loss", "brier", "ece", "calibrated_loss", "calibrated_brier", "cal
 """Metrics that are better when they are smaller; all others are better when they are larger."""
 
 
+PROBE_EPOCH = -1
+"""In place of an epoch's number: the weights after the linear probe, before the first epoch."""
+
+
+def epoch_words(epoch: int) -> str:
+    """Name an epoch by its number, or the linear probe before the first one."""
+    return "the linear probe" if epoch == PROBE_EPOCH else f"epoch {epoch}"
+
+
 class SampleKey(NamedTuple):
     """Which sample to load, and all that its randomness may depend on.
 

@@ -110,10 +110,19 @@ class ImageFolderDataModule(LightningDataModule):
         """Test images in order."""
         return self.evaluation_loader(TEST) if TEST in self.data.tables else []
 
-    def evaluation_loader(self, split: str) -> BatchLoader:
-        """Images of any split in order, without augmentation."""
+    def evaluation_loader(self, split: str, *, limit: int | None = None) -> BatchLoader:
+        """Images of any split without augmentation.
+
+        Args:
+            split: its name.
+            limit: so many images, drawn at random by the run's seed, where the split has more; else all in order.
+        """
         table = self.data.tables[split]
-        return self._loader(self._dataset(table, augmentation=None), EpochSampler(table.targets))
+        dataset = self._dataset(table, augmentation=None)
+        if limit is None or limit >= len(table):
+            return self._loader(dataset, EpochSampler(table.targets))
+        order = EpochSampler(table.targets, seed=self.seed)
+        return self._loader(dataset, order, sizes=batch_sizes(limit, self.batch_size))
 
     def _dataset(self, table: SplitTable, *, augmentation: Transforms | None) -> ImageDataset:
         store = self._stores.get(table.name)

@@ -64,7 +64,9 @@ def split_stages(network: nn.Module) -> tuple[Stage, ...]:
     return (*stages, *([Stage(", ".join(heads), head)] if head else []))
 
 
-def freeze_stages(network: nn.Module, stages: Sequence[Stage], num_frozen: int) -> None:
+def freeze_stages(
+    network: nn.Module, stages: Sequence[Stage], num_frozen: int, *, freezes_statistics: bool = False
+) -> None:
     """Keep the first stages of a network in training mode as they are, and let the others learn.
 
     Frozen parameters want no gradients, and since the stem is frozen first, no graph is built for them. Frozen batch
@@ -74,6 +76,7 @@ def freeze_stages(network: nn.Module, stages: Sequence[Stage], num_frozen: int) 
         network: changed in place.
         stages: of it.
         num_frozen: how many to freeze, counted from the stem.
+        freezes_statistics: whether the batch norms of the others normalize by their statistics, too.
     """
     frozen = {name for stage in stages[:num_frozen] for name in stage.parameters}
     for name, parameter in network.named_parameters():
@@ -84,7 +87,7 @@ def freeze_stages(network: nn.Module, stages: Sequence[Stage], num_frozen: int) 
         own = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)]
         is_frozen = own[-1] in frozen if own else is_frozen
         if getattr(module, "running_mean", None) is not None:
-            module.train(network.training and not is_frozen)
+            module.train(network.training and not is_frozen and not freezes_statistics)
 
 
 def _timm_part(network: nn.Module) -> tuple[str, nn.Module | None]:

@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from classifier_training.core.errors import CheckFailedError, UserError
-from classifier_training.training.checkpoint_files import ENDS_TRAINING, read_checkpoint
+from classifier_training.core.types import PROBE_EPOCH
+from classifier_training.training.checkpoint_files import ENDS_TRAINING, AtomicCheckpointIO, read_checkpoint
 from classifier_training.training.ema import validated_state
 
 if TYPE_CHECKING:
@@ -97,6 +98,17 @@ class RunCheckpoints(Checkpoint):
             log.warning("%s; the best weights are chosen anew, from here on", error.came)
             self.best_score = self.best_epoch = None
 
+    def begin_with(self, module: ClassifierModule, score: float) -> None:
+        """Keep the weights that training begins with, unless an epoch scores higher.
+
+        Args:
+            module: with the head of the linear probe.
+            score: of its answers on validation, the monitored metric.
+        """
+        self.best_score, self.best_epoch = score, PROBE_EPOCH
+        kept = self._described(module.state_dict(), epoch=PROBE_EPOCH, step=0, score=score)
+        AtomicCheckpointIO().save_checkpoint(kept, self._run_dir.best_checkpoint)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """See whether the run has a checkpoint, and start the clock."""
         self._is_saved = self._run_dir.resumable
@@ -160,14 +172,17 @@ class RunCheckpoints(Checkpoint):
         if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             weights = {name: value.detach().clone() for name, value in validated_state(trainer).items()}
-            self._pending = {
-                "state_dict": weights,
-                "epoch": trainer.current_epoch,
-                "global_step": trainer.global_step,
-                "monitor": self.monitor,
-                "score": score,
-                **self._metadata,
-            }
+            self._pending = self._described(weights, epoch=trainer.current_epoch, step=trainer.global_step, score=score)
+
+    def _described(self, weights: dict[str, Any], *, epoch: int, step: int, score: float) -> dict[str, Any]:
+        return {
+            "state_dict": weights,
+            "epoch": epoch,
+            "global_step": step,
+            "monitor": self.monitor,
+            "score": score,
+            **self._metadata,
+        }
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Write both files when it is time, or when this was the last epoch."""

@@ -33,6 +33,7 @@ class Device:
         channels_last: whether convolutions run faster with the channels innermost.
         words: one line for people.
         num_devices: how many of them share a batch, a process each.
+        other_precisions: that the device has besides, to be taken where a step in them is clearly faster.
     """
 
     accelerator: str
@@ -40,6 +41,7 @@ class Device:
     channels_last: bool
     words: str
     num_devices: int = 1
+    other_precisions: tuple[str, ...] = ()
 
 
 def autocast(accelerator: str, precision: str) -> torch.autocast:
@@ -62,10 +64,14 @@ def choose_device(accelerator: Accelerator, precision: Precision, num_devices: i
             "trainer.precision=auto",
         )
     settled = _choose_precision(chosen) if precision == "auto" else "32-true" if precision == 32 else precision
+    # In bfloat16 some networks are faster, and those with depthwise convolutions are slower: it is timed.
+    others = ("bf16-mixed",) if precision == "auto" and chosen == "cpu" and _cpu_multiplies_bf16() else ()
     # channels_last on MPS was many times slower until late in 2026, so it stays off there.
     number = _choose_number(num_devices, chosen)
     words = f"{name}, {settled} precision" + (f", {number} processes that share every batch" if number > 1 else "")
-    return Device(chosen, settled, channels_last=chosen != "mps", words=words, num_devices=number)
+    return Device(
+        chosen, settled, channels_last=chosen != "mps", words=words, num_devices=number, other_precisions=others
+    )
 
 
 def _choose_number(wanted: int | Literal["auto"], accelerator: str) -> int:
@@ -106,7 +112,7 @@ def sound_precision(device: Device, network: nn.Module, *, image_size: int, want
     Raises:
         UserError: when bf16-mixed was asked for.
     """
-    if (device.accelerator, device.precision) != ("cpu", "bf16-mixed"):
+    if device.accelerator != "cpu" or "bf16-mixed" not in (device.precision, *device.other_precisions):
         return device
     name = unset_gradients(network, image_size=image_size)
     if name is None:
@@ -116,8 +122,7 @@ def sound_precision(device: Device, network: nn.Module, *, image_size: int, want
         raise UserError(
             f"trainer.precision={wanted}: {reason}", "larger pictures, or full precision", "trainer.precision=32"
         )
-    log.info("precision: 32-true instead of bf16-mixed; %s", reason)
-    return replace(device, precision="32-true")
+    return replace(device, other_precisions=())
 
 
 def unset_gradients(network: nn.Module, *, image_size: int) -> str | None:
@@ -158,8 +163,6 @@ def _choose_precision(accelerator: str) -> str:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed"
         return "16-mixed" if torch.cuda.get_device_capability() >= (7, 0) else "32-true"
-    if accelerator == "cpu" and _cpu_multiplies_bf16():
-        return "bf16-mixed"
     return "32-true"
 
 

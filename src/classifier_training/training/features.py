@@ -31,10 +31,12 @@ class Features:
     Args:
         values: float32 [N, D].
         targets: int64 [N].
+        indices: rows of the images in the split's table, int64 [N].
     """
 
     values: Tensor
     targets: Tensor
+    indices: Tensor
 
 
 def linear_head(network: nn.Module, *, setting: str) -> nn.Linear | nn.Conv2d:
@@ -53,6 +55,28 @@ def linear_head(network: nn.Module, *, setting: str) -> nn.Linear | nn.Conv2d:
         return head
     found = ", ".join(names) or "no layer that is known"
     raise _unfit(setting, f"the logits of this network come from {found}")
+
+
+@torch.no_grad()
+def ends_linear(network: nn.Module, *, image_size: int) -> bool:
+    """Whether one linear layer gives the logits as they are, so that it can be fitted to stored features.
+
+    Args:
+        network: on the CPU; left in the mode that it is in.
+        image_size: side of the images in pixels.
+    """
+    try:
+        head = linear_head(network, setting="")
+    except UserError:
+        return False
+    was_training = network.training
+    network.eval()
+    with shown_to(head) as shown:
+        logits = network(torch.zeros(1, 3, image_size, image_size))
+        is_vector = bool(shown) and shown[-1].numel() == head.weight[0].numel()
+        found = is_vector and torch.equal(head(shown[-1]).flatten(1), logits)
+    network.train(was_training)
+    return found
 
 
 @contextmanager
@@ -108,6 +132,7 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
     place = torch.device(device.accelerator)
     values: list[Tensor] = []
     targets: list[Tensor] = []
+    indices: list[Tensor] = []
     was_training = module.training
     module.to(place).eval()
     hook = head.register_forward_hook(keep)
@@ -124,12 +149,13 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
             answers.clear()
             values.append(features.float().cpu())
             targets.append(batch.targets.cpu())
+            indices.append(batch.indices.cpu())
     finally:
         hook.remove()
         module.train(was_training)
     if not values:
         raise UserError("none of the images can be read", "readable images", "look at the files named above")
-    return Features(torch.cat(values), torch.cat(targets))
+    return Features(torch.cat(values), torch.cat(targets), torch.cat(indices))
 
 
 def _unfit(setting: str, reason: str) -> UserError:

@@ -20,7 +20,7 @@ class StageFreezing(pl.Callback):
     """Freezes the stages of the network that an epoch leaves alone.
 
     The optimizer holds all parameters from the start. Those without gradients it passes over, weight decay included,
-    and a frozen one has none: it was never thawed.
+    and a frozen one has none: it never learned.
 
     Args:
         transfer: says how many stages are frozen in an epoch.
@@ -38,7 +38,7 @@ class StageFreezing(pl.Callback):
         """Freeze, and say so when it changes."""
         stages = split_stages(pl_module.network)
         num_frozen = self._transfer.num_frozen(trainer.current_epoch, len(stages))
-        freeze_stages(pl_module.network, stages, num_frozen)
+        freeze_stages(pl_module.network, stages, num_frozen, freezes_statistics=self._transfer.freezes_statistics)
         if num_frozen != self._num_frozen:
             self._num_frozen = num_frozen
             learning = ", ".join(stage.name for stage in stages[num_frozen:])

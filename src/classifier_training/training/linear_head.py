@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from classifier_training.training.features import Features
 
-PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001)
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """L2 penalties that are tried, for features of unit variance, from the strongest on."""
 
 MAX_STEPS = 100
@@ -29,13 +27,17 @@ class LinearHead:
         weight: float32 [K, D].
         bias: float32 [K], or None.
         penalty: that it was fitted with.
-        score: what chose that penalty.
+        loss: cross-entropy on validation, which chose that penalty.
     """
 
     weight: Tensor
     bias: Tensor | None
     penalty: float
-    score: float
+    loss: float
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Answers to features [N, D]: float32 [N, K]."""
+        return head_logits(self.weight, self.bias, features)
 
     def write(self, head: nn.Linear | nn.Conv2d) -> None:
         """Put the weights into a network's head."""
@@ -57,9 +59,11 @@ def fit_linear_head(
     class_weights: Tensor | None,
     num_classes: int,
     has_bias: bool,
-    score: Callable[[Tensor], float],
 ) -> LinearHead:
-    """Fit softmax regression for a row of penalties and keep the one that scores best on validation.
+    """Fit softmax regression for a row of penalties and keep the one with the least loss on validation.
+
+    The loss and not the accuracy: of a few validation images that is the same for many penalties, and the loss is not
+    (scripts/bench/recipes.py).
 
     The mean cross-entropy, each class weighted, plus penalty / 2 * |W|^2 is made small over all features at once, so
     the result depends on no seed. Features are brought to mean 0 and variance 1 for it; the weights that come back
@@ -71,7 +75,6 @@ def fit_linear_head(
         class_weights: float32 [K], or None to weigh all alike.
         num_classes: K.
         has_bias: whether the head has one; features are not centred where it has none.
-        score: validation logits [N, K] -> larger is better; of equal ones the smaller validation loss decides.
     """
     mean = train.values.mean(dim=0) if has_bias else torch.zeros_like(train.values[0])
     # A feature that never changes says nothing, and its weight stays 0.
@@ -80,17 +83,16 @@ def fit_linear_head(
     features = (train.values - mean) * scale
     weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(num_classes, requires_grad=has_bias)
-    best: tuple[tuple[float, float], LinearHead] | None = None
+    best: LinearHead | None = None
     for penalty in PENALTIES:
         _minimise(features, train.targets, weight, bias, class_weights, penalty)
         plain = weight.detach() * scale
         shift = bias.detach() - plain @ mean if has_bias else None
-        logits = head_logits(plain, shift, val.values)
-        rank = score(logits), -functional.cross_entropy(logits, val.targets).item()
-        if best is None or rank > best[0]:
-            best = rank, LinearHead(plain, shift, penalty, rank[0])
+        loss = functional.cross_entropy(head_logits(plain, shift, val.values), val.targets, weight=class_weights).item()
+        if best is None or loss < best.loss:
+            best = LinearHead(plain, shift, penalty, loss)
     assert best is not None
-    return best[1]
+    return best
 
 
 def _minimise(

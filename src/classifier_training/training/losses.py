@@ -21,20 +21,27 @@ def cross_entropy(
     logits: Tensor,
     targets: Tensor,
     class_weights: Tensor | None,
+    prior: Tensor | None = None,
     *,
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> Tensor:
     """Cross-entropy, the default.
 
     Args:
-        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, arXiv:1512.00567): evenly,
+            or by the prior that is in the logits. Spread evenly it would teach adjusted logits that rare classes are
+            frequent.
 
     Returns:
         The weighted mean over the batch, a scalar; logits are [B, K], targets int64 [B] or float32 [B, K], class
-        weights [K] or None.
+        weights [K] or None, the prior's shares of the classes [K] or None.
     """
     from torch.nn import functional
 
+    if prior is not None and label_smoothing:
+        if targets.ndim == 1:
+            targets = functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        targets, label_smoothing = targets.lerp(prior, label_smoothing), 0.0
     found = functional.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing)
     if targets.ndim == 1 or class_weights is None:
         return found
@@ -47,6 +54,7 @@ def focal(
     logits: Tensor,
     targets: Tensor,
     class_weights: Tensor | None,
+    prior: Tensor | None = None,  # noqa: ARG001 - all losses are called alike
     *,
     gamma: Annotated[float, Field(ge=0)] = 2.0,
 ) -> Tensor:

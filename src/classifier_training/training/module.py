@@ -34,7 +34,8 @@ class ClassifierModule(pl.LightningModule):
 
     Args:
         network: float32 [B, 3, H, W] normalised -> logits [B, K].
-        loss: (logits [B, K], targets [B] or [B, K], class weights [K] or None) -> scalar.
+        loss: (logits [B, K], targets [B] or [B, K], class weights [K] or None, prior [K] or None) -> scalar; the prior
+            is the share of each class that the logits are adjusted to.
         optimizer: (network, fused) -> optimizer.
         fused: whether one kernel steps all weights; not with both loss scaling and clipping.
         scheduler: (optimizer, plan) -> Lightning's scheduler configuration.
@@ -59,7 +60,7 @@ class ClassifierModule(pl.LightningModule):
         self,
         network: nn.Module,
         *,
-        loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        loss: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor],
         optimizer: Callable[[nn.Module, bool], Optimizer],
         fused: bool,
         scheduler: Callable[[Optimizer, SchedulePlan], dict[str, Any]],
@@ -89,10 +90,13 @@ class ClassifierModule(pl.LightningModule):
         self._seed = seed
         self._class_weights: Tensor | None
         self._logit_adjustment: Tensor | None
+        self._prior: Tensor | None
         self._scale: Tensor
         self._shift: Tensor
         self.register_buffer("_class_weights", class_weights, persistent=False)
         self.register_buffer("_logit_adjustment", logit_adjustment, persistent=False)
+        prior = None if logit_adjustment is None else logit_adjustment.softmax(dim=0)
+        self.register_buffer("_prior", prior, persistent=False)
         self._reverses_channels = preprocessing.channel_order == "bgr"
         std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
@@ -175,7 +179,7 @@ class ClassifierModule(pl.LightningModule):
         with watched as features:
             logits = self(images).float()
         adjusted = logits if self._logit_adjustment is None else logits + self._logit_adjustment
-        loss = self._loss(adjusted, targets, self._class_weights)
+        loss = self._loss(adjusted, targets, self._class_weights, self._prior)
         if self.guide is not None:
             loss = self.guide(
                 loss,

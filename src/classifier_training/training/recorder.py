@@ -86,6 +86,10 @@ class EpochRecorder(Checkpoint):
         row["epoch_seconds"] = time.perf_counter() - self._started
         row["images_per_second"] = self._num_images / max(self._train_seconds, 1e-9)
         row["peak_memory_mb"] = _peak_memory_mb(pl_module.device)
+        self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Add a row and write the table."""
         self.rows.append(row)
         header = list(dict.fromkeys(name for row in self.rows for name in row))
         write_csv(self._path, header, ([_shown(row.get(name)) for name in header] for row in self.rows))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MIN_PIXELS = 1e9
+MIN_PIXELS = 1e8
 """Pixels trained on in a whole run, below which a probe would cost more than it could bring."""
 
 PROBE_SECONDS, PROBE_SHARE = 1.5, 0.005
@@ -38,7 +38,7 @@ COMPILE_PAYS_SECONDS = {"cuda": 900.0, "cpu": 3600.0}
 
 COMPILE_GAIN = 1.05
 
-PROBE_IMAGES = {"cpu": 4}
+PROBE_IMAGES = {"cpu": 8}
 """Images in a timed step; beside a GPU a whole batch, which alone fills it."""
 
 
@@ -48,7 +48,6 @@ def probe_device(
     *,
     batch_size: int,
     num_images: int,
-    may_change_precision: bool,
 ) -> tuple[Device, float]:
     """Time a few steps with other memory formats and precisions, and take what is clearly faster.
 
@@ -57,7 +56,6 @@ def probe_device(
         device: the usual choice.
         batch_size: images in a batch.
         num_images: that the whole run trains on.
-        may_change_precision: whether the user left the precision open.
 
     Returns:
         The device with the fastest way to use it, and the estimated seconds of the run; 0 for a run so short that
@@ -72,7 +70,7 @@ def probe_device(
     usual = fastest = seconds_of(module, device, number)
     chosen = device
     budget = max(PROBE_SECONDS, PROBE_SHARE * usual / number * num_images)
-    for candidate in _candidates(device, may_change_precision=may_change_precision):
+    for candidate in _candidates(device):
         if time.perf_counter() - started + 3 * usual > budget:
             break
         seconds = seconds_of(make(candidate), candidate, number)
@@ -168,11 +166,11 @@ def set_float32_products(device: Device) -> bool:
     return tf32
 
 
-def _candidates(device: Device, *, may_change_precision: bool) -> Sequence[Device]:
-    found = [dataclasses.replace(device, channels_last=not device.channels_last)]
-    if may_change_precision and device.accelerator == "cpu" and device.precision == "bf16-mixed":
-        found.append(dataclasses.replace(device, precision="32-true"))
-    return found
+def _candidates(device: Device) -> Sequence[Device]:
+    return [
+        *(dataclasses.replace(device, precision=precision) for precision in device.other_precisions),
+        dataclasses.replace(device, channels_last=not device.channels_last),
+    ]
 
 
 def _timed(trial: Trial, batches: Sequence[object]) -> float:

@@ -1,7 +1,8 @@
-"""How a pretrained network moves to new data: what learns, and when."""
+"""How a trained network moves to new data: what learns, and when."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -18,12 +19,18 @@ class Transfer:
     """A way to move a network; what is frozen follows from the epoch alone, so a resumed run freezes the same.
 
     Attributes:
-        freezes: whether anything is frozen at any time.
         probes: whether the head is fitted to stored features before the first epoch.
+        trains: whether there are epochs at all.
+        freezes: whether any layer or statistic is frozen at any time.
+        unfreezes: whether some of what is frozen learns later.
+        freezes_statistics: whether all batch norms normalize by the statistics that the network came with.
     """
 
-    freezes: ClassVar[bool] = False
     probes: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
+    freezes: ClassVar[bool] = False
+    unfreezes: ClassVar[bool] = False
+    freezes_statistics: ClassVar[bool] = False
 
     def num_frozen(self, epoch: int, num_stages: int) -> int:  # noqa: ARG002
         """How many stages, counted from the stem, are frozen in an epoch; the head is the last of `num_stages`."""
@@ -33,14 +40,16 @@ class Transfer:
 @register(group="transfer", name="full")
 @dataclass(frozen=True, kw_only=True)
 class FullFineTuning(Transfer):
-    """All layers learn from the first step on, the default."""
+    """All layers learn from the first step on."""
 
 
-@register(group="transfer", name="features")
+@register(group="transfer", name="linear_probe")
 @dataclass(frozen=True, kw_only=True)
-class FeatureExtraction(Transfer):
-    """The head alone learns; the layers below, batch-norm statistics included, stay as they are."""
+class LinearProbe(Transfer):
+    """The head alone is fitted, to features that are computed once; nothing is trained by epochs."""
 
+    probes = True
+    trains = False
     freezes = True
 
     def num_frozen(self, epoch: int, num_stages: int) -> int:  # noqa: ARG002
@@ -48,7 +57,32 @@ class FeatureExtraction(Transfer):
         return num_stages - 1
 
 
-@register(group="transfer", name="progressive")
+@register(group="transfer", name="lp_ft")
+@dataclass(frozen=True, kw_only=True)
+class ProbeThenFineTune(Transfer):
+    """The head is fitted to features that are computed once, then the later layers learn, too.
+
+    A random head would push good features away in the first steps (Kumar et al. 2022, arXiv:2202.10054). Batch norms
+    keep their statistics: those of a large data set are better than those of a small one. The weights after the fit are
+    kept unless an epoch scores higher on validation.
+
+    Args:
+        frozen_share: share of the network's stages, counted from the stem, that stay as they are. With a third of them, a step
+            takes three fifths of the time.
+    """
+
+    probes = True
+    freezes = True
+    freezes_statistics = True
+
+    frozen_share: Annotated[float, Field(ge=0, lt=1)] = 0.34
+
+    def num_frozen(self, epoch: int, num_stages: int) -> int:  # noqa: ARG002
+        """The share, rounded down."""
+        return math.floor(self.frozen_share * num_stages)
+
+
+@register(group="transfer", name="progressive_unfreezing")
 @dataclass(frozen=True, kw_only=True)
 class ProgressiveUnfreezing(Transfer):
     """The head learns first, then one more stage of layers after another, from the head down.
@@ -62,6 +96,7 @@ class ProgressiveUnfreezing(Transfer):
     """
 
     freezes = True
+    unfreezes = True
 
     head_epochs: EpochCount = 1
     every_epochs: EpochCount = 1
@@ -74,15 +109,19 @@ class ProgressiveUnfreezing(Transfer):
         return below - min(thawed, below, self.stages or below)
 
 
-@register(group="transfer", name="probe")
+@register(group="transfer", name="auto")
 @dataclass(frozen=True, kw_only=True)
-class ProbeThenFineTune(Transfer):
-    """The head is fitted to features stored once, then all layers learn, which takes fewer epochs.
+class AutoTransfer(Transfer):
+    """lp_ft for a network with trained weights that ends in one linear layer, else full; the default."""
 
-    A random head would push good features away in the first steps (Kumar et al. 2022, arXiv:2202.10054).
+
+def choose_transfer(*, ends_linear: bool) -> Transfer:
+    """Return the way that auto stands for.
+
+    Args:
+        ends_linear: whether the network starts from trained weights and ends in one linear layer.
     """
-
-    probes = True
+    return ProbeThenFineTune() if ends_linear else FullFineTuning()
 
 
 def refuse_transfer(transfer: Transfer, architecture: str, *, is_trained: bool, max_epochs: int) -> None:
@@ -109,5 +148,5 @@ def refuse_transfer(transfer: Transfer, architecture: str, *, is_trained: bool, 
             f"transfer.head_epochs={transfer.head_epochs} and trainer.max_epochs={max_epochs}: nothing but the head "
             "would ever learn",
             "fewer epochs for the head than in all",
-            "transfer=features for the head alone, or transfer.head_epochs=1",
+            "transfer=linear_probe for the head alone, or transfer.head_epochs=1",
         )

@@ -5,6 +5,7 @@ Torch and Lightning are imported by the functions that need them, so that help a
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.callbacks.observer import FitEnd, RunContext
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, RunContext
 from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.register import describe
-from classifier_training.core.types import TEST, VAL, SplitResult
+from classifier_training.core.runtime import peak_memory_mb
+from classifier_training.core.types import PROBE_EPOCH, TEST, VAL, SplitResult
 from classifier_training.training.decisions import Phase
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.end import LAST_CHECKPOINT, Failures, Trained
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from classifier_training.callbacks.assemble import Assembly
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.continuation import Pace
     from classifier_training.training.device import Device
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
     from classifier_training.training.imbalance import Correction
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.transfer import Transfer
+    from classifier_training.workflows.heads import Probe
     from classifier_training.workflows.start import Start
+
+log = logging.getLogger(__name__)
 
 Builder = Callable[..., Any]
 
@@ -51,7 +57,7 @@ def make_module(
     seed: int,
     min_batch_size: int,
     phase: Phase,
-    freezes: bool,
+    unfreezes: bool,
     guide: Guide | None = None,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
@@ -65,7 +71,7 @@ def make_module(
         loss=loss,
         optimizer=optimizer,
         # torch's fused SGD fails on layers that join those that have a momentum already.
-        fused=not freezes and (settings.gradient_clip_val is None or device.precision != "16-mixed"),
+        fused=not unfreezes and (settings.gradient_clip_val is None or device.precision != "16-mixed"),
         scheduler=constant if phase.is_constant else scheduler,
         # A finished run that only scores again has no step left.
         plan=SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode),
@@ -119,6 +125,7 @@ def fit(
     transfer: Transfer,
     retrains_head: bool,
     start: Start,
+    probe: Probe | None = None,
 ) -> Trained:
     """Train and put the best weights back; where it is asked for, the head is then fitted anew.
 
@@ -134,6 +141,7 @@ def fit(
         transfer: which stages are frozen when.
         retrains_head: whether the head is fitted anew.
         start: where the run begins, or is taken up; one whose training has ended takes its rows from the checkpoint.
+        probe: what the linear probe gave; its weights are kept unless an epoch scores higher.
     """
     import pytorch_lightning as pl
 
@@ -188,10 +196,15 @@ def fit(
         run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=settings.accumulate_grad_batches
     )
     opened, failures = lightning.loggers, Failures()
+    if probe is not None and team.leads:
+        assembly.checkpoints.begin_with(module, probe.score)
     with closed_after_errors(opened):
         if start.is_trained and start.checkpoint is not None:
             recorder = assembly.recorder
             recorder.load_state_dict(read_checkpoint(start.checkpoint)["callbacks"][recorder.state_key])
+        elif not transfer.trains:
+            assert probe is not None
+            _record_probe(run, assembly, probe)
         else:
             checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
             with team.sharing(datamodule), interrupts, memory, told_dead_workers(), checkpointing:
@@ -208,6 +221,8 @@ def fit(
             failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
+        if transfer.trains and best["epoch"] == PROBE_EPOCH:
+            log.info("no epoch scored higher on validation than the linear probe: its weights are kept")
         if retrains_head:
             with failures.keep("retrain_head"):
                 best = _with_new_head(run, module, datamodule, device, best)
@@ -231,6 +246,23 @@ def fit(
         keeps_last=assembly.checkpoints.keep_last,
         failures=failures,
     )
+
+
+def _record_probe(run: RunContext, assembly: Assembly, probe: Probe) -> None:
+    """Leave what an epoch leaves, of a run that is a linear probe alone."""
+    row = {
+        "epoch": 0,
+        "step": 0,
+        **{f"{VAL}/{name}": value for name, value in probe.result.metrics.items()},
+        "epoch_seconds": probe.seconds,
+        "images_per_second": probe.num_images / probe.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    assembly.recorder.add(row)
+    for observer in assembly.observers:
+        observer.epoch_ended(
+            run, EpochEnd(epoch=0, rows=assembly.recorder.rows, validation=probe.result, best_epoch=PROBE_EPOCH)
+        )
 
 
 def _with_new_head(

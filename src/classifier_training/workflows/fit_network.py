@@ -95,7 +95,7 @@ def fit_network(
         seed=parts.seed,
         min_batch_size=network.min_batch_size,
         phase=start.decisions.phase,
-        freezes=parts.transfer.freezes,
+        unfreezes=parts.transfer.unfreezes,
         guide=make_guide(parts.distillation, run, datamodule, device) if parts.distillation else None,
     )
     settled, decisions = settle(
@@ -115,10 +115,18 @@ def fit_network(
     check_share(datamodule, device.num_devices, network.min_batch_size)
     log.info("%s", epoch_words(datamodule, settled.trainer))
     module = make(settled.trainer, settled.optimizer, settled.device)
+    probe = None
+    if parts.transfer.probes and start.checkpoint is None and not follows:
+        probe = probe_head(
+            run,
+            module,
+            datamodule,
+            settled.device,
+            parts.correction.class_weights,
+            is_all=not parts.transfer.trains,
+        )
     if settled.is_compiled:
         module.network.compile()
-    if parts.transfer.probes and start.checkpoint is None and not follows:
-        probe_head(run, module, datamodule, settled.device, parts.correction.class_weights)
     return fit(
         run,
         module,
@@ -131,6 +139,7 @@ def fit_network(
         transfer=parts.transfer,
         retrains_head=parts.retrains_head,
         start=start,
+        probe=probe,
     )
 
 

@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.types import TRAIN, VAL, softmax
+from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_words, softmax
 from classifier_training.evaluation.metrics import classification_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from classifier_training.callbacks.observer import RunContext
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
+    from classifier_training.training.features import Features
     from classifier_training.training.linear_head import LinearHead
     from classifier_training.training.module import ClassifierModule
 
 log = logging.getLogger(__name__)
 
 RETRAIN_HEAD = "retrain_head=true"
-PROBE = "transfer=probe"
+PROBE = "the linear probe"
+
+MAX_PROBE_SHARE = 0.45
+"""Images that the probe computes features of, over those that the run trains on: a forward pass takes about a third of
+a step, so that the probe takes at most about 15 % of the run."""
+
+MAX_PROBE_IMAGES = 50_000
+"""More do not make a better head: there are a few thousand features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What the linear probe gave; the network has its head.
+
+    Args:
+        result: answers on the validation split, with their metrics.
+        score: the monitored metric of these.
+        seconds: that it took.
+        num_images: whose features the head was fitted to.
+    """
+
+    result: SplitResult
+    score: float
+    seconds: float
+    num_images: int
 
 
 def probe_head(
@@ -35,29 +60,37 @@ def probe_head(
     datamodule: ImageFolderDataModule,
     device: Device,
     class_weights: NDArray[np.float64] | None,
-) -> None:
+    *,
+    is_all: bool,
+) -> Probe:
     """Fit the head to the features of the network as it starts, and put it in place.
 
-    Features are those of the pictures without augmentation. Kumar et al. 2022 (arXiv:2202.10054).
+    Features are those of the images without augmentation. Kumar et al. 2022 (arXiv:2202.10054).
 
     Args:
-        run: its monitored metric, on validation, chooses the penalty.
+        run: names the monitored metric, and how long it is.
         module: its network's head is changed.
-        datamodule: the pictures.
+        datamodule: the images.
         device: where to compute.
         class_weights: of the imbalance's correction [K], or None.
+        is_all: whether the probe is the whole run; it then uses all images.
     """
     started = time.perf_counter()
-    fitted, head, _, num_images = _fit(run, module, datamodule, device, class_weights, PROBE)
-    fitted.write(head)
-    log.info(
-        "linear probe: %s %.4f by features of %s images, in %.1f s (penalty %g)",
-        run.monitor,
-        _shown(run, fitted.score),
-        f"{num_images:,}",
-        time.perf_counter() - started,
-        fitted.penalty,
+    limit = min(MAX_PROBE_IMAGES, math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN])))
+    fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=None if is_all else limit)
+    fit.fitted.write(fit.head)
+    result = fit.result(run)
+    probe = Probe(
+        result=result,
+        score=float(result.metrics[run.monitor.partition("/")[2]]),
+        seconds=time.perf_counter() - started,
+        num_images=len(fit.train.targets),
     )
+    log.info(
+        "linear probe: %s %.4f after %.0f s, by features of %s images (penalty %g)",
+        run.monitor, probe.score, probe.seconds, f"{probe.num_images:,}", fit.fitted.penalty,
+    )  # fmt: skip
+    return probe
 
 
 def retrain_head(
@@ -79,19 +112,47 @@ def retrain_head(
         The monitored metric with the new head, or None when the old one was kept.
     """
     weights = 1 / np.maximum(run.tables[TRAIN].class_counts(len(run.class_names)), 1)
-    fitted, head, before, _ = _fit(run, module, datamodule, device, weights, RETRAIN_HEAD)
-    kept = fitted.score >= before
+    fit = _fit(run, module, datamodule, device, weights, RETRAIN_HEAD)
+    score, before = fit.score(run, fit.fitted.logits(fit.val.values)), fit.score(run, fit.before)
+    kept = score >= before
     if kept:
-        fitted.write(head)
+        fit.fitted.write(fit.head)
     log.info(
-        "head re-trained with all classes alike: %s %.4f, it was %.4f with the weights of epoch %d: %s",
+        "head re-trained with all classes alike: %s %.4f, it was %.4f with the weights of %s: %s",
         run.monitor,
-        _shown(run, fitted.score),
+        _shown(run, score),
         _shown(run, before),
-        epoch,
+        epoch_words(epoch),
         "the new head is kept" if kept else "the old head is kept",
     )
-    return _shown(run, fitted.score) if kept else None
+    return _shown(run, score) if kept else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """A head fitted to features.
+
+    Args:
+        fitted: the linear classifier.
+        head: the layer that it is for.
+        train: features that it was fitted to.
+        val: features that its penalty was chosen by.
+        before: logits of the layer as it was, for these [N, K].
+    """
+
+    fitted: LinearHead
+    head: nn.Linear | nn.Conv2d
+    train: Features
+    val: Features
+    before: Tensor
+
+    def result(self, run: RunContext) -> SplitResult:
+        """Answers of the fitted head on validation."""
+        return _result(run, self.fitted.logits(self.val.values), self.val)
+
+    def score(self, run: RunContext, logits: Tensor) -> float:
+        """The monitored metric of logits for the validation images, turned so that larger is better."""
+        return _shown(run, float(_result(run, logits, self.val).metrics[run.monitor.partition("/")[2]]))
 
 
 def _fit(
@@ -101,42 +162,37 @@ def _fit(
     device: Device,
     class_weights: NDArray[np.float64] | None,
     setting: str,
-) -> tuple[LinearHead, nn.Linear | nn.Conv2d, float, int]:
-    """Fit a head; returns it, the layer that it is for, the score of that layer as it is, and the number of images."""
+    *,
+    limit: int | None = None,
+) -> _Fit:
+    """Fit a head to features of the training split, or as many of its images as the limit allows."""
     import torch
 
     from classifier_training.training.features import extract_features, linear_head
     from classifier_training.training.linear_head import fit_linear_head, head_logits
 
     train, val = (
-        extract_features(module, datamodule.evaluation_loader(split), device, setting=setting) for split in (TRAIN, VAL)
+        extract_features(module, datamodule.evaluation_loader(split, limit=most), device, setting=setting)
+        for split, most in ((TRAIN, limit), (VAL, None))
     )
-    score = _scorer(run, val.targets)
     head = linear_head(module.network, setting=setting)
     module.cpu()
-    before = score(head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values))
+    before = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)
     fitted = fit_linear_head(
         train,
         val,
         class_weights=None if class_weights is None else torch.from_numpy(class_weights).float(),
         num_classes=len(run.class_names),
         has_bias=head.bias is not None,
-        score=score,
     )
-    return fitted, head, before, len(train.targets)
+    return _Fit(fitted=fitted, head=head, train=train, val=val, before=before)
 
 
-def _scorer(run: RunContext, targets: Tensor) -> Callable[[Tensor], float]:
-    """Return the monitored metric on validation as a function of logits, turned so that larger is better."""
-    name = run.monitor.partition("/")[2]
-    true = targets.numpy()
-
-    def score(logits: Tensor) -> float:
-        answers = logits.numpy()
-        losses = -np.log(np.maximum(softmax(answers)[np.arange(len(true)), true], 1e-38))
-        return _shown(run, classification_metrics(answers, true, losses, run.class_names, also=[name])[name])
-
-    return score
+def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
+    answers, true = logits.numpy(), val.targets.numpy()
+    losses = -np.log(np.maximum(softmax(answers)[np.arange(len(true)), true], 1e-38))
+    metrics = classification_metrics(answers, true, losses, run.class_names, also=[run.monitor.partition("/")[2]])
+    return SplitResult(VAL, answers, true, val.indices.numpy(), losses, metrics)
 
 
 def _shown(run: RunContext, value: float) -> float:

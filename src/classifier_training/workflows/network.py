@@ -10,10 +10,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.core.register import describe
 from classifier_training.models.head import start_small
 from classifier_training.models.stages import split_stages
-from classifier_training.training.transfer import refuse_transfer
-from classifier_training.workflows.heads import PROBE, RETRAIN_HEAD
+from classifier_training.training.transfer import AutoTransfer, choose_transfer, refuse_transfer
+from classifier_training.workflows.heads import RETRAIN_HEAD
 from classifier_training.workflows.start import inherit, only_start
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Network:
         batch_size: as configured, or the usual one where it is still to be found.
         min_batch_size: fewest images that it can be trained on at once.
         num_trainable: parameters that learn in the first epoch.
+        transfer: which layers learn, and when; auto is resolved.
     """
 
     built: BuiltModel
@@ -50,6 +52,7 @@ class Network:
     batch_size: int
     min_batch_size: int
     num_trainable: int
+    transfer: Transfer
 
 
 def build_network(
@@ -90,7 +93,7 @@ def build_network(
     from classifier_training.models.forward import fit_input, fit_smaller
     from classifier_training.models.weights import without_weights
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
-    from classifier_training.training.features import linear_head
+    from classifier_training.training.features import ends_linear, linear_head
     from classifier_training.training.progressive import check_progressive
 
     if has_checkpoint:
@@ -101,8 +104,10 @@ def build_network(
     built: BuiltModel = model(len(class_names))
     if built.weights is None or not built.weights.has_head:
         start_small(built.network, len(class_names))
-    if transfer.probes or retrains_head:
-        linear_head(built.network, setting=PROBE if transfer.probes else RETRAIN_HEAD)
+    if retrains_head:
+        linear_head(built.network, setting=RETRAIN_HEAD)
+    if transfer.probes:
+        linear_head(built.network, setting=f"transfer={describe(transfer)['type']}")
     if trainer.gradient_checkpointing:
         checkpointed_modules(built.network)
     image_size = data.image_size or built.input_spec.size
@@ -116,13 +121,14 @@ def build_network(
         built = inherit(built, model, origin, class_names)
     if has_checkpoint:
         built = dataclasses.replace(built, weights=started_from)
+    is_trained = built.pretrained or (has_checkpoint and not isinstance(transfer, AutoTransfer))
+    refuse_transfer(transfer, built.architecture, is_trained=is_trained, max_epochs=trainer.max_epochs)
+    if isinstance(transfer, AutoTransfer):
+        transfer = choose_transfer(ends_linear=is_trained and ends_linear(built.network, image_size=image_size))
     num_trainable = _num_trainable(built.network, transfer)
     if num_trainable:
         log.info("weights: %s", _weights_words(built, len(class_names), has_checkpoint=has_checkpoint))
-    refuse_transfer(
-        transfer, built.architecture, is_trained=built.pretrained or has_checkpoint, max_epochs=trainer.max_epochs
-    )
-    return Network(built, image_size, first_size, batch_size, min_batch_size, num_trainable)
+    return Network(built, image_size, first_size, batch_size, min_batch_size, num_trainable, transfer)
 
 
 def _weights_words(built: BuiltModel, num_classes: int, *, has_checkpoint: bool) -> str:

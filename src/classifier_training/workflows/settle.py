@@ -138,7 +138,6 @@ def _settle_speed(
             device,
             batch_size=size,
             num_images=num_images,
-            may_change_precision=trainer.precision == "auto",
         )
     if known and trainer.compile == "auto":
         is_compiled = bool(found.is_compiled)

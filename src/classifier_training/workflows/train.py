@@ -25,7 +25,7 @@ from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.types import TEST, SplitResult, SplitTable, goal_of
+from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_words, goal_of
 from classifier_training.data.source import DataSource
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
@@ -96,7 +96,7 @@ class TrainResult:
         lines = [
             "",
             str(self.ended.evaluation),
-            f"with the weights of epoch {self.best_epoch}{caution}",
+            f"with the weights of {epoch_words(self.best_epoch)}{caution}",
             *(f"FAILED: {name}: {reason}" for name, reason in self.ended.failures.items()),
             *folder_words(self.run_dir),
         ]
@@ -133,7 +133,7 @@ def train(
     loss: Annotated[Builder, Choice("cross_entropy")],
     optimizer: Annotated[partial[Any], Choice("adamw")],
     scheduler: Annotated[Builder, Choice("cosine")],
-    transfer: Annotated[Transfer, Choice("full")],
+    transfer: Annotated[Transfer, Choice("auto")],
     imbalance: Annotated[Switch, Choice("auto")],
     sampler: Annotated[Builder | None, Choice(None)] = None,
     distillation: Annotated[Distillation | None, Choice(None)] = None,
@@ -270,7 +270,7 @@ def train(
                 loss,
                 optimizer,
                 scheduler,
-                transfer,
+                network.transfer,
                 trainer,
                 data.batch_size,
                 correction,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import pytest
@@ -30,27 +31,29 @@ def test_half_precision_does_not_exist_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"), ({}, "32-true")],
+    ("capabilities", "others"),
+    [({"avx512_bf16": True}, ("bf16-mixed",)), ({"amx_bf16": True}, ("bf16-mixed",)), ({}, ())],
 )
-def test_bfloat16_is_chosen_where_the_cpu_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+def test_the_cpu_trains_in_float32_unless_bfloat16_is_timed_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], others: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert choose_device("cpu", "auto").precision == precision
+    device = choose_device("cpu", "auto")
+    assert (device.precision, device.other_precisions) == ("32-true", others)
+    assert choose_device("cpu", "bf16-mixed").other_precisions == choose_device("cpu", 32).other_precisions == ()
 
 
-BF16 = Device("cpu", "bf16-mixed", channels_last=True, words="a CPU")
+CPU = Device("cpu", "32-true", channels_last=True, words="a CPU", other_precisions=("bf16-mixed",))
 
 
-def test_the_cpu_does_without_bfloat16_where_it_leaves_gradients_unset(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_the_cpu_does_without_bfloat16_where_it_leaves_gradients_unset() -> None:
     network = ResNet18(pretrained=False)(3).network
-    assert sound_precision(BF16, network, image_size=16, wanted="auto").precision == "32-true"
-    assert "layer4.0.conv1" in caplog.text
+    assert sound_precision(CPU, network, image_size=16, wanted="auto").other_precisions == ()
+    asked = dataclasses.replace(CPU, precision="bf16-mixed", other_precisions=())
     with pytest.raises(UserError, match=r"trainer\.precision=bf16-mixed: at 16 px the maps that layer4\.0\.conv1"):
-        sound_precision(BF16, network, image_size=16, wanted="bf16-mixed")
-    assert sound_precision(BF16, network, image_size=32, wanted="auto") is BF16
+        sound_precision(asked, network, image_size=16, wanted="bf16-mixed")
+    assert sound_precision(CPU, network, image_size=32, wanted="auto") is CPU
+    assert sound_precision(asked, network, image_size=32, wanted="bf16-mixed") is asked
 
 
 @pytest.mark.parametrize(

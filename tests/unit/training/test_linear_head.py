@@ -11,7 +11,7 @@ from torch import nn
 from classifier_training.core.errors import UserError
 from classifier_training.training import linear_head as fitting
 from classifier_training.training.device import Device
-from classifier_training.training.features import Features, extract_features, linear_head
+from classifier_training.training.features import Features, ends_linear, extract_features, linear_head
 from classifier_training.training.linear_head import fit_linear_head, head_logits
 
 CPU = Device("cpu", "32-true", channels_last=False, words="")
@@ -23,15 +23,11 @@ def clouds(number: int, seed: int) -> Features:
     targets = torch.multinomial(torch.tensor([0.8, 0.1, 0.1]), number, replacement=True, generator=generator)
     values = torch.randn(number, 6, generator=generator)
     values[:, :3] += 1.5 * nn.functional.one_hot(targets, 3)
-    return Features(values * torch.tensor([1, 10, 0.1, 1, 5, 0.0]) + 3, targets)
+    return Features(values * torch.tensor([1, 10, 0.1, 1, 5, 0.0]) + 3, targets, torch.arange(number))
 
 
 def balanced(targets: torch.Tensor) -> torch.Tensor:
     return 1 / torch.bincount(targets, minlength=3).float()
-
-
-def accuracy_of(targets: torch.Tensor) -> object:
-    return lambda logits: (logits.argmax(1) == targets).float().mean().item()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -39,9 +35,7 @@ def test_the_head_is_that_of_scikit_learn(weighted: bool, monkeypatch: pytest.Mo
     train, val = clouds(400, 0), clouds(100, 1)
     monkeypatch.setattr(fitting, "PENALTIES", (0.1,))
     weights = balanced(train.targets) if weighted else None
-    head = fit_linear_head(
-        train, val, class_weights=weights, num_classes=3, has_bias=True, score=accuracy_of(val.targets)  # type: ignore[arg-type]
-    )  # fmt: skip
+    head = fit_linear_head(train, val, class_weights=weights, num_classes=3, has_bias=True)
     samples = np.ones(400) / 400 if weights is None else weights[train.targets].numpy()
     spread = train.values.std(dim=0, correction=0).numpy()
     spread[5] = 1
@@ -53,27 +47,33 @@ def test_the_head_is_that_of_scikit_learn(weighted: bool, monkeypatch: pytest.Mo
     assert not head.weight[:, 5].any()
 
 
-def test_the_penalty_is_chosen_on_validation_and_weights_balance_the_classes() -> None:
+def test_the_penalty_has_the_least_loss_on_validation_and_weights_balance_the_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     train, val = clouds(400, 0), clouds(400, 1)
 
-    def recall(logits: torch.Tensor) -> float:
-        hits = logits.argmax(1) == val.targets
+    def fit(weights: torch.Tensor | None) -> fitting.LinearHead:
+        return fit_linear_head(train, val, class_weights=weights, num_classes=3, has_bias=True)
+
+    def recall(head: fitting.LinearHead) -> float:
+        hits = head.logits(val.values).argmax(1) == val.targets
         return float(np.mean([hits[val.targets == one].float().mean().item() for one in range(3)]))
 
-    def fit(weights: torch.Tensor | None) -> fitting.LinearHead:
-        return fit_linear_head(train, val, class_weights=weights, num_classes=3, has_bias=True, score=recall)
-
     plain, even = fit(None), fit(balanced(train.targets))
-    assert even.score > plain.score + 0.05
-    assert even.score == pytest.approx(recall(head_logits(even.weight, even.bias, val.values)))
-    assert even.penalty in fitting.PENALTIES
+    assert recall(even) > recall(plain) + 0.05
+    assert plain.loss == pytest.approx(nn.functional.cross_entropy(plain.logits(val.values), val.targets).item())
+    losses = []
+    for penalty in fitting.PENALTIES:
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, "PENALTIES", (penalty,))
+            losses.append(fit(None).loss)
+    assert plain.loss == pytest.approx(min(losses), rel=1e-3)
+    assert max(losses) > 1.05 * plain.loss
 
 
 def test_a_head_without_bias_and_one_of_convolution_are_written() -> None:
     train, val = clouds(100, 0), clouds(50, 1)
-    head = fit_linear_head(
-        train, val, class_weights=None, num_classes=3, has_bias=False, score=accuracy_of(val.targets)  # type: ignore[arg-type]
-    )  # fmt: skip
+    head = fit_linear_head(train, val, class_weights=None, num_classes=3, has_bias=False)
     assert head.bias is None
     layer = nn.Conv2d(6, 3, 1, bias=False)
     head.write(layer)
@@ -86,21 +86,25 @@ def test_features_are_what_the_head_is_shown() -> None:
     )
     module = make(network)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    found = extract_features(module, batches(), CPU, setting="transfer=probe")
+    found = extract_features(module, batches(), CPU, setting="transfer=lp_ft")
     assert found.values.shape == (12, 5)
     assert module.training
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     module.eval()
     logits = torch.cat([module(batch.images) for batch in batches()])
     assert torch.allclose(network[5](found.values), logits, atol=1e-6)
+    assert found.indices.tolist() == torch.cat([batch.indices for batch in batches()]).tolist()
     assert found.targets.tolist() == torch.cat([batch.targets for batch in batches()]).tolist()
 
 
 def test_a_network_that_does_not_end_in_one_linear_layer_is_refused() -> None:
     with pytest.raises(UserError, match="head, head_dist"):
-        linear_head(timm.create_model("deit_tiny_distilled_patch16_224", depth=1), setting="transfer=probe")
+        linear_head(timm.create_model("deit_tiny_distilled_patch16_224", depth=1), setting="transfer=lp_ft")
     with pytest.raises(UserError, match="no layer that is known"):
-        linear_head(nn.Flatten(), setting="transfer=probe")
+        linear_head(nn.Flatten(), setting="transfer=lp_ft")
     scaled = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Softplus())
+    assert not ends_linear(scaled, image_size=8)
+    assert ends_linear(scaled[:2], image_size=8)
+    assert not ends_linear(nn.Flatten(), image_size=8)
     with pytest.raises(UserError, match="retrain_head=true: the network does more"):
         extract_features(make(scaled), batches(), CPU, setting="retrain_head=true")

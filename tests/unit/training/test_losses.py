@@ -29,6 +29,27 @@ def test_smoothing_and_weights_are_passed_on() -> None:
     assert cross_entropy(LOGITS, TARGETS, WEIGHTS, label_smoothing=0.1) == expected
 
 
+@pytest.mark.parametrize("shares", [False, True])
+def test_smoothing_goes_to_the_prior_that_is_in_the_logits(shares: bool) -> None:
+    prior = torch.tensor([0.9, 0.09, 0.01])
+    targets = functional.one_hot(TARGETS, 3).float()
+    expected = functional.cross_entropy(LOGITS, 0.8 * targets + 0.2 * prior)
+    found = cross_entropy(LOGITS, targets if shares else TARGETS, None, prior, label_smoothing=0.2)
+    assert found.item() == pytest.approx(expected.item())
+    assert cross_entropy(LOGITS, TARGETS, None, prior) == cross_entropy(LOGITS, TARGETS, None)
+
+
+def test_smoothed_targets_give_adjusted_logits_no_preference_of_their_own() -> None:
+    # Images that say nothing of their class: the best answer is the prior, and no preference without it.
+    targets = torch.cat([torch.full((number,), one) for one, number in enumerate((90, 9, 1))])
+    prior = torch.tensor([0.9, 0.09, 0.01])
+    answer = torch.zeros(3, requires_grad=True)
+    loss = cross_entropy((answer + prior.log()).expand(100, 3), targets, None, prior, label_smoothing=0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert answer.grad is not None
+    assert answer.grad.abs().max() < 1e-6
+
+
 def test_gradients_stay_finite_for_sure_answers() -> None:
     logits = torch.tensor([[100.0, -100.0]], requires_grad=True)
     focal(logits, torch.tensor([0]), None).backward()  # type: ignore[no-untyped-call]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tests.unit.training.test_module import Linear, make
@@ -35,11 +37,33 @@ def build(network: nn.Module, device: Device) -> ClassifierModule:
 @pytest.mark.parametrize("slow_when_last", [True, False])
 def test_the_faster_memory_format_is_taken(slow_when_last: bool) -> None:
     network = Slow(slow_when_last)
-    device, seconds = speed.probe_device(
-        lambda device: build(network, device), CPU, batch_size=4, num_images=10**8, may_change_precision=True
-    )
+    device, seconds = speed.probe_device(lambda device: build(network, device), CPU, batch_size=4, num_images=10**8)
     assert device.channels_last is not slow_when_last
     assert seconds > 0
+
+
+class Casting(Linear):
+    """Takes longer in bfloat16, or in float32."""
+
+    def __init__(self, slow_precision: torch.dtype) -> None:
+        super().__init__()
+        self.slow_precision = slow_precision
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_mixed = torch.is_autocast_enabled("cpu")
+        if (self.slow_precision == torch.bfloat16) == is_mixed:
+            weight = torch.ones(300, 300)
+            with torch.autocast("cpu", enabled=False):
+                for _ in range(20):
+                    weight = weight @ weight / 300
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("slow", "taken"), [(torch.bfloat16, "32-true"), (torch.float32, "bf16-mixed")])
+def test_the_faster_precision_is_taken(slow: torch.dtype, taken: str) -> None:
+    network, device = Casting(slow), dataclasses.replace(CPU, other_precisions=("bf16-mixed",))
+    found, _ = speed.probe_device(lambda one: build(network, one), device, batch_size=4, num_images=10**8)
+    assert found.precision == taken
 
 
 def test_a_short_run_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,9 +71,7 @@ def test_a_short_run_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("timed")
 
     monkeypatch.setattr(speed, "seconds_of", fail)
-    found = speed.probe_device(
-        lambda device: build(Slow(True), device), CPU, batch_size=4, num_images=1000, may_change_precision=True
-    )
+    found = speed.probe_device(lambda device: build(Slow(True), device), CPU, batch_size=4, num_images=1000)
     assert found == (CPU, 0.0)
     assert not speed.choose_compilation(
         lambda device: build(Slow(True), device), CPU, wanted="auto", batch_size=4, estimated_seconds=100

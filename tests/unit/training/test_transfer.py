@@ -6,11 +6,13 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.training.transfer import (
-    FeatureExtraction,
+    AutoTransfer,
     FullFineTuning,
+    LinearProbe,
     ProbeThenFineTune,
     ProgressiveUnfreezing,
     Transfer,
+    choose_transfer,
     refuse_transfer,
 )
 
@@ -20,8 +22,10 @@ def frozen(transfer: Transfer, num_epochs: int = 8) -> list[int]:
 
 
 def test_what_is_frozen_follows_from_the_epoch() -> None:
-    assert frozen(FullFineTuning()) == frozen(ProbeThenFineTune()) == [0] * 8
-    assert frozen(FeatureExtraction()) == [4] * 8
+    assert frozen(FullFineTuning()) == frozen(ProbeThenFineTune(frozen_share=0)) == [0] * 8
+    assert frozen(LinearProbe()) == [4] * 8
+    assert frozen(ProbeThenFineTune()) == [1] * 8
+    assert [ProbeThenFineTune().num_frozen(0, number) for number in (2, 3, 6, 9)] == [0, 1, 2, 3]
     assert frozen(ProgressiveUnfreezing()) == [4, 3, 2, 1, 0, 0, 0, 0]
     assert frozen(ProgressiveUnfreezing(head_epochs=2, every_epochs=3)) == [4, 4, 3, 3, 3, 2, 2, 2]
     assert frozen(ProgressiveUnfreezing(stages=2)) == [4, 3, 2, 2, 2, 2, 2, 2]
@@ -30,12 +34,18 @@ def test_what_is_frozen_follows_from_the_epoch() -> None:
 
 def test_a_transfer_without_effect_is_refused() -> None:
     refuse_transfer(FullFineTuning(), "tiny", is_trained=False, max_epochs=1)
-    for transfer in (FeatureExtraction(), ProgressiveUnfreezing(), ProbeThenFineTune()):
+    for transfer in (LinearProbe(), ProgressiveUnfreezing(), ProbeThenFineTune()):
         with pytest.raises(UserError, match="starts from random weights"):
             refuse_transfer(transfer, "tiny", is_trained=False, max_epochs=9)
     refuse_transfer(ProgressiveUnfreezing(head_epochs=2), "tiny", is_trained=True, max_epochs=3)
+    refuse_transfer(AutoTransfer(), "tiny", is_trained=False, max_epochs=1)
     with pytest.raises(UserError, match="nothing but the head"):
         refuse_transfer(ProgressiveUnfreezing(head_epochs=3), "tiny", is_trained=True, max_epochs=3)
+
+
+def test_auto_probes_where_there_is_something_to_probe() -> None:
+    assert isinstance(choose_transfer(ends_linear=True), ProbeThenFineTune)
+    assert isinstance(choose_transfer(ends_linear=False), FullFineTuning)
 
 
 @pytest.mark.parametrize("fused", [True, False])
