@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from tests.conftest import SMALL, make_class_folders
+from tests.conftest import NETWORK, SMALL, make_class_folders
 from tests.e2e.test_resume import exact, timeless
 
 from classifier_training.core.errors import InterruptedRunError, UserError
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 Train = Callable[[list[str]], Path]
 SETTINGS = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
-STEPS = 4
-"""Batches of four in an epoch of the eighteen pictures."""
+STEPS = 5
+"""Batches of at most four in an epoch of the eighteen pictures."""
 
 
 @pytest.fixture
@@ -242,7 +242,11 @@ DEFAULT_PACE = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "trainer.ma
 
 
 def test_a_short_run_that_is_cut_in_its_first_epoch_goes_on_from_its_first_step(
-    split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    split_folder: Path,
+    train_here: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     words = [f"data.root={split_folder}", *DEFAULT_PACE]
@@ -253,7 +257,7 @@ def test_a_short_run_that_is_cut_in_its_first_epoch_goes_on_from_its_first_step(
             train_here(words)
     (cut,) = (path.parent for path in whole.parent.glob("*/config.yaml") if path.parent != whole)
     assert [path.name for path in (cut / "checkpoints").glob("*.ckpt")] == ["step.ckpt"]
-    changed = shutil.copytree(cut, cut.with_name("changed"))
+    changed = Path(shutil.copytree(cut, tmp_path / "changed"))
     assert train_here(["resume=latest"]).absolute() == cut.absolute()
     assert "the run goes on after step 1" in caplog.text
     assert saved(cut) == saved(whole)
@@ -309,8 +313,8 @@ def test_a_finished_run_whose_checkpoint_is_gone_stays_as_it_is(finished: Path, 
 
 def test_what_cannot_be_started_from_is_said(finished: Path, split_folder: Path, train_here: Train) -> None:
     made = [f"data.root={split_folder}", *SETTINGS]
-    with pytest.raises(UserError, match="trained test_resnet, and this one trains resnet18") as caught:
-        train_here([*made[:1], *SETTINGS[2:], f"init_from={finished}"])
+    with pytest.raises(UserError, match="trained test_resnet, and this one trains tf_efficientnet_lite0") as caught:
+        train_here([*made[:1], *SETTINGS[len(NETWORK) :], f"init_from={finished}"])
     assert "model=timm model.name=test_resnet" in caught.value.remedy
     with pytest.raises(UserError, match="init_from=nowhere: there is no such folder"):
         train_here([*made, "init_from=nowhere"])

@@ -284,8 +284,8 @@ def test_a_finished_run_is_slim_and_says_what_to_share(
         Image.fromarray(noise).save(path)
         noise = np.roll(noise, 7, axis=0)
     done = command(
-        "train", f"data.root={pictures}", "model=resnet18", "data.image_size=64", "trainer.max_epochs=3",
-        "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0", "data.batch_size=6",
+        "train", f"data.root={pictures}", "model=resnet18", "model.pretrained=false", "data.image_size=64",
+        "trainer.max_epochs=3", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0", "data.batch_size=6",
     )  # fmt: skip
     assert done.code == 0, done.err
     (run,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/*/*/result.json"))

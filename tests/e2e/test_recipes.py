@@ -58,7 +58,7 @@ def test_the_fast_recipe_trains_on_growing_pictures(
     monkeypatch.setattr(ClassifierModule, "forward", spy)
     words = [f"data.root={split_folder}", "recipe=fast", *LITTLE, "data.image_size=64", "trainer.max_epochs=2"]
     train_here(words)
-    assert [size for trains, size in seen if trains] == [32] * 4 + [64] * 4
+    assert [size for trains, size in seen if trains] == [32] * 5 + [64] * 5
     assert {size for trains, size in seen if not trains} == {64}
     with pytest.raises(UserError, match=r"transforms\.start_scale=0\.5 has no effect with data\.image_size=32"):
         train_here([*words, "data.image_size=32"])

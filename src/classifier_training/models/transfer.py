@@ -53,14 +53,14 @@ class EfficientNetLite0(Lite):
     architecture = "tf_efficientnet_lite0"
 
 
-@register(group="model", name="tf_efficientnet_lite1", extra="lite")
+@register(group="model", name="tf_efficientnet_lite1")
 class EfficientNetLite1(Lite):
     """EfficientNet-Lite1, of timm: 4.1 million parameters, at 240 pixels; its weights come by the extra lite."""
 
     architecture = "tf_efficientnet_lite1"
 
 
-@register(group="model", name="tf_efficientnet_lite2", extra="lite")
+@register(group="model", name="tf_efficientnet_lite2")
 class EfficientNetLite2(Lite):
     """EfficientNet-Lite2, of timm: 4.8 million parameters, at 260 pixels; its weights come by the extra lite."""
 

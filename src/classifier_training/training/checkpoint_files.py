@@ -162,16 +162,20 @@ class Found:
     Args:
         path: of the file.
         entry: what it is.
+        kept: the whole checkpoints up to this one, and the one with the best weights.
+        newer: files of the whole checkpoints after this one, which are forgotten when the run goes on.
     """
 
     path: Path
     entry: Entry
+    kept: tuple[Entry, ...] = ()
+    newer: tuple[Path, ...] = ()
 
 
 def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     """Return the newest whole checkpoint of a run, by its step; None where the run begins again.
 
-    Damaged ones are named, and newer ones than the one found are forgotten. Only for who holds the run's lock.
+    Damaged ones are named. What is whole stays as it is until `go_on_from`. Only for who holds the run's lock.
 
     Args:
         run_dir: the run.
@@ -192,7 +196,6 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
             return None
         if found and not any(one.entry.epochs_done for one in found):
             log.warning("%s: the first epoch has not come to its end; with other settings the run begins again", folder)
-            remove_checkpoints(folder, [path.name for path in paths])
             return None
         raise UserError(
             f"{folder}: "
@@ -202,20 +205,32 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
         )
     newest = max(fitting, key=lambda one: (one.entry.step, one.entry.epochs_done))
     kept = [one.entry for one in found if one.entry.step <= newest.entry.step]
-    for one in found:
-        if one.entry not in kept:
-            one.path.unlink()
-    write_manifest(folder, kept + _best(run_dir.best_checkpoint, entries))
-    return newest
+    return replace(
+        newest,
+        kept=(*kept, *_best(run_dir.best_checkpoint, entries)),
+        newer=tuple(one.path for one in found if one.entry.step > newest.entry.step),
+    )
 
 
-def train_on(found: Found) -> None:
-    """Note that training did not end with a checkpoint after all: the run was made longer."""
+def go_on_from(run_dir: RunDir, found: Found | None, *, is_trained: bool) -> None:
+    """Forget what is newer than the checkpoint that a run goes on from. Only for who holds the run's lock.
+
+    Args:
+        run_dir: the run.
+        found: the checkpoint; None where the run begins again.
+        is_trained: whether no step is to come. Else training did not end with that checkpoint after all.
+    """
+    folder = run_dir.last_checkpoint.parent
+    if found is None:
+        remove_checkpoints(folder, (LAST, STEP, PREVIOUS))
+        return
+    for path in found.newer:
+        path.unlink()
     entries = [
-        replace(entry, ends_training=False) if entry.sha256 == found.entry.sha256 else entry
-        for entry in read_manifest(found.path.parent) or ()
+        entry if is_trained or entry.sha256 != found.entry.sha256 else replace(entry, ends_training=False)
+        for entry in found.kept
     ]
-    write_manifest(found.path.parent, entries)
+    write_manifest(folder, entries)
 
 
 def _first_was_cut(paths: list[Path], entries: list[Entry] | None) -> bool:

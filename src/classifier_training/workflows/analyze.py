@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from classifier_training.core.errors import UserError
 from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
-from classifier_training.core.run_dir import DataReportDir, make_folder, write_csv, write_json
+from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import InputSpec
 from classifier_training.data.checks_classes import check_classes
@@ -25,7 +25,7 @@ from classifier_training.data.scan import FileScan, scan_files
 from classifier_training.data.source import TRAINING_ALONE, DataSource
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.workflows.data_page import draw_plots, write_data_page
+from classifier_training.workflows.data_page import DataReportDir, draw_plots, write_data_page
 from classifier_training.workflows.label_report import LabelReport, report_labels
 
 if TYPE_CHECKING:

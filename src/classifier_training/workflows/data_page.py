@@ -1,4 +1,4 @@
-"""The plots and the page of an analysis."""
+"""The folder, the plots and the page of an analysis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from classifier_training.core.run_dir import DataReportDir
     from classifier_training.data.findings import Finding, Inspected
     from classifier_training.data.index import SplitData
     from classifier_training.evaluation.drawing import Drawer, Figure
@@ -35,6 +34,41 @@ MAX_PICTURES = 400
 MAX_MEANS = 60
 MAX_UNFOLDED = 8
 """Rows of a finding without pictures that are shown at once."""
+
+
+@dataclass(frozen=True)
+class DataReportDir:
+    """The folder of an analysis: `data_report/`, or `label_issues/` inside a run."""
+
+    path: Path
+
+    @property
+    def page(self) -> Path:  # noqa: D102
+        return self.path / "report.html"
+
+    @property
+    def statistics(self) -> Path:  # noqa: D102
+        return self.path / "statistics.json"
+
+    @property
+    def findings(self) -> Path:  # noqa: D102
+        return self.path / "findings.json"
+
+    @property
+    def quarantine(self) -> Path:  # noqa: D102
+        return self.path / "quarantine.csv"
+
+    @property
+    def label_issues(self) -> Path:  # noqa: D102
+        return self.path / "label_issues.csv"
+
+    def plot(self, name: str) -> Path:
+        """Path of a plot."""
+        return self.path / f"{name}.png"
+
+    def sample_sheet(self, number: int) -> Path:
+        """Path of a class's sample sheet, by the class's number: a class may be called what no file can be."""
+        return self.path / "samples" / f"class_{number:04d}.png"
 
 
 @dataclass(frozen=True)

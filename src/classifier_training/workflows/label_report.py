@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.run_dir import DataReportDir, make_folder, write_csv
+from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
 from classifier_training.data.findings import plural, shown
 from classifier_training.evaluation import report
 from classifier_training.evaluation.label_issues import find_label_issues, import_cleanlab
 from classifier_training.evaluation.pictures import thumbnail
 from classifier_training.registry.runs import find_run
+from classifier_training.workflows.data_page import DataReportDir
 from classifier_training.workflows.opened import open_exported
 from classifier_training.workflows.samples import own_samples, tabulate
 

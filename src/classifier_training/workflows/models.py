@@ -201,7 +201,7 @@ def _row(words: str, known: Entry, settings: dict[str, Any], found: Cost | str |
         pretrained=(weights := _where_weights_are(known, settings)) != "none",
         weights=weights,
         training_mb=round(measured.training_mb(batch_size), 1) if measured else None,
-        extra=known.extra,
+        extra=known.extra or (package.extra if (package := package_of(known.name)) else None),
         note=found if isinstance(found, str) else None,
     )
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
     from classifier_training.data.index import SplitData
+    from classifier_training.training.checkpoint_files import Found
     from classifier_training.training.settings import TrainerSettings
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,13 @@ class Start:
         decisions: what it decided before, with the phase that it is in now.
         checkpoint: to train on from; None for the beginning.
         is_trained: whether no step is to come: only what follows training is left to do.
+        found: that checkpoint with those beside it, for the process that leads.
     """
 
     decisions: Decisions = field(default_factory=Decisions)
     checkpoint: Path | None = None
     is_trained: bool = False
+    found: Found | None = None
 
 
 @contextmanager
@@ -158,6 +161,8 @@ def inherit(
 def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Start:
     """Find where a run was left, say what is otherwise in it now, and decide what becomes of its schedule.
 
+    Nothing in its folder is changed before `take_up`.
+
     Args:
         resumed: the run.
         config: its configuration from now on.
@@ -171,7 +176,7 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
         UserError: when `extend` has no effect, the run is past its new length, it is finished and its checkpoint is
             gone, or no checkpoint can be used.
     """
-    from classifier_training.training.checkpoint_files import find_newest, train_on
+    from classifier_training.training.checkpoint_files import find_newest
 
     decisions = read_decisions(resumed.decisions)
     changes = changed_settings(saved_values(resumed.config), config)
@@ -204,15 +209,22 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
     if extend in ("restart", "constant"):
         phase = Phase(from_epoch=done, is_constant=extend == "constant")
         decisions = dataclasses.replace(decisions, phase=phase)
-    # Before config.yaml says the new length: a kill between the two must not lose what was asked for.
-    write_decisions(resumed.decisions, decisions)
-    if newest and newest.entry.ends_training and not is_trained:
-        train_on(newest)
     if trainer.max_epochs != planned:
         log.info("extend=%s: %s", extend or "stretch", _schedule_words(decisions.phase, extend, trainer.max_epochs))
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
-    return Start(decisions, newest.path if newest else None, is_trained)
+    return Start(decisions, newest.path if newest else None, is_trained, newest)
+
+
+def take_up(resumed: RunDir, start: Start) -> None:
+    """Write into a run's folder where it goes on from.
+
+    Before config.yaml says the new length: a kill between the two must not lose what was asked for.
+    """
+    from classifier_training.training.checkpoint_files import go_on_from
+
+    write_decisions(resumed.decisions, start.decisions)
+    go_on_from(resumed, start.found, is_trained=start.is_trained)
 
 
 def follow(run: RunDir, told: Follower) -> Start:

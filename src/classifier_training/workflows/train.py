@@ -52,6 +52,7 @@ from classifier_training.workflows.start import (
     refuse_extend,
     removed_when_refused,
     room_of,
+    take_up,
     tell_unfinished,
 )
 from classifier_training.workflows.teaching import name_teachers, uncompiled
@@ -244,6 +245,7 @@ def train(
                 )
             )
         if resumed and not follower:
+            take_up(resumed, start)
             resumed.result.unlink(missing_ok=True)
             run_log.open(resumed.log)
             record_inputs(resumed, config, loaded.index)

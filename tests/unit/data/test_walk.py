@@ -60,6 +60,13 @@ def test_a_linked_folder_is_named_or_followed_and_a_loop_ends(tmp_path: Path, ca
     assert "links that lead back are not followed" in caplog.text
 
 
+def test_a_link_to_itself_hides_no_other_file_of_its_folder(tmp_path: Path) -> None:
+    root = make_class_folders(tmp_path / "d", {"blue": 2, "red": 2})
+    (root / "red/circle.png").symlink_to(root / "red/circle.png")
+    # It is a file that cannot be read, as a damaged one.
+    assert paths(root) == ["blue/00.png", "blue/01.png", "red/00.png", "red/01.png", "red/circle.png"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
 def test_a_folder_without_permission_is_named_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = make_class_folders(tmp_path / "d", {"blue": 2, "red": 2})

@@ -54,7 +54,7 @@ def network_of(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name == "varied":
         return Varied()
-    return timm_model(5, name=name).network
+    return timm_model(5, name=name, pretrained=False).network
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "varied"])

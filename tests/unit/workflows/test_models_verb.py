@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from classifier_training import cli
 from classifier_training.conf.compose import compose
 from classifier_training.conf.helping import verb_help
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import entries, entry
+from classifier_training.models import bundled
 from classifier_training.workflows.models import ModelsResult, models
 
 
@@ -19,11 +21,18 @@ def torchvision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classifier_training.workflows.models.LIBRARIES", ("torchvision",))
 
 
+def absent(name: str) -> None:
+    raise PackageNotFoundError(name)
+
+
 def listed(result: ModelsResult) -> list[str]:
     return [row.model for row in result.rows]
 
 
-def test_all_registered_names_are_listed_with_their_figures() -> None:
+def test_all_registered_names_are_listed_with_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Weights that are not installed do not keep a network from being built.
+    monkeypatch.setitem(EXTRAS, "lite", ("no_such_module",))
+    monkeypatch.setattr(bundled, "distribution", absent)
     result = models()
     rows = {row.model.partition(" ")[0]: row for row in result.rows}
     assert set(rows) == {known.name for known in entries("model")}
@@ -36,7 +45,8 @@ def test_all_registered_names_are_listed_with_their_figures() -> None:
     assert kinds == {
         "tf_efficientnet_lite0": "package", "resnet18": "fetched", "timm": "fetched", "student": "none", "svm": "none",
     }  # fmt: skip
-    assert rows["huggingface"].extra == "transformers"
+    assert [rows[name].extra for name in ("huggingface", "tf_efficientnet_lite1")] == ["transformers", "lite"]
+    assert rows["tf_efficientnet_lite0"].extra is None
     assert rows["timm"].parameters is None
     text = str(result)
     assert "timm model.name=…" in text
