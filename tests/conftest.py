@@ -34,7 +34,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.skips", "tests.chromium"]
 
 # Imports and tests allocate many objects and free few: collecting less often takes a tenth off the suite.
 gc.set_threshold(50_000, 20, 100)

@@ -16,12 +16,13 @@ EXTRAS = (
 )  # fmt: skip
 """Modules of optional extras. All but litert's are in the default group."""
 
-PROGRAMS = ("chromium", "chromedriver", "cmake", "c++", "node", "npm")
+PROGRAMS = ("chromium", "chromedriver", "cmake", "c++", "node", "npm", "uv")
 """What the tests of clients and of pages start, and no Python package installs."""
 
 MAY_SKIP = {
     rf"could not import '({'|'.join(EXTRAS)})(\..*)?': .*": "an optional extra is not installed",
     rf"({'|'.join(map(re.escape, PROGRAMS))}) is not installed": "the program is not on this machine",
+    r"older runtimes cannot be installed: .*": "PyPI is out of reach, or has no wheel for this machine",
     r"npm is not installed, and neither is onnxruntime-web: .*": "the program is not on this machine",
     r"ONNX Runtime's or nlohmann-json's C\+\+ headers are not installed; .*": "the headers are not on this machine",
     r"no C compiler to make writes fail with": "the compiler is not on this machine",

@@ -1,4 +1,4 @@
-"""Building ONNX graphs by hand. Needs no torch."""
+"""Build ONNX graphs node by node; operators are written as Python arithmetic. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DEFAULT_OPSET = 18
 
 
 class GraphBuilder:
-    """Collects nodes and constants under names of their own.
+    """Collects the nodes and constants of a graph, each under a unique name.
 
     Args:
-        prefix: of every name.
-        opset: of the graph that they go into.
+        prefix: what every name begins with.
+        opset: version of ONNX's operators that the nodes are written in.
     """
 
     def __init__(self, prefix: str, *, opset: int = DEFAULT_OPSET) -> None:
@@ -40,7 +40,7 @@ class GraphBuilder:
         return name
 
     def constant(self, value: Any, dtype: Any) -> str:
-        """Add a constant, unless there is the same already; returns its name."""
+        """Add a constant, or reuse an equal one of the same type and shape; returns its name."""
         array = np.asarray(value, dtype=dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
@@ -49,48 +49,48 @@ class GraphBuilder:
         return self._known[key]
 
     def whole(self, *values: int) -> str:
-        """Add a vector of whole numbers; returns its name."""
+        """Add an int64 vector; returns its name."""
         return self.constant(values, np.int64)
 
     def reduce(self, kind: str, tensor: str, axis: int, *, keepdims: bool = False) -> str:
-        """Reduce one axis; older opsets give it as an attribute, newer ones as an input."""
+        """Add a reduction over one axis; returns its output's name. Older opsets take the axis as an attribute."""
         if self.opset < (13 if kind == "ReduceSum" else 18):
             return self.add(kind, tensor, axes=[axis], keepdims=int(keepdims))
         return self.add(kind, tensor, self.whole(axis), keepdims=int(keepdims))
 
     def tensor(self, name: str, dtype: type[np.generic]) -> Tensor:
-        """Return what is called so in this graph as something to compute with."""
+        """Wrap a tensor of this graph, such as an input, to compute with it."""
         return Tensor(self, name, dtype)
 
     def number(self, value: Any, dtype: type[np.generic] = np.int64) -> Tensor:
-        """Add a constant as something to compute with."""
+        """Add a constant and wrap it to compute with it."""
         return Tensor(self, self.constant(value, dtype), dtype)
 
 
 class Tensor:
-    """A tensor of a graph that is being built; computing with it adds nodes.
+    """A tensor of a graph that is being built. Arithmetic with it adds nodes and returns the tensor of the result.
 
-    Shapes broadcast as in NumPy. Python numbers and arrays become constants of the tensor's own type. `//` and `%` are
-    for whole numbers that are not negative: ONNX rounds quotients towards zero. Comparisons give flags, int64 of 0 and
-    1, to multiply and add: the WebGPU provider of onnxruntime-web 1.30 computes the operators And and Or wrongly where
-    shapes broadcast.
+    Shapes broadcast as in NumPy. Python numbers and arrays become constants of the tensor's type. `//` and `%` are
+    defined for integers >= 0 only: ONNX rounds quotients towards zero. Comparisons return flags, int64 tensors of 0 and
+    1. Flags are combined with `*` and `+`, because the WebGPU provider of onnxruntime-web 1.30 computes the operators
+    And and Or wrongly where shapes broadcast.
 
     Args:
-        graph: that it belongs to.
-        name: in the graph.
-        dtype: of its elements.
+        graph: the graph that the tensor belongs to.
+        name: its name in the graph.
+        dtype: type of its elements.
     """
 
     def __init__(self, graph: GraphBuilder, name: str, dtype: type[np.generic]) -> None:
         self.graph, self.name, self.dtype = graph, name, dtype
 
     def apply(self, kind: str, *others: Number, dtype: type[np.generic] | None = None, **attributes: Any) -> Tensor:
-        """Add a node whose first input is this tensor; `dtype` is the result's, where it is another one."""
+        """Add a node whose first input is this tensor. `dtype` is the type of its output, unless it stays the same."""
         inputs = [self.like(other).name for other in others]
         return Tensor(self.graph, self.graph.add(kind, self.name, *inputs, **attributes), dtype or self.dtype)
 
     def like(self, other: Number) -> Tensor:
-        """Return a number or array as a constant of this tensor's type; a tensor as it is."""
+        """Return a number or array as a constant of this tensor's type, and a tensor unchanged."""
         return other if isinstance(other, Tensor) else self.graph.number(other, self.dtype)
 
     def __add__(self, other: Number) -> Tensor:
@@ -130,7 +130,7 @@ class Tensor:
         return self._flags("Greater", other)
 
     def equals(self, other: Number) -> Tensor:
-        """Compare element by element."""
+        """Return flags: 1 where the elements are equal."""
         return self._flags("Equal", other)
 
     def _flags(self, kind: str, other: Number) -> Tensor:
@@ -143,27 +143,27 @@ class Tensor:
         return self.apply("Abs")
 
     def choose(self, then: Tensor, other: Number) -> Tensor:
-        """Choose between whole numbers by the flags that this tensor holds."""
+        """Return the elements of `then` where this tensor of flags is 1, and those of `other` where it is 0."""
         return _where(self.cast(np.bool_), then, other)
 
     def at_least(self, other: Number) -> Tensor:
-        """Return the larger of two."""
+        """Return the elementwise maximum."""
         return self._extreme("Max", other)
 
     def at_most(self, other: Number) -> Tensor:
-        """Return the smaller of two."""
+        """Return the elementwise minimum."""
         return self._extreme("Min", other)
 
     def _extreme(self, kind: str, other: Number) -> Tensor:
         if self.dtype is np.float32:
             return self.apply(kind, other)
-        # Before opset 12 these operators know no whole numbers, and ONNX Runtime's are wrong on x86 where two numbers
-        # lie more than 2^31 apart.
+        # Before opset 12 these operators take no integers, and ONNX Runtime's are wrong on x86 where two integers are
+        # more than 2^31 apart.
         second = self.like(other)
         return _where(self.apply("Greater" if kind == "Max" else "Less", second, dtype=np.bool_), self, second)
 
     def cast(self, dtype: type[np.generic]) -> Tensor:
-        """Convert; fractions are cut off."""
+        """Convert to another type; fractions are truncated."""
         return self.apply("Cast", to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), dtype=dtype)
 
     def floor(self) -> Tensor:
@@ -171,15 +171,15 @@ class Tensor:
         return self.apply("Floor")
 
     def round(self) -> Tensor:
-        """Round to the nearest whole number, halves to even ones."""
+        """Round to the nearest integer, halves to the even one."""
         return self.apply("Round")
 
     def sum(self, axis: int) -> Tensor:
-        """Add up along an axis, which stays with a length of one."""
+        """Sum over an axis, which is kept with length 1."""
         return Tensor(self.graph, self.graph.reduce("ReduceSum", self.name, axis, keepdims=True), self.dtype)
 
     def reshape(self, *shape: int | Tensor) -> Tensor:
-        """Reshape; a length may be a tensor, int64 [1]; -1 is what is left, 0 what it was."""
+        """Reshape. A length may be an int64 [1] tensor; -1 is inferred, 0 keeps the length of the input."""
         if all(isinstance(length, int) for length in shape):
             wanted = self.graph.whole(*(length for length in shape if isinstance(length, int)))
         else:
@@ -188,16 +188,16 @@ class Tensor:
         return Tensor(self.graph, self.graph.add("Reshape", self.name, wanted), self.dtype)
 
     def transpose(self, *order: int) -> Tensor:
-        """Put the axes into another order."""
+        """Permute the axes."""
         return self.apply("Transpose", perm=order)
 
     def slice(self, start: int, end: int, *, axis: int = 0) -> Tensor:
-        """Cut a piece out along one axis."""
+        """Return the elements from start to end, exclusive, along one axis."""
         where = [self.graph.whole(number) for number in (start, end, axis)]
         return Tensor(self.graph, self.graph.add("Slice", self.name, *where), self.dtype)
 
     def take(self, indices: Tensor, *, axis: int = 0) -> Tensor:
-        """Gather along one axis."""
+        """Return the elements at int64 indices along one axis."""
         return self.apply("Gather", indices, axis=axis)
 
 
@@ -206,13 +206,13 @@ def _where(condition: Tensor, then: Tensor, other: Number) -> Tensor:
 
 
 def concatenate(tensors: Sequence[Tensor], *, axis: int) -> Tensor:
-    """Put tensors of one type one behind the other."""
+    """Concatenate tensors of one type along an axis."""
     first = tensors[0]
     return first.apply("Concat", *tensors[1:], axis=axis)
 
 
 def count_up(length: Tensor) -> Tensor:
-    """Return 0, 1, 2, … of a length, int64 [1] -> int64 [length]."""
+    """Return 0, 1, …, length - 1: int64 [1] -> int64 [length]."""
     graph = length.graph
     zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
     return graph.tensor(graph.add("Range", zero, graph.add("Reshape", length.name, graph.whole()), one), np.int64)

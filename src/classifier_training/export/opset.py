@@ -1,4 +1,4 @@
-"""Writing a graph in older operators, so that older runtimes load it, and saying what a file needs. Needs no torch."""
+"""Convert a graph to an older opset, so that older runtimes load it; tell what a file requires. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOWEST_OPSET, EXPORTER_OPSET, HIGHEST_OPSET = 11, 18, 25
-"""What can be asked for; the exporter writes 18 or newer, and older ones are made of that."""
+"""Opsets that can be requested, and the oldest that PyTorch's exporter writes; older ones are converted from it."""
 
 FIRST_RUNTIMES = {
     11: "1.0", 12: "1.3", 13: "1.6", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17",
     21: "1.18", 22: "1.21", 23: "1.23", 24: "1.24", 25: "1.24",
 }  # fmt: skip
-"""The first version of ONNX Runtime that loads a file of an opset, if the file's IR version is the opset's lowest."""
+"""First version of ONNX Runtime that loads a file of each opset, if the file has the opset's lowest IR version."""
 
 AXES_AS_INPUT = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}
-"""Opsets from which the axes are an input; 18 for all other operators that reduce."""
+"""First opset in which an operator takes its axes as an input; 18 for all other reductions."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -32,9 +32,10 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def minimize_requirements(model: onnx.ModelProto) -> None:
-    """Give a model the lowest IR version that its opset allows, and take out the exporter's notes, which came later.
+    """Give a model the lowest IR version that its opset allows, and remove the exporter's node metadata.
 
-    The notes tell each operator's place in the source code, with paths of the machine that exported it.
+    The metadata needs a later IR version. It names the place of each operator in the source code, with paths of the
+    machine that exported it.
     """
     graph = model.graph
     for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
@@ -43,10 +44,10 @@ def minimize_requirements(model: onnx.ModelProto) -> None:
 
 
 def describe_requirements(path: Path) -> dict[str, Any]:
-    """Return what a runtime must know to load an ONNX file: opset, IR version, first ONNX Runtime."""
+    """Return what an ONNX file requires of a runtime: opset, IR version and first version of ONNX Runtime."""
     model = onnx.load(path, load_external_data=False)
     opset = opset_of(model)
-    # A file may have a higher IR version than its opset needs; that came with the runtime of a higher opset.
+    # A file may have a higher IR version than its opset needs; then the runtime of a higher opset is required.
     loading = next(number for number in FIRST_RUNTIMES if number >= opset and _ir_version(number) >= model.ir_version)
     return {"opset": opset, "ir_version": model.ir_version, "min_onnxruntime": FIRST_RUNTIMES[loading]}
 
@@ -54,14 +55,15 @@ def describe_requirements(path: Path) -> dict[str, Any]:
 def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return the same graph in the operators of an older opset.
 
-    onnx's own converter lacks most steps downwards, though between most versions of an operator only types were added.
+    The converter of the package onnx lacks most conversions to older versions, though most versions of an operator
+    differ only in the types that they accept.
 
     Args:
-        model: of the exporter's opset or a newer one.
-        opset: of the result.
+        model: in the exporter's opset or a newer one.
+        opset: version of the result.
 
     Raises:
-        UserError: for an operator that the older opset cannot say.
+        UserError: for an operator that cannot be expressed in the older opset.
     """
     try:
         return _lowered(model, opset)
@@ -75,7 +77,7 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 class _UnavailableError(Exception):
-    """What an older opset cannot say."""
+    """An operator that cannot be expressed in the older opset; the message begins with the operator."""
 
 
 def _can_lower(model: onnx.ModelProto, opset: int) -> bool:
@@ -110,7 +112,17 @@ def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _lower_node(
     node: onnx.NodeProto, newer: int, older: int, constants: dict[str, np.ndarray[Any, Any]]
 ) -> list[onnx.NodeProto]:
-    """Say one operator in an older opset."""
+    """Return nodes of the opset `older` that compute what a node of the opset `newer` computes.
+
+    Args:
+        node: the node, which may be changed.
+        newer: its opset.
+        older: opset of the result.
+        constants: values of the graph's constants by their names.
+
+    Raises:
+        _UnavailableError: when there are none.
+    """
     kind = node.op_type
     if node.domain:
         return [node]
@@ -126,7 +138,7 @@ def _lower_node(
     if kind == "Shape" and older < 15 and node.attribute:
         return _shape_and_slice(node)
     if kind == "Reshape" and older < 14 and 0 not in constants.get(node.input[1], ()):
-        # What a computed length of zero means matters for empty batches alone.
+        # `allowzero` makes a difference only for lengths of zero, which a computed shape has only in empty batches.
         _set(node, "allowzero", 0)
     added = (kind.startswith("Reduce") and older < 18) or kind in AXES_AS_INPUT
     if added and older < AXES_AS_INPUT.get(kind, 18):
@@ -173,14 +185,14 @@ _DECOMPOSITIONS = {"HardSwish": _hard_swish, "LayerNormalization": _layer_normal
 
 
 class _Parts:
-    """Collects the operators that do the work of another one."""
+    """Collects the nodes that replace another one."""
 
     def __init__(self, whole: onnx.NodeProto) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._whole = whole
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add an operator; returns its output's name."""
+        """Add a node; returns its output's name."""
         name = f"{self._whole.output[0]}/{len(self.nodes)}_{kind.lower()}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
@@ -190,13 +202,13 @@ class _Parts:
         return self.add("Constant", value=numpy_helper.from_array(value))
 
     def finish(self, kind: str, *inputs: str) -> list[onnx.NodeProto]:
-        """Add the last operator, whose output is the other one's; returns all."""
+        """Add the last node, which has the output of the replaced one; returns all nodes."""
         output = list(self._whole.output[:1])
         return [*self.nodes, helper.make_node(kind, list(inputs), output, name=self._whole.name)]
 
 
 def _shape_and_slice(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Cut a piece out of a shape by an operator of its own."""
+    """Replace `Shape` with start and end by `Shape` and `Slice`."""
     parts = _Parts(node)
     whole = parts.add("Shape", node.input[0])
     start, end = _value(node, "start", 0), _value(node, "end", np.iinfo(np.int64).max)

@@ -1,4 +1,4 @@
-"""`pipeline.onnx`: a whole picture in, probabilities out, with the preprocessing in the graph. Needs no torch."""
+"""`pipeline.onnx`: from a whole image to probabilities, with the preprocessing in the graph. Needs no torch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME = "image", "pixels", "probabilities"
 
 
 def write_pipeline(model: Path, preprocessing: Preprocessing, path: Path, *, temperature: float | None = None) -> None:
-    """Put the preprocessing before a model's input and a softmax behind its logits.
+    """Write a pipeline: a model with its preprocessing before the input and a softmax after the logits.
 
     Args:
-        model: ONNX file from float32 [batch, 3, H, W] to logits [batch, K].
-        preprocessing: what to put before it.
-        path: where the file goes.
-        temperature: to divide the logits by before the softmax; None leaves the model's temperature to who reads the
-            metadata.
+        model: ONNX file from float32 [batch, 3, h, w] to logits, float32 [batch, K].
+        preprocessing: from an image to the model's input.
+        path: of the pipeline.
+        temperature: what the logits are divided by before the softmax. None divides by nothing and leaves the model's
+            temperature in the metadata, for the reader to apply.
     """
     with atomic_path(path) as temporary:
         onnx.save(build_pipeline(onnx.load(model), preprocessing, temperature=temperature), temporary)
@@ -76,14 +76,22 @@ def build_pipeline(
 
 
 def with_pixels(path: Path, size: tuple[int, int]) -> bytes:
-    """Return a pipeline that also gives the fitted picture, `pixels` float32 [1, 3, h, w] of 0..255, for checks."""
+    """Return a pipeline with a second output, for checks: the fitted image, `pixels` float32 [1, 3, h, w], 0 to 255."""
     model = onnx.load(path)
     model.graph.output.append(helper.make_tensor_value_info(PIXELS_NAME, TensorProto.FLOAT, [1, 3, *size]))
     return bytes(model.SerializeToString())
 
 
 def preprocessing_part(path: Path, size: tuple[int, int]) -> bytes:
-    """Return a pipeline's preprocessing alone: `pixels`, as in `with_pixels`, and the network's `input` of it."""
+    """Return only the preprocessing of a pipeline, with two outputs: `pixels`, as in `with_pixels`, and `input`.
+
+    Args:
+        path: of the pipeline.
+        size: height and width of the network's input in pixels.
+
+    Returns:
+        The bytes of an ONNX model; `input` is what the network receives, float32 [1, 3, h, w].
+    """
     model = onnx.load(path)
     names = (PIXELS_NAME, INPUT_NAME)
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, *size]) for name in names)
@@ -92,7 +100,16 @@ def preprocessing_part(path: Path, size: tuple[int, int]) -> bytes:
 
 
 def normalize(graph: GraphBuilder, pixels: str, preprocessing: Preprocessing) -> str:
-    """Scale, subtract, divide and order the channels: float32 [1, 3, h, w] -> the network's input."""
+    """Add nodes that normalise an image and order its channels.
+
+    Args:
+        graph: where the nodes go.
+        pixels: name of the fitted image, float32 [1, 3, h, w] of 0 to 255, in RGB.
+        preprocessing: mean and standard deviation, in units of 255, and the order of the channels.
+
+    Returns:
+        Name of the network's input, float32 [1, 3, h, w].
+    """
     std = np.array(preprocessing.std, dtype=np.float64).reshape(1, 3, 1, 1)
     mean = np.array(preprocessing.mean, dtype=np.float64).reshape(1, 3, 1, 1)
     scaled = graph.add("Mul", pixels, graph.constant(1 / (255 * std), np.float32))

@@ -1,9 +1,12 @@
-"""What `core/preprocess.py` does in Pillow's and OpenCV's arithmetic, to the bit, in ONNX's standard operators.
+"""Resize, crop and pad in ONNX's standard operators, with the same pixel values as `core/preprocess.py`.
 
-Both work on the width first, then on the height. Gathering the few source pixels of each output pixel is several times
-cheaper than a product with a whole matrix. Where a picture is cropped only what is left is computed, and the bars of a
-letterbox are pixels whose weights are zero, so the result has a fixed shape; there is no branch, which some runtimes
-cannot follow, and no float64, which the WebGPU build of onnxruntime-web lacks.
+Pillow and OpenCV resize the width first, then the height. Each output pixel is a weighted sum of a few source pixels;
+`taps.py` computes their positions and weights. Gathering these pixels is several times cheaper than a product with a
+whole matrix.
+
+Only the pixels that remain after a crop are computed, and the bars of a letterbox are pixels whose weights are zero.
+So the output has a fixed shape without `If`, which some runtimes lack. There is no float64 either, which the WebGPU
+build of onnxruntime-web lacks.
 """
 
 from __future__ import annotations
@@ -23,11 +26,20 @@ NUM_CHANNELS = 3
 
 
 def fit(graph: GraphBuilder, image: str, preprocessing: Preprocessing) -> str:
-    """Resize, then crop or pad: uint8 [H, W, 3] of any size -> float32 [1, 3, h, w] of whole numbers 0..255."""
+    """Add nodes that resize, then crop or pad, an image.
+
+    Args:
+        graph: where the nodes go.
+        image: name of the image in the graph, uint8 [H, W, 3] of any size.
+        preprocessing: the target size [h, w], kernel, backend and resize policy.
+
+    Returns:
+        Name of the fitted image: float32 [1, 3, h, w] of integers from 0 to 255.
+    """
     pixels = graph.tensor(image, np.uint8)
     shape = pixels.apply("Shape", dtype=np.int64)
     rows, columns = _place(shape.slice(0, 1), shape.slice(1, 2), preprocessing)
-    # Columns first: uint8 [W, 3 * H], so that what is gathered lies together in memory.
+    # The axis to gather along comes first, uint8 [W, 3 * H], so that each column is contiguous in memory.
     turned = pixels.reshape(0, -1).transpose(1, 0).reshape(columns.size, -1)
     if preprocessing.backend == "pillow":
         narrowed = _resample(turned, columns, preprocessing.kernel)
@@ -39,7 +51,13 @@ def fit(graph: GraphBuilder, image: str, preprocessing: Preprocessing) -> str:
 
 
 def _place(height: Tensor, width: Tensor, preprocessing: Preprocessing) -> tuple[Axis, Axis]:
-    """Say where a picture goes, in the arithmetic of `Preprocessing.geometry`."""
+    """Return where the resized image lies in the output, as `Preprocessing.geometry` does: rows, columns.
+
+    Args:
+        height: of the source image in pixels, int64 [1].
+        width: of the source image in pixels, int64 [1].
+        preprocessing: target size and resize policy.
+    """
     sizes, targets = (height, width), preprocessing.size
     if preprocessing.policy == "squash":
         counts = [size.like(np.array([target])) for size, target in zip(sizes, targets, strict=True)]
@@ -54,7 +72,7 @@ def _place(height: Tensor, width: Tensor, preprocessing: Preprocessing) -> tuple
     for size, target in zip(sizes, targets, strict=True):
         product = size * scale.numerator
         whole, doubled = product // scale.denominator, 2 * product // scale.denominator
-        # Half a pixel goes to the even number, unless the product in float64 is off the half.
+        # Python rounds halves to the even integer, unless the product in float64 is slightly above or below the half.
         above, below = compare_product(size, scale, doubled)
         is_half = (doubled * scale.denominator).equals(2 * product)
         stays = is_half * (1 - above) * (1 - (whole % 2) * (1 - below))
@@ -76,16 +94,16 @@ def _axes(
 
 
 def _turn(lines: Tensor, axis: Axis) -> Tensor:
-    """Put the other side first: [w, 3 * H] -> [H, w * 3]."""
+    """Put the rows first, after the columns were resized: [w, 3 * H] -> [H, w * 3]."""
     return lines.reshape(axis.target * NUM_CHANNELS, -1).transpose(1, 0)
 
 
 def _resample(lines: Tensor, axis: Axis, kernel: Kernel) -> Tensor:
-    """Resize the first side as Pillow does: [size, m] -> whole numbers, float32 [target, m]."""
+    """Resize the first axis as Pillow does: uint8 or float32 [size, m] -> float32 [target, m] of integers 0 to 255."""
     taps = pillow_taps(axis, kernel)
     sums = taps.weights.apply("MatMul", lines.take(taps.indices).cast(np.float32))
     upper, lower = sums.slice(0, BLOCK, axis=1), sums.slice(BLOCK, 2 * BLOCK, axis=1)
-    # Each is a whole number below 2^24, the lower one as fractions, so nothing here is rounded but by `floor`.
+    # Both are exact in float32: in units of their last bit they are integers below 2^24. Only `floor` rounds.
     total = (upper + lower.floor()) * 2.0 ** (LOW_BITS - PRECISION_BITS)
     whole = (total + 0.5).floor()
     if kernel == "bicubic":
@@ -96,31 +114,38 @@ def _resample(lines: Tensor, axis: Axis, kernel: Kernel) -> Tensor:
 
 
 def _average(turned: Tensor, columns: Axis, rows: Axis) -> Tensor:
-    """Resize as OpenCV's INTER_AREA does: uint8 [W, 3 * H] -> whole numbers, float32 [h, 3 * w]."""
+    """Resize both axes as OpenCV's INTER_AREA does: uint8 [W, 3 * H] -> float32 [h, w * 3] of integers 0 to 255.
+
+    OpenCV has three cases. Where a side grows, it interpolates linearly. Where both sides are multiples of the
+    output's, it sums and divides once. Otherwise it adds up weighted pixels. All are computed, and flags choose.
+    """
     grows = ((columns.count > columns.size) + (rows.count > rows.size)).at_most(1)
     divisible = _divisible(columns) * _divisible(rows)
     across = opencv_taps(columns, divisible=divisible, grows=grows, unit=2.0**-4)
     down = opencv_taps(rows, divisible=divisible, grows=grows, unit=2.0**-8)
 
-    # Sums of single precision, each product rounded before it is added, in the order of the pixels: a sum over the
-    # first axis is computed so.
+    # OpenCV adds float32 products one by one in the order of the pixels, each rounded before it is added. ReduceSum
+    # over the first axis adds in the same order.
     narrowed = (turned.take(across.indices).cast(np.float32) * across.weights.reshape(0, 0, 1)).sum(0)
     gathered = _turn(narrowed, columns).take(down.indices)
     sums = (gathered * down.weights.reshape(0, 0, 1)).sum(0)
 
-    # Divisible sides: one division, whose halves go to even numbers but for squares of four pixels.
+    # Divisible sides: the quotient is rounded with halves to even, but halves up for blocks of 2 x 2 pixels.
     area = ((columns.size // columns.count) * (rows.size // rows.count)).at_least(1).cast(np.float32)
     divides, enlarges = divisible.cast(np.float32), grows.cast(np.float32)
     factor = (divides / area + (1.0 - divides)) * (1.0 - enlarges)
     is_square = columns.size.equals(2 * columns.count) * rows.size.equals(2 * rows.count)
     shrunk = (sums * factor + factor * is_square.cast(np.float32) * 0.5).round()
 
-    # One of the two is zero.
+    # One of the two terms is zero.
     return shrunk + _interpolate(gathered.slice(0, 2), (down.weights * enlarges).slice(0, 2).reshape(0, 0, 1))
 
 
 def _divisible(axis: Axis) -> Tensor:
-    """Return a flag: whether OpenCV finds a side to be a multiple, by the reciprocal of a reciprocal in float64."""
+    """Return a flag, int64 [1]: whether OpenCV takes `size` for a multiple of `count`.
+
+    OpenCV computes 1 / (1 / multiple) in float64, which misses some integers.
+    """
     numbers = np.arange(1, 1 << 10)
     missed = numbers[1.0 / (1.0 / numbers) != numbers]
     multiple = axis.size // axis.count
@@ -128,10 +153,17 @@ def _divisible(axis: Axis) -> Tensor:
 
 
 def _interpolate(gathered: Tensor, weights: Tensor) -> Tensor:
-    """Do OpenCV's second step between two neighbours, which cuts bits off: [2, h, m] and [2, h, 1] -> [1, h, m].
+    """Interpolate between two neighbours as OpenCV does in its second pass, which drops low bits.
 
-    Products have up to 26 bits. They are computed in two halves, which float32 holds; the units of both sides' weights
-    are those that make the fractions what is cut off.
+    The products have up to 26 bits, more than float32 holds exactly, so they are computed in two halves. The units of
+    the weights are chosen so that the dropped bits are the fractions.
+
+    Args:
+        gathered: the two neighbours of each output pixel, float32 [2, h, m].
+        weights: their weights, float32 [2, h, 1].
+
+    Returns:
+        Integers, float32 [1, h, m].
     """
     values = gathered.floor()
     upper = (values * 2.0**-8).floor()

@@ -1,7 +1,9 @@
-"""Which source pixels an output pixel is made of, and their weights, in the operators of an ONNX graph.
+"""Source pixels ("taps") of each output pixel and their weights, computed by ONNX operators from the image's size.
 
-All positions are whole numbers: pixel p of `size` lies under pixel o of `count` at (2p + 1) * count - (2o + 1) * size
-half steps. Float64, in which Pillow and OpenCV compute, is not had everywhere; see `rounding.py`.
+Positions are integers. The centre of source pixel p of `size` is at (2p + 1) / (2 * size) of the side, that of output
+pixel o of `count` at (2o + 1) / (2 * count); their distance is (2p + 1) * count - (2o + 1) * size in units of
+1 / (2 * size * count) of the side. Pillow and OpenCV compute in float64, which some runtimes lack; `rounding.py`
+finds where its rounding matters.
 """
 
 from __future__ import annotations
@@ -19,35 +21,37 @@ if TYPE_CHECKING:
     from classifier_training.export.graph import GraphBuilder, Tensor
 
 PRECISION_BITS = 22
-"""Of the fraction in Pillow's fixed-point weights."""
+"""Bits of the fraction in Pillow's fixed-point weights."""
 
 LOW_BITS = 7
-"""Of a weight that are added up on their own: sums of 8-bit pixels times the upper and the lower part each stay below
-2^24, so float32 holds them exactly, for up to a thousand taps."""
+"""Low bits of a weight, which are summed separately: sums of 8-bit pixels times the upper or the lower part stay below
+2^24 for up to a thousand taps, so float32 holds them exactly."""
 
 BLOCK = 4
-"""Output pixels that share the source pixels they are gathered from; measured: fewer copies against more products."""
+"""Output pixels that share one set of gathered source pixels. Larger blocks copy less and multiply more; 4 was
+fastest."""
 
 MAX_CORRECTION, CORRECTION_OFFSET = 8, 1 << 6
-"""Of a weight that was computed in float32, in units of its last bit; 4 was the largest needed."""
+"""Largest correction of a weight that was computed in float32, in units of its last bit (the largest seen is 4), and
+the offset that keeps the dividend positive."""
 
 SUPPORT = {"area": 1, "bilinear": 2, "bicubic": 4}
-"""How far a kernel reaches to both sides together, in output pixels."""
+"""Width of a kernel in output pixels; in source pixels where the image grows."""
 
 FRACTION_BITS = 11
-"""Of a weight between two neighbours, where OpenCV enlarges."""
+"""Bits of the fraction in OpenCV's fixed-point weights of linear interpolation."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One side of a picture.
+    """One side of an image: its rows or its columns.
 
     Args:
-        size: source pixels, int64 [1].
-        count: pixels after resizing, int64 [1].
-        first: number of the first of them that is wanted, int64 [1]; below zero are those of the padding.
-        target: how many are wanted.
-        padded: whether some of the wanted ones may lie outside.
+        size: length of the side in source pixels, int64 [1].
+        count: length after resizing in pixels, int64 [1].
+        first: index of the first resized pixel in the output, int64 [1]; negative where the output begins with padding.
+        target: length of the output in pixels.
+        padded: whether the output may have padding.
     """
 
     size: Tensor
@@ -58,25 +62,25 @@ class Axis:
 
     @property
     def graph(self) -> GraphBuilder:
-        """That the tensors belong to."""
+        """The graph that the tensors belong to."""
         return self.size.graph
 
     def outputs(self, number: int) -> Tensor:
-        """Return the numbers of the first few wanted pixels, int64 [number]."""
+        """Return the indices, among the resized pixels, of the first pixels of the output: int64 [number]."""
         return self.first + np.arange(number)
 
     def inside(self, outputs: Tensor) -> Tensor | None:
-        """Return flags of the output pixels that are no padding; None if all are none."""
+        """Return flags of the pixels that are not padding, in the shape of `outputs`; None if there is no padding."""
         return (outputs > -1) * (outputs < self.count) if self.padded else None
 
 
 class PillowTaps(NamedTuple):
-    """Taps of blocks of output pixels.
+    """Taps of Pillow's kernels, for blocks of BLOCK output pixels.
 
     Args:
-        indices: int64 [blocks, taps].
-        weights: the upper parts for each output pixel of a block, then the lower ones as fractions,
-            float32 [blocks, 2 * BLOCK, taps].
+        indices: source pixels of each block, int64 [blocks, taps].
+        weights: float32 [blocks, 2 * BLOCK, taps]. The first BLOCK rows are the upper parts of the weights of each
+            output pixel, in units of 2^LOW_BITS; the others the lower parts in the same unit, as fractions.
     """
 
     indices: Tensor
@@ -84,15 +88,15 @@ class PillowTaps(NamedTuple):
 
 
 def pillow_taps(axis: Axis, kernel: Kernel) -> PillowTaps:
-    """Return Pillow's fixed-point weights along one side."""
+    """Return Pillow's taps along one side; padding has weights of zero."""
     size, count = axis.size, axis.count
     num_blocks = -(-axis.target // BLOCK)
     outputs = axis.outputs(num_blocks * BLOCK).reshape(num_blocks, BLOCK)
-    # Where a picture shrinks, the kernel reaches over all pixels that become one.
+    # Where the image shrinks, the kernel is as many times wider.
     reach = size.at_least(count)
     half = SUPPORT[kernel] * reach
     begins = outputs.slice(0, 1, axis=1)
-    # The first pixel whose middle is not below the kernel's reach.
+    # The first source pixel whose centre lies within the kernel.
     start = ((2 * begins + 1) * size - half + count - 1).at_least(0) // (2 * count)
     width = ((BLOCK - 1) * size + half + count - 1) // count + 1
     positions = start + count_up(width).reshape(-1, 1, 1)
@@ -104,7 +108,7 @@ def pillow_taps(axis: Axis, kernel: Kernel) -> PillowTaps:
     if inside is not None:
         present = present * inside
     weights = _normalized(exact * present, close * present.cast(np.float32))
-    # Both parts may be negative; a quotient is rounded down above zero alone.
+    # Both parts may be negative, but `//` rounds down for dividends >= 0 only, so an offset is added first.
     upper = (weights + ((1 << LOW_BITS - 1) + (1 << PRECISION_BITS + 1))) // (1 << LOW_BITS)
     upper = upper - (1 << PRECISION_BITS + 1 - LOW_BITS)
     lower = weights - upper * (1 << LOW_BITS)
@@ -114,11 +118,18 @@ def pillow_taps(axis: Axis, kernel: Kernel) -> PillowTaps:
 
 
 def _normalized(exact: Tensor, close: Tensor) -> Tensor:
-    """Divide numbers, int64 [taps, blocks, BLOCK], by their sum, to fixed-point weights.
+    """Divide weights by their sum over the taps, and round them to PRECISION_BITS as Pillow does.
 
-    The quotient times 2^22 is beyond 64 bits. It is computed in float32, and what that lacks is a small number which
-    whole numbers give exactly, even where they overflow on the way. OpenVINO has 32 bits; what it finds instead is not
-    near the offset and is left out.
+    The exact product with 2^22 does not fit into 64 bits. So the weights are computed in float32 and corrected: the
+    remaining difference is small, and integer arithmetic gives it exactly even if it overflows on the way. OpenVINO
+    computes integers in 32 bits; its corrections are then too large to be true and are left out.
+
+    Args:
+        exact: weights before normalisation, int64 [taps, blocks, BLOCK].
+        close: the same in float32, in any scale.
+
+    Returns:
+        Fixed-point weights, int64 [taps, blocks, BLOCK]; their sum over the taps is about 2^PRECISION_BITS.
     """
     total = exact.sum(0).at_least(1)
     weights = (close / close.sum(0).at_least(1e-30) * 2.0**PRECISION_BITS).round().cast(np.int64)
@@ -128,24 +139,25 @@ def _normalized(exact: Tensor, close: Tensor) -> Tensor:
 
 
 def _kernel(axis: Axis, kernel: Kernel, outputs: Tensor, offsets: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights before they are normalised: exact in one scale, and close to them in another.
+    """Return a kernel's weights before normalisation, as exact integers and approximately in float32.
 
     Args:
         axis: the side.
-        kernel: whose weights.
-        outputs: numbers of output pixels, int64 [blocks, BLOCK].
-        offsets: of source pixels from them, int64 [taps, blocks, BLOCK].
-        unit: the offset that is one output pixel, or where the picture grows one source pixel; int64 [1].
+        kernel: the kernel.
+        outputs: indices of output pixels, int64 [blocks, BLOCK].
+        offsets: distances of source pixels from output pixels, int64 [taps, blocks, BLOCK].
+        unit: the distance of one output pixel, or of one source pixel where the image grows; int64 [1].
 
     Returns:
-        int64 and float32 [taps, blocks, BLOCK].
+        int64 and float32 [taps, blocks, BLOCK], each in a scale of its own.
     """
     distance = abs(offsets)
     if kernel == "bilinear":
         exact = (unit - distance).at_least(0)
         return exact, exact.cast(np.float32)
     if kernel == "bicubic":
-        # Keys 1981, "Cubic convolution interpolation", with a = -0.5: a cubic to 2, and another one added up to 1.
+        # Keys 1981, "Cubic convolution interpolation", with a = -0.5: one cubic for distances up to 2, and another one
+        # that is added to it up to 1.
         near, far = (unit - distance).at_least(0), (2 * unit - distance).at_least(0)
         exact = far * far * (unit - distance) - 2 * near * near * (unit - 2 * distance)
         x = distance.cast(np.float32) / unit.cast(np.float32)
@@ -158,12 +170,12 @@ def _kernel(axis: Axis, kernel: Kernel, outputs: Tensor, offsets: Tensor, unit: 
 
 
 class OpencvTaps(NamedTuple):
-    """Taps of INTER_AREA along one side.
+    """Taps of OpenCV's INTER_AREA along one side.
 
     Args:
-        indices: int64 [taps, target].
-        weights: float32 [taps, target]: shares of one; where sides are divisible, ones; and where OpenCV goes over to
-            two neighbours, 11-bit numbers times the unit that was asked for.
+        indices: source pixels of each output pixel, int64 [taps, target].
+        weights: float32 [taps, target]. Shares that sum to 1; ones where both sides are divisible; and where OpenCV
+            interpolates between two neighbours, 11-bit integers times `unit` of `opencv_taps`.
     """
 
     indices: Tensor
@@ -175,9 +187,10 @@ def opencv_taps(axis: Axis, *, divisible: Tensor, grows: Tensor, unit: float) ->
 
     Args:
         axis: the side.
-        divisible: flag, whether both source sides are multiples of the output's: OpenCV adds up and divides once.
-        grows: flag, whether any side grows: OpenCV then interpolates between two neighbours.
-        unit: of the neighbours' weights, a power of two.
+        divisible: flag, int64 [1]: whether both source sides are multiples of the output's; OpenCV then sums the pixels
+            and divides once.
+        grows: flag, int64 [1]: whether a side grows; OpenCV then interpolates between two neighbours.
+        unit: what the integer weights of neighbours are multiplied by, a power of two.
     """
     size, count = axis.size, axis.count
     outputs = axis.outputs(axis.target)
@@ -189,11 +202,11 @@ def opencv_taps(axis: Axis, *, divisible: Tensor, grows: Tensor, unit: float) ->
     positions = start + taps
 
     overlap = ((positions + 1) * count).at_most((outputs + 1) * size) - (positions * count).at_least(outputs * size)
-    # OpenCV leaves out what covers no more than a thousandth of a pixel.
+    # OpenCV ignores pixels of which no more than a thousandth is covered.
     overlap = overlap * (overlap * 1000 > count)
     shares = overlap.cast(np.float32) / divisible.choose(count, size).cast(np.float32)
 
-    # The fraction between two neighbours keeps whole pixels flat.
+    # Where an output pixel lies within one source pixel the fraction is zero.
     ahead = ((outputs + 1) * size - (start + 1) * count).at_least(0) * (start < size - 1)
     fraction = ahead.cast(np.float32) / size.cast(np.float32)
     fraction = fraction - fraction.floor()

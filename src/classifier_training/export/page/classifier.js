@@ -5,7 +5,8 @@
  * Load a classifier.
  *
  * @param {Uint8Array|ArrayBuffer|string|URL} pipeline bytes of pipeline.onnx, or a URL to fetch them from
- * @param {{ort: object}} options `ort`: the module onnxruntime-web
+ * @param {{ort: object, executionProviders?: string[]}} options `ort`: the module onnxruntime-web;
+ *   `executionProviders`: where it computes, ["wasm"] unless given; ["webgpu"] needs the module onnxruntime-web/webgpu
  * @returns {Promise<{
  *   classNames: string[],
  *   modelName: string,
@@ -15,7 +16,7 @@
  * }>} `classify` takes RGB, or RGBA such as ImageData, of any size, upright; probabilities are in the order of
  *   `classNames`
  */
-export async function loadClassifier(pipeline, { ort }) {
+export async function loadClassifier(pipeline, { ort, executionProviders = ["wasm"] }) {
   const bytes = await readBytes(pipeline);
   const metadata = readMetadata(bytes);
   if (!metadata.has("class_names") || !metadata.has("preprocessing")) {
@@ -26,7 +27,7 @@ export async function loadClassifier(pipeline, { ort }) {
   const temperature = Number(metadata.get("temperature") ?? 1);
   if (!(temperature > 0)) throw new Error("The file's temperature is no number above 0.");
   const [height, width] = JSON.parse(metadata.get("preprocessing")).size;
-  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  const session = await ort.InferenceSession.create(bytes, { executionProviders });
   if (!session.inputNames.includes("image")) {
     throw new Error("The model takes no whole picture: it is not a pipeline.onnx.");
   }
