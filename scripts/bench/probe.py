@@ -28,7 +28,7 @@ COMMON = (
     "data.batch_size=32",
     "callbacks.early_stopping=null",
 )
-WAYS = {"full": "transfer=full", "probe": "transfer=probe"}
+WAYS = {"full": "transfer=full", "probe": "transfer=lp_ft"}
 METRIC = "balanced_accuracy"
 
 

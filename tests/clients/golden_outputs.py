@@ -101,7 +101,7 @@ def opencv_outputs(run: Path) -> Outputs:
 
     def predict(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         network.setInput(inputs, "input")
-        return np.asarray(network.forward("logits")).copy()
+        return np.asarray(network.forward("logits"), dtype=np.float32).copy()
 
     return {"version": np.array(cv2.__version__), **run_model(run, predict)}
 
@@ -116,7 +116,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
     words = parser.parse_args()
-    np.savez(words.output, **RUNTIMES[words.runtime](words.run))
+    outputs: dict[str, Any] = dict(RUNTIMES[words.runtime](words.run))
+    np.savez(words.output, **outputs)
 
 
 if __name__ == "__main__":

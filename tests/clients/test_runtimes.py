@@ -190,7 +190,7 @@ def old_python(request: pytest.FixtureRequest) -> Path:
         ["venv", "--quiet", "--allow-existing", "--python", sys.executable, folder],
         ["pip", "install", "--quiet", "--python", python, "numpy", *OLD_RUNTIMES],
     ):
-        done = subprocess.run([uv, *words], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run([uv, *map(str, words)], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1]
             pytest.skip(f"older runtimes cannot be installed: {reason}")
@@ -199,7 +199,7 @@ def old_python(request: pytest.FixtureRequest) -> Path:
 
 def old_outputs(python: Path, runtime: str, trained: Trained, folder: Path) -> subprocess.CompletedProcess[str]:
     words = [python, golden_outputs.__file__, runtime, trained.run_dir.path, folder / "outputs.npz"]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

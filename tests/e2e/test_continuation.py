@@ -223,7 +223,7 @@ def test_a_run_from_anothers_weights_goes_on_with_them_before_and_after_its_firs
     finished: Path, split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [f"data.root={split_folder}", *SETTINGS, f"init_from={finished}",
-             "transfer=progressive", "optimizer=sgd", "trainer.max_epochs=3"]  # fmt: skip
+             "transfer=progressive_unfreezing", "optimizer=sgd", "trainer.max_epochs=3"]  # fmt: skip
     whole = train_here(words)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 0)

@@ -38,7 +38,7 @@ def test_a_users_images_train_the_network_whose_weights_come_along(
 ) -> None:
     caplog.set_level("INFO", "classifier_training")
     run = train_here(
-        [f"data.root={split_folder}", *SETTINGS, "transfer=features", "callbacks=[checkpoint,onnx_export]"]
+        [f"data.root={split_folder}", *SETTINGS, "transfer=linear_probe", "callbacks=[checkpoint,onnx_export]"]
     )
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert saved["model"] == {
@@ -96,7 +96,7 @@ def test_random_weights_are_said_and_what_learns_is_counted(
     assert describe_trained(RunDir(run))[0].training_info["weights"] is None
     assert "(trainable: all; " in (run / "model_summary.txt").read_text()
     caplog.clear()
-    frozen = [*parts, f"model.weights={tiny_weights}", "transfer=features"]
+    frozen = [*parts, f"model.weights={tiny_weights}", "transfer=linear_probe"]
     run = train_here([f"data.root={split_folder}", *SMALL, *frozen])
     assert f"weights: tiny.safetensors (file {tiny_weights}; license not stated); the last layer is new" in caplog.text
     first = (run / "model_summary.txt").read_text().partition("\n")[0]

@@ -12,11 +12,12 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.conftest import SMALL
+from tests.conftest import SMALL, read_csv
 from tests.e2e.test_resume import exact, timeless
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.types import PROBE_EPOCH
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -47,20 +48,50 @@ def changed(before: State, after: State) -> set[str]:
     return {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
 
 
-def test_feature_extraction_changes_the_head_alone(words: list[str], tiny_weights: Path, train_here: Train) -> None:
-    run = train_here([*words, "transfer=features", "trainer.max_epochs=2", "optimizer.weight_decay=0.5"])
-    for name in ("best", "last"):
-        before, after = load_file(tiny_weights), network(run, name)
-        assert changed({**before, "fc.weight": before["fc.weight"][:3], "fc.bias": before["fc.bias"][:3]}, after) == {
-            "fc"
-        }
+def test_a_linear_probe_changes_the_head_alone_and_is_a_whole_run(
+    words: list[str], tiny_weights: Path, train_here: Train
+) -> None:
+    run = train_here([*words[:-1], "callbacks=[checkpoint,ema,onnx_export,history]", "transfer=linear_probe"])
+    before = load_file(tiny_weights)
+    after = network(run)
+    assert changed({**before, "fc.weight": before["fc.weight"][:3], "fc.bias": before["fc.bias"][:3]}, after) == {"fc"}
+    result = json.loads((run / "result.json").read_text())
+    assert (result["best_epoch"], result["failures"]) == (PROBE_EPOCH, {})
+    (row,) = read_csv(run / "metrics.csv")
+    assert float(row["val/balanced_accuracy"]) == pytest.approx(float(str(checkpoint(run, "best")["score"])), rel=1e-5)
+    assert (run / "pipeline.onnx").exists()
+    with pytest.raises(UserError, match="finished"):
+        train_here([f"resume={run}"])
+
+
+def test_a_run_does_not_end_below_its_linear_probe(
+    words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    # Steps so large that nothing is left of what the probe knew.
+    run = train_here([*words, "transfer=lp_ft", "optimizer=sgd", "optimizer.lr=3", "trainer.gradient_clip_val=1e-3"])
+    assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
+    probed = network(run)
+    assert not torch.equal(probed["fc.weight"], network(run, "last")["fc.weight"])
+    assert "no epoch scored higher on validation than the linear probe" in caplog.text
+    assert json.loads((run / "result.json").read_text())["best_epoch"] == PROBE_EPOCH
+
+
+def test_batch_norms_and_the_first_third_of_the_stages_stay_as_they_are(
+    words: list[str], tiny_weights: Path, train_here: Train
+) -> None:
+    run = train_here([*words, "transfer=lp_ft", "optimizer.lr=0.01"])
+    before, after = load_file(tiny_weights), network(run, "last")
+    assert {name for name in after if "running" in name and not torch.equal(after[name], before[name])} == set()
+    moved = changed({**before, "fc.weight": before["fc.weight"][:3], "fc.bias": before["fc.bias"][:3]}, after)
+    assert moved == {"layer2", "layer3", "layer4", "fc"}
 
 
 def test_progressive_unfreezing_goes_on_as_if_it_had_not_stopped(
     words: list[str], tiny_weights: Path, train_here: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    words = [*words, "transfer=progressive", "scheduler=constant", "optimizer.layer_decay=0.7"]
+    words = [*words, "transfer=progressive_unfreezing", "scheduler=constant", "optimizer.layer_decay=0.7"]
     whole = train_here([*words, "trainer.max_epochs=3"])
     said = [record.getMessage() for record in caplog.records if "stages are frozen" in record.getMessage()]
     assert said == [
@@ -88,7 +119,7 @@ def test_the_probe_gives_the_head_its_start_once(
     words: list[str], split_folder: Path, tiny_weights: Path, train_here: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    words = [*words, "transfer=probe", "scheduler=constant", "imbalance=sampler"]
+    words = [*words, "transfer=lp_ft", "scheduler=constant", "imbalance=sampler"]
     run = train_here([*words, "optimizer.lr=1e-12", "optimizer.weight_decay=0"])
     said = next(record.getMessage() for record in caplog.records if "linear probe" in record.getMessage())
     assert "linear probe: val/balanced_accuracy" in said
@@ -133,7 +164,7 @@ def test_a_head_that_would_score_lower_is_not_kept(
     caplog.set_level("INFO")
     # So strong a penalty leaves nothing of the weights.
     monkeypatch.setattr("classifier_training.training.linear_head.PENALTIES", (1e9,))
-    run = train_here([*words, "transfer=probe", "retrain_head=true", "trainer.max_epochs=8", "optimizer.lr=0.003"])
+    run = train_here([*words, "transfer=lp_ft", "retrain_head=true", "trainer.max_epochs=8", "optimizer.lr=0.003"])
     assert "the old head is kept" in caplog.text
     assert network(run)["fc.weight"].abs().max() > 1e-6
 
@@ -148,8 +179,8 @@ def test_random_weights_and_networks_without_a_plain_head_are_refused_before_the
     words: list[str], train_here: Train, tmp_path: Path
 ) -> None:
     fresh = [word for word in words if not word.startswith("model.weights")]
-    with pytest.raises(UserError, match="transfer=probe: test_resnet starts from random weights"):
-        train_here([*fresh, "transfer=probe"])
+    with pytest.raises(UserError, match="transfer=lp_ft: test_resnet starts from random weights"):
+        train_here([*fresh, "transfer=lp_ft"])
     with pytest.raises(UserError, match="retrain_head=true: the logits of this network come from head, head_dist"):
         train_here([*fresh, "retrain_head=true", "model.name=efficientformerv2_s0"])
     assert not (tmp_path / "outputs").exists()

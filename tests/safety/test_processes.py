@@ -92,7 +92,7 @@ def test_two_processes_end_with_the_weights_of_one(
 @pytest.mark.nightly
 def test_thawing_layers_learn_alike_in_two_processes(warm: Warm, pictures: Path, tmp_path: Path) -> None:
     origin = train(warm, pictures, tmp_path / "origin")
-    settings = (f"init_from={origin.path}", "transfer=progressive", "trainer.max_epochs=4")
+    settings = (f"init_from={origin.path}", "transfer=progressive_unfreezing", "trainer.max_epochs=4")
     alone = train(warm, pictures, tmp_path / "alone", *settings)
     together = train(warm, pictures, tmp_path / "together", *settings, *TOGETHER)
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)

@@ -33,8 +33,8 @@ MAX_PROBE_SHARE = 0.45
 """Images that the probe computes features of, over those that the run trains on: a forward pass takes about a third of
 a step, so that the probe takes at most about 15 % of the run."""
 
-MAX_PROBE_IMAGES = 50_000
-"""More do not make a better head: there are a few thousand features."""
+MIN_PROBE_IMAGES, MAX_PROBE_IMAGES = 1_000, 50_000
+"""So many are quick in any run, and more than so many add little: there are a few thousand features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,8 @@ def probe_head(
         is_all: whether the probe is the whole run; it then uses all images.
     """
     started = time.perf_counter()
-    limit = min(MAX_PROBE_IMAGES, math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN])))
+    share = math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN]))
+    limit = min(MAX_PROBE_IMAGES, max(MIN_PROBE_IMAGES, share))
     fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=None if is_all else limit)
     fit.fitted.write(fit.head)
     result = fit.result(run)
