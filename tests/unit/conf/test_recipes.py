@@ -163,10 +163,10 @@ def test_each_run_of_a_sweep_has_its_own_recipe() -> None:
     recording = Entry("verb", "train", record)
     recording.__dict__["options"] = TRAIN.options
     assert sweep(recording, ["data.root=/x", "model.pretrained=true,false"], lambda _: None) == 0
-    assert seen == [("finetune", 3e-4), ("scratch", 2e-3)]
+    assert seen == [("finetune", 5e-4), ("scratch", 2e-3)]
     seen.clear()
     assert sweep(recording, ["data.root=/x", "recipe=none,finetune", "model.pretrained=false"], lambda _: None) == 0
-    assert seen == [("none", 1e-3), ("finetune", 3e-4)]
+    assert seen == [("none", 1e-3), ("finetune", 5e-4)]
     models.clear()
     assert sweep(recording, ["data.root=/x", "model=auto,student"], lambda _: None) == 0
     assert models == ["tf_efficientnet_lite0", "student"]
