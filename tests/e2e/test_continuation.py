@@ -173,7 +173,7 @@ def test_what_a_run_found_out_is_kept_and_used_again(
     words = [f"data.root={split_folder}", *SETTINGS, "data.batch_size=auto", "optimizer.lr=auto"]
     words += ["trainer.max_epochs=3", "model.dropout=0.3"]
     monkeypatch.setattr(lr_range, "NUM_STEPS", 20)
-    monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 10 * 2**20)
+    monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 20 * 2**20)
     whole = train_here([*words, "output=whole"])
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
