@@ -173,7 +173,7 @@ def test_what_a_run_found_out_is_kept_and_used_again(
     words = [f"data.root={split_folder}", *SETTINGS, "data.batch_size=auto", "optimizer.lr=auto"]
     words += ["trainer.max_epochs=3", "model.dropout=0.3"]
     monkeypatch.setattr(lr_range, "NUM_STEPS", 20)
-    monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 30 * 2**20)
+    monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 20 * 2**20)
     whole = train_here([*words, "output=whole"])
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
@@ -207,7 +207,7 @@ def test_a_run_starts_from_the_weights_of_another(
     caplog.set_level("INFO")
     root = make_class_folders(tmp_path / "others", {"green": 10, "red": 10})
     made = [f"data.root={root}", *SETTINGS]
-    run = train_here([*made, f"init_from={finished}", "optimizer.lr=1e-12"])
+    run = train_here([*made, f"init_from={finished}", "transfer=full", "optimizer.lr=1e-12"])
     assert "the head is kept for 2 of 2 classes; left out: 'blue'" in caplog.text
     theirs = torch.load(finished / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     own = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]

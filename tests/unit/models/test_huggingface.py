@@ -216,7 +216,8 @@ def test_batch_norm_learns_in_a_run_from_trained_weights(
 ) -> None:
     before = hub_cache(tiny("resnet"), tmp_path / "hub", monkeypatch, name="some/resnet-tiny")
     parts = ["model=huggingface", "model.name=some/resnet-tiny", "callbacks=[checkpoint]", "data.image_size=32"]
-    run = train_here([f"data.root={split_folder}", *parts, "trainer.max_epochs=1", "trainer.accelerator=cpu"])
+    parts += ["transfer=full", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+    run = train_here([f"data.root={split_folder}", *parts])
     after = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     norms = [name for name in before if name.endswith("running_mean")]
     assert norms
