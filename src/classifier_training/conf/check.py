@@ -65,8 +65,15 @@ def refuse_names(parsed: Sequence[Override], offered: Mapping[str, Sequence[str]
                     raise _unknown_name(group, str(name), offered[group], verb)
 
 
+FORMER_NAMES = {
+    "transfer": {"features": "linear_probe", "probe": "lp_ft", "progressive": "progressive_unfreezing"},
+}
+"""Names that components had in earlier versions, by group."""
+
+
 def _unknown_name(group: str, name: str, options: Sequence[str], verb: str) -> UserError:
-    close = nearest(name, options)
+    former = FORMER_NAMES.get(group, {}).get(name)
+    close = [former] if former else nearest(name, options)
     return UserError(
         f"{group}={name}: there is no {group} of that name",
         f"one of {enumerate_words(options)}",

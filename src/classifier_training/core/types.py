@@ -25,7 +25,7 @@ PROBE_EPOCH = -1
 """In place of an epoch's number: the weights after the linear probe, before the first epoch."""
 
 
-def epoch_words(epoch: int) -> str:
+def epoch_name(epoch: int) -> str:
     """Name an epoch by its number, or the linear probe before the first one."""
     return "the linear probe" if epoch == PROBE_EPOCH else f"epoch {epoch}"
 

@@ -62,8 +62,7 @@ def fit_linear_head(
 ) -> LinearHead:
     """Fit softmax regression for a row of penalties and keep the one with the least loss on validation.
 
-    The loss and not the accuracy: of a few validation images that is the same for many penalties, and the loss is not
-    (scripts/bench/recipes.py).
+    The loss and not the accuracy: of a few validation images that is the same for many penalties, and the loss is not.
 
     The mean cross-entropy, each class weighted, plus penalty / 2 * |W|^2 is made small over all features at once, so
     the result depends on no seed. Features are brought to mean 0 and variance 1 for it; the weights that come back

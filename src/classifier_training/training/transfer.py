@@ -67,8 +67,8 @@ class ProbeThenFineTune(Transfer):
     kept unless an epoch scores higher on validation.
 
     Args:
-        frozen_share: share of the network's stages, counted from the stem, that stay as they are. With a third of them
-            a step takes three fifths of the time.
+        frozen_share: share of the network's stages, counted from the stem, that stay as they are; the more, the quicker
+            a step is.
     """
 
     probes = True

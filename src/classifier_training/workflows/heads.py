@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_words, softmax
+from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_name, softmax
 from classifier_training.evaluation.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def retrain_head(
         run.monitor,
         _shown(run, score),
         _shown(run, before),
-        epoch_words(epoch),
+        epoch_name(epoch),
         "the new head is kept" if kept else "the old head is kept",
     )
     return _shown(run, score) if kept else None

@@ -15,7 +15,7 @@ from classifier_training.core.locks import is_held
 from classifier_training.core.register import Word, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.table import align
-from classifier_training.core.types import epoch_words, goal_of
+from classifier_training.core.types import epoch_name, goal_of
 from classifier_training.registry.record import BUNDLE, DAMAGED, FINISHED, UNFINISHED, RunRecord, read_record
 from classifier_training.registry.references import present_holders
 from classifier_training.registry.registration import read_promotions
@@ -259,7 +259,7 @@ def _training(record: RunRecord) -> str:
     if record.num_epochs is None:
         return ""
     seconds = "" if record.train_seconds is None else f" in {record.train_seconds:,.0f} s"
-    best = "" if record.best_epoch is None else f", weights of {epoch_words(record.best_epoch)}"
+    best = "" if record.best_epoch is None else f", weights of {epoch_name(record.best_epoch)}"
     return f"{record.num_epochs} epochs{seconds}{best}"
 
 

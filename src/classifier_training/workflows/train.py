@@ -25,7 +25,7 @@ from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_words, goal_of
+from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_name, goal_of
 from classifier_training.data.source import DataSource
 from classifier_training.data.transforms import Transforms
 from classifier_training.evaluation.drawing import Drawer
@@ -97,7 +97,7 @@ class TrainResult:
         lines = [
             "",
             str(self.ended.evaluation),
-            f"with the weights of {epoch_words(self.best_epoch)}{caution}",
+            f"with the weights of {epoch_name(self.best_epoch)}{caution}",
             *(f"FAILED: {name}: {reason}" for name, reason in self.ended.failures.items()),
             *folder_words(self.run_dir),
         ]
