@@ -135,7 +135,7 @@ def test_the_probe_gives_the_head_its_start_once(
     assert answers == [["blue", "green", "red"].index(path.parent.name) for path in pictures]
     caplog.clear()
     train_here([f"resume={run}", "trainer.max_epochs=2"])
-    assert "linear probe:" not in caplog.text
+    assert "linear probe: val/" not in caplog.text
 
 
 @pytest.mark.nightly
