@@ -19,6 +19,7 @@ from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.training import batch_size, lr_range
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
+from classifier_training.workflows import settle
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -355,3 +356,48 @@ def test_a_trainer_preset_trains_on_what_there_is(preset: str, split_folder: Pat
     words = [word for word in SETTINGS if not word.startswith("trainer.acc")]
     run = train_here([f"data.root={split_folder}", *words, f"trainer={preset}"])
     assert f"accelerator: {preset}" in (run / "config.yaml").read_text()
+
+
+def plan(run: Path) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = json.loads((run / "decisions.json").read_text())["parts"]
+    return found
+
+
+def test_a_run_with_time_for_all_epochs_is_the_run_without_a_time(
+    finished: Path, split_folder: Path, train_here: Train
+) -> None:
+    timed = train_here([f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=2", "time=1h"])
+    assert plan(timed) == [{"from_epoch": 0, "max_epochs": 2, "num_batches": STEPS}]
+    assert {**saved(timed), "rows": None} == {**saved(finished), "rows": None}
+    assert rates(timed) == rates(finished)
+
+
+def test_a_run_ends_in_its_time_with_its_schedule_and_goes_on_by_its_plan(
+    split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settle, "END_SECONDS", 0.0)
+    words = [f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=5000", "time=5s"]
+    caplog.set_level("INFO")
+    run = train_here(words).absolute()
+    parts = plan(run)
+    assert parts[0]["from_epoch"] == 0
+    assert 1 <= parts[0]["max_epochs"] < 5000
+    assert len(rates(run)) == parts[-1]["max_epochs"]
+    assert rates(run)[-1] < 0.05 * max(rates(run))
+    assert f"all {parts[-1]['max_epochs']} epochs are done" in caplog.text
+    assert json.loads((run / "result.json").read_text())["seconds"]["training"] < 15
+    # One that was interrupted follows its plan, whatever the clock says.
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, epoch=1)
+        with pytest.raises(InterruptedRunError):
+            train_here([*words, "name=left"])
+    (left,) = (path.parent for path in Path().glob("outputs/left/*/*/config.yaml"))
+    planned = plan(left)
+    train_here([f"resume={left}"])
+    assert plan(left) == planned
+    assert len(rates(left)) == planned[-1]["max_epochs"]
+
+
+def test_a_time_that_is_over_before_a_step_is_refused(split_folder: Path, train_here: Train) -> None:
+    with pytest.raises(UserError, match=r"time=1 s: \d+ s have passed, the end takes about \d+ s, and a step"):
+        train_here([f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=2", "time=1s"])

@@ -49,7 +49,7 @@ def outcome(run: Path) -> dict[str, Any]:
         **ended,
         "step": (last["epoch"], last["global_step"]),
         "best": exact(best),
-        "result": json.loads((run / "result.json").read_text()),
+        "result": {**json.loads((run / "result.json").read_text()), "seconds": None},
         "columns": (run / "metrics.csv").read_text().splitlines()[0],
     }
 

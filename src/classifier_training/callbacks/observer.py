@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.runtime import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ class RunContext:
         max_epochs: planned length.
         num_trainable: parameters that learn in the first epoch.
         drawer: paints figures in the background.
+        clock: takes the time of the run's parts.
     """
 
     run_dir: RunDir
@@ -53,6 +56,7 @@ class RunContext:
     max_epochs: int
     num_trainable: int
     drawer: Drawer
+    clock: Clock = field(default_factory=Clock)
 
 
 @dataclass(frozen=True, kw_only=True)

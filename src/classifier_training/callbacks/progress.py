@@ -17,4 +17,4 @@ def progress(run: RunContext) -> Callback:
     """A line an epoch, and on a terminal a bar with images a second and the time left."""
     from classifier_training.callbacks.rich_progress import EpochProgress
 
-    return EpochProgress(run.monitor, run.max_epochs)
+    return EpochProgress(run.monitor)

@@ -26,13 +26,11 @@ class EpochProgress(ProgressBar, Observer):
 
     Args:
         monitor: metric to show in the lines.
-        max_epochs: planned length of the run.
     """
 
-    def __init__(self, monitor: str, max_epochs: int) -> None:
+    def __init__(self, monitor: str) -> None:
         super().__init__()
         self._monitor = monitor
-        self._max_epochs = max_epochs
         self._started = time.monotonic()
         self._first_epoch: int | None = None
         self._epoch_started = 0.0
@@ -45,7 +43,6 @@ class EpochProgress(ProgressBar, Observer):
         self._started = self._epoch_started = time.monotonic()
         self._first_epoch = trainer.current_epoch
         if console().is_terminal:
-            steps = int(trainer.num_training_batches)
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -55,9 +52,7 @@ class EpochProgress(ProgressBar, Observer):
                 console=console(),
                 transient=True,
             )
-            self._task = self._bar.add_task(
-                "training", total=steps * self._max_epochs, completed=steps * self._first_epoch, speed=""
-            )
+            self._task = self._bar.add_task("training", total=None, speed="")
             self._bar.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -65,7 +60,13 @@ class EpochProgress(ProgressBar, Observer):
         self._epoch_started = time.monotonic()
         self._num_images = 0
         if self._bar is not None:
-            self._bar.update(self._task, description=f"epoch {trainer.current_epoch}/{self._max_epochs - 1}")
+            steps = int(trainer.num_training_batches)
+            self._bar.update(
+                self._task,
+                description=f"epoch {trainer.current_epoch}/{self._max_epochs - 1}",
+                total=steps * self._max_epochs,
+                completed=steps * trainer.current_epoch,
+            )
 
     def on_train_batch_end(
         self,
@@ -108,6 +109,11 @@ class EpochProgress(ProgressBar, Observer):
     ) -> None:
         """Take the bar away before the error is told."""
         self._close()
+
+    @property
+    def _max_epochs(self) -> int:
+        """Planned length of the run, which changes when a plan is corrected."""
+        return self.trainer.max_epochs or 0
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -19,7 +19,7 @@ NAMES = {
     float: "a number",
     str: "a text",
     type(None): "null",
-    timedelta: "a time (seconds or HH:MM:SS)",
+    timedelta: "a time (90s, 10m, 1h30m, HH:MM:SS)",
 }
 
 

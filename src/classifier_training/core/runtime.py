@@ -12,8 +12,11 @@ import shlex
 import signal
 import struct
 import sys
+import time
 import warnings
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from logging.handlers import MemoryHandler
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
+
+IMPORTED = time.monotonic()
+"""When this process began, as nearly as its own modules can say."""
+
+COMMAND_STARTED: ContextVar[float | None] = ContextVar("COMMAND_STARTED", default=None)
+"""When the command line that runs was started; None in a program that calls verbs by itself."""
 
 LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
@@ -44,6 +53,39 @@ RECORDED_PACKAGES = (
     "classifier-training", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy", "pillow",
     "onnx", "onnxscript", "onnxruntime", "scikit-learn", "safetensors",
 )  # fmt: skip
+
+
+def _command_started() -> float:
+    started = COMMAND_STARTED.get()
+    COMMAND_STARTED.set(None)
+    return time.monotonic() if started is None else started
+
+
+@dataclass
+class Clock:
+    """Seconds that the parts of a command take.
+
+    Attributes:
+        started: when the command began, by time.monotonic(): with the process, for the first one of a command line.
+        seconds: by part.
+    """
+
+    started: float = field(default_factory=_command_started)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to a part."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def so_far(self) -> dict[str, float]:
+        """Return the seconds of each part and, as total, those since the start; rounded to milliseconds."""
+        found = {**self.seconds, "total": time.monotonic() - self.started}
+        return {name: round(value, 3) for name, value in found.items()}
 
 
 def derive_seed(*parts: int) -> int:

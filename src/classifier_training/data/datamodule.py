@@ -48,6 +48,7 @@ class ImageFolderDataModule(LightningDataModule):
 
     Attributes:
         batches_per_step: training batches whose gradients make one step.
+        num_batches: of a training epoch at the most; the images that this leaves out are others in each epoch.
         share: the part of each batch that this process loads; all of it, except while several train together.
     """
 
@@ -74,6 +75,7 @@ class ImageFolderDataModule(LightningDataModule):
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.batches_per_step = 1
+        self.num_batches: int | None = None
         self._min_batch_size = min_batch_size
         self.num_workers = num_workers
         self.on_error = on_error
@@ -89,7 +91,7 @@ class ImageFolderDataModule(LightningDataModule):
             self.batch_size,
             per_step=self.batches_per_step,
             smallest=self._min_batch_size,
-        )
+        )[: self.num_batches]
 
     def train_dataloader(self) -> BatchLoader:
         """Augmented training images in the sampler's order."""

@@ -155,6 +155,6 @@ class EpochSampler:
             return generator.permutation(len(self._targets))
         return generator.choice(len(self._targets), size=len(self._targets), p=self._probabilities)
 
-    def draws(self, epoch: int, num_classes: int) -> NDArray[np.int64]:
-        """How often each class is drawn in an epoch, int64 [K]."""
-        return np.bincount(self._targets[self.order(epoch)], minlength=num_classes).astype(np.int64)
+    def draws(self, epoch: int, num_classes: int, *, num_images: int | None = None) -> NDArray[np.int64]:
+        """How often each class is drawn in an epoch, or among its first images, int64 [K]."""
+        return np.bincount(self._targets[self.order(epoch)[:num_images]], minlength=num_classes).astype(np.int64)

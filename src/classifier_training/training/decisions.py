@@ -29,6 +29,21 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Epochs that were planned together to end in time.
+
+    Args:
+        from_epoch: the first.
+        max_epochs: of the whole run, as planned then.
+        num_batches: of each of them.
+    """
+
+    from_epoch: int
+    max_epochs: int
+    num_batches: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decisions:
     """Values that the configuration left to the run; None where nothing was decided.
 
@@ -42,6 +57,7 @@ class Decisions:
         is_compiled: whether torch.compile is used.
         phase: the part of the run that is being trained.
         weights: trained weights that it started from; None for random ones, and in runs from before this was kept.
+        parts: the plan by which it ends in time, and the corrections of it; none without such a plan.
     """
 
     batch_size: int | None = None
@@ -53,6 +69,11 @@ class Decisions:
     is_compiled: bool | None = None
     phase: Phase = Phase()
     weights: Weights | None = None
+    parts: tuple[Part, ...] = ()
+
+    def length(self, max_epochs: int) -> int:
+        """Epochs of the run: as planned to end in time, else as configured."""
+        return self.parts[-1].max_epochs if self.parts else max_epochs
 
 
 def write_decisions(path: Path, decisions: Decisions) -> None:
@@ -70,7 +91,12 @@ def read_decisions(path: Path) -> Decisions:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         weights = found.get("weights")
         return Decisions(
-            **{**found, "phase": Phase(**found["phase"]), "weights": None if weights is None else Weights(**weights)}
+            **{
+                **found,
+                "phase": Phase(**found["phase"]),
+                "weights": None if weights is None else Weights(**weights),
+                "parts": tuple(Part(**part) for part in found.get("parts", ())),
+            }
         )
     except FileNotFoundError:
         return Decisions()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def one_cycle_value(
-    step: int, total_steps: int, *, start: float, middle: float, end: float, warmup_fraction: float
+    step: float, total_steps: int, *, start: float, middle: float, end: float, warmup_fraction: float
 ) -> float:
     """Value at a step counted from 0: a half cosine from start to middle, and another to the end."""
     turn = warmup_fraction * total_steps - 1

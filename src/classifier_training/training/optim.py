@@ -144,11 +144,13 @@ class SchedulePlan:
         total_steps: optimizer steps in the whole run.
         monitor: metric that decides whether the run gets better, as logged.
         mode: max or min.
+        place: where a step, counted from 0, is among these; elsewhere than its number once the length was corrected.
     """
 
     total_steps: int
     monitor: str
     mode: str
+    place: Callable[[int], float] = float
 
 
 @register(group="scheduler", name="cosine")
@@ -168,7 +170,9 @@ def cosine(
     from torch.optim.lr_scheduler import LambdaLR
 
     def factor(step: int) -> float:
-        return warmup_cosine(step, plan.total_steps, warmup_fraction=warmup_fraction, final_lr_ratio=final_lr_ratio)
+        return warmup_cosine(
+            plan.place(step), plan.total_steps, warmup_fraction=warmup_fraction, final_lr_ratio=final_lr_ratio
+        )
 
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 
@@ -198,7 +202,7 @@ def one_cycle(
     from classifier_training.training.one_cycle import OneCycle, one_cycle_value
 
     def along(start: float, middle: float, end: float) -> Callable[[int], float]:
-        return functools.partial(
+        value = functools.partial(
             one_cycle_value,
             total_steps=plan.total_steps,
             start=start,
@@ -206,6 +210,7 @@ def one_cycle(
             end=end,
             warmup_fraction=warmup_fraction,
         )
+        return lambda step: value(plan.place(step))
 
     rate, momentum = along(initial_lr_ratio, 1.0, final_lr_ratio), along(max_momentum, min_momentum, max_momentum)
     return {"scheduler": OneCycle(optimizer, rate, momentum), "interval": "step"}
@@ -241,7 +246,7 @@ def constant(optimizer: Optimizer, plan: SchedulePlan) -> dict[str, Any]:  # noq
     return {"scheduler": ConstantLR(optimizer, factor=1.0), "interval": "epoch"}
 
 
-def warmup_cosine(step: int, total_steps: int, *, warmup_fraction: float, final_lr_ratio: float) -> float:
+def warmup_cosine(step: float, total_steps: int, *, warmup_fraction: float, final_lr_ratio: float) -> float:
     """Factor of the learning rate at a step counted from 0, in (0, 1]."""
     warmup_steps = round(warmup_fraction * total_steps)
     if step < warmup_steps:

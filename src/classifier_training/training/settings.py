@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from classifier_training.core.register import register
+from classifier_training.core.settings import Duration  # noqa: TC001 - the register reads it at run time
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16-mixed", "16-mixed", 32]
@@ -21,7 +21,8 @@ class TrainerSettings:
 
     Args:
         max_epochs: how often the training split is gone through at the most.
-        max_time: stop after this long at the next step: seconds, or HH:MM:SS.
+        max_time: stop training after this long at the next step, wherever the schedule is: 90s, 10m, 1h30m, HH:MM:SS.
+            time, beside it, plans a run that comes to its end in time.
         accelerator: auto takes CUDA, else MPS, else the CPU, and says which.
         num_devices: devices that share every batch, a process each; auto takes all CUDA GPUs. data.batch_size stays the
             number of images that one step of all of them sees.
@@ -35,7 +36,7 @@ class TrainerSettings:
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 30
-    max_time: Annotated[timedelta, Field(gt=timedelta(0))] | None = None
+    max_time: Duration | None = None
     accelerator: Accelerator = "auto"
     num_devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     precision: Precision = "auto"

@@ -118,17 +118,22 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
     """
     from classifier_training.training.loggers import closed_after_errors
 
-    failures = trained.failures
+    failures, clock = trained.failures, trained.run.clock
     with _interrupts_told(trained.run.run_dir):
         with closed_after_errors(trained.loggers), ExitStack() as stack:
             writer = _open_writer(trained, stack, failures)
-            _write_model(trained, writer, failures)
-            scored = _score(trained, writer, failures)
-            evaluation = _write_score(trained, scored, samples, writer, failures)
-            _write_documents(trained, scored, evaluation, writer, failures)
-            _write_others(writer, failures)
-            if writer is not None:
+            with clock.part("export"):
+                _write_model(trained, writer, failures)
+            with clock.part("scoring"):
+                scored = _score(trained, writer, failures)
+            with clock.part("report"):
+                evaluation = _write_score(trained, scored, samples, writer, failures)
                 _write_documents(trained, scored, evaluation, writer, failures)
+            with clock.part("export"):
+                _write_others(writer, failures)
+            if writer is not None:
+                with clock.part("report"):
+                    _write_documents(trained, scored, evaluation, writer, failures)
         _close_loggers(trained, failures)
         _record(trained, scored, evaluation, failures)
     return Ended(scored=scored, evaluation=evaluation, failures=failures.found)
@@ -242,7 +247,8 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
         with failures.keep("removing checkpoints"):
             remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
     try:
-        record_result(run_dir, scored, trained.end.best_epoch, evaluation, failures.found)
+        seconds = trained.run.clock.so_far()
+        record_result(run_dir, scored, trained.end.best_epoch, evaluation, failures.found, seconds)
     except OSError as error:
         # Nothing else would show the score.
         log.info("%s", evaluation)

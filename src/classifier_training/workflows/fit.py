@@ -25,11 +25,13 @@ from classifier_training.workflows.heads import retrain_head
 
 if TYPE_CHECKING:
     import numpy as np
+    import pytorch_lightning as pl
     from numpy.typing import NDArray
     from torch import Tensor
 
     from classifier_training.callbacks.assemble import Assembly
     from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.training.budget import Budget, Course
     from classifier_training.training.continuation import Pace
     from classifier_training.training.device import Device
     from classifier_training.training.guide import Guide
@@ -59,13 +61,19 @@ def make_module(
     phase: Phase,
     unfreezes: bool,
     guide: Guide | None = None,
+    course: Course | None = None,
 ) -> ClassifierModule:
     """Put network, loss and optimizer together for Lightning."""
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.optim import SchedulePlan, constant
     from classifier_training.training.view import TrainingView
 
-    steps = steps_per_epoch(datamodule, settings) * (settings.max_epochs - phase.from_epoch)
+    if course is None:
+        # A finished run that only scores again has no step left.
+        steps = steps_per_epoch(datamodule, settings) * (settings.max_epochs - phase.from_epoch)
+        plan = SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode)
+    else:
+        plan = SchedulePlan(course.total_steps, run.monitor, run.monitor_mode, place=course)
     return ClassifierModule(
         run.model.network,
         loss=loss,
@@ -73,8 +81,7 @@ def make_module(
         # torch's fused SGD fails on layers that join those that have a momentum already.
         fused=not unfreezes and (settings.gradient_clip_val is None or device.precision != "16-mixed"),
         scheduler=constant if phase.is_constant else scheduler,
-        # A finished run that only scores again has no step left.
-        plan=SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode),
+        plan=plan,
         class_names=run.class_names,
         class_weights=_tensor(correction.loss_weights),
         logit_adjustment=_tensor(correction.logit_adjustment),
@@ -126,6 +133,7 @@ def fit(
     retrains_head: bool,
     start: Start,
     probe: Probe | None = None,
+    budget: Budget | None = None,
 ) -> Trained:
     """Train and put the best weights back; where it is asked for, the head is then fitted anew.
 
@@ -142,6 +150,7 @@ def fit(
         retrains_head: whether the head is fitted anew.
         start: where the run begins, or is taken up; one whose training has ended takes its rows from the checkpoint.
         probe: what the linear probe gave; its weights are kept unless an epoch scores higher.
+        budget: keeps the run to its plan, where there is one.
     """
     import pytorch_lightning as pl
 
@@ -173,6 +182,7 @@ def fit(
         callbacks=team.callbacks(
             [
                 Continuation(pace),
+                *([budget] if budget else []),
                 *([StageFreezing(transfer)] if transfer.freezes else []),
                 *assembly.callbacks,
                 interrupts,
@@ -207,7 +217,14 @@ def fit(
             _record_probe(run, assembly, probe)
         else:
             checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
-            with team.sharing(datamodule), interrupts, memory, told_dead_workers(), checkpointing:
+            with (
+                run.clock.part("training"),
+                team.sharing(datamodule),
+                interrupts,
+                memory,
+                told_dead_workers(),
+                checkpointing,
+            ):
                 try:
                     lightning.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
                 except Exception as error:
@@ -215,6 +232,7 @@ def fit(
                     if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
                         raise
                     failures.note("the end of training", error)
+            log.info("training has ended: %s", why_ended(lightning, settings))
         if not team.leads:
             raise SystemExit(0)
         if assembly.checkpoints.unsaved is not None:
@@ -246,6 +264,23 @@ def fit(
         keeps_last=assembly.checkpoints.keep_last,
         failures=failures,
     )
+
+
+def why_ended(trainer: pl.Trainer, settings: TrainerSettings) -> str:
+    """Say what ended training."""
+    from pytorch_lightning.callbacks import Timer
+
+    done, planned = trainer.current_epoch, trainer.max_epochs
+    for stopping in trainer.early_stopping_callbacks:
+        if stopping.stopped_epoch:
+            return f"{stopping.monitor} has not improved for {stopping.patience} epochs (callbacks.early_stopping)"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
+            return (
+                f"trainer.max_time={settings.max_time} is over after {done} of {planned} epochs, before the end of the "
+                "schedule; time=… plans one that ends in time"
+            )
+    return f"all {planned} epochs are done" if done == planned else f"stopped after {done} of {planned} epochs"
 
 
 def _record_probe(run: RunContext, assembly: Assembly, probe: Probe) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,11 +18,11 @@ from classifier_training.training.decisions import write_decisions
 from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Correction
 from classifier_training.training.settings import TrainerSettings
-from classifier_training.training.transfer import Transfer
+from classifier_training.training.transfer import LinearProbe, Transfer
 from classifier_training.workflows.end import Trained
 from classifier_training.workflows.fit import Builder, fit, make_module, pace_of, steps_per_epoch
 from classifier_training.workflows.heads import probe_head
-from classifier_training.workflows.settle import settle
+from classifier_training.workflows.settle import plan_time, settle
 from classifier_training.workflows.start import Start
 from classifier_training.workflows.teaching import make_guide
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+SHORT = timedelta(minutes=5)
+"""A run that must end sooner has a linear probe of fewer images."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Parts:
         retrains_head: whether the last layer is fitted again at the end.
         seed: of the run.
         distillation: the teachers, where there are any.
+        time: that the whole command may take; None for all epochs.
     """
 
     loss: Callable[..., Any]
@@ -60,6 +66,7 @@ class Parts:
     retrains_head: bool
     seed: int
     distillation: Distillation | None = None
+    time: timedelta | None = None
 
 
 def fit_network(
@@ -77,6 +84,8 @@ def fit_network(
     Raises:
         UserError: when what is configured cannot be done together.
     """
+    from classifier_training.training.budget import Budget, Course, part_of
+
     follows = following() is not None
     datamodule.batches_per_step = parts.trainer.accumulate_grad_batches
     if parts.distillation and device.num_devices > 1:
@@ -113,33 +122,64 @@ def fit_network(
     if not follows:
         write_decisions(run.run_dir.decisions, decisions)
     check_share(datamodule, device.num_devices, network.min_batch_size)
-    log.info("%s", epoch_words(datamodule, settled.trainer))
     module = make(settled.trainer, settled.optimizer, settled.device)
+    is_new = start.checkpoint is None and not follows
     probe = None
-    if parts.transfer.probes and start.checkpoint is None and not follows:
-        probe = probe_head(
-            run,
-            module,
+    if parts.transfer.probes and is_new:
+        is_short = parts.time is not None and parts.time < SHORT
+        with run.clock.part("linear probe"):
+            probe = probe_head(
+                dataclasses.replace(run, max_epochs=1) if is_short else run,
+                module,
+                datamodule,
+                settled.device,
+                parts.correction.class_weights,
+                is_all=not parts.transfer.trains,
+            )
+    transfer, trainer, deadline, course, budget = parts.transfer, settled.trainer, None, None, None
+    num_batches = len(datamodule.train_batch_sizes)
+    if parts.time is not None and transfer.trains and is_new and not decisions.parts:
+        planned, deadline = plan_time(datamodule, module, settled, transfer, run.clock.started, parts.time, probe)
+        decisions = dataclasses.replace(decisions, parts=planned)
+        write_decisions(run.run_dir.decisions, decisions)
+        transfer = transfer if planned else LinearProbe()
+    if decisions.parts:
+        course = Course(list(decisions.parts), trainer.accumulate_grad_batches)
+        trainer = dataclasses.replace(trainer, max_epochs=course.parts[0].max_epochs)
+        datamodule.num_batches = course.parts[0].num_batches
+        module = make(trainer, settled.optimizer, settled.device, course=course)
+    pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
+    if course is not None:
+        budget = Budget(
+            course,
             datamodule,
-            settled.device,
-            parts.correction.class_weights,
-            is_all=not parts.transfer.trains,
+            deadline=deadline,
+            decisions=decisions,
+            path=run.run_dir.decisions,
+            num_batches=num_batches,
+            max_epochs=parts.trainer.max_epochs,
         )
+        trainer = dataclasses.replace(trainer, max_epochs=course.parts[-1].max_epochs)
+        datamodule.num_batches = part_of(course.parts, start.found.entry.epochs_done if start.found else 0).num_batches
+        run = dataclasses.replace(run, max_epochs=trainer.max_epochs)
+    if transfer.trains:
+        log.info("%s", epoch_words(datamodule, trainer))
     if settled.is_compiled:
         module.network.compile()
     return fit(
         run,
         module,
         datamodule,
-        settled.trainer,
+        trainer,
         settled.device,
         callbacks,
         loggers,
-        pace_of(datamodule, settled.trainer, settled.optimizer, decisions.phase),
-        transfer=parts.transfer,
+        pace,
+        transfer=transfer,
         retrains_head=parts.retrains_head,
         start=start,
         probe=probe,
+        budget=budget,
     )
 
 
@@ -151,7 +191,9 @@ def epoch_words(datamodule: ImageFolderDataModule, settings: TrainerSettings) ->
     words = f"epoch: {seen:,} images in {steps:,} step{'' if steps == 1 else 's'}"
     if len(sizes) > steps:
         words += f" of {settings.accumulate_grad_batches} batches"
-    if left:
+    if left and datamodule.num_batches is not None:
+        words += f"; {left:,} more, others in each epoch, are left out for time"
+    elif left:
         words += f"; {left:,} more, others in each epoch, would be a batch too small for the network's batch norms"
     return words
 

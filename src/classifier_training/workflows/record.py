@@ -41,7 +41,12 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def record_result(
-    run_dir: RunDir, scored: SplitResult, best_epoch: int, evaluation: Evaluation, failures: Mapping[str, str]
+    run_dir: RunDir,
+    scored: SplitResult,
+    best_epoch: int,
+    evaluation: Evaluation,
+    failures: Mapping[str, str],
+    seconds: Mapping[str, float],
 ) -> None:
     """Write result.json, by which a run is known to have come to its end.
 
@@ -53,6 +58,7 @@ def record_result(
         best_epoch: where the weights are from.
         evaluation: of the answers.
         failures: what could not be done after training, and why.
+        seconds: that the parts of the command took which finished the run, and in total.
     """
     overall = evaluation.measures.overall
     calibrated = {name: overall[name].value for name in overall if name == "calibrated_loss"}
@@ -63,6 +69,7 @@ def record_result(
             "best_epoch": best_epoch,
             "metrics": {**scored.metrics, **calibrated},
             "failures": dict(failures),
+            "seconds": dict(seconds),
         },
     )
 

@@ -11,20 +11,25 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
-from classifier_training.core.types import TRAIN, Batch
+from classifier_training.core.types import TEST, TRAIN, VAL, Batch
 from classifier_training.evaluation.figures.lr_range import LrRangeFigure
-from classifier_training.training.decisions import Decisions
+from classifier_training.training.decisions import Decisions, Part
 from classifier_training.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
+    from classifier_training.training.transfer import Transfer
     from classifier_training.training.trial import Trial
+    from classifier_training.workflows.heads import Probe
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +213,77 @@ def _find_lr(
     figure = LrRangeFigure(rates=found.rates.tolist(), losses=found.losses.tolist(), chosen=lr)
     run.drawer.submit(figure, run.run_dir.lr_range)
     return lr
+
+
+END_SECONDS = 15.0
+"""What a run takes after training on two slow cores, with export, checks and report, besides scoring."""
+
+FORWARD_SHARE = 1 / 3
+"""Of a step, the seconds that an image takes without its gradient."""
+
+
+def plan_time(
+    datamodule: ImageFolderDataModule,
+    module: ClassifierModule,
+    settled: Settled,
+    transfer: Transfer,
+    started: float,
+    time: timedelta,
+    probe: Probe | None,
+) -> tuple[tuple[Part, ...], float]:
+    """Plan the epochs that fit into the time that the command has left.
+
+    Args:
+        datamodule: its batches are timed.
+        module: a copy of it makes the steps.
+        settled: precision and the most epochs.
+        transfer: what is frozen, which makes steps faster.
+        started: when the command began, by time.monotonic().
+        time: that it may take.
+        probe: says what an image takes without its gradient.
+
+    Returns:
+        The plan, empty where the linear probe is all that there is time for; and when training is to be over, by
+        time.monotonic().
+
+    Raises:
+        UserError: when there is no time for a step, and no probe.
+    """
+    from classifier_training.models.stages import freeze_stages, split_stages
+    from classifier_training.training.budget import Pacing, part_words, plan_epochs, time_steps
+    from classifier_training.training.trial import trial_of
+
+    device, trainer = settled.device, settled.trainer
+    sizes, per_step = datamodule.train_batch_sizes, trainer.accumulate_grad_batches
+    with trial_of(module, device.accelerator, device.precision, trainer.gradient_clip_val) as trial:
+        if transfer.freezes:
+            network = trial.module.network
+            stages = split_stages(network)
+            num_frozen = transfer.num_frozen(trainer.max_epochs, len(stages))
+            freeze_stages(network, stages, num_frozen, freezes_statistics=transfer.freezes_statistics)
+        step_seconds = time_steps(trial, _steps(datamodule, trial, per_step))
+    datamodule.sampler.set_epoch(0)
+    held_out = {name: len(table) for name, table in datamodule.data.tables.items() if name != TRAIN}
+    image_seconds = step_seconds / (sizes[0] * per_step) * FORWARD_SHARE
+    if probe is not None:
+        image_seconds = probe.seconds / (probe.num_images + held_out[VAL])
+    pacing = Pacing(batch_seconds=step_seconds / per_step, validation_seconds=held_out[VAL] * image_seconds)
+    end = END_SECONDS + held_out.get(TEST, held_out[VAL]) * image_seconds
+    deadline = started + time.total_seconds() - end
+    passed, left = monotonic() - started, deadline - monotonic()
+    part = plan_epochs(left, pacing, num_batches=len(sizes), per_step=per_step, max_epochs=trainer.max_epochs)
+    taken = f"time={time.total_seconds():,.0f} s: {passed:,.0f} s have passed, the end takes about {end:,.0f} s"
+    if part is not None:
+        log.info("plan: %s (%s)", part_words(part, num_batches=len(sizes), pacing=pacing), taken)
+        return (part,), deadline
+    if probe is None:
+        raise UserError(
+            f"{taken}, and a step {step_seconds:,.1f} s",
+            "time for a step at the least",
+            f"time={passed + end + 2 * pacing.epoch_seconds(len(sizes)):.0f}s, with which two epochs fit",
+        )
+    log.info("plan: no epoch, the linear probe is all that there is time for (%s)", taken)
+    return (), deadline
 
 
 def _steps(datamodule: ImageFolderDataModule, trial: Trial, accumulate: int) -> Iterator[Sequence[Batch]]:

@@ -187,6 +187,13 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
     if newest is None and resumed.result.exists():
         raise ended(resumed)
     done = newest.entry.epochs_done if newest else 0
+    if decisions.parts:
+        if any(key == "trainer.max_epochs" for key, *_ in changes):
+            log.info("resume: the run goes on for the epochs that were asked for, and no longer by time")
+            decisions = dataclasses.replace(decisions, parts=())
+        else:
+            log.info("resume: by the plan that the run has: %d epochs", decisions.length(trainer.max_epochs))
+            trainer = dataclasses.replace(trainer, max_epochs=decisions.length(trainer.max_epochs))
     if done > trainer.max_epochs:
         raise UserError(
             f"trainer.max_epochs={trainer.max_epochs}: the run has {done} epochs behind it",

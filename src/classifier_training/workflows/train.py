@@ -24,7 +24,8 @@ from classifier_training.core.ranks import following
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
-from classifier_training.core.runtime import RunLog, command, raise_open_file_limit, setting
+from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
+from classifier_training.core.settings import Duration
 from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_name, goal_of
 from classifier_training.data.source import DataSource
 from classifier_training.data.transforms import Transforms
@@ -142,6 +143,7 @@ def train(
     trainer: Annotated[TrainerSettings, Choice("default")],
     logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
     recipe: str = "auto",
+    time: Duration | None = None,
     retrain_head: bool = False,
     monitor: str = "val/balanced_accuracy",
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
@@ -157,6 +159,8 @@ def train(
 
     Args:
         recipe: the preset that the run follows; what is typed goes over it.
+        time: how long the whole command may take: 90s, 10m, 1h30m. As many of trainer.max_epochs are trained as fit, by
+            measured speed, on a schedule that comes to its end.
         retrain_head: fit the last layer again after training, with all classes alike, for long tails.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
@@ -170,11 +174,14 @@ def train(
         init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
+    clock = Clock()
     resumed = RunDir(Path(resume)) if resume else None
     origin = find_origin(init_from, output=output, resumed=resumed)
     init_from = str(origin.path.absolute()) if origin else init_from
     distillation = name_teachers(distillation, output=output) if distillation else None
-    config = plain(describe({name: value for name, value in locals().items() if name not in ("origin", "resumed")}))
+    config = plain(
+        describe({name: value for name, value in locals().items() if name not in ("clock", "origin", "resumed")})
+    )
     if isinstance(model, ShallowModel):
         transforms = transforms.without_augmentation()
     with RunLog() as run_log, Drawer() as drawer, ExitStack() as stack:
@@ -210,6 +217,7 @@ def train(
         start = Start()
         if resumed:
             start = follow(resumed, follower) if follower else go_on(resumed, config, trainer, extend)
+            trainer = replace(trainer, max_epochs=start.decisions.length(trainer.max_epochs))
         network = build_network(
             model,
             splits.class_names,
@@ -256,7 +264,9 @@ def train(
             tables=splits.tables,
             statistics={**loaded.statistics, "checks": inputs.checks},
             image_sizes=loaded.image_sizes,
-            draws=lambda epoch: datamodule.sampler.draws(epoch, splits.num_classes),
+            draws=lambda epoch: datamodule.sampler.draws(
+                epoch, splits.num_classes, num_images=sum(datamodule.train_batch_sizes)
+            ),
             model=network.built,
             preprocessing=datamodule.preprocessing,
             monitor=monitor,
@@ -264,6 +274,7 @@ def train(
             max_epochs=trainer.max_epochs,
             num_trainable=network.num_trainable,
             drawer=drawer,
+            clock=clock,
         )
         if isinstance(model, ShallowModel):
             trained = fit_shallow(run, model, datamodule, callbacks, logging, correction, data=data, seed=seed)
@@ -279,6 +290,7 @@ def train(
                 retrain_head,
                 seed,
                 distillation,
+                time,
             )
             trained = fit_network(run, network, datamodule, parts, device, callbacks, logging, start)
         ended = finish_run(trained, loaded.index.samples)
