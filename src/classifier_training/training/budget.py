@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from classifier_training.core.types import Batch
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.decisions import Decisions
+    from classifier_training.training.settings import TrainerSettings
     from classifier_training.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -148,34 +149,42 @@ class Budget(pl.Callback):
     """Compares the time that epochs take with the plan, and corrects the plan for those to come.
 
     Args:
-        course: the plan.
-        datamodule: its epochs are made as long as planned.
-        deadline: when training is to be over, by time.monotonic(); None for a run that follows its plan as it is.
-        decisions: of the run; the plan is kept with them.
         path: of decisions.json.
-        num_batches: of an epoch over all images.
-        max_epochs: at the most.
+        decisions: of the run; the plan is kept with them.
+        datamodule: its epochs are made as long as planned.
+        settings: with the most epochs.
+        deadline: when training is to be over, by time.monotonic(); None for a run that follows its plan as it is.
+
+    Attributes:
+        course: where its steps are on the schedule.
     """
 
     def __init__(
         self,
-        course: Course,
-        datamodule: ImageFolderDataModule,
-        *,
-        deadline: float | None,
-        decisions: Decisions,
         path: Path,
-        num_batches: int,
-        max_epochs: int,
+        decisions: Decisions,
+        datamodule: ImageFolderDataModule,
+        settings: TrainerSettings,
+        deadline: float | None,
     ) -> None:
-        self._course = course
-        self._datamodule = datamodule
-        self._deadline = deadline
-        self._decisions = decisions
+        self.course = Course(list(decisions.parts), settings.accumulate_grad_batches)
         self._path = path
-        self._num_batches = num_batches
-        self._max_epochs = max_epochs
+        self._decisions = decisions
+        self._datamodule = datamodule
+        self._settings = settings
+        self._deadline = deadline
+        self._num_batches = len(datamodule.train_batch_sizes)
         self._started = self._trained = 0.0
+
+    def begin(self, epoch: int) -> TrainerSettings:
+        """Make epochs as long as they are planned from this one on; returns the settings with their number.
+
+        The first plan's number, for epoch 0, is what the schedule was made from; later ones what the run comes to.
+        """
+        part = part_of(self.course.parts, epoch)
+        self._limit(part)
+        last = self.course.parts[0 if epoch == 0 else -1]
+        return dataclasses.replace(self._settings, max_epochs=last.max_epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
         """Start the clock; the loader of a corrected plan is made by now."""
@@ -189,9 +198,9 @@ class Budget(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
         """Follow the plan into the next epoch, or correct it."""
         following = trainer.current_epoch + 1
-        now = self._course.parts[-1]
-        if any(part.from_epoch == following for part in self._course.parts):
-            self._follow(trainer, part_of(self._course.parts, following))
+        now = self.course.parts[-1]
+        if any(part.from_epoch == following for part in self.course.parts):
+            self._follow(trainer, part_of(self.course.parts, following))
         elif self._deadline is not None and trainer.world_size == 1 and following < now.max_epochs:
             self._correct(trainer, following, now)
 
@@ -204,15 +213,15 @@ class Budget(pl.Callback):
         )
         left = self._deadline - ended
         needed = (now.max_epochs - following) * pacing.epoch_seconds(now.num_batches)
-        is_whole = now.num_batches == self._num_batches and now.max_epochs == self._max_epochs
+        is_whole = now.num_batches == self._num_batches and now.max_epochs == self._settings.max_epochs
         if needed <= LATE * left and (is_whole or needed >= EARLY * left):
             return
         part = plan_epochs(
             left,
             pacing,
             num_batches=self._num_batches,
-            per_step=self._course.per_step,
-            max_epochs=self._max_epochs,
+            per_step=self.course.per_step,
+            max_epochs=self._settings.max_epochs,
             from_epoch=following,
         )
         if part is None:
@@ -223,13 +232,17 @@ class Budget(pl.Callback):
         else:
             words = part_words(part, num_batches=self._num_batches, pacing=pacing)
             log.info("plan: corrected by the time that the epoch took: %s to come", words)
-        self._course.parts.append(part)
-        write_decisions(self._path, dataclasses.replace(self._decisions, parts=tuple(self._course.parts)))
+        self.course.parts.append(part)
+        write_decisions(self._path, dataclasses.replace(self._decisions, parts=tuple(self.course.parts)))
         self._follow(trainer, part)
 
     def _follow(self, trainer: pl.Trainer, part: Part) -> None:
         trainer.fit_loop.max_epochs = part.max_epochs
-        if part.num_batches != self._datamodule.num_batches:
-            self._datamodule.num_batches = part.num_batches
+        before = len(self._datamodule.train_batch_sizes)
+        self._limit(part)
+        if part.num_batches != before:
             # Lightning asks for the loader again, and counts its batches.
             trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+
+    def _limit(self, part: Part) -> None:
+        self._datamodule.num_batches = part.num_batches if part.num_batches < self._num_batches else None

@@ -84,7 +84,7 @@ def fit_network(
     Raises:
         UserError: when what is configured cannot be done together.
     """
-    from classifier_training.training.budget import Budget, Course, part_of
+    from classifier_training.training.budget import Budget
 
     follows = following() is not None
     datamodule.batches_per_step = parts.trainer.accumulate_grad_batches
@@ -136,31 +136,19 @@ def fit_network(
                 parts.correction.class_weights,
                 is_all=not parts.transfer.trains,
             )
-    transfer, trainer, deadline, course, budget = parts.transfer, settled.trainer, None, None, None
-    num_batches = len(datamodule.train_batch_sizes)
+    transfer, trainer, deadline, budget = parts.transfer, settled.trainer, None, None
     if parts.time is not None and transfer.trains and is_new and not decisions.parts:
         planned, deadline = plan_time(datamodule, module, settled, transfer, run.clock.started, parts.time, probe)
         decisions = dataclasses.replace(decisions, parts=planned)
         write_decisions(run.run_dir.decisions, decisions)
         transfer = transfer if planned else LinearProbe()
     if decisions.parts:
-        course = Course(list(decisions.parts), trainer.accumulate_grad_batches)
-        trainer = dataclasses.replace(trainer, max_epochs=course.parts[0].max_epochs)
-        datamodule.num_batches = course.parts[0].num_batches
-        module = make(trainer, settled.optimizer, settled.device, course=course)
+        budget = Budget(run.run_dir.decisions, decisions, datamodule, trainer, deadline)
+        trainer = budget.begin(0)
+        module = make(trainer, settled.optimizer, settled.device, course=budget.course)
     pace = pace_of(datamodule, trainer, settled.optimizer, decisions.phase)
-    if course is not None:
-        budget = Budget(
-            course,
-            datamodule,
-            deadline=deadline,
-            decisions=decisions,
-            path=run.run_dir.decisions,
-            num_batches=num_batches,
-            max_epochs=parts.trainer.max_epochs,
-        )
-        trainer = dataclasses.replace(trainer, max_epochs=course.parts[-1].max_epochs)
-        datamodule.num_batches = part_of(course.parts, start.found.entry.epochs_done if start.found else 0).num_batches
+    if budget is not None:
+        trainer = budget.begin(start.found.entry.epochs_done if start.found else 0)
         run = dataclasses.replace(run, max_epochs=trainer.max_epochs)
     if transfer.trains:
         log.info("%s", epoch_words(datamodule, trainer))
