@@ -57,6 +57,7 @@ class Decisions:
         is_compiled: whether torch.compile is used.
         phase: the part of the run that is being trained.
         weights: trained weights that it started from; None for random ones, and in runs from before this was kept.
+        num_probe_images: training images that the linear probe was fitted to.
         parts: the plan by which it ends in time, and the corrections of it; none without such a plan.
     """
 
@@ -69,6 +70,7 @@ class Decisions:
     is_compiled: bool | None = None
     phase: Phase = Phase()
     weights: Weights | None = None
+    num_probe_images: int | None = None
     parts: tuple[Part, ...] = ()
 
     def length(self, max_epochs: int) -> int:

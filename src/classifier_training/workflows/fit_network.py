@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +26,8 @@ from classifier_training.workflows.start import Start
 from classifier_training.workflows.teaching import make_guide
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
     from classifier_training.workflows.network import Network
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHORT = timedelta(minutes=5)
-"""A run that must end sooner has a linear probe of fewer images."""
+PROBE_SHARE = 0.25
+"""Of a run's time, the most that its linear probe takes."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,19 @@ def fit_network(
     is_new = start.checkpoint is None and not follows
     probe = None
     if parts.transfer.probes and is_new:
-        is_short = parts.time is not None and parts.time < SHORT
         with run.clock.part("linear probe"):
             probe = probe_head(
-                dataclasses.replace(run, max_epochs=1) if is_short else run,
+                run,
                 module,
                 datamodule,
                 settled.device,
                 parts.correction.class_weights,
                 is_all=not parts.transfer.trains,
+                seconds=PROBE_SHARE * parts.time.total_seconds() if parts.time else None,
+                num_images=decisions.num_probe_images,
             )
+        decisions = dataclasses.replace(decisions, num_probe_images=probe.num_images)
+        write_decisions(run.run_dir.decisions, decisions)
     transfer, trainer, deadline, budget = parts.transfer, settled.trainer, None, None
     if parts.time is not None and transfer.trains and is_new and not decisions.parts:
         planned, deadline = plan_time(datamodule, module, settled, transfer, run.clock.started, parts.time, probe)

@@ -14,6 +14,8 @@ from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_name, 
 from classifier_training.evaluation.metrics import classification_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -32,6 +34,9 @@ PROBE = "the linear probe"
 MAX_PROBE_SHARE = 0.45
 """Images that the probe computes features of, over those that the run trains on: a forward pass takes about a third of
 a step, so that the probe takes at most about 15 % of the run."""
+
+MIN_IN_TIME = 20
+"""Images of each class on average, however short the time is."""
 
 MIN_PROBE_IMAGES, MAX_PROBE_IMAGES = 1_000, 50_000
 """So many are quick in any run, and more than so many add little: there are a few thousand features."""
@@ -62,6 +67,8 @@ def probe_head(
     class_weights: NDArray[np.float64] | None,
     *,
     is_all: bool,
+    seconds: float | None = None,
+    num_images: int | None = None,
 ) -> Probe:
     """Fit the head to the features of the network as it starts, and put it in place.
 
@@ -74,11 +81,21 @@ def probe_head(
         device: where to compute.
         class_weights: of the imbalance's correction [K], or None.
         is_all: whether the probe is the whole run; it then uses all images.
+        seconds: that it may take; None for no bound. The validation images are answered in any case.
+        num_images: whose features to use, where that was settled before.
     """
     started = time.perf_counter()
     share = math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN]))
     limit = min(MAX_PROBE_IMAGES, max(MIN_PROBE_IMAGES, share))
-    fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=None if is_all else limit)
+
+    def num_in_time(num_answered: int) -> int | None:
+        if num_images is not None or is_all or seconds is None:
+            return num_images if num_images is not None else None if is_all else limit
+        taken = time.perf_counter() - started
+        fitting = int((seconds - taken) / taken * num_answered)
+        return min(limit, max(fitting, MIN_IN_TIME * len(run.class_names)))
+
+    fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=num_in_time)
     fit.fitted.write(fit.head)
     result = fit.result(run)
     probe = Probe(
@@ -164,18 +181,20 @@ def _fit(
     class_weights: NDArray[np.float64] | None,
     setting: str,
     *,
-    limit: int | None = None,
+    limit: Callable[[int], int | None] = lambda _: None,
 ) -> _Fit:
-    """Fit a head to features of the training split, or as many of its images as the limit allows."""
+    """Fit a head to features of the training split, or of as many of its images as the limit allows.
+
+    The limit is asked once the validation images are answered, whose number it is given.
+    """
     import torch
 
     from classifier_training.training.features import extract_features, linear_head
     from classifier_training.training.linear_head import fit_linear_head, head_logits
 
-    train, val = (
-        extract_features(module, datamodule.evaluation_loader(split, limit=most), device, setting=setting)
-        for split, most in ((TRAIN, limit), (VAL, None))
-    )
+    val = extract_features(module, datamodule.evaluation_loader(VAL), device, setting=setting)
+    loader = datamodule.evaluation_loader(TRAIN, limit=limit(len(val.targets)))
+    train = extract_features(module, loader, device, setting=setting)
     head = linear_head(module.network, setting=setting)
     module.cpu()
     before = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)
