@@ -33,6 +33,7 @@ class Decisions:
     """Values that the configuration left to the run; None where nothing was decided.
 
     Args:
+        image_size: side of the network's input in pixels.
         batch_size: images in a batch.
         accumulate_grad_batches: batches whose gradients make one step.
         lr: highest learning rate.
@@ -44,6 +45,7 @@ class Decisions:
         weights: trained weights that it started from; None for random ones, and in runs from before this was kept.
     """
 
+    image_size: int | None = None
     batch_size: int | None = None
     accumulate_grad_batches: int | None = None
     lr: float | None = None
