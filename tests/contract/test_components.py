@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import SETTINGS, SMALL
@@ -23,6 +24,7 @@ from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.job import ExportJob
 from classifier_training.workflows.network import build_network
+from classifier_training.workflows.start import Start
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -149,11 +151,11 @@ def test_a_new_head_answers_all_classes_nearly_alike(words: list[str]) -> None:
     network = build_network(
         arguments["model"],
         [f"class {number}" for number in range(10)],
+        np.full((10, 2), 64),
         **{name: arguments[name] for name in ("data", "transforms", "trainer", "transfer")},
         retrains_head=False,
         origin=None,
-        has_checkpoint=False,
-        started_from=None,
+        start=Start(),
         seed=0,
     ).built.network.train()
     generator = torch.Generator().manual_seed(0)

@@ -61,7 +61,7 @@ def model_words(values: Mapping[str, Any]) -> str:
 
 def choose_recipe(values: Mapping[str, Any]) -> tuple[str, str]:
     """Return the recipe for a composed configuration, and what it is for in words."""
-    if _starts_trained(values):
+    if starts_trained(values):
         return "finetune", "a network that starts from trained weights"
     return "scratch", "a network that starts from random weights"
 
@@ -83,7 +83,8 @@ def _is_sample(values: Mapping[str, Any]) -> bool:
     return isinstance(data, dict) and data.get(TYPE_KEY) == SAMPLE
 
 
-def _starts_trained(values: Mapping[str, Any]) -> bool:
+def starts_trained(values: Mapping[str, Any]) -> bool:
+    """Whether a run of this configuration starts from trained weights; nothing is read or fetched."""
     model = values.get("model")
     node = model if isinstance(model, dict) else {}
     if node.get("weights") or values.get("init_from"):

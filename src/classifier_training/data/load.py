@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.types import VAL
+from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.given_splits import give_splits
 from classifier_training.data.groups import assign_groups, join_twins, report_straddling
 from classifier_training.data.index import tabulate
@@ -41,6 +41,7 @@ class LoadedData:
         index: every sample with its split.
         splits: classes and tables.
         image_sizes: width and height of each file, int64 [N, 2].
+        training_sizes: width and height of each image of the training split, int64 [N, 2].
         statistics: of the data set, as plain values.
         copies: groups of files with the same bytes, by relative path.
         depth: which files have more than 8 bits.
@@ -49,6 +50,7 @@ class LoadedData:
     index: SampleIndex
     splits: SplitData
     image_sizes: NDArray[np.int64]
+    training_sizes: NDArray[np.int64]
     statistics: dict[str, Any]
     copies: list[tuple[str, ...]]
     depth: Depth
@@ -113,6 +115,9 @@ def load_data(
         index=index,
         splits=splits,
         image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        training_sizes=np.array(
+            [scan.sizes[sample.path] for sample in index.samples if sample.split == TRAIN], dtype=np.int64
+        ).reshape(-1, 2),
         statistics=dataset_statistics(splits, sizes),
         copies=copies,
         depth=scan.depth,

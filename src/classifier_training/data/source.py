@@ -33,7 +33,8 @@ class DataSource:
     """A data set; a form of data derives from this, or from FolderSource, and says how its rows are read.
 
     Args:
-        image_size: side of the network's square input in pixels; the model's own size when left out.
+        image_size: side of the network's square input in pixels; auto takes the network's own, or less where the images
+            are smaller than that.
         batch_size: images in a batch at the most; those of an epoch are of nearly the same size. auto takes the largest
             that fits, up to 64 x trainer.accumulate_grad_batches, and accumulates gradients until a step has seen that
             many.
@@ -54,7 +55,7 @@ class DataSource:
         store_gb: room for the pixels of all data sets, in GB; half of the free disk when left out.
     """
 
-    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    image_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] | None = "auto"
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     val_fraction: Fraction | None = None
@@ -72,6 +73,11 @@ class DataSource:
     def is_named(self) -> bool:
         """Whether the settings say which data this is."""
         return True
+
+    @property
+    def named_size(self) -> int | None:
+        """Side of the network's input in pixels where the settings name it; None for auto, which null means too."""
+        return None if self.image_size == "auto" else self.image_size
 
     def read(self) -> SampleIndex:
         """List the samples.

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from classifier_training.core.types import BuiltModel
 
 
+def can_train(network: nn.Module, *, image_size: int, num_images: int) -> bool:
+    """Whether a network, as it is, can be trained on so many images of a size at once.
+
+    Args:
+        network: the network, unchanged.
+        image_size: side of the square input in pixels.
+        num_images: in the batch.
+    """
+    return _dry_run(network, image_size, num_images) is None
+
+
 def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
     """Make sure that a network takes pictures of a size; one of fixed size is set to it where it can be.
 

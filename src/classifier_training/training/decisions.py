@@ -48,6 +48,7 @@ class Decisions:
     """Values that the configuration left to the run; None where nothing was decided.
 
     Args:
+        image_size: side of the network's input in pixels.
         batch_size: images in a batch.
         accumulate_grad_batches: batches whose gradients make one step.
         lr: highest learning rate.
@@ -61,6 +62,7 @@ class Decisions:
         parts: the plan by which it ends in time, and the corrections of it; none without such a plan.
     """
 
+    image_size: int | None = None
     batch_size: int | None = None
     accumulate_grad_batches: int | None = None
     lr: float | None = None

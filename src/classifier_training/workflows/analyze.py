@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
+
 from classifier_training.core.errors import UserError
 from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import InputSpec
+from classifier_training.core.types import TRAIN, InputSpec
 from classifier_training.data.checks_classes import check_classes
 from classifier_training.data.checks_copies import check_copies
 from classifier_training.data.checks_files import check_files
 from classifier_training.data.duplicates import find_copies
 from classifier_training.data.findings import SEVERITIES, Finding, Inspected, plural, rank
+from classifier_training.data.image_size import choose_image_size
 from classifier_training.data.load import read_samples
 from classifier_training.data.quality import count_data, dataset_statistics, file_statistics
 from classifier_training.data.scan import FileScan, scan_files
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     from classifier_training.data.index import SampleIndex
 
 DEFAULT_FOLDER = "data_report"
-DEFAULT_IMAGE_SIZE = 224
-"""Side that the crop is judged by when data.image_size is left out: most networks' own."""
+NETWORK_SIZE = 224
+"""The usual network's own side: by it, that of the crop is chosen as train does when data.image_size is left out."""
 
 FailOn = Literal["never", "error", "warning"]
 
@@ -104,7 +107,7 @@ def analyze(
     num_workers = num_cores() if data.num_workers == "auto" else data.num_workers
     scan = _scan(index, num_workers)
     copies = find_copies(scan, near=near_duplicates)
-    image_size = data.image_size or DEFAULT_IMAGE_SIZE
+    image_size = data.named_size or _suited_size(index, scan)
     preprocessing = transforms.evaluation(image_size, InputSpec(image_size, (0.5,) * 3, (0.5,) * 3))
     inspected = Inspected(index, scan)
     findings = _findings(inspected, preprocessing, check_copies(inspected, copies))
@@ -124,6 +127,15 @@ def analyze(
 
 def _findings(inspected: Inspected, preprocessing: Preprocessing, copies: Iterator[Finding]) -> list[Finding]:
     return rank([*check_files(inspected, preprocessing), *copies, *check_classes(inspected.index)])
+
+
+def _suited_size(index: SampleIndex, scan: FileScan) -> int:
+    """Return the side that train chooses for these images with the usual network and its trained weights."""
+    sizes = {fact.path: (fact.width, fact.height) for fact in scan.readable}
+    rows = [sample for sample in index.samples if sample.path in sizes]
+    rows = [sample for sample in rows if sample.split == TRAIN] or rows
+    found = np.array([sizes[sample.path] for sample in rows], dtype=np.int64).reshape(-1, 2)
+    return choose_image_size(NETWORK_SIZE, found, is_trained=True, takes=lambda _: True).side
 
 
 def _scan(index: SampleIndex, num_workers: int) -> FileScan:

@@ -10,12 +10,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from classifier_training.conf.recipes import starts_trained
 from classifier_training.core.errors import UserError
 from classifier_training.core.progress import progress
-from classifier_training.core.register import Choice, register
+from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import InputSpec
-from classifier_training.data.load import load_data
+from classifier_training.data.load import LoadedData, load_data
 from classifier_training.data.source import DataSource
 from classifier_training.data.splits import write_manifest
 from classifier_training.data.store.build import Built, build_store
@@ -23,8 +24,12 @@ from classifier_training.data.store.plan import StorePlan
 from classifier_training.data.store.shards import folder_bytes
 from classifier_training.data.transforms import Transforms
 from classifier_training.workflows.fit import Builder
+from classifier_training.workflows.network import suit_images
 
 log = logging.getLogger(__name__)
+
+LONG = 100
+"""Epochs of a run to prepare for: enough for transforms.start_scale to have an effect."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,9 @@ def prepare(
 ) -> PrepareResult:
     """Read, split and decode a data set, so that the first epoch already trains from memory-mapped pixels.
 
-    The pixels belong to an image size and to the transforms; train with the same. Without data.image_size the model is
-    asked for its own. What is there already is kept: only new and changed files are decoded, and labels play no part.
+    The pixels belong to an image size and to the transforms; train with the same. Without data.image_size it is what
+    train chooses for the same data, model, weights and transforms. What is there already is kept: only new and changed
+    files are decoded, and labels play no part.
 
     Args:
         verify: compare the content of files, too, where size and time say that they are the same.
@@ -89,7 +95,7 @@ def prepare(
         )
     loaded = load_data(data, seed=seed)
     log.info("%s", loaded.words)
-    size = data.image_size or model(loaded.splits.num_classes).input_spec.size
+    size = data.named_size or _suited_size(model, loaded, data=data, transforms=transforms)
     # What the network subtracts and divides by comes later, on its device.
     neutral = InputSpec(size=size, mean=(0, 0, 0), std=(1, 1, 1))
     plan = StorePlan(
@@ -115,6 +121,20 @@ def prepare(
     write_manifest(manifest, loaded.index)
     log.info("next: %s with the same data, transforms and image size", command("train"))
     return PrepareResult(built, folders, sum(map(folder_bytes, folders)), time.perf_counter() - started, manifest)
+
+
+def _suited_size(model: Builder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
+    """Return the side that train chooses for these images; no weights are read or fetched."""
+    from classifier_training.models.shapes import on_shapes
+    from classifier_training.models.weights import without_weights
+
+    built = on_shapes(lambda: without_weights(model)(loaded.splits.num_classes))
+    chosen = suit_images(
+        model, built, loaded.training_sizes, data=data, transforms=transforms, max_epochs=LONG,
+        is_trained=starts_trained({"model": describe(model)}),
+    )  # fmt: skip
+    log.info("image size: %s", chosen)
+    return chosen.side
 
 
 def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:

@@ -221,17 +221,19 @@ def train(
         network = build_network(
             model,
             splits.class_names,
+            loaded.training_sizes,
             data=data,
             transforms=transforms,
             trainer=trainer,
             transfer=transfer,
             retrains_head=retrain_head,
             origin=origin,
-            has_checkpoint=start.checkpoint is not None,
-            started_from=start.decisions.weights,
+            start=start,
             seed=seed,
         )
-        start = replace(start, decisions=replace(start.decisions, weights=network.built.weights))
+        decided_size = network.image_size if data.named_size is None else None
+        decisions = replace(start.decisions, image_size=decided_size, weights=network.built.weights)
+        start = replace(start, decisions=decisions)
         device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
         run_dir = resumed or RunDir.create(Path(output), category=category, name=name)
         if resumed is None:

@@ -178,7 +178,7 @@ def test_a_fixed_component_has_settings_and_no_choice() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=0"):
         compose(predict, ["source=x", "data.batch_size=0"])
     # The groups of training are as they were.
-    assert compose(entry("verb", "train"), ["data.root=/x", "data.batch_size=8"])["data"].image_size is None
+    assert compose(entry("verb", "train"), ["data.root=/x", "data.batch_size=8"])["data"].image_size == "auto"
 
 
 def test_no_callback_and_no_logger_may_be_chosen() -> None:
