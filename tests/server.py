@@ -23,6 +23,8 @@ IMPORTS = (
     "classifier_training.cli", "classifier_training.callbacks.assemble", "classifier_training.workflows.fit",
     "classifier_training.training.module", "classifier_training.data.datamodule", "timm", "torchvision",
     "classifier_training.training.interrupts", "torch", "pytorch_lightning", "onnxruntime",
+    # What the first export of a process imports.
+    "torch.onnx._internal.exporter._core", "onnxscript.function_libs.torch_lib.ops", "torch._functorch.partitioners",
     # A painter that is started anew would import it for as long as it draws.
     "matplotlib.pyplot",
 )  # fmt: skip
