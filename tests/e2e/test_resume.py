@@ -157,6 +157,7 @@ def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Pat
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_goes_on_with_its_own_splits(
     unsplit_folder: Path,
     train_here: Callable[[list[str]], Path],

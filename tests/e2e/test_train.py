@@ -13,6 +13,8 @@ import yaml
 from tests.conftest import NETWORK, SETTINGS, SMALL, draw_picture, read_csv
 from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Command = Callable[..., Ended]
 
 
@@ -21,6 +23,7 @@ def run_folder(root: Path) -> Path:
     return found.parent
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_folder_of_images_becomes_a_run_folder_that_answers(
     command: Command, split_folder: Path, tmp_path: Path
 ) -> None:
