@@ -7,6 +7,7 @@ import gc
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def quick_painters() -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing in this process, for tests that look at no picture: drawing takes longer than a tiny run."""
+    """Draw nothing, neither here nor in runs of `command`: a tiny run takes less time than its figures."""
     monkeypatch.setattr(drawing.Drawer, "submit", lambda *_: None)
 
 
@@ -156,9 +157,21 @@ def tiny_weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def forked_commands() -> Iterator[Warm]:
-    """Where command lines are forked from."""
-    with Warm() as server:
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """A library that makes writes fail, where there is a compiler for it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    target = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, source, "-ldl"], check=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def forked_commands(faults: Path | None) -> Iterator[Warm]:
+    """Where command lines are forked from; what makes writes fail sleeps until a run's environment wakes it."""
+    with Warm(faults) as server:
         yield server
 
 
@@ -173,7 +186,8 @@ def command(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., End
     def run(*words: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Ended:
         if not any(name.startswith("PYTHON") for name in env or {}):
             warm: Warm = request.getfixturevalue("forked_commands")
-            return warm.run(words, cwd=cwd, env=env)
+            is_drawn = drawing.Drawer.submit is SUBMIT
+            return (warm if is_drawn else warm.without_figures()).run(words, cwd=cwd, env=env)
         script = Path(sys.executable).with_name("classifier-training")
         done = subprocess.run(
             [script, *words], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False

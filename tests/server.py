@@ -6,6 +6,7 @@ files; what it shares with the others is what was imported, and nothing of that 
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -22,6 +23,10 @@ IMPORTS = (
     "classifier_training.cli", "classifier_training.callbacks.assemble", "classifier_training.workflows.fit",
     "classifier_training.training.module", "classifier_training.data.datamodule", "timm", "torchvision",
     "classifier_training.training.interrupts", "torch", "pytorch_lightning", "onnxruntime",
+    # What the first export of a process imports.
+    "torch.onnx._internal.exporter._core", "onnxscript.function_libs.torch_lib.ops", "torch._functorch.partitioners",
+    # A painter that is started anew would import it for as long as it draws.
+    "matplotlib.pyplot",
 )  # fmt: skip
 
 
@@ -35,18 +40,18 @@ class Ended:
 
 
 class Warm:
-    """Starts runs. Use it in a `with` block.
+    """Starts runs, whose figures are drawn by a process that is forked, too. Use it in a `with` block.
 
     Args:
         preload: a library for LD_PRELOAD.
-        draws: whether figures are drawn, by a process that is forked too.
     """
 
-    def __init__(self, preload: Path | None = None, *, draws: bool = True) -> None:
+    def __init__(self, preload: Path | None = None) -> None:
         env = {**os.environ, **({"LD_PRELOAD": str(preload)} if preload else {})}
+        self._draws = True
         self._said = TemporaryDirectory()
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self._said.name, str(int(draws))],
+            [sys.executable, __file__, self._said.name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
         assert self._answer() == "ready"
@@ -60,9 +65,16 @@ class Warm:
         self._process.wait()
         self._said.cleanup()
 
+    def without_figures(self) -> Warm:
+        """Start runs from the same process, but their figures are not drawn."""
+        other = copy.copy(self)
+        other._draws = False
+        return other
+
     def start(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> int:
         """Start a run; returns its process number."""
-        return int(self._ask({"start": list(words), "cwd": str(cwd), "env": {**os.environ, **(env or {})}}))
+        whole = {**os.environ, **(env or {})}
+        return int(self._ask({"start": list(words), "cwd": str(cwd), "env": whole, "draws": self._draws}))
 
     def wait(self, pid: int) -> Ended:
         """Wait for a run to end."""
@@ -92,14 +104,13 @@ class Warm:
         return self._process.stdout.readline().strip()
 
 
-def serve(requests: IO[str], answers: IO[str], *, said: str, draws: bool) -> None:
+def serve(requests: IO[str], answers: IO[str], *, said: str) -> None:
     """Answer requests until there are no more.
 
     Args:
         requests: a line each.
         answers: likewise.
         said: folder for what the runs say.
-        draws: whether figures are drawn.
     """
     import importlib
 
@@ -107,12 +118,7 @@ def serve(requests: IO[str], answers: IO[str], *, said: str, draws: bool) -> Non
         importlib.import_module(name)
     from classifier_training.evaluation import drawing
 
-    if draws:
-        # A painter of its own would import for as long as it draws.
-        importlib.import_module("matplotlib.pyplot")
-        drawing.get_context = lambda _: multiprocessing.get_context("fork")  # type: ignore[assignment, attr-defined]
-    else:
-        drawing.Drawer.submit = lambda *_: None  # type: ignore[method-assign]
+    drawing.get_context = lambda _: multiprocessing.get_context("fork")  # type: ignore[assignment, attr-defined]
     answers.write("ready\n")
     answers.flush()
     for line in requests:
@@ -143,7 +149,10 @@ def _be_a_run(request: dict[str, Any], said: str) -> None:
     os.environ.update(request["env"])
     sys.argv = ["classifier-training", *request["start"]]
     from classifier_training.cli import entry_point
+    from classifier_training.evaluation import drawing
 
+    if not request["draws"]:
+        drawing.Drawer.submit = lambda *_: None  # type: ignore[method-assign]
     try:
         entry_point()
     except SystemExit as end:
@@ -159,4 +168,4 @@ def _be_a_run(request: dict[str, Any], said: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, sys.stdout, said=sys.argv[1], draws=sys.argv[2] == "1")
+    serve(sys.stdin, sys.stdout, said=sys.argv[1])

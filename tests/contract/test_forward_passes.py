@@ -12,6 +12,7 @@ from tests.conftest import SMALL
 from classifier_training.training.module import ClassifierModule
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_default_callbacks_add_no_forward_pass(
     split_folder: Path, train_here: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_setting_without_effect_is_refused(command: Command, split_folder: Pat
     assert "has no effect on an analysis" in done.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_refuses_copies_across_splits_until_told(command: Command, split_folder: Path) -> None:
     shutil.copyfile(split_folder / "train" / "blue" / "00.png", split_folder / "test" / "blue" / "copy.png")
     words = ("train", f"data.root={split_folder}", *SMALL)
@@ -74,6 +75,7 @@ def test_training_refuses_copies_across_splits_until_told(command: Command, spli
     assert "data check: 2 files in 1 group are exact copies across splits" in allowed.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_labels_that_the_model_contradicts_are_ranked(
     command: Command, train_here: Callable[..., Path], unsplit_folder: Path, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_run_is_calibrated_and_rejects_on_request(
     assert len(clash.err.splitlines()) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_no_temperature_was_fitted_nothing_is_refused_and_the_log_says_why(
     command: Command, split_folder: Path
 ) -> None:

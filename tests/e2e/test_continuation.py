@@ -16,6 +16,7 @@ from tests.conftest import NETWORK, SMALL, make_class_folders
 from tests.e2e.test_resume import exact, timeless
 
 from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.evaluation import drawing
 from classifier_training.training import batch_size, lr_range
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
@@ -176,6 +177,7 @@ def test_what_a_run_found_out_is_kept_and_used_again(
     monkeypatch.setattr(lr_range, "NUM_STEPS", 20)
     monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 20 * 2**20)
     whole = train_here([*words, "output=whole"])
+    monkeypatch.setattr(drawing.Drawer, "submit", lambda *_: None)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         with pytest.raises(InterruptedRunError):

@@ -279,13 +279,13 @@ def test_a_finished_run_is_slim_and_says_what_to_share(
     pictures: Path, command: Callable[..., Ended], tmp_path: Path
 ) -> None:
     # Photos larger than what golden/ keeps, and more than one write of the checkpoints.
-    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     for path in (pictures / "val").rglob("*.png"):
         Image.fromarray(noise).save(path)
         noise = np.roll(noise, 7, axis=0)
     done = command(
         "train", f"data.root={pictures}", "model=resnet18", "model.pretrained=false", "data.image_size=64",
-        "trainer.max_epochs=3", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0", "data.batch_size=6",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0", "data.batch_size=18",
     )  # fmt: skip
     assert done.code == 0, done.err
     (run,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/*/*/result.json"))
@@ -313,7 +313,7 @@ def test_a_finished_run_is_slim_and_says_what_to_share(
     assert not run.last_checkpoint.exists()
     assert "last.ckpt" not in done.out
     config, result = run.config.read_bytes(), run.result.read_bytes()
-    refused = command("train", f"resume={run.path}", "trainer.max_epochs=4")
+    refused = command("train", f"resume={run.path}", "trainer.max_epochs=3")
     assert refused.code == 2
     assert "the run is finished" in refused.err
     assert "init_from=" in refused.err
@@ -326,6 +326,7 @@ def test_a_finished_run_is_slim_and_says_what_to_share(
 def test_a_shallow_run_ends_alike(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classifier_training.export.verify.verify_pipeline", refuse)
     words = [f"data.root={pictures}", "model=random_forest", "model.num_trees=4", "data.image_size=32"]
+    words += ["model.hog_orientations=4", "model.lbp_points=4", "model.color_bins=4"]
     result = perform("train", [*words, "callbacks=[onnx_export]"])
     assert result.exit_code == 1
     assert result.ended.failures.keys() == {"pipeline.onnx"}

@@ -14,20 +14,36 @@ import pytest
 from tests.conftest import SETTINGS, SMALL, make_class_folders
 from tests.server import Ended
 
+from classifier_training.cli import perform
 from classifier_training.core.locks import work_in
 from classifier_training.core.run_dir import RunDir
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 Command = Callable[..., Ended]
 
 
+EXPORTED = (*SMALL, "callbacks=[checkpoint,onnx_export]")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that no test changes; its images stay where they are."""
+    root = tmp_path_factory.mktemp("trained")
+    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+        make_class_folders(root / "pictures" / split, dict.fromkeys(("blue", "green", "red"), count))
+    return Path(perform("train", [f"data.root={root}/pictures", *EXPORTED, f"output={root}/outputs"]).run_dir.path)
+
+
 @pytest.fixture
-def run(split_folder: Path, train_here: Callable[[list[str]], Path]) -> Path:
-    return train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copied" / trained.name))
 
 
 def test_a_run_is_exported_in_other_formats_and_quantised(
-    command: Command, run: Path, split_folder: Path, tmp_path: Path
+    command: Command, split_folder: Path, tmp_path: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
+    run = train_here([f"data.root={split_folder}", *EXPORTED])
     done = command("export", f"run={run}", "quantization=int8", "max_drop=20", "format.onnx.opset=20")
     assert done.code == 0, done.err
     assert "warning" not in done.err

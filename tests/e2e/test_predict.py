@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import COLOURS, draw_picture, read_csv
-from tests.server import Ended
+from tests.server import Ended, Warm
 from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.run_dir import RunDir
@@ -294,19 +294,25 @@ def test_what_cannot_be_is_refused_in_three_lines(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("output", ["x.json", "folder"])
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    command: Command, run: Path, images: Path, tmp_path: Path, number: signal.Signals, output: str
+    command: Command,
+    forked_commands: Warm,
+    run: Path,
+    images: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    output: str,
 ) -> None:
-    (tmp_path / "list.txt").write_text("im/a.jpg\nim/b.png\nim/sub/c.bmp\n" * 1000)
+    (tmp_path / "list.txt").write_text("im/a.jpg\nim/b.png\nim/sub/c.bmp\n" * 600)
     words = ["predict", f"run={run}", "source=list.txt", f"output={output}", "data.batch_size=2"]
     part = tmp_path / (".x.json.part" if output == "x.json" else "folder/.predictions.part")
-    with subprocess.Popen([SCRIPT, *words], stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (part.is_file() and part.read_bytes().count(b"\n") > 20):
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+    pid = forked_commands.start(words, cwd=tmp_path)
+    while not forked_commands.has_ended(pid) and not (part.is_file() and part.read_bytes().count(b"\n") > 20):
+        time.sleep(0.005)
+    os.kill(pid, number)
+    ended = forked_commands.wait(pid)
     if number is not signal.SIGKILL:
-        assert process.returncode == 128 + number
-        first, expected, remedy = err.splitlines()[-3:]
+        assert ended.code == 128 + number
+        first, expected, remedy = ended.err.splitlines()[-3:]
         assert first == f"error: the run was interrupted ({number.name})"
         assert expected == "  expected: a run to its end"
         assert remedy.startswith("  to do:    give the same command again; it goes on behind the ")
@@ -314,11 +320,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     done = command(*words, "quiet=true")
     assert done.code == 0, done.err
     assert f"going on behind the {kept} images" in done.err
-    assert done.out.startswith("3,000 images, 0 errors")
+    assert done.out.startswith("1,800 images, 0 errors")
     assert not part.exists()
     if output == "x.json":
         rows = rows_of(tmp_path / "x.json")
-        assert [Path(row["path"]).name for row in rows] == ["a.jpg", "b.png", "c.bmp"] * 1000
+        assert [Path(row["path"]).name for row in rows] == ["a.jpg", "b.png", "c.bmp"] * 600
         assert len({(row["path"], row["label"]) for row in rows}) == 3
 
 

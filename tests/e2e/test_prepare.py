@@ -12,6 +12,8 @@ import torch
 from tests.conftest import SMALL, draw_picture
 from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Command = Callable[..., Ended]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import SMALL, draw_picture
-from tests.server import Ended
+from tests.server import Ended, Warm
 
 from classifier_training.core.errors import UserError
 
@@ -25,6 +25,8 @@ SETTINGS = (
     "callbacks.checkpoint.every_seconds=0",
     "model.dropout=0.3",
     "transforms.hflip=0.5",
+    # Of runs that are planned to be long, a trial with a compiled network would come first.
+    "trainer.compile=false",
 )
 
 
@@ -33,16 +35,24 @@ def folder_in(root: Path) -> Path:
     return found.parent
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
-    script = Path(sys.executable).with_name("classifier-training")
-    return subprocess.Popen([script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+def session(pid: int) -> set[int]:
+    """The processes of the session that a run leads."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == pid:
+            found.add(int(path.parent.name))
+    return found
 
 
-def wait_for_rows(number: int, process: subprocess.Popen[str], metrics: Callable[[], list[Path]]) -> None:
-    """Wait until metrics.csv has rows of so many epochs, or the process has ended."""
+def wait_for_rows(number: int, output: Path, has_ended: Callable[[], bool]) -> None:
+    """Wait until metrics.csv of the run below a folder has rows of so many epochs, or the process has ended."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        files = metrics()
+    while time.monotonic() < deadline and not has_ended():
+        files = list(output.glob("*/*/metrics.csv"))
         if files and len(files[0].read_text().splitlines()) > number:
             return
         time.sleep(0.005)
@@ -64,16 +74,19 @@ def timeless(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
 
 
-def test_a_killed_run_resumes_bit_for_bit(command: Callable[..., Ended], split_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_a_killed_run_resumes_bit_for_bit(
+    command: Callable[..., Ended], forked_commands: Warm, split_folder: Path, tmp_path: Path
+) -> None:
     words = ["train", f"data.root={split_folder}", *SETTINGS]
     whole = command(*words, f"output={tmp_path}/whole")
     assert whole.code == 0, whole.err
 
     cut = tmp_path / "cut"
-    process = start([*words, f"output={cut}"])
-    wait_for_rows(2, process, lambda: list(cut.glob("*/*/metrics.csv")))
-    process.kill()
-    process.communicate()
+    pid = forked_commands.start([*words, f"output={cut}"], cwd=tmp_path)
+    wait_for_rows(2, cut, lambda: forked_commands.has_ended(pid))
+    os.kill(pid, signal.SIGKILL)
+    forked_commands.wait(pid)
     resumed = command("train", f"resume={folder_in(cut)}")
     assert resumed.code == 0, resumed.err
 
@@ -103,23 +116,25 @@ def test_a_killed_run_resumes_bit_for_bit(command: Callable[..., Ended], split_f
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
-    split_folder: Path, tmp_path: Path, number: signal.Signals
+    forked_commands: Warm, split_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     words = [*SETTINGS, "trainer.max_epochs=5000", "callbacks=default", "callbacks.early_stopping=null"]
     # The last epoch is written at the signal, however long ago the last write was due.
     words[words.index("callbacks.checkpoint.every_seconds=0")] = "callbacks.checkpoint.every_seconds=1000"
-    process = start(["train", f"data.root={split_folder}", *words])
-    wait_for_rows(3, process, lambda: list(tmp_path.glob("outputs/*/*/metrics.csv")))
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    pid = forked_commands.start(["train", f"data.root={split_folder}", *words], cwd=tmp_path)
+    wait_for_rows(3, tmp_path / "outputs", lambda: forked_commands.has_ended(pid))
+    assert len(session(pid)) > 1, "nothing is drawn"
+    os.kill(pid, number)
+    ended = forked_commands.wait(pid)
+    assert session(pid) == set()
+    assert ended.code == 128 + number
     run = folder_in(tmp_path / "outputs")
-    assert err.splitlines()[-3:] == [
+    assert ended.err.splitlines()[-3:] == [
         f"error: the run was interrupted ({number.name})",
         "  expected: a run to its end",
         f"  to do:    classifier-training train resume={run.relative_to(tmp_path)}",
     ]
-    assert "Traceback" not in err
+    assert "Traceback" not in ended.err
     rows = (run / "metrics.csv").read_text().splitlines()[1:]
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert 0 <= len(rows) - (saved["epoch"] + 1) <= 1
@@ -128,8 +143,10 @@ def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
 
 def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Path) -> None:
     words = [*SETTINGS, "trainer.max_epochs=5000", "callbacks=default", "callbacks.early_stopping=null"]
-    process = start(["train", f"data.root={split_folder}", *words])
-    wait_for_rows(2, process, lambda: list(tmp_path.glob("outputs/*/*/metrics.csv")))
+    # Not forked, so that the painter is a process of its own from the start, as it is for a user.
+    script = Path(sys.executable).with_name("classifier-training")
+    process = subprocess.Popen([script, "train", f"data.root={split_folder}", *words], stderr=subprocess.PIPE)
+    wait_for_rows(2, tmp_path / "outputs", lambda: process.poll() is not None)
     children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert children
     process.kill()
@@ -140,6 +157,7 @@ def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Pat
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_goes_on_with_its_own_splits(
     unsplit_folder: Path,
     train_here: Callable[[list[str]], Path],

@@ -13,6 +13,8 @@ import yaml
 from tests.conftest import NETWORK, SETTINGS, SMALL, draw_picture, read_csv
 from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Command = Callable[..., Ended]
 
 
@@ -21,6 +23,7 @@ def run_folder(root: Path) -> Path:
     return found.parent
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_folder_of_images_becomes_a_run_folder_that_answers(
     command: Command, split_folder: Path, tmp_path: Path
 ) -> None:
@@ -164,8 +167,8 @@ def test_a_class_without_images_is_named(command: Command, split_folder: Path) -
 
 
 def test_time_that_is_up_ends_the_run_with_its_results(command: Command, split_folder: Path, tmp_path: Path) -> None:
-    # Figures of every epoch would take longer than the epochs.
-    parts = ["callbacks.confusion_matrix=null", "callbacks.sample_grid=null"]
+    # Figures of every epoch would take longer than the epochs, and so would a trial with a compiled network.
+    parts = ["callbacks.confusion_matrix=null", "callbacks.sample_grid=null", "trainer.compile=false"]
     length = ["trainer.max_epochs=100000", "trainer.max_time=3"]
     done = command("train", f"data.root={split_folder}", *SMALL, *parts, *length)
     assert done.code == 0, done.err

@@ -21,6 +21,8 @@ from classifier_training.core.register import entry
 
 pytest.importorskip("optuna")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TINY = (
     "model=cnn_v1", "data.image_size=16", "data.batch_size=8", "trainer.max_epochs=2", "trainer.accelerator=cpu",
     "recipe=none", "trainer.compile=false",
@@ -39,6 +41,7 @@ def own_space(text: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.usefixtures("drawn")
 def test_a_search_goes_on_survives_failures_and_leaves_an_experiment(
     split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +9,18 @@ from tests.conftest import make_class_folders
 from tests.server import Warm
 
 
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that makes writes fail."""
-    compiler = shutil.which("cc")
-    if compiler is None:
+@pytest.fixture(scope="session")
+def drawing(faults: Path | None, forked_commands: Warm) -> Warm:
+    """Where runs are forked from that draw their figures, and whose writes can be made to fail."""
+    if faults is None:
         pytest.skip("no C compiler to make writes fail with")
-    target = tmp_path_factory.mktemp("faults") / "faults.so"
-    source = Path(__file__).with_name("faults.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, source, "-ldl"], check=True)
-    return target
+    return forked_commands
 
 
-@pytest.fixture(scope="module")
-def warm(faults: Path) -> Iterator[Warm]:
-    """Where runs are forked from; what makes writes fail sleeps until a run's environment wakes it."""
-    with Warm(faults, draws=False) as server:
-        yield server
+@pytest.fixture(scope="session")
+def warm(drawing: Warm) -> Warm:
+    """Where runs are forked from that draw nothing."""
+    return drawing.without_figures()
 
 
 @pytest.fixture(scope="module")

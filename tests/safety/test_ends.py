@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ pytestmark = pytest.mark.timeout(3600)
 
 SEED = 20_261_125
 EPOCHS = 3
-
-
-@pytest.fixture(scope="module")
-def drawing(faults: Path) -> Iterator[Warm]:
-    """Where runs are forked from that draw their figures."""
-    with Warm(faults, draws=True) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import yaml
 from tests.conftest import SMALL
 from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SECRET = "TOPSECRET"
 
 

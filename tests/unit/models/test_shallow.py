@@ -100,10 +100,13 @@ def digits() -> tuple[Any, Any]:
     return inputs, targets[:300]
 
 
+FEW: dict[str, Any] = {"hog_orientations": 4, "lbp_points": 4, "color_bins": 4}
+"""Features that take half as long to export."""
+
 MODELS = {
     "svm": SupportVectorMachine(),
-    "linear": SupportVectorMachine(kernel="linear"),
-    "forest": RandomForest(num_trees=20),
+    "linear": SupportVectorMachine(kernel="linear", **FEW),
+    "forest": RandomForest(num_trees=20, **FEW),
 }
 
 

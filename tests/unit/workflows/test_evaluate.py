@@ -15,6 +15,9 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.register import entry
+from classifier_training.evaluation import drawing
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 EVALUATE = entry("verb", "evaluate")
 
@@ -73,10 +76,13 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_every_file_of_a_run_is_evaluated_alike(
-    split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+    split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing.Drawer, "submit", lambda *_: None)
+        run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
     trained = read_json(run / "evaluation/classification_report.json")
     assert trained["source"] == "best.ckpt"
     shutil.copy(run / "model.onnx", run / "model_copy.onnx")
