@@ -36,9 +36,10 @@ import classifier_training.workflows.tune  # noqa: F401 - each registers its ver
 from classifier_training import __version__
 from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose
+from classifier_training.core import runtime
 from classifier_training.core.errors import UserError, system_error
 from classifier_training.core.register import entries, entry
-from classifier_training.core.runtime import COMMAND_STARTED, IMPORTED, log_to_screen
+from classifier_training.core.runtime import COMMAND_STARTED, log_to_screen
 from classifier_training.core.secrets import mask_text
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"--multirun", "-m"}, {"--version", 
 def entry_point() -> NoReturn:
     """Be the console script: `main`, with Python's slow ways in and out cut short."""
     _exit_at_sigterm()
-    COMMAND_STARTED.set(IMPORTED)
+    COMMAND_STARTED.set(runtime.IMPORTED)
     # Importing torch and Lightning makes a million objects that stay. Looking through them for garbage again and
     # again takes a sixth of the import.
     gc.set_threshold(50_000, 20, 100)
