@@ -83,6 +83,14 @@ def test_a_run_goes_on_and_is_started_from_without_its_weights(
     after = train_here([*data, f"init_from={run}"])
     found = describe_trained(RunDir(after))[0].training_info["weights"]
     assert found == {"name": "tf_efficientnet_lite0", "source": f"run {run}", "license": "Apache-2.0"}
+    # Its last layer is for the same classes, and is given up for no other that scores no higher.
+    same = train_here([*data, f"init_from={run}", "transfer=linear_probe"])
+    assert "; the last layer that the weights came with has 1.0000 and is kept" in caplog.text
+    heads = [
+        torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]["network.classifier.weight"]
+        for folder in (run, same)
+    ]
+    assert torch.equal(*heads)
     with pytest.raises(UserError, match="two starts"):
         train_here([*data, f"init_from={run}", "model.pretrained=true"])
 

@@ -72,7 +72,8 @@ def probe_head(
 ) -> Probe:
     """Fit the head to the features of the network as it starts, and put it in place.
 
-    Features are those of the images without augmentation. Kumar et al. 2022 (arXiv:2202.10054).
+    Features are those of the images without augmentation. A head that came with the weights, for the same classes, is
+    kept where it scores as high. Kumar et al. 2022 (arXiv:2202.10054).
 
     Args:
         run: names the monitored metric, and how long it is.
@@ -96,17 +97,25 @@ def probe_head(
         return min(limit, max(fitting, MIN_IN_TIME * len(run.class_names)))
 
     fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=num_in_time)
-    fit.fitted.write(fit.head)
     result = fit.result(run)
+    score = float(result.metrics[run.monitor.partition("/")[2]])
+    words = f"{run.monitor} {score:.4f}"
+    weights = run.model.weights
+    if weights is not None and weights.has_head and fit.score(run, fit.before) >= _shown(run, score):
+        result = _result(run, fit.before, fit.val)
+        score = float(result.metrics[run.monitor.partition("/")[2]])
+        words += f"; the last layer that the weights came with has {score:.4f} and is kept"
+    else:
+        fit.fitted.write(fit.head)
     probe = Probe(
         result=result,
-        score=float(result.metrics[run.monitor.partition("/")[2]]),
+        score=score,
         seconds=time.perf_counter() - started,
         num_images=len(fit.train.targets),
     )
     log.info(
-        "linear probe: %s %.4f after %.0f s, by features of %s images (penalty %g)",
-        run.monitor, probe.score, probe.seconds, f"{probe.num_images:,}", fit.fitted.penalty,
+        "linear probe: %s, after %.0f s, by features of %s images (penalty %g)",
+        words, probe.seconds, f"{probe.num_images:,}", fit.fitted.penalty,
     )  # fmt: skip
     return probe
 
