@@ -115,6 +115,8 @@ class Data:
 def run_ours(python: Path, data: Data, options: argparse.Namespace, seed: int, *, earlier: bool) -> dict[str, float]:
     """Run `train` and read its run folder; a version without linear probe has one more epoch instead."""
     settings = [f"data.root={data.folder}", f"data.image_size={data.image_size}", f"seed={seed}"]
+    # Cuts and rendered sets are links.
+    settings += ["data.follow_links=true"]
     if earlier:
         settings += ["model=timm", "model.name=tf_efficientnet_lite0", f"model.weights={weights_file(options.env)}"]
         settings += [f"trainer.max_epochs={options.passes}", "allow_leaks=true"]

@@ -24,7 +24,7 @@ from classifier_training.core.register import MISSING, Entry, entries, entry
         (Literal["a", "b", 3], "a, b, 3"),
         (int | Literal["auto"], "a whole number or auto"),
         (dict[str, float], "{name: a number, …}"),
-        (Annotated[timedelta, Field(gt=timedelta(0))], "a time (seconds or HH:MM:SS) > 0 s"),
+        (Annotated[timedelta, Field(gt=timedelta(0))], "a time (90s, 10m, 1h30m, HH:MM:SS) > 0 s"),
         (bool, "true or false"),
     ],
 )
