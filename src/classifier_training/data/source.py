@@ -35,7 +35,8 @@ class DataSource:
     Args:
         image_size: side of the network's square input in pixels; auto takes the network's own, or less where the images
             are smaller than that.
-        batch_size: images in a batch at the most; those of an epoch are of nearly the same size. auto takes the largest
+        batch_size: images in a batch at the most; those of an epoch are of nearly the same size. When left out, 64, or
+            down to 16 where a probed head is fine-tuned on few images (20 steps an epoch). auto takes the largest
             that fits, up to 64 x trainer.accumulate_grad_batches, and accumulates gradients until a step has seen that
             many.
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
@@ -56,7 +57,7 @@ class DataSource:
     """
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] | None = "auto"
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     val_fraction: Fraction | None = None
     test_fraction: Fraction | None = None

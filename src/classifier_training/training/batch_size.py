@@ -27,12 +27,29 @@ log = logging.getLogger(__name__)
 DEFAULT_BATCH_SIZE = 64
 """Images that the optimizer sees at a step when the batch size is chosen here."""
 
+FEWEST_STEPS, SMALLEST = 20, 16
+"""Steps of an epoch and images of a batch, at the least, where trained weights are fine-tuned: docs/benchmarks.md."""
+
 MEMORY_SHARE = 0.5
 """Share of the available main memory that training may take: other programs want some too, and so does the data."""
 
 WORKSPACE = 1.5
 """Memory of a step over what its backward pass keeps: gradients of activations, and the kernels' own. A resnet18 at
 224 px takes 1.2 times as much."""
+
+
+def suited_batch_size(num_images: int) -> int:
+    """Return the images of a batch for fine-tuning: 64, or fewer where an epoch would have too few steps.
+
+    With three steps an epoch, as 160 images have in batches of 64, a rate that moves the weights takes them too far.
+
+    Args:
+        num_images: of the training split.
+    """
+    found = DEFAULT_BATCH_SIZE
+    while found > SMALLEST and num_images < FEWEST_STEPS * found:
+        found //= 2
+    return found
 
 
 def batch_candidates(effective: int, smallest: int) -> list[int]:

@@ -75,6 +75,7 @@ class RunCheckpoints(Checkpoint):
         self._every_seconds = every_seconds
         self._step_seconds = 60 * every_minutes
         self._metadata = dict(metadata)
+        self._margin = 0.0
         self._pending: dict[str, Any] | None = None
         self._unwritten: Any = None
         self._before_validation: Any = None
@@ -85,11 +86,12 @@ class RunCheckpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch, "margin": self._margin}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what the interrupted run knew; best weights that are damaged are chosen anew."""
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        self._margin = state_dict.get("margin", 0.0)
         if self.best_epoch is None:
             return
         try:
@@ -98,13 +100,15 @@ class RunCheckpoints(Checkpoint):
             log.warning("%s; the best weights are chosen anew, from here on", error.came)
             self.best_score = self.best_epoch = None
 
-    def begin_with(self, module: ClassifierModule, score: float) -> None:
-        """Keep the weights that training begins with, unless an epoch scores higher.
+    def begin_with(self, module: ClassifierModule, score: float, *, margin: float) -> None:
+        """Keep the weights that training begins with, unless an epoch scores clearly higher.
 
         Args:
             module: with the head of the linear probe.
             score: of its answers on validation, the monitored metric.
+            margin: by how much the score of an epoch must be better.
         """
+        self._margin = margin
         self.best_score, self.best_epoch = score, PROBE_EPOCH
         kept = self._described(module.state_dict(), epoch=PROBE_EPOCH, step=0, score=score)
         AtomicCheckpointIO().save_checkpoint(kept, self._run_dir.best_checkpoint)
@@ -169,10 +173,16 @@ class RunCheckpoints(Checkpoint):
         if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[self.monitor])
-        if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
+        if self._is_best(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             weights = {name: value.detach().clone() for name, value in validated_state(trainer).items()}
             self._pending = self._described(weights, epoch=trainer.current_epoch, step=trainer.global_step, score=score)
+
+    def _is_best(self, score: float) -> bool:
+        if self.best_score is None:
+            return True
+        gain = score - self.best_score if self.mode == "max" else self.best_score - score
+        return gain > (self._margin if self.best_epoch == PROBE_EPOCH else 0.0)
 
     def _described(self, weights: dict[str, Any], *, epoch: int, step: int, score: float) -> dict[str, Any]:
         return {

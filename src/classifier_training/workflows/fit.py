@@ -149,7 +149,8 @@ def fit(
         transfer: which stages are frozen when.
         retrains_head: whether the head is fitted anew.
         start: where the run begins, or is taken up; one whose training has ended takes its rows from the checkpoint.
-        probe: what the linear probe gave; its weights are kept unless an epoch scores higher.
+        probe: what the linear probe gave; its weights are kept unless an epoch scores higher by more
+            than the standard error.
         budget: keeps the run to its plan, where there is one.
     """
     import pytorch_lightning as pl
@@ -207,7 +208,7 @@ def fit(
     )
     opened, failures = lightning.loggers, Failures()
     if probe is not None and team.leads:
-        assembly.checkpoints.begin_with(module, probe.score)
+        assembly.checkpoints.begin_with(module, probe.score, margin=probe.standard_error)
     with closed_after_errors(opened):
         if start.is_trained and start.checkpoint is not None:
             recorder = assembly.recorder
@@ -240,7 +241,8 @@ def fit(
         best = read_checkpoint(run.run_dir.best_checkpoint)
         module.load_state_dict(best["state_dict"])
         if transfer.trains and best["epoch"] == PROBE_EPOCH:
-            log.info("no epoch scored higher on validation than the linear probe: its weights are kept")
+            margin = f" by more than its standard error ({probe.standard_error:.4f})" if probe else ""
+            log.info("no epoch scored higher on validation than the linear probe%s: its weights are kept", margin)
         if retrains_head:
             with failures.keep("retrain_head"):
                 best = _with_new_head(run, module, datamodule, device, best)

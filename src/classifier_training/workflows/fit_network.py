@@ -49,7 +49,7 @@ class Parts:
         scheduler: see the module.
         transfer: which layers learn, and when.
         trainer: length, precision and gradients.
-        batch_size: a number, or auto.
+        batch_size: a number, or auto; None for the network's.
         correction: of unbalanced classes.
         retrains_head: whether the last layer is fitted again at the end.
         seed: of the run.
@@ -62,7 +62,7 @@ class Parts:
     scheduler: Callable[..., Any]
     transfer: Transfer
     trainer: TrainerSettings
-    batch_size: int | Literal["auto"]
+    batch_size: int | Literal["auto"] | None
     correction: Correction
     retrains_head: bool
     seed: int

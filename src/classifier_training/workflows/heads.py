@@ -35,6 +35,8 @@ MAX_PROBE_SHARE = 0.45
 """Images that the probe computes features of, over those that the run trains on: a forward pass takes about a third of
 a step, so that the probe takes at most about 15 % of the run."""
 
+NUM_RESAMPLES, MAX_RESAMPLED = 50, 20_000
+
 MIN_IN_TIME = 20
 """Images of each class on average, however short the time is."""
 
@@ -49,12 +51,14 @@ class Probe:
     Args:
         result: answers on the validation split, with their metrics.
         score: the monitored metric of these.
+        standard_error: of the score, by the bootstrap.
         seconds: that it took.
         num_images: whose features the head was fitted to.
     """
 
     result: SplitResult
     score: float
+    standard_error: float
     seconds: float
     num_images: int
 
@@ -110,6 +114,7 @@ def probe_head(
     probe = Probe(
         result=result,
         score=score,
+        standard_error=_standard_error(run, result),
         seconds=time.perf_counter() - started,
         num_images=len(fit.train.targets),
     )
@@ -222,6 +227,22 @@ def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
     losses = -np.log(np.maximum(softmax(answers)[np.arange(len(true)), true], 1e-38))
     metrics = classification_metrics(answers, true, losses, run.class_names, also=[run.monitor.partition("/")[2]])
     return SplitResult(VAL, answers, true, val.indices.numpy(), losses, metrics)
+
+
+def _standard_error(run: RunContext, result: SplitResult) -> float:
+    """Standard deviation of the monitored metric over resampled validation images; 0 where there are very many."""
+    number, name = len(result.targets), run.monitor.partition("/")[2]
+    if number > MAX_RESAMPLED:
+        return 0.0
+    draw = np.random.default_rng(0)
+    scores = []
+    for _ in range(NUM_RESAMPLES):
+        rows = draw.integers(number, size=number)
+        found = classification_metrics(
+            result.logits[rows], result.targets[rows], result.losses[rows], run.class_names, also=[name]
+        )
+        scores.append(float(found[name]))
+    return float(np.nanstd(scores))
 
 
 def _shown(run: RunContext, value: float) -> float:

@@ -98,7 +98,7 @@ def build_network(
     from classifier_training.models.checkpointing import checkpointed_modules
     from classifier_training.models.forward import fit_input, fit_smaller
     from classifier_training.models.weights import without_weights
-    from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE
+    from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, suited_batch_size
     from classifier_training.training.features import ends_linear, linear_head
     from classifier_training.training.progressive import check_progressive
 
@@ -125,7 +125,7 @@ def build_network(
         )  # fmt: skip
         log.info("image size: %s", chosen)
         image_size = chosen.side
-    batch_size = DEFAULT_BATCH_SIZE if data.batch_size == "auto" else data.batch_size
+    batch_size = data.batch_size if isinstance(data.batch_size, int) else DEFAULT_BATCH_SIZE
     min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
     first_size = check_progressive(trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale)
     if first_size != image_size:
@@ -139,6 +139,8 @@ def build_network(
     refuse_transfer(transfer, built.architecture, is_trained=is_trained, max_epochs=trainer.max_epochs)
     if isinstance(transfer, AutoTransfer):
         transfer = choose_transfer(ends_linear=is_trained and ends_linear(built.network, image_size=image_size))
+    if data.batch_size is None and transfer.probes:
+        batch_size = suited_batch_size(len(training_sizes))
     num_trainable = _num_trainable(built.network, transfer)
     if num_trainable:
         log.info("weights: %s", _weights_words(built, len(class_names), has_checkpoint=has_checkpoint))

@@ -58,7 +58,7 @@ def settle(
     trainer: TrainerSettings,
     optimizer: functools.partial[Any],
     device: Device,
-    batch_size: int | Literal["auto"],
+    batch_size: int | Literal["auto"] | None,
     min_batch_size: int,
     found: Decisions,
     *,

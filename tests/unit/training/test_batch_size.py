@@ -107,3 +107,11 @@ def test_running_out_while_training_says_how_to_go_on(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="other"), told_out_of_memory(run, batch_size=2, accumulate_grad_batches=1):
         raise ValueError("other")
+
+
+@pytest.mark.parametrize(
+    ("num_images", "expected"),
+    [(18, 16), (160, 16), (639, 16), (640, 32), (1279, 32), (1280, 64), (500_000, 64)],
+)
+def test_few_images_are_fine_tuned_in_smaller_batches(num_images: int, expected: int) -> None:
+    assert subject.suited_batch_size(num_images) == expected
