@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.manifest import read_manifest, remove_checkpoints
+from classifier_training.core.run_dir import RunDir
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint
+from classifier_training.training.checkpoints import RunCheckpoints
 
 
 class Payload:
@@ -65,3 +68,24 @@ def test_a_removed_checkpoint_leaves_no_line_and_the_others_stay_whole(tmp_path:
     assert {item.name for item in tmp_path.iterdir()} == {"manifest.json", "best.ckpt"}
     assert [entry.name for entry in read_manifest(tmp_path) or ()] == ["best.ckpt"]
     assert read_checkpoint(tmp_path / "best.ckpt")["state_dict"]["w"].shape == (2,)
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_the_linear_probe_gives_way_to_what_is_clearly_better_alone(tmp_path: Path, mode: str, sign: int) -> None:
+    def make() -> RunCheckpoints:
+        return RunCheckpoints(
+            RunDir(tmp_path), monitor="val/figure", mode=mode, every_seconds=0, every_minutes=1, keep_last=True,
+            metadata={},
+        )  # fmt: skip
+
+    (tmp_path / "checkpoints").mkdir()
+    probed = make()
+    probed.begin_with(nn.Linear(2, 2), sign * 0.9, margin=0.02)  # type: ignore[arg-type]
+    resumed = make()
+    resumed.load_state_dict(probed.state_dict())
+    for checkpoints in (probed, resumed):
+        assert [checkpoints._is_best(sign * score) for score in (0.9, 0.915, 0.925)] == [False, False, True]
+    # Among epochs the higher score is better, by however little.
+    probed.best_score, probed.best_epoch = sign * 0.925, 0
+    assert probed._is_best(sign * 0.926)
+    assert not probed._is_best(sign * 0.925)
