@@ -51,7 +51,7 @@ def changed(before: State, after: State) -> set[str]:
 def test_a_linear_probe_changes_the_head_alone_and_is_a_whole_run(
     words: list[str], tiny_weights: Path, train_here: Train
 ) -> None:
-    run = train_here([*words[:-1], "callbacks=[checkpoint,ema,onnx_export,history]", "transfer=linear_probe"])
+    run = train_here([*words[:-1], "callbacks=[checkpoint,ema,onnx_export,history,progress]", "transfer=linear_probe"])
     before = load_file(tiny_weights)
     after = network(run)
     assert changed({**before, "fc.weight": before["fc.weight"][:3], "fc.bias": before["fc.bias"][:3]}, after) == {"fc"}
@@ -75,6 +75,18 @@ def test_a_run_does_not_end_below_its_linear_probe(
     assert not torch.equal(probed["fc.weight"], network(run, "last")["fc.weight"])
     assert "no epoch scored higher on validation than the linear probe" in caplog.text
     assert json.loads((run / "result.json").read_text())["best_epoch"] == PROBE_EPOCH
+
+
+def test_where_there_is_no_time_for_a_step_the_linear_probe_is_the_result(
+    words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = train_here([*words, "callbacks=[checkpoint,onnx_export,progress]", "transfer=lp_ft", "time=1s"])
+    assert "plan: no epoch, the linear probe is all that there is time for (time=1 s: " in caplog.text
+    assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
+    assert json.loads((run / "result.json").read_text())["failures"] == {}
+    decided = json.loads((run / "decisions.json").read_text())
+    assert (decided["parts"], decided["num_probe_images"]) == ([], 18)
 
 
 def test_batch_norms_and_the_first_third_of_the_stages_stay_as_they_are(

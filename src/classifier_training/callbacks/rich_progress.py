@@ -83,8 +83,9 @@ class EpochProgress(ProgressBar, Observer):
             self._bar.update(self._task, advance=1, speed=f"{speed:,.0f} images/s")
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:  # noqa: ARG002
-        """Log the epoch's line."""
-        assert self._first_epoch is not None
+        """Log the epoch's line; a linear probe, which has no epochs, has said its own."""
+        if self._first_epoch is None:
+            return
         row = end.rows[-1]
         done = end.epoch + 1 - self._first_epoch
         left = (time.monotonic() - self._started) / done * (self._max_epochs - end.epoch - 1)

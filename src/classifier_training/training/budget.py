@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from classifier_training.training.decisions import Part, write_decisions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from classifier_training.core.types import Batch
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 TIMED_STEPS = 2
 """Steps that are timed, after one that warms up."""
+
+TIMED_IMAGES = {"cpu": 16}
+"""Images in such a step; beside a GPU a whole batch, which alone fills it."""
 
 LATE, EARLY = 1.05, 0.8
 """What is left to train over the time that is left: beyond these the plan is made anew."""
@@ -127,13 +130,21 @@ class Course:
         return math.ceil(part.num_batches / self.per_step)
 
 
-def time_steps(trial: Trial, steps: Iterator[Sequence[Batch]]) -> float:
-    """Return the seconds of a step on batches of the data: the mean of a few, after one that warms up."""
-    trial.step(next(steps))
+def time_images(trial: Trial, batch: Batch, accelerator: str) -> float:
+    """Return the seconds of an image in a step of training: the mean of a few steps, after one that warms up.
+
+    Args:
+        trial: makes the steps.
+        batch: of the data.
+        accelerator: cpu, cuda or mps.
+    """
+    number = min(len(batch.targets), TIMED_IMAGES.get(accelerator, len(batch.targets)))
+    part = type(batch)(*(None if item is None else item[:number] for item in batch))
+    trial.step([part])
     started = time.perf_counter()
     for _ in range(TIMED_STEPS):
-        trial.step(next(steps))
-    return (time.perf_counter() - started) / TIMED_STEPS
+        trial.step([part])
+    return (time.perf_counter() - started) / TIMED_STEPS / number
 
 
 def part_words(part: Part, *, num_batches: int, pacing: Pacing) -> str:

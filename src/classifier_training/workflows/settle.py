@@ -250,7 +250,7 @@ def plan_time(
         UserError: when there is no time for a step, and no probe.
     """
     from classifier_training.models.stages import freeze_stages, split_stages
-    from classifier_training.training.budget import Pacing, part_words, plan_epochs, time_steps
+    from classifier_training.training.budget import Pacing, part_words, plan_epochs, time_images
     from classifier_training.training.trial import trial_of
 
     device, trainer = settled.device, settled.trainer
@@ -261,13 +261,15 @@ def plan_time(
             stages = split_stages(network)
             num_frozen = transfer.num_frozen(trainer.max_epochs, len(stages))
             freeze_stages(network, stages, num_frozen, freezes_statistics=transfer.freezes_statistics)
-        step_seconds = time_steps(trial, _steps(datamodule, trial, per_step))
+        (batch, *_) = next(_steps(datamodule, trial, 1))
+        image_seconds = time_images(trial, batch, device.accelerator)
     datamodule.sampler.set_epoch(0)
     held_out = {name: len(table) for name, table in datamodule.data.tables.items() if name != TRAIN}
-    image_seconds = step_seconds / (sizes[0] * per_step) * FORWARD_SHARE
+    batch_seconds = image_seconds * sizes[0]
+    image_seconds *= FORWARD_SHARE
     if probe is not None:
         image_seconds = probe.seconds / (probe.num_images + held_out[VAL])
-    pacing = Pacing(batch_seconds=step_seconds / per_step, validation_seconds=held_out[VAL] * image_seconds)
+    pacing = Pacing(batch_seconds=batch_seconds, validation_seconds=held_out[VAL] * image_seconds)
     end = END_SECONDS + held_out.get(TEST, held_out[VAL]) * image_seconds
     deadline = started + time.total_seconds() - end
     passed, left = monotonic() - started, deadline - monotonic()
@@ -278,7 +280,7 @@ def plan_time(
         return (part,), deadline
     if probe is None:
         raise UserError(
-            f"{taken}, and a step {step_seconds:,.1f} s",
+            f"{taken}, and a step {batch_seconds * per_step:,.1f} s",
             "time for a step at the least",
             f"time={passed + end + 2 * pacing.epoch_seconds(len(sizes)):.0f}s, with which two epochs fit",
         )
