@@ -139,7 +139,7 @@ def time_images(trial: Trial, batch: Batch, accelerator: str) -> float:
         accelerator: cpu, cuda or mps.
     """
     number = min(len(batch.targets), TIMED_IMAGES.get(accelerator, len(batch.targets)))
-    part = type(batch)(*(None if item is None else item[:number] for item in batch))
+    part = batch._replace(images=batch.images[:number], targets=batch.targets[:number], indices=batch.indices[:number])
     trial.step([part])
     started = time.perf_counter()
     for _ in range(TIMED_STEPS):
