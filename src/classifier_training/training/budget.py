@@ -1,6 +1,6 @@
 """How long training may take: epochs that fit into a time, planned by measured speed and corrected after each epoch.
 
-The plan is kept in decisions.json. A run that goes on follows it, and so does a run that repeats it.
+The plan is kept in decisions.json, and a resumed run follows it.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Budget(pl.Callback):
         decisions: of the run; the plan is kept with them.
         datamodule: its epochs are made as long as planned.
         settings: with the most epochs.
-        deadline: when training is to be over, by time.monotonic(); None for a run that follows its plan as it is.
+        deadline: when training is to be over, by time.monotonic(); None for a resumed run, which follows its plan.
 
     Attributes:
         course: where its steps are on the schedule.
@@ -190,7 +190,7 @@ class Budget(pl.Callback):
     def begin(self, epoch: int) -> TrainerSettings:
         """Make epochs as long as they are planned from this one on; returns the settings with their number.
 
-        The first plan's number, for epoch 0, is what the schedule was made from; later ones what the run comes to.
+        At epoch 0 that is the number of the first plan, which the schedule is made from; later it is the newest plan's.
         """
         part = part_of(self.course.parts, epoch)
         self._limit(part)

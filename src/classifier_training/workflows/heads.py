@@ -36,6 +36,7 @@ MAX_PROBE_SHARE = 0.45
 a step, so that the probe takes at most about 15 % of the run."""
 
 NUM_RESAMPLES, MAX_RESAMPLED = 50, 20_000
+"""Of the bootstrap, and images from which on the standard error is too small to matter."""
 
 MIN_IN_TIME = 20
 """Images of each class on average, however short the time is."""
@@ -86,18 +87,22 @@ def probe_head(
         device: where to compute.
         class_weights: of the imbalance's correction [K], or None.
         is_all: whether the probe is the whole run; it then uses all images.
-        seconds: that it may take; None for no bound. The validation images are answered in any case.
-        num_images: whose features to use, where that was settled before.
+        seconds: that it may take; None for no bound. All validation images are predicted in any case.
+        num_images: whose features to use, where the run has decided that before.
     """
     started = time.perf_counter()
     share = math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN]))
     limit = min(MAX_PROBE_IMAGES, max(MIN_PROBE_IMAGES, share))
 
-    def num_in_time(num_answered: int) -> int | None:
-        if num_images is not None or is_all or seconds is None:
-            return num_images if num_images is not None else None if is_all else limit
+    def num_in_time(num_predicted: int) -> int | None:
+        if num_images is not None:
+            return num_images
+        if is_all:
+            return None
+        if seconds is None:
+            return limit
         taken = time.perf_counter() - started
-        fitting = int((seconds - taken) / taken * num_answered)
+        fitting = int((seconds - taken) / taken * num_predicted)
         return min(limit, max(fitting, MIN_IN_TIME * len(run.class_names)))
 
     fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=num_in_time)
@@ -199,7 +204,7 @@ def _fit(
 ) -> _Fit:
     """Fit a head to features of the training split, or of as many of its images as the limit allows.
 
-    The limit is asked once the validation images are answered, whose number it is given.
+    The limit is a function of the number of validation images, called once their features are there.
     """
     import torch
 

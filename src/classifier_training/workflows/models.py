@@ -115,7 +115,7 @@ def models(
         pattern: only names that contain this or match it, as in 'vgg*'; timm's and torchvision's own names too.
         batch_size: images that memory is estimated for.
         num_classes: outputs of the networks.
-        image_size: side of the pictures in pixels; each network's own unless given. train takes less for small images.
+        image_size: side of the images in pixels; each network's own unless given. train takes less for small images.
         limit: most rows for a pattern.
         output: also write the rows to this file, .json or .csv.
 
