@@ -159,8 +159,8 @@ def train(
 
     Args:
         recipe: the preset that the run follows; what is typed goes over it.
-        time: how long the whole command may take: 90s, 10m, 1h30m. As many of trainer.max_epochs are trained as fit, by
-            measured speed, on a schedule that comes to its end.
+        time: how long the whole command may take: 90s, 10m, 1h30m. The run trains as many epochs as fit by measured
+            speed, at most trainer.max_epochs, and its learning-rate schedule comes to its end.
         retrain_head: fit the last layer again after training, with all classes alike, for long tails.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
