@@ -251,7 +251,8 @@ def rendered(name: str, folder: Path) -> Path:
     from classifier_training.data.formats.slides import Slides
 
     if name == "slides":
-        samples = Slides(num_images=SLIDES[0], width=SLIDES[1]).read().samples
+        found = Slides(num_images=SLIDES[0], width=SLIDES[1]).read()
+        samples = found.samples
         talks = sorted({Path(sample.path).parent.name for sample in samples})
         order = [talks[place] for place in np.random.default_rng(0).permutation(len(talks))]
         sides = {
@@ -259,12 +260,13 @@ def rendered(name: str, folder: Path) -> Path:
         }
         places = [(sample, sides[Path(sample.path).parent.name]) for sample in samples]
     else:
-        samples = Jerseys(num_images=JERSEYS).read().samples
+        found = Jerseys(num_images=JERSEYS).read()
+        samples = found.samples
         places = [(sample, str(sample.split)) for sample in samples]
     for number, (sample, split) in enumerate(places):
         target = folder / split / (sample.label or "none") / f"{number:05d}{Path(sample.path).suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(Path(sample.path).absolute())
+        target.symlink_to(Path(found.root, sample.path).absolute())
     return folder
 
 
