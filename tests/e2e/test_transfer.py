@@ -69,12 +69,36 @@ def test_a_run_does_not_end_below_its_linear_probe(
 ) -> None:
     caplog.set_level("INFO")
     # Steps so large that nothing is left of what the probe knew.
-    run = train_here([*words, "transfer=lp_ft", "optimizer=sgd", "optimizer.lr=3", "trainer.gradient_clip_val=1e-3"])
+    words = [*words, "transfer=lp_ft", "transfer.interpolation=1"]
+    run = train_here([*words, "optimizer=sgd", "optimizer.lr=3", "trainer.gradient_clip_val=1e-3"])
     assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
     probed = network(run)
     assert not torch.equal(probed["fc.weight"], network(run, "last")["fc.weight"])
-    assert "no epoch scored higher on validation than the linear probe" in caplog.text
+    assert "weights kept: those before fine-tuning, which score highest on validation" in caplog.text
     assert json.loads((run / "result.json").read_text())["best_epoch"] == PROBE_EPOCH
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_mean_of_the_weights_before_and_after_fine_tuning_is_kept(
+    words: list[str], train_here: Train, share: float
+) -> None:
+    words = [*words, "transfer=lp_ft", f"transfer.interpolation={share}", "optimizer.lr=1e-4", "trainer.max_epochs=2"]
+    run = train_here([*words, "callbacks=[checkpoint,onnx_export]"])
+    before, best, last = network(run, "probe"), checkpoint(run, "best"), network(run, "last")
+    assert best["interpolation"] == {"share": share, "step": checkpoint(run, "last")["global_step"]}
+    assert best["epoch"] == 1
+    for name, value in ((name, value) for name, value in network(run).items() if value.is_floating_point()):
+        torch.testing.assert_close(value, before[name] + share * (last[name] - before[name]), msg=name)
+    assert changed(load_file(run / "model.safetensors"), network(run)) == set()
+    info = json.loads((run / "model_info.json").read_text())["training_info"]
+    assert (info["epoch"], info["share"]) == (1, share)
+    # What came after the mean is done again; the mean is not taken twice.
+    kept = (run / "checkpoints/best.ckpt").read_bytes()
+    (run / "result.json").unlink()
+    train_here([f"resume={run}"])
+    assert (run / "checkpoints/best.ckpt").read_bytes() == kept
+    train_here([f"resume={run}", "trainer.max_epochs=3"])
+    assert checkpoint(run, "best")["interpolation"] == {"share": share, "step": checkpoint(run, "last")["global_step"]}
 
 
 def test_where_there_is_no_time_for_a_step_the_linear_probe_is_the_result(

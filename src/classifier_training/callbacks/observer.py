@@ -100,11 +100,13 @@ class FitEnd:
         rows: one row of figures an epoch.
         best_epoch: where the weights are from.
         best_score: the monitored metric there.
+        share: of the weights of that epoch in a mean with those before the first one; 1 for these alone.
     """
 
     rows: Sequence[Mapping[str, float]]
     best_epoch: int
     best_score: float
+    share: float = 1.0
 
 
 class RunStopped(Exception):  # noqa: N818 - no error: an observer's wish

@@ -58,6 +58,7 @@ class OnnxExport(Observer):
                 training_info={
                     "best_metric": {"name": run.monitor, "value": end.best_score},
                     "epoch": end.best_epoch,
+                    "share": end.share,
                     "num_epochs": len(end.rows),
                     "weights": run.model.weights.to_dict() if run.model.weights else None,
                     "config": dict(run.config),

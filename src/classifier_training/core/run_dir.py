@@ -101,6 +101,11 @@ class RunDir:
         return self.path / "checkpoints" / "best.ckpt"
 
     @property
+    def probe_checkpoint(self) -> Path:
+        """The weights with the head of the linear probe, before the first epoch."""
+        return self.path / "checkpoints" / "probe.ckpt"
+
+    @property
     def last_checkpoint(self) -> Path:  # noqa: D102
         return self.path / "checkpoints" / "last.ckpt"
 

@@ -25,9 +25,14 @@ PROBE_EPOCH = -1
 """In place of an epoch's number: the weights after the linear probe, before the first epoch."""
 
 
-def epoch_name(epoch: int) -> str:
-    """Name an epoch by its number, or the linear probe before the first one."""
-    return "the linear probe" if epoch == PROBE_EPOCH else f"epoch {epoch}"
+def epoch_name(epoch: int, share: float = 1.0) -> str:
+    """Name an epoch by its number, the linear probe before the first one, or a mean of both by the epoch's share."""
+    name = "the linear probe" if epoch == PROBE_EPOCH else f"epoch {epoch}"
+    return (
+        name
+        if share == 1 or epoch == PROBE_EPOCH
+        else f"{name} ({share:.0%}) and those before fine-tuning ({1 - share:.0%})"
+    )
 
 
 class SampleKey(NamedTuple):

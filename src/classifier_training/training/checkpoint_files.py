@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,7 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     kept = [one.entry for one in found if one.entry.step <= newest.entry.step]
     return replace(
         newest,
-        kept=(*kept, *_best(run_dir.best_checkpoint, entries)),
+        kept=(*kept, *_weights([run_dir.best_checkpoint, run_dir.probe_checkpoint], entries)),
         newer=tuple(one.path for one in found if one.entry.step > newest.entry.step),
     )
 
@@ -261,16 +262,19 @@ def _whole(paths: list[Path], entries: list[Entry] | None) -> list[Found]:
     return found
 
 
-def _best(path: Path, entries: list[Entry] | None) -> list[Entry]:
-    if not path.is_file():
-        return []
-    digest = sha256(path)
-    if entries is not None:
-        return [one for one in entries if one.sha256 == digest]
-    try:
-        return [describe(read_checkpoint(path), path.name, digest)]
-    except UserError:
-        return []  # named when it is needed
+def _weights(paths: list[Path], entries: list[Entry] | None) -> list[Entry]:
+    """The lines of files that hold weights alone."""
+    found = []
+    for path in paths:
+        if not path.is_file():
+            continue
+        digest = sha256(path)
+        if entries is not None:
+            found += [one for one in entries if (one.name, one.sha256) == (path.name, digest)]
+            continue
+        with suppress(UserError):  # named when it is needed
+            found.append(describe(read_checkpoint(path), path.name, digest))
+    return found
 
 
 def _listed(folder: Path) -> list[Entry] | None:

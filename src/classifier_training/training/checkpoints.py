@@ -111,7 +111,8 @@ class RunCheckpoints(Checkpoint):
         self._margin = margin
         self.best_score, self.best_epoch = score, PROBE_EPOCH
         kept = self._described(module.state_dict(), epoch=PROBE_EPOCH, step=0, score=score)
-        AtomicCheckpointIO().save_checkpoint(kept, self._run_dir.best_checkpoint)
+        for path in (self._run_dir.probe_checkpoint, self._run_dir.best_checkpoint):
+            AtomicCheckpointIO().save_checkpoint(kept, path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """See whether the run has a checkpoint, and start the clock."""

@@ -21,7 +21,7 @@ from classifier_training.core.types import PROBE_EPOCH, TEST, VAL, SplitResult
 from classifier_training.training.decisions import Phase
 from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.end import LAST_CHECKPOINT, Failures, Trained
-from classifier_training.workflows.heads import retrain_head
+from classifier_training.workflows.kept_weights import keep_interpolated, keep_new_head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,8 +149,7 @@ def fit(
         transfer: which stages are frozen when.
         retrains_head: whether the head is fitted anew.
         start: where the run begins, or is taken up; one whose training has ended takes its rows from the checkpoint.
-        probe: what the linear probe gave; its weights are kept unless an epoch scores higher by more
-            than the standard error.
+        probe: what the linear probe gave.
         budget: keeps the run to its plan, where there is one.
     """
     import pytorch_lightning as pl
@@ -164,6 +163,7 @@ def fit(
     from classifier_training.training.freezing import StageFreezing
     from classifier_training.training.interrupts import Interrupts
     from classifier_training.training.loggers import closed_after_errors
+    from classifier_training.training.transfer import ProbeThenFineTune
     from classifier_training.workflows.team import Team
 
     team = Team(run.run_dir, device, start.checkpoint)
@@ -207,12 +207,13 @@ def fit(
         run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=settings.accumulate_grad_batches
     )
     opened, failures = lightning.loggers, Failures()
+    last: dict[str, Any] | None = None
     if probe is not None and team.leads:
         assembly.checkpoints.begin_with(module, probe.score, margin=probe.standard_error)
     with closed_after_errors(opened):
         if start.is_trained and start.checkpoint is not None:
-            recorder = assembly.recorder
-            recorder.load_state_dict(read_checkpoint(start.checkpoint)["callbacks"][recorder.state_key])
+            recorder, last = assembly.recorder, read_checkpoint(start.checkpoint)
+            recorder.load_state_dict(last["callbacks"][recorder.state_key])
         elif not transfer.trains:
             assert probe is not None
             _record_probe(run, assembly, probe)
@@ -239,13 +240,18 @@ def fit(
         if assembly.checkpoints.unsaved is not None:
             failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
         best = read_checkpoint(run.run_dir.best_checkpoint)
+        if isinstance(transfer, ProbeThenFineTune):
+            with failures.keep("transfer.interpolation"):
+                last = last or {
+                    "state_dict": {name: value.detach().cpu().clone() for name, value in module.state_dict().items()},
+                    "epoch": lightning.current_epoch - 1,
+                    "global_step": lightning.global_step,
+                }
+                best = keep_interpolated(run, module, datamodule, device, best, last, wanted=transfer.interpolation)
         module.load_state_dict(best["state_dict"])
-        if transfer.trains and best["epoch"] == PROBE_EPOCH:
-            margin = f" by more than its standard error ({probe.standard_error:.4f})" if probe else ""
-            log.info("no epoch scored higher on validation than the linear probe%s: its weights are kept", margin)
         if retrains_head:
             with failures.keep("retrain_head"):
-                best = _with_new_head(run, module, datamodule, device, best)
+                best = keep_new_head(run, module, datamodule, device, best)
 
     def score_held_out() -> SplitResult:
         module.scored_split = TEST if TEST in run.tables else VAL
@@ -260,7 +266,12 @@ def fit(
         run=run,
         observers=assembly.observers,
         loggers=opened,
-        end=FitEnd(rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"]),
+        end=FitEnd(
+            rows=assembly.recorder.rows,
+            best_epoch=best["epoch"],
+            best_score=best["score"],
+            share=best.get("interpolation", {}).get("share") or 1.0,
+        ),
         score=score_held_out,
         source=run.run_dir.best_checkpoint.name,
         keeps_last=assembly.checkpoints.keep_last,
@@ -300,24 +311,6 @@ def _record_probe(run: RunContext, assembly: Assembly, probe: Probe) -> None:
         observer.epoch_ended(
             run, EpochEnd(epoch=0, rows=assembly.recorder.rows, validation=probe.result, best_epoch=PROBE_EPOCH)
         )
-
-
-def _with_new_head(
-    run: RunContext, module: ClassifierModule, datamodule: ImageFolderDataModule, device: Device, best: dict[str, Any]
-) -> dict[str, Any]:
-    """Fit the head anew and keep it in best.ckpt if it is better; returns what that holds, and so does the network."""
-    from classifier_training.training.checkpoint_files import AtomicCheckpointIO
-
-    try:
-        score = retrain_head(run, module, datamodule, device, best["epoch"])
-        if score is None:
-            return best
-        found = {**best, "state_dict": module.state_dict(), "score": score}
-        AtomicCheckpointIO().save_checkpoint(found, run.run_dir.best_checkpoint)
-    except Exception:
-        module.load_state_dict(best["state_dict"])
-        raise
-    return found
 
 
 def _tensor(values: NDArray[np.float64] | None) -> Tensor | None:

@@ -110,7 +110,7 @@ def probe_head(
     score = float(result.metrics[run.monitor.partition("/")[2]])
     words = f"{run.monitor} {score:.4f}"
     weights = run.model.weights
-    if weights is not None and weights.has_head and fit.score(run, fit.before) >= _shown(run, score):
+    if weights is not None and weights.has_head and fit.score(run, fit.before) >= oriented(run, score):
         result = _result(run, fit.before, fit.val)
         score = float(result.metrics[run.monitor.partition("/")[2]])
         words += f"; the last layer that the weights came with has {score:.4f} and is kept"
@@ -119,7 +119,7 @@ def probe_head(
     probe = Probe(
         result=result,
         score=score,
-        standard_error=_standard_error(run, result),
+        standard_error=score_error(run, result),
         seconds=time.perf_counter() - started,
         num_images=len(fit.train.targets),
     )
@@ -157,12 +157,12 @@ def retrain_head(
     log.info(
         "head re-trained with all classes alike: %s %.4f, it was %.4f with the weights of %s: %s",
         run.monitor,
-        _shown(run, score),
-        _shown(run, before),
+        oriented(run, score),
+        oriented(run, before),
         epoch_name(epoch),
         "the new head is kept" if kept else "the old head is kept",
     )
-    return _shown(run, score) if kept else None
+    return oriented(run, score) if kept else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class _Fit:
 
     def score(self, run: RunContext, logits: Tensor) -> float:
         """The monitored metric of logits for the validation images, turned so that larger is better."""
-        return _shown(run, float(_result(run, logits, self.val).metrics[run.monitor.partition("/")[2]]))
+        return oriented(run, float(_result(run, logits, self.val).metrics[run.monitor.partition("/")[2]]))
 
 
 def _fit(
@@ -234,21 +234,58 @@ def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
     return SplitResult(VAL, answers, true, val.indices.numpy(), losses, metrics)
 
 
-def _standard_error(run: RunContext, result: SplitResult) -> float:
-    """Standard deviation of the monitored metric over resampled validation images; 0 where there are very many."""
-    number, name = len(result.targets), run.monitor.partition("/")[2]
+def validation_result(
+    run: RunContext,
+    module: ClassifierModule,
+    datamodule: ImageFolderDataModule,
+    device: Device,
+    *,
+    limit: int | None = None,
+) -> SplitResult:
+    """Predict the validation images, or so many of them, with a network that ends in one linear layer."""
+    from classifier_training.training.features import extract_features, linear_head
+    from classifier_training.training.linear_head import head_logits
+
+    val = extract_features(module, datamodule.evaluation_loader(VAL, limit=limit), device, setting="transfer=lp_ft")
+    module.cpu()
+    head = linear_head(module.network, setting="transfer=lp_ft")
+    return _result(
+        run, head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values), val
+    )
+
+
+def score_error(run: RunContext, *results: SplitResult) -> float:
+    """Standard error of the monitored metric, or of its difference between two results for the same images.
+
+    Args:
+        run: names the metric.
+        results: one or two.
+
+    Returns:
+        Standard deviation over resampled images (bootstrap); 0 where there are very many.
+    """
+    number, name = len(results[0].targets), run.monitor.partition("/")[2]
     if number > MAX_RESAMPLED:
         return 0.0
     draw = np.random.default_rng(0)
-    scores = []
+    found = []
     for _ in range(NUM_RESAMPLES):
         rows = draw.integers(number, size=number)
-        found = classification_metrics(
-            result.logits[rows], result.targets[rows], result.losses[rows], run.class_names, also=[name]
-        )
-        scores.append(float(found[name]))
-    return float(np.nanstd(scores))
+        values = [
+            classification_metrics(one.logits[rows], one.targets[rows], one.losses[rows], run.class_names, also=[name])[
+                name
+            ]
+            for one in results
+        ]
+        found.append(values[0] - sum(values[1:]))
+    return float(np.nanstd(found))
 
 
-def _shown(run: RunContext, value: float) -> float:
+def score_of(run: RunContext, result: SplitResult) -> float:
+    """The monitored metric of a result, turned so that larger is better."""
+    return oriented(run, float(result.metrics[run.monitor.partition("/")[2]]))
+
+
+def oriented(run: RunContext, value: float) -> float:
+    """The value, turned so that larger is better; done twice, it is the value again."""
     return value if run.monitor_mode == "max" else -value

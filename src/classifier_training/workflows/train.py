@@ -70,12 +70,14 @@ class TrainResult:
         ended: answers of the best weights on the test split, or on validation where there is no test, with their
             metrics, and what could not be done.
         best_epoch: where the weights are from.
+        share: of that epoch's weights in a mean with those before the first one.
         table: the samples of the scored split.
     """
 
     run_dir: RunDir
     ended: Ended
     best_epoch: int
+    share: float
     table: SplitTable
 
     @property
@@ -98,7 +100,7 @@ class TrainResult:
         lines = [
             "",
             str(self.ended.evaluation),
-            f"with the weights of {epoch_name(self.best_epoch)}{caution}",
+            f"with the weights of {epoch_name(self.best_epoch, self.share)}{caution}",
             *(f"FAILED: {name}: {reason}" for name, reason in self.ended.failures.items()),
             *folder_words(self.run_dir),
         ]
@@ -296,4 +298,4 @@ def train(
             )
             trained = fit_network(run, network, datamodule, parts, device, callbacks, logging, start)
         ended = finish_run(trained, loaded.index.samples)
-    return TrainResult(run_dir, ended, trained.end.best_epoch, splits.tables[ended.scored.split])
+    return TrainResult(run_dir, ended, trained.end.best_epoch, trained.end.share, splits.tables[ended.scored.split])

@@ -66,6 +66,7 @@ def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
         training_info={
             "best_metric": {"name": best["monitor"], "value": best["score"]},
             "epoch": best["epoch"],
+            "share": best.get("interpolation", {}).get("share") or 1.0,
             "config": saved_values(run_dir.config),
             "weights": started.to_dict() if started else None,
         },
