@@ -70,7 +70,7 @@ def test_a_run_does_not_end_below_its_linear_probe(
     caplog.set_level("INFO")
     # Steps so large that nothing is left of what the probe knew.
     words = [*words, "transfer=lp_ft", "transfer.interpolation=1"]
-    run = train_here([*words, "optimizer=sgd", "optimizer.lr=3", "trainer.gradient_clip_val=1e-3"])
+    run = train_here([*words, "optimizer=sgd", "optimizer.lr=1000", "trainer.gradient_clip_val=1e-3"])
     assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
     probed = network(run)
     assert not torch.equal(probed["fc.weight"], network(run, "last")["fc.weight"])
