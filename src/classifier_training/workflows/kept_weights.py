@@ -38,6 +38,11 @@ NUM_COMPARED = 2_000
 """Most validation images that shares are compared on; more say little more."""
 
 
+def num_predicted(wanted: float | Literal["auto"], num_validation: int) -> int:
+    """Images that `keep_interpolated` predicts, so that time can be planned for them."""
+    return num_validation + (len(SHARES) * min(num_validation, NUM_COMPARED) if wanted == "auto" else 0)
+
+
 def interpolate(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Return (1 - share) * before + share * after; what is no floating-point number is that of after."""
     return {

@@ -251,7 +251,9 @@ def plan_time(
     """
     from classifier_training.models.stages import freeze_stages, split_stages
     from classifier_training.training.budget import Pacing, part_words, plan_epochs, time_images
+    from classifier_training.training.transfer import ProbeThenFineTune
     from classifier_training.training.trial import trial_of
+    from classifier_training.workflows.kept_weights import num_predicted
 
     device, trainer = settled.device, settled.trainer
     sizes, per_step = datamodule.train_batch_sizes, trainer.accumulate_grad_batches
@@ -270,7 +272,10 @@ def plan_time(
     if probe is not None:
         image_seconds = probe.seconds / (probe.num_images + held_out[VAL])
     pacing = Pacing(batch_seconds=batch_seconds, validation_seconds=held_out[VAL] * image_seconds)
-    end = END_SECONDS + held_out.get(TEST, held_out[VAL]) * image_seconds
+    num_scored = held_out.get(TEST, held_out[VAL])
+    if isinstance(transfer, ProbeThenFineTune):
+        num_scored += num_predicted(transfer.interpolation, held_out[VAL])
+    end = END_SECONDS + num_scored * image_seconds
     deadline = started + time.total_seconds() - end
     passed, left = monotonic() - started, deadline - monotonic()
     part = plan_epochs(left, pacing, num_batches=len(sizes), per_step=per_step, max_epochs=trainer.max_epochs)
