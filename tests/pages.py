@@ -10,8 +10,8 @@ from tests.conftest import draw_picture
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.workflows.run_page import write_run_page
-from classifier_training.workflows.scores import write_scores
+from classifier_training.workflows.evaluating.run_page import write_run_page
+from classifier_training.workflows.evaluating.scores import write_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

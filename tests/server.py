@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 IMPORTS = (
-    "classifier_training.cli", "classifier_training.callbacks.assemble", "classifier_training.workflows.fit",
+    "classifier_training.cli", "classifier_training.callbacks.assemble", "classifier_training.workflows.training.fit",
     "classifier_training.training.module", "classifier_training.data.datamodule", "timm", "torchvision",
     "classifier_training.training.interrupts", "torch", "pytorch_lightning", "onnxruntime",
     # What the first export of a process imports.

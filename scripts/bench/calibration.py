@@ -28,7 +28,7 @@ from classifier_training.data.formats.slides import Slides
 from classifier_training.evaluation.calibration import choose_temperature, expected_calibration_error
 from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.inference.predictor import Predictor
-from classifier_training.workflows.samples import own_samples, tabulate
+from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 
 PROGRAM = str(Path(sys.executable).with_name("classifier-training"))
 NUM_SCREENS, NUM_CROPS = 200, 300

@@ -15,24 +15,24 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import classifier_training.workflows.analyze
-import classifier_training.workflows.benchmark
-import classifier_training.workflows.compare
 import classifier_training.workflows.completion
-import classifier_training.workflows.distill
-import classifier_training.workflows.evaluate
-import classifier_training.workflows.export
+import classifier_training.workflows.datasets.analyze
+import classifier_training.workflows.datasets.prepare
+import classifier_training.workflows.evaluating.evaluate
 import classifier_training.workflows.info
+import classifier_training.workflows.many_runs.compare
+import classifier_training.workflows.many_runs.distill
+import classifier_training.workflows.many_runs.tune
 import classifier_training.workflows.models
-import classifier_training.workflows.predict
-import classifier_training.workflows.prepare
-import classifier_training.workflows.registry
-import classifier_training.workflows.registry_cleanup
-import classifier_training.workflows.registry_export
-import classifier_training.workflows.registry_promote
-import classifier_training.workflows.registry_report
-import classifier_training.workflows.train
-import classifier_training.workflows.tune  # noqa: F401 - each registers its verb
+import classifier_training.workflows.registering.cleanup
+import classifier_training.workflows.registering.export
+import classifier_training.workflows.registering.promote
+import classifier_training.workflows.registering.registry
+import classifier_training.workflows.registering.report
+import classifier_training.workflows.serving.benchmark
+import classifier_training.workflows.serving.export
+import classifier_training.workflows.serving.predict
+import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
 from classifier_training import __version__
 from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose

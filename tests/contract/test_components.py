@@ -23,8 +23,8 @@ from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.job import ExportJob
-from classifier_training.workflows.network import build_network
-from classifier_training.workflows.start import Start
+from classifier_training.workflows.training.network import build_network
+from classifier_training.workflows.training.start import Start
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

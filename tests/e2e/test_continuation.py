@@ -20,7 +20,7 @@ from classifier_training.evaluation import drawing
 from classifier_training.training import batch_size, lr_range
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
-from classifier_training.workflows import settle
+from classifier_training.workflows.training import settle
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -284,7 +284,7 @@ def test_a_run_that_was_stopped_early_and_cut_at_its_end_is_trained_no_more(
     whole = train_here(words)
     assert len(rates(whole)) == 2
     with monkeypatch.context() as patch:
-        patch.setattr("classifier_training.workflows.end.record_result", end_at_once)
+        patch.setattr("classifier_training.workflows.training.end.record_result", end_at_once)
         with pytest.raises(KilledError):
             train_here(words)
     (cut,) = (path.parent for path in whole.parent.glob("*/config.yaml") if path.parent != whole)

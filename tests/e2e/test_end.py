@@ -25,8 +25,8 @@ from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.verify import verify, verify_pipeline
 from classifier_training.inference.predictor import Predictor
-from classifier_training.workflows.record import record_result
-from classifier_training.workflows.train import TrainResult
+from classifier_training.workflows.training.record import record_result
+from classifier_training.workflows.training.train import TrainResult
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -89,15 +89,15 @@ PIECES: dict[str, tuple[str, Callable[..., None], dict[str, str]]] = {
         {"the plots of evaluation/": "RuntimeError: out of luck"},
     ),
     "tables": (
-        "classifier_training.workflows.scores.write_results", fill,
+        "classifier_training.workflows.evaluating.scores.write_results", fill,
         {"the tables of evaluation/": "somewhere: No space left on device"},
     ),
     "report": (
-        "classifier_training.workflows.documents.write_run_page", crash,
+        "classifier_training.workflows.evaluating.documents.write_run_page", crash,
         {"report.html": "RuntimeError: out of luck"},
     ),
     "card": (
-        "classifier_training.workflows.documents.write_model_card", crash,
+        "classifier_training.workflows.evaluating.documents.write_model_card", crash,
         {"MODEL_CARD.md": "RuntimeError: out of luck"},
     ),
 }  # fmt: skip
@@ -197,7 +197,7 @@ def test_the_score_and_the_report_come_before_the_pipeline_and_the_result_last(
         record_result(run_dir, *rest)
 
     monkeypatch.setattr("classifier_training.export.verify.verify_pipeline", check)
-    monkeypatch.setattr("classifier_training.workflows.end.record_result", record)
+    monkeypatch.setattr("classifier_training.workflows.training.end.record_result", record)
     result = train(pictures)
     before = {"model.onnx", "model_info.json", "evaluation/classification_report.json", "evaluation/calibration.json"}
     assert before | {"report.html", "MODEL_CARD.md"} <= seen["pipeline"]

@@ -1,1 +1,1 @@
-"""One file a verb: plain typed functions."""
+"""What the command line calls: plain typed functions, in a folder a purpose."""

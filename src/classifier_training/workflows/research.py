@@ -11,15 +11,15 @@ from classifier_training.core.run_dir import write_csv, write_text
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.overview import BarsFigure, FlowFigure, RocFigure
 from classifier_training.evaluation.figures.trade_off import TradeOffFigure
-from classifier_training.workflows.evaluate import evaluate
+from classifier_training.workflows.evaluating.evaluate import evaluate
 from classifier_training.workflows.models import models
-from classifier_training.workflows.train import TrainResult, train
+from classifier_training.workflows.training.train import TrainResult, train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from classifier_training.workflows.student_report import DistillResult
+    from classifier_training.workflows.many_runs.student_report import DistillResult
 
 PIPELINE = (
     ("analyze", "broken files, copies,\nleaks, balance"),

@@ -1,0 +1,1 @@
+"""Data without a model: what is wrong with it, and what is prepared before training."""

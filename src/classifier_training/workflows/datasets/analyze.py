@@ -1,0 +1,184 @@
+"""`analyze`: what is wrong with a data set before training, and which labels are after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.progress import progress
+from classifier_training.core.register import Choice, register
+from classifier_training.core.run_dir import make_folder, write_csv, write_json
+from classifier_training.core.runtime import num_cores
+from classifier_training.core.types import TRAIN, InputSpec
+from classifier_training.data.checks_classes import check_classes
+from classifier_training.data.checks_copies import check_copies
+from classifier_training.data.checks_files import check_files
+from classifier_training.data.duplicates import find_copies
+from classifier_training.data.findings import SEVERITIES, Finding, Inspected, plural, rank
+from classifier_training.data.image_size import choose_image_size
+from classifier_training.data.load import read_samples
+from classifier_training.data.quality import count_data, dataset_statistics, file_statistics
+from classifier_training.data.scan import FileScan, scan_files
+from classifier_training.data.source import TRAINING_ALONE, DataSource
+from classifier_training.data.transforms import Transforms
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.workflows.datasets.data_page import DataReportDir, draw_plots, write_data_page
+from classifier_training.workflows.evaluating.label_report import LabelReport, report_labels
+
+if TYPE_CHECKING:
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.data.index import SampleIndex
+
+DEFAULT_FOLDER = "data_report"
+NETWORK_SIZE = 224
+"""The usual network's own side: by it, that of the crop is chosen as train does when data.image_size is left out."""
+
+FailOn = Literal["never", "error", "warning"]
+
+
+@dataclass(frozen=True)
+class AnalyzeResult:
+    """What an analysis gave.
+
+    Args:
+        folder: where everything is.
+        words: the data in a line.
+        findings: ranked.
+        fail_on: from which severity on the command fails.
+    """
+
+    folder: DataReportDir
+    words: str
+    findings: tuple[Finding, ...]
+    fail_on: FailOn
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when there is a finding as grave as `fail_on`."""
+        if self.fail_on == "never":
+            return 0
+        grave = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]
+        return int(any(finding.severity in grave for finding in self.findings))
+
+    def __str__(self) -> str:
+        lines = [f"  {finding.severity:<8} {finding.title}" for finding in self.findings] or ["  nothing was found"]
+        return "\n".join([self.words, *lines, f"report: {self.folder.page}"])
+
+
+@register(group="verb", name="analyze")
+def analyze(
+    *,
+    data: Annotated[DataSource, Choice("auto")],
+    transforms: Annotated[Transforms, Choice("standard")],
+    run: str | None = None,
+    output: str | None = None,
+    near_duplicates: bool = True,
+    fail_on: FailOn = "never",
+) -> AnalyzeResult | LabelReport:
+    """Look for what is wrong with a data set; with run=, for labels that the trained model contradicts.
+
+    Nothing is changed or deleted: files that cannot be read are listed in quarantine.csv. Of transforms only the policy
+    counts, by which pixels that the crop would throw away are counted.
+
+    Args:
+        run: a finished run (a folder, latest or best): rank the labels of its held-out images by how wrong they look.
+        output: folder for the report; data_report, or label_issues inside the run, when left out.
+        near_duplicates: look for pictures that were re-encoded, resized or brightened.
+        fail_on: end with exit code 1 when there is a finding of this severity or a graver one.
+    """
+    if run is not None:
+        _refuse_for_run(data, transforms, near_duplicates=near_duplicates, fail_on=fail_on)
+        root = getattr(data, "root", None)
+        if isinstance(root, list):
+            raise UserError(
+                "several folders in data.root beside run=", "the one folder of the run's images", "data.root=…"
+            )
+        return report_labels(run, moved_to=root, output=output)
+    _refuse_idle(data, transforms)
+    folder = DataReportDir(Path(output or DEFAULT_FOLDER).expanduser())
+    index = read_samples(data)
+    make_folder(folder.path)
+    num_workers = num_cores() if data.num_workers == "auto" else data.num_workers
+    scan = _scan(index, num_workers)
+    copies = find_copies(scan, near=near_duplicates)
+    image_size = data.named_size or _suited_size(index, scan)
+    preprocessing = transforms.evaluation(image_size, InputSpec(image_size, (0.5,) * 3, (0.5,) * 3))
+    inspected = Inspected(index, scan)
+    findings = _findings(inspected, preprocessing, check_copies(inspected, copies))
+    counted = count_data(index)
+    sizes = [(fact.width, fact.height) for fact in scan.readable]
+    statistics = {**dataset_statistics(counted, sizes), "files": file_statistics(index, scan, copies)}
+    write_json(folder.statistics, statistics)
+    write_json(folder.findings, [finding.to_dict() for finding in findings])
+    write_csv(folder.quarantine, ("path", "reason"), ((fact.path, fact.error) for fact in scan.unreadable))
+    with Drawer() as drawer:
+        drawn = draw_plots(folder, inspected, counted, drawer, image_size=image_size)
+    write_data_page(folder, inspected, counted, findings, drawn)
+    splits = ", ".join(f"{len(table):,} {name}" for name, table in counted.tables.items())
+    words = f"{index.root}: {plural(counted.num_classes, 'class', 'classes')}, images: {splits}"
+    return AnalyzeResult(folder, words, tuple(findings), fail_on)
+
+
+def _findings(inspected: Inspected, preprocessing: Preprocessing, copies: Iterator[Finding]) -> list[Finding]:
+    return rank([*check_files(inspected, preprocessing), *copies, *check_classes(inspected.index)])
+
+
+def _suited_size(index: SampleIndex, scan: FileScan) -> int:
+    """Return the side that train chooses for these images with the usual network and its trained weights."""
+    sizes = {fact.path: (fact.width, fact.height) for fact in scan.readable}
+    rows = [sample for sample in index.samples if sample.path in sizes]
+    rows = [sample for sample in rows if sample.split == TRAIN] or rows
+    found = np.array([sizes[sample.path] for sample in rows], dtype=np.int64).reshape(-1, 2)
+    return choose_image_size(NETWORK_SIZE, found, is_trained=True, takes=lambda _: True).side
+
+
+def _scan(index: SampleIndex, num_workers: int) -> FileScan:
+    paths = list(dict.fromkeys(sample.path for sample in index.samples))
+    with progress("looking at files", total=lambda: len(paths)) as advance:
+        return scan_files(index.root, paths, num_workers=num_workers, progress=advance)
+
+
+def _refuse_idle(data: DataSource, transforms: Transforms) -> None:
+    """Refuse settings that change nothing here."""
+    for field in dataclasses.fields(data):
+        idle = field.name in TRAINING_ALONE and field.name not in ("image_size", "num_workers")
+        if idle and getattr(data, field.name) != field.default:
+            raise UserError(
+                f"data.{field.name}={getattr(data, field.name)} has no effect on an analysis",
+                "the settings that say which data it is",
+                "leave it out",
+            )
+    for option in dataclasses.fields(transforms):
+        if option.name != "policy" and getattr(transforms, option.name) != option.default:
+            raise UserError(
+                f"transforms.{option.name}={getattr(transforms, option.name)} has no effect on an analysis",
+                "transforms.policy alone",
+                "leave it out",
+            )
+
+
+def _refuse_for_run(data: DataSource, transforms: Transforms, *, near_duplicates: bool, fail_on: FailOn) -> None:
+    """With run=, the data is the run's own; data.root only says where it is now."""
+    changed = [
+        f"data.{field.name}"
+        for field in dataclasses.fields(data)
+        if field.name != "root" and getattr(data, field.name) != field.default
+    ]
+    changed += [
+        f"transforms.{field.name}"
+        for field in dataclasses.fields(transforms)
+        if getattr(transforms, field.name) != field.default
+    ]
+    changed += ["near_duplicates"] * (not near_duplicates) + ["fail_on"] * (fail_on != "never")
+    if changed:
+        raise UserError(
+            f"{changed[0]} has no effect beside run=",
+            "run=, output= and, when the run's images have moved, data.root=",
+            f"leave {changed[0]} out, or leave run= out to analyze the data itself",
+        )

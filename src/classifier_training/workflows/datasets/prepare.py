@@ -1,0 +1,151 @@
+"""`prepare`: index, splits and decoded pixels, before any training."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from classifier_training.conf.recipes import starts_trained
+from classifier_training.core.errors import UserError
+from classifier_training.core.progress import progress
+from classifier_training.core.register import Choice, describe, register
+from classifier_training.core.runtime import command, setting
+from classifier_training.core.types import InputSpec
+from classifier_training.data.load import LoadedData, load_data
+from classifier_training.data.source import DataSource
+from classifier_training.data.splits import write_manifest
+from classifier_training.data.store.build import Built, build_store
+from classifier_training.data.store.plan import StorePlan
+from classifier_training.data.store.shards import folder_bytes
+from classifier_training.data.transforms import Transforms
+from classifier_training.workflows.training.fit import Builder
+from classifier_training.workflows.training.network import suit_images
+
+log = logging.getLogger(__name__)
+
+LONG = 100
+"""Epochs of a run to prepare for: enough for transforms.start_scale to have an effect."""
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What was prepared.
+
+    Args:
+        built: what each split's pictures took.
+        folders: where the pixels are.
+        num_bytes: of all their files.
+        seconds: of the whole command.
+        manifest: the splits.
+    """
+
+    built: tuple[Built, ...]
+    folders: tuple[Path, ...]
+    num_bytes: int
+    seconds: float
+    manifest: Path
+
+    @property
+    def exit_code(self) -> int:
+        """3 when files were left out."""
+        return 3 if any(one.unreadable for one in self.built) else 0
+
+    def __str__(self) -> str:
+        made, files = sum(one.num_made for one in self.built), sum(one.num_files for one in self.built)
+        errors = sum(len(one.unreadable) for one in self.built)
+        lines = [
+            f"{files:,} pictures: {made:,} decoded now, {files - made - errors:,} there before, {errors:,} unreadable",
+            f"{self.num_bytes / 1e9:.3f} GB in {self.seconds:.1f} s",
+            *(f"pixels: {folder}" for folder in self.folders),
+            f"splits: {self.manifest}",
+        ]
+        return "\n".join(lines)
+
+
+@register(group="verb", name="prepare")
+def prepare(
+    *,
+    data: Annotated[DataSource, Choice("auto")],
+    transforms: Annotated[Transforms, Choice("standard")],
+    model: Annotated[Builder, Choice("resnet18")],
+    verify: bool = False,
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
+    output: str | None = None,
+) -> PrepareResult:
+    """Read, split and decode a data set, so that the first epoch already trains from memory-mapped pixels.
+
+    The pixels belong to an image size and to the transforms; train with the same. Without data.image_size it is what
+    train chooses for the same data, model, weights and transforms. What is there already is kept: only new and changed
+    files are decoded, and labels play no part.
+
+    Args:
+        verify: compare the content of files, too, where size and time say that they are the same.
+        seed: of the splits that are drawn.
+        output: file for the splits; beside the pixels when left out.
+    """
+    started = time.perf_counter()
+    if data.store == "off":
+        raise UserError(
+            "data.store=off has no effect on prepare", "a store to prepare", "leave it out, or data.store=jpeg"
+        )
+    loaded = load_data(data, seed=seed)
+    log.info("%s", loaded.words)
+    size = data.named_size or _suited_size(model, loaded, data=data, transforms=transforms)
+    # What the network subtracts and divides by comes later, on its device.
+    neutral = InputSpec(size=size, mean=(0, 0, 0), std=(1, 1, 1))
+    plan = StorePlan(
+        loaded.splits,
+        preprocessing=transforms.evaluation(size, neutral),
+        crop_scale=transforms.crop_scale,
+        store=data.store,
+        store_gb=data.store_gb,
+    )
+    try:
+        plan.open(wait=True)
+        built = _build(plan, verify=verify, skips=data.on_error == "skip")
+        folders = tuple(store.folder for store in plan.folders.values())
+    finally:
+        plan.close()
+    if not folders:
+        raise UserError(
+            "there is no room for the pixels",
+            "room on the disk, or a larger data.store_gb",
+            setting("data.store_gb", 50),
+        )
+    manifest = Path(output).expanduser() if output else folders[0] / "splits.csv"
+    write_manifest(manifest, loaded.index)
+    log.info("next: %s with the same data, transforms and image size", command("train"))
+    return PrepareResult(built, folders, sum(map(folder_bytes, folders)), time.perf_counter() - started, manifest)
+
+
+def _suited_size(model: Builder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
+    """Return the side that train chooses for these images; no weights are read or fetched."""
+    from classifier_training.models.shapes import on_shapes
+    from classifier_training.models.weights import without_weights
+
+    built = on_shapes(lambda: without_weights(model)(loaded.splits.num_classes))
+    chosen = suit_images(
+        model, built, loaded.training_sizes, data=data, transforms=transforms, max_epochs=LONG,
+        is_trained=starts_trained({"model": describe(model)}),
+    )  # fmt: skip
+    log.info("image size: %s", chosen)
+    return chosen.side
+
+
+def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:
+    found = []
+    for recipe, store in plan.folders.items():
+        paths = plan.paths(recipe)
+        with progress("decoding", total=paths.__len__) as advance:
+            built = build_store(store, paths, verify=verify, advance=advance)
+        for error in built.unreadable:
+            if not skips:
+                raise error
+            log.warning("skipped %s: %s", error.path, error.reason)
+        found.append(built)
+    return tuple(found)

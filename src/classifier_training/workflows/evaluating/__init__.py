@@ -1,0 +1,1 @@
+"""A finished run read, scored again, and shown: report, model card, maps."""

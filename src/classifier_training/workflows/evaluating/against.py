@@ -1,0 +1,156 @@
+"""`evaluate run=A against=B`: two runs on the same images."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.run_dir import write_csv, write_json
+from classifier_training.core.types import TRAIN, softmax
+from classifier_training.data.preflight import exact_copies
+from classifier_training.evaluation.comparison import compare
+from classifier_training.workflows.evaluating.samples import own_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.workflows.evaluating.opened import OpenedModel
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("path", "true", "change", "predicted", "confidence", "predicted_against", "confidence_against")
+
+
+def compare_runs(
+    folder: Path,
+    result: SplitResult,
+    table: SplitTable,
+    opened: OpenedModel,
+    against: OpenedModel,
+    *,
+    csv_safe: bool = False,
+) -> str:
+    """Have another run answer the same images; write comparison.json and comparison.csv.
+
+    Left out are images that the other run was trained on, by path or by content, since it would look too good on them,
+    those whose label it does not know, and those that it gave no answer to.
+
+    comparison.json holds schema (1), split, run and against (the files compared), num_images, verdict, gained and lost
+    (images that run or against alone answers rightly), mcnemar {p_value, method}, accuracy and balanced_accuracy
+    {run, against, difference {value, low, high, method}}, classes {name: {support, recall, recall_against, gained,
+    lost, p_value, verdict}}, and left_out {trained_on, unknown_labels, unreadable}, in images.
+
+    comparison.csv lists the images whose answer differs; change is gained, lost, or other where both are wrong.
+
+    Args:
+        folder: where to.
+        result: answers of the one run.
+        table: the samples of the split.
+        opened: the one run.
+        against: the other.
+        csv_safe: whether the table is written so that no cell is a formula to a spreadsheet.
+
+    Returns:
+        The verdict, in one sentence.
+
+    Raises:
+        UserError: when no image is left to compare on.
+    """
+    class_names, other_names = opened.predictor.class_names, against.predictor.class_names
+    paths = [table.paths[row] for row in result.indices]
+    trained_on = _trained_on(against.run_dir, paths)
+    known = np.isin(result.targets, [number for number, name in enumerate(class_names) if name in other_names])
+    fair = np.array([path not in trained_on for path in paths])
+    rows = np.flatnonzero(known & fair)
+    answers = list(against.predictor.answers([paths[row] for row in rows]))
+    answered = np.array([answer.logits is not None for answer in answers], dtype=bool)
+    left_out = {
+        "trained_on": int((~fair).sum()),
+        "unknown_labels": int((fair & ~known).sum()),
+        "unreadable": int((~answered).sum()),
+    }
+    rows = rows[answered]
+    if not len(rows):
+        raise UserError(
+            f"against={against.path}: no image is left to compare on; left out: "
+            + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in left_out.items()),
+            "images whose labels both know and that neither was trained on",
+            "name other data: data.root=…",
+        )
+    if any(left_out.values()):
+        log.warning(
+            "compared on %d of %d images; left out: %s", len(rows), len(paths),
+            enumerate_words(f"{number} {name.replace('_', ' ')}" for name, number in left_out.items() if number),
+        )  # fmt: skip
+    others = softmax(np.stack([answer.logits for answer in answers if answer.logits is not None]))
+    true = [class_names[number] for number in result.targets[rows]]
+    own = [class_names[number] for number in result.predicted[rows]]
+    theirs = [other_names[number] for number in others.argmax(axis=1)]
+    right, right_against = _equal(own, true), _equal(theirs, true)
+    comparison = compare(result.targets[rows], right, right_against, class_names)
+    titles = [opened.title, against.title]
+    # Runs of two days may have been started at the same time of day.
+    names = titles if titles[0] != titles[1] else [str(opened.path), str(against.path)]
+    verdict = comparison.verdict(*names)
+    write_json(
+        folder / "comparison.json",
+        {
+            "schema": 1,
+            "split": result.split,
+            "run": str(opened.path),
+            "against": str(against.path),
+            "verdict": verdict,
+            **comparison.to_dict(),
+            "left_out": left_out,
+        },
+    )
+    confidences, others_confidences = result.probabilities[rows].max(axis=1), others.max(axis=1)
+    change = np.where(right, "gained", np.where(right_against, "lost", "other"))
+    changed = np.flatnonzero(~_equal(own, theirs))
+    write_csv(
+        folder / "comparison.csv",
+        COLUMNS,
+        (
+            (
+                paths[rows[place]],
+                true[place],
+                change[place],
+                own[place],
+                f"{confidences[place]:.6f}",
+                theirs[place],
+                f"{others_confidences[place]:.6f}",
+            )
+            for place in sorted(changed, key=lambda place: ("gained", "lost", "other").index(change[place]))
+        ),
+        is_safe=csv_safe,
+    )
+    return verdict
+
+
+def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.array([one == other for one, other in zip(some, others, strict=True)], dtype=bool)
+
+
+def _trained_on(run_dir: RunDir, paths: Sequence[str]) -> set[str]:
+    """Those of the paths that lead to images, or copies of images, that the run was trained on."""
+    if not run_dir.splits.exists():
+        log.warning("%s: no splits.csv, so it cannot be told whether it was trained on these images", run_dir.path)
+        return set()
+    try:
+        samples, root = own_samples(run_dir)
+    except UserError as error:
+        log.warning("it cannot be told whether %s was trained on these images: %s", run_dir.path, error.came)
+        return set()
+    trained = {str(root / sample.path) for sample in samples if sample.split == TRAIN}
+    found = trained.intersection(paths)
+    rest = [path for path in paths if path not in found]
+    for group in exact_copies(root, [*rest, *trained]):
+        if trained.intersection(group):
+            found.update(group)
+    return found.intersection(paths)

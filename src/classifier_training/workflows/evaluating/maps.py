@@ -1,0 +1,130 @@
+"""`evaluate maps=true`: what the network sees in the images, and what its worst mistakes were decided by."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.types import SplitTable
+from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
+from classifier_training.evaluation.mistakes import Answers
+from classifier_training.evaluation.occlusion import occlusion_map
+from classifier_training.export.examples import iterate_examples
+from classifier_training.export.novelty import FEATURES_NAME
+from classifier_training.export.session import INPUT_NAME, open_session
+from classifier_training.workflows.evaluating.scores import at_temperature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitResult
+    from classifier_training.evaluation.drawing import Drawer
+    from classifier_training.workflows.evaluating.opened import OpenedModel
+
+log = logging.getLogger(__name__)
+
+MAX_POINTS = 1000
+NUM_OCCLUDED = 12
+MAX_SECONDS = 60.0
+"""For the occlusion maps: a large network on a small machine gets fewer of them."""
+
+BATCH_SIZE = 32
+EMBEDDING, OCCLUSION = "embedding.png", "occlusion.png"
+
+
+def draw_maps(folder: Path, opened: OpenedModel, result: SplitResult, table: SplitTable, drawer: Drawer) -> None:
+    """Hand embedding.png and, where an answer is wrong, occlusion.png to the drawer.
+
+    Args:
+        folder: where to.
+        opened: the model that answered.
+        result: its answers, with logits as the network gives them.
+        table: the samples of the split.
+        drawer: paints the figures.
+    """
+    forget_maps(folder)
+    calibration = opened.predictor.calibration
+    if calibration is not None:
+        result = at_temperature(result, calibration.temperature)
+    drawer.submit(_embedding(opened, result, table), folder / EMBEDDING)
+    tiles = _occlusions(opened, result, table)
+    if tiles:
+        title = f"{result.split.capitalize()}: what the worst mistakes were decided by"
+        drawer.submit(OcclusionFigure(tiles=tiles, title=title), folder / OCCLUSION)
+
+
+def forget_maps(folder: Path) -> None:
+    """Take away the maps of an earlier evaluation, which shows other answers."""
+    for name in (EMBEDDING, OCCLUSION):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _embedding(opened: OpenedModel, result: SplitResult, table: SplitTable) -> EmbeddingFigure:
+    number = min(MAX_POINTS, len(result.targets))
+    rows = np.unique(np.linspace(0, len(result.targets) - 1, number).round().astype(int))
+    paths = tuple(table.paths[result.indices[row]] for row in rows)
+    features = _features(opened, result, rows, paths)
+    words = "logits" if features is None else "features before the last layer"
+    return EmbeddingFigure(
+        features=result.logits[rows] if features is None else features,
+        targets=result.targets[rows],
+        correct=result.predicted[rows] == result.targets[rows],
+        paths=paths,
+        class_names=tuple(opened.predictor.class_names),
+        title=f"{result.split.capitalize()}: {len(rows):,} images by the network's {words} (t-SNE)",
+    )
+
+
+def _features(
+    opened: OpenedModel, result: SplitResult, rows: NDArray[np.int64], paths: tuple[str, ...]
+) -> NDArray[np.float32] | None:
+    """Return what the last layer gets [N, D]; None where the model does not give it."""
+    path = opened.path if opened.path.suffix == ".onnx" else opened.run_dir.onnx
+    if not path.exists():
+        return None
+    session = open_session(path)
+    if FEATURES_NAME not in {output.name for output in session.get_outputs()}:
+        return None
+    dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
+    chosen = SplitTable(result.split, paths, result.targets[rows], [""] * len(rows))
+    parts = [
+        session.run([FEATURES_NAME], {INPUT_NAME: batch.inputs.astype(dtype, copy=False)})[0]
+        for batch in iterate_examples(chosen, opened.predictor.preprocessing, batch_size=BATCH_SIZE)
+    ]
+    found = np.concatenate(parts).astype(np.float32)
+    # A file that vanished meanwhile leaves no place for its point.
+    return found if len(found) == len(rows) else None
+
+
+def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> tuple[OcclusionTile, ...]:
+    predictor, names = opened.predictor, opened.predictor.class_names
+    began = time.monotonic()
+    tiles: list[OcclusionTile] = []
+    answers = Answers(result, len(names))
+    worst = answers.worst()[:NUM_OCCLUDED]
+    for row in worst.tolist():
+        if time.monotonic() - began > MAX_SECONDS:
+            log.info("occlusion maps: %d of %d, for the time was up", len(tiles), len(worst))
+            break
+        try:
+            image = predictor.preprocessing.read(table.paths[result.indices[row]])
+        except UnreadableImageError as error:
+            log.warning("left out %s: %s", error.path, error.reason)
+            continue
+        answer = int(answers.predicted[row])
+        tiles.append(
+            OcclusionTile(
+                picture=predictor.preprocessing.pixels(image),
+                falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), answer),
+                true_label=names[result.targets[row]],
+                answer=names[answer],
+                confidence=float(answers.confidences[row]),
+            )
+        )
+    return tuple(tiles)

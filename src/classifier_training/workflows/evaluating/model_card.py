@@ -1,0 +1,158 @@
+"""MODEL_CARD.md: what a model is and how good, in the form of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from classifier_training.core.errors import shown
+from classifier_training.core.run_dir import write_text
+from classifier_training.evaluation.verdict import Standing, percent
+from classifier_training.workflows.evaluating.run_facts import RunFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.evaluation.results import Evaluation
+
+HUB_METRICS = {"acc_top1": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
+"""Our figures that the Hub has a name for."""
+
+OWN_METRICS = {
+    "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
+    "ece": ("ece", "Calibration error"),
+    "calibrated_ece": ("calibrated_ece", "Calibration error of the calibrated probabilities"),
+}
+
+LIMITS = (
+    "It answers one of its classes to whatever picture it is shown. Pictures of another kind than those that it was "
+    "trained on get an answer too: use the reject option of `predict`. Nobody has looked at what its mistakes mean for "
+    "the people concerned; whoever uses it has to."
+)
+
+MAX_CLASSES = 100
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#|~$!&])")
+
+
+def write_model_card(run_dir: RunDir, evaluation: Evaluation) -> None:
+    """Write MODEL_CARD.md.
+
+    Its own license is left out: it follows from the images too, which only their owner knows. That of the weights that
+    it started from is named.
+
+    Args:
+        run_dir: the run.
+        evaluation: of its held-out images.
+    """
+    facts = RunFacts.read(run_dir)
+    front = yaml.safe_dump(_front_matter(facts, run_dir, evaluation), sort_keys=False, allow_unicode=True)
+    text = "\n".join(["---", front + "---", "", *_body(facts, run_dir, evaluation), ""])
+    write_text(run_dir.model_card, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _front_matter(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> dict[str, Any]:
+    metrics = [
+        {"type": kind, "name": words, "value": round(found.value, 6), "verified": False}
+        for key, (kind, words) in {**HUB_METRICS, **OWN_METRICS}.items()
+        if (found := evaluation.measures.overall.get(key)) is not None and np.isfinite(found.value)
+    ]
+    data = str(facts.config.get("data", {}).get("type", "images"))
+    result = {
+        "task": {"type": "image-classification", "name": "Image classification"},
+        "dataset": {"type": data, "name": data, "split": evaluation.split},
+        "metrics": metrics,
+    }
+    return {
+        "library_name": "timm" if run_dir.hub_config.exists() else "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "onnx", "safetensors", *([facts.architecture] if facts.architecture else [])],
+        "metrics": [kind for kind, _ in HUB_METRICS.values()],
+        "model-index": [{"name": run_dir.path.absolute().name, "results": [result]}],
+    }
+
+
+def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
+    measures = evaluation.measures
+    names: Sequence[str] = facts.info.get("class_names", [])
+    height, width = facts.info.get("input_size", (0, 0))
+    counts = ", ".join(f"{found['num_images']:,} {name}" for name, found in facts.statistics.get("splits", {}).items())
+    lines = [
+        f"# {_plain(facts.architecture or 'Image classifier')}",
+        "",
+        f"Tells {len(measures.support):,} classes apart"
+        + (f", on pictures that it sees at {width} x {height} pixels." if width else "."),
+        "",
+        "## How good it is",
+        "",
+        f"On {measures.num_images:,} {evaluation.split} images, with 95 % intervals:",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *(
+            f"| {words} | {percent(measures.overall[key])} |"
+            for key, (_, words) in {**HUB_METRICS, **OWN_METRICS}.items()
+            if key in measures.overall
+        ),
+        "",
+        *_calibration(facts),
+    ]
+    if names:
+        standing = Standing.of(measures.by_class["recall"])
+        for words, numbers in (("Weak", standing.weak), ("Not decided for want of images", standing.open)):
+            if numbers:
+                listed = ", ".join(_plain(shown(names[number])) for number in numbers[:MAX_CLASSES])
+                lines += [f"{words}: {listed}.", ""]
+    lines += [
+        "## What it is for, and what it is not",
+        "",
+        LIMITS,
+        "",
+        "## How to use it",
+        "",
+        "```bash",
+        "classifier-training predict run=THIS_FOLDER source=picture.jpg",
+        "```",
+        "",
+    ]
+    if run_dir.hub_config.exists():
+        lines += [
+            "```python",
+            "import timm",
+            'network = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()',
+            "```",
+            "",
+        ]
+    else:
+        lines += ["The weights in model.safetensors are not of a network that timm builds by its name.", ""]
+    if counts:
+        lines += ["## Data", "", f"Images: {counts}.", ""]
+    if names:
+        listed = ", ".join(_plain(shown(name)) for name in names[:MAX_CLASSES])
+        more = f", and {len(names) - MAX_CLASSES:,} more" if len(names) > MAX_CLASSES else ""
+        lines += [f"Classes: {listed}{more}.", ""]
+    if facts.command:
+        start = [f"It started from {_plain(facts.start)}.", ""] if facts.start else []
+        lines += ["## Training", "", *start, "```bash", facts.command, "```", ""]
+    if facts.versions:
+        listed = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if name != "platform")
+        lines += [f"Versions: {listed}.", ""]
+    return lines
+
+
+def _calibration(facts: RunFacts) -> list[str]:
+    """Say how sure the probabilities are to be taken."""
+    found = facts.info.get("calibration")
+    if found is None:
+        return ["The probabilities are not calibrated.", ""]
+    if found.get("reason"):
+        return [f"The probabilities are the network's own, without a temperature: {found['reason']}.", ""]
+    return [f"The probabilities are calibrated, with a temperature of {found['temperature']:.3f}.", ""]
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return MARKDOWN.sub(r"\\\1", " ".join(text.split()))

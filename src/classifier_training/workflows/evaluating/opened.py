@@ -1,0 +1,156 @@
+"""A run's model, ready to answer: its ONNX file, another one such as a quantised, or a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.export.bundle import withheld_reason
+from classifier_training.export.session import OUTPUT_NAME
+from classifier_training.inference.model import LoadedModel
+from classifier_training.inference.predictor import Predictor
+from classifier_training.registry.runs import find_model
+from classifier_training.workflows.evaluating.trained import describe_trained, load_trained
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from classifier_training.export.session import Accelerator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model and where it lies.
+
+    Args:
+        predictor: answers images.
+        path: the file.
+        run_dir: the run that it is of; of a lone file, the folder that it lies in.
+    """
+
+    predictor: Predictor
+    path: Path
+    run_dir: RunDir
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is what the run stands for: model.onnx, or the best weights that it was made from."""
+        return self.path in (self.run_dir.onnx, self.run_dir.weights, self.run_dir.best_checkpoint)
+
+    @property
+    def title(self) -> str:
+        """A short name for people: of the run, and of the file where that is another one."""
+        folder = self.run_dir.path.absolute().name
+        return folder if self.is_main else f"{folder}/{self.path.name}"
+
+
+def open_model(reference: str, *, setting: str = "run") -> OpenedModel:
+    """Open what a word or path stands for.
+
+    Args:
+        reference: latest, best, a run folder, an .onnx file or a .ckpt file. Of a run folder it is model.onnx; where
+            that was withheld or the run exported nothing, its weights in PyTorch.
+        setting: what the user set, for messages.
+
+    Raises:
+        UserError: when there is no such model, or it cannot be opened.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix.lower() == ".ckpt":
+        if not path.is_file():
+            raise UserError(
+                f"{setting}={reference}: there is no such file",
+                "a checkpoint, an .onnx file, a run folder, latest or best",
+                f"{setting}=latest takes the newest run below outputs/",
+            )
+        run_dir = RunDir(path.absolute().parent.parent)
+        return OpenedModel(CheckpointPredictor(run_dir, path), run_dir.path / "checkpoints" / path.name, run_dir)
+    found = find_model(reference, setting=setting)
+    run_dir = RunDir(found if found.is_dir() else found.parent)
+    if found.is_dir() and not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
+        return OpenedModel(CheckpointPredictor(run_dir, run_dir.best_checkpoint), run_dir.best_checkpoint, run_dir)
+    predictor = open_exported(found)
+    return OpenedModel(predictor, predictor.model_path, run_dir)
+
+
+def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor:
+    """Open an ONNX file, or that of a run folder; where it was withheld PyTorch answers, with a line in the log.
+
+    Args:
+        path: of the file or folder.
+        accelerator: where to compute.
+
+    Raises:
+        UserError: when it cannot be opened.
+    """
+    run_dir = RunDir(path)
+    reason = withheld_reason(run_dir, run_dir.onnx.name) if path.is_dir() else None
+    if reason is None:
+        return Predictor(path, accelerator=accelerator)
+    _, weights = describe_trained(run_dir)
+    log.warning(
+        "%s was withheld when the run ended (%s); PyTorch answers, with %s", run_dir.onnx.name, reason, weights.name
+    )
+    return CheckpointPredictor(run_dir, weights, accelerator=accelerator)
+
+
+class CheckpointPredictor(Predictor):
+    """Classifies images with a run's weights, in PyTorch, as `Predictor` does with an ONNX file.
+
+    Args:
+        run_dir: the run, whose config.yaml says what network it is.
+        weights: a checkpoint, or model.safetensors.
+        accelerator: where to compute: auto takes CUDA where it is there, else the CPU.
+
+    Raises:
+        UserError: when a file is missing, damaged or does not go with the others, or the accelerator is not there.
+    """
+
+    def __init__(self, run_dir: RunDir, weights: Path, *, accelerator: Accelerator = "auto") -> None:
+        import torch
+
+        network, info = load_trained(run_dir, weights)
+        available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        available += ["mps"] if torch.backends.mps.is_available() else []
+        if accelerator not in ("auto", *available):
+            raise UserError(
+                f"trainer.accelerator={accelerator}: PyTorch sees no such device here",
+                f"one of {', '.join(available)}",
+                "trainer.accelerator=auto",
+            )
+        self._device = torch.device(accelerator if accelerator != "auto" else "cuda" if "cuda" in available else "cpu")
+        self._network = network.to(self._device)
+        # The calibration was fitted to the exported file's answers, which are the same.
+        super().__init__(
+            LoadedModel(
+                path=weights,
+                sha256=sha256(weights),
+                class_names=info.class_names,
+                preprocessing=info.preprocessing,
+                session=None,
+                temperature=1.0 if info.calibration is None else info.calibration.temperature,
+                calibration=info.calibration,
+            )
+        )
+
+    @property
+    def device(self) -> str:
+        """Where the network runs, in words."""
+        return f"PyTorch on {self._device.type}"
+
+    def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
+        import torch
+
+        assert outputs == [OUTPUT_NAME]
+
+        with torch.inference_mode():
+            logits = self._network(torch.from_numpy(inputs).to(self._device))
+        return [np.asarray(logits.float().cpu().numpy())]

@@ -1,0 +1,1 @@
+"""Many runs beside each other: comparisons, searches, students of a teacher."""

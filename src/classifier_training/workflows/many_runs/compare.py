@@ -1,0 +1,279 @@
+"""`compare`: models x data sets x seeds, each in a process of its own, in one table.
+
+Nothing here imports torch: the runs have processes of their own, and so has each timing.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from classifier_training.conf.typed import word
+from classifier_training.core.errors import UserError
+from classifier_training.core.locks import is_held
+from classifier_training.core.manifest import remove_checkpoints
+from classifier_training.core.register import PassedOn, register
+from classifier_training.core.run_dir import RunDir, make_folder
+from classifier_training.core.runtime import command, setting
+from classifier_training.evaluation.leaderboard import Contestant, Leaderboard, middle_seed, rank
+from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
+from classifier_training.workflows.many_runs.contestants import Planned, chosen_models, is_tuned, plan
+from classifier_training.workflows.many_runs.jobs import Job, read_outcome, run_jobs
+from classifier_training.workflows.many_runs.leaderboard_page import table_lines, write_leaderboard
+from classifier_training.workflows.many_runs.timing import measure_latency_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from classifier_training.workflows.evaluating.finished import Finished
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TRIALS = 3
+AGAIN = "the same command again: it goes on where it was left"
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """What a comparison gave.
+
+    Args:
+        boards: the contestants on each data set, best first.
+        failures: why a job gave no run, by its name.
+        incomplete: what finished runs could not do after training, such as a withheld file; a line each.
+        best: folder of the best run on each data set.
+        page: leaderboard.html.
+    """
+
+    boards: Sequence[Leaderboard]
+    failures: Mapping[str, str]
+    incomplete: Sequence[str]
+    best: Mapping[str, Path]
+    page: Path
+
+    @property
+    def exit_code(self) -> int:
+        """3 where some jobs failed; 1 where all runs are there, and one lacks something."""
+        return 3 if self.failures else int(bool(self.incomplete))
+
+    def __str__(self) -> str:
+        lines = ["", *table_lines(self.boards), ""]
+        if self.failures:
+            lines += ["failed:", *(f"  {name}: {reason}" for name, reason in self.failures.items()), ""]
+        if self.incomplete:
+            lines += ["incomplete:", *(f"  {line}" for line in self.incomplete), ""]
+        lines += [board.verdict for board in self.boards]
+        lines += [f"the page: {self.page}", "", "next:"]
+        lines += [f"  {command('evaluate')} {setting('run', path)}" for path in self.best.values()]
+        return "\n".join(lines)
+
+
+@register(group="verb", name="compare")
+def compare(
+    *,
+    models: list[str] | str | None = None,
+    data: list[str] | str | None = None,
+    seeds: list[Seed] | Seed = 0,
+    jobs: Annotated[int, Field(ge=1)] = 1,
+    tune: bool = False,
+    tune_trials: Annotated[int, Field(ge=1)] | None = None,
+    cleanup: bool = False,
+    report_only: bool = False,
+    output: str = "outputs/comparison",
+    settings: Annotated[tuple[str, ...], PassedOn("train")] = (),
+) -> CompareResult:
+    """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
+
+    Jobs that are finished are not run again and those that were interrupted go on, so the same command continues a
+    comparison. `train --multirun`, with Hydra's launchers for clusters too, makes runs without comparing them; with
+    the same output=, compare report_only=true ranks those.
+
+    Args:
+        models: their names, timm:NAME for one of a hub; one of each family when left out, all for every model that
+            needs no further setting.
+        data: names of data sets, and folders; the built-in digits when left out.
+        seeds: of the runs of each model on each data set.
+        jobs: runs at a time, each with its share of the cores or, in turn, one of the GPUs.
+        tune: train each model with what tune finds for it on the data; what was found before, and stands in
+            conf/experiment/, is taken as it is.
+        tune_trials: trials of each search; 3 when left out.
+        cleanup: delete, at the end, the checkpoints that finished runs could be trained longer from, and the remains of
+            interrupted ones.
+        report_only: write the leaderboard of what is there and train nothing; of all runs in output, unless models or
+            data say which.
+        output: folder of the runs and of the leaderboard.
+        settings: every other setting of train, for all runs; those that a model does not have are left out for it.
+    """
+    if tune_trials is not None and not tune:
+        raise UserError(
+            f"tune_trials={tune_trials} has no effect without tune=true", "both, or neither", "add tune=true"
+        )
+    folder = Path(output).expanduser()
+    planned: list[Planned] = []
+    if not report_only or models is not None or data is not None:
+        if data is None:
+            log.info("No data: comparing on the built-in sample of handwritten digits.")
+        planned = plan(
+            chosen_models(models),
+            ["digits"] if data is None else [data] if isinstance(data, str) else data,
+            list(dict.fromkeys([seeds] if isinstance(seeds, int) else seeds)),
+            settings,
+            tuned=tune,
+        )
+        if not planned:
+            raise UserError("no model, data set or seed is named: nothing to compare", "one of each", "models=[cnn_v1]")
+    elif settings:
+        raise UserError(
+            f"{settings[0]} has no effect: nothing is trained", "report_only=true alone, or with models and data",
+            "leave it out",
+        )  # fmt: skip
+    make_folder(folder)
+    failures: dict[str, str] = {}
+    if not report_only:
+        failures |= _tune(planned, folder, num_parallel=jobs, trials=tune_trials or DEFAULT_TRIALS)
+        ready = [run for run in planned if is_tuned(run)]
+        done = sum(_finished(_folder(folder, run)) is not None for run in ready)
+        log.info("%d runs, %d of them finished before; %d at a time", len(planned), done, jobs)
+        run_jobs([_job(folder, run) for run in ready], num_parallel=jobs, remedy=AGAIN)
+    found, missing = _collect(folder, planned)
+    # Why a search failed says more than that its run is missing.
+    failures = {**missing, **failures}
+    if not found:
+        reasons = [f"{name}: {reason}" for name, reason in failures.items()]
+        raise UserError(
+            f"no run to compare; {reasons[0] if reasons else f'nothing is finished below {folder.absolute()}'}",
+            "one finished run or more",
+            "mend that, and start again",
+        )
+    if cleanup:
+        _clean(run.run_dir for run in found)
+    boards, paths = _rank(found, failures)
+    if not boards:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"no run can be read; {name}: {reason}", "one whole run or more", "start again")
+    page = write_leaderboard(folder, boards, {key: str(path) for key, path in paths.items()}, failures)
+    best = {
+        board.data: paths[board.data, leader.model, leader.representative]
+        for board in boards
+        for leader in [board.standings[0].contestant]
+    }
+    incomplete = [f"{run.run_dir.path}: {name}: {why}" for run in found for name, why in run.failures.items()]
+    return CompareResult(boards, failures, incomplete, best, page)
+
+
+def _folder(folder: Path, run: Planned) -> Path:
+    return folder / "jobs" / run.name
+
+
+def _job(folder: Path, run: Planned) -> Job:
+    own = _folder(folder, run)
+
+    def words() -> list[str] | None:
+        if _finished(own) is not None:
+            return None
+        begun = [RunDir(path.parent) for path in sorted(own.glob("*/*/config.yaml"), reverse=True)]
+        left = next((one for one in begun if one.resumable), None)
+        return ["train", *([word("resume", left.path)] if left else [*run.words, word("output", own)])]
+
+    return Job(name=run.name, folder=own, words=words)
+
+
+def _finished(folder: Path) -> RunDir | None:
+    return next(iter(reversed(finished_runs(folder))), None)
+
+
+def _tune(planned: Sequence[Planned], folder: Path, *, num_parallel: int, trials: int) -> dict[str, str]:
+    """Search for the settings of runs that shall be tuned and have none; returns why some have none still."""
+    searches: dict[str, Planned] = {run.tuned: run for run in planned if run.tuned is not None and not is_tuned(run)}
+    searching = [_search(name, run, folder, trials) for name, run in searches.items()]
+    outcomes = run_jobs(searching, num_parallel=num_parallel, remedy=AGAIN)
+    reasons = {name: outcome.reason for name, outcome in outcomes.items() if outcome is not None}
+    return {
+        run.name: f"its tuning failed: {reasons.get(run.tuned or '', 'nothing was found')}"
+        for run in planned
+        if not is_tuned(run)
+    }
+
+
+def _search(name: str, run: Planned, folder: Path, trials: int) -> Job:
+    # All seeds share what is found with the first.
+    shared = [typed for typed in run.words if typed.partition("=")[0] != "experiment"]
+    words = ["tune", *shared, word("trials", trials), word("name", name), word("output", folder / "tuning")]
+    return Job(name=name, folder=folder / "tuning" / name, words=lambda: words)
+
+
+def _collect(folder: Path, planned: Sequence[Planned]) -> tuple[list[Finished], dict[str, str]]:
+    """Read the finished runs of a plan, or all where there is none; and say why others are missing."""
+    failures: dict[str, str] = {}
+    if planned:
+        folders = {run.name: _folder(folder, run) for run in planned}
+        ends = {name: _finished(own) for name, own in folders.items()}
+        runs = [run_dir for run_dir in ends.values() if run_dir is not None]
+        missing = {name: folders[name] for name, run_dir in ends.items() if run_dir is None}
+    else:
+        runs = finished_runs(folder)
+        missing = {
+            path.parent.name: path.parent
+            for path in sorted(folder.glob("jobs/*/job.json"))
+            if _finished(path.parent) is None
+        }
+    for name, own in missing.items():
+        outcome = read_outcome(own / "job.json")
+        failures[name] = outcome.reason if outcome and outcome.reason else "not run to its end"
+    found = []
+    for run_dir in runs:
+        try:
+            found.append(read_finished(run_dir))
+        except UserError as error:
+            failures[str(run_dir.path)] = error.came
+    return found, failures
+
+
+def _rank(
+    found: Sequence[Finished], failures: dict[str, str]
+) -> tuple[list[Leaderboard], dict[tuple[str, str, int], Path]]:
+    """Rank the runs; what cannot be read goes to the failures."""
+    contestants = []
+    paths: dict[tuple[str, str, int], Path] = {}
+    for (model, data), runs in group_runs(found).items():
+        figures = {run.seed: run.figures for run in runs}
+        middle = middle_seed(figures)
+        run_dir = next(run.run_dir for run in runs if run.seed == middle)
+        try:
+            answers = read_answers(run_dir)
+        except UserError as error:
+            failures[str(run_dir.path)] = error.came
+            continue
+        paths |= {(data, model, run.seed): run.run_dir.path for run in runs}
+        contestants.append(
+            Contestant(
+                model=model,
+                data=data,
+                runs=figures,
+                representative=middle,
+                latency_ms=measure_latency_ms(run_dir.onnx) if run_dir.onnx.exists() else None,
+                answers=answers,
+            )
+        )
+    return rank(contestants), paths
+
+
+def _clean(runs: Iterable[RunDir]) -> None:
+    """Delete the checkpoints of finished runs, and unfinished runs of the same jobs that nobody is writing to."""
+    for run in runs:
+        remove_checkpoints(
+            run.last_checkpoint.parent,
+            [path.name for path in (run.last_checkpoint, run.step_checkpoint, run.previous_checkpoint)],
+        )
+        for path in run.path.parents[1].glob("*/*/config.yaml") if run.path.parents[2].name == "jobs" else ():
+            other = RunDir(path.parent)
+            if not other.result.exists() and not is_held(other.lock):
+                log.info("cleanup: %s", other.path)
+                shutil.rmtree(other.path)

@@ -1,0 +1,258 @@
+"""What `distill` found: files, figures, and a paragraph."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.run_dir import write_csv, write_json, write_text
+from classifier_training.core.types import softmax
+from classifier_training.evaluation.comparison import compare
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.evaluation.figures.distillation import DistillationFigure
+from classifier_training.evaluation.figures.trade_off import TradeOffFigure
+from classifier_training.evaluation.students import Served, StudentScore, Summary, choose, conclude, summarize
+from classifier_training.export.latency import Latency, measure_side_by_side
+from classifier_training.workflows.evaluating.opened import open_model
+from classifier_training.workflows.evaluating.trained import describe_trained
+from classifier_training.workflows.training.teaching import match_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitTable
+    from classifier_training.workflows.evaluating.opened import OpenedModel
+    from classifier_training.workflows.training.train import TrainResult
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "run", "temperature", "alpha", "hint_weight", "seed", "validation", "accuracy", "balanced_accuracy", "agreement",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a comparison of students gave.
+
+    Args:
+        folder: where everything is.
+        summaries: the student alone, then each way to teach, over seeds.
+        best: the way that validated best.
+        teacher: what the teacher costs.
+        student: what the student costs.
+        words: the conclusion, one paragraph.
+        failed: runs that came to no end, by their titles.
+        incomplete: what runs could not do after training, such as a withheld file; a line each.
+    """
+
+    folder: Path
+    summaries: Sequence[Summary]
+    best: Summary
+    teacher: Served
+    student: Served
+    words: str
+    failed: Sequence[str]
+    incomplete: Sequence[str] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a run failed, or lacks something."""
+        return int(bool(self.failed or self.incomplete))
+
+    def __str__(self) -> str:
+        lines = ["", f"{'student':<44} seeds  accuracy         gain             agreement  lead kept"]
+        for item in self.summaries:
+            title = "alone" if item.taught is None else str(item.taught)
+            gain = "" if item.gain is None else f"{100 * item.gain:+6.2f}{_spread(item.gain_spread)}"
+            kept = "" if item.gain_kept is None else f"{item.gain_kept:.0%}"
+            lines.append(
+                f"{title:<44} {item.num_runs:>5}  {100 * item.accuracy:6.2f}{_spread(item.accuracy_spread)}  "
+                f"{gain:<15}  {item.agreement:>9.2%}  {kept:>9}"
+            )
+        lines += [f"{'teacher':<44} {'':>5}  {100 * self.teacher.accuracy:6.2f}", "", self.words]
+        lines += [f"failed: {title}" for title in self.failed]
+        lines += [f"incomplete: {line}" for line in self.incomplete]
+        return "\n".join([*lines, f"written to {self.folder}"])
+
+
+class TeacherAnswers:
+    """What the teachers say to held-out images, each set of images asked for once.
+
+    Args:
+        opened: the teachers.
+    """
+
+    def __init__(self, opened: Sequence[OpenedModel]) -> None:
+        self._opened = opened
+        self._known: dict[tuple[str, ...], NDArray[np.float32]] = {}
+
+    def __call__(self, table: SplitTable, class_names: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean probabilities of the teachers for the images of a split, float32 [N, K].
+
+        Raises:
+            UserError: when a teacher knows other classes, or cannot read an image.
+        """
+        paths = tuple(table.paths)
+        if paths not in self._known:
+            self._known[paths] = np.mean(
+                [_probabilities(teacher, paths, class_names) for teacher in self._opened], axis=0, dtype=np.float32
+            )
+        return self._known[paths]
+
+
+def report_students(
+    folder: Path,
+    opened: Sequence[OpenedModel],
+    answers: TeacherAnswers,
+    scores: Sequence[StudentScore],
+    results: Sequence[TrainResult],
+    failed: Sequence[str],
+) -> DistillResult:
+    """Write distillation.json, .csv, .md and .png, and trade_off.png.
+
+    distillation.json holds schema (1), split, num_images, teacher and student {name, accuracy, size_mb, latency_ms,
+    runs, runtime, latency {median_ms, quartiles_ms, num_runs, num_threads}}, students (summaries: taught {temperature,
+    alpha, hint_weight} or null, num_runs, validation, accuracy, accuracy_spread, balanced_accuracy, agreement, gain,
+    gain_spread, gain_kept), best (its taught), runs (one a run), comparison (of the best with the student alone, see
+    evaluation/comparison.py), words and failed.
+
+    Args:
+        folder: where to.
+        opened: the teachers.
+        answers: theirs.
+        scores: of the runs.
+        results: of the same runs.
+        failed: titles of the runs that came to no end.
+
+    Raises:
+        CheckFailedError: when no student with a teacher, or none without, came to its end.
+    """
+    by_run = dict(zip((score.run for score in scores), results, strict=True))
+    alone_seeds = {score.seed for score in scores if score.taught is None}
+    scores = [score for score in scores if score.seed in alone_seeds]
+    taught = [score for score in scores if score.taught is not None]
+    if not taught:
+        raise CheckFailedError(
+            f"nothing to compare: {', '.join(failed)} failed", "a student with a teacher and one without", "see above"
+        )
+    reference = by_run[scores[0].run]
+    truth = reference.scored.targets
+    right = answers(reference.table, _names(reference)).argmax(axis=1)[reference.scored.indices] == truth
+    accuracy = float(right.mean())
+    summaries = summarize(scores, teacher_accuracy=accuracy)
+    alone, best = summaries[0], choose(summaries)
+    one = next(score for score in taught if score.taught == best.taught)
+    pair = next(score for score in scores if score.taught is None and score.seed == one.seed)
+    student = open_model(one.run)
+    if student.predictor.device != opened[0].predictor.device:
+        log.warning(
+            "latency: the teacher answers by %s, the student by %s; sizes and times do not compare well",
+            opened[0].predictor.device, student.predictor.device,
+        )  # fmt: skip
+    latencies = measure_side_by_side([_asked(list(opened)), _asked([student])])
+    teacher_name = " + ".join(dict.fromkeys(_architecture(item) for item in opened))
+    served = [
+        Served(name=teacher_name, accuracy=accuracy, size_mb=_size_mb(opened), latency_ms=latencies[0].median_ms),
+        Served(
+            name=_architecture(student),
+            accuracy=best.accuracy,
+            size_mb=_size_mb([student]),
+            latency_ms=latencies[1].median_ms,
+        ),
+    ]
+    scored, scored_alone = by_run[one.run].scored, by_run[pair.run].scored
+    comparison = compare(
+        scored.targets,
+        scored.predicted == scored.targets,
+        scored_alone.predicted == scored_alone.targets,
+        _names(reference),
+    )
+    verdict = comparison.verdict("the student with the teacher", "the student alone")
+    verdict = f"{verdict[0].upper()}{verdict[1:]}"
+    words = conclude(alone, best, *served, num_images=len(truth), verdict=verdict)
+    runs = [{**asdict(score), "taught": score.taught and score.taught._asdict()} for score in scores]
+    write_json(
+        folder / "distillation.json",
+        {
+            "schema": 1,
+            "split": reference.scored.split,
+            "num_images": len(truth),
+            "teacher": _cost(served[0], latencies[0], opened),
+            "student": _cost(served[1], latencies[1], [student]),
+            "students": [item.to_dict() for item in summaries],
+            "best": best.to_dict()["taught"],
+            "runs": runs,
+            "comparison": comparison.to_dict(),
+            "words": words,
+            "failed": list(failed),
+        },
+    )
+    write_csv(folder / "distillation.csv", COLUMNS, map(_row, scores))
+    write_text(folder / "distillation.md", f"# Distillation\n\n{words}\n")
+    without = replace(served[1], name=f"{served[1].name} alone", accuracy=alone.accuracy)
+    with Drawer() as drawer:
+        drawer.submit(DistillationFigure(scores=tuple(scores), teacher_accuracy=accuracy), folder / "distillation.png")
+        drawer.submit(
+            TradeOffFigure(
+                names=tuple(item.name for item in (*served, without)),
+                x=tuple(item.latency_ms for item in (*served, without)),
+                y=tuple(item.accuracy for item in (*served, without)),
+                log_x=True,
+                title="Accuracy against latency",
+                x_label="milliseconds an image",
+                y_label="accuracy",
+            ),
+            folder / "trade_off.png",
+        )
+    return DistillResult(folder, summaries, best, served[0], served[1], words, failed)
+
+
+def _probabilities(teacher: OpenedModel, paths: Sequence[str], class_names: Sequence[str]) -> NDArray[np.float32]:
+    order = match_classes(class_names, teacher.predictor.class_names, teacher=teacher.run_dir.path)
+    rows = []
+    for answer in teacher.predictor.answers(paths):
+        if answer.logits is None:
+            raise UnreadableImageError(answer.path, str(answer.error))
+        rows.append(softmax(answer.logits)[order])
+    return np.stack(rows)
+
+
+def _names(result: TrainResult) -> Sequence[str]:
+    return describe_trained(result.run_dir)[0].class_names
+
+
+def _asked(models: Sequence[OpenedModel]) -> Callable[[], object]:
+    inputs = [np.zeros((1, 3, *model.predictor.preprocessing.size), dtype=np.float32) for model in models]
+    return lambda: [model.predictor.run(pixels) for model, pixels in zip(models, inputs, strict=True)]
+
+
+def _size_mb(models: Sequence[OpenedModel]) -> float:
+    return sum(model.path.stat().st_size for model in models) / 1e6
+
+
+def _architecture(model: OpenedModel) -> str:
+    return describe_trained(model.run_dir)[0].architecture
+
+
+def _cost(served: Served, latency: Latency, models: Sequence[OpenedModel]) -> dict[str, object]:
+    runs = [str(model.run_dir.path) for model in models]
+    return {**asdict(served), "runs": runs, "runtime": models[0].predictor.device, "latency": asdict(latency)}
+
+
+def _row(score: StudentScore) -> tuple[object, ...]:
+    taught = ("", "", "") if score.taught is None else score.taught
+    figures = (score.validation, score.accuracy, score.balanced_accuracy, score.agreement)
+    return (score.run, *taught, score.seed, *(f"{value:.6f}" for value in figures))
+
+
+def _spread(spread: float | None) -> str:
+    return "        " if spread is None else f" ± {100 * spread:.2f} "

@@ -1,0 +1,334 @@
+"""`tune`: a search for the best settings of one model on one data set, with Optuna."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from classifier_training.conf.check import value_at
+from classifier_training.conf.compose import compose, compose_values
+from classifier_training.conf.searches import family_of
+from classifier_training.conf.typed import word
+from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.register import TYPE_KEY, PassedOn, entry, register
+from classifier_training.core.run_dir import make_folder
+from classifier_training.core.runtime import command, quiet_screen, setting
+from classifier_training.core.types import goal_of
+from classifier_training.workflows.evaluating.finished import data_label, model_label
+from classifier_training.workflows.many_runs.contestants import refuse_own
+from classifier_training.workflows.many_runs.tuning.report import StudySummary, summarize, write_study
+from classifier_training.workflows.many_runs.tuning.save import experiment_name, save_experiment
+from classifier_training.workflows.many_runs.tuning.study import (
+    EPOCHS,
+    ERROR,
+    LOST,
+    OWNER,
+    SECONDS,
+    Plan,
+    Pruner,
+    Sampler,
+    counted,
+    give_up_lost,
+    import_optuna,
+    is_gone,
+    make_sampler,
+    open_study,
+    owner,
+    suggest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna import Study, Trial
+
+    from classifier_training.conf.searches import Parameter
+
+log = logging.getLogger(__name__)
+
+OWN = {
+    "resume": "the same command again, which goes on where it was left", "category": "output=…", "extend": "nothing",
+}  # fmt: skip
+
+OF_A_MACHINE = ("data.root", "data.num_workers", "data.store", "data.store_gb", "trainer.accelerator", "logging")
+"""Settings that may be otherwise where a study is shared between machines."""
+
+MAX_FAILURES = 3
+"""Trials that may fail before any has succeeded."""
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a search found.
+
+    Args:
+        name: of the experiment.
+        experiment: its file.
+        summary: of the study.
+        folder: of the study's files.
+        words: what the user trains with, behind the experiment.
+    """
+
+    name: str
+    experiment: Path
+    summary: StudySummary
+    folder: Path
+    words: Sequence[str]
+
+    def __str__(self) -> str:
+        found = self.summary
+        states = ", ".join(f"{number} {state}" for state, number in found.num_trials.items())
+        lines = [
+            "",
+            f"best of {sum(found.num_trials.values())} trials ({states}): trial {found.best.number}, "
+            f"score {found.best.values[0]:.4f}"
+            + (f", {found.best.values[1]:.2f} ms" if len(found.best.values) > 1 else ""),
+            *(f"  {key}={value}" for key, value in found.best.params.items()),
+            f"epochs: {found.num_epochs} of {found.num_epochs_whole} without pruning ({found.saved:.0%} saved)",
+        ]
+        if len(found.best.values) > 1:
+            lines.append("no other is better in both:")
+            lines += [f"  trial {one.number}: {one.values[0]:.4f}, {one.values[1]:.2f} ms" for one in found.front]
+        lines += [
+            f"plots and trials.csv: {self.folder}",
+            f"experiment: {self.experiment}",
+            "",
+            f"next:\n  {command('train')} {setting('experiment', self.name)} {' '.join(self.words)}".rstrip(),
+        ]
+        return "\n".join(lines)
+
+
+@register(group="verb", name="tune", extra="tune")
+def tune(
+    *,
+    trials: Annotated[int, Field(ge=1)] = 20,
+    search: str | None = None,
+    latency: bool = False,
+    sampler: Sampler = "tpe",
+    pruner: Pruner | None = None,
+    name: str | None = None,
+    storage: str | None = None,
+    output: str = "outputs/tuning",
+    settings: Annotated[tuple[str, ...], PassedOn("train")] = (),
+) -> TuneResult:
+    """Search for the best settings of a model; the best become an experiment that `train experiment=NAME` runs.
+
+    Each trial is a run of train, scored by its monitor on validation images; a trial that does badly is ended early,
+    one that fails is written down. The same command goes on with a study, and several processes or machines with the
+    same name= and storage= share one.
+
+    Args:
+        trials: of the whole study, those before and those of others included.
+        search: the space, a file in conf/search/; that of the model's family when left out.
+        latency: search for short answer times too: what is found is a front of both.
+        sampler: tpe learns from earlier trials, random does not.
+        pruner: what ends trials: median those below the median of others, hyperband by its brackets, none; median when
+            left out, none with latency.
+        name: of the study and the experiment; tuned_MODEL_DATA when left out.
+        storage: a journal file, or the URL of an SQL database; a journal in the study's folder when left out.
+        output: folder for the folders of studies.
+        settings: every setting of train, for all trials; those typed are not searched.
+    """
+    optuna = import_optuna()
+    if latency and pruner not in (None, "none"):
+        raise UserError(
+            f"pruner={pruner} has no effect with latency=true: trials with two objectives are not ended early",
+            "one of them", "leave pruner= out",
+        )  # fmt: skip
+    refuse_own(settings, OWN)
+    train = entry("verb", "train")
+    values = compose_values(train, settings)
+    chosen, family = family_of(values["model"][TYPE_KEY], search=search)
+    space = _free(family.space, settings, chosen)
+    _check_space(space, settings, chosen)
+    name = name or experiment_name(model_label(values["model"]), data_label(values["data"]))
+    folder = Path(output).expanduser() / name
+    make_folder(folder)
+    max_epochs = int(values["trainer"]["max_epochs"])
+    direction = "maximize" if goal_of(values["monitor"]) == "max" else "minimize"
+    plan = Plan(
+        name=name,
+        directions=[direction, *(["minimize"] if latency else [])],
+        identity={
+            "space": {key: parameter.model_dump(exclude_defaults=True) for key, parameter in space.items()},
+            "settings": dict(sorted(_parted(typed) for typed in settings if not _is_of_a_machine(typed))),
+            "objectives": [values["monitor"], *(["latency"] if latency else [])],
+        },
+        max_epochs=max_epochs,
+        pruner=pruner or ("none" if latency else "median"),
+    )
+    study = open_study(plan, storage or str(folder / "journal.log"))
+    _clear(study, folder)
+    if not study.get_trials(deepcopy=False):
+        # The search begins with what it would have been without it.
+        study.enqueue_trial(_defaults(space, values), skip_if_exists=True)
+    log.info(
+        "study %s: space %s (%s), %d of %d trials done", name, chosen, ", ".join(space), len(counted(study)), trials
+    )
+    seed = int(values["seed"])
+    while len(counted(study)) < trials:
+        trial = study.ask()
+        study.sampler = make_sampler(sampler, seed=seed, number=trial.number)
+        trial.set_user_attr(OWNER, owner())
+        with quiet_screen(but="classifier_training.workflows.many_runs.tun"):
+            _run(study, trial, space, settings, folder, latency=latency)
+        _refuse_hopeless(study)
+    summary = summarize(study, max_epochs=max_epochs)
+    if summary is None:
+        raise UserError(
+            f"the study {name} has no finished trial: {_last_error(study)}", "one or more", f"trials={trials + 10}"
+        )
+    write_study(folder, study, summary, space)
+    found = (
+        f"Trial {summary.best.number} of {sum(summary.num_trials.values())}: {values['monitor']} "
+        f"{summary.best.values[0]:.4f} (Optuna {optuna.__version__}, space {chosen})"
+    )
+    experiment = save_experiment(name, model=values["model"], best=summary.best.params, words=found)
+    searched = {key.partition(".")[0] for key in space} | {"model"}
+    kept = [typed for typed in settings if _parted(typed)[0] not in searched]
+    return TuneResult(name, experiment, summary, folder, [setting(*_parted(typed)) for typed in kept])
+
+
+def _run(
+    study: Study, trial: Trial, space: Mapping[str, Parameter], settings: Sequence[str], folder: Path, *, latency: bool
+) -> None:
+    """Run a trial and tell the study; one that fails is written down there."""
+    from classifier_training.workflows.many_runs.tuning.trials import run_trial
+
+    states = import_optuna().trial.TrialState
+    drawn = suggest(trial, space)
+    log.info("trial %d: %s", trial.number, " ".join(f"{key}={_shown(value)}" for key, value in drawn.items()))
+
+    def report(epoch: int, score: float) -> bool:
+        if latency:
+            return False
+        trial.report(score, epoch)
+        return trial.should_prune()
+
+    own = folder / f"trial-{trial.number:04d}-{owner().replace(':', '-')}"
+    try:
+        result = run_trial(settings, drawn, own, report=report, times=latency)
+    except (InterruptedRunError, KeyboardInterrupt):
+        trial.set_user_attr(LOST, True)  # noqa: FBT003 - Optuna's signature
+        study.tell(trial, state=states.FAIL)
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a combination of settings does, the search goes on
+        said = error.came if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        trial.set_user_attr(ERROR, said)
+        study.tell(trial, state=states.FAIL)
+        log.warning("trial %d failed: %s", trial.number, said)
+        return
+    trial.set_user_attr(EPOCHS, result.num_epochs)
+    trial.set_user_attr(SECONDS, result.seconds)
+    if result.score is None:
+        study.tell(trial, state=states.PRUNED)
+        log.info("trial %d: ended after %d epochs", trial.number, result.num_epochs)
+        return
+    latency_ms = math.nan if result.latency_ms is None else result.latency_ms
+    scores = [result.score, *([latency_ms] if latency else [])]
+    if not all(map(math.isfinite, scores)):
+        trial.set_user_attr(ERROR, f"no score that can be compared: {scores}")
+        study.tell(trial, state=states.FAIL)
+        return
+    study.tell(trial, scores)
+    log.info(
+        "trial %d: score %.4f after %d epochs, %.0f s", trial.number, result.score, result.num_epochs, result.seconds
+    )
+
+
+def _free(space: Mapping[str, Parameter], settings: Sequence[str], chosen: str) -> dict[str, Parameter]:
+    """Return the part of a space that is not typed."""
+    typed = {_parted(word)[0] for word in settings}
+    fixed = [key for key in space if key in typed]
+    if fixed:
+        log.info("not searched, since typed: %s", ", ".join(fixed))
+    free = {key: parameter for key, parameter in space.items() if key not in typed}
+    if not free:
+        raise UserError(
+            f"all settings of the search space {chosen} are typed: nothing is left to search",
+            "one or more that are searched", f"leave out {fixed[0]}=…",
+        )  # fmt: skip
+    return free
+
+
+def _check_space(space: Mapping[str, Parameter], settings: Sequence[str], name: str) -> None:
+    """Raise when a value at an end of the space is none that `train` takes.
+
+    Raises:
+        UserError: for the first.
+    """
+    ends = {key: parameter.ends() for key, parameter in space.items()}
+    for place in range(max(map(len, ends.values()))):
+        values = {key: found[min(place, len(found) - 1)] for key, found in ends.items()}
+        try:
+            with quiet_screen(but="classifier_training.workflows"):
+                compose(entry("verb", "train"), [*settings, *(word(key, value) for key, value in values.items())])
+        except UserError as error:
+            raise UserError(
+                f"search={name}: {error.came}",
+                "a space of settings that this model has",
+                f"another space: search=…; or one of your own: conf/search/{name}.yaml",
+            ) from error
+
+
+def _defaults(space: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a run without a search has, of those that lie within the space."""
+    found: dict[str, Any] = {}
+    for key, parameter in space.items():
+        node = value_at(values, key)
+        value = node.get(TYPE_KEY) if isinstance(node, dict) else node
+        if parameter.contains(value):
+            found[key] = value
+    return found
+
+
+def _clear(study: Study, folder: Path) -> None:
+    """Close trials that were lost with their process, and delete what they left."""
+    lost = give_up_lost(study)
+    if lost:
+        log.info("lost with a process that was ended: trial %s", ", ".join(map(str, lost)))
+    for path in folder.glob("trial-*"):
+        host, _, pid = path.name.split("-", 2)[2].rpartition("-")
+        if is_gone(f"{host}:{pid}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _refuse_hopeless(study: Study) -> None:
+    """Raise when the first trials have all failed.
+
+    Raises:
+        UserError: then, with the reason of the last.
+    """
+    states = import_optuna().trial.TrialState
+    over = [trial for trial in counted(study) if trial.state.is_finished()]
+    if len(over) >= MAX_FAILURES and all(trial.state == states.FAIL for trial in over):
+        raise UserError(
+            f"all of the first {len(over)} trials failed, the last with: {_last_error(study)}",
+            "settings with which train works",
+            f"try them: {command('train')} …; then begin anew: name=…",
+        )
+
+
+def _last_error(study: Study) -> str:
+    errors = [trial.user_attrs[ERROR] for trial in counted(study) if ERROR in trial.user_attrs]
+    return errors[-1] if errors else "none came to its end"
+
+
+def _parted(typed: str) -> tuple[str, str]:
+    key, _, value = typed.lstrip("+").partition("=")
+    return key, value
+
+
+def _is_of_a_machine(typed: str) -> bool:
+    key = _parted(typed)[0]
+    return key in OF_A_MACHINE or key.partition(".")[0] == "logging"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,140 @@
+"""One trial: a run of `train` in this process that is watched, may be ended early, and leaves no folder."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
+from classifier_training.callbacks.watching import watched_by
+from classifier_training.conf.compose import compose
+from classifier_training.conf.typed import word
+from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.register import entry
+from classifier_training.export.bundle import withheld_reason
+from classifier_training.workflows.many_runs.timing import measure_latency_ms
+from classifier_training.workflows.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+EXPORT = "onnx_export"
+
+LEFT_OUT = {
+    "confusion_matrix", "sample_grid", "dataset_statistics", "sampler_monitor", "history", "model_info", "progress",
+    "rich_progress", EXPORT,
+}  # fmt: skip
+"""Callbacks that show a run and change nothing in it: a trial's folder does not outlive it."""
+
+
+@dataclass(kw_only=True)
+class Watch(Observer):
+    """Reports each epoch's score and ends the run when it is told to.
+
+    Args:
+        report: is given the epoch and the score; answers whether the trial shall end.
+        num_epochs: that were trained.
+        score: of the best epoch; None where the run did not come to its end.
+        is_stopped: whether it was ended early.
+    """
+
+    report: Callable[[int, float], bool]
+    num_epochs: int = field(default=0, init=False)
+    score: float | None = field(default=None, init=False)
+    is_stopped: bool = field(default=False, init=False)
+
+    def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
+        """Report; see the base class."""
+        self.num_epochs = len(end.rows)
+        if self.report(end.epoch, float(end.rows[-1][run.monitor])) and self.num_epochs < run.max_epochs:
+            self.is_stopped = True
+            raise RunStopped(f"after epoch {end.epoch}")
+
+    def fit_ended(self, run: RunContext, end: FitEnd) -> None:  # noqa: ARG002
+        """Keep the score; see the base class."""
+        self.num_epochs = len(end.rows)
+        self.score = float(end.best_score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What a trial gave.
+
+    Args:
+        score: the monitored metric on validation, of the best epoch; None for a trial that was ended early.
+        latency_ms: of an answer for one image, where it was asked for.
+        num_epochs: that were trained.
+        seconds: that it took.
+    """
+
+    score: float | None
+    latency_ms: float | None
+    num_epochs: int
+    seconds: float
+
+
+def run_trial(
+    words: Sequence[str],
+    values: Mapping[str, Any],
+    folder: Path,
+    *,
+    report: Callable[[int, float], bool],
+    times: bool,
+) -> TrialResult:
+    """Train with some values and forget the run.
+
+    Args:
+        words: settings of `train`, as typed.
+        values: of the searched settings.
+        folder: to train in; it is deleted.
+        report: is given each epoch and its score; answers whether the trial shall end.
+        times: whether to measure the latency.
+
+    Raises:
+        UserError: when the run cannot be made.
+    """
+    started = time.monotonic()
+    watch = Watch(report=report)
+    latency_ms = None
+    try:
+        arguments = compose(
+            entry("verb", "train"),
+            [*words, *(word(key, value) for key, value in values.items()), word("output", folder)],
+        )
+        # A classifier that scikit-learn fits has no checkpoint: its export is what is scored.
+        keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
+        shown = LEFT_OUT - keeps
+        arguments["callbacks"] = {name: item for name, item in arguments["callbacks"].items() if name not in shown}
+        with watched_by(watch):
+            try:
+                run_dir = train(**arguments).run_dir
+            except RunStopped:
+                run_dir = None
+        if times and run_dir is not None:
+            reason = withheld_reason(run_dir, run_dir.onnx.name)
+            if reason is not None:
+                raise CheckFailedError(reason, "a model.onnx to time", "leave latency out, or another model")
+            latency_ms = measure_latency_ms(run_dir.onnx)
+    finally:
+        arguments = {}
+        shutil.rmtree(folder, ignore_errors=True)
+        free_memory()
+    return TrialResult(
+        score=None if watch.is_stopped else watch.score,
+        latency_ms=latency_ms,
+        num_epochs=watch.num_epochs,
+        seconds=time.monotonic() - started,
+    )
+
+
+def free_memory() -> None:
+    """Give back what a run has left: networks sit in cycles, and CUDA keeps what was freed."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

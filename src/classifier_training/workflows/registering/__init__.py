@@ -1,0 +1,1 @@
+"""The registry of runs: list, alias, report, export, clean up."""

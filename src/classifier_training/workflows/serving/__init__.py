@@ -1,0 +1,1 @@
+"""What a finished run is for: predictions, exported files, and what they cost."""

@@ -1,0 +1,374 @@
+"""`benchmark`: what each form of a run's network costs to serve, and what it answers."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.register import register
+from classifier_training.core.run_dir import RunDir, make_folder, write_csv, write_json, write_text
+from classifier_training.core.runtime import num_cores, versions
+from classifier_training.core.table import align
+from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.evaluation.figures.trade_off import TradeOffFigure
+from classifier_training.export.bundle import BundleInfo, read_info
+from classifier_training.export.contest import Contestant, Standing, hold_contest, judge_answers
+from classifier_training.export.contestants import FORMS, TITLES, Form, has_compiler
+from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.recommend import Setting, write_recommendations
+from classifier_training.registry.runs import find_run
+from classifier_training.workflows.evaluating.samples import own_samples, tabulate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitTable
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+NUM_PARITY_IMAGES = 16
+NUM_CALIBRATION_IMAGES = 200
+MAX_DROP = 1.0
+
+HEADER = (
+    "form", "batch_size", "median_ms", "p10_ms", "p90_ms", "num_runs", "images_per_second", "start_seconds",
+    "peak_memory_mb", "size_bytes", "accuracy", "change_points", "agreement", "max_probability_difference",
+    "num_images", "problem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a benchmark gave.
+
+    Args:
+        folder: where the files are.
+        standings: what was measured of each form.
+        lines: the table, and what it was measured on.
+    """
+
+    folder: Path
+    standings: tuple[Standing, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when a form could not be measured."""
+        return 3 if any(standing.problem for standing in self.standings) else 0
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, f"written to {self.folder}"])
+
+
+@register(group="verb", name="benchmark")
+def benchmark(
+    *,
+    run: str = "latest",
+    formats: tuple[Form, ...] = FORMS,
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8),
+    threads: Annotated[int, Field(ge=1)] | None = None,
+    num_runs: Annotated[int, Field(ge=10)] = 50,
+    split: Literal["val", "test"] | None = None,
+    num_images: Annotated[int, Field(ge=1)] = 500,
+    images: str | None = None,
+    output: str | None = None,
+) -> BenchmarkResult:
+    """Time a run's network in PyTorch, TorchScript and ONNX, and hold its answers against each other, on this CPU.
+
+    Each form runs in a process of its own, and they take turns. A form that the run has no file of is made for the
+    benchmark and thrown away.
+
+    Args:
+        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
+        formats: forms to measure; compiled is left out where there is no C++ compiler.
+        batch_sizes: images in a batch.
+        threads: of each form; all cores when left out.
+        num_runs: batches that are timed, of each form and batch size.
+        split: whose images the answers are of; test when left out, or val where there is no test.
+        num_images: spread evenly over the split.
+        images: folder of the run's images, if they have moved since.
+        output: folder for the result files; benchmark/ inside the run when left out.
+    """
+    forms = _choose_forms(formats)
+    sizes = sorted(set(batch_sizes))
+    if not sizes:
+        raise UserError("batch_sizes=[]: nothing to time", "one size or more", "batch_sizes=[1,8]")
+    threads = threads or num_cores()
+    if threads > num_cores():
+        raise UserError(
+            f"threads={threads}: this process has {num_cores()} cores",
+            "as many threads at most: more would wait for each other, and say nothing about the network",
+            f"threads={num_cores()}",
+        )
+    run_dir = find_run(run)
+    info = read_info(run_dir)
+    samples, root = own_samples(run_dir, moved_to=images)
+    present = {sample.split for sample in samples}
+    chosen = split or (TEST if TEST in present else VAL)
+    if chosen not in present:
+        raise UserError(f"split={chosen}: the run has no such split", f"split={VAL}", f"split={VAL}")
+    tables = {name: tabulate(samples, root, name, info.class_names) for name in {TRAIN, VAL, chosen}}
+    folder = Path(output).expanduser() if output else run_dir.benchmark
+    make_folder(folder)
+    with tempfile.TemporaryDirectory() as scratch_name:
+        scratch = Path(scratch_name)
+        contestants, missing = _gather(run_dir, info, tables, forms, scratch, num_images)
+        inputs, targets, preprocessing_ms = _prepare_inputs(tables[chosen], info, scratch, num_images)
+        log.info("%d forms, %d images of the %s split, %d threads", len(contestants), len(targets), chosen, threads)
+        standings = hold_contest(
+            contestants, inputs, batch_sizes=sizes, threads=threads, num_runs=num_runs, scratch=scratch
+        )
+    standings = sorted([*standings, *missing], key=lambda standing: FORMS.index(standing.form))
+    setting = Setting(
+        run=str(run_dir.path),
+        processor=processor_name(),
+        num_cores=num_cores(),
+        threads=threads,
+        split=chosen,
+        num_images=len(targets),
+        reference=judge_answers(standings, targets),
+        preprocessing_ms=preprocessing_ms,
+        pipeline_bytes=run_dir.pipeline.stat().st_size if run_dir.pipeline.is_file() else None,
+    )
+    _write(folder, setting, standings, sizes)
+    return BenchmarkResult(folder, tuple(standings), tuple(_table(setting, standings)))
+
+
+def _choose_forms(formats: tuple[Form, ...]) -> list[Form]:
+    """Order the forms, and leave compiled out where it cannot be; asked for by name it is an error."""
+    if not formats:
+        raise UserError("formats=[]: nothing to measure", f"some of {', '.join(FORMS)}", "formats=[eager,onnx]")
+    forms = [form for form in FORMS if form in formats]
+    if "compiled" in forms and not has_compiler():
+        if set(formats) != set(FORMS):
+            raise UserError(
+                "formats=compiled: there is no C++ compiler here",
+                "c++, g++ or clang++, which torch.compile calls",
+                "install one, or leave compiled out",
+            )
+        log.info("compiled: left out, there is no C++ compiler here")
+        forms.remove("compiled")
+    return forms
+
+
+def _gather(
+    run_dir: RunDir,
+    info: BundleInfo,
+    tables: dict[str, SplitTable],
+    forms: list[Form],
+    scratch: Path,
+    num_images: int,
+) -> tuple[list[Contestant], list[Standing]]:
+    """Find the file of each form, or make it; what cannot be made is named."""
+    contestants, missing = [], []
+    for form in forms:
+        if form in ("eager", "compiled"):
+            from classifier_training.workflows.evaluating.trained import describe_trained
+
+            _, weights = describe_trained(run_dir)
+            contestants.append(Contestant(form=form, path=run_dir.path, file=weights, kept=True))
+            continue
+        kept, made = _file_of(run_dir, form), _file_of(RunDir(scratch), form)
+        if not kept.is_file():
+            log.info("%s: the run has none; making one for the benchmark", TITLES[form])
+            try:
+                _make(form, run_dir, info, tables, scratch, num_images)
+            except UserError as error:
+                missing.append(Standing(form=form, kept=False, problem=error.came))
+                continue
+        path = kept if kept.is_file() else made
+        contestants.append(Contestant(form=form, path=path, file=path, kept=path == kept))
+    return contestants, missing
+
+
+def _file_of(run_dir: RunDir, form: Form) -> Path:
+    if form == "torchscript":
+        return run_dir.torchscript
+    return run_dir.onnx if form == "onnx" else run_dir.quantized(run_dir.onnx, form)
+
+
+def _make(
+    form: Form, run_dir: RunDir, info: BundleInfo, tables: dict[str, SplitTable], scratch: Path, num_images: int
+) -> None:
+    """Write the file of a form into the scratch folder."""
+    from classifier_training.export.gate import write_gated
+
+    if form in ("fp16", "int8") and run_dir.onnx.is_file():
+        # Made as `export quantization=` would, but on no more images than the benchmark looks at.
+        def calibration() -> Iterator[Examples]:
+            return iterate_examples(tables[TRAIN], info.preprocessing, batch_size=16, number=NUM_CALIBRATION_IMAGES)
+
+        def validation() -> Iterator[Examples]:
+            return iterate_examples(tables[VAL], info.preprocessing, batch_size=16, number=num_images)
+
+        write_gated(
+            run_dir.onnx,
+            _file_of(RunDir(scratch), form),
+            "fp16" if form == "fp16" else "int8",
+            calibration=calibration,
+            validation=validation,
+            class_names=info.class_names,
+            max_drop=MAX_DROP,
+            force=True,
+        )
+        return
+    if form != "torchscript":
+        raise UserError(f"{run_dir.onnx} is missing", "the run's float32 export", f"export run={run_dir.path}")
+    from classifier_training.export.formats.torchscript import torchscript
+    from classifier_training.export.job import ExportJob
+    from classifier_training.workflows.evaluating.trained import load_trained
+
+    network, _ = load_trained(run_dir)
+    examples = read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES)
+    torchscript(ExportJob(target=RunDir(scratch), network=network, info=info, examples=examples, scratch=scratch))
+
+
+def _prepare_inputs(
+    table: SplitTable, info: BundleInfo, scratch: Path, num_images: int
+) -> tuple[Path, NDArray[np.int64], float]:
+    """Write the network's inputs, float32 [N, 3, H, W], into a file.
+
+    Returns:
+        The file; the right answers, int64 [N]; and the mean time to decode and resize an image, in ms.
+    """
+    path = scratch / "inputs.npy"
+    height, width = info.preprocessing.size
+    shape = (min(num_images, len(table)), 3, height, width)
+    # On disk: thousands of large pictures would not fit into memory beside the contestants.
+    inputs = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    targets: list[int] = []
+    seconds, began = 0.0, time.perf_counter()
+    for batch in iterate_examples(table, info.preprocessing, batch_size=BATCH_SIZE, number=num_images):
+        seconds += time.perf_counter() - began
+        inputs[len(targets) : len(targets) + len(batch)] = batch.inputs
+        targets += batch.targets.tolist()
+        began = time.perf_counter()
+    inputs.flush()
+    if len(targets) < len(inputs):
+        readable = scratch / "readable.npy"
+        np.save(readable, inputs[: len(targets)])
+        path = readable
+    return path, np.array(targets, dtype=np.int64), seconds / len(targets) * 1e3
+
+
+def processor_name() -> str:
+    """Name of the processor, as the system calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _table(setting: Setting, standings: list[Standing]) -> list[str]:
+    header = (
+        "form", "batch", "median ms", "p10", "p90", "images/s", "start s", "peak MiB", "file MiB", "accuracy", "change",
+        "agreement",
+    )  # fmt: skip
+    rows = []
+    for one in standings:
+        for timing in one.timings if one.quality is not None else ():
+            assert one.quality is not None
+            rows.append(
+                (
+                    TITLES[one.form] + ("" if one.kept else " *"),
+                    str(timing.batch_size),
+                    f"{timing.median_ms:.2f}",
+                    f"{timing.p10_ms:.2f}",
+                    f"{timing.p90_ms:.2f}",
+                    f"{timing.images_per_second:,.0f}",
+                    f"{one.start_seconds or 0:.1f}",
+                    f"{one.peak_memory_mb or 0:,.0f}",
+                    f"{one.size_bytes / 2**20:.1f}",
+                    f"{one.quality.accuracy:.4f}",
+                    f"{one.quality.change_points:+.2f}",
+                    f"{one.quality.agreement:.2%}",
+                )
+            )
+    lines = align(header, rows, right=frozenset(header[1:]))
+    runs = next(timing.num_runs for one in standings for timing in one.timings)
+    lines.append(
+        f"\n{setting.processor}, {setting.threads} of {setting.num_cores} cores, {runs} runs each; accuracy on "
+        f"{setting.num_images} {setting.split} images, changes in points against {TITLES[setting.reference]}"
+    )
+    if not all(one.kept for one in standings if not one.problem):
+        lines.append("* made for the benchmark and not kept: export quantization=int8 or format=torchscript keeps it")
+    return [*lines, *(f"not measured: {TITLES[one.form]}: {one.problem}" for one in standings if one.problem)]
+
+
+def _write(folder: Path, setting: Setting, standings: list[Standing], sizes: list[int]) -> None:
+    """Write benchmark.json, benchmark.csv, deployment_recommendations.md and the plots."""
+    forms = [_plain(standing) for standing in standings]
+    write_json(folder / "benchmark.json", {"setting": asdict(setting), "versions": versions(), "forms": forms})
+    write_csv(folder / "benchmark.csv", HEADER, _rows(standings))
+    write_text(folder / "deployment_recommendations.md", write_recommendations(setting, standings, sizes))
+    answered = [one for one in standings if one.quality is not None and one.timings]
+    names = tuple(TITLES[one.form] for one in answered)
+    accuracies = tuple(one.quality.accuracy for one in answered if one.quality is not None)
+    with Drawer() as drawer:
+        for size in sizes:
+            timings = [timing for one in answered if (timing := one.at(size)) is not None]
+            if len(timings) == len(answered):
+                latency = TradeOffFigure(
+                    names=names,
+                    x=tuple(timing.median_ms for timing in timings),
+                    y=accuracies,
+                    x_spans=tuple((timing.p10_ms, timing.p90_ms) for timing in timings),
+                    title=f"Batch size {size}, {setting.threads} threads",
+                    log_x=True,
+                    x_label="ms a batch: median, 10 to 90 %",
+                    y_label=f"top-1 accuracy on {setting.num_images} {setting.split} images",
+                )
+                drawer.submit(latency, folder / f"latency_batch_{size}.png")
+        by_size = TradeOffFigure(
+            names=names,
+            x=tuple(one.size_bytes / 2**20 for one in answered),
+            y=accuracies,
+            title="Size of the file",
+            x_label="MiB",
+            y_label=f"top-1 accuracy on {setting.num_images} {setting.split} images",
+        )
+        drawer.submit(by_size, folder / "size.png")
+
+
+def _plain(standing: Standing) -> dict[str, Any]:
+    return {
+        "form": standing.form,
+        "title": TITLES[standing.form],
+        "size_bytes": standing.size_bytes,
+        "kept": standing.kept,
+        "start_seconds": standing.start_seconds,
+        "peak_memory_mb": standing.peak_memory_mb,
+        "timings": [asdict(timing) for timing in standing.timings],
+        "quality": None if standing.quality is None else asdict(standing.quality),
+        "problem": standing.problem,
+    }
+
+
+def _rows(standings: list[Standing]) -> Iterator[tuple[object, ...]]:
+    for one in standings:
+        quality = one.quality
+        answers = (
+            (quality.accuracy, quality.change_points, quality.agreement, quality.max_probability_difference,
+             quality.num_images) if quality else ("",) * 5
+        )  # fmt: skip
+        costs = (one.start_seconds, one.peak_memory_mb, one.size_bytes)
+        for timing in one.timings or (None,):
+            times = (
+                (timing.batch_size, timing.median_ms, timing.p10_ms, timing.p90_ms, timing.num_runs,
+                 timing.images_per_second) if timing else ("",) * 6
+            )  # fmt: skip
+            yield (one.form, *times, *costs, *answers, one.problem)

@@ -1,0 +1,106 @@
+"""One form of a run's network in a process of its own, told by its standard input what to do: `benchmark`'s other end.
+
+Nothing but the form is loaded, so that the process's memory is what the form takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.runtime import peak_memory_mb
+from classifier_training.export.contestants import open_network, open_torchscript
+from classifier_training.export.session import Runner, onnx_runner
+
+
+def main() -> None:
+    """Open the form that the first argument describes, then obey line after line until there are no more."""
+    # Libraries may print; the answers go where they cannot.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    spec = json.loads(sys.argv[1])
+    try:
+        answer = open_form(spec)
+        # Private pages alone: a mapped file would count as memory of ours.
+        inputs = np.load(spec["inputs"], mmap_mode="r")
+        _say(out, {"ready": True})
+        for line in sys.stdin:
+            _say(out, obey(json.loads(line), answer, inputs))
+    except UserError as error:
+        _say(out, {"problem": error.came})
+
+
+def _say(out: IO[str], words: dict[str, Any]) -> None:
+    out.write(json.dumps(words) + "\n")
+    out.flush()
+
+
+def open_form(spec: dict[str, Any]) -> Runner:
+    """Open a form.
+
+    Args:
+        spec: form, file or run folder, and threads.
+
+    Raises:
+        UserError: when it cannot be opened.
+    """
+    path, threads = Path(spec["path"]), spec["threads"]
+    if spec["form"] in ("onnx", "fp16", "int8"):
+        return onnx_runner(path, num_threads=threads)
+    if spec["form"] == "torchscript":
+        return open_torchscript(path, threads=threads)
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.workflows.evaluating.trained import load_trained
+
+    network, _ = load_trained(RunDir(path))
+    return open_network(network, threads=threads, compiled=spec["form"] == "compiled")
+
+
+def obey(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+    """Do one thing: time a block of runs, say the peak of the memory, or answer all inputs into a file."""
+    if order["do"] == "time":
+        batch = np.array(inputs[np.arange(order["batch_size"]) % len(inputs)])
+        for _ in range(order["num_warm_ups"]):
+            answer(batch)
+        seconds = []
+        for _ in range(order["num_runs"]):
+            began = time.perf_counter()
+            answer(batch)
+            seconds.append(time.perf_counter() - began)
+        return {"seconds": seconds}
+    if order["do"] == "memory":
+        return {"peak_mb": own_peak_mb()}
+    size = order["batch_size"]
+    logits = []
+    for start in range(0, len(inputs), size):
+        part = np.array(inputs[start : start + size])
+        # A batch of another size would be compiled anew.
+        full = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
+        logits.append(answer(full)[: len(part)])
+    np.save(order["output"], np.concatenate(logits))
+    return {}
+
+
+def own_peak_mb() -> float:
+    """Largest resident memory of this program so far, in MiB.
+
+    Where there is /proc it is read there: what the system call says begins with the memory of the process that
+    started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    return peak_memory_mb()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""`export`: a finished run's network in the formats that ship, each compared with PyTorch on real images."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.locks import work_in
+from classifier_training.core.register import Choice, register
+from classifier_training.core.run_dir import RunDir, staged
+from classifier_training.core.types import TRAIN, VAL, softmax
+from classifier_training.export.bundle import read_info, write_info
+from classifier_training.export.demo import find_ort, write_demo
+from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.hub_push import check_repository
+from classifier_training.export.hub_push import push_to_hub as upload
+from classifier_training.export.quantize import Quantization
+from classifier_training.registry.runs import find_run
+from classifier_training.workflows.evaluating.samples import own_samples, tabulate
+from classifier_training.workflows.evaluating.trained import load_trained
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from classifier_training.core.types import SplitTable
+    from classifier_training.export.bundle import BundleInfo
+    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.job import ExportedFile, ExportJob
+
+log = logging.getLogger(__name__)
+
+NUM_PARITY_IMAGES = 64
+NUM_CALIBRATION_IMAGES = 200
+BATCH_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Args:
+        folder: where to.
+        lines: a sentence on each file.
+        demo: whether there is a page for the browser.
+    """
+
+    folder: Path
+    lines: tuple[str, ...]
+    demo: bool
+
+    def __str__(self) -> str:
+        server = f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(self.folder))}"
+        page = [f"demo: {server}   and open http://127.0.0.1:8000/demo.html"] if self.demo else []
+        return "\n".join([*self.lines, f"written to {self.folder}", *page])
+
+
+@register(group="verb", name="export")
+def export(
+    *,
+    run: str = "latest",
+    format: Annotated[Mapping[str, Callable[..., Any]], Choice("onnx", many=True)],  # noqa: A002 - the user's word
+    quantization: Quantization = "none",
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
+    force: bool = False,
+    verify: bool = True,
+    bake_temperature: bool = True,
+    demo: bool = False,
+    ort: str | None = None,
+    images: str | None = None,
+    output: str | None = None,
+    push_to_hub: str | None = None,
+) -> ExportResult:
+    """Export a finished run's network: ONNX with or without quantisation, TorchScript, and others.
+
+    Args:
+        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
+        quantization: also write model_int8.onnx, model_uint8.onnx or model_fp16.onnx, with its pipeline.
+        max_drop: most points of top-1 accuracy on validation that quantisation may cost.
+        force: write the quantised file even if it costs more.
+        verify: compare each file with PyTorch on validation images.
+        bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
+            temperature to whoever runs the file, in its metadata, which the clients read.
+        demo: also write demo.html, a page that classifies pictures in the browser with pipeline.onnx.
+        ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
+        images: folder of the run's images, if they have moved since.
+        output: folder for the files; the run's own when left out.
+        push_to_hub: also upload the model to this repository (user/name) of the Hugging Face Hub, as a private one
+            unless it is there, with the token of `hf auth login` or HF_TOKEN.
+    """
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
+    refuse_idle(
+        quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort, bake_temperature=bake_temperature
+    )
+    web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
+    run_dir = find_run(run)
+    target = RunDir(Path(output).expanduser()) if output else run_dir
+    network, info = load_trained(run_dir)
+    refuse_rounding(network, quantization)
+    samples, root = own_samples(run_dir, moved_to=images)
+    tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
+    from classifier_training.export.job import ExportJob
+    from classifier_training.export.write import with_files
+
+    kept = _kept(target, run_dir, info)
+    with (
+        work_in(run_dir) if target == run_dir else nullcontext(),
+        tempfile.TemporaryDirectory() as scratch,
+        staged(target.path) as staging,
+    ):
+        job = ExportJob(
+            target=RunDir(staging),
+            network=network,
+            info=info,
+            examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
+            scratch=Path(scratch),
+            verify=verify,
+            tables=tables,
+            bake_temperature=bake_temperature,
+        )
+        files = [file for write in format.values() for file in write(job)]
+        if quantization != "none":
+            fitted = with_files(info, files).calibration
+            files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)
+        if web_runtime is not None:
+            write_demo(job.target, ort=web_runtime)
+        write_info(job.target, with_files(kept, files))
+    lines = [str(file) for file in files]
+    if push_to_hub is not None:
+        if target != run_dir and run_dir.model_card.exists():
+            shutil.copyfile(run_dir.model_card, target.model_card)
+        lines.append(f"pushed: {upload(target, push_to_hub)}")
+    return ExportResult(target.path, tuple(lines), demo=demo)
+
+
+def _kept(target: RunDir, run_dir: RunDir, info: BundleInfo) -> BundleInfo:
+    """Return what a folder says of a run's files that it has already, which an export adds to."""
+    if target == run_dir:
+        return info
+    nothing = dataclasses.replace(info, files={}, quantization="none")
+    if not target.model_info.is_file():
+        return nothing
+    found = read_info(target)
+    # Files of another run are none of this one's.
+    return found if found.training_info == info.training_info else nothing
+
+
+def refuse_idle(
+    quantization: Quantization,
+    formats: Mapping[str, Any],
+    *,
+    max_drop: float,
+    force: bool,
+    demo: bool,
+    ort: str | None,
+    bake_temperature: bool,
+) -> None:
+    """Refuse settings that would do nothing.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    for is_asked, typed, why in (
+        (quantization != "none", f"quantization={quantization}", "it is ONNX files that are quantised"),
+        (not bake_temperature, "bake_temperature=false", "it is pipeline.onnx that the temperature is left out of"),
+        (demo, "demo=true", "the page runs pipeline.onnx"),
+    ):
+        if is_asked and "onnx" not in formats:
+            listed = ",".join(formats)
+            raise UserError(
+                f"{typed} with format={listed}", f"onnx among the formats: {why}", f"format=[onnx,{listed}]"
+            )
+    if ort is not None and not demo:
+        raise UserError(f"ort={ort} without demo=true", "a demo page that it is for", "demo=true, or leave ort out")
+    if quantization == "none" and (force or max_drop != 1.0):
+        raise UserError(
+            "max_drop or force without quantization",
+            "a scheme whose loss they judge",
+            "quantization=int8, or leave them out",
+        )
+
+
+def refuse_rounding(network: nn.Module, quantization: Quantization) -> None:
+    """Refuse to quantise a network that counts grey levels, which fewer bits than float32 has cannot hold.
+
+    Raises:
+        UserError: then.
+    """
+    from classifier_training.models.shallow.network import ShallowNetwork
+
+    if quantization != "none" and isinstance(network, ShallowNetwork):
+        raise UserError(
+            f"quantization={quantization}: the features of this model count whole grey levels, exactly, in float32",
+            "a convolutional network or a transformer",
+            "leave quantization out; a smaller file comes from fewer support vectors or trees (model.num_trees)",
+        )
+
+
+def quantize(
+    job: ExportJob,
+    scheme: Quantization,
+    tables: Mapping[str, SplitTable],
+    fitted: Calibration | None,
+    *,
+    max_drop: float,
+    force: bool,
+) -> list[ExportedFile]:
+    """Write the quantised copy of model.onnx, gated on the whole validation split, and its pipeline.
+
+    The copy keeps the temperature and the thresholds of the file that it is made of.
+    """
+    from classifier_training.export.gate import write_gated
+    from classifier_training.export.job import ExportedFile
+    from classifier_training.export.novelty import copy_novelty, write_without_novelty
+    from classifier_training.export.pipeline import write_pipeline
+    from classifier_training.export.session import onnx_runner
+    from classifier_training.export.verify import verify_pipeline
+
+    assert scheme != "none"
+    preprocessing = job.info.preprocessing
+
+    def calibration() -> Iterator[Examples]:
+        return iterate_examples(tables[TRAIN], preprocessing, batch_size=BATCH_SIZE, number=NUM_CALIBRATION_IMAGES)
+
+    def validation() -> Iterator[Examples]:
+        return iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE)
+
+    path = job.target.quantized(job.target.onnx, scheme)
+    source = job.scratch / "model.onnx"
+    write_without_novelty(job.target.onnx, source)
+    gate = write_gated(
+        source,
+        path,
+        scheme,
+        calibration=calibration,
+        validation=validation,
+        class_names=job.info.class_names,
+        max_drop=max_drop,
+        force=force,
+    )
+    copy_novelty(job.target.onnx, path)
+    pipeline = job.target.quantized(job.target.pipeline, scheme)
+    baked = fitted.temperature if job.bake_temperature and fitted is not None else None
+    write_pipeline(path, preprocessing, pipeline, temperature=baked)
+    parity = None
+    if job.verify:
+        network = onnx_runner(path)
+
+        def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+            return softmax(network(inputs) / np.float32(baked or 1.0))
+
+        parity = verify_pipeline(pipeline, preprocessing, answer, job.examples, reference=path.name)
+    return [
+        ExportedFile(path=path, format_name="onnx", quantization=scheme, gate=gate),
+        ExportedFile(
+            path=pipeline,
+            format_name="onnx",
+            quantization=scheme,
+            parity=parity,
+            note="" if job.verify else "verify=false",
+        ),
+    ]

@@ -1,0 +1,162 @@
+"""`predict`: labels for new images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Annotated
+
+from pydantic import Field
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.progress import progress
+from classifier_training.core.register import Choice, register
+from classifier_training.inference.interrupts import told_interrupts
+from classifier_training.inference.outputs import Output
+from classifier_training.inference.rows import to_row
+from classifier_training.inference.settings import PredictData, PredictTrainer, RejectSettings
+from classifier_training.inference.sorting import SortBy, Sorter
+from classifier_training.inference.sources import Source, find_source
+from classifier_training.inference.summary import Summary
+from classifier_training.registry.runs import find_model
+from classifier_training.workflows.evaluating.opened import open_exported
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What a prediction gave.
+
+    Args:
+        summary: counts, and the rows for the screen.
+        lines: what to show.
+    """
+
+    summary: Summary
+    lines: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when some images could not be read."""
+        return 3 if self.summary.errors else 0
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+@register(group="verb", name="predict")
+def predict(
+    *,
+    run: str = "latest",
+    source: str,
+    output: str | None = None,
+    data: Annotated[PredictData, Choice("default", group="predict_data")],
+    trainer: Annotated[PredictTrainer, Choice("default", group="predict_trainer")],
+    reject: Annotated[RejectSettings, Choice("default", group="predict_reject")],
+    top_k: Annotated[int, Field(ge=1)] = 3,
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    unknown: bool = False,
+    probabilities: bool = False,
+    csv_safe: bool = False,
+    max_display: Annotated[int, Field(ge=0)] = 20,
+    quiet: bool = False,
+    every_s: Annotated[float, Field(gt=0)] | None = None,
+    follow_links: bool = False,
+    sort_into: str | None = None,
+    sort_by: SortBy | None = None,
+) -> PredictResult:
+    """Label images with a finished run: a file, a folder, a glob, a list of files or a video.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+
+    Args:
+        run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file.
+        source: image, folder that is searched to its end, glob in quotes, .txt file with a path a line, or video.
+        output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
+        top_k: likeliest classes to list for each image.
+        threshold: confidence below which an answer is marked as rejected.
+        unknown: answer `unknown` where an answer is rejected; what it would have been is the first of top_k.
+        probabilities: write the probability of every class into the output.
+        csv_safe: write a .csv output so that no label or path is a formula to a spreadsheet.
+        max_display: rows shown on the screen; 0 shows all.
+        quiet: show the summary alone.
+        every_s: seconds between the frames of a video that are looked at; every frame when left out.
+        follow_links: follow links to folders, and links that lead out of the folder, in a folder or glob.
+        sort_into: folder that the images are sorted into, by label.
+        sort_by: copy the sorted images, or link to them; copy when left out.
+    """
+    _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
+    items = find_source(source, every_s=every_s, follow_links=follow_links)
+    predictor = open_exported(find_model(run), accelerator=trainer.accelerator)
+    rule = predictor.rule(threshold, reject, unknown=unknown)
+    sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
+    settings = {
+        "model": predictor.model_sha256,
+        "source": os.path.abspath(os.path.expanduser(source)),  # noqa: PTH100, PTH111 - may be a glob
+        "every_s": every_s,
+        "follow_links": follow_links,
+        "top_k": top_k,
+        "threshold": threshold,
+        "reject": asdict(reject),
+        "unknown": unknown,
+        "probabilities": probabilities,
+        "sort_into": sort_into,
+        "sort_by": sort_by,
+    }
+    summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
+    shares = predictor.class_names if probabilities else None
+    with Output(output, settings=settings, probabilities=shares, csv_safe=csv_safe) as target:
+        log.info("%s on %s", predictor.model_path, predictor.device)
+        done = _go_on(target, items, summary)
+        started = time.monotonic()
+        bar = progress("labelling", total=items.count, done=done)
+        with told_interrupts(lambda: _remedy(target, summary)), bar as advance:
+            for item, prediction in predictor.label(
+                islice(items, done, None),
+                batch_size=data.batch_size,
+                top_k=top_k,
+                rule=rule,
+                unknown=unknown,
+                probabilities=probabilities,
+            ):
+                if sorter is not None:
+                    sorter.place(item, prediction)
+                row = to_row(prediction, probabilities=probabilities)
+                target.add(item, row)
+                summary.add(row)
+                advance(1)
+            seconds = time.monotonic() - started
+            target.finish()
+    new = summary.images - done
+    lines = [*([] if quiet else summary.table()), *summary.words(new / seconds if new else None)]
+    lines += [f"written to {target.path}"] if target.path is not None else []
+    lines += [f"sorted into {sorter.folder}"] if sorter is not None else []
+    return PredictResult(summary, tuple(lines))
+
+
+def _go_on(target: Output, items: Source, summary: Summary) -> int:
+    """Take over what an interrupted run has done; returns how many images that are."""
+    done = target.go_on(items)
+    for row in target.rows():
+        summary.add(row)
+    if done:
+        log.info("going on behind the %d images of %s", done, target.part)
+    return done
+
+
+def _remedy(target: Output, summary: Summary) -> str:
+    if target.part is None:
+        return "give the command again; with output=… it could go on where it stopped"
+    return f"give the same command again; it goes on behind the {summary.images:,} images in {target.part}"
+
+
+def _refuse_idle(*, output: str | None, probabilities: bool, sort_into: str | None, sort_by: SortBy | None) -> None:
+    """Refuse settings that would do nothing."""
+    if probabilities and output is None:
+        raise UserError("probabilities=true without an output", "a file to write them to", "output=answers.json")
+    if sort_by is not None and sort_into is None:
+        raise UserError(f"sort_by={sort_by} without sort_into", "a folder to sort into", "sort_into=/some/folder")

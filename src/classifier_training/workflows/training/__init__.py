@@ -1,0 +1,1 @@
+"""`train` from data to a run folder, stage by stage."""

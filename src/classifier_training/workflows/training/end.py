@@ -1,0 +1,283 @@
+"""The end of a run: everything between the last epoch and result.json, in this order.
+
+model.onnx, the score, the report; pipeline.onnx and the other files, the report once more; result.json, last of all.
+Nothing here costs the run its score: what fails is named, and the rest is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from classifier_training.callbacks.onnx_export import OnnxExport
+from classifier_training.core.errors import InterruptedRunError, UserError, reason_of
+from classifier_training.core.manifest import remove_checkpoints
+from classifier_training.core.runtime import command, setting
+from classifier_training.workflows.evaluating.documents import write_documents
+from classifier_training.workflows.evaluating.samples import unknown_labels
+from classifier_training.workflows.evaluating.scores import write_scores
+from classifier_training.workflows.training.record import record_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytorch_lightning.loggers import Logger
+
+    from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import SplitResult
+    from classifier_training.data.index import Sample
+    from classifier_training.evaluation.results import Evaluation
+    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.write import BundleWriter
+
+log = logging.getLogger(__name__)
+
+
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+"""Among the failures: the checkpoint of before is kept then."""
+
+
+@dataclass
+class Failures:
+    """What went wrong after training, by what it was."""
+
+    found: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def keep(self, what: str) -> Iterator[None]:
+        """Name and remember whatever the block raises, and go on; one that succeeds makes up for one before."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the score and the other files come first
+            self.note(what, error)
+        else:
+            self.found.pop(what, None)
+
+    def note(self, what: str, error: Exception) -> None:
+        """Name and remember an error; the log file has where it came from, unless it is one that users are told."""
+        is_told = isinstance(error, UserError)
+        log.error("%s: %s", what, error if is_told else reason_of(error), exc_info=None if is_told else error)
+        self.found[what] = reason_of(error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run whose training is over; its network holds the best weights.
+
+    Args:
+        run: what is known of it.
+        observers: of the run; the exporter among them writes the bundle.
+        loggers: where metrics go besides the run folder.
+        end: rows of metrics, and where the best weights are from.
+        score: answers the held-out images with the best weights.
+        source: name of the file that holds them.
+        keeps_last: whether the finished run keeps last.ckpt.
+        failures: what has failed since the last epoch.
+    """
+
+    run: RunContext
+    observers: Sequence[Observer]
+    loggers: Sequence[Logger]
+    end: FitEnd
+    score: Callable[[], SplitResult]
+    source: str
+    keeps_last: bool = True
+    failures: Failures = field(default_factory=Failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A finished run.
+
+    Args:
+        scored: answers of the best weights on the held-out images.
+        evaluation: their metrics.
+        failures: what could not be done after training, and why; withheld files among them, by name.
+    """
+
+    scored: SplitResult
+    evaluation: Evaluation
+    failures: Mapping[str, str]
+
+
+def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
+    """Write all that a run leaves, result.json last.
+
+    Args:
+        trained: the run.
+        samples: all of its data, from which images of unknown labels are counted.
+
+    Raises:
+        UserError: when the held-out images cannot be scored, though the exported files are written all the same; or
+            when result.json cannot be written.
+        InterruptedRunError: when a signal came.
+    """
+    from classifier_training.training.loggers import closed_after_errors
+
+    failures, clock = trained.failures, trained.run.clock
+    with _interrupts_told(trained.run.run_dir):
+        with closed_after_errors(trained.loggers), ExitStack() as stack:
+            writer = _open_writer(trained, stack, failures)
+            with clock.part("export"):
+                _write_model(trained, writer, failures)
+            with clock.part("scoring"):
+                scored = _score(trained, writer, failures)
+            with clock.part("report"):
+                evaluation = _write_score(trained, scored, samples, writer, failures)
+                _write_documents(trained, scored, evaluation, writer, failures)
+            with clock.part("export"):
+                _write_others(writer, failures)
+            if writer is not None:
+                with clock.part("report"):
+                    _write_documents(trained, scored, evaluation, writer, failures)
+        _close_loggers(trained, failures)
+        _record(trained, scored, evaluation, failures)
+    return Ended(scored=scored, evaluation=evaluation, failures=failures.found)
+
+
+def _open_writer(trained: Trained, stack: ExitStack, failures: Failures) -> BundleWriter | None:
+    """Return what writes the bundle; None where nothing is exported."""
+    writer = None
+    for exporter in trained.observers:
+        if isinstance(exporter, OnnxExport):
+            with failures.keep("the export"):
+                writer = stack.enter_context(exporter.writer(trained.run, trained.end))
+    return writer
+
+
+def _write_model(trained: Trained, writer: BundleWriter | None, failures: Failures) -> None:
+    """Write the weights and model.onnx, and what the other observers leave."""
+    if writer is not None:
+        with failures.keep("model_info.json"):
+            writer.write_model()
+        failures.found |= writer.info.withheld
+    for observer in trained.observers:
+        with failures.keep(type(observer).__name__):
+            observer.fit_ended(trained.run, trained.end)
+
+
+def _score(trained: Trained, writer: BundleWriter | None, failures: Failures) -> SplitResult:
+    """Answer the held-out images. One that cannot be read costs the score until it is mended, and no file."""
+    try:
+        scored = trained.score()
+    except Exception:
+        _write_others(writer, failures)
+        raise
+    metrics = {f"{scored.split}/{name}": value for name, value in scored.metrics.items()}
+    for logger in trained.loggers:
+        with failures.keep(f"{scored.split} metrics for {type(logger).__name__}"):
+            logger.log_metrics(metrics, step=int(trained.end.rows[-1]["step"]))
+            logger.save()
+    return scored
+
+
+def _write_score(
+    trained: Trained,
+    scored: SplitResult,
+    samples: Sequence[Sample],
+    writer: BundleWriter | None,
+    failures: Failures,
+) -> Evaluation:
+    """Measure the answers, as they are given to users, and write evaluation/ with its plots."""
+    run = trained.run
+    evaluation = write_scores(
+        run.run_dir.evaluation,
+        scored,
+        run.tables[scored.split],
+        run.class_names,
+        run.drawer,
+        calibration=_calibration(writer),
+        source=trained.source,
+        unknown_labels=unknown_labels(samples, scored.split, run.class_names),
+        attempt=failures.keep,
+    )
+    run.drawer.wait()
+    failures.found |= {
+        path.relative_to(run.run_dir.path).as_posix(): reason for path, reason in run.drawer.failures.items()
+    }
+    return evaluation
+
+
+def _write_documents(
+    trained: Trained,
+    scored: SplitResult,
+    evaluation: Evaluation,
+    writer: BundleWriter | None,
+    failures: Failures,
+) -> None:
+    """Write the report and the model card, with what has failed so far."""
+    run = trained.run
+    write_documents(
+        run.run_dir,
+        scored,
+        run.tables[scored.split],
+        run.class_names,
+        evaluation,
+        calibration=_calibration(writer),
+        failures=dict(failures.found),
+        attempt=failures.keep,
+    )
+
+
+def _write_others(writer: BundleWriter | None, failures: Failures) -> None:
+    """Write pipeline.onnx and golden/."""
+    if writer is not None:
+        with failures.keep("model_info.json"):
+            writer.write_others()
+        failures.found |= writer.info.withheld
+
+
+def _close_loggers(trained: Trained, failures: Failures) -> None:
+    from classifier_training.training.loggers import finish
+
+    for logger in trained.loggers:
+        with failures.keep(f"closing {type(logger).__name__}"):
+            finish(logger, status="success")
+
+
+def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failures: Failures) -> None:
+    """Leave the checkpoints that a finished run needs, and write result.json, by which it is one."""
+    run_dir = trained.run.run_dir
+    checkpoints = run_dir.last_checkpoint.parent
+    if LAST_CHECKPOINT not in failures.found:
+        with failures.keep("removing checkpoints"):
+            remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
+    try:
+        seconds = trained.run.clock.so_far()
+        record_result(run_dir, scored, trained.end.best_epoch, evaluation, failures.found, seconds)
+    except OSError as error:
+        # Nothing else would show the score.
+        log.info("%s", evaluation)
+        raise UserError(
+            f"{run_dir.result} cannot be written ({error.strerror}), so the run is not finished",
+            "a run folder that can be written to",
+            f"make room, and have the rest done: {_resume(run_dir)}",
+        ) from error
+    if not trained.keeps_last:
+        with failures.keep("removing last.ckpt"):
+            remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name])
+
+
+def _calibration(writer: BundleWriter | None) -> Calibration | None:
+    return None if writer is None else writer.info.calibration
+
+
+@contextmanager
+def _interrupts_told(run_dir: RunDir) -> Iterator[None]:
+    """Say how to have the rest done when Ctrl-C or SIGTERM came after training."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError(signal.SIGINT, _resume(run_dir)) from error
+    except SystemExit as error:
+        if error.code != 128 + signal.SIGTERM:
+            raise
+        raise InterruptedRunError(signal.SIGTERM, _resume(run_dir)) from error
+
+
+def _resume(run_dir: RunDir) -> str:
+    return f"{command('train')} {setting('resume', run_dir.path)}   (it trains no more)"

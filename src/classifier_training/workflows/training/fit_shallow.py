@@ -1,0 +1,160 @@
+"""The larger steps of `train` for a model that is fitted at once: features and fit.
+
+In place of `fit`. Observers are told of one epoch, number 0; Lightning's trainer and what needs it have no part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
+from classifier_training.callbacks.onnx_export import OnnxExport
+from classifier_training.callbacks.watching import watching
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import write_csv
+from classifier_training.core.runtime import num_cores, peak_memory_mb
+from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
+from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.training.imbalance import Correction
+from classifier_training.workflows.training.end import Trained
+from classifier_training.workflows.training.fit import Builder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.data.source import DataSource
+    from classifier_training.models.shallow.network import ShallowNetwork
+
+log = logging.getLogger(__name__)
+
+
+def fit_shallow(
+    run: RunContext,
+    model: ShallowModel,
+    datamodule: ImageFolderDataModule,
+    callbacks: Mapping[str, Any],
+    loggers: Mapping[str, Builder],
+    correction: Correction,
+    *,
+    data: DataSource,
+    seed: int,
+) -> Trained:
+    """Fit a shallow model and let the observers see its one epoch, number 0.
+
+    Raises:
+        UserError: when nothing would keep what was fitted.
+    """
+    from classifier_training.training.descriptors import describe_split, open_cache
+    from classifier_training.training.loggers import closed_after_errors
+    from classifier_training.training.shallow import fit_classifier, score
+
+    if not any(isinstance(item, OnnxExport) for item in callbacks.values()):
+        raise UserError(
+            "callbacks.onnx_export is switched off",
+            f"the callback that writes model.onnx and model.safetensors, which alone keep a {run.model.architecture}",
+            "leave callbacks= out, or name onnx_export among them",
+        )
+    observers = [*(item for item in callbacks.values() if isinstance(item, Observer)), *watching()]
+    weights = _class_weights(correction, run.tables[TRAIN].class_counts(len(run.class_names)))
+    run = dataclasses.replace(run, draws=lambda _epoch: _expected_draws(run, weights), max_epochs=1)
+    network = cast("ShallowNetwork", run.model.network).eval()
+    log.info("features and fit: on the CPU, %d cores", num_cores())
+    built_loggers = [build(run.run_dir) for build in loggers.values()]
+    held_out = TEST if TEST in run.tables else VAL
+    started = time.perf_counter()
+
+    def describe(pixels: Tensor) -> Tensor:
+        return network.describe(pixels.flip(1) if run.preprocessing.channel_order == "bgr" else pixels)
+
+    settings = {**model.feature_settings, "channel_order": run.preprocessing.channel_order}
+    room = 4.0 * _num_features(network, run.preprocessing.size) * sum(map(len, run.tables.values()))
+    with closed_after_errors(built_loggers):
+        with open_cache(settings, wanted_bytes=room, store_gb=data.store_gb, keeps=data.store != "off") as cache:
+            described = {}
+            for split in run.tables:
+                described[split] = describe_split(datamodule.evaluation_loader(split), describe, cache)
+                found = described[split]
+                log.info(
+                    "features: %s, %d of %d images, %d values each, %d found on disk",
+                    split, len(found.targets), len(run.tables[split]), found.features.shape[1], found.num_kept,
+                )  # fmt: skip
+        seconds = time.perf_counter() - started
+        num_images = sum(len(found.targets) for found in described.values())
+        fit_started = time.perf_counter()
+        fit_classifier(
+            network.classifier,
+            model.estimator(seed % 2**32),
+            described[TRAIN],
+            described[VAL],
+            class_weights=weights,
+        )
+        log.info("fitted in %.1f s", time.perf_counter() - fit_started)
+        results = {
+            split: score(
+                network.classifier,
+                found,
+                split=split,
+                class_names=run.class_names,
+                watched=run.monitor.partition("/")[2],
+            )
+            for split, found in described.items()
+        }
+        row = {
+            "epoch": 0,
+            "step": 1,
+            "train/loss": results[TRAIN].metrics["loss"],
+            "train/acc_top1": results[TRAIN].metrics["acc_top1"],
+            **{f"{VAL}/{name}": value for name, value in results[VAL].metrics.items()},
+            "epoch_seconds": time.perf_counter() - started,
+            "images_per_second": num_images / max(seconds, 1e-9),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        write_csv(run.run_dir.metrics, list(row), [[v if isinstance(v, int) else f"{v:.6g}" for v in row.values()]])
+        _show(run, observers, row, results[VAL])
+        for logger in built_loggers:
+            logger.log_metrics(row, step=1)
+    return Trained(
+        run=run,
+        observers=observers,
+        loggers=built_loggers,
+        end=FitEnd(rows=[row], best_epoch=0, best_score=row[run.monitor]),
+        score=lambda: results[held_out],
+        source=run.run_dir.weights.name,
+    )
+
+
+def _show(run: RunContext, observers: list[Observer], row: Mapping[str, float], validation: SplitResult) -> None:
+    """Tell the observers of the one epoch; only now does the network have its size."""
+    log.info("epoch 0/0  val/loss %.4f  %s %.4f", row["val/loss"], run.monitor, row[run.monitor])
+    for observer in observers:
+        observer.fit_started(run)
+    for observer in observers:
+        observer.epoch_ended(run, EpochEnd(epoch=0, rows=[row], validation=validation, best_epoch=0))
+
+
+def _class_weights(correction: Correction, counts: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Return how much an image of each class counts [K], 1 in the mean over all images.
+
+    A sampler's draws become weights: what it draws in the mean, and no image is left out by chance.
+    """
+    weights = correction.class_weights
+    return None if weights is None else weights * counts.sum() / (weights * counts).sum()
+
+
+def _expected_draws(run: RunContext, weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    counts = run.tables[TRAIN].class_counts(len(run.class_names))
+    return counts if weights is None else (weights * counts).round().astype(counts.dtype)
+
+
+def _num_features(network: ShallowNetwork, size: tuple[int, int]) -> int:
+    import torch
+
+    with torch.inference_mode():
+        return network.describe(torch.zeros(1, 3, *size)).shape[1]

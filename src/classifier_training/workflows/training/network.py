@@ -1,0 +1,223 @@
+"""The network of a run: built, given its start, and tried on the sizes that it will see.
+
+Torch and what needs it are imported when it is built, so that help and configuration errors come at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.register import describe
+from classifier_training.data.image_size import ChosenSize, choose_image_size
+from classifier_training.models.head import start_small
+from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.stages import split_stages
+from classifier_training.training.transfer import AutoTransfer, choose_transfer, refuse_transfer
+from classifier_training.workflows.training.heads import RETRAIN_HEAD
+from classifier_training.workflows.training.start import inherit, only_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import BuiltModel
+    from classifier_training.data.source import DataSource
+    from classifier_training.data.transforms import Transforms
+    from classifier_training.training.settings import TrainerSettings
+    from classifier_training.training.transfer import Transfer
+    from classifier_training.workflows.training.start import Start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that fits its pictures.
+
+    Args:
+        built: the network and its name.
+        image_size: side of the pictures in pixels.
+        first_size: of those of the first epoch, the smallest.
+        batch_size: as configured, or the usual one where it is still to be found.
+        min_batch_size: fewest images that it can be trained on at once.
+        num_trainable: parameters that learn in the first epoch.
+        transfer: which layers learn, and when; auto is resolved.
+    """
+
+    built: BuiltModel
+    image_size: int
+    first_size: int
+    batch_size: int
+    min_batch_size: int
+    num_trainable: int
+    transfer: Transfer
+
+
+def build_network(
+    model: Callable[..., Any],
+    class_names: Sequence[str],
+    training_sizes: NDArray[np.int64],
+    *,
+    data: DataSource,
+    transforms: Transforms,
+    trainer: TrainerSettings,
+    transfer: Transfer,
+    retrains_head: bool,
+    origin: RunDir | None,
+    start: Start,
+    seed: int,
+) -> Network:
+    """Build the network and refuse what it cannot do, before a run folder is made.
+
+    Args:
+        model: builds it for a number of classes.
+        class_names: [K].
+        training_sizes: width and height of each image of the training split, int64 [N, 2].
+        data: its sizes of pictures and batches.
+        transforms: with the size that training begins with.
+        trainer: length, and whether activations are computed again.
+        transfer: which layers learn, and when.
+        retrains_head: whether the last layer is fitted again at the end.
+        origin: the run whose weights it starts from, if any.
+        start: where the run begins; its checkpoint, if there is one, brings all weights, and no others are read or
+            fetched.
+        seed: of its random weights.
+
+    Raises:
+        UserError: when a size, the transfer or the weights do not suit it.
+    """
+    import torch
+
+    from classifier_training.models.checkpointing import checkpointed_modules
+    from classifier_training.models.forward import fit_input, fit_smaller
+    from classifier_training.models.weights import without_weights
+    from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, suited_batch_size
+    from classifier_training.training.features import ends_linear, linear_head
+    from classifier_training.training.progressive import check_progressive
+
+    has_checkpoint = start.checkpoint is not None
+    if has_checkpoint:
+        model = without_weights(model)
+    elif origin:
+        model = only_start(model, origin)
+    torch.manual_seed(seed)
+    built: BuiltModel = model(len(class_names))
+    if built.weights is None or not built.weights.has_head:
+        start_small(built.network, len(class_names))
+    if retrains_head:
+        linear_head(built.network, setting=RETRAIN_HEAD)
+    if transfer.probes:
+        linear_head(built.network, setting=f"transfer={describe(transfer)['type']}")
+    if trainer.gradient_checkpointing:
+        checkpointed_modules(built.network)
+    image_size = data.named_size
+    if image_size is None:
+        chosen = _known_size(built, start, origin) or suit_images(
+            model, built, training_sizes, data=data, transforms=transforms, max_epochs=trainer.max_epochs,
+            is_trained=built.pretrained,
+        )  # fmt: skip
+        log.info("image size: %s", chosen)
+        image_size = chosen.side
+    batch_size = data.batch_size if isinstance(data.batch_size, int) else DEFAULT_BATCH_SIZE
+    min_batch_size = fit_input(built, image_size=image_size, batch_size=batch_size)
+    first_size = check_progressive(trainer.max_epochs, image_size=image_size, start_scale=transforms.start_scale)
+    if first_size != image_size:
+        min_batch_size = max(min_batch_size, fit_smaller(built, image_size=first_size, batch_size=batch_size))
+    # After the sizes: position embeddings have the shape that they were trained in.
+    if origin:
+        built = inherit(built, model, origin, class_names)
+    if has_checkpoint:
+        built = dataclasses.replace(built, weights=start.decisions.weights)
+    is_trained = built.pretrained or (has_checkpoint and not isinstance(transfer, AutoTransfer))
+    refuse_transfer(transfer, built.architecture, is_trained=is_trained, max_epochs=trainer.max_epochs)
+    if isinstance(transfer, AutoTransfer):
+        transfer = choose_transfer(ends_linear=is_trained and ends_linear(built.network, image_size=image_size))
+    if data.batch_size is None and transfer.probes:
+        batch_size = suited_batch_size(len(training_sizes))
+    num_trainable = _num_trainable(built.network, transfer)
+    if num_trainable:
+        log.info("weights: %s", _weights_words(built, len(class_names), has_checkpoint=has_checkpoint))
+    return Network(built, image_size, first_size, batch_size, min_batch_size, num_trainable, transfer)
+
+
+def suit_images(
+    model: Callable[..., Any],
+    built: BuiltModel,
+    training_sizes: NDArray[np.int64],
+    *,
+    data: DataSource,
+    transforms: Transforms,
+    max_epochs: int,
+    is_trained: bool,
+) -> ChosenSize:
+    """Choose the side of a network's input by the images that it is trained on, as data.image_size=auto does.
+
+    Networks of one size keep it, and so do models that are fitted at once, whose number of features depends on it.
+
+    Args:
+        model: what built the network.
+        built: the network.
+        training_sizes: width and height of each image of the training split, int64 [N, 2].
+        data: with the images in a batch.
+        transforms: with the size that training begins with.
+        max_epochs: length of the run.
+        is_trained: whether it starts from trained weights.
+    """
+    from classifier_training.models.forward import can_train
+    from classifier_training.training.progressive import epoch_size
+
+    num_images = 1 if data.batch_size == 1 else 2
+
+    def takes(side: int) -> bool:
+        if isinstance(model, ShallowModel):
+            return False
+        first = epoch_size(0, max_epochs, image_size=side, start_scale=transforms.start_scale)
+        if transforms.start_scale < 1 and first == side:
+            return False
+        return all(can_train(built.network, image_size=size, num_images=num_images) for size in {side, first})
+
+    return choose_image_size(built.input_spec.size, training_sizes, is_trained=is_trained, takes=takes)
+
+
+def _known_size(built: BuiltModel, start: Start, origin: RunDir | None) -> ChosenSize | None:
+    """Return the side that a run, or the one whose weights it starts from, was trained at; None where there is none."""
+    from classifier_training.workflows.evaluating.trained import describe_trained
+
+    if start.decisions.image_size is not None:
+        return ChosenSize(start.decisions.image_size, "as the run began")
+    if start.checkpoint is not None:
+        # Runs from before this was decided had the network's own size.
+        return ChosenSize(built.input_spec.size, "the network's own, as the run began")
+    if origin is None:
+        return None
+    info, _ = describe_trained(origin)
+    if info.architecture != built.architecture:
+        # That is refused when its weights are to be loaded.
+        return None
+    return ChosenSize(info.preprocessing.size[0], f"that of {origin.path}")
+
+
+def _weights_words(built: BuiltModel, num_classes: int, *, has_checkpoint: bool) -> str:
+    """Say what a network starts from."""
+    if has_checkpoint:
+        return f"those of the checkpoint; the run began with {built.weights}" if built.weights else "the checkpoint's"
+    if built.weights is None:
+        return "random"
+    return str(built.weights) + (
+        "" if built.weights.has_head else f"; the last layer is new, for {num_classes} classes"
+    )
+
+
+def _num_trainable(network: nn.Module, transfer: Transfer) -> int:
+    """Count the parameters that learn in the first epoch."""
+    stages = split_stages(network) if transfer.freezes else ()
+    frozen = {name for stage in stages[: transfer.num_frozen(0, len(stages))] for name in stage.parameters}
+    learning = [item for name, item in network.named_parameters() if name not in frozen and item.requires_grad]
+    return sum(parameter.numel() for parameter in learning)

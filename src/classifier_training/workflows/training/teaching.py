@@ -1,0 +1,173 @@
+"""The teachers of a run: found, checked against the student, and asked once where their answers can be kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier_training.conf.resume import saved_values
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.register import TYPE_KEY
+from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.runtime import cache_dir
+from classifier_training.core.types import TRAIN
+from classifier_training.registry.runs import find_run
+from classifier_training.workflows.evaluating.trained import describe_trained, load_trained
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier_training.callbacks.observer import RunContext
+    from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.export.bundle import BundleInfo
+    from classifier_training.training.device import Device
+    from classifier_training.training.distillation import Distillation
+    from classifier_training.training.guide import Guide
+    from classifier_training.training.settings import TrainerSettings
+    from classifier_training.training.teachers import Teacher
+
+log = logging.getLogger(__name__)
+
+TEACHER, HINTS = "distillation.teacher", "distillation.hint_weight"
+
+
+def name_teachers(settings: Distillation, *, output: str) -> Distillation:
+    """Put the folders of the teachers in the place of words and relative paths, so that the run goes on from anywhere.
+
+    Raises:
+        UserError: when there is no such run.
+    """
+    found = [find_run(name, output=output, setting=TEACHER).path.absolute() for name in settings.teachers]
+    return dataclasses.replace(settings, teacher=[str(path) for path in found])
+
+
+def uncompiled(settings: Distillation, trainer: TrainerSettings) -> TrainerSettings:
+    """Leave the network uncompiled where hints are given: a compiled one does not show its features.
+
+    Raises:
+        UserError: when it is asked to be compiled.
+    """
+    if not settings.hint_weight:
+        return trainer
+    if trainer.compile is True:
+        raise UserError(
+            f"{HINTS}={settings.hint_weight:g} and trainer.compile=true: a compiled network does not show its features",
+            "one of them",
+            "trainer.compile=false",
+        )
+    return dataclasses.replace(trainer, compile=False)
+
+
+def make_guide(
+    settings: Distillation,
+    run: RunContext,
+    datamodule: ImageFolderDataModule,
+    device: Device,
+) -> Guide:
+    """Load the teachers and make what blends their answers into the loss.
+
+    Args:
+        settings: with the folders of the teachers.
+        run: of the student.
+        datamodule: its pictures.
+        device: where it trains.
+
+    Raises:
+        UserError: when a teacher is missing or knows other classes, or hints cannot be given.
+    """
+    from classifier_training.training.features import count_features
+    from classifier_training.training.guide import Guide, Hints
+    from classifier_training.training.teachers import Teacher, Teachers, keep_answers
+
+    gives_hints = settings.hint_weight > 0
+    run_dirs = [RunDir(Path(name)) for name in settings.teachers]
+    size = run.preprocessing.size
+    hints = None
+    if gives_hints:
+        head, num_own = count_features(run.model.network, image_size=size[0], setting=f"{HINTS}, of the student")
+    teachers: list[Teacher] = []
+    num_taught = 0
+    for run_dir in run_dirs:
+        network, info = load_trained(run_dir)
+        order = match_classes(run.class_names, info.class_names, teacher=run_dir.path)
+        _tell(run_dir, info, run)
+        if gives_hints:
+            setting = f"{HINTS}, of {run_dir.path}"
+            num_taught += count_features(network, image_size=info.preprocessing.size[0], setting=setting)[1]
+        teachers.append(Teacher(network, info.preprocessing, order))
+    if gives_hints:
+        hints = Hints(head, num_own, num_taught, seed=datamodule.seed)
+    balanced = [_is_balanced(run_dir) for run_dir in run_dirs]
+    asked = Teachers(teachers, gives_features=gives_hints)
+    if not settings.keep_answers or datamodule.augmentation.changes_pictures:
+        why = "augmentation changes the pictures" if settings.keep_answers else "keep_answers=false"
+        log.info("teacher: asked at every step, since %s", why)
+        return Guide(settings, asked, balanced, hints)
+    table = run.tables[TRAIN]
+    answers = keep_answers(
+        _answers_path(run, run_dirs, gives_features=gives_hints),
+        asked,
+        datamodule.evaluation_loader(TRAIN),
+        num_images=len(table),
+        num_teachers=len(teachers),
+        num_classes=len(run.class_names),
+        device=device.accelerator,
+    )
+    return Guide(settings, answers, balanced, hints)
+
+
+def match_classes(own: Sequence[str], theirs: Sequence[str], *, teacher: Path) -> list[int]:
+    """Return the places of the student's classes among the teacher's, int [K].
+
+    Raises:
+        UserError: when one knows a class that the other does not.
+    """
+    missing, strange = sorted(set(own) - set(theirs)), sorted(set(theirs) - set(own))
+    if missing or strange:
+        parts = [
+            f"{words} {enumerate_words(map(repr, names))}"
+            for words, names in (("it does not know", missing), ("it alone knows", strange))
+            if names
+        ]
+        raise UserError(
+            f"{TEACHER}={teacher}: the teacher has other classes than the student: {'; '.join(parts)}",
+            "a teacher and a student with classes of the same names",
+            "train the teacher on this data, or leave out data= to train the student on the teacher's",
+        )
+    return [theirs.index(name) for name in own]
+
+
+def _is_balanced(run_dir: RunDir) -> bool:
+    """Whether a run corrected the imbalance of its classes, which all do but those that were told not to."""
+    node = saved_values(run_dir.config).get("imbalance")
+    return not isinstance(node, dict) or node.get(TYPE_KEY) != "none"
+
+
+def _tell(run_dir: RunDir, info: BundleInfo, run: RunContext) -> None:
+    """Say who teaches, and what it is shown that it does not know."""
+    known, shown = info.preprocessing, run.preprocessing
+    words = f"teacher: {info.architecture} of {run_dir.path}"
+    if known.size != shown.size:
+        words += f"; it was trained at {known.size[0]} px and sees the student's {shown.size[0]} px brought to that"
+    log.info("%s", words)
+    if known.policy != shown.policy:
+        log.warning(
+            "the teacher was trained with transforms.policy=%s, and sees pictures as the student does, by %s",
+            known.policy, shown.policy,
+        )  # fmt: skip
+
+
+def _answers_path(run: RunContext, run_dirs: Sequence[RunDir], *, gives_features: bool) -> Path:
+    """Where the answers of these teachers to these pictures are kept: in the cache, by what they follow from."""
+    digest = hashlib.blake2b(digest_size=16)
+    weights = [sha256(describe_trained(run_dir)[1]) for run_dir in run_dirs]
+    known = [weights, run.preprocessing.to_dict(), list(run.class_names), gives_features]
+    digest.update(json.dumps(known).encode())
+    for path in run.tables[TRAIN].paths:
+        found = Path(path).stat()
+        digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return cache_dir() / "teachers" / f"{digest.hexdigest()}.npy"
