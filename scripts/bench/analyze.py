@@ -25,8 +25,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from classifier_training.core.runtime import num_cores
-from classifier_training.data.duplicates import MIN_CONTRAST, details, find_copies
-from classifier_training.data.scan import scan_files
+from classifier_training.data.checking.duplicates import MIN_CONTRAST, details, find_copies
+from classifier_training.data.checking.scan import scan_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,12 +31,12 @@ from torchvision.transforms import ColorJitter, functional
 
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import SplitTable
+from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
 from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import EpochSampler
 from classifier_training.data.store.folder import StoreFolder, TableStore
-from classifier_training.data.transforms import Transforms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

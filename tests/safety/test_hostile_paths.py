@@ -23,7 +23,7 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.data.formats.files import FileList
 from classifier_training.data.formats.jsonl import JSONL
 from classifier_training.data.formats.table import Table
-from classifier_training.data.splits import read_manifest
+from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.export.demo import ORT_FILES, _download
 from classifier_training.export.session import open_session
 

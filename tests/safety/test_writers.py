@@ -22,10 +22,10 @@ from classifier_training.core.locks import work_in
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TRAIN, SplitTable
+from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.datamodule import ImageFolderDataModule
 from classifier_training.data.index import SplitData
 from classifier_training.data.loader import BatchLoader, told_dead_workers
-from classifier_training.data.transforms import Transforms
 
 pytestmark = pytest.mark.timeout(1200)
 

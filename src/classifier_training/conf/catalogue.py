@@ -11,6 +11,7 @@ import classifier_training.callbacks.onnx_export
 import classifier_training.callbacks.progress
 import classifier_training.callbacks.sample_grid
 import classifier_training.callbacks.sampler_monitor
+import classifier_training.data.augmenting.transforms
 import classifier_training.data.formats.auto
 import classifier_training.data.formats.digits
 import classifier_training.data.formats.files
@@ -22,7 +23,6 @@ import classifier_training.data.formats.slides
 import classifier_training.data.formats.table
 import classifier_training.data.formats.torchvision_sets
 import classifier_training.data.samplers
-import classifier_training.data.transforms
 import classifier_training.export.formats.coreml
 import classifier_training.export.formats.litert
 import classifier_training.export.formats.onnx

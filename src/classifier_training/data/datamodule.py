@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule
 from classifier_training.core.ranks import Share
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL
-from classifier_training.data.augment import augment
+from classifier_training.data.augmenting.augment import augment
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
 from classifier_training.data.recipe import Recipe
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.core.types import Batch, SplitTable
+    from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.index import SplitData
     from classifier_training.data.store.folder import TableStore
-    from classifier_training.data.transforms import Transforms
 
 MAX_AUTO_WORKERS = 8
 

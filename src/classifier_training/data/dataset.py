@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import Batch, SampleKey
-from classifier_training.data.augment import Changes, changes_batch
-from classifier_training.data.crop import training_pixels
-from classifier_training.data.degrade import degrade
-from classifier_training.data.jitter import jitter
+from classifier_training.data.augmenting.augment import Changes, changes_batch
+from classifier_training.data.augmenting.crop import training_pixels
+from classifier_training.data.augmenting.degrade import degrade
+from classifier_training.data.augmenting.jitter import jitter
+from classifier_training.data.augmenting.transforms import draw_uniforms
 from classifier_training.data.threads import map_samples
-from classifier_training.data.transforms import draw_uniforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.types import SplitTable
+    from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.recipe import Recipe
     from classifier_training.data.store.folder import TableStore
-    from classifier_training.data.transforms import Transforms
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class ImageDataset(Dataset[Batch]):
         pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
         if self._augmentation.trivial_augment:
             # torchvision takes a second to import, and nothing else here needs it.
-            from classifier_training.data.trivial import trivial_augment
+            from classifier_training.data.augmenting.trivial import trivial_augment
 
             pixels = trivial_augment(pixels, draws)
         if self._augmentation.degrades:

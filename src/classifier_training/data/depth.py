@@ -13,7 +13,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import FULL_RANGE, UnreadableImageError, read_peak
-from classifier_training.data.findings import plural
+from classifier_training.data.checking.findings import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -11,13 +11,13 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import TRAIN, VAL
-from classifier_training.data.given_splits import give_splits
-from classifier_training.data.groups import assign_groups, join_twins, report_straddling
+from classifier_training.data.checking.preflight import exact_copies
+from classifier_training.data.checking.quality import dataset_statistics, scan_headers
 from classifier_training.data.index import tabulate
-from classifier_training.data.preflight import exact_copies
-from classifier_training.data.quality import dataset_statistics, scan_headers
-from classifier_training.data.splits import SplitWish, complete_splits, report_overlap, restore_splits
-from classifier_training.data.twins import near_twins
+from classifier_training.data.splitting.given_splits import give_splits
+from classifier_training.data.splitting.groups import assign_groups, join_twins, report_straddling
+from classifier_training.data.splitting.splits import SplitWish, complete_splits, report_overlap, restore_splits
+from classifier_training.data.splitting.twins import near_twins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.data.checking.quality import HeaderScan
     from classifier_training.data.depth import Depth
+    from classifier_training.data.formats.source import DataSource
     from classifier_training.data.index import Sample, SampleIndex, SplitData
-    from classifier_training.data.quality import HeaderScan
-    from classifier_training.data.source import DataSource
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.contained import is_inside
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.data.faults import Faults
+from classifier_training.data.checking.faults import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

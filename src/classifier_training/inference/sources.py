@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
 from classifier_training.data import video
-from classifier_training.data.faults import Faults
+from classifier_training.data.checking.faults import Faults
 from classifier_training.data.index import is_image
 from classifier_training.data.walk import LinkOutError, UnreadableFolderError, Walker
 

@@ -19,7 +19,7 @@ from classifier_training.core.runtime import derive_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from classifier_training.data.transforms import Transforms
+    from classifier_training.data.augmenting.transforms import Transforms
 
 STREAM = 0x6D6978
 """Tells these random numbers from others of the same step."""

@@ -11,7 +11,7 @@ from classifier_training.training.progressive import epoch_size, shrink
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from classifier_training.data.transforms import Transforms
+    from classifier_training.data.augmenting.transforms import Transforms
 
 
 @dataclass(frozen=True, kw_only=True)

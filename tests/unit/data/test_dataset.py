@@ -14,6 +14,7 @@ from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.ahead import ahead
+from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.formats.image_folder import ImageFolder
@@ -22,7 +23,6 @@ from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import inverse_frequency_weights
 from classifier_training.data.store.folder import TableStore
 from classifier_training.data.store.plan import open_stores
-from classifier_training.data.transforms import Transforms
 
 PREPROCESSING = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
 

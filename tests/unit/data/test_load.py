@@ -7,9 +7,9 @@ import pytest
 from tests.conftest import make_class_folders
 
 from classifier_training.core.errors import UserError
+from classifier_training.data.checking.quality import imbalance_ratio
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.load import load_data
-from classifier_training.data.quality import imbalance_ratio
 
 
 def test_loaded_data_is_split_counted_and_measured(unsplit_folder: Path) -> None:

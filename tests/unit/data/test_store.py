@@ -20,6 +20,7 @@ from tests.unit.data.conftest import SIZES
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import SampleKey, SplitTable
+from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
 from classifier_training.data.recipe import Recipe
@@ -28,7 +29,6 @@ from classifier_training.data.store import shards
 from classifier_training.data.store.build import build_store
 from classifier_training.data.store.folder import StoreFolder, TableStore
 from classifier_training.data.store.room import make_room
-from classifier_training.data.transforms import Transforms
 
 FIT: dict[str, Any] = {"size": (16, 16), "mean": (0, 0, 0), "std": (1, 1, 1)}
 PREPROCESSING = Preprocessing(**FIT)

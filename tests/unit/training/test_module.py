@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch
-from classifier_training.data.transforms import Transforms
+from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.training.losses import cross_entropy
 from classifier_training.training.module import ClassifierModule
 from classifier_training.training.optim import SchedulePlan, adamw, constant

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.transforms import Transforms
+from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.training.progressive import check_progressive, epoch_size, shrink
 from classifier_training.training.view import TrainingView
 

@@ -14,14 +14,14 @@ from classifier_training.core.register import register
 from classifier_training.data.formats.files import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.image_folder import read_image_folder
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
+from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, looks_tabled
-from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from classifier_training.data.formats.named_file import NamedFileSource
     from classifier_training.data.index import SampleIndex
-    from classifier_training.data.named_file import NamedFileSource
     from classifier_training.data.walk import Walker
 
 

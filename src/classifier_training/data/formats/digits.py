@@ -10,8 +10,8 @@ import numpy as np
 from classifier_training.core.register import register
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.image_folder import read_image_folder
-from classifier_training.data.made import made_folder
-from classifier_training.data.source import DataSource
+from classifier_training.data.formats.source import DataSource
+from classifier_training.data.sample_sets.made import made_folder
 from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:

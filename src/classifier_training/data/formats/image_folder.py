@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import register
 from classifier_training.core.types import SPLITS, TRAIN
+from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import (
     Sample,
     SampleIndex,
     is_image,
     split_of,
 )
-from classifier_training.data.source import FolderSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,15 +12,15 @@ from pydantic import Field
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
 from classifier_training.data.formats.jsonl import read_jsonl
-from classifier_training.data.made import in_parallel, made_folder
-from classifier_training.data.source import DataSource
+from classifier_training.data.formats.source import DataSource
+from classifier_training.data.sample_sets.made import in_parallel, made_folder
 from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier_training.data.index import SampleIndex
-    from classifier_training.data.rendered.jerseys import Jersey
+    from classifier_training.data.sample_sets.rendered.jerseys import Jersey
 
 VERSION = "jerseys-1"
 """Of the drawings; another number makes all pictures anew."""
@@ -52,7 +52,7 @@ class Jerseys(DataSource):
         return read_jsonl(Walker(made_folder(f"{VERSION}-{self.num_images}-{self.seed}", self._render)))
 
     def _render(self, folder: Path) -> dict[str, Any]:
-        from classifier_training.data.rendered.jerseys import write_jersey
+        from classifier_training.data.sample_sets.rendered.jerseys import write_jersey
 
         jobs = plan_jerseys(folder, self.num_images, self.seed)
         in_parallel(write_jersey, jobs)
@@ -64,7 +64,7 @@ class Jerseys(DataSource):
 
 def plan_jerseys(folder: Path, num_images: int, seed: int) -> list[Jersey]:
     """Which crops to draw: shots of players, low numbers being worn and seen more often."""
-    from classifier_training.data.rendered.jerseys import Jersey
+    from classifier_training.data.sample_sets.rendered.jerseys import Jersey
 
     rng = np.random.default_rng([seed, 0])
     # The first crops give each player one, so that every split has every number.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.data.formats.listed import locate, named_split, open_text
+from classifier_training.data.formats.named_file import NamedFileSource
 from classifier_training.data.index import Sample, SampleIndex, split_of
-from classifier_training.data.listed import locate, named_split, open_text
-from classifier_training.data.named_file import NamedFileSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

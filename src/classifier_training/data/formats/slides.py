@@ -10,8 +10,8 @@ from pydantic import Field
 
 from classifier_training.core.register import register
 from classifier_training.data.formats.image_folder import read_image_folder
-from classifier_training.data.made import in_parallel, made_folder
-from classifier_training.data.source import DataSource
+from classifier_training.data.formats.source import DataSource
+from classifier_training.data.sample_sets.made import in_parallel, made_folder
 from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Slides(DataSource):
         return read_image_folder(Walker(made_folder(name, self._render)))
 
     def _render(self, folder: Path) -> dict[str, Any]:
-        from classifier_training.data.rendered.screens import KINDS, Screen, write_screen
+        from classifier_training.data.sample_sets.rendered.screens import KINDS, Screen, write_screen
 
         counts = tail_counts(self.num_images)
         num_talks = max(self.num_images // IMAGES_PER_TALK, FEWEST)

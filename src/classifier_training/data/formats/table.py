@@ -13,9 +13,9 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest,
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.data.formats.listed import locate, named_split, open_text
+from classifier_training.data.formats.named_file import NamedFileSource
 from classifier_training.data.index import Sample, SampleIndex, split_of
-from classifier_training.data.listed import locate, named_split, open_text
-from classifier_training.data.named_file import NamedFileSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,10 +15,10 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.data.downloaded import Picture, write_rows
+from classifier_training.data.formats.downloaded import Picture, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
-from classifier_training.data.made import made_folder
-from classifier_training.data.source import DataSource
+from classifier_training.data.formats.source import DataSource
+from classifier_training.data.sample_sets.made import made_folder
 from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:

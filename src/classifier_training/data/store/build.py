@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.runtime import leave_interrupts, num_cores
-from classifier_training.data.content import hash_file
+from classifier_training.data.checking.content import hash_file
 from classifier_training.data.recipe import encode
 from classifier_training.data.store.shards import SHARD_BYTES, ShardWriter, next_number
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.core.room import Room
+    from classifier_training.data.formats.source import Store
     from classifier_training.data.index import SplitData
-    from classifier_training.data.source import Store
 
 log = logging.getLogger(__name__)
 

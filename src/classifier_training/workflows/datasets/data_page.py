@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.types import TRAIN
-from classifier_training.data.findings import plural, shown
-from classifier_training.data.quality import imbalance_ratio, mean_images
+from classifier_training.data.checking.findings import plural, shown
+from classifier_training.data.checking.quality import imbalance_ratio, mean_images
 from classifier_training.evaluation import report
 from classifier_training.evaluation.figures.analysis import HistogramFigure, MeanImagesFigure, SampleSheetFigure
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from classifier_training.data.findings import Finding, Inspected
+    from classifier_training.data.checking.findings import Finding, Inspected
     from classifier_training.data.index import SplitData
     from classifier_training.evaluation.drawing import Drawer, Figure
 

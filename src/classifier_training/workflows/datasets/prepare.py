@@ -16,13 +16,13 @@ from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import InputSpec
+from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import LoadedData, load_data
-from classifier_training.data.source import DataSource
-from classifier_training.data.splits import write_manifest
+from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.build import Built, build_store
 from classifier_training.data.store.plan import StorePlan
 from classifier_training.data.store.shards import folder_bytes
-from classifier_training.data.transforms import Transforms
 from classifier_training.workflows.training.fit import Builder
 from classifier_training.workflows.training.network import suit_images
 

@@ -10,7 +10,7 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.types import TRAIN, softmax
-from classifier_training.data.preflight import exact_copies
+from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.evaluation.comparison import compare
 from classifier_training.workflows.evaluating.samples import own_samples
 

@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
-from classifier_training.data.findings import plural, shown
+from classifier_training.data.checking.findings import plural, shown
 from classifier_training.evaluation import report
 from classifier_training.evaluation.label_issues import find_label_issues, import_cleanlab
 from classifier_training.evaluation.pictures import thumbnail

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier_training.core.types import TRAIN, Weights
-from classifier_training.data.splits import read_manifest
+from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.workflows.evaluating.reproduce import train_command
 
 if TYPE_CHECKING:

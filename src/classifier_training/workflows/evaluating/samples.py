@@ -14,14 +14,14 @@ from classifier_training.conf.build import build_node
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import SplitTable
-from classifier_training.data.splits import read_manifest
+from classifier_training.data.splitting.splits import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from classifier_training.core.run_dir import RunDir
+    from classifier_training.data.formats.source import DataSource
     from classifier_training.data.index import Sample, SampleIndex
-    from classifier_training.data.source import DataSource
 
 log = logging.getLogger(__name__)
 

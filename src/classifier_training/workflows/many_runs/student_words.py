@@ -10,7 +10,7 @@ from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.types import TRAIN
-from classifier_training.data.splits import read_manifest
+from classifier_training.data.splitting.splits import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from classifier_training.data.datamodule import ImageFolderDataModule
-    from classifier_training.data.source import DataSource
+    from classifier_training.data.formats.source import DataSource
     from classifier_training.models.shallow.network import ShallowNetwork
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
 from classifier_training.core.types import TRAIN, VAL
+from classifier_training.data.checking.preflight import preflight
+from classifier_training.data.checking.quality import imbalance_ratio
 from classifier_training.data.depth import check_depth
 from classifier_training.data.load import LoadedData, load_data
-from classifier_training.data.preflight import preflight
-from classifier_training.data.quality import imbalance_ratio
-from classifier_training.data.splits import read_manifest
+from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.training.imbalance import Correction, Switch, correct_imbalance
 from classifier_training.workflows.training.advice import recipe_advice
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.data.source import DataSource
+    from classifier_training.data.formats.source import DataSource
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
-    from classifier_training.data.source import DataSource
-    from classifier_training.data.transforms import Transforms
+    from classifier_training.data.augmenting.transforms import Transforms
+    from classifier_training.data.formats.source import DataSource
     from classifier_training.training.settings import TrainerSettings
     from classifier_training.training.transfer import Transfer
     from classifier_training.workflows.training.start import Start

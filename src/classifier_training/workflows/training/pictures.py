@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.room import Room
+    from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.data.formats.source import DataSource
     from classifier_training.data.index import SplitData
-    from classifier_training.data.source import DataSource
-    from classifier_training.data.transforms import Transforms
     from classifier_training.training.device import Device
     from classifier_training.workflows.training.network import Network
 

@@ -10,7 +10,7 @@ import yaml
 from classifier_training.core.run_dir import write_json, write_text
 from classifier_training.core.runtime import versions
 from classifier_training.core.secrets import mask
-from classifier_training.data.splits import write_manifest
+from classifier_training.data.splitting.splits import write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

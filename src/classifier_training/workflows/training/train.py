@@ -27,8 +27,8 @@ from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.settings import Duration
 from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_name, goal_of
-from classifier_training.data.source import DataSource
-from classifier_training.data.transforms import Transforms
+from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.models.shallow.builders import ShallowModel

@@ -1,0 +1,193 @@
+"""Copies: the same file twice, and the same picture saved again, resized or brightened.
+
+A perceptual hash alone takes smooth pictures for one another, so it only proposes. Here the proposal is the picture's
+low frequencies as a vector of length one, for which a k-d tree finds the nearest others, with no n² anywhere; the
+decision is made on thumbnails: after the best change of brightness and contrast, two pictures must correlate
+everywhere, not merely on the whole.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier_training.data.checking.scan import THUMBNAIL
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from classifier_training.data.checking.scan import FileScan
+
+MIN_CONTRAST = 5.0
+"""Grey levels of standard deviation, a slope across the picture taken off, below which a picture shows too little to be
+told from others: a black screen, a clear sky. Of those, only pictures with the same pixels count as copies."""
+
+MIN_CORRELATION = 0.955
+MAX_LOCAL_ERROR = 0.5
+"""Largest error in any sixteenth of the picture, as a share of its contrast."""
+
+MAX_COLOUR_ERROR = 14.0
+"""Mean difference of the colours, brightness apart, in grey levels: a red shirt is no copy of a blue one."""
+
+MAX_ASPECT_ERROR = 0.05
+FULL_DETAIL_SIDE = 64
+"""Pictures whose smaller one has this side are compared at 32 x 32 pixels; others at 16 x 16, for 32 show how they were
+resized."""
+
+NUM_FREQUENCIES = 7
+NUM_NEIGHBOURS = 8
+"""Proposals for each picture. Long chains of copies are joined through their members, so a few suffice."""
+
+MAX_DISTANCE = 0.4
+"""Between the low frequencies of two copies."""
+
+CHUNK = 4096
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Groups of files that show the same, as places in the scan's list; each file is in one group of a kind at most.
+
+    Args:
+        exact: the same bytes.
+        near: the same picture; a group may hold exact copies too, but not only them.
+    """
+
+    exact: tuple[tuple[int, ...], ...]
+    near: tuple[tuple[int, ...], ...]
+
+
+def find_copies(scan: FileScan, *, near: bool = True) -> Copies:
+    """Group the files of a scan by what they show; `near=False` leaves the search for pictures that only look alike."""
+    readable = [place for place, fact in enumerate(scan.facts) if not fact.error]
+    exact = _groups_of((scan.facts[place].file_hash, place) for place in readable)
+    by_pixels = _groups_of((scan.facts[place].pixel_hash, place) for place in readable if scan.facts[place].pixel_hash)
+    links = [(group[0], other) for group in (*exact, *by_pixels) for other in group[1:]]
+    if not near:
+        return Copies(exact, ())
+    # One of each set of identical pictures speaks for all, so that a thousand copies are no million pairs.
+    followers = {other for _, other in links}
+    links += _near_pairs(scan, np.array([place for place in readable if place not in followers], dtype=np.int64))
+    joined = join(len(scan.facts), links)
+    same = {place: scan.facts[place].file_hash for group in joined for place in group}
+    return Copies(exact, tuple(group for group in joined if len({same[place] for place in group}) > 1))
+
+
+def join(number: int, links: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Group what is linked, directly or through others (union-find); what stands alone is in no group."""
+    parents = list(range(number))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = parents[parents[place]]
+            place = parents[place]
+        return place
+
+    touched = set()
+    for one, other in links:
+        touched |= {one, other}
+        first, second = sorted((root(one), root(other)))
+        parents[second] = first
+    return list(_groups_of((root(place), place) for place in sorted(touched)))
+
+
+def _groups_of(keyed: Iterable[tuple[Hashable, int]]) -> tuple[tuple[int, ...], ...]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for key, place in keyed:
+        groups[key].append(place)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _near_pairs(scan: FileScan, places: NDArray[np.int64]) -> list[tuple[int, int]]:
+    from scipy.spatial import KDTree
+
+    descriptors, kept = [], []
+    for chunk in _chunks(places):
+        shapes = details(scan.thumbnails[chunk])
+        visible = shapes.std(axis=1) >= MIN_CONTRAST
+        descriptors.append(_low_frequencies(shapes[visible]))
+        kept.append(chunk[visible])
+    if sum(map(len, kept)) < 2:
+        return []
+    points, owners = np.concatenate(descriptors), np.concatenate(kept)
+    tree = KDTree(points)
+    pairs: list[tuple[int, int]] = []
+    for rows in _chunks(np.arange(len(points))):
+        distances, found = tree.query(points[rows], k=NUM_NEIGHBOURS + 1, distance_upper_bound=MAX_DISTANCE, workers=-1)
+        own = np.broadcast_to(rows[:, None], found.shape)
+        proposed = np.isfinite(distances) & (found != own)
+        one, other = owners[own[proposed]], owners[found[proposed]]
+        pairs += [pair for chunk in _chunks(np.stack([one, other], axis=1)) for pair in _confirmed(scan, chunk)]
+    return pairs
+
+
+def _confirmed(scan: FileScan, pairs: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the pairs that show the same."""
+    one, other = scan.thumbnails[pairs[:, 0]], scan.thumbnails[pairs[:, 1]]
+    first, second = details(one), details(other)
+    sides = np.array([[min(scan.facts[p].width, scan.facts[p].height) for p in pair] for pair in pairs])
+    fine = sides.min(axis=1) >= FULL_DETAIL_SIDE
+    alike = np.where(fine, _agree(first, second), _agree(_halved(first), _halved(second)))
+    ratios = np.array([[_aspect_ratio(scan, place) for place in pair] for pair in pairs])
+    alike &= np.abs(np.log(ratios[:, 0] / ratios[:, 1])) <= MAX_ASPECT_ERROR
+    alike &= _colour_error(one, other) <= MAX_COLOUR_ERROR
+    return [(int(left), int(right)) for left, right in pairs[alike]]
+
+
+def _agree(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether details [N, S * S] agree up to a factor, over the whole and in each of sixteen parts."""
+    products, first, second = (one * other).sum(1), (one * one).sum(1) + 1e-6, (other * other).sum(1) + 1e-6
+    errors = one - (products / second)[:, None] * other
+    side = round(one.shape[1] ** 0.5)
+    parts = (errors**2).reshape(-1, 4, side // 4, 4, side // 4).mean(axis=(2, 4)).max(axis=(1, 2))
+    contrast = np.maximum(first, second) / one.shape[1]
+    correlated = products >= MIN_CORRELATION * np.sqrt(first * second)
+    return np.asarray(correlated & (parts <= MAX_LOCAL_ERROR**2 * contrast))
+
+
+def details(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Grey thumbnails less their mean and slope, float32 [N, 32 * 32]: smooth skies are alike in little else."""
+    grey = (thumbnails.astype(np.float32) @ LUMA).reshape(len(thumbnails), -1)
+    y, x = np.mgrid[:THUMBNAIL, :THUMBNAIL].reshape(2, -1) - (THUMBNAIL - 1) / 2
+    basis = np.linalg.qr(np.stack([np.ones_like(x), x, y], axis=1))[0].astype(np.float32)
+    return np.asarray(grey - (grey @ basis) @ basis.T, dtype=np.float32)
+
+
+def _halved(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
+    half = THUMBNAIL // 2
+    return np.asarray(shapes.reshape(-1, half, 2, half, 2).mean(axis=(2, 4)).reshape(-1, half * half))
+
+
+def _low_frequencies(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A picture's slowest waves in both directions, scaled to length one; the distance of two says how they correlate.
+
+    After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", without the step to bits.
+    """
+    from scipy.fft import dctn
+
+    waves = dctn(shapes.reshape(-1, THUMBNAIL, THUMBNAIL), axes=(1, 2), norm="ortho")
+    y, x = np.mgrid[:NUM_FREQUENCIES, :NUM_FREQUENCIES]
+    chosen = waves[:, :NUM_FREQUENCIES, :NUM_FREQUENCIES][:, (y + x >= 2) & (y + x < NUM_FREQUENCIES)]
+    return np.asarray(chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-6), dtype=np.float32)
+
+
+def _colour_error(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
+    first, second = one.astype(np.float32).mean(axis=(1, 2)), other.astype(np.float32).mean(axis=(1, 2))
+    gains = (first @ LUMA + 1) / (second @ LUMA + 1)
+    return np.asarray(np.abs(first - gains[:, None] * second).mean(axis=1))
+
+
+def _aspect_ratio(scan: FileScan, place: int) -> float:
+    fact = scan.facts[place]
+    width, height = (fact.height, fact.width) if fact.orientation >= 5 else (fact.width, fact.height)
+    return width / height
+
+
+def _chunks(values: NDArray[np.int64]) -> Sequence[NDArray[np.int64]]:
+    return [values[start : start + CHUNK] for start in range(0, len(values), CHUNK)]

@@ -1,0 +1,176 @@
+"""One look at every file: decoded once, at reduced size, in as many processes as there are cores."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tempfile
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.runtime import leave_interrupts
+from classifier_training.data.checking.content import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+THUMBNAIL = 32
+"""Side of the thumbnails that pictures are compared by."""
+
+CHUNK = 64
+"""Files that a process takes at a time."""
+
+MIN_PARALLEL = 512
+"""Files below which starting processes would take longer than it saves."""
+
+
+class FileFacts(NamedTuple):
+    """What one file is.
+
+    Args:
+        path: relative to the data root.
+        error: why it gives no pixels; empty when it does, and what follows is then meant.
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        mode: Pillow's name for the stored pixels.
+        orientation: EXIF tag 274; 1 is upright.
+        num_frames: 1 unless animated.
+        peak: largest sample, of grey ones of more than 8 bits whose file does not say which value is white, and largest
+            upper byte of 16-bit colours; -1 for all others.
+        is_cut: whether it has such colours.
+        brightness: mean luma, 0 to 255.
+        file_hash: of the file's bytes; empty when they cannot be read.
+        pixel_hash: of the decoded pixels; empty for pictures of one colour, which are alike without being copies.
+    """
+
+    path: str
+    error: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    orientation: int = 1
+    num_frames: int = 1
+    peak: int = -1
+    is_cut: bool = False
+    brightness: float = 0.0
+    file_hash: bytes = b""
+    pixel_hash: bytes = b""
+
+
+@dataclass(frozen=True)
+class FileScan:
+    """Every file of a data set.
+
+    Args:
+        root: folder that the paths are relative to.
+        facts: one for each distinct path [N].
+        thumbnails: upright RGB, uint8 [N, 32, 32, 3], on disk; zeros where a file is unreadable.
+    """
+
+    root: Path
+    facts: Sequence[FileFacts]
+    thumbnails: NDArray[np.uint8]
+
+    @property
+    def readable(self) -> list[FileFacts]:
+        """The files that give pixels."""
+        return [fact for fact in self.facts if not fact.error]
+
+    @property
+    def unreadable(self) -> list[FileFacts]:
+        """The files that do not."""
+        return [fact for fact in self.facts if fact.error]
+
+
+def scan_files(
+    root: Path, paths: Sequence[str], *, num_workers: int, progress: Callable[[int], None] = lambda _: None
+) -> FileScan:
+    """Decode every file once.
+
+    Memory stays small: thumbnails go to an unnamed file, and only a few chunks are on their way at a time.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: distinct, in the order of the result.
+        num_workers: processes.
+        progress: told how many more files are done.
+    """
+    facts: list[FileFacts] = []
+    # The mapping keeps the file for as long as it is used; nothing is left behind.
+    with tempfile.TemporaryFile() as spilled:
+        spilled.truncate(max(1, len(paths)) * THUMBNAIL * THUMBNAIL * 3)
+        thumbnails: NDArray[np.uint8] = np.memmap(
+            spilled, dtype=np.uint8, mode="r+", shape=(len(paths), THUMBNAIL, THUMBNAIL, 3) if paths else (1,)
+        )
+    for found, pixels in _scan_chunks(root, paths, num_workers if len(paths) >= MIN_PARALLEL else 1):
+        thumbnails[len(facts) : len(facts) + len(found)] = pixels
+        facts += found
+        progress(len(found))
+    return FileScan(root, facts, thumbnails)
+
+
+def _scan_chunks(
+    root: Path, paths: Sequence[str], num_workers: int
+) -> Iterator[tuple[list[FileFacts], NDArray[np.uint8]]]:
+    chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+    if num_workers <= 1:
+        yield from (scan_chunk(root, chunk) for chunk in chunks)
+        return
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=leave_interrupts) as pool:
+        waiting: deque[Future[tuple[list[FileFacts], NDArray[np.uint8]]]] = deque()
+        try:
+            for chunk in itertools.chain(chunks, [None] * 4 * num_workers):
+                if chunk is not None:
+                    waiting.append(pool.submit(scan_chunk, root, chunk))
+                if waiting and (chunk is None or len(waiting) >= 4 * num_workers):
+                    yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def scan_chunk(root: Path, paths: Sequence[str]) -> tuple[list[FileFacts], NDArray[np.uint8]]:
+    """Decode some files; see `scan_files`."""
+    thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
+    return [_scan_file(root, path, thumbnail) for path, thumbnail in zip(paths, thumbnails, strict=True)], thumbnails
+
+
+def _scan_file(root: Path, path: str, thumbnail: NDArray[np.uint8]) -> FileFacts:
+    try:
+        preview = read_preview(root / path, min_side=2 * THUMBNAIL)
+        file_hash = hash_file(root / path)
+    except UnreadableImageError as error:
+        return FileFacts(path, error.reason)
+    except OSError as error:
+        return FileFacts(path, error.strerror or str(error))
+    image = preview.image
+    kernel = Image.Resampling.BOX if min(image.size) >= THUMBNAIL else Image.Resampling.BILINEAR
+    thumbnail[...] = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), kernel))
+    extrema = np.array(image.getextrema())
+    one_colour = bool((extrema[:, 0] == extrema[:, 1]).all())
+    return FileFacts(
+        path=path,
+        width=preview.width,
+        height=preview.height,
+        mode=preview.mode,
+        orientation=preview.orientation,
+        num_frames=preview.num_frames,
+        peak=int(extrema[:, 1].max()) if preview.is_cut else -1 if preview.peak is None else preview.peak,
+        is_cut=preview.is_cut,
+        brightness=float(thumbnail.mean(axis=(0, 1)) @ (0.299, 0.587, 0.114)),
+        file_hash=file_hash,
+        pixel_hash=b"" if one_colour else _hash(f"{image.size}".encode() + image.tobytes()),
+    )
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

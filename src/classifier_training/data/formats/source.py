@@ -1,0 +1,127 @@
+"""What every form of data shares: how it is loaded, split and what happens to files that cannot be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.data.checking.faults import Faults
+from classifier_training.data.formats.roots import merge_roots
+from classifier_training.data.index import resolve_root
+from classifier_training.data.walk import Walker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from classifier_training.data.index import SampleIndex
+
+Store = Literal["auto", "off", "on", "jpeg"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+TRAINING_ALONE = (
+    "image_size", "batch_size", "num_workers", "val_fraction", "test_fraction", "splits", "fold", "num_folds",
+    "group_duplicates", "store", "store_gb",
+)  # fmt: skip
+"""Settings that say nothing on how the samples are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """A data set; a form of data derives from this, or from FolderSource, and says how its rows are read.
+
+    Args:
+        image_size: side of the network's square input in pixels; auto takes the network's own, or less where the images
+            are smaller than that.
+        batch_size: images in a batch at the most; those of an epoch are of nearly the same size. When left out, 64, or
+            down to 16 where a probed head is fine-tuned on few images (20 steps an epoch). auto takes the largest
+            that fits, up to 64 x trainer.accumulate_grad_batches, and accumulates gradients until a step has seen that
+            many.
+        num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
+        val_fraction: share of unsplit images kept for validation (0.15 when left out).
+        test_fraction: share of unsplit images kept for the test (0.15 when left out).
+        group: what stays on one side of a split: parent (the folder an image is in, parent2 the one above), 1 (the
+            first folder below the root), re:PATTERN on the path, or a column or metadata field.
+        group_duplicates: keep images that look alike on one side of a split.
+        splits: a splits.csv to take the splits from.
+        fold: which of num_folds parts of the training data is validated on, counted from 0.
+        num_folds: parts for cross-validation; the test split is the same for all.
+        on_error: what an image, row or folder that cannot be read does: raise ends the run and names it, skip goes on
+            without it.
+        store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not
+            at all when the room is short; on writes them before training; jpeg takes little room, at some loss; off
+            keeps nothing.
+        store_gb: room for the pixels of all data sets, in GB; half of the free disk when left out.
+    """
+
+    image_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] | None = "auto"
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    val_fraction: Fraction | None = None
+    test_fraction: Fraction | None = None
+    group: Annotated[int, Field(ge=1)] | str | None = None
+    group_duplicates: bool = False
+    splits: PathText | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
+    num_folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    store: Store = "auto"
+    store_gb: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the settings say which data this is."""
+        return True
+
+    @property
+    def named_size(self) -> int | None:
+        """Side of the network's input in pixels where the settings name it; None for auto, which null means too."""
+        return None if self.image_size == "auto" else self.image_size
+
+    def read(self) -> SampleIndex:
+        """List the samples.
+
+        Raises:
+            UserError: when there is nothing to read or a row is wrong, with file and line.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource(DataSource):
+    """A data set in a folder of the user's.
+
+    Args:
+        root: the data folder, or several whose classes are put together.
+        follow_links: follow links to folders, and links that lead out of the data folder.
+    """
+
+    root: PathText | list[PathText] | None = None
+    follow_links: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the settings say which data this is."""
+        return self.root is not None
+
+    def read(self) -> SampleIndex:
+        """List the samples of all roots; see the base class."""
+        roots = self.root if isinstance(self.root, list) else [self.root]
+        return merge_roots([self._read_root(root) for root in roots])
+
+    def _read_root(self, root: str | None) -> SampleIndex:
+        walker = self.walker(resolve_root(root))
+        index = self.read_one(walker)
+        walker.report()
+        walker.faults.report(walker.root)
+        return index
+
+    def walker(self, root: Path) -> Walker:
+        """What goes through the files of one root."""
+        return Walker(root, follow_links=self.follow_links, faults=Faults(self.on_error))
+
+    def read_one(self, walker: Walker) -> SampleIndex:
+        """List the samples below one root."""
+        raise NotImplementedError
