@@ -93,11 +93,11 @@ PIECES: dict[str, tuple[str, Callable[..., None], dict[str, str]]] = {
         {"the tables of evaluation/": "somewhere: No space left on device"},
     ),
     "report": (
-        "classifier_training.workflows.evaluating.documents.write_run_page", crash,
+        "classifier_training.workflows.training.end.write_run_page", crash,
         {"report.html": "RuntimeError: out of luck"},
     ),
     "card": (
-        "classifier_training.workflows.evaluating.documents.write_model_card", crash,
+        "classifier_training.workflows.training.end.write_model_card", crash,
         {"MODEL_CARD.md": "RuntimeError: out of luck"},
     ),
 }  # fmt: skip

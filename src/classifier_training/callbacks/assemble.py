@@ -6,18 +6,53 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
 
-from classifier_training.callbacks.bridge import ObserverBridge
-from classifier_training.callbacks.observer import Observer
+from classifier_training.callbacks.observer import EpochEnd, Observer
 from classifier_training.callbacks.watching import watching
 from classifier_training.core.errors import UserError
-from classifier_training.training.checkpoints import RunCheckpoints
+from classifier_training.core.types import VAL
+from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
 from classifier_training.training.recorder import EpochRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from classifier_training.callbacks.observer import RunContext
+    from classifier_training.training.module import ClassifierModule
+
+
+class ObserverBridge(Checkpoint):
+    """Shows the end of each epoch to the observers.
+
+    A `Checkpoint` for Lightning, so that it comes after the module's own hooks and after the recorder.
+    """
+
+    def __init__(
+        self,
+        run: RunContext,
+        observers: Sequence[Observer],
+        recorder: EpochRecorder,
+        checkpoints: RunCheckpoints,
+    ) -> None:
+        self._run = run
+        self._observers = observers
+        self._recorder = recorder
+        self._checkpoints = checkpoints
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
+        """Tell the observers what the epoch gave."""
+        end = EpochEnd(
+            epoch=trainer.current_epoch,
+            rows=self._recorder.rows,
+            validation=pl_module.results[VAL],
+            best_epoch=self._checkpoints.best_epoch,
+        )
+        for observer in self._observers:
+            observer.epoch_ended(self._run, end)
+        if is_last_epoch(trainer):
+            # The checkpoint that follows ends training: who resumes from it plots no epoch again.
+            self._run.drawer.wait()
 
 
 @dataclass(frozen=True)

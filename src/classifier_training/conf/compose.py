@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from classifier_training.conf.build import build_arguments
 from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
 from classifier_training.conf.idle import refuse_going_on, refuse_idle
-from classifier_training.conf.passing import own_values, split_words
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
+
+    from classifier_training.core.register import Entry
 
 log = logging.getLogger(__name__)
 
@@ -211,3 +212,18 @@ def _uncomposable(error: Exception, verb: Entry) -> UserError:
         " ".join(lines[1:3]) or "settings of the form group.key=value, and YAML in Hydra's form",
         f"mend that line, or see classifier-training {verb.command} --help for groups and settings",
     )
+
+
+def split_words(verb: Entry, words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Tell the own words of a verb that passes some on from those that it passes on, as typed."""
+    own = [word for word in words if word.lstrip("+~").partition("=")[0] in verb.options]
+    return own, tuple(word for word in words if word not in own)
+
+
+def own_values(verb: Entry, parsed: Sequence[Override]) -> dict[str, Any]:
+    """Return the values of a verb that passes words on: it has no groups, so there is nothing to compose.
+
+    Hydra would take such a setting for a group of the other verb where both are called alike, as data is.
+    """
+    defaults = {name: option.default for name, option in verb.options.items() if not option.required}
+    return {**defaults, **{word.key_or_group: word.value() for word in parsed}}

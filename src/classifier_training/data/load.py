@@ -14,10 +14,14 @@ from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.quality import dataset_statistics, scan_headers
 from classifier_training.data.index import tabulate
-from classifier_training.data.splitting.given_splits import give_splits
-from classifier_training.data.splitting.groups import assign_groups, join_twins, report_straddling
-from classifier_training.data.splitting.splits import SplitWish, complete_splits, report_overlap, restore_splits
-from classifier_training.data.splitting.twins import near_twins
+from classifier_training.data.splitting.groups import assign_groups, join_twins, near_twins, report_straddling
+from classifier_training.data.splitting.splits import (
+    SplitWish,
+    complete_splits,
+    give_splits,
+    report_overlap,
+    restore_splits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

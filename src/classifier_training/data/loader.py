@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import re
+import threading
 import time
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.sharedctypes import RawArray
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -17,7 +19,6 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.ranks import Share
 from classifier_training.core.runtime import few_open_files
 from classifier_training.core.types import Batch, SampleKey
-from classifier_training.data.ahead import ahead
 from classifier_training.data.dataset import Loaded
 from classifier_training.data.samplers import even_parts
 
@@ -26,6 +27,47 @@ if TYPE_CHECKING:
 
     from classifier_training.data.dataset import ImageDataset
     from classifier_training.data.samplers import EpochSampler
+
+Item = TypeVar("Item")
+
+DEPTH = 2
+POLL_SECONDS = 0.1
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items, which a thread makes up to two ahead; its error is raised in its place."""
+    waiting: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(DEPTH)
+    stopped = threading.Event()
+
+    def put(value: tuple[Item] | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put(value, timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            break
+
+    def make() -> None:
+        try:
+            for item in items:
+                put((item,))
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
+            put(error)
+
+    thread = threading.Thread(target=make, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while (found := waiting.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found[0]
+    finally:
+        stopped.set()
+        thread.join()
+
 
 WARM_SHARE = 0.02
 """Share of an epoch's pictures that may have to be decoded for processes not to be worth their while."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
-from classifier_training.data import video
+from classifier_training.core.preprocess import import_opencv
 from classifier_training.data.checking.faults import Faults
 from classifier_training.data.index import is_image
 from classifier_training.data.walk import LinkOutError, UnreadableFolderError, Walker
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
+"""File name endings that count as videos, in lower case."""
 
 OUTSIDE = "_"
 """Where names begin of files that a list file names outside its own folder."""
@@ -73,7 +76,7 @@ def find_source(source: str, *, every_s: float | None = None, follow_links: bool
     # os.path answers no where pathlib raises: for folders that may not be entered and names that no file can have.
     if os.path.isdir(path):
         found = FolderSource(path, follow_links)
-    elif ending in video.EXTENSIONS and os.path.isfile(path):
+    elif ending in VIDEO_EXTENSIONS and os.path.isfile(path):
         found = VideoSource(path, every_s)
     elif ending == ".txt" and os.path.isfile(path):
         found = ListSource(path)
@@ -86,7 +89,7 @@ def find_source(source: str, *, every_s: float | None = None, follow_links: bool
     if every_s is not None and not isinstance(found, VideoSource):
         raise UserError(
             f"every_s={every_s:g}: source={source} is no video",
-            f"every_s= for a video alone ({', '.join(sorted(video.EXTENSIONS))})",
+            f"every_s= for a video alone ({', '.join(sorted(VIDEO_EXTENSIONS))})",
             "leave every_s= out",
         )
     if follow_links and not isinstance(found, (FolderSource, GlobSource)):
@@ -256,10 +259,10 @@ class VideoSource:
     def __iter__(self) -> Iterator[Item]:
         name = os.path.basename(self.path)
         try:
-            for seconds, pixels in video.read_frames(self.path, every_s=self.every_s):
+            for seconds, pixels in read_frames(self.path, every_s=self.every_s):
                 mark = f"#t={seconds:.2f}"
                 yield Item(f"{self.path}{mark}", f"{name}{mark}", pixels)
-        except video.UnreadableVideoError as error:
+        except UnreadableVideoError as error:
             yield Item(self.path, name, error=error.reason)
 
     def count(self) -> None:  # noqa: D102
@@ -272,3 +275,50 @@ def _nothing(source: str, why: str) -> UserError:
         f"an image ({', '.join(sorted(IMAGE_EXTENSIONS))}), a folder, a glob, a .txt list or a video",
         "source=/path/to/image.jpg   (quotes around a glob: 'source=/path/**/*.jpg')",
     )
+
+
+class UnreadableVideoError(UserError):
+    """A file that OpenCV cannot read as a video; `reason` says so in a few words."""
+
+    def __init__(self, path: str) -> None:
+        self.reason = "cannot be read as a video"
+        super().__init__(
+            f"{path}: {self.reason}",
+            f"a video that OpenCV reads ({', '.join(sorted(VIDEO_EXTENSIONS))})",
+            "mend the file, or write it anew in another format",
+        )
+
+
+def read_frames(path: str, *, every_s: float | None = None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Yield the time in seconds and the pixels, uint8 [H, W, 3], RGB, of a video's frames in their order.
+
+    Args:
+        path: video file.
+        every_s: seconds from one frame to the next that is taken; every frame when left out.
+
+    Raises:
+        UserError: when OpenCV is not installed.
+        UnreadableVideoError: when it cannot read the file.
+    """
+    cv2 = import_opencv("a video as source")
+    capture = cv2.VideoCapture(path)
+    try:
+        if not capture.isOpened():
+            raise UnreadableVideoError(path)
+        rate, stated = capture.get(cv2.CAP_PROP_FPS) or 1.0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        wanted, number = 0.0, 0
+        # grab() steps on; only frames that are wanted are paid for in full.
+        while capture.grab():
+            # Files of a changing frame rate carry the times of their frames; some others carry none at all.
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 or number / rate
+            number += 1
+            if every_s is not None and seconds < wanted - 1e-6:
+                continue
+            read, frame = capture.retrieve()
+            if read:
+                yield seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            wanted += every_s or 0.0
+        if number < stated:
+            log.warning("%s: %d frames could be read, of %d that its header speaks of", path, number, stated)
+    finally:
+        capture.release()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words
 from classifier_training.core.runtime import derive_seed
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput
 from classifier_training.evaluation.metrics import classification_metrics
-from classifier_training.training.ranks import are_several, average_statistics, gathered, own_rank, whole_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -329,3 +329,69 @@ def _unreadable(split: str) -> UserError:
         "readable images",
         "look at the files named above",
     )
+
+
+def are_several() -> bool:
+    """Whether this process trains together with others."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def own_rank() -> int:
+    """Number of this process, 0 when it is alone."""
+    return distributed.get_rank() if are_several() else 0
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """A step as a single process would see it; all are scalars.
+
+    Args:
+        loss: to go backward from: its average over the processes is the mean loss.
+        mean_loss: over all pictures of the batch, by their weights.
+        correct: pictures that were answered right.
+        seen: pictures.
+    """
+
+    loss: Tensor
+    mean_loss: Tensor
+    correct: Tensor
+    seen: Tensor
+
+
+def whole_step(loss: Tensor, weight: Tensor, correct: Tensor, seen: Tensor) -> WholeStep:
+    """Add up a step over all processes.
+
+    Args:
+        loss: mean over this process's pictures by their weights, a scalar.
+        weight: their weights' sum, a scalar.
+        correct: how many of them were answered right, a scalar.
+        seen: how many they are, a scalar.
+    """
+    if not are_several():
+        return WholeStep(loss, loss.detach(), correct, seen)
+    with torch.no_grad():
+        own = torch.stack([weight, loss * weight, correct, seen])
+        distributed.all_reduce(own)
+        all_weights, all_losses, all_correct, all_seen = own.unbind()
+        all_weights = all_weights.clamp_min(torch.finfo(own.dtype).tiny)
+        share = distributed.get_world_size() * weight / all_weights
+    return WholeStep(loss * share, all_losses / all_weights, all_correct, all_seen)
+
+
+def gathered(parts: Sequence[Any]) -> list[Any]:
+    """Return the parts of all processes, rank after rank."""
+    if not are_several():
+        return list(parts)
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, list(parts))
+    return [part for of_rank in found for part in of_rank]
+
+
+def average_statistics(network: nn.Module) -> None:
+    """Give all processes the mean of their batch-norm statistics, which each has seen its own pictures for."""
+    if not are_several():
+        return
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            distributed.all_reduce(buffer)
+            buffer /= distributed.get_world_size()

@@ -2,16 +2,86 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from classifier_training.training.mixing import draw_mix, mix_images, mix_targets
+import numpy as np
+from torch.nn import functional
+
+from classifier_training.core.runtime import derive_seed
 from classifier_training.training.progressive import epoch_size, shrink
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from classifier_training.data.augmenting.transforms import Transforms
+
+STREAM = 0x6D6978
+"""Tells these random numbers from others of the same step."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How a batch is mixed.
+
+    Args:
+        share: of the first picture, 0..1.
+        box: top, bottom, left, right in pixels of the part that the second picture fills; None blends them whole.
+    """
+
+    share: float
+    box: tuple[int, int, int, int] | None = None
+
+
+def draw_mix(transforms: Transforms, *, height: int, width: int, seed: int, epoch: int, step: int) -> Mix | None:
+    """Draw how the batch of a step is mixed; None leaves it as it is.
+
+    Shares are of the distribution Beta(alpha, alpha): mixup as in Zhang et al. 2018 (arXiv:1710.09412), CutMix as in
+    Yun et al. 2019 (arXiv:1905.04899), where the share of the box is 1 less the share drawn. With both asked for, each
+    step takes one of them.
+    """
+    if not transforms.mixes:
+        return None
+    generator = np.random.default_rng(derive_seed(STREAM, seed, epoch, step))
+    decides, chooses = generator.random(2)
+    if decides >= transforms.mix_probability:
+        return None
+    cuts = transforms.cutmix > 0 and (transforms.mixup == 0 or chooses < 0.5)
+    alpha = transforms.cutmix if cuts else transforms.mixup
+    share = float(generator.beta(alpha, alpha))
+    if not cuts:
+        return Mix(share)
+    middle = int(generator.integers(0, height)), int(generator.integers(0, width))
+    box = cut_box(share, height=height, width=width, middle=middle)
+    top, bottom, left, right = box
+    # Cut at the border, the box is smaller than what was drawn.
+    return Mix(1 - (bottom - top) * (right - left) / (height * width), box)
+
+
+def cut_box(share: float, *, height: int, width: int, middle: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a box of 1 - share of the area around a point, cut where the picture ends."""
+    side = math.sqrt(1 - share)
+    half_height, half_width = int(height * side) // 2, int(width * side) // 2
+    y, x = middle
+    return max(0, y - half_height), min(height, y + half_height), max(0, x - half_width), min(width, x + half_width)
+
+
+def mix_images(images: Tensor, mix: Mix) -> Tensor:
+    """Mix pictures [B, 3, H, W] with those of the batch turned round; a blend is float32, a cut keeps its type."""
+    other = images.flip(0)
+    if mix.box is None:
+        return images.float().mul_(mix.share).add_(other, alpha=1 - mix.share)
+    top, bottom, left, right = mix.box
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
+    return mixed
+
+
+def mix_targets(targets: Tensor, mix: Mix, num_classes: int) -> Tensor:
+    """Shares of the classes, float32 [B, K], from class numbers, int64 [B]."""
+    shares = functional.one_hot(targets, num_classes).float()
+    return shares * mix.share + shares.flip(0) * (1 - mix.share)
 
 
 @dataclass(frozen=True, kw_only=True)

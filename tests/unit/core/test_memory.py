@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier_training.core.memory import available_memory_bytes
+from classifier_training.training.batch_size import available_memory_bytes
 
 GB = 2**30
 

@@ -13,12 +13,12 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch, SampleKey
-from classifier_training.data.ahead import ahead
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.datamodule import ImageFolderDataModule, choose_num_workers
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import SplitData, tabulate
+from classifier_training.data.loader import ahead
 from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import inverse_frequency_weights
 from classifier_training.data.store.folder import TableStore

@@ -6,7 +6,7 @@ import torch
 
 from classifier_training.core.errors import UserError
 from classifier_training.data.augmenting.transforms import Transforms
-from classifier_training.training.mixing import Mix, cut_box, draw_mix, mix_images, mix_targets
+from classifier_training.training.view import Mix, cut_box, draw_mix, mix_images, mix_targets
 
 SIDE = 16
 

@@ -1,22 +1,22 @@
-"""What every form of data shares: how it is loaded, split and what happens to files that cannot be read."""
+"""What every form of data shares: its settings, several folders read as one, files that cannot be read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.data.checking.faults import Faults
-from classifier_training.data.formats.roots import merge_roots
-from classifier_training.data.index import resolve_root
+from classifier_training.data.index import SampleIndex, resolve_root
 from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from classifier_training.data.index import SampleIndex
+    from collections.abc import Sequence
 
 Store = Literal["auto", "off", "on", "jpeg"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -125,3 +125,37 @@ class FolderSource(DataSource):
     def read_one(self, walker: Walker) -> SampleIndex:
         """List the samples below one root."""
         raise NotImplementedError
+
+
+def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
+    """Put the samples of several roots together; their paths then begin from the folder that holds all of them.
+
+    Classes of the same name are one class.
+
+    Raises:
+        UserError: when there is no root, or one of them lies in another.
+    """
+    if len(indexes) == 1:
+        return indexes[0]
+    if not indexes:
+        raise UserError("data.root=[] names no folder", "one folder or more", "data.root=[/my/images,/more/images]")
+    _refuse_nested([index.root for index in indexes])
+    common = Path(os.path.commonpath([index.root for index in indexes]))
+    samples = [
+        replace(sample, path=f"{index.root.relative_to(common).as_posix()}/{sample.path}")
+        for index in indexes
+        for sample in index.samples
+    ]
+    empty = [f"{index.root.relative_to(common).as_posix()}/{name}" for index in indexes for name in index.empty_classes]
+    return SampleIndex(common, tuple(samples), tuple(empty))
+
+
+def _refuse_nested(roots: Sequence[Path]) -> None:
+    for place, root in enumerate(roots):
+        for other in roots[place + 1 :]:
+            if root.is_relative_to(other) or other.is_relative_to(root):
+                raise UserError(
+                    f"data.root names {root} and {other}, so the same images twice",
+                    "folders of which none lies in another",
+                    f"data.root={min(root, other, key=lambda path: len(path.parts))}",
+                )

@@ -18,8 +18,7 @@ from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TRAIN, InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.checking.classes import check_classes
-from classifier_training.data.checking.copies import check_copies
-from classifier_training.data.checking.duplicates import find_copies
+from classifier_training.data.checking.duplicates import check_copies, find_copies
 from classifier_training.data.checking.files import check_files
 from classifier_training.data.checking.findings import SEVERITIES, Finding, Inspected, plural, rank
 from classifier_training.data.checking.quality import count_data, dataset_statistics, file_statistics

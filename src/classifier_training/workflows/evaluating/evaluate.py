@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.images import UnreadableImageError, read_size
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder
+from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
 from classifier_training.data.formats.auto import AutoData
 from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
@@ -22,6 +24,7 @@ from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import Evaluation
+from classifier_training.evaluation.slices import field_bins, size_bins
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
 from classifier_training.workflows.evaluating.opened import OpenedModel, open_model
@@ -34,11 +37,11 @@ from classifier_training.workflows.evaluating.samples import (
     with_metadata,
 )
 from classifier_training.workflows.evaluating.scores import write_scores
-from classifier_training.workflows.evaluating.slicing import slice_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from classifier_training.core.types import SplitTable
     from classifier_training.data.index import Sample
     from classifier_training.inference.predictor import Predictor
 
@@ -216,3 +219,52 @@ def _default_folder(opened: OpenedModel, root: Path, split: str, *, own_data: bo
     data = [] if own_data else [root.name]
     part = [split] if split and not (own_data and split == TEST) else []
     return opened.run_dir.path / "_".join([opened.run_dir.evaluation.name, *file, *data, *part])
+
+
+GROUP, SIZE = "group", "size"
+
+
+def slice_columns(names: Sequence[str], samples: Sequence[Sample], table: SplitTable) -> dict[str, list[str]]:
+    """Return, for each name, the slice of each sample.
+
+    Args:
+        names: group, size (by the shorter side in pixels), or a field of the metadata.
+        samples: of the table, in its order, with their metadata.
+        table: the split.
+
+    Raises:
+        UserError: for a name that these images do not have.
+    """
+    fields = list(dict.fromkeys(name for sample in samples for name in sample.metadata or {}))
+    found = {}
+    for name in names:
+        if name == SIZE:
+            found[name] = _sizes(table.paths)
+        elif name == GROUP and any(table.groups):
+            found[name] = [group or "(none)" for group in table.groups]
+        elif name in fields:
+            found[name] = field_bins([(sample.metadata or {}).get(name) for sample in samples])
+        else:
+            known = [SIZE, *([GROUP] if any(table.groups) else []), *fields]
+            close = nearest(name, known)
+            raise UserError(
+                f"slices={name}: the images have no {'groups' if name == GROUP else 'such field'}",
+                f"one of {enumerate_words(known)}",
+                f"slices=[{close[0] if close else SIZE}]",
+            )
+    return found
+
+
+def _sizes(paths: Sequence[str]) -> list[str]:
+    """Bin the sizes in the files' headers; whoever decodes a file that has none will name it."""
+
+    def read(path: str) -> tuple[int, int] | None:
+        try:
+            return read_size(path)
+        except UnreadableImageError:
+            return None
+
+    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
+        sizes = list(pool.map(read, paths, chunksize=64))
+    bins = iter(size_bins([size for size in sizes if size is not None]))
+    return ["(unreadable)" if size is None else next(bins) for size in sizes]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
-from classifier_training.inference.interrupts import told_interrupts
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.rows import to_row
 from classifier_training.inference.settings import PredictData, PredictTrainer, RejectSettings
@@ -23,6 +25,10 @@ from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.summary import Summary
 from classifier_training.registry.runs import find_model
 from classifier_training.workflows.evaluating.opened import open_exported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 log = logging.getLogger(__name__)
 
@@ -160,3 +166,27 @@ def _refuse_idle(*, output: str | None, probabilities: bool, sort_into: str | No
         raise UserError("probabilities=true without an output", "a file to write them to", "output=answers.json")
     if sort_by is not None and sort_into is None:
         raise UserError(f"sort_by={sort_by} without sort_into", "a folder to sort into", "sort_into=/some/folder")
+
+
+@contextmanager
+def told_interrupts(remedy: Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an error that says how to go on.
+
+    Args:
+        remedy: what to do, asked for when it has happened.
+
+    Raises:
+        InterruptedRunError: with exit code 130 for Ctrl-C and 143 for SIGTERM.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise InterruptedRunError(number, remedy())
+
+    # Python lets only the main thread meet signals; in another one they stay the program's own business.
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,7 +16,8 @@ from classifier_training.callbacks.onnx_export import OnnxExport
 from classifier_training.core.errors import InterruptedRunError, UserError, reason_of
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.runtime import command, setting
-from classifier_training.workflows.evaluating.documents import write_documents
+from classifier_training.workflows.evaluating.model_card import write_model_card
+from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
 from classifier_training.workflows.training.record import record_result
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 
     from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.core.types import SplitResult
+    from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.data.index import Sample
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.write import BundleWriter
+    from classifier_training.workflows.evaluating.scores import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -281,3 +283,36 @@ def _interrupts_told(run_dir: RunDir) -> Iterator[None]:
 
 def _resume(run_dir: RunDir) -> str:
     return f"{command('train')} {setting('resume', run_dir.path)}   (it trains no more)"
+
+
+def write_documents(
+    run_dir: RunDir,
+    result: SplitResult,
+    table: SplitTable,
+    class_names: Sequence[str],
+    evaluation: Evaluation,
+    *,
+    calibration: Calibration | None,
+    failures: Mapping[str, str],
+    attempt: Attempt,
+) -> None:
+    """Write report.html and MODEL_CARD.md into the run folder, over older ones; the figures must have been painted.
+
+    Args:
+        run_dir: the run, with its evaluation.
+        result: answers of the scored split, with logits as the network gives them.
+        table: the samples of the split.
+        class_names: [K].
+        evaluation: figures of the answers.
+        calibration: what the bundle knows of its own doubts, if it does.
+        failures: what could not be done so far, and why.
+        attempt: a `with` block around each file, given its name.
+    """
+    temperature = None if calibration is None else calibration.temperature
+    with attempt(run_dir.report.name):
+        write_run_page(
+            run_dir.report, run_dir, run_dir.evaluation, result, table, class_names, evaluation,
+            temperature=temperature, failures=failures,
+        )  # fmt: skip
+    with attempt(run_dir.model_card.name):
+        write_model_card(run_dir, evaluation)

@@ -40,9 +40,8 @@ from classifier_training.workflows.training.end import Ended, finish_run
 from classifier_training.workflows.training.fit import Builder
 from classifier_training.workflows.training.fit_network import Parts, fit_network
 from classifier_training.workflows.training.fit_shallow import fit_shallow
-from classifier_training.workflows.training.inputs import read_inputs
+from classifier_training.workflows.training.inputs import open_pictures, read_inputs
 from classifier_training.workflows.training.network import build_network
-from classifier_training.workflows.training.pictures import open_pictures
 from classifier_training.workflows.training.record import plain, record_inputs
 from classifier_training.workflows.training.start import (
     Extend,

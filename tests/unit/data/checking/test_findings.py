@@ -14,8 +14,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import FULL_RANGE
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.data.checking.classes import check_classes
-from classifier_training.data.checking.copies import check_copies
-from classifier_training.data.checking.duplicates import find_copies
+from classifier_training.data.checking.duplicates import check_copies, find_copies
 from classifier_training.data.checking.files import check_files, cropped_share
 from classifier_training.data.checking.findings import Finding, Inspected, rank
 from classifier_training.data.checking.preflight import MAX_LINES, exact_copies, preflight

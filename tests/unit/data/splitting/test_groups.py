@@ -8,8 +8,7 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.data.index import Sample, SampleIndex
-from classifier_training.data.splitting.allocate import allocate
-from classifier_training.data.splitting.draws import draw, draw_folds
+from classifier_training.data.splitting.allocate import allocate, draw, draw_folds
 from classifier_training.data.splitting.groups import assign_groups, join_twins, report_straddling
 from classifier_training.data.splitting.splits import SplitWish, complete_splits
 

@@ -7,7 +7,7 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.data.index import Sample, SampleIndex
-from classifier_training.data.splitting.draws import stratified_split
+from classifier_training.data.splitting.allocate import stratified_split
 from classifier_training.data.splitting.splits import (
     SplitWish,
     complete_splits,

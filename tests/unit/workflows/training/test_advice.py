@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from classifier_training.workflows.training.advice import recipe_advice
+from classifier_training.workflows.training.inputs import recipe_advice
 
 
 def test_the_recipe_for_the_data_is_named_once_and_only_beside_one_of_autos() -> None:
