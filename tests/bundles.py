@@ -16,7 +16,7 @@ from classifier_training.core.types import softmax
 from classifier_training.export.bundle import BundleInfo, write_info
 from classifier_training.export.calibrate import set_metadata
 from classifier_training.export.calibration import TEMPERATURE_KEY
-from classifier_training.export.golden import write_golden
+from classifier_training.export.examples import write_golden
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
 

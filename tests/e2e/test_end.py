@@ -83,7 +83,7 @@ PIECES: dict[str, tuple[str, Callable[..., None], dict[str, str]]] = {
         "classifier_training.export.write.safetensors", fill,
         {"model.safetensors": "somewhere: No space left on device"},
     ),
-    "golden": ("classifier_training.export.golden.write_golden", crash, {"golden": "RuntimeError: out of luck"}),
+    "golden": ("classifier_training.export.examples.write_golden", crash, {"golden": "RuntimeError: out of luck"}),
     "plots": (
         "classifier_training.evaluation.results.draw_figures", crash,
         {"the plots of evaluation/": "RuntimeError: out of luck"},

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from classifier_training.callbacks.observer import Observer, is_shown
 from classifier_training.core.register import register
-from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
+from classifier_training.evaluation.figures.predictions import ConfusionMatrixFigure
 from classifier_training.evaluation.metrics import confusion_counts
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.types import PROBE_EPOCH
-from classifier_training.evaluation.figures.history import HistoryFigure
+from classifier_training.evaluation.figures.training import HistoryFigure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

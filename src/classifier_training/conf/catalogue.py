@@ -31,12 +31,10 @@ import classifier_training.export.formats.ort
 import classifier_training.export.formats.safetensors
 import classifier_training.export.formats.tensorrt
 import classifier_training.export.formats.torchscript
-import classifier_training.models.cnn_v1
-import classifier_training.models.cnn_v2
 import classifier_training.models.huggingface
+import classifier_training.models.own
 import classifier_training.models.resnet
 import classifier_training.models.shallow.builders
-import classifier_training.models.student
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
 import classifier_training.models.transfer

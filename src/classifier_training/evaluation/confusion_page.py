@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import shown
 from classifier_training.core.table import shorten
-from classifier_training.evaluation.gallery import image_paths
+from classifier_training.evaluation.gallery import image_paths, thumbnail
 from classifier_training.evaluation.mistakes import most_confused
-from classifier_training.evaluation.pictures import thumbnail
 from classifier_training.evaluation.report import (
     Html,
     Number,

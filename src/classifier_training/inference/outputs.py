@@ -10,7 +10,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.inference.formats import FORMATS, import_pyarrow, to_json, write_csv
 from classifier_training.inference.part import PartFile, unwritable
-from classifier_training.inference.safe_names import fit_file_name
+from classifier_training.inference.sorting import fit_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

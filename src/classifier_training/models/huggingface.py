@@ -58,7 +58,7 @@ def huggingface_model(
     """
     import transformers
 
-    from classifier_training.models.nets.hub import HubClassifier
+    from classifier_training.models.nets.plain import HubClassifier
 
     folder = Path(name).is_dir()
     with _quiet(), nullcontext() if folder else hub_access() as no_connection:

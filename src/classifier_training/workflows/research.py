@@ -9,8 +9,8 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_csv, write_text
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.overview import BarsFigure, FlowFigure, RocFigure
-from classifier_training.evaluation.figures.trade_off import TradeOffFigure
+from classifier_training.evaluation.figures.dataset import BarsFigure, FlowFigure, RocFigure
+from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
 from classifier_training.workflows.evaluating.evaluate import evaluate
 from classifier_training.workflows.models import models
 from classifier_training.workflows.training.train import TrainResult, train

@@ -19,13 +19,12 @@ from tests.conftest import draw_picture
 from classifier_training.evaluation.drawing import Drawer, Figure
 from classifier_training.evaluation.figures import style
 from classifier_training.evaluation.figures.analysis import MeanImagesFigure
-from classifier_training.evaluation.figures.confusion import ConfusionMatrixFigure
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile, caption
-from classifier_training.evaluation.figures.history import HistoryFigure
 from classifier_training.evaluation.figures.maps import OcclusionFigure, OcclusionTile
-from classifier_training.evaluation.figures.pairs import ConfusedPair, ConfusedPairsFigure
+from classifier_training.evaluation.figures.predictions import ConfusedPair, ConfusedPairsFigure, ConfusionMatrixFigure
 from classifier_training.evaluation.figures.style import fit_lines, label_of, text_width
+from classifier_training.evaluation.figures.training import HistoryFigure
 
 if TYPE_CHECKING:
     import matplotlib.figure

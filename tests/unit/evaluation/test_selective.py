@@ -9,8 +9,7 @@ import pytest
 from classifier_training.core.types import SplitResult, softmax
 from classifier_training.evaluation.calibration import TemperatureChoice
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.reject import class_curves
-from classifier_training.evaluation.selective import write_selective
+from classifier_training.evaluation.reject import class_curves, write_selective
 
 
 def choice(temperature: float, reason: str = "") -> TemperatureChoice:

@@ -6,8 +6,7 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import Prediction
-from classifier_training.inference.safe_names import fit_file_name, safe_name
-from classifier_training.inference.sorting import SortBy, Sorter
+from classifier_training.inference.sorting import SortBy, Sorter, fit_file_name, safe_name
 from classifier_training.inference.sources import FileSource, FolderSource, VideoSource
 
 ODD = ["", ".", "..", "a", ".a", "a.", "a ", "a/b", "a%2Fb", "%empty", "a\nb", "a\\b", "/", "%2E", "ü", "é" * 200]

@@ -82,7 +82,7 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
 
 def write_golden_of(job: ExportJob, calibration: Calibration | None) -> None:
     """Write golden/: a few of the job's images with PyTorch's probabilities, calibrated if the bundle is."""
-    from classifier_training.export.golden import write_golden
+    from classifier_training.export.examples import write_golden
 
     # Those that a client gives, who applies the temperature that is left to it.
     answer = partial(job.answer, temperature=1.0 if calibration is None else calibration.temperature)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.export.contestants import torch_runner
-from classifier_training.export.hub_config import write_hub_config
+from classifier_training.export.hub import write_hub_config
 
 if TYPE_CHECKING:
     from classifier_training.export.job import ExportedFile, ExportJob

@@ -1,9 +1,13 @@
-"""A plain stack of convolutions, with or without skips around its blocks."""
+"""Networks of plain convolutions, and the shell that a network of the Hugging Face Hub is wrapped in."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.mobilenetv2 import InvertedResidual
 
 from classifier_training.models.nets.layers import Head, SizeGuard, conv, initialise
 
@@ -52,3 +56,70 @@ def plain_network(num_classes: int, *, residual: bool, num_convolutions: int, dr
     network.add_module("head", Head(inputs, num_classes, dropout))
     initialise(network)
     return network
+
+
+STEM_CHANNELS = 24
+STAGES = ((32, 2), (72, 3), (144, 3))
+"""Channels and blocks of each stage; a stage begins with stride 2."""
+
+EXPANSION = 4
+LAST_CHANNELS = 384
+
+
+def light_network(num_classes: int, *, width: float, dropout: float) -> nn.Module:
+    """Make a network: float32 [B, 3, H, W] -> logits [B, K], for sides of 16 pixels or more.
+
+    Args:
+        num_classes: K.
+        width: factor of all channel counts; size and cost grow with its square.
+        dropout: share of features dropped before the last layer.
+    """
+    inputs = _channels(STEM_CHANNELS, width)
+    network = nn.Sequential(SizeGuard())
+    network.add_module("stem", conv(3, inputs, stride=2))
+    for number, (channels, num_blocks) in enumerate(STAGES, start=1):
+        outputs = _channels(channels, width)
+        blocks = nn.Sequential()
+        for block in range(num_blocks):
+            blocks.append(InvertedResidual(inputs, outputs, stride=1 if block else 2, expand_ratio=EXPANSION))
+            inputs = outputs
+        network.add_module(f"stage{number}", blocks)
+    last = _channels(LAST_CHANNELS, width)
+    network.add_module("last", conv(inputs, last, kernel=1))
+    network.add_module("head", Head(last, num_classes, dropout))
+    initialise(network)
+    return network
+
+
+def _channels(number: int, width: float) -> int:
+    """Scale a channel count to the nearest multiple of eight, which processors like."""
+    return max(8, round(number * width / 8) * 8)
+
+
+INTERPOLATE = "interpolate_pos_encoding"
+
+
+class HubClassifier(nn.Module):
+    """Answers pictures with logits alone: float32 [B, 3, H, W] -> [B, K].
+
+    Args:
+        model: of transformers, for image classification.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._settings: dict[str, Any] = {"return_dict": True}
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:  # noqa: ARG002 - the forward pass sees it
+        """Take pictures of another size than the network was made for, where its position embeddings can be resized.
+
+        They stay as trained and are interpolated in each pass, which costs next to nothing.
+        """
+        if INTERPOLATE in inspect.signature(self.model.forward).parameters:
+            self._settings[INTERPOLATE] = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.model(pixel_values=images, **self._settings).logits
+        return logits

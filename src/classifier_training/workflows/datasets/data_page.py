@@ -14,7 +14,7 @@ from classifier_training.data.checking.quality import imbalance_ratio, mean_imag
 from classifier_training.evaluation import report
 from classifier_training.evaluation.figures.analysis import HistogramFigure, MeanImagesFigure, SampleSheetFigure
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
-from classifier_training.evaluation.pictures import plot_uri, strip_uri, thumbnail
+from classifier_training.evaluation.gallery import plot_uri, strip_uri, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

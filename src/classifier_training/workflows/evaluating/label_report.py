@@ -14,15 +14,15 @@ from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
 from classifier_training.data.checking.findings import plural, shown
 from classifier_training.evaluation import report
-from classifier_training.evaluation.label_issues import find_label_issues, import_cleanlab
-from classifier_training.evaluation.pictures import thumbnail
+from classifier_training.evaluation.gallery import thumbnail
+from classifier_training.evaluation.mistakes import find_label_issues, import_cleanlab
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
 from classifier_training.workflows.evaluating.opened import open_exported
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 
 if TYPE_CHECKING:
-    from classifier_training.evaluation.label_issues import LabelIssues
+    from classifier_training.evaluation.mistakes import LabelIssues
 
 log = logging.getLogger(__name__)
 

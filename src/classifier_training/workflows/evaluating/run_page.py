@@ -12,8 +12,8 @@ from classifier_training.core.errors import shown
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
 from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_pieces, pictures_of
+from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.mistakes import Answers, most_confused
-from classifier_training.evaluation.pictures import plot_uri
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.verdict import SURE, YARDSTICK, Grounds, headline, percent, remarks
 from classifier_training.workflows.evaluating.run_facts import RunFacts

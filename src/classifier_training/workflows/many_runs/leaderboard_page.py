@@ -12,8 +12,8 @@ from classifier_training.core.table import align
 from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
+from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.leaderboard import BEST, UNCLEAR, WORSE, pareto_front, shown
-from classifier_training.evaluation.pictures import plot_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

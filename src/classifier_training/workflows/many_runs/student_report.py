@@ -14,8 +14,8 @@ from classifier_training.core.run_dir import write_csv, write_json, write_text
 from classifier_training.core.types import softmax
 from classifier_training.evaluation.comparison import compare
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.distillation import DistillationFigure
-from classifier_training.evaluation.figures.trade_off import TradeOffFigure
+from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
+from classifier_training.evaluation.figures.training import DistillationFigure
 from classifier_training.evaluation.students import Served, StudentScore, Summary, choose, conclude, summarize
 from classifier_training.export.latency import Latency, measure_side_by_side
 from classifier_training.workflows.evaluating.opened import open_model

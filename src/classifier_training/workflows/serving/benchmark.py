@@ -21,7 +21,7 @@ from classifier_training.core.runtime import num_cores, versions
 from classifier_training.core.table import align
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.trade_off import TradeOffFigure
+from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
 from classifier_training.export.bundle import BundleInfo, read_info
 from classifier_training.export.contest import Contestant, Standing, hold_contest, judge_answers
 from classifier_training.export.contestants import FORMS, TITLES, Form, has_compiler

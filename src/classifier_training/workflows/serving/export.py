@@ -23,8 +23,8 @@ from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
 from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
-from classifier_training.export.hub_push import check_repository
-from classifier_training.export.hub_push import push_to_hub as upload
+from classifier_training.export.hub import check_repository
+from classifier_training.export.hub import push_to_hub as upload
 from classifier_training.export.quantize import Quantization
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch
-from classifier_training.evaluation.figures.lr_range import LrRangeFigure
+from classifier_training.evaluation.figures.training import LrRangeFigure
 from classifier_training.training.decisions import Decisions, Part
 from classifier_training.training.settings import TrainerSettings
 
