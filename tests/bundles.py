@@ -1,4 +1,4 @@
-"""A small bundle with golden pictures, for the tests of everything that runs pipeline.onnx outside Python."""
+"""A small bundle with golden images, for the tests of everything that runs pipeline.onnx outside Python."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARPNESS = 10
 
 
 def write_small_bundle(folder: Path) -> RunDir:
-    """Export an untrained network, with four pictures of different shapes."""
+    """Export an untrained network, with four images of different shapes."""
     import torch
 
     from classifier_training.core.types import SplitTable
@@ -39,7 +39,7 @@ def write_small_bundle(folder: Path) -> RunDir:
     from classifier_training.export.write import write_bundle
     from classifier_training.models.timm_models import timm_model
 
-    paths = draw_pictures(folder / "pictures")
+    paths = draw_pictures(folder / "images")
     examples = read_examples(
         SplitTable("val", paths, np.arange(4) % len(CLASS_NAMES), [""] * 4), PREPROCESSING, number=4
     )
@@ -62,7 +62,7 @@ def with_preprocessing(run_dir: RunDir, preprocessing: Preprocessing, folder: Pa
     onnx.save(model, changed.onnx)
     write_pipeline(changed.onnx, preprocessing, changed.pipeline)
     logits = onnx_runner(changed.onnx)
-    paths = draw_pictures(folder / "pictures")
+    paths = draw_pictures(folder / "images")
     write_golden(changed.golden, paths, preprocessing, lambda inputs: softmax(logits(inputs)), CLASS_NAMES)
     write_info(changed, info)
     return changed
@@ -79,7 +79,7 @@ def with_temperature(run_dir: RunDir, temperature: float, folder: Path, *, baked
     logits = onnx_runner(changed.onnx)
     write_golden(
         changed.golden,
-        draw_pictures(folder / "pictures"),
+        draw_pictures(folder / "images"),
         PREPROCESSING,
         lambda inputs: softmax(logits(inputs) / np.float32(temperature)),
         CLASS_NAMES,

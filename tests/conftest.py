@@ -1,4 +1,4 @@
-"""What all tests share: tiny pictures, a cache and a working folder of their own, and the command line."""
+"""What all tests share: tiny images, a cache and a working folder of their own, and the command line."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def draw_picture(path: Path, colour: tuple[int, int, int], *, seed: int, size: tuple[int, int] = (40, 30)) -> None:
-    """Write a noisy picture of one colour."""
+    """Write a noisy image of one colour."""
     noise = np.random.default_rng(seed).integers(-25, 25, (size[1], size[0], 3))
     pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def draw_picture(path: Path, colour: tuple[int, int, int], *, seed: int, size: t
 
 def make_class_folders(folder: Path, counts: dict[str, int]) -> Path:
     """Write folder/CLASS/NN.png for each class."""
-    # No picture of one folder is another's copy: training would refuse them as splits.
+    # No image of one folder is another's copy: training would refuse them as splits.
     base = 10_000 * zlib.crc32(folder.name.encode())
     for offset, (name, count) in enumerate(counts.items()):
         for number in range(count):
@@ -114,7 +114,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def split_folder(tmp_path: Path) -> Path:
     """An image folder that comes split: 8, 6 and 4 training images of three classes."""
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     make_class_folders(root / "train", {"blue": 8, "green": 6, "red": 4})
     make_class_folders(root / "val", {"blue": 3, "green": 3, "red": 3})
     make_class_folders(root / "test", {"blue": 3, "green": 3, "red": 3})

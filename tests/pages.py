@@ -1,4 +1,4 @@
-"""An evaluation's page without a training: made-up answers on drawn pictures."""
+"""An evaluation's page without a training: made-up answers on drawn images."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def write_evaluation(
 ) -> tuple[Evaluation, Painted]:
     """Write an evaluation folder and its page; answers are right with the given chance."""
     rng = np.random.default_rng(0)
-    paths = [str(folder / "pictures" / f"{number}.png") for number in range(min(len(targets), 8))]
+    paths = [str(folder / "images" / f"{number}.png") for number in range(min(len(targets), 8))]
     for number, path in enumerate(paths):
-        draw_picture(folder / "pictures" / f"{number}.png", (30 * number, 90, 120), seed=number)
+        draw_picture(folder / "images" / f"{number}.png", (30 * number, 90, 120), seed=number)
         assert path
     known = np.array(targets, dtype=np.int64)
     logits = rng.normal(size=(len(known), len(class_names))).astype(np.float32)

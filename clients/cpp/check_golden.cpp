@@ -1,4 +1,4 @@
-// Runs a run folder's golden pictures and compares the answers with Python's.
+// Runs a run folder's golden images and compares the answers with Python's.
 //
 //   check_golden RUN_FOLDER
 //
@@ -46,7 +46,7 @@ int check(const std::filesystem::path& folder) {
     throw std::runtime_error("pipeline.onnx and golden.json name different classes: they are from different runs");
   }
   const auto& images = golden.at("images");
-  if (images.empty()) throw std::runtime_error("golden.json names no pictures");
+  if (images.empty()) throw std::runtime_error("golden.json names no images");
   int num_wrong = 0;
   for (const auto& entry : images) {
     const auto height = entry.at("height").get<std::int64_t>(), width = entry.at("width").get<std::int64_t>();
@@ -64,7 +64,7 @@ int check(const std::filesystem::path& folder) {
                 name.c_str(), found.label.c_str(), found.confidence, label.c_str(), difference);
   }
   const int num_images = static_cast<int>(images.size());
-  std::printf("%d of %d pictures agree with Python\n", num_images - num_wrong, num_images);
+  std::printf("%d of %d images agree with Python\n", num_images - num_wrong, num_images);
   return num_wrong == 0 ? 0 : 1;
 }
 

@@ -30,7 +30,7 @@ Ort::Session open_session(const Ort::Env& env, const std::string& path, int num_
 std::vector<std::string> read_class_names(const Ort::Session& session) {
   Ort::AllocatorWithDefaultOptions allocator;
   if (std::string(session.GetInputNameAllocated(0, allocator).get()) != kInput) {
-    throw std::runtime_error("the model takes no whole picture: it is not a pipeline.onnx");
+    throw std::runtime_error("the model takes no whole image: it is not a pipeline.onnx");
   }
   const Ort::ModelMetadata metadata = session.GetModelMetadata();
   const Ort::AllocatedStringPtr text = metadata.LookupCustomMetadataMapAllocated("class_names", allocator);
@@ -70,7 +70,7 @@ Classifier::Classifier(const std::string& pipeline_path, int num_threads)
       temperature_(read_temperature(session_)) {}
 
 Answer Classifier::classify(const std::uint8_t* rgb, std::int64_t height, std::int64_t width) const {
-  if (height < 1 || width < 1) throw std::runtime_error("a picture without pixels");
+  if (height < 1 || width < 1) throw std::runtime_error("an image without pixels");
   const auto num_bytes = static_cast<std::size_t>(height * width * 3);
   const std::int64_t shape[] = {height, width, 3};
   // ONNX Runtime takes a pointer that is not const, but only reads an input.

@@ -1,4 +1,4 @@
-// Runs pipeline.onnx, which holds the preprocessing, the network and the class names: a whole picture in,
+// Runs pipeline.onnx, which holds the preprocessing, the network and the class names: a whole image in,
 // probabilities out.
 #pragma once
 
@@ -22,7 +22,7 @@ class Classifier {
 
   const std::vector<std::string>& class_names() const { return class_names_; }
 
-  // Answers one upright picture of any size: height * width * 3 bytes, red, green, blue, row by row.
+  // Answers one upright image of any size: height * width * 3 bytes, red, green, blue, row by row.
   // Throws std::runtime_error when the model cannot run it. May be called from several threads at once.
   Answer classify(const std::uint8_t* rgb, std::int64_t height, std::int64_t width) const;
 

@@ -1,4 +1,4 @@
-// Runs a run folder's golden pictures and compares the answers with Python's.
+// Runs a run folder's golden images and compares the answers with Python's.
 //
 //   node check_golden.js RUN_FOLDER
 //
@@ -17,7 +17,7 @@ async function check(folder) {
   if (JSON.stringify(classifier.classNames) !== JSON.stringify(golden.class_names)) {
     throw new Error("pipeline.onnx and golden.json name different classes: they are from different runs.");
   }
-  if (golden.images.length === 0) throw new Error("golden.json names no pictures.");
+  if (golden.images.length === 0) throw new Error("golden.json names no images.");
   let numWrong = 0;
   for (const entry of golden.images) {
     const data = await readFile(path.join(folder, "golden", entry.rgb));
@@ -31,7 +31,7 @@ async function check(folder) {
         `expected ${JSON.stringify(entry.label)}; largest difference ${difference.toExponential(1)}`,
     );
   }
-  console.log(`${golden.images.length - numWrong} of ${golden.images.length} pictures agree with Python`);
+  console.log(`${golden.images.length - numWrong} of ${golden.images.length} images agree with Python`);
   return numWrong === 0 ? 0 : 1;
 }
 

@@ -1,4 +1,4 @@
-"""Calibration error before and after temperature scaling, and how many foreign pictures are found, on test images.
+"""Calibration error before and after temperature scaling, and how many foreign images are found, on test images.
 
 Temperature and threshold are fitted on validation. Foreign to the digits are rendered screens, crops of scikit-learn's
 two photographs, and the test images of --photographs. The calibration alone is measured on --photographs too.
@@ -109,7 +109,7 @@ def judge_rule(name: str, logits: np.ndarray, targets: np.ndarray) -> None:
 
 
 def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float, float]:
-    """Print a run's figures; returns the calibration error after scaling and the share of foreign pictures found."""
+    """Print a run's figures; returns the calibration error after scaling and the share of foreign images found."""
     predictor = Predictor(run, accelerator="cpu")
     fitted = predictor.calibration
     assert fitted is not None
@@ -164,7 +164,7 @@ def main() -> None:
             figures.append(measure(f"digits, seed {seed}", run, foreign))
         errors, shares = zip(*figures, strict=True)
         print(
-            f"digits: ECE after scaling mean {statistics.fmean(errors):.4f} (max {max(errors):.4f}); foreign pictures "
+            f"digits: ECE after scaling mean {statistics.fmean(errors):.4f} (max {max(errors):.4f}); foreign images "
             f"found at 5 % false alarms mean {statistics.fmean(shares):.3f} (min {min(shares):.3f}), n {len(shares)}"
         )
         if arguments.photographs:

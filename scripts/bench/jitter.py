@@ -1,4 +1,4 @@
-"""Colour jitter of single pictures with torchvision on Pillow, against ours on a batch, in turn, on one core each.
+"""Colour jitter of single images with torchvision on Pillow, against ours on a batch, in turn, on one core each.
 
 python scripts/bench/jitter.py --repeats 7
 """
@@ -29,7 +29,7 @@ BATCH_SIZE = 64
 
 
 def one_by_one(images: torch.Tensor, uniforms: torch.Tensor, transforms: Transforms) -> None:
-    """Do what loading does on the CPU with large pictures."""
+    """Do what loading does on the CPU with large images."""
     changes = Changes(uniforms, transforms, *images.shape[2:])
     out = torch.empty(images.shape, dtype=torch.uint8)
     for row, image in enumerate(images):

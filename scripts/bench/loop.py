@@ -49,7 +49,7 @@ NUM_TRAIN, NUM_VAL = 40, 4
 
 
 def make_batches(number: int) -> list[Batch]:
-    """Random pictures with random labels, uint8 [64, 3, 32, 32] each, laid out as decoded pictures are."""
+    """Random images with random labels, uint8 [64, 3, 32, 32] each, laid out as decoded images are."""
     generator = torch.Generator().manual_seed(0)
     shape = (BATCH_SIZE, IMAGE_SIZE, IMAGE_SIZE, 3)
     return [

@@ -1,9 +1,9 @@
-"""One answer everywhere: Python's preprocessing and model.onnx against pipeline.onnx, over many pictures.
+"""One answer everywhere: Python's preprocessing and model.onnx against pipeline.onnx, over many images.
 
-Every picture of a folder is answered both ways, and with it five others cut from it or made of it: tall, wide, tiny,
+Every image of a folder is answered both ways, and with it five others cut from it or made of it: tall, wide, tiny,
 a screen of 1080p and one of 4K.
 
-    python scripts/bench/parity.py RUN SOURCE --pictures 2000
+    python scripts/bench/parity.py RUN SOURCE --images 2000
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NUM_LARGE = 50
-"""Pictures that are also answered at 1080p and 4K, which takes long."""
+"""Images that are also answered at 1080p and 4K, which takes long."""
 
 
 def shapes(image: Image.Image, *, large: bool) -> Iterator[tuple[str, Image.Image]]:
-    """Yield a picture and others made of it, with their kind."""
+    """Yield an image and others made of it, with their kind."""
     width, height = image.size
     yield "as it is", image
     yield "tall", image.crop((0, 0, max(1, width // 10), height))
@@ -45,7 +45,7 @@ def shapes(image: Image.Image, *, large: bool) -> Iterator[tuple[str, Image.Imag
 
 
 def main() -> None:
-    """Print agreement and differences for each kind of picture."""
+    """Print agreement and differences for each kind of image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("source", type=Path)
@@ -79,11 +79,11 @@ def main() -> None:
     for kind, rows in found.items():
         agreed, differences, pixel_differences = zip(*rows, strict=True)
         print(
-            f"{kind:<9} {len(rows):6,} pictures: top-1 agreement {np.mean(agreed):.3%}, probabilities up to "
+            f"{kind:<9} {len(rows):6,} images: top-1 agreement {np.mean(agreed):.3%}, probabilities up to "
             f"{max(differences):.1e} apart, pixels up to {max(pixel_differences):g} of 255"
         )
     everything = [row for rows in found.values() for row in rows]
-    print(f"all       {len(everything):6,} pictures: top-1 agreement {np.mean([row[0] for row in everything]):.3%}")
+    print(f"all       {len(everything):6,} images: top-1 agreement {np.mean([row[0] for row in everything]):.3%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who takes part in `peers.py`: the pictures all train on, how each is started, and how its result is read."""
+"""Who takes part in `peers.py`: the images all train on, how each is started, and how its result is read."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The second figure is throughput over 1 / (1 / decode rate + 1 / model rate), each alone on the same cores: 1 means that
 nothing is lost between the two. The third is the same in processor time, which other work on the machine disturbs less.
-The model is an untrained resnet18 at 224 px, the pictures noisy JPEGs of 500 x 375.
+The model is an untrained resnet18 at 224 px, the images noisy JPEGs of 500 x 375.
 
     python scripts/bench/predict.py --repeats 10 --images 2000
 """
@@ -53,7 +53,7 @@ export_onnx(network, Path(sys.argv[1]), image_size={IMAGE_SIZE}, opset=None, met
 
 
 def make_images(folder: Path, number: int) -> None:
-    """Write smooth pictures with some noise, which compress as photographs do."""
+    """Write smooth images with some noise, which compress as photographs do."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     for row in range(number):

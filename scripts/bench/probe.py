@@ -1,6 +1,6 @@
 """Linear probe then fine-tune against full fine-tuning: accuracy and time on the same split, in turn.
 
-resnet18 is trained at 32 px on the half of the classes with more pictures, and moved to the other half twice with each
+resnet18 is trained at 32 px on the half of the classes with more images, and moved to the other half twice with each
 seed. Both start from the same model.safetensors and differ in `transfer=` and in the number of epochs alone.
 
     python scripts/bench/probe.py --data FOLDER --work WORK --seeds 5 -- transforms.hflip=0.5

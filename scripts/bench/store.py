@@ -1,4 +1,4 @@
-"""Epochs out of the store against a Pillow loader with two processes, same pictures, crops and colour jitter, in turn.
+"""Epochs out of the store against a Pillow loader with two processes, same images, crops and colour jitter, in turn.
 
 Ours is timed twice: in the first epoch, in which the pixels are written, and later, when they come from the disk.
 
@@ -78,7 +78,7 @@ class PillowDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 def render(folder: Path, kind: str, number: int) -> str:
-    """Write one picture that looks a little like what it stands for."""
+    """Write one image that looks a little like what it stands for."""
     width, height, ending, _, _ = SETS[kind]
     random_numbers = np.random.default_rng(number)
     if kind == "screens":
@@ -109,7 +109,7 @@ def seconds_of(epoch: Iterable[object]) -> float:
 
 
 def compare(kind: str, paths: list[str], folder: Path, repeats: int) -> None:
-    """Time the epochs of one kind of picture."""
+    """Time the epochs of one kind of image."""
     side, wanted = SETS[kind][3:]
     recipe = Recipe(
         preprocessing=Preprocessing(size=(side, side), mean=(0, 0, 0), std=(1, 1, 1)), crop_scale=CROP_SCALE

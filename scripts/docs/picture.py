@@ -1,6 +1,6 @@
-"""Lay pictures of a run out as one, for the README.
+"""Lay images of a run out as one, for the README.
 
-python scripts/docs/picture.py outputs/2026-11-20/10-30-00 docs/run.png
+python scripts/docs/image.py outputs/2026-11-20/10-30-00 docs/run.png
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ WIDTH, GAP = 1400, 16
 
 
 def fit(path: Path, width: int) -> Image.Image:
-    """Read a picture and make it so many pixels wide."""
+    """Read an image and make it so many pixels wide."""
     image = Image.open(path).convert("RGB")
     return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
 

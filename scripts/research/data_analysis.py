@@ -2,7 +2,7 @@
 # # The data and the models that could learn it
 #
 # Settings are those of `analyze`, typed behind the script's name: `data.root=/my/images data.image_size=32`. Without
-# any, the built-in digits. All pictures go to `research/`.
+# any, the built-in digits. All images go to `research/`.
 
 # %%
 import sys
@@ -15,7 +15,7 @@ WORDS = [word for word in sys.argv[1:] if not word.startswith("-")]
 DATA = [word for word in WORDS if word.startswith("data")] or ["data=digits"]
 SIZE = next((int(word.partition("=")[2]) for word in DATA if word.startswith("data.image_size=")), 32)
 FOLDER = Path("research")
-# A notebook has no file. With one, each process that reads or paints pictures would begin by running all of this.
+# A notebook has no file. With one, each process that reads or paints images would begin by running all of this.
 globals().pop("__file__", None)
 
 # %% [markdown]
@@ -27,7 +27,7 @@ draw_pipeline(FOLDER / "pipeline_overview.png")
 # %% [markdown]
 # ## What is in the data, and what is wrong with it
 #
-# Class balance, picture sizes, brightness, copies and leaks: `research/data/report.html` and its plots.
+# Class balance, image sizes, brightness, copies and leaks: `research/data/report.html` and its plots.
 
 # %%
 print(perform("analyze", [*DATA, f"output={FOLDER / 'data'}"]))

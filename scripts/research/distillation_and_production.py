@@ -20,7 +20,7 @@ GRID = [word for word in WORDS if word.partition("=")[0] in OWN[:-1]]
 SETTINGS = [word for word in WORDS if word.partition("=")[0] not in OWN]
 TRAINING = [word for word in SETTINGS if not word.startswith(("data", "model", "experiment"))]
 FOLDER = Path("research")
-# A notebook has no file. With one, each process that reads or paints pictures would begin by running all of this.
+# A notebook has no file. With one, each process that reads or paints images would begin by running all of this.
 globals().pop("__file__", None)
 
 # %% [markdown]

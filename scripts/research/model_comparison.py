@@ -14,7 +14,7 @@ WORDS = [word for word in sys.argv[1:] if not word.startswith("-")]
 CHOSEN = next((word.partition("=")[2] for word in WORDS if word.startswith("models=")), "student,cnn_v1,resnet18")
 SETTINGS = [word for word in WORDS if not word.startswith("models=")]
 FOLDER = Path("research")
-# A notebook has no file. With one, each process that reads or paints pictures would begin by running all of this.
+# A notebook has no file. With one, each process that reads or paints images would begin by running all of this.
 globals().pop("__file__", None)
 
 # %% [markdown]

@@ -68,7 +68,7 @@ def choose(browser: Chrome, picture: Path) -> None:
 
 
 def answer(browser: Chrome, picture: Path) -> list[float]:
-    """Put a picture into the page; returns the probabilities it shows."""
+    """Put an image into the page; returns the probabilities it shows."""
     choose(browser, picture)
     wait_for(browser, "Classified")
     assert picture.name in browser.find_element(By.ID, "caption").text
@@ -148,9 +148,9 @@ def test_what_is_no_picture_is_named_and_the_next_one_still_goes(
     browser: Chrome, address: str, run_dir: RunDir, tmp_path: Path
 ) -> None:
     open_page(browser, address)
-    (tmp_path / "words.png").write_text("no picture")
+    (tmp_path / "words.png").write_text("no image")
     choose(browser, tmp_path / "words.png")
-    wait_for(browser, "words.png is not a picture that this browser can read.")
+    wait_for(browser, "words.png is not an image that this browser can read.")
     assert not browser.find_element(By.ID, "result").is_displayed()
     answer(browser, run_dir.golden / "0.png")
 

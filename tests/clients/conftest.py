@@ -30,7 +30,7 @@ COMBINATIONS = [
 
 @dataclass(frozen=True)
 class Client:
-    """What answers the golden pictures of a run.
+    """What answers the golden images of a run.
 
     Args:
         folder: where it is run.
@@ -115,7 +115,7 @@ def weak_run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def changed_run_dir(run_dir: RunDir, tmp_path: Path) -> RunDir:
-    """A run that expects other probabilities of its second picture than its model gives."""
+    """A run that expects other probabilities of its second image than its model gives."""
     changed = RunDir(tmp_path / "changed")
     shutil.copytree(run_dir.path, changed.path)
     description = changed.golden / "golden.json"

@@ -1,4 +1,4 @@
-"""Each client against Python, by the golden pictures of a run."""
+"""Each client against Python, by the golden images of a run."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_it_answers_the_golden_pictures_as_python_does(client: Client, run_dir_o
     done = client.check(run_dir_of_every_kind.path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert done.stdout.splitlines()[-1] == "4 of 4 pictures agree with Python"
+    assert done.stdout.splitlines()[-1] == "4 of 4 images agree with Python"
 
 
 def test_calibrated_answers_are_those_of_python(client: Client, calibrated_run_dir: RunDir) -> None:
     done = client.check(calibrated_run_dir.path)
     assert done.returncode == 0, done.stdout + done.stderr
-    # The pictures tell a client apart that leaves the temperature out.
+    # The images tell a client apart that leaves the temperature out.
     model = onnx.load(calibrated_run_dir.pipeline)
     set_metadata(model, {TEMPERATURE_KEY: "0.7"})
     onnx.save(model, calibrated_run_dir.pipeline)

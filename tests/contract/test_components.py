@@ -284,7 +284,7 @@ def test_a_logger_that_is_not_installed_is_named_before_anything_is_made(
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     model = entry("model", "timm").build({"name": "test_resnet", "pretrained": False})(3)
     return job_of(model, INFO, examples(folder), tmp_path_factory.mktemp("scratch"))
 

@@ -62,12 +62,12 @@ def test_one_command_trains_ranks_names_the_failed_and_goes_on(
     assert reason.startswith("exit code 2: ")
     assert "class" in reason
     assert f"{name}: {reason}" in done.out
-    assert "pictures: cnn_v1 is the best, with a balanced accuracy of" in done.out
+    assert "images: cnn_v1 is the best, with a balanced accuracy of" in done.out
     (row,) = found["standings"]
     assert row["latency_ms"] > 0
     assert row["size_mb"] > 1
     assert row["memory_mb"] > 100
-    assert found["best"] == {"pictures": row["run"]}
+    assert found["best"] == {"images": row["run"]}
     with (folder / "leaderboard.csv").open(newline="") as file:
         assert [line["model"] for line in csv.DictReader(file)] == ["cnn_v1"]
     searched = command("compare", "models=[cnn_v1]", f"data={broken}", "tune=true", "output=searched", *TINY)
@@ -86,7 +86,7 @@ def test_one_command_trains_ranks_names_the_failed_and_goes_on(
     assert json.loads((folder / "leaderboard.json").read_text())["best"] == found["best"]
 
     # The clean-up leaves a run that all but `resume` can use, and that says so.
-    run = Path(found["best"]["pictures"])
+    run = Path(found["best"]["images"])
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "manifest.json"}
     result = (run / "result.json").read_bytes()
     refused = command("train", f"resume={run}", "trainer.max_epochs=2")

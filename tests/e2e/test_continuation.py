@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 Train = Callable[[list[str]], Path]
 SETTINGS = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
 STEPS = 5
-"""Batches of at most four in an epoch of the eighteen pictures."""
+"""Batches of at most four in an epoch of the eighteen images."""
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ FEW = ["callbacks=[checkpoint]", "transforms=none", "trainer.precision=32"]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_class_folders(tmp_path_factory.mktemp("pictures"), {"blue": 10, "green": 10, "red": 10})
+    return make_class_folders(tmp_path_factory.mktemp("images"), {"blue": 10, "green": 10, "red": 10})
 
 
 @pytest.fixture(scope="module")

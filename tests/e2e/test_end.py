@@ -36,7 +36,7 @@ CALLBACKS = "callbacks=[checkpoint,history,onnx_export]"
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Three classes, split, with enough validation images to calibrate on."""
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     make_class_folders(root / "train", {"blue": 6, "green": 6, "red": 6})
     make_class_folders(root / "val", {"blue": 10, "green": 10, "red": 10})
     make_class_folders(root / "test", {"blue": 3, "green": 3, "red": 3})

@@ -31,8 +31,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that no test changes; its images stay where they are."""
     root = tmp_path_factory.mktemp("trained")
     for split, count in (("train", 6), ("val", 3), ("test", 3)):
-        make_class_folders(root / "pictures" / split, dict.fromkeys(("blue", "green", "red"), count))
-    return Path(perform("train", [f"data.root={root}/pictures", *EXPORTED, f"output={root}/outputs"]).run_dir.path)
+        make_class_folders(root / "images" / split, dict.fromkeys(("blue", "green", "red"), count))
+    return Path(perform("train", [f"data.root={root}/images", *EXPORTED, f"output={root}/outputs"]).run_dir.path)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_half_precision_of_a_calibrated_run_is_written_and_answers(
     command: Command, tmp_path: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
     """From 30 validation images on a file has the score of novelty, which is put into the copy, too."""
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for split, number in (("train", 8), ("val", 12), ("test", 3)):
         make_class_folders(root / split, dict.fromkeys(("blue", "green", "red"), number))
     run = train_here([f"data.root={root}", *SMALL, "callbacks=[checkpoint,onnx_export]"])

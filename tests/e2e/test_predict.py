@@ -40,14 +40,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     made = RunDir(tmp_path_factory.mktemp("run"))
     info = BundleInfo(class_names=CLASSES, preprocessing=PREPROCESSING, architecture="test_resnet")
-    pictures = examples(tmp_path_factory.mktemp("pictures"))
+    pictures = examples(tmp_path_factory.mktemp("images"))
     write_bundle(made, timm_model(3, name="test_resnet", pretrained=False), info, examples=pictures, opset=None)
     return made.path
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Five good pictures, two of them with one name."""
+    """Five good images, two of them with one name."""
     root = tmp_path / "im"
     for number, name in enumerate(("a.jpg", "b.png", "sub/a.jpg", "sub/c.bmp", "sub/deep/d.webp")):
         draw_picture(root / name, list(COLOURS.values())[number % 3], seed=number, size=(50, 40))
@@ -69,7 +69,7 @@ def huge_png() -> bytes:
 
 
 def add_odd_files(root: Path) -> tuple[set[str], set[str]]:
-    """Put odd pictures among the good ones; returns the names of those with an answer, and of those without."""
+    """Put odd images among the good ones; returns the names of those with an answer, and of those without."""
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(root / "animated.gif", save_all=True, append_images=frames[1:])
     Image.new("CMYK", (20, 20), (10, 200, 30, 0)).save(root / "cmyk.jpg")

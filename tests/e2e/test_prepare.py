@@ -28,14 +28,14 @@ def test_what_is_prepared_is_trained_from_and_changes_nothing(
     words = ["prepare", f"data.root={split_folder}", "data.image_size=32"]
     done = command(*words, env=env)
     assert done.code == 0, done.err
-    assert "36 pictures: 36 decoded now, 0 there before, 0 unreadable" in done.out
+    assert "36 images: 36 decoded now, 0 there before, 0 unreadable" in done.out
     manifest = Path(re.findall(r"^splits: (.*)$", done.out, re.MULTILINE)[0])
     with manifest.open() as file:
         assert len(list(csv.DictReader(file))) == 36
 
     draw_picture(split_folder / "train/red/00.png", (1, 2, 3), seed=0, size=(41, 30))
     done = command(*words, f"output={tmp_path}/own.csv", "verify=true", env=env)
-    assert "36 pictures: 1 decoded now, 35 there before, 0 unreadable" in done.out
+    assert "36 images: 1 decoded now, 35 there before, 0 unreadable" in done.out
     assert (tmp_path / "own.csv").is_file()
 
     weights = []
@@ -43,7 +43,7 @@ def test_what_is_prepared_is_trained_from_and_changes_nothing(
         words = ["train", f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint]", "trainer.max_epochs=2"]
         done = command(*words, f"data.store={store}", f"output={tmp_path}/{store}", env=env)
         assert done.code == 0, done.err
-        assert ("store: 18 of 18 pictures (train)" in done.err) == (store == "auto")
+        assert ("store: 18 of 18 images (train)" in done.err) == (store == "auto")
         (best,) = (tmp_path / store).glob("*/*/checkpoints/last.ckpt")
         weights.append(torch.load(best, weights_only=True)["state_dict"])
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
@@ -56,10 +56,10 @@ def test_the_first_epoch_writes_what_the_next_run_reads(
     words = ["train", f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint]", "imbalance=none"]
     first, second = command(*words, env=env), command(*words, "data.num_workers=1", env=env)
     assert first.code == second.code == 0, first.err + second.err
-    assert "store: 0 of 18 pictures (train)" in first.err
+    assert "store: 0 of 18 images (train)" in first.err
     # A last batch that is not whole is not trained on, so not decoded either.
-    assert "store: 16 of 18 pictures (train)" in second.err
-    assert "store: 18 of 18 pictures (val, test)" in second.err
+    assert "store: 16 of 18 images (train)" in second.err
+    assert "store: 18 of 18 images (val, test)" in second.err
 
 
 def test_files_that_cannot_be_read_are_counted(command: Command, split_folder: Path, env: dict[str, str]) -> None:

@@ -84,11 +84,11 @@ def test_there_are_commands_to_run() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, forked_commands: Warm) -> Path:
-    """A folder with pictures, and the finished run that evaluate and predict speak of."""
+    """A folder with images, and the finished run that evaluate and predict speak of."""
     folder = tmp_path_factory.mktemp("readme")
     for split, count in (("train", 6), ("val", 3), ("test", 3)):
-        make_class_folders(folder / "pictures" / split, dict.fromkeys(("blue", "green", "red"), count))
-    ended = forked_commands.run(["train", "data.root=pictures", *SHORT], cwd=folder)
+        make_class_folders(folder / "images" / split, dict.fromkeys(("blue", "green", "red"), count))
+    ended = forked_commands.run(["train", "data.root=images", *SHORT], cwd=folder)
     assert ended.code == 0, ended.err
     return folder
 
@@ -104,7 +104,7 @@ def test_a_command_of_the_documents_runs(
     assert program, f"{words[0]} is not there"
     if line in COVERED or words[0] == "tensorboard":
         return
-    words = with_data(words, str(trained / "pictures"), str(jsonl_folder))
+    words = with_data(words, str(trained / "images"), str(jsonl_folder))
     trains = words[:2] == ["classifier-training", "train"] and "--help" not in words
     if trains:
         words = [word for word in words if not word.startswith("trainer.max_epochs=")] + SHORT
@@ -124,7 +124,7 @@ def test_a_command_of_the_documents_runs(
 
 
 def test_what_the_readme_names_exists() -> None:
-    """Pictures and linked files are there; verbs, components and settings in its tables are the program's."""
+    """Images and linked files are there; verbs, components and settings in its tables are the program's."""
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), target

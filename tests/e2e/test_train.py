@@ -1,4 +1,4 @@
-"""The real command line, on tiny pictures: what a user types and what then lies in the run folder."""
+"""The real command line, on tiny images: what a user types and what then lies in the run folder."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(split_folder: P
 
 
 def test_a_search_in_which_everything_fails_ends(split_folder: Path) -> None:
-    (split_folder / "train" / "red" / "broken.png").write_bytes(b"no picture")
+    (split_folder / "train" / "red" / "broken.png").write_bytes(b"no image")
     own_space("model.dropout: {low: 0.0, high: 0.1}")
     with pytest.raises(UserError, match=r"all of the first 3 trials failed, the last with: .*broken\.png"):
         tune(*TINY, f"data.root={split_folder}", "callbacks=[checkpoint]")

@@ -26,7 +26,7 @@ def warm(drawing: Warm) -> Warm:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes, split: 24 training images."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     make_class_folders(root / "train", {"blue": 10, "green": 8, "red": 6})
     make_class_folders(root / "val", {"blue": 3, "green": 3, "red": 3})
     return root

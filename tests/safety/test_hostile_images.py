@@ -1,4 +1,4 @@
-"""Pictures that were made to crash, hang or fill the memory."""
+"""Images that were made to crash, hang or fill the memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENDINGS = ("jpg", "png", "gif", "bmp", "tif", "webp", "ppm", "avif", "png", "jpg
 
 
 def originals(number: int) -> Iterator[tuple[str, bytes]]:
-    """Draw small pictures in every format that is read, in several modes."""
+    """Draw small images in every format that is read, in several modes."""
     from PIL import features
 
     generator = np.random.default_rng(SEED)

@@ -77,7 +77,7 @@ def test_two_processes_end_with_the_weights_of_one(
     expected, found = (torch.load(run.last_checkpoint, weights_only=True) for run in (alone, together))
     for name, weights in expected["state_dict"].items():
         torch.testing.assert_close(found["state_dict"][name], weights, rtol=1e-4, atol=1e-6, msg=name)
-    # Every picture is validated once, so the figures are the same, and not of a part or with some counted twice.
+    # Every image is validated once, so the figures are the same, and not of a part or with some counted twice.
     for one, two in zip(rows(alone), rows(together), strict=True):
         for name in ("train/loss", "train/acc_top1", "val/loss", "val/acc_top1", "val/balanced_accuracy"):
             assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4), name

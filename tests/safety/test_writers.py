@@ -1,4 +1,4 @@
-"""One run, one folder, one writer; and the same pictures whoever loads them."""
+"""One run, one folder, one writer; and the same images whoever loads them."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 @register(group="callbacks", name="dataset_statistics")
 @dataclass(frozen=True, kw_only=True)
 class DatasetStatistics(Observer):
-    """Writes dataset/statistics.json and draws class counts and picture sizes."""
+    """Writes dataset/statistics.json and draws class counts and image sizes."""
 
     def fit_started(self, run: RunContext) -> None:
-        """Write the figures and hand the pictures to the drawer."""
+        """Write the figures and hand the images to the drawer."""
         write_json(run.run_dir.dataset / "statistics.json", dict(run.statistics))
         counts = {name: table.class_counts(len(run.class_names)) for name, table in run.tables.items()}
         bars = ClassBarsFigure(

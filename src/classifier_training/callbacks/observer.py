@@ -30,10 +30,10 @@ class RunContext:
         class_names: [K].
         tables: the samples of each split.
         statistics: of the data set.
-        image_sizes: width and height of each picture, int64 [N, 2].
+        image_sizes: width and height of each image, int64 [N, 2].
         draws: how often each class is drawn in an epoch, [K], by epoch number.
         model: the network and its name.
-        preprocessing: what evaluation does to a picture.
+        preprocessing: what evaluation does to an image.
         monitor: metric that decides which weights are best.
         monitor_mode: max or min.
         max_epochs: planned length.

@@ -1,4 +1,4 @@
-"""Validation pictures with their answers after an epoch."""
+"""Validation images with their answers after an epoch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class SampleGrid(Observer):
 
     Args:
         every_n_epochs: draw after every n-th epoch; about ten times in a run when left out.
-        num_images: pictures in the grid; at most half are mistakes.
+        num_images: images in the grid; at most half are mistakes.
     """
 
     every_n_epochs: Annotated[int, Field(ge=1)] | None = None
     num_images: Annotated[int, Field(ge=2, le=64)] = 16
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
-        """Hand the epoch's pictures to the drawer."""
+        """Hand the epoch's images to the drawer."""
         if not is_shown(run, end.epoch, self.every_n_epochs):
             return
         result = end.validation

@@ -81,7 +81,7 @@ def _idle_part(word: Override) -> str:
     if group.startswith("hydra") or group in EFFECTIVE or word.key_or_group in EFFECTIVE:
         return ""
     if group != "callbacks":
-        # Which way pictures are fitted is chosen in the group too.
+        # Which way images are fitted is chosen in the group too.
         return "" if word.key_or_group == "transforms" else word.input_line or ""
     if word.key_or_group != group:
         return "" if _sees_results(word.key_or_group.split(".")[1]) else word.input_line or ""

@@ -34,14 +34,14 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 """Decoders that may run: Pillow knows dozens more, and hostile files look for the forgotten ones."""
 
 MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
+"""The largest image that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
 
 MAX_BYTES = 2**30
 """The largest file that is decoded: some decoders take the whole of it into memory."""
 
 LARGE_PIXELS = 2**25
 MIN_BYTES_PER_PIXEL = 0.01
-"""A picture of over 33 million pixels has at least so many bytes. A photograph has ten times as many; what has fewer is
+"""An image of over 33 million pixels has at least so many bytes. A photograph has ten times as many; what has fewer is
 one colour, or made to fill the memory."""
 
 FULL_RANGE = 65535
@@ -54,7 +54,7 @@ MAX_CHUNKS = 100
 """Of a PNG, that are looked through for what they say of its samples."""
 
 _warnings_lock = threading.Lock()
-"""Silencing a warning changes the whole process, so threads that read pictures do it one after the other."""
+"""Silencing a warning changes the whole process, so threads that read images do it one after the other."""
 
 
 class UnreadableImageError(UserError):
@@ -147,7 +147,7 @@ def read_rgb(path: Path | str, *, max_value: int | None = FULL_RANGE) -> Image.I
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture decoded for looking at, and what its file says of it.
+    """An image decoded for looking at, and what its file says of it.
 
     Args:
         image: upright RGB, possibly smaller than the file's.
@@ -205,7 +205,7 @@ def to_rgb(image: Image.Image, *, max_value: int | None = FULL_RANGE) -> Image.I
     Args:
         image: as Pillow opened it.
         max_value: where the file says nothing; None for the largest value that has as many bits as the largest sample,
-            which is for looking at a picture alone.
+            which is for looking at an image alone.
 
     Raises:
         ValueError: for pixels whose range is not known (32-bit integers past 16 bits, floats).

@@ -1,4 +1,4 @@
-"""The one definition of what happens between a picture's file and the network's input.
+"""The one definition of what happens between an image's file and the network's input.
 
 Training evaluation, prediction, calibration, export checks and the files we ship all execute this object, and it
 travels in the checkpoint, the bundle and the ONNX files. `export/pipeline.py` says the same in ONNX operators.
@@ -32,18 +32,18 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
-"""Pillow's filters. All are antialiased: when a picture shrinks, they reach over all pixels that become one."""
+"""Pillow's filters. All are antialiased: when an image shrinks, they reach over all pixels that become one."""
 
 PADDING = 0
-"""Value of the bars beside a letterboxed picture, in all channels."""
+"""Value of the bars beside a letterboxed image, in all channels."""
 
 
 class Geometry(NamedTuple):
-    """Where a picture goes.
+    """Where an image goes.
 
     Args:
-        height: of the resized picture.
-        width: of the resized picture.
+        height: of the resized image.
+        width: of the resized image.
         top: rows cut off above it, or if negative, rows of padding.
         left: columns cut off beside it, or if negative, columns of padding.
     """
@@ -86,7 +86,7 @@ class Preprocessing:
         choose_kernel(self.backend, self.kernel)
 
     def read(self, path: Path | str) -> Image.Image:
-        """Decode a file to an upright RGB picture of 8 bits.
+        """Decode a file to an upright RGB image of 8 bits.
 
         Raises:
             UnreadableImageError: when the file gives no pixels.
@@ -94,7 +94,7 @@ class Preprocessing:
         return read_rgb(path, max_value=self.max_value)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Say where a picture of this height and width goes."""
+        """Say where an image of this height and width goes."""
         target_height, target_width = self.size
         if self.policy == "squash":
             return Geometry(target_height, target_width, 0, 0)
@@ -119,7 +119,7 @@ class Preprocessing:
         )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Fit an upright RGB picture to the size: uint8 [H, W, 3], RGB."""
+        """Fit an upright RGB image to the size: uint8 [H, W, 3], RGB."""
         place = self.geometry(image.height, image.width)
         return self.cut(self.resize(image, place.height, place.width), place)
 
@@ -145,7 +145,7 @@ class Preprocessing:
         return np.ascontiguousarray(np.moveaxis(ordered, -1, -3))
 
     def tensor(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return the network's input for an upright RGB picture: float32 [3, H, W]."""
+        """Return the network's input for an upright RGB image: float32 [3, H, W]."""
         return self.normalize(self.pixels(image))
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Preprocessing:
         return cls(**plain)
 
     def resize(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-        """Resize an upright RGB picture with the kernel and the backend: uint8 [height, width, 3]."""
+        """Resize an upright RGB image with the kernel and the backend: uint8 [height, width, 3]."""
         if image.size == (width, height):
             return np.asarray(image)
         if self.backend == "pillow":
@@ -185,7 +185,7 @@ def choose_kernel(backend: Backend, kernel: Kernel | None) -> Kernel:
     if kernel not in (None, "area"):
         raise UserError(
             f"transforms.backend=opencv with transforms.kernel={kernel}",
-            "area: OpenCV's other kernels are not antialiased and lose detail when a picture shrinks",
+            "area: OpenCV's other kernels are not antialiased and lose detail when an image shrinks",
             "leave transforms.kernel out, or choose transforms.backend=pillow",
         )
     return "area"
@@ -205,6 +205,6 @@ def import_opencv(purpose: str = "transforms.backend=opencv") -> Any:
         import cv2
     except ImportError as error:
         raise require_extra("OpenCV", extra="opencv", purpose=purpose) from error
-    # Pictures are worked on side by side already; threads of OpenCV's own would fight over the same cores.
+    # Images are worked on side by side already; threads of OpenCV's own would fight over the same cores.
     cv2.setNumThreads(1)
     return cv2

@@ -248,7 +248,7 @@ class RunDir:
         return self.path / f"{path.stem}_{scheme}{path.suffix}"
 
     def epoch(self, epoch: int) -> Path:
-        """Folder of one epoch's pictures, counted from 0."""
+        """Folder of one epoch's images, counted from 0."""
         return self.path / f"epoch_{epoch:03d}"
 
 

@@ -56,7 +56,7 @@ class Batch(NamedTuple):
         images: uint8 [B, 3, H, W], RGB, not normalised: the network's shell does that on the device.
         targets: int64 [B], class numbers.
         indices: int64 [B], rows of the split's sample table.
-        draws: float32 [B, D], random numbers of pictures that are augmented on the device; None when nothing is left
+        draws: float32 [B, D], random numbers of images that are augmented on the device; None when nothing is left
             to do.
     """
 

@@ -35,7 +35,7 @@ class ImageFolderDataModule(LightningDataModule):
 
     Args:
         data: classes and tables.
-        preprocessing: what evaluation does to a picture.
+        preprocessing: what evaluation does to an image.
         augmentation: what training does besides.
         class_weights: how often one image of each class is drawn [K]; None takes every image once an epoch.
         batch_size: images in a batch.

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ALONE_PIXELS = 128 * 128
-"""Pictures from this size on are augmented one by one, smaller ones as a batch; either way by the size alone."""
+"""Images from this size on are augmented one by one, smaller ones as a batch; either way by the size alone."""
 
 
 class Loaded(NamedTuple):
@@ -52,7 +52,7 @@ class ImageDataset(Dataset[Batch]):
 
     Args:
         table: the samples.
-        recipe: what is kept of a picture, with a store or without.
+        recipe: what is kept of an image, with a store or without.
         augmentation: None for evaluation.
         seed: of the run; the augmentation's randomness follows from it and the sample's key.
         on_error: raise ends the run at an unreadable image; skip leaves it out of its batch and says so once.
@@ -162,7 +162,7 @@ class ImageDataset(Dataset[Batch]):
 
     @property
     def _keeps_whole(self) -> bool:
-        """Whether what is kept of a picture is what evaluation shows; what is kept for random crops is larger."""
+        """Whether what is kept of an image is what evaluation shows; what is kept for random crops is larger."""
         return self._augmentation is None and self._recipe.crop_scale == 1
 
     def _uniforms(self, draws: NDArray[np.float64] | None) -> torch.Tensor | None:

@@ -1,6 +1,6 @@
 """Images of more than 8 bits whose samples may use a part of their range alone, as cameras and scanners of 12 bits do.
 
-Which value is white decides what the network sees, and such a file often does not say it. One picture cannot tell: a
+Which value is white decides what the network sees, and such a file often does not say it. One image cannot tell: a
 dark one looks the same. So the whole data set is looked at, and the user is told.
 """
 

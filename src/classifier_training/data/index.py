@@ -25,7 +25,7 @@ SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "t
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: a picture and its label.
+    """One row: an image and its label.
 
     Args:
         path: relative to the data root, with forward slashes.

@@ -1,4 +1,4 @@
-"""A loader that takes processes while pictures are decoded, and none once their pixels are on disk."""
+"""A loader that takes processes while images are decoded, and none once their pixels are on disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 WARM_SHARE = 0.02
-"""Share of an epoch's pictures that may have to be decoded for processes not to be worth their while."""
+"""Share of an epoch's images that may have to be decoded for processes not to be worth their while."""
 
 
 LOADERS: WeakSet[BatchLoader] = WeakSet()
@@ -89,7 +89,7 @@ class BatchLoader(DataLoader[Batch]):
         sampler: in which order.
         batch_size: images in a batch at the most.
         sizes: images in each batch; whole batches and the rest when left out.
-        num_workers: loader processes, while pictures are decoded.
+        num_workers: loader processes, while images are decoded.
         loads_ahead: whether a thread of this process loads the next batches; beside a GPU, not beside a busy CPU.
         share: the part of each batch that this process loads.
     """

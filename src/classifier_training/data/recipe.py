@@ -1,6 +1,6 @@
-"""What is kept of a picture: the pixels that a split's batches are made from, with the store and without it.
+"""What is kept of an image: the pixels that a split's batches are made from, with the store and without it.
 
-An evaluation sees the exact result of the preprocessing. Training cuts random parts out of a picture; it is shrunk
+An evaluation sees the exact result of the preprocessing. Training cuts random parts out of an image; it is shrunk
 once before, so far that the smallest part still has as many pixels as the network's input, and never enlarged. Every
 batch is cut from that, whether it was just made or comes from disk, so a store changes no pixel.
 """
@@ -38,10 +38,10 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a decoded picture becomes the pixels that are kept.
+    """How a decoded image becomes the pixels that are kept.
 
     Args:
-        preprocessing: what evaluation does to a picture.
+        preprocessing: what evaluation does to an image.
         crop_scale: smallest share of the area that a random crop takes; 1 where nothing is cropped.
         jpeg: whether pixels go through JPEG, to take less room.
     """
@@ -51,10 +51,10 @@ class Recipe:
     jpeg: bool = False
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that are kept of a picture of this height and width."""
+        """Height and width that are kept of an image of this height and width."""
         if self.crop_scale == 1:
             return self.preprocessing.size
-        # A crop's side is that of the picture times sqrt(share), times the stretch, which may be 1 / sqrt(4/3).
+        # A crop's side is that of the image times sqrt(share), times the stretch, which may be 1 / sqrt(4/3).
         margin = math.exp(MAX_LOG_RATIO / 2) / math.sqrt(self.crop_scale)
         sides = math.ceil(self.preprocessing.size[0] * margin), math.ceil(self.preprocessing.size[1] * margin)
         place = replace(self.preprocessing, size=sides).geometry(height, width)
@@ -63,7 +63,7 @@ class Recipe:
         return (place.height, place.width) if place.height < height and place.width <= width else (height, width)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Return what is kept of an upright RGB picture: uint8 [h, w, 3]."""
+        """Return what is kept of an upright RGB image: uint8 [h, w, 3]."""
         if self.crop_scale == 1:
             return self.preprocessing.pixels(image)
         return self.preprocessing.resize(image, *self.shape(image.height, image.width))

@@ -28,7 +28,7 @@ def map_samples(work: Callable[[int], Result], number: int) -> list[Result]:
     if get_worker_info() is not None:
         return [work(place) for place in range(number)]
     tasks = _start_threads(os.getpid())
-    # A task a thread, not a sample: handing one over takes as long as a small picture.
+    # A task a thread, not a sample: handing one over takes as long as a small image.
     parts = [range(start, number, num_cores()) for start in range(min(number, num_cores()))]
     answers: SimpleQueue[Any] = SimpleQueue()
     for part in parts:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
-"""Files that systems put beside pictures; those whose names begin with a dot are left out as well."""
+"""Files that systems put beside images; those whose names begin with a dot are left out as well."""
 
 
 class LinkOutError(UserError):

@@ -135,5 +135,5 @@ def _pairs(
         button = Opener("show", f"{one} taken for {other}: {count:,}", _panel(true, answer))
         rows.append((one, other, count, Number(share, f"{share:.0%}"), button))
     more = [paragraph(f"The {MAX_PAIRS} most frequent of {len(pairs):,} pairs.")] if len(pairs) > MAX_PAIRS else []
-    columns = ("true class", "answer", "images", "share of the class", "pictures")
+    columns = ("true class", "answer", "images", "share of the class", "images")
     return Html("".join([table(columns, rows), *more]))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAINTER_NICENESS = 10
-"""Yields to training; the lowest priority would make a run on a busy machine wait for its pictures at the end."""
+"""Yields to training; the lowest priority would make a run on a busy machine wait for its images at the end."""
 
 MAX_TOLD = 20
 """Letters without a font that are listed."""
@@ -39,7 +39,7 @@ MAX_PENDING = 64
 
 
 class Figure(ABC):
-    """A picture, described by plain values: cheap to make and to send, painted later and elsewhere.
+    """An image, described by plain values: cheap to make and to send, painted later and elsewhere.
 
     Attributes:
         shows_photos: whether its file is reduced to 256 colours, which takes a quarter of the room.
@@ -116,7 +116,7 @@ class Drawer:
         self._collect(len(self._pending) - MAX_PENDING)
 
     def _lose(self, path: Path, error: BrokenProcessPool) -> None:
-        log.warning("the drawing process ended early; %s and later pictures are missing: %s", path.name, error)
+        log.warning("the drawing process ended early; %s and later images are missing: %s", path.name, error)
         # Some may have been painted before it ended; a figure that is there counts as painted.
         self.failures |= {late: LOST for late, _ in self._pending if not late.exists()}
         self._pending.clear()

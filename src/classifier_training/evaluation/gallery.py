@@ -37,7 +37,7 @@ STRIP_SIDE, STRIP_GAP = 96, 4
 
 
 def thumbnail(path: Path, title: str, words: str = "") -> Thumbnail:
-    """Return a file's picture for a page, or only its words when it cannot be read."""
+    """Return a file's image for a page, or only its words when it cannot be read."""
     image = _small(path, SIDE)
     if image is None:
         return Thumbnail("", title, words)
@@ -45,7 +45,7 @@ def thumbnail(path: Path, title: str, words: str = "") -> Thumbnail:
 
 
 def strip_uri(paths: Sequence[Path]) -> str:
-    """Return files' pictures in a row, as one data URI; what cannot be read leaves its place grey."""
+    """Return files' images in a row, as one data URI; what cannot be read leaves its place grey."""
     width = len(paths) * (STRIP_SIDE + STRIP_GAP) - STRIP_GAP
     row = Image.new("RGB", (max(1, width), STRIP_SIDE), (235, 235, 235))
     for number, path in enumerate(paths):

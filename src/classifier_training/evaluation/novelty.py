@@ -1,6 +1,6 @@
 """A score for images unlike the training data, from what the network's last layer sees of them.
 
-The features of the classes that a network was trained on lie close to a few directions; a picture of another kind
+The features of the classes that a network was trained on lie close to a few directions; an image of another kind
 reaches outside of them. The score is the share of a centred feature vector's squared length outside the principal
 subspace of the training features: the residual of ViM (Wang et al. 2022, arXiv:2203.10807), relative to the length as
 in null space analysis (Cook et al. 2020). Where a network's features are not to be had, the energy of its logits

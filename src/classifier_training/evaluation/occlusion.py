@@ -1,4 +1,4 @@
-"""Which parts of a picture an answer rests on: grey squares are moved over it (Zeiler & Fergus 2014).
+"""Which parts of an image an answer rests on: grey squares are moved over it (Zeiler & Fergus 2014).
 
 It asks nothing of a network but its answers, so it works on every exported file.
 """
@@ -27,29 +27,29 @@ REACH = 2
 BATCH_SIZE = 32
 
 
-def occlusion_map(run: Run, picture: NDArray[np.float32], answer: int) -> NDArray[np.float32]:
+def occlusion_map(run: Run, image: NDArray[np.float32], answer: int) -> NDArray[np.float32]:
     """Return by how much the answer's probability falls when a place is hidden, float32 [P, P].
 
-    A place's value is the mean over the squares that hide it; below 0 the picture is surer without it.
+    A place's value is the mean over the squares that hide it; below 0 the image is surer without it.
 
     Args:
         run: the network.
-        picture: a preprocessed input, float32 [3, H, W]; the square takes the picture's mean.
+        image: a preprocessed input, float32 [3, H, W]; the square takes the image's mean.
         answer: number of the class that was answered.
     """
-    _, height, width = picture.shape
+    _, height, width = image.shape
     num_places = min(NUM_PLACES, height, width)
     rows, columns = (np.linspace(0, side, num_places + 1).round().astype(int) for side in (height, width))
     corners = [
         (row, column) for row in range(1 - REACH, num_places) for column in range(1 - REACH, num_places)
     ]  # fmt: skip
-    hidden = np.repeat(picture[None], len(corners), axis=0)
-    grey = picture.mean(axis=(1, 2))[:, None, None]
+    hidden = np.repeat(image[None], len(corners), axis=0)
+    grey = image.mean(axis=(1, 2))[:, None, None]
     for number, (row, column) in enumerate(corners):
         top, bottom = rows[max(row, 0)], rows[min(row + REACH, num_places)]
         left, right = columns[max(column, 0)], columns[min(column + REACH, num_places)]
         hidden[number, :, top:bottom, left:right] = grey
-    inputs = np.concatenate([picture[None], hidden])
+    inputs = np.concatenate([image[None], hidden])
     logits = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)])
     shares = softmax(logits)[:, answer]
     falls = shares[0] - shares[1:]

@@ -29,10 +29,10 @@ MAX_ROWS = 1000
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture with words below it.
+    """An image with words below it.
 
     Args:
-        uri: data URI of the picture; empty when there is none to show.
+        uri: data URI of the image; empty when there is none to show.
         title: first line below it.
         words: the rest.
         enlarged: whether it has so few pixels that they should be seen one by one.
@@ -129,16 +129,16 @@ def card(kind: str, title: str, words: str, remedy: str, *pieces: Html, badge: s
     )
 
 
-def thumbnails(pictures: Iterable[Thumbnail], *, kind: str = "gallery") -> Html:
-    """Return pictures side by side; `kind` group draws a frame around them, for what belongs together."""
-    return Html(f'<div class="{escape(kind)}">{"".join(map(_thumbnail, pictures))}</div>')
+def thumbnails(shown: Iterable[Thumbnail], *, kind: str = "gallery") -> Html:
+    """Return images side by side; `kind` group draws a frame around them, for what belongs together."""
+    return Html(f'<div class="{escape(kind)}">{"".join(map(_thumbnail, shown))}</div>')
 
 
-def _thumbnail(picture: Thumbnail) -> str:
-    size = ' class="small"' if picture.enlarged else ""
-    image = f'<img{size} src="{escape(picture.uri)}" alt="{escape(picture.title)}">' if picture.uri else ""
-    words = f"<br>{escape(picture.words)}" if picture.words else ""
-    return f'<figure class="thumb">{image}<figcaption><b>{escape(picture.title)}</b>{words}</figcaption></figure>'
+def _thumbnail(shown: Thumbnail) -> str:
+    size = ' class="small"' if shown.enlarged else ""
+    image = f'<img{size} src="{escape(shown.uri)}" alt="{escape(shown.title)}">' if shown.uri else ""
+    words = f"<br>{escape(shown.words)}" if shown.words else ""
+    return f'<figure class="thumb">{image}<figcaption><b>{escape(shown.title)}</b>{words}</figcaption></figure>'
 
 
 def plots(uris: Iterable[tuple[str, str]]) -> Html:
@@ -148,7 +148,7 @@ def plots(uris: Iterable[tuple[str, str]]) -> Html:
 
 
 def strip(title: str, uri: str) -> Html:
-    """Return a wide picture with a title above it."""
+    """Return a wide image with a title above it."""
     return Html(
         f'<div class="strip"><p><b>{escape(title)}</b></p><img src="{escape(uri)}" alt="{escape(title)}"></div>'
     )

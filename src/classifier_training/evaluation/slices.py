@@ -90,7 +90,7 @@ def worst_slice(slices: Sequence[Slice]) -> Slice | None:
 
 
 def size_bins(sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Name the bin of each picture, given as width and height in pixels, by its shorter side: doubling from 32."""
+    """Name the bin of each image, given as width and height in pixels, by its shorter side: doubling from 32."""
     shorter = np.array([min(size) for size in sizes])
     bounds = 2 ** np.arange(5, 13)
     names = [

@@ -1,4 +1,4 @@
-"""`demo.html`: a page that classifies pictures in the browser, with pipeline.onnx. Needs no torch and no network."""
+"""`demo.html`: a page that classifies images in the browser, with pipeline.onnx. Needs no torch and no network."""
 
 from __future__ import annotations
 

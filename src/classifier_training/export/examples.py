@@ -92,7 +92,7 @@ def iterate_examples(
 
 NUM_GOLDEN = 4
 MAX_SIDE, MAX_RATIO = 384, 1.5
-"""Of a picture, in pixels, or this many times the input's side if that is more; larger ones are cut to their middle, so
+"""Of an image, in pixels, or this many times the input's side if that is more; larger ones are cut to their middle, so
 that the folder stays small."""
 
 
@@ -103,12 +103,12 @@ def write_golden(
     answer: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     class_names: Sequence[str],
 ) -> None:
-    """Write pictures as PNG and as raw RGB bytes, the input tensors, and golden.json with the expected probabilities.
+    """Write images as PNG and as raw RGB bytes, the input tensors, and golden.json with the expected probabilities.
 
     Args:
         folder: where to.
-        paths: image files to take the pictures from, spread over; the first few are used.
-        preprocessing: what the pictures go through.
+        paths: image files to take the images from, spread over; the first few are used.
+        preprocessing: what the images go through.
         answer: the right probabilities [B, K], calibrated if the bundle is, for inputs, float32 [B, 3, H, W].
         class_names: [K].
     """

@@ -89,7 +89,7 @@ def _describe(network: nn.Module, info: BundleInfo) -> dict[str, Any] | None:
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 PUSHED = ("*.onnx", "*.safetensors", "config.json", "labels_mapping.json", "model_info.json")
-"""What is pushed besides the card. No pictures, nor pages that show some: their owner may not want them shown."""
+"""What is pushed besides the card. No images, nor pages that show some: their owner may not want them shown."""
 
 CARD_ON_HUB = "README.md"
 

@@ -88,10 +88,10 @@ def decode_one(item: Item, preprocessing: Preprocessing) -> Decoded:
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the network's input for an upright RGB picture, float32 [3, H, W].
+    """Return the network's input for an upright RGB image, float32 [3, H, W].
 
     Raises:
-        UnreadableImageError: for a picture so long and thin that it becomes huge before it is cut.
+        UnreadableImageError: for an image so long and thin that it becomes huge before it is cut.
     """
     place = preprocessing.geometry(image.height, image.width)
     if place.height * place.width > MAX_PIXELS:

@@ -45,7 +45,7 @@ class Cost:
 
 
 def cost(built: BuiltModel, *, image_size: int) -> Cost:
-    """Measure one network, which must take pictures of that size."""
+    """Measure one network, which must take images of that size."""
     network = built.network
     summary = summarize(network, architecture=built.architecture, image_size=image_size)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in network.buffers())

@@ -1,4 +1,4 @@
-"""Whether a network takes the pictures that it will get, found out before a run folder is made."""
+"""Whether a network takes the images that it will get, found out before a run folder is made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def can_train(network: nn.Module, *, image_size: int, num_images: int) -> bool:
 
 
 def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
-    """Make sure that a network takes pictures of a size; one of fixed size is set to it where it can be.
+    """Make sure that a network takes images of a size; one of fixed size is set to it where it can be.
 
     Args:
         built: the network, changed in place.
@@ -46,7 +46,7 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
     if error is not None:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"data.image_size={image_size}: {built.architecture} does not take pictures of this size ({reason})",
+            f"data.image_size={image_size}: {built.architecture} does not take images of this size ({reason})",
             f"a size that the network is made for; its own is {built.input_spec.size}",
             f"data.image_size={built.input_spec.size}",
         )
@@ -54,7 +54,7 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
 
 
 def fit_smaller(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
-    """Make sure that a network, as it is, also takes the smaller pictures of early epochs; returns as `fit_input`.
+    """Make sure that a network, as it is, also takes the smaller images of early epochs; returns as `fit_input`.
 
     Raises:
         UserError: when it takes no other size than its own, or the batch is too small.
@@ -64,7 +64,7 @@ def fit_smaller(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"transforms.start_scale begins with {image_size} px: {built.architecture} takes one size alone ({reason})",
-            "a network that takes pictures of any size, as convolutional ones do",
+            "a network that takes images of any size, as convolutional ones do",
             "transforms.start_scale=1",
         )
     return _fewest_images(built, image_size, batch_size)

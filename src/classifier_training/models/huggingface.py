@@ -54,7 +54,7 @@ def huggingface_model(
         dropout: share of features dropped before the last layer; the network's own unless given.
 
     Raises:
-        UserError: when there is no such network, it is none for pictures, or its weights cannot be had.
+        UserError: when there is no such network, it is none for images, or its weights cannot be had.
     """
     import transformers
 

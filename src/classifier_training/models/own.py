@@ -18,7 +18,7 @@ def cnn_v1(
     num_convolutions: Annotated[int, Field(ge=1, le=4)] = 2,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
 ) -> BuiltModel:
-    """Four blocks of 32, 64, 128 and 256 channels: 1.2 million parameters, for small pictures, from scratch.
+    """Four blocks of 32, 64, 128 and 256 channels: 1.2 million parameters, for small images, from scratch.
 
     Args:
         residual: add each block's input to its output.

@@ -134,7 +134,7 @@ def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) ->
             return batch_size
     raise UserError(
         f"data.batch_size=auto: not even {candidates[-1]} images fit into memory",
-        "a network and pictures that can be trained on this device",
+        "a network and images that can be trained on this device",
         "a smaller data.image_size or model, or another trainer.accelerator",
     )
 

@@ -1,4 +1,4 @@
-"""Features of a split's pictures: computed side by side, and kept on disk by the content of the pixels."""
+"""Features of a split's images: computed side by side, and kept on disk by the content of the pixels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORMAT_VERSION = 1
 """Of the features' arithmetic and files; those of another version are made anew."""
 
 CHUNK = 16
-"""Pictures that a thread describes at once."""
+"""Images that a thread describes at once."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FeatureCache:
             self._places |= {key.tobytes(): (values, row) for row, key in enumerate(np.load(path))}
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:
-        """Return the features of a picture, float32 [D]; None when they are not there."""
+        """Return the features of an image, float32 [D]; None when they are not there."""
         values, row = self._places.get(key, (None, 0))
         return None if values is None else values[row]
 
@@ -132,16 +132,16 @@ def open_cache(
 def describe_split(batches: Iterable[Batch], describe: Callable[[Tensor], Tensor], cache: FeatureCache) -> Described:
     """Compute the features of a split, or take them from the disk.
 
-    A thread describes a few pictures at a time, with one thread of torch's, so that the values do not depend on the
+    A thread describes a few images at a time, with one thread of torch's, so that the values do not depend on the
     number of cores.
 
     Args:
-        batches: of pictures as an evaluation sees them.
+        batches: of images as an evaluation sees them.
         describe: pixels, float32 [B, 3, H, W] of 0..255, to features [B, D].
         cache: of what was computed before.
 
     Raises:
-        UserError: when there is no picture.
+        UserError: when there is no image.
     """
     import torch
 

@@ -100,13 +100,13 @@ def sound_precision(device: Device, network: nn.Module, *, image_size: int, want
     """Do without bfloat16 where the CPU leaves gradients of it unset.
 
     Of convolutions that `unset_gradients` finds, oneDNN leaves the gradients of some weights as the memory was. Those
-    weights meet padding alone, and batches in bfloat16 pass over them: the loss stays as it should be. One picture in
+    weights meet padding alone, and batches in bfloat16 pass over them: the loss stays as it should be. One image in
     float32 multiplies them by zero, and where they have become NaN, so does its answer.
 
     Args:
         device: as chosen.
-        network: takes pictures of that size.
-        image_size: of the smallest training pictures, in pixels.
+        network: takes images of that size.
+        image_size: of the smallest training images, in pixels.
         wanted: trainer.precision.
 
     Raises:
@@ -120,7 +120,7 @@ def sound_precision(device: Device, network: nn.Module, *, image_size: int, want
     reason = f"at {image_size} px the maps that {name} is shown are too small for the CPU's gradients in bfloat16"
     if wanted != "auto":
         raise UserError(
-            f"trainer.precision={wanted}: {reason}", "larger pictures, or full precision", "trainer.precision=32"
+            f"trainer.precision={wanted}: {reason}", "larger images, or full precision", "trainer.precision=32"
         )
     return replace(device, other_precisions=())
 

@@ -28,7 +28,7 @@ class Distillation:
         alpha: share of the teacher's answers in the loss, against the labels.
         hint_weight: weight of the hints: the features before the student's last layer, projected by a matrix that
             learns along, shall come near the teacher's (Romero et al. 2015, arXiv:1412.6550).
-        keep_answers: ask the teacher once and keep its answers on disk, where augmentation leaves the pictures as they
+        keep_answers: ask the teacher once and keep its answers on disk, where augmentation leaves the images as they
             are; otherwise it is asked at every step.
     """
 
@@ -77,7 +77,7 @@ def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float, weights:
         logits: of the student, float32 [B, K].
         labels: of the teachers at the same temperature, float32 [B, K].
         temperature: above 0.
-        weights: of the pictures, float32 [B]; None for all alike.
+        weights: of the images, float32 [B]; None for all alike.
 
     Returns:
         A scalar, 0 or more.

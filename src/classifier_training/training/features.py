@@ -92,11 +92,11 @@ def shown_to(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def count_features(network: nn.Module, *, image_size: int, setting: str) -> tuple[str, int]:
-    """Say what a network's last layer is called, and how many numbers it is shown of a picture.
+    """Say what a network's last layer is called, and how many numbers it is shown of an image.
 
     Args:
         network: on the CPU; left in the mode that it is in.
-        image_size: side of the pictures in pixels.
+        image_size: side of the images in pixels.
         setting: that needs it, as typed, for the message.
 
     Raises:
@@ -119,7 +119,7 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
     """Run the network over the batches in evaluation mode and keep what its head is shown.
 
     Raises:
-        UserError: when the head is no plain linear layer at the network's end, or no picture can be read.
+        UserError: when the head is no plain linear layer at the network's end, or no image can be read.
     """
     head = linear_head(module.network, setting=setting)
     shown: list[Tensor] = []

@@ -59,9 +59,9 @@ class Hints(nn.Module):
 class Guide(nn.Module):
     """What a teacher adds to the loss; see `Distillation`.
 
-    Unbalanced classes are corrected here by the weights of their pictures, also where the loss of the labels adjusts
-    logits: a teacher's answers to pictures that it was trained on are near the labels, and a student that learnt them
-    with all pictures alike would learn how frequent the classes are, whichever logits are compared.
+    Unbalanced classes are corrected here by the weights of their images, also where the loss of the labels adjusts
+    logits: a teacher's answers to images that it was trained on are near the labels, and a student that learnt them
+    with all images alike would learn how frequent the classes are, whichever logits are compared.
 
     Args:
         settings: temperature and weights.
@@ -104,7 +104,7 @@ class Guide(nn.Module):
             indices: rows of the training table, int64 [B].
             features: what its last layer was shown, one tensor, where hints are given.
             adjustment: what the loss of the labels adds to the logits, float32 [K], or None.
-            weights: of the pictures, float32 [B], or None.
+            weights: of the images, float32 [B], or None.
 
         Returns:
             A scalar.

@@ -1,6 +1,6 @@
 """Losses, as pure functions of logits, targets and class weights.
 
-Targets are class numbers, or the share of each class in a mixed picture. A loss of shares is the mean over classes by
+Targets are class numbers, or the share of each class in a mixed image. A loss of shares is the mean over classes by
 their share times the class's weight, so that a share of 1 gives what the class number gives.
 """
 

@@ -91,7 +91,7 @@ def suggest(found: LrRange) -> float:
         raise UserError(
             f"optimizer.lr=auto: the loss falls at no learning rate from {LOWEST_LR:g} to {HIGHEST_LR:g}",
             "a network that learns something of the data in a hundred steps",
-            "a number, as in optimizer.lr=0.001; and look whether the labels belong to the pictures",
+            "a number, as in optimizer.lr=0.001; and look whether the labels belong to the images",
         )
     # Rounded to what is printed, so that the number can be typed again.
     return float(f"{rates[(valley[0] + valley[-1]) // 2]:.2e}")

@@ -52,7 +52,7 @@ class ClassifierModule(pl.LightningModule):
 
     Attributes:
         results: answers on each split, by its name, once it was gone through.
-        input_size: height and width of the pictures.
+        input_size: height and width of the images.
         scored_split: what the loader given to Lightning's test holds; not test where there is no such split.
     """
 
@@ -301,13 +301,13 @@ class ClassifierModule(pl.LightningModule):
 
 
 def _share_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """The part of each picture [B] that shows the class answered: 0 or 1, or a share where pictures were mixed."""
+    """The part of each image [B] that shows the class answered: 0 or 1, or a share where images were mixed."""
     predicted = logits.argmax(dim=1)
     return (predicted == targets) if targets.ndim == 1 else targets.gather(1, predicted[:, None]).squeeze(1)
 
 
 def _weights_of(targets: Tensor, class_weights: Tensor | None, logit_adjustment: Tensor | None) -> Tensor | None:
-    """The weight of each picture [B] that corrects unbalanced classes alike, where anything does."""
+    """The weight of each image [B] that corrects unbalanced classes alike, where anything does."""
     if logit_adjustment is not None:
         class_weights = torch.exp(-logit_adjustment)
     if class_weights is None:
@@ -347,9 +347,9 @@ class WholeStep:
 
     Args:
         loss: to go backward from: its average over the processes is the mean loss.
-        mean_loss: over all pictures of the batch, by their weights.
-        correct: pictures that were answered right.
-        seen: pictures.
+        mean_loss: over all images of the batch, by their weights.
+        correct: images that were answered right.
+        seen: images.
     """
 
     loss: Tensor
@@ -362,7 +362,7 @@ def whole_step(loss: Tensor, weight: Tensor, correct: Tensor, seen: Tensor) -> W
     """Add up a step over all processes.
 
     Args:
-        loss: mean over this process's pictures by their weights, a scalar.
+        loss: mean over this process's images by their weights, a scalar.
         weight: their weights' sum, a scalar.
         correct: how many of them were answered right, a scalar.
         seen: how many they are, a scalar.
@@ -388,7 +388,7 @@ def gathered(parts: Sequence[Any]) -> list[Any]:
 
 
 def average_statistics(network: nn.Module) -> None:
-    """Give all processes the mean of their batch-norm statistics, which each has seen its own pictures for."""
+    """Give all processes the mean of their batch-norm statistics, which each has seen its own images for."""
     if not are_several():
         return
     for buffer in network.buffers():

@@ -1,4 +1,4 @@
-"""Progressive resizing: early epochs see smaller pictures, which takes less time (Howard 2018, fast.ai's DAWNBench)."""
+"""Progressive resizing: early epochs see smaller images, which takes less time (Howard 2018, fast.ai's DAWNBench)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STRIDE = 32
-"""Sizes are multiples of it: as far as most networks shrink a picture."""
+"""Sizes are multiples of it: as far as most networks shrink an image."""
 
 GROWTH_SHARE = 0.75
-"""Share of the epochs after which pictures have their full size."""
+"""Share of the epochs after which images have their full size."""
 
 
 def epoch_size(epoch: int, max_epochs: int, *, image_size: int, start_scale: float) -> int:
-    """Side of the training pictures of an epoch, in pixels.
+    """Side of the training images of an epoch, in pixels.
 
     It grows evenly from `start_scale` of the size, in multiples of 32, and is the full one in the last quarter of the
     epochs and always in the last, so that the run ends on what evaluation sees.

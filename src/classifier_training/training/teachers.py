@@ -116,7 +116,7 @@ class Teachers:
 
 
 class KeptAnswers:
-    """What teachers said to each training picture once, in a file that is mapped into memory.
+    """What teachers said to each training image once, in a file that is mapped into memory.
 
     Args:
         values: float32 [N, M * K + E]: logits, then features.
@@ -135,7 +135,7 @@ class KeptAnswers:
 
     def __call__(self, images: Tensor, indices: Tensor) -> Answers:  # noqa: ARG002 - networks go by them
         """Look a batch up; see `Teaching`."""
-        # A trial's batch of noise may be larger than the data; its rows are no pictures', and any answer will do.
+        # A trial's batch of noise may be larger than the data; its rows are no images', and any answer will do.
         rows = self._look_up(indices.remainder(len(self._values)))
         width = self._num_teachers * self._num_classes
         features = rows[:, width:] if rows.shape[1] > width else None
@@ -159,19 +159,19 @@ def keep_answers(
     num_classes: int,
     device: str,
 ) -> KeptAnswers:
-    """Ask the teachers for all training pictures, unless a file has their answers, and map them into memory.
+    """Ask the teachers for all training images, unless a file has their answers, and map them into memory.
 
     Args:
-        path: of the file, which tells these teachers and pictures from all others.
+        path: of the file, which tells these teachers and images from all others.
         teachers: whom to ask.
-        batches: the training pictures without augmentation.
+        batches: the training images without augmentation.
         num_images: rows of the training table.
         num_teachers: M.
         num_classes: K.
         device: where to compute.
 
     Raises:
-        UserError: when no picture can be read.
+        UserError: when no image can be read.
     """
     started = time.perf_counter()
     is_new = not path.exists()
@@ -184,7 +184,7 @@ def keep_answers(
             parts = [answers.logits.flatten(1), *([] if answers.features is None else [answers.features])]
             rows = torch.cat(parts, dim=1).cpu().numpy()
             if values is None:
-                # Pictures that cannot be read are skipped in training too.
+                # Images that cannot be read are skipped in training too.
                 values = np.zeros((num_images, rows.shape[1]), dtype=np.float32)
             values[batch.indices.numpy()] = rows
         if values is None:

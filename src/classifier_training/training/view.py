@@ -26,8 +26,8 @@ class Mix:
     """How a batch is mixed.
 
     Args:
-        share: of the first picture, 0..1.
-        box: top, bottom, left, right in pixels of the part that the second picture fills; None blends them whole.
+        share: of the first image, 0..1.
+        box: top, bottom, left, right in pixels of the part that the second image fills; None blends them whole.
     """
 
     share: float
@@ -60,7 +60,7 @@ def draw_mix(transforms: Transforms, *, height: int, width: int, seed: int, epoc
 
 
 def cut_box(share: float, *, height: int, width: int, middle: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of a box of 1 - share of the area around a point, cut where the picture ends."""
+    """Top, bottom, left and right of a box of 1 - share of the area around a point, cut where the image ends."""
     side = math.sqrt(1 - share)
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
     y, x = middle
@@ -68,7 +68,7 @@ def cut_box(share: float, *, height: int, width: int, middle: tuple[int, int]) -
 
 
 def mix_images(images: Tensor, mix: Mix) -> Tensor:
-    """Mix pictures [B, 3, H, W] with those of the batch turned round; a blend is float32, a cut keeps its type."""
+    """Mix images [B, 3, H, W] with those of the batch turned round; a blend is float32, a cut keeps its type."""
     other = images.flip(0)
     if mix.box is None:
         return images.float().mul_(mix.share).add_(other, alpha=1 - mix.share)
@@ -91,7 +91,7 @@ class TrainingView:
     Args:
         transforms: how far.
         num_classes: K.
-        image_size: side of the pictures that evaluation sees, in pixels.
+        image_size: side of the images that evaluation sees, in pixels.
         max_epochs: planned length of the run.
         seed: of the run.
     """
@@ -112,7 +112,7 @@ class TrainingView:
             step: batch of the epoch, counted from 0.
 
         Returns:
-            Images, and targets: class numbers as they came, or shares float32 [B, K] where pictures were mixed.
+            Images, and targets: class numbers as they came, or shares float32 [B, K] where images were mixed.
         """
         start_scale = self.transforms.start_scale
         images = shrink(images, epoch_size(epoch, self.max_epochs, image_size=self.image_size, start_scale=start_scale))

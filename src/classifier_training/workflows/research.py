@@ -1,4 +1,4 @@
-"""What the scripts in scripts/research show: pictures of models and of their runs, made by the verbs' own functions."""
+"""What the scripts in scripts/research show: images of models and of their runs, made by the verbs' own functions."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_tiff_may_say_which_value_is_white(tag: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("largest", [3021, 65535, 2047])
 def test_what_a_tiff_says_counts_only_as_a_range_that_holds(largest: int, tmp_path: Path) -> None:
-    """The largest sample of a picture, all 16 bits, and a range that its samples are past, are none."""
+    """The largest sample of an image, all 16 bits, and a range that its samples are past, are none."""
     path = save(tmp_path / "a.tif", Image.fromarray(RAMP), tiffinfo={281: largest})
     assert grey(path) == [0, 1, 5, 16]
     assert grey(path, max_value=4095) == GREYS

@@ -17,7 +17,7 @@ def make(policy: str = "squash", kernel: str = "bilinear", size: tuple[int, int]
 
 
 def halves(width: int, height: int) -> Image.Image:
-    """A picture whose left half is red and whose right half is blue."""
+    """An image whose left half is red and whose right half is blue."""
     image = Image.new("RGB", (width, height), (255, 0, 0))
     image.paste((0, 0, 255), (width // 2, 0, width, height))
     return image

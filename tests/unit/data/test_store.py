@@ -196,7 +196,7 @@ def test_two_processes_build_it_once(tmp_path: Path, many: list[str]) -> None:
 
 
 class FullFile:
-    """A file on a disk with no room for a second picture."""
+    """A file on a disk with no room for a second image."""
 
     def __init__(self, file: Any) -> None:
         self._file, self._room = file, 16 * 16 * 3

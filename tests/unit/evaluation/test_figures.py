@@ -148,7 +148,7 @@ def test_captions_stay_below_their_picture_and_can_be_told_apart(names: tuple[st
     )
     pair = ConfusedPair(true_label=names[0], answer=names[-1], count=3, support=20, paths=())
     occluded = OcclusionTile(
-        picture=np.zeros((8, 8, 3), np.uint8), falls=np.ones((2, 2), np.float32), true_label=names[0], answer=names[-1],
+        image=np.zeros((8, 8, 3), np.uint8), falls=np.ones((2, 2), np.float32), true_label=names[0], answer=names[-1],
         confidence=0.9,
     )  # fmt: skip
     means = np.zeros((len(names[:12]), 32, 32, 3), np.uint8)
@@ -252,5 +252,5 @@ def test_a_painter_that_dies_costs_its_pictures_and_no_more(tmp_path: Path, capl
         drawer.submit(figure, tmp_path / "second.png")
         drawer.submit(figure, tmp_path / "third.png")
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "first.png and later pictures are missing" in said
+    assert "first.png and later images are missing" in said
     assert {path.name for path in drawer.failures} == {"first.png", "second.png", "third.png"}

@@ -45,7 +45,7 @@ def contestant(model: str, num_right: int, *, latency_ms: float = 1.0, folder: s
     runs = {0: figures(score - 0.01), 1: figures(score), 2: figures(score + 0.01)}
     return Contestant(
         model=model,
-        data="pictures",
+        data="images",
         runs=runs,
         representative=middle_seed(runs),
         latency_ms=latency_ms,
@@ -58,7 +58,7 @@ def test_contestants_are_ranked_and_told_apart_on_the_same_images() -> None:
     assert [item.contestant.model for item in board.standings] == ["good", "near", "poor"]
     assert [item.verdict for item in board.standings] == [BEST, UNCLEAR, WORSE]
     assert board.verdict == (
-        "pictures: good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not "
+        "images: good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not "
         "tell it from near, of which near answers 3.0 times as fast."
     )
     row = board.standings[0].to_dict()

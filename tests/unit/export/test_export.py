@@ -34,12 +34,12 @@ INFO = BundleInfo(class_names=("", "ü", "c"), preprocessing=PREPROCESSING, arch
 
 
 def examples(folder: Path, number: int = 9) -> Examples:
-    """Draw pictures of many shapes and colours and read them as the checks do."""
+    """Draw images of many shapes and colours and read them as the checks do."""
     return read_examples(table_of(folder, number), PREPROCESSING, number=number)
 
 
 def table_of(folder: Path, number: int) -> SplitTable:
-    """Draw pictures of many shapes and colours."""
+    """Draw images of many shapes and colours."""
     folder.mkdir(exist_ok=True)
     paths = []
     for row in range(number):
@@ -61,7 +61,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, BuiltModel
     torch.manual_seed(0)
     model = timm_model(3, name="test_resnet", pretrained=False)
     model.network.train()
-    write_bundle(run_dir, model, INFO, examples=examples(tmp_path_factory.mktemp("pictures")), opset=None)
+    write_bundle(run_dir, model, INFO, examples=examples(tmp_path_factory.mktemp("images")), opset=None)
     return run_dir, model
 
 

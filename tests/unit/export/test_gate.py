@@ -173,7 +173,7 @@ def test_a_quantised_pipeline_is_judged_by_its_network_on_its_own_input(tmp_path
     network = onnx_runner(tmp_path / "model.onnx")
 
     (shares,) = open_session(tmp_path / "pipeline.onnx").run(None, {"image": np.full((4, 4, 3), level, np.uint8)})
-    assert np.abs(shares - softmax(network(real.inputs))[0]).max() > 0.9, "two opposite answers for one picture"
+    assert np.abs(shares - softmax(network(real.inputs))[0]).max() > 0.9, "two opposite answers for one image"
     parity = verify_pipeline(tmp_path / "pipeline.onnx", preprocessing, lambda inputs: softmax(network(inputs)), real)
     assert parity.passed
     assert parity.max_probability_difference < 1e-5

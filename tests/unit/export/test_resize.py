@@ -1,4 +1,4 @@
-"""The graph's resize against the Python preprocessing, pixel by pixel, on real and on awkward pictures."""
+"""The graph's resize against the Python preprocessing, pixel by pixel, on real and on awkward images."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_photographs_that_are_a_little_larger_than_the_input(kernel: str) -> Non
 
 @functools.cache
 def source(kind: str) -> Image.Image:
-    """A large picture to cut from."""
+    """A large image to cut from."""
     if kind in ("china", "flower"):
         photographs = dict(zip(("china", "flower"), load_sample_images().images, strict=True))
         return Image.fromarray(photographs[kind])
@@ -170,7 +170,7 @@ def check_cases(number: int) -> None:
             num_pixels += apart.size
             if apart.max():
                 wrong.append(f"{kind} {width} x {height}: {int((apart > 0).sum())} pixels, {preprocessing}")
-    assert wrong == [], f"{len(wrong)} of {number * len(KINDS)} pictures, {num_pixels:,} pixels"
+    assert wrong == [], f"{len(wrong)} of {number * len(KINDS)} images, {num_pixels:,} pixels"
 
 
 def test_pixels_are_the_same_for_random_sizes() -> None:

@@ -35,7 +35,7 @@ def run(compute: Callable[[GraphBuilder, Tensor], list[Tensor]], values: NDArray
 
 
 def pairs() -> NDArray[np.int64]:
-    """Sides of pictures, int64 [2, n]."""
+    """Sides of images, int64 [2, n]."""
     common = [size + step for size in (32, 64, 96, 100, 128, 224, 256, 299, 384) for step in (-1, 0, 1)]
     small = list(itertools.product(range(1, 60), range(1, 60)))
     large = np.random.default_rng(0).integers(1, 1500, (2000, 2)).tolist()

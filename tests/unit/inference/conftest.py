@@ -21,7 +21,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         made,
         timm_model(3, name="test_resnet", pretrained=False),
         info,
-        examples=examples(tmp_path_factory.mktemp("pictures")),
+        examples=examples(tmp_path_factory.mktemp("images")),
         opset=None,
     )
     return made

@@ -37,7 +37,7 @@ INFO = BundleInfo(class_names=tuple(sorted(COLOURS)), preprocessing=PREPROCESSIN
 
 
 class MeanColour(nn.Module):
-    """Tells the noisy one-coloured pictures of these tests apart, far too surely for its mistakes."""
+    """Tells the noisy one-coloured images of these tests apart, far too surely for its mistakes."""
 
     def __init__(self, *, linear: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class MeanColour(nn.Module):
 
 
 def make_tables(folder: Path) -> dict[str, SplitTable]:
-    """Pictures of three colours, of which every fifth has a wrong label."""
+    """Images of three colours, of which every fifth has a wrong label."""
     tables = {}
     for split in ("train", "val"):
         paths, targets = [], []
@@ -270,7 +270,7 @@ def test_a_bundle_of_before_temperatures_were_judged_is_read(calibrated: RunDir,
 
 
 def test_predict_and_the_pipeline_give_the_same_probabilities(calibrated: RunDir) -> None:
-    """Where the pixels are the same, as they are of these pictures, all that differs is rounding."""
+    """Where the pixels are the same, as they are of these images, all that differs is rounding."""
     paths = pictures(calibrated.path.parent)
     session = open_session(calibrated.pipeline)
     for prediction in Predictor(calibrated.path).predict(paths, probabilities=True):

@@ -80,7 +80,7 @@ def test_a_folder_is_loaded_and_its_head_replaced_for_other_classes(
         (0.5, 0.4, 0.3),
         (0.5, 0.6, 0.7),
     )
-    # A picture of another size: convolutions and windows take it, position embeddings are interpolated.
+    # An image of another size: convolutions and windows take it, position embeddings are interpolated.
     fit_input(other, image_size=64, batch_size=4)
     assert other.network(torch.randn(2, 3, 64, 64)).shape == (2, 3)
 

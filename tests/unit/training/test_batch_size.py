@@ -80,7 +80,7 @@ def test_on_the_cpu_a_budget_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         budget = 2 * (fixed + number * per_image + 10)
         monkeypatch.setattr(subject, "available_memory_bytes", lambda budget=budget: budget)
         assert find_batch_size(module, CPU, effective=64, smallest=1, num_images=500) == expected
-    # Three pictures are all there are, so a batch of 64 is one of three.
+    # Three images are all there are, so a batch of 64 is one of three.
     assert find_batch_size(module, CPU, effective=64, smallest=1, num_images=2) == 64
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)

@@ -86,7 +86,7 @@ def test_memory_grows_with_the_batch_and_the_picture() -> None:
 def test_a_size_that_a_network_does_not_take_is_said_in_its_row() -> None:
     result = models(pattern="vit_b_32", image_size=100)
     assert result.rows[0].parameters is None
-    assert "does not take pictures of this size" in str(result)
+    assert "does not take images of this size" in str(result)
 
 
 @pytest.mark.usefixtures("torchvision_alone")

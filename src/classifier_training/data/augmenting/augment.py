@@ -36,13 +36,13 @@ def augment(images: Tensor, draws: Tensor, transforms: Transforms) -> Tensor:
 
 
 class Changes:
-    """What is done to each picture of a batch: a movement [B, 2, 3], a matrix of colours [B, 3, 3] and a share of grey.
+    """What is done to each image of a batch: a movement [B, 2, 3], a matrix of colours [B, 3, 3] and a share of grey.
 
     Args:
         draws: float32 [B, len(DRAWS)].
         transforms: how far each change may go.
-        height: of the pictures.
-        width: of the pictures.
+        height: of the images.
+        width: of the images.
     """
 
     def __init__(self, draws: Tensor, transforms: Transforms, height: int, width: int) -> None:
@@ -68,7 +68,7 @@ class Changes:
         return _levels(pixels)
 
     def apply_one(self, row: int, image: Tensor, out: Tensor) -> None:
-        """Change one picture of the batch on the CPU, in memory that is used again, so that it stays in the cache.
+        """Change one image of the batch on the CPU, in memory that is used again, so that it stays in the cache.
 
         Args:
             row: its place in the batch.
@@ -97,7 +97,7 @@ def changes_batch(transforms: Transforms) -> bool:
 
 
 def _recolours(transforms: Transforms) -> bool:
-    # With the other backend the colours have been changed, one picture after the other.
+    # With the other backend the colours have been changed, one image after the other.
     return transforms.changes_colours and transforms.backend == "pillow"
 
 
@@ -115,7 +115,7 @@ _memory = threading.local()
 
 
 def _scratch(shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory of this thread's own for one picture: getting it anew each time takes as long as the work."""
+    """Memory of this thread's own for one image: getting it anew each time takes as long as the work."""
     if getattr(_memory, "shape", None) != shape:
         _memory.shape = shape
         _memory.tensors = torch.empty(shape), torch.empty(shape), torch.empty(shape, dtype=torch.int16)
@@ -129,7 +129,7 @@ def _movement(signed: dict[str, Tensor], transforms: Transforms, aspect: float) 
     scale = 1 + signed["zoom"] * transforms.zoom
     mirror = torch.where(signed["flip"] < 2 * transforms.hflip - 1, -1.0, 1.0)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    # Coordinates run from -1 to 1 on both axes, so a picture that is not square needs its aspect undone and redone.
+    # Coordinates run from -1 to 1 on both axes, so an image that is not square needs its aspect undone and redone.
     shift_x, shift_y = (
         2 * transforms.translate * signed["shift_x"],
         2 * transforms.translate * signed["shift_y"],

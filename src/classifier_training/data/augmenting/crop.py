@@ -1,4 +1,4 @@
-"""The random part of a picture that a training batch shows."""
+"""The random part of an image that a training batch shows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def training_pixels(
     kept: NDArray[np.uint8], preprocessing: Preprocessing, crop_scale: float, draws: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """Cut a random part out of what a recipe keeps of a picture, and fit it to the size.
+    """Cut a random part out of what a recipe keeps of an image, and fit it to the size.
 
-    The crop keeps between `crop_scale` and all of the area, in the shape that the policy gives the whole picture.
+    The crop keeps between `crop_scale` and all of the area, in the shape that the policy gives the whole image.
 
     Args:
         kept: uint8 [h, w, 3].

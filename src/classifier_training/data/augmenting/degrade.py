@@ -1,6 +1,6 @@
-"""Pictures made worse, as cameras and crowds make them: out of focus, moved, from afar, noisy, half hidden.
+"""Images made worse, as cameras and crowds make them: out of focus, moved, from afar, noisy, half hidden.
 
-What each does is what `rendered/jerseys.py` paints into its test pictures, as an augmentation of any picture. Hiding a
+What each does is what `rendered/jerseys.py` paints into its test images, as an augmentation of any image. Hiding a
 rectangle is random erasing (Zhong et al. 2020, arXiv:1708.04896).
 """
 
@@ -36,7 +36,7 @@ ERASED_LOG_RATIO = math.log(3.3)
 
 
 def degrade(pixels: NDArray[np.uint8], draws: NDArray[np.float64], transforms: Transforms) -> NDArray[np.uint8]:
-    """Make a picture worse in the order in which it happens: what stands in front, then the lens, then the sensor.
+    """Make an image worse in the order in which it happens: what stands in front, then the lens, then the sensor.
 
     Args:
         pixels: uint8 [H, W, 3].
@@ -44,7 +44,7 @@ def degrade(pixels: NDArray[np.uint8], draws: NDArray[np.float64], transforms: T
         transforms: how probable each change is.
 
     Returns:
-        uint8 [H, W, 3]; the picture that came is left as it is.
+        uint8 [H, W, 3]; the image that came is left as it is.
     """
     drawn = dict(zip(DRAWS, draws.tolist(), strict=True))
     height, width = pixels.shape[:2]

@@ -1,8 +1,8 @@
-"""How pictures become training batches: settings, and the random numbers behind them.
+"""How images become training batches: settings, and the random numbers behind them.
 
 Every random number of a sample is a pure function of (seed, epoch, position), so that the number of workers, a resume
-or a kill changes nothing. `recipe.py` shrinks a picture once, `crop.py` cuts a random part out of that, and what
-happens to the pixels then is in `trivial.py` and `degrade.py`, picture by picture, in `augment.py`, or in `jitter.py`,
+or a kill changes nothing. `recipe.py` shrinks an image once, `crop.py` cuts a random part out of that, and what
+happens to the pixels then is in `trivial.py` and `degrade.py`, image by image, in `augment.py`, or in `jitter.py`,
 where OpenCV does the colours. Whole batches are mixed and resized by `training/view.py`.
 """
 
@@ -59,13 +59,13 @@ class Transforms:
 
     Args:
         policy: squash stretches to the square, crop cuts the centre, letterbox adds black bars.
-        backend: whose arithmetic fits and recolours pictures: pillow, or opencv, which averages areas and recolours
+        backend: whose arithmetic fits and recolours images: pillow, or opencv, which averages areas and recolours
             in HSV.
         kernel: resize filter: bilinear and bicubic are antialiased, area averages whole pixels; bilinear when left
             out, area with opencv.
         channel_order: in which the network wants the colours; bgr for weights that were trained so.
-        max_value: white of grey pictures of more than 8 bits that do not say it themselves, such as 4095 for 12 bits.
-        crop_scale: smallest share of the picture's area that a random training crop keeps; 1 takes it whole.
+        max_value: white of grey images of more than 8 bits that do not say it themselves, such as 4095 for 12 bits.
+        crop_scale: smallest share of the image's area that a random training crop keeps; 1 takes it whole.
         hflip: probability of a mirror image; leave 0 where left and right mean something, as in text.
         rotation_degrees: largest rotation either way.
         translate: largest shift either way, as a share of the side.
@@ -74,16 +74,16 @@ class Transforms:
         contrast: largest relative change of contrast.
         saturation: largest relative change of saturation.
         hue: largest turn of the hue, as a share of the colour circle.
-        trivial_augment: change each picture by one operation of TrivialAugment, drawn with its strength.
+        trivial_augment: change each image by one operation of TrivialAugment, drawn with its strength.
         blur: probability of a lens out of focus.
         motion_blur: probability of a camera or a subject that moves to one side.
-        downscale: probability of a picture taken from afar, with down to a quarter of the resolution.
+        downscale: probability of an image taken from afar, with down to a quarter of the resolution.
         noise: probability of a noisy sensor.
         erase: probability that a grey rectangle hides a part, as something in front of the subject would.
-        mixup: alpha of the distribution of shares with which two pictures are blended; 0 blends none, 0.2 is usual.
+        mixup: alpha of the distribution of shares with which two images are blended; 0 blends none, 0.2 is usual.
         cutmix: alpha of that with which a part of one replaces a part of the other; 0 cuts none, 1 is usual.
         mix_probability: share of the batches that are mixed.
-        start_scale: share of the size at which training pictures begin, to grow until three quarters of the epochs are
+        start_scale: share of the size at which training images begin, to grow until three quarters of the epochs are
             over; 1 is the full size throughout.
     """
 
@@ -124,7 +124,7 @@ class Transforms:
             )
 
     def evaluation(self, image_size: int, spec: InputSpec) -> Preprocessing:
-        """Return what every picture goes through outside training."""
+        """Return what every image goes through outside training."""
         return Preprocessing(
             size=(image_size, image_size),
             mean=spec.mean,
@@ -162,17 +162,17 @@ class Transforms:
 
     @property
     def degrades(self) -> bool:
-        """Whether pictures are made worse, one by one, as a poor camera would."""
+        """Whether images are made worse, one by one, as a poor camera would."""
         return bool(self.blur or self.motion_blur or self.downscale or self.noise or self.erase)
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures of a batch are mixed."""
+        """Whether images of a batch are mixed."""
         return bool(self.mixup or self.cutmix)
 
     @property
     def changes_pictures(self) -> bool:
-        """Whether a picture is another one each time that it is trained on."""
+        """Whether an image is another one each time that it is trained on."""
         alone = self.crop_scale < 1 or self.moves_pixels or self.changes_colours or self.trivial_augment
         return bool(alone or self.degrades or self.mixes or self.start_scale < 1)
 

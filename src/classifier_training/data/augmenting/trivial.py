@@ -1,4 +1,4 @@
-"""TrivialAugment: one operation a picture, drawn evenly, with a strength drawn evenly (arXiv:2103.10158).
+"""TrivialAugment: one operation an image, drawn evenly, with a strength drawn evenly (arXiv:2103.10158).
 
 Operations and strengths are those of torchvision's `TrivialAugmentWide`, which draws them from torch's global
 generator; here they follow from the sample's random numbers.
@@ -26,7 +26,7 @@ BILINEAR = InterpolationMode.BILINEAR
 NUM_STRENGTHS = 31
 
 LARGEST_SHIFT = 32
-"""Pixels; in pictures of less than 64, half of the side, or nothing would be left of them."""
+"""Pixels; in images of less than 64, half of the side, or nothing would be left of them."""
 
 
 def _shear(image: Image.Image, strength: float, *, across: bool) -> Image.Image:
@@ -66,7 +66,7 @@ OPERATIONS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], bool]] 
 
 
 def trivial_augment(pixels: NDArray[np.uint8], draws: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Change a picture, uint8 [H, W, 3], by the operation that its random numbers, float64 [len(DRAWS)], choose."""
+    """Change an image, uint8 [H, W, 3], by the operation that its random numbers, float64 [len(DRAWS)], choose."""
     drawn = dict(zip(DRAWS, draws.tolist(), strict=True))
     name = tuple(OPERATIONS)[int(drawn["trivial"] * len(OPERATIONS))]
     strength = int(drawn["strength"] * NUM_STRENGTHS) / (NUM_STRENGTHS - 1)
@@ -74,7 +74,7 @@ def trivial_augment(pixels: NDArray[np.uint8], draws: NDArray[np.float64]) -> ND
 
 
 def operate(pixels: NDArray[np.uint8], name: str, strength: float) -> NDArray[np.uint8]:
-    """Change a picture, uint8 [H, W, 3], by an operation of a strength from 0, or -1, to 1."""
+    """Change an image, uint8 [H, W, 3], by an operation of a strength from 0, or -1, to 1."""
     operation, _ = OPERATIONS[name]
     # Pillow's arithmetic takes a tenth of the time of torch's here.
     return np.asarray(operation(Image.fromarray(pixels), strength))

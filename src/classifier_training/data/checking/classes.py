@@ -89,7 +89,7 @@ def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
             code="groups_across_splits",
             severity="error",
             title=f"{plural(len(torn), 'group')} of {len(splits):,} on more than one side of the split",
-            words="Pictures of one session, video or person are learnt from and scored on: scores are too good for "
+            words="Images of one session, video or person are learnt from and scored on: scores are too good for "
             "a new session.",
             remedy="move each group to one side, or have the split drawn by group: data.group=…",
             count=len(torn),
@@ -111,10 +111,10 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
                 code=f"classes_missing_from_{split}",
                 severity="error" if split == TRAIN else "warning",
                 title=f"{plural(len(missing), 'class', 'classes')} not in {split}: {listed}",
-                words="What is not learnt is never answered; these pictures of other splits are left out."
+                words="What is not learnt is never answered; these images of other splits are left out."
                 if split == TRAIN
-                else f"Nothing is known of how well these are recognised: {split} has no picture of them.",
-                remedy=f"add pictures of each to {split}",
+                else f"Nothing is known of how well these are recognised: {split} has no image of them.",
+                remedy=f"add images of each to {split}",
                 count=len(missing),
                 rows=tuple((_visible(name),) for name in missing),
             )
@@ -140,7 +140,7 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
             severity="warning",
             title=f"{plural(len(tiny), 'class', 'classes')} with fewer than {TINY_CLASS} "
             f"{'training ' if split else ''}images",
-            words="So few show little of what a class may look like, and scores on a handful of pictures say little.",
+            words="So few show little of what a class may look like, and scores on a handful of images say little.",
             remedy="collect more, or merge the class with one that it is part of",
             count=len(tiny),
             rows=tuple((_visible(name), plural(number, "image")) for number, name in tiny),

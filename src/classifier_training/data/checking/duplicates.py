@@ -1,8 +1,8 @@
-"""Copies: the same file twice, and the same picture saved again, resized or brightened.
+"""Copies: the same file twice, and the same image saved again, resized or brightened.
 
-A perceptual hash alone takes smooth pictures for one another, so it only proposes. Here the proposal is the picture's
+A perceptual hash alone takes smooth images for one another, so it only proposes. Here the proposal is the image's
 low frequencies as a vector of length one, for which a k-d tree finds the nearest others, with no n² anywhere; the
-decision is made on thumbnails: after the best change of brightness and contrast, two pictures must correlate
+decision is made on thumbnails: after the best change of brightness and contrast, two images must correlate
 everywhere, not merely on the whole.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.data.checking.findings import MAX_EXAMPLES, SHOWN_OF_GROUP, Finding, Picture, plural, shown
+from classifier_training.data.checking.findings import MAX_EXAMPLES, SHOWN_OF_GROUP, Finding, ShownImage, plural, shown
 from classifier_training.data.checking.scan import THUMBNAIL
 
 if TYPE_CHECKING:
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from classifier_training.data.checking.scan import FileScan
 
 MIN_CONTRAST = 5.0
-"""Grey levels of standard deviation, a slope across the picture taken off, below which a picture shows too little to be
-told from others: a black screen, a clear sky. Of those, only pictures with the same pixels count as copies."""
+"""Grey levels of standard deviation, a slope across the image taken off, below which an image shows too little to be
+told from others: a black screen, a clear sky. Of those, only images with the same pixels count as copies."""
 
 MIN_CORRELATION = 0.955
 MAX_LOCAL_ERROR = 0.5
-"""Largest error in any sixteenth of the picture, as a share of its contrast."""
+"""Largest error in any sixteenth of the image, as a share of its contrast."""
 
 MAX_COLOUR_ERROR = 14.0
 """Mean difference of the colours, brightness apart, in grey levels: a red shirt is no copy of a blue one."""
 
 MAX_ASPECT_ERROR = 0.05
 FULL_DETAIL_SIDE = 64
-"""Pictures whose smaller one has this side are compared at 32 x 32 pixels; others at 16 x 16, for 32 show how they were
+"""Images whose smaller one has this side are compared at 32 x 32 pixels; others at 16 x 16, for 32 show how they were
 resized."""
 
 NUM_FREQUENCIES = 7
 NUM_NEIGHBOURS = 8
-"""Proposals for each picture. Long chains of copies are joined through their members, so a few suffice."""
+"""Proposals for each image. Long chains of copies are joined through their members, so a few suffice."""
 
 MAX_DISTANCE = 0.4
 """Between the low frequencies of two copies."""
@@ -58,7 +58,7 @@ class Copies:
 
     Args:
         exact: the same bytes.
-        near: the same picture; a group may hold exact copies too, but not only them.
+        near: the same image; a group may hold exact copies too, but not only them.
     """
 
     exact: tuple[tuple[int, ...], ...]
@@ -66,14 +66,14 @@ class Copies:
 
 
 def find_copies(scan: FileScan, *, near: bool = True) -> Copies:
-    """Group the files of a scan by what they show; `near=False` leaves the search for pictures that only look alike."""
+    """Group the files of a scan by what they show; `near=False` leaves the search for images that only look alike."""
     readable = [place for place, fact in enumerate(scan.facts) if not fact.error]
     exact = _groups_of((scan.facts[place].file_hash, place) for place in readable)
     by_pixels = _groups_of((scan.facts[place].pixel_hash, place) for place in readable if scan.facts[place].pixel_hash)
     links = [(group[0], other) for group in (*exact, *by_pixels) for other in group[1:]]
     if not near:
         return Copies(exact, ())
-    # One of each set of identical pictures speaks for all, so that a thousand copies are no million pairs.
+    # One of each set of identical images speaks for all, so that a thousand copies are no million pairs.
     followers = {other for _, other in links}
     links += _near_pairs(scan, np.array([place for place in readable if place not in followers], dtype=np.int64))
     joined = join(len(scan.facts), links)
@@ -167,7 +167,7 @@ def _halved(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _low_frequencies(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A picture's slowest waves in both directions, scaled to length one; the distance of two says how they correlate.
+    """An image's slowest waves in both directions, scaled to length one; the distance of two says how they correlate.
 
     After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", without the step to bits.
     """
@@ -212,9 +212,9 @@ def check_copies(data: Inspected, copies: Copies) -> Iterator[Finding]:
                 data, across, f"{kind}_copies_across_splits", "error" if exact else "warning",
                 f"{plural(_size(across), 'file')} {'are exact copies' if exact else 'look the same'} "
                 f"across splits, in {plural(len(across), 'group')}",
-                "The model is scored on the very pictures that it learnt from, so its scores are too good."
+                "The model is scored on the very images that it learnt from, so its scores are too good."
                 if exact
-                else "The same picture, re-encoded, resized or brightened, is learnt from and scored on: scores are "
+                else "The same image, re-encoded, resized or brightened, is learnt from and scored on: scores are "
                 "too good. Frames of one recording look like this too.",
                 REMOVE if exact else "look at them; then remove them, or keep a recording on one side: data.group=…",
             )  # fmt: skip
@@ -223,7 +223,7 @@ def check_copies(data: Inspected, copies: Copies) -> Iterator[Finding]:
             yield _finding(
                 data, contradicting, f"{kind}_copies_with_two_labels", "error" if exact else "warning",
                 f"{plural(len(contradicting), 'group')} of {noun} with different labels",
-                "The same picture is given as two classes; at least one label is wrong.",
+                "The same image is given as two classes; at least one label is wrong.",
                 "decide for one label and remove the other file",
             )  # fmt: skip
         rest = [group for group in groups if group not in {*across, *contradicting}]
@@ -243,7 +243,7 @@ def _values(data: Inspected, by_path: Mapping[str, set[str]], group: Group) -> s
 
 
 def _label_sets(data: Inspected, labels: Mapping[str, set[str]], group: Group) -> set[frozenset[str]]:
-    # A picture may have several labels by right; its copies then have the same.
+    # An image may have several labels by right; its copies then have the same.
     return {frozenset(labels[data.scan.facts[place].path]) for place in group}
 
 
@@ -256,13 +256,13 @@ def _finding(
 ) -> Finding:
     labels, splits = data.labels(), data.splits()
 
-    def picture(place: int) -> Picture:
+    def image(place: int) -> ShownImage:
         path = data.scan.facts[place].path
         named = [*sorted(filter(None, splits[path])), *map(shown, sorted(labels[path]))]
-        return Picture(path, ", ".join(named))
+        return ShownImage(path, ", ".join(named))
 
     largest = sorted(groups, key=len, reverse=True)
-    examples = tuple(tuple(map(picture, group[:SHOWN_OF_GROUP])) for group in largest[:MAX_EXAMPLES])
+    examples = tuple(tuple(map(image, group[:SHOWN_OF_GROUP])) for group in largest[:MAX_EXAMPLES])
     rows = tuple(
         (str(number), data.scan.facts[place].path) for number, group in enumerate(largest, start=1) for place in group
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.data.checking.findings import MAX_EXAMPLES, Finding, Picture, plural
+from classifier_training.data.checking.findings import MAX_EXAMPLES, Finding, ShownImage, plural
 from classifier_training.data.depth import dark_colours, dark_samples
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
         (
             "animated", "more than one frame",
             "Only the first frame of an animation or of a file of many pages is used.",
-            "save the frame that is meant as a picture of its own",
+            "save the frame that is meant as an image of its own",
             [fact for fact in readable if fact.num_frames > 1],
         ),
         (
@@ -54,7 +54,7 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
         ),
         (
             "extreme_shapes", f"a side more than {EXTREME_ASPECT:.0f} times the other",
-            "The network sees a square: such pictures are squeezed, cut or barred strongly.",
+            "The network sees a square: such images are squeezed, cut or barred strongly.",
             "look whether they belong to the data; choose transforms.policy=letterbox to keep their shape",
             [fact for fact in readable if max(fact.width, fact.height) > EXTREME_ASPECT * min(fact.width, fact.height)],
         ),
@@ -78,7 +78,7 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
                 remedy=remedy,
                 count=len(chosen),
                 examples=tuple(
-                    (Picture(fact.path, f"{fact.width} x {fact.height}"),) for fact in chosen[:MAX_EXAMPLES]
+                    (ShownImage(fact.path, f"{fact.width} x {fact.height}"),) for fact in chosen[:MAX_EXAMPLES]
                 ),
                 rows=tuple((fact.path,) for fact in chosen),
             )
@@ -98,13 +98,13 @@ def _dark(data: Inspected) -> Iterator[Finding]:
                 words=f"{told.words[0].upper()}{told.words[1:]}.",
                 remedy=told.remedy,
                 count=len(chosen),
-                examples=tuple((Picture(fact.path, f"up to {fact.peak:,}"),) for fact in chosen[:MAX_EXAMPLES]),
+                examples=tuple((ShownImage(fact.path, f"up to {fact.peak:,}"),) for fact in chosen[:MAX_EXAMPLES]),
                 rows=tuple((fact.path, str(fact.peak)) for fact in chosen),
             )
 
 
 def cropped_share(width: int, height: int, preprocessing: Preprocessing) -> float:
-    """Share of a picture's pixels that never reach the network: what the crop cuts off."""
+    """Share of an image's pixels that never reach the network: what the crop cuts off."""
     place = preprocessing.geometry(height, width)
     target_height, target_width = preprocessing.size
     return 1 - min(1, target_height / place.height) * min(1, target_width / place.width)
@@ -121,8 +121,8 @@ def _cropped(data: Inspected, preprocessing: Preprocessing) -> Iterator[Finding]
             code="cropped_pixels",
             severity="warning" if mean > 0.25 else "note",
             title=f"transforms.policy={preprocessing.policy} throws away {mean:.0%} of the pixels",
-            words=f"The centre is cut out of pictures that are not square; {shares.max():.0%} of the worst is lost, "
+            words=f"The centre is cut out of images that are not square; {shares.max():.0%} of the worst is lost, "
             "and with it what lies at its sides.",
-            remedy="transforms.policy=squash or letterbox keeps all of the picture",
+            remedy="transforms.policy=squash or letterbox keeps all of the image",
             count=sum(number for size, number in sizes.items() if cropped_share(*size, preprocessing) > 0),
         )

@@ -25,7 +25,7 @@ SHOWN_OF_GROUP = 8
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """One file of an example.
 
     Args:
@@ -48,8 +48,8 @@ class Finding:
         words: what it means.
         remedy: what to do.
         count: how many (files, groups, classes), for the order among equals.
-        examples: groups of pictures, each to be looked at together.
-        rows: facts without pictures, as columns of text.
+        examples: groups of images, each to be looked at together.
+        rows: facts without images, as columns of text.
     """
 
     code: str
@@ -58,7 +58,7 @@ class Finding:
     words: str
     remedy: str
     count: int
-    examples: tuple[tuple[Picture, ...], ...] = ()
+    examples: tuple[tuple[ShownImage, ...], ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

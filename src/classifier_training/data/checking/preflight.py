@@ -82,7 +82,7 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
         if not allow_leaks:
             raise UserError(
                 f"{index.root}: {came}",
-                "every picture in one split only",
+                "every image in one split only",
                 "remove the copies (classifier-training analyze lists them), or train all the same: allow_leaks=true",
             )
         lines.append(came)

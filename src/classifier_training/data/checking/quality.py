@@ -68,7 +68,7 @@ def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> fl
 
 
 def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
-    """Summarise a data set: images and classes of each split, imbalance, picture sizes."""
+    """Summarise a data set: images and classes of each split, imbalance, image sizes."""
     widths, heights = np.array(list(sizes), dtype=np.int64).reshape(-1, 2).T
     statistics: dict[str, Any] = {
         "root": str(data.root),

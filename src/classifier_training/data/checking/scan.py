@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 THUMBNAIL = 32
-"""Side of the thumbnails that pictures are compared by."""
+"""Side of the thumbnails that images are compared by."""
 
 CHUNK = 64
 """Files that a process takes at a time."""
@@ -50,7 +50,7 @@ class FileFacts(NamedTuple):
         is_cut: whether it has such colours.
         brightness: mean luma, 0 to 255.
         file_hash: of the file's bytes; empty when they cannot be read.
-        pixel_hash: of the decoded pixels; empty for pictures of one colour, which are alike without being copies.
+        pixel_hash: of the decoded pixels; empty for images of one colour, which are alike without being copies.
     """
 
     path: str

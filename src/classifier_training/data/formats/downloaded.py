@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
-Picture = Image.Image | bytes | Path
+Content = Image.Image | bytes | Path
 """Pixels, the bytes of a file, or a file; files are copied as they are."""
 
 
-def write_rows(folder: Path, split: str, rows: Iterable[tuple[Picture, str]]) -> int:
+def write_rows(folder: Path, split: str, rows: Iterable[tuple[Content, str]]) -> int:
     """Write one split: its images, and annotations that keep each label to the letter.
 
     Args:
         folder: of the data set.
         split: train, valid or test; empty when there are no splits.
-        rows: picture and label.
+        rows: image and label.
 
     Returns:
         How many there are.
@@ -46,8 +46,8 @@ def write_rows(folder: Path, split: str, rows: Iterable[tuple[Picture, str]]) ->
     return number
 
 
-def _write(path: Path, picture: Picture) -> str:
-    """Write one picture; gives the ending of its name."""
+def _write(path: Path, picture: Content) -> str:
+    """Write one image; gives the ending of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(picture, Image.Image):
         kept = picture if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else picture.convert("RGB")

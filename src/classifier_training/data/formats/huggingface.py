@@ -12,7 +12,7 @@ from classifier_training.core.errors import UserError, enumerate_words, require_
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.types import TRAIN
-from classifier_training.data.formats.downloaded import Picture, write_rows
+from classifier_training.data.formats.downloaded import Content, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.index import split_of
@@ -90,7 +90,7 @@ class HuggingFaceData(DataSource):
             ) from error
         return found
 
-    def _rows(self, rows: Any) -> Iterator[tuple[Picture, str]]:
+    def _rows(self, rows: Any) -> Iterator[tuple[Content, str]]:
         from datasets import ClassLabel, Image
 
         images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from classifier_training.data.sample_sets.rendered.jerseys import Jersey
 
 VERSION = "jerseys-1"
-"""Of the drawings; another number makes all pictures anew."""
+"""Of the drawings; another number makes all images anew."""
 
 NUMBERS = ("", "1", "4", "7", "8", "9", "10", "11", "17", "23")
 SPLITS = ("train", "train", "train", "valid", "test")
@@ -40,7 +40,7 @@ class Jerseys(DataSource):
     Every row's metadata has the player, the match and the shot.
 
     Args:
-        num_images: pictures to render.
+        num_images: images to render.
         seed: of the drawing.
     """
 

@@ -1,4 +1,4 @@
-"""JSONL annotations: a row is a sample, not an image, so that one picture may carry several labels."""
+"""JSONL annotations: a row is a sample, not an image, so that one image may carry several labels."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
 
 
 def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a row says beside its picture and label: its own further fields, and those of its metadata."""
+    """What a row says beside its image and label: its own further fields, and those of its metadata."""
     further = {name: value for name, value in row.items() if name not in OWN_FIELDS}
     given = row.get("metadata")
     return further | (given if isinstance(given, dict) else {}) or None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from classifier_training.data.index import SampleIndex
 
 VERSION = "slides-1"
-"""Of the drawings; another number makes all pictures anew."""
+"""Of the drawings; another number makes all images anew."""
 
 NUM_CLASSES = 7
 MOST, FEWEST = 2530, 4
@@ -38,7 +38,7 @@ class Slides(DataSource):
     The images of one talk, which look alike, are in one folder: data.group=parent keeps them together.
 
     Args:
-        num_images: pictures to render; 3840 have 2,530 of the most frequent class and 4 of the rarest.
+        num_images: images to render; 3840 have 2,530 of the most frequent class and 4 of the rarest.
         width: in pixels; the height follows.
         seed: of the drawing.
     """

@@ -134,7 +134,7 @@ class Table(NamedFileSource):
 
 
 def looks_tabled(file: Path) -> bool:
-    """Whether a file has the columns of a table of images; other tables may lie beside pictures."""
+    """Whether a file has the columns of a table of images; other tables may lie beside images."""
     if file.suffix.lower() != ".csv":
         return True
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:

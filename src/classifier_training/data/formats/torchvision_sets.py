@@ -15,7 +15,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.data.formats.downloaded import Picture, write_rows
+from classifier_training.data.formats.downloaded import Content, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.sample_sets.made import made_folder
@@ -97,7 +97,7 @@ class TorchvisionData(DataSource):
         counts = {split: write_rows(folder, split, self._rows(root, take)) for split, take in SETS[self.name].items()}
         return {"name": self.name, "root": str(root), "num_images": counts}
 
-    def _rows(self, root: Path, take: Mapping[str, Any]) -> Iterator[tuple[Picture, str]]:
+    def _rows(self, root: Path, take: Mapping[str, Any]) -> Iterator[tuple[Content, str]]:
         found = self._open(root, take)
         names = getattr(found, "classes", None) or getattr(found, "categories", None)
         for place in range(len(found)):

@@ -24,7 +24,7 @@ MARKER = ".complete.json"
 """Written last. A folder without it was cut short, or cleaned up in part, and is made again."""
 
 MIN_PARALLEL = 64
-"""Starting processes costs more than drawing fewer pictures than that."""
+"""Starting processes costs more than drawing fewer images than that."""
 
 
 def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
@@ -66,7 +66,7 @@ def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
 def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
     """Call a function of a module for each job, in as many processes as there are cores."""
     if len(jobs) >= MIN_PARALLEL and num_cores() > 1:
-        log.info("Drawing %d pictures, this once.", len(jobs))
+        log.info("Drawing %d images, this once.", len(jobs))
         try:
             with ProcessPoolExecutor(
                 min(num_cores(), 16), mp_context=get_context("spawn"), initializer=leave_interrupts
@@ -74,7 +74,7 @@ def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
                 for _ in pool.map(draw, jobs, chunksize=8):
                     pass
         except BrokenProcessPool:
-            # A script without `if __name__ == "__main__"` cannot start processes; its pictures are drawn here.
+            # A script without `if __name__ == "__main__"` cannot start processes; its images are drawn here.
             log.warning("the drawing processes ended early; drawing in this one")
         else:
             return

@@ -1,6 +1,6 @@
-"""Units (groups, or single pictures) dealt to parts (splits or folds) so that each part has its share of every class.
+"""Units (groups, or single images) dealt to parts (splits or folds) so that each part has its share of every class.
 
-scikit-learn's StratifiedGroupKFold deals to folds of one size alone, and may leave a rare class without a picture to
+scikit-learn's StratifiedGroupKFold deals to folds of one size alone, and may leave a rare class without an image to
 train on; here the parts differ in size, and the first is served first where a class has few units.
 """
 
@@ -124,7 +124,7 @@ log = logging.getLogger(__name__)
 
 
 def draw(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw a split for each sample; a picture's rows and a group's samples take the same.
+    """Draw a split for each sample; an image's rows and a group's samples take the same.
 
     Args:
         samples: to draw from.
@@ -154,11 +154,11 @@ def draw(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -
 def draw_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[int]:
     """Number the fold of each sample; -1 for those that every fold trains on.
 
-    A class in a single group, or with a single picture, is trained on in every fold, so that all folds know the same
+    A class in a single group, or with a single image, is trained on in every fold, so that all folds know the same
     classes.
 
     Raises:
-        UserError: when there are fewer groups or pictures than folds.
+        UserError: when there are fewer groups or images than folds.
     """
     labels, classes, units = _number(samples)
     pairs = np.unique(np.stack([classes, units], axis=1), axis=0)
@@ -182,13 +182,13 @@ def draw_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[
 
 
 def _number(samples: Sequence[Sample]) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """The class names, and numbers of each sample's class and unit; pictures without a group are units of their own."""
+    """The class names, and numbers of each sample's class and unit; images without a group are units of their own."""
     labels = sorted({sample.label for sample in samples})
     numbers = {label: number for number, label in enumerate(labels)}
     groups = dict[str, str]()
     for sample in samples:
         groups[sample.path] = groups.get(sample.path) or sample.group
-    # Rows of one picture may name different groups; the first that is named holds.
+    # Rows of one image may name different groups; the first that is named holds.
     units: dict[tuple[str, str], int] = {}
     found = [
         units.setdefault(("group", groups[sample.path]) if groups[sample.path] else ("path", sample.path), len(units))
@@ -224,7 +224,7 @@ def _report_missing(
 
 
 def _draw_pictures(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw a split for each picture; all its rows take it, under the rarest of its labels."""
+    """Draw a split for each image; all its rows take it, under the rarest of its labels."""
     counts = Counter(sample.label for sample in samples)
     labels: dict[str, str] = {}
     for sample in samples:

@@ -1,4 +1,4 @@
-"""What stays on one side of a split: a session, a video, a player, or pictures that look alike."""
+"""What stays on one side of a split: a session, a video, a player, or images that look alike."""
 
 from __future__ import annotations
 

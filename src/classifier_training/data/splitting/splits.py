@@ -145,7 +145,7 @@ def _cut_validation(index: SampleIndex, wish: SplitWish, *, seed: int) -> Sample
 
 
 def report_overlap(index: SampleIndex) -> None:
-    """Warn when a picture is in more than one split."""
+    """Warn when an image is in more than one split."""
     splits: dict[str, set[str]] = {}
     for sample in index.samples:
         splits.setdefault(sample.path, set()).add(sample.split)

@@ -34,7 +34,7 @@ class Built:
     """What a build did.
 
     Args:
-        num_files: pictures asked for.
+        num_files: images asked for.
         num_made: those that were decoded now; the others were there.
         unreadable: the files that gave no pixels.
     """

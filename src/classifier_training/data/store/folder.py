@@ -42,7 +42,7 @@ class StoreFolder:
         wait: whether to wait for another writer to end; otherwise this one only reads.
 
     Attributes:
-        writes: whether pictures can be added.
+        writes: whether images can be added.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, *, limit_bytes: float = float("inf"), wait: bool = False) -> None:
@@ -122,7 +122,7 @@ class StoreFolder:
         return found
 
     def add(self, path: str, entry: NDArray[np.void], pixels: NDArray[np.uint8]) -> None:
-        """Write a picture; it can be read after `commit`. When there is no room, writing ends with a warning.
+        """Write an image; it can be read after `commit`. When there is no room, writing ends with a warning.
 
         Args:
             path: of the file.

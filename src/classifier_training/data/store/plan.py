@@ -45,8 +45,8 @@ def open_stores(
 
     Args:
         data: classes and tables.
-        preprocessing: what evaluation does to a picture.
-        crop_scale: smallest share of a picture that training crops.
+        preprocessing: what evaluation does to an image.
+        crop_scale: smallest share of an image that training crops.
         store: the user's setting.
         store_gb: room for the pixels of all data sets.
         share: of this process; where several train together, the first fills the stores for all, before training.
@@ -76,8 +76,8 @@ class StorePlan:
 
     Args:
         data: classes and tables.
-        preprocessing: what evaluation does to a picture.
-        crop_scale: smallest share of a picture that training crops.
+        preprocessing: what evaluation does to an image.
+        crop_scale: smallest share of an image that training crops.
         store: auto, on, jpeg or off; see the data's settings.
         store_gb: room for the pixels of all data sets; half of the free disk when left out.
         room: what a run will write, which is left free; None where no run follows.
@@ -199,7 +199,7 @@ class StorePlan:
             log.info("store: the %s pixels are kept as JPEG, which changes them a little", split)
         how = "" if folder.writes or not num_missing else "; another process is writing the others"
         log.info(
-            "store: %d of %d pictures (%s) are in %s%s",
+            "store: %d of %d images (%s) are in %s%s",
             num_files - num_missing, num_files, ", ".join(same), folder.folder, how,
         )  # fmt: skip
 

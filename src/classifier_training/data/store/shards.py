@@ -29,7 +29,7 @@ ENTRY = np.dtype(
         ("shard", "<i4"), ("offset", "<i8"), ("num_bytes", "<i8"), ("height", "<i4"), ("width", "<i4"),
     ]
 )  # fmt: skip
-"""One picture: hashes of the file's absolute path and content, its size and time, and where its pixels are."""
+"""One image: hashes of the file's absolute path and content, its size and time, and where its pixels are."""
 
 SHARD_BYTES = 64 * 2**20
 SHARD_ENTRIES = 1024
@@ -71,7 +71,7 @@ class ShardWriter:
         return self.num_bytes >= SHARD_BYTES or len(self._entries) >= SHARD_ENTRIES
 
     def add(self, entry: NDArray[np.void], data: bytes | memoryview) -> None:
-        """Append a picture; its place is filled in.
+        """Append an image; its place is filled in.
 
         Raises:
             OSError: when there is no room.

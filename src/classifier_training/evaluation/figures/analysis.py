@@ -1,4 +1,4 @@
-"""What the files of a data set look like: histograms, mean pictures, sample sheets."""
+"""What the files of a data set look like: histograms, mean images, sample sheets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HistogramFigure(Figure):
 
     Args:
         values: one a file [N].
-        title: above the picture.
+        title: above the image.
         x_label: below it.
         span: from where to where; the values' own when None.
     """
@@ -45,12 +45,12 @@ class HistogramFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class MeanImagesFigure(Figure):
-    """The mean picture of each class; a sharp one says that its pictures share their background.
+    """The mean image of each class; a sharp one says that its images share their background.
 
     Args:
         means: uint8 [K, S, S, 3].
         class_names: [K].
-        columns: pictures in a row.
+        columns: images in a row.
     """
 
     means: NDArray[np.uint8]
@@ -70,18 +70,18 @@ class MeanImagesFigure(Figure):
             # The canvas is shown larger than its pixels.
             words = fit_lines(legible(name), 0.96 * (side + gap / 2) * 100 / 72, size=9)[0].replace("$", r"\$")
             axes.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=9)
-        show_canvas(axes, canvas, "Mean picture of each class")
+        show_canvas(axes, canvas, "Mean image of each class")
         return figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSheetFigure(Figure):
-    """Pictures of one class.
+    """Images of one class.
 
     Args:
         paths: of the files.
         title: above the sheet.
-        columns: pictures in a row.
+        columns: images in a row.
     """
 
     paths: tuple[str, ...]

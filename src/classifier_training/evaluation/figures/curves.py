@@ -34,7 +34,7 @@ class RankingCurvesFigure(Figure):
     Args:
         kind: roc or precision_recall.
         curves: values at `GRID`, by legend; the first is drawn heavier where it is a mean.
-        title: above the picture.
+        title: above the image.
         has_mean: whether the first curve is the mean over the classes.
     """
 

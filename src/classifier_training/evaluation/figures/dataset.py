@@ -25,7 +25,7 @@ class ClassBarsFigure(Figure):
     Args:
         series: values of each class [K] by legend; the first decides the order.
         class_names: [K].
-        title: above the picture.
+        title: above the image.
         x_label: below it.
     """
 
@@ -70,7 +70,7 @@ class ClassBarsFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSizesFigure(Figure):
-    """Widths and heights of all pictures.
+    """Widths and heights of all images.
 
     Args:
         sizes: width and height in pixels, int64 [N, 2].
@@ -86,7 +86,7 @@ class ImageSizesFigure(Figure):
         axes = figure.add_subplot()
         distinct, counts = np.unique(self.sizes, axis=0, return_counts=True)
         area = np.clip(400 * counts / counts.max(), 12, None)
-        axes.scatter(distinct[:, 0], distinct[:, 1], s=area, color=BLUE, alpha=0.5, linewidths=0, label="pictures")
+        axes.scatter(distinct[:, 0], distinct[:, 1], s=area, color=BLUE, alpha=0.5, linewidths=0, label="images")
         axes.scatter(
             [self.input_size], [self.input_size], marker="s", s=60, facecolors="none", edgecolors=ORANGE,
             linewidths=2, label=f"network input, {self.input_size} px",
@@ -99,7 +99,7 @@ class ImageSizesFigure(Figure):
         axes.set_xlabel("width (pixels)")
         axes.set_ylabel("height (pixels)")
         sizes = "one size" if len(distinct) == 1 else f"{len(distinct):,} sizes"
-        axes.set_title(f"Picture sizes: {len(self.sizes):,} files, {sizes}")
+        axes.set_title(f"Image sizes: {len(self.sizes):,} files, {sizes}")
         axes.legend(frameon=False, loc="upper left")
         return figure
 
@@ -113,7 +113,7 @@ class FlowFigure(Figure):
 
     Args:
         steps: title and words of each.
-        title: above the picture.
+        title: above the image.
     """
 
     steps: tuple[tuple[str, str], ...]
@@ -143,7 +143,7 @@ class BarsFigure(Figure):
     Args:
         names: of the networks [M].
         panels: values [M] by the figure's name with its unit.
-        title: above the picture.
+        title: above the image.
     """
 
     names: tuple[str, ...]

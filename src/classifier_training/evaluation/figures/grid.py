@@ -1,4 +1,4 @@
-"""Pictures with what they are and what they were taken for."""
+"""Images with what they are and what they were taken for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TILE, GAP, LINE = 128, 12, 16
-"""Side of a picture, space between two and height of a line below one, in pixels."""
+"""Side of an image, space between two and height of a line below one, in pixels."""
 
 FONT_SIZE, NAME_LINES = 9, 2
 """Of captions: points, and lines that a name may take."""
@@ -28,7 +28,7 @@ FONT_SIZE, NAME_LINES = 9, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One picture of a grid."""
+    """One image of a grid."""
 
     path: str
     true_label: str
@@ -38,12 +38,12 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleGridFigure(Figure):
-    """Rows of pictures, wrong answers first, each with truth, answer and confidence.
+    """Rows of images, wrong answers first, each with truth, answer and confidence.
 
     Args:
         tiles: in the order to show them.
         title: above the grid.
-        columns: pictures in a row.
+        columns: images in a row.
     """
 
     tiles: tuple[Tile, ...]
@@ -52,7 +52,7 @@ class SampleGridFigure(Figure):
     shows_photos: ClassVar[bool] = True
 
     def render(self) -> matplotlib.figure.Figure:
-        """Paint it; see the base class. All pictures are one image, for sixteen small axes take seconds."""
+        """Paint it; see the base class. All images are one image, for sixteen small axes take seconds."""
         captions = [caption(tile.true_label, tile.predicted_label, tile.confidence) for tile in self.tiles]
         height = TILE + caption_height(captions)
         canvas, corners = lay_out(len(self.tiles), self.columns, height=height, width=TILE)
@@ -67,16 +67,16 @@ class SampleGridFigure(Figure):
 
 
 def caption(true_label: str, answer: str, confidence: float, *, width: int = TILE) -> list[str]:
-    """Say below a picture what it was taken for, how surely and, where that is wrong, what it is.
+    """Say below an image what it was taken for, how surely and, where that is wrong, what it is.
 
     Args:
-        true_label: class of the picture.
+        true_label: class of the image.
         answer: class that it was taken for.
         confidence: of the answer.
-        width: of the picture in pixels.
+        width: of the image in pixels.
 
     Returns:
-        Lines that are no wider than the picture and half the gaps beside it.
+        Lines that are no wider than the image and half the gaps beside it.
     """
     # What is around the canvas makes it a little smaller than its pixels.
     room = 0.96 * width + GAP / 2
@@ -95,7 +95,7 @@ def caption_height(captions: Sequence[Sequence[str]]) -> int:
 
 
 def write_caption(axes: Axes, lines: Sequence[str], centre: float, top: float, colour: str) -> None:
-    """Write a caption below a picture."""
+    """Write a caption below an image."""
     text = "\n".join(lines).replace("$", r"\$")
     axes.text(centre, top + 3, text, ha="center", va="top", fontsize=FONT_SIZE, color=colour)
 
@@ -103,14 +103,14 @@ def write_caption(axes: Axes, lines: Sequence[str], centre: float, top: float, c
 def lay_out(
     number: int, columns: int, *, height: int, width: int, gap: int = GAP
 ) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
-    """Return a white canvas, uint8 [H, W, 3], with room for pictures in rows, and the top and left of each.
+    """Return a white canvas, uint8 [H, W, 3], with room for images in rows, and the top and left of each.
 
     Args:
-        number: of pictures.
-        columns: pictures in a row.
-        height: of a picture with its caption, in pixels.
+        number: of images.
+        columns: images in a row.
+        height: of an image with its caption, in pixels.
         width: likewise.
-        gap: between two pictures, and around them.
+        gap: between two images, and around them.
     """
     down, across = height + gap, width + gap
     canvas = np.full((-(-number // columns) * down + gap, columns * across + gap, 3), 255, dtype=np.uint8)
@@ -125,7 +125,7 @@ def show_canvas(axes: Axes, canvas: NDArray[np.uint8], title: str) -> None:
 
 
 def draw_tile(path: str) -> NDArray[np.uint8]:
-    """Return a square picture with grey bars; small ones are enlarged without smoothing, to be seen as they are.
+    """Return a square image with grey bars; small ones are enlarged without smoothing, to be seen as they are.
 
     Grey samples of more than 8 bits are shown by their own range.
     """

@@ -24,7 +24,7 @@ class ParetoFigure(Figure):
         scores: of each [N].
         deviations: of the scores over seeds [N]; 0 for one seed.
         on_front: whether nobody is at least as good in both and better in one [N].
-        cost_label: below the picture.
+        cost_label: below the image.
         title: above it.
     """
 
@@ -66,7 +66,7 @@ class RocOverlayFigure(Figure):
 
     Args:
         curves: false and true positive rates, by name; the first are drawn.
-        title: above the picture.
+        title: above the image.
     """
 
     curves: dict[str, tuple[list[float], list[float]]]
@@ -101,7 +101,7 @@ class TradeOffFigure(Figure):
         log_x: whether the x values span orders of magnitude.
         from_zero: whether the x axis begins at 0, where it is not logarithmic.
         x_spans: from where to where each x goes [N]; None where no spread was measured.
-        title: above the picture.
+        title: above the image.
         x_label: below it.
         y_label: beside it.
     """

@@ -32,7 +32,7 @@ THUMBNAIL = 24
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingFigure(Figure):
-    """Images as points, near each other where the network sees the same in them, some as pictures.
+    """Images as points, near each other where the network sees the same in them, some as images.
 
     The places are found by t-SNE (van der Maaten & Hinton 2008) when it is painted.
 
@@ -42,7 +42,7 @@ class EmbeddingFigure(Figure):
         correct: whether its answer is right [N].
         paths: image files [N].
         class_names: [K].
-        title: above the picture.
+        title: above the image.
     """
 
     features: NDArray[np.float32]
@@ -123,17 +123,17 @@ def spread(points: NDArray[np.float64], number: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class OcclusionTile:
-    """A picture and the places that its answer rests on.
+    """An image and the places that its answer rests on.
 
     Args:
-        picture: what the network was shown, uint8 [H, W, 3].
+        image: what the network was shown, uint8 [H, W, 3].
         falls: by how much the answer's probability falls when a place is hidden, float32 [P, P].
         true_label: what it is.
         answer: what was answered.
         confidence: how surely.
     """
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     falls: NDArray[np.float32]
     true_label: str
     answer: str
@@ -142,11 +142,11 @@ class OcclusionTile:
 
 @dataclass(frozen=True, kw_only=True)
 class OcclusionFigure(Figure):
-    """Pairs of a picture and the same with its places coloured: red where the answer rests, blue where it suffers.
+    """Pairs of an image and the same with its places coloured: red where the answer rests, blue where it suffers.
 
     Args:
         tiles: the worst first.
-        title: above the picture.
+        title: above the image.
         columns: pairs in a row.
     """
 
@@ -163,7 +163,7 @@ class OcclusionFigure(Figure):
         figure = new_figure(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
         axes = figure.add_subplot()
         for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
-            plain = np.asarray(Image.fromarray(tile.picture).resize((TILE, TILE), Image.Resampling.BILINEAR))
+            plain = np.asarray(Image.fromarray(tile.image).resize((TILE, TILE), Image.Resampling.BILINEAR))
             canvas[top : top + TILE, left : left + TILE] = plain
             canvas[top : top + TILE, left + TILE : left + 2 * TILE] = tint(plain, tile.falls)
             write_caption(axes, text, left + TILE, top + TILE, RED)
@@ -171,12 +171,12 @@ class OcclusionFigure(Figure):
         return figure
 
 
-def tint(picture: NDArray[np.uint8], falls: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colour a square picture, uint8 [S, S, 3], by the falls [P, P], scaled to the largest."""
-    side = len(picture)
+def tint(image: NDArray[np.uint8], falls: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colour a square image, uint8 [S, S, 3], by the falls [P, P], scaled to the largest."""
+    side = len(image)
     scaled = Image.fromarray((falls / max(float(np.abs(falls).max()), 1e-6)).astype(np.float32))
     strength = np.asarray(scaled.resize((side, side), Image.Resampling.BICUBIC)).clip(-1, 1)[..., None]
-    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
     colour = np.where(strength > 0, np.array([214.0, 39.0, 40.0]), np.array([31.0, 90.0, 200.0]))
     weight = 0.65 * np.abs(strength)
     return np.asarray(grey * (1 - weight) + colour * weight, dtype=np.uint8)

@@ -40,7 +40,7 @@ class ConfusionMatrixFigure(Figure):
     Args:
         counts: images by true class (rows) and answer (columns), int64 [K, K].
         class_names: [K].
-        title: above the picture.
+        title: above the image.
         normalised: whether the cells show shares of the true class in per cent instead of numbers of images.
     """
 
@@ -107,7 +107,7 @@ class ReliabilityFigure(Figure):
     Args:
         confidences: highest probability of each image [N], by what they are, such as before and after calibration.
         correct: whether the answer is right, bool [N].
-        title: above the picture.
+        title: above the image.
     """
 
     confidences: dict[str, NDArray[np.floating]]
@@ -161,7 +161,7 @@ class RiskCoverageFigure(Figure):
     Args:
         coverage: share of accepted answers [M], growing.
         risk: share of wrong ones among them [M].
-        title: above the picture.
+        title: above the image.
     """
 
     coverage: NDArray[np.float64]
@@ -198,7 +198,7 @@ class ClassScoresFigure(Figure):
         precision: [K].
         support: images of each class [K].
         class_names: [K].
-        title: above the picture.
+        title: above the image.
     """
 
     recall: NDArray[np.float64]
@@ -255,12 +255,12 @@ class ConfusedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusedPairsFigure(Figure):
-    """A row of pictures for each pair.
+    """A row of images for each pair.
 
     Args:
         pairs: the most frequent first.
-        title: above the picture.
-        columns: pictures in a row at most.
+        title: above the image.
+        columns: images in a row at most.
     """
 
     pairs: tuple[ConfusedPair, ...]

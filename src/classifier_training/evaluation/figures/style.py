@@ -234,7 +234,7 @@ def _packaged_fonts() -> Iterator[str]:
 
 @functools.lru_cache(maxsize=512)
 def _letters_of(path: str) -> frozenset[int]:
-    """The letters that a font file has, none where it cannot be drawn with: colour pictures, or damaged."""
+    """The letters that a font file has, none where it cannot be drawn with: colour images, or damaged."""
     from matplotlib.ft2font import FaceFlags, FT2Font
 
     try:

@@ -21,7 +21,7 @@ class HistoryFigure(Figure):
     Args:
         curves: values by legend; None where an epoch has no value.
         epochs: their numbers.
-        title: above the picture.
+        title: above the image.
         y_label: beside it.
         best_epoch: marked by a line; None for no mark.
         log_scale: whether the values span orders of magnitude.

@@ -1,4 +1,4 @@
-"""A search for settings in pictures: how it went, what mattered, and which values were good together."""
+"""A search for settings in images: how it went, what mattered, and which values were good together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Runs pipeline.onnx, which holds the preprocessing, the network and the class names: a whole picture in,
+// Runs pipeline.onnx, which holds the preprocessing, the network and the class names: a whole image in,
 // probabilities out. For Node and browsers alike; ONNX Runtime is handed in.
 
 /**
@@ -29,7 +29,7 @@ export async function loadClassifier(pipeline, { ort, executionProviders = ["was
   const [height, width] = JSON.parse(metadata.get("preprocessing")).size;
   const session = await ort.InferenceSession.create(bytes, { executionProviders });
   if (!session.inputNames.includes("image")) {
-    throw new Error("The model takes no whole picture: it is not a pipeline.onnx.");
+    throw new Error("The model takes no whole image: it is not a pipeline.onnx.");
   }
 
   async function classify(picture) {
@@ -55,7 +55,7 @@ export function toRgb({ data, width, height }) {
     return new Uint8Array(data.buffer, data.byteOffset, data.length);
   }
   if (numPixels === 0 || data.length !== 4 * numPixels) {
-    throw new Error(`${data.length} bytes are no RGB or RGBA picture of ${width} x ${height} pixels.`);
+    throw new Error(`${data.length} bytes are no RGB or RGBA image of ${width} x ${height} pixels.`);
   }
   const rgb = new Uint8Array(3 * numPixels);
   for (let from = 0, to = 0; from < data.length; from += 4, to += 3) {

@@ -14,26 +14,26 @@ from classifier_training.core.types import InputSpec
 from classifier_training.models.torchvision_models import IMAGENET
 
 MIN_SIZE = 16
-"""Sides below this would be halved away: each of our networks halves its picture four times."""
+"""Sides below this would be halved away: each of our networks halves its image four times."""
 
 OWN_INPUT = InputSpec(size=128, mean=IMAGENET.mean, std=IMAGENET.std)
-"""No published weights fix a size; a third of the arithmetic of 224 px, and enough for what fills the picture."""
+"""No published weights fix a size; a third of the arithmetic of 224 px, and enough for what fills the image."""
 
 HEAD_DIM = 32
 """Features of one attention head."""
 
 
 class SizeGuard(nn.Module):
-    """Passes pictures on, and refuses those that are too small, in words."""
+    """Passes images on, and refuses those that are too small, in words."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the pictures, [B, 3, H, W].
+        """Return the images, [B, 3, H, W].
 
         Raises:
             ValueError: when a side is below 16 pixels.
         """
         if min(images.shape[-2:]) < MIN_SIZE:
-            raise ValueError(f"it halves a picture four times, which takes sides of {MIN_SIZE} px or more")
+            raise ValueError(f"it halves an image four times, which takes sides of {MIN_SIZE} px or more")
         return images
 
 
@@ -52,7 +52,7 @@ def separable(inputs: int, outputs: int, *, stride: int = 1, relu: bool = True) 
 
 
 def squeeze_excitation(channels: int) -> nn.Module:
-    """Make a weighting of the channels by their means over the picture (Hu et al. 2018, arXiv:1709.01507)."""
+    """Make a weighting of the channels by their means over the image (Hu et al. 2018, arXiv:1709.01507)."""
     weighting: nn.Module = SqueezeExcitation(channels, max(channels // 16, 8), scale_activation=nn.Hardsigmoid)
     return weighting
 
@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
 
 
 class Head(nn.Sequential):
-    """Features averaged over the picture, some of them dropped, and one linear layer."""
+    """Features averaged over the image, some of them dropped, and one linear layer."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, num_classes))

@@ -100,7 +100,7 @@ INTERPOLATE = "interpolate_pos_encoding"
 
 
 class HubClassifier(nn.Module):
-    """Answers pictures with logits alone: float32 [B, 3, H, W] -> [B, K].
+    """Answers images with logits alone: float32 [B, 3, H, W] -> [B, K].
 
     Args:
         model: of transformers, for image classification.
@@ -112,7 +112,7 @@ class HubClassifier(nn.Module):
         self._settings: dict[str, Any] = {"return_dict": True}
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:  # noqa: ARG002 - the forward pass sees it
-        """Take pictures of another size than the network was made for, where its position embeddings can be resized.
+        """Take images of another size than the network was made for, where its position embeddings can be resized.
 
         They stay as trained and are interpolated in each pass, which costs next to nothing.
         """

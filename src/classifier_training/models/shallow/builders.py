@@ -68,7 +68,7 @@ class ShallowModel:
 
     @property
     def feature_settings(self) -> dict[str, Any]:
-        """All that a picture's features depend on, but for its pixels."""
+        """All that an image's features depend on, but for its pixels."""
         return {field.name: getattr(self, field.name) for field in fields(ShallowModel)}
 
     @abstractmethod
@@ -91,7 +91,7 @@ class SupportVectorMachine(ShallowModel):
 
     Args:
         kernel: rbf compares with support vectors, up to some 20,000 images; linear is quick with many more.
-        C: how much a picture on the wrong side costs against a wide margin.
+        C: how much an image on the wrong side costs against a wide margin.
         gamma: how quickly a support vector loses weight with the distance; scale is 1 / (features x their variance).
     """
 

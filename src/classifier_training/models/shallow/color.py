@@ -36,7 +36,7 @@ class ColorHistograms(nn.Module):
         self.register_buffer("_edges", torch.arange(1, bins).float().view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Describe pictures.
+        """Describe images.
 
         Raises:
             ValueError: when they are smaller than the grid.

@@ -53,7 +53,7 @@ class HistogramOfGradients(nn.Module):
         self._fractions = 2 ** math.floor(math.log2(EXACT / (MAX_GRADIENT * cell_size**2)))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Describe pictures.
+        """Describe images.
 
         Raises:
             ValueError: when they are smaller than a block.

@@ -40,7 +40,7 @@ class LocalBinaryPatterns(nn.Module):
         self.register_buffer("_codes", torch.arange(points + 2).float().view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Describe pictures.
+        """Describe images.
 
         Raises:
             ValueError: when they are smaller than the grid.

@@ -89,16 +89,16 @@ class Features(Protocol):
     are_shares: bool
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Describe pictures."""
+        """Describe images."""
 
 
 class ShallowNetwork(nn.Module):
-    """Normalised pictures float32 [B, 3, H, W] -> logits float32 [B, K].
+    """Normalised images float32 [B, 3, H, W] -> logits float32 [B, K].
 
     Args:
         features: families of features.
         classifier: of what they say together.
-        input_spec: mean and std that the pictures were normalised with, taken back here.
+        input_spec: mean and std that the images were normalised with, taken back here.
     """
 
     def __init__(self, features: Sequence[nn.Module], classifier: FittedClassifier, input_spec: InputSpec) -> None:
@@ -116,7 +116,7 @@ class ShallowNetwork(nn.Module):
         return logits
 
     def describe(self, pixels: Tensor) -> Tensor:
-        """Return the features of pictures of 0..255: float32 [B, 3, H, W] -> [B, D].
+        """Return the features of images of 0..255: float32 [B, 3, H, W] -> [B, D].
 
         Each family is a vector of length 1 at the most, however many values it has. Shares become their square roots,
         between which a distance is Hellinger's (Arandjelovic and Zisserman 2012, "Three things everyone should know to

@@ -1,4 +1,4 @@
-"""What of a run is published: the bundle, without checkpoints and pictures."""
+"""What of a run is published: the bundle, without checkpoints and images."""
 
 from __future__ import annotations
 

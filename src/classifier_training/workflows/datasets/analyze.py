@@ -88,7 +88,7 @@ def analyze(
     Args:
         run: a finished run (a folder, latest or best): rank the labels of its held-out images by how wrong they look.
         output: folder for the report; data_report, or label_issues inside the run, when left out.
-        near_duplicates: look for pictures that were re-encoded, resized or brightened.
+        near_duplicates: look for images that were re-encoded, resized or brightened.
         fail_on: end with exit code 1 when there is a finding of this severity or a graver one.
     """
     if run is not None:

@@ -29,11 +29,11 @@ MAX_SHEETS = 60
 
 NUM_SHEET, NUM_STRIP = 32, 10
 MAX_PICTURES = 400
-"""Pictures of examples on the page: with plots and samples it stays under 10 MB."""
+"""Images of examples on the page: with plots and samples it stays under 10 MB."""
 
 MAX_MEANS = 60
 MAX_UNFOLDED = 8
-"""Rows of a finding without pictures that are shown at once."""
+"""Rows of a finding without images that are shown at once."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DataReportDir:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the page takes from the analysis's pictures.
+    """What the page takes from the analysis's images.
 
     Args:
         plots: files and what they show.
@@ -112,7 +112,7 @@ def draw_plots(folder: DataReportDir, data: Inspected, counted: SplitData, drawe
     readable = data.scan.readable
     if readable:
         sizes = np.array([(fact.width, fact.height) for fact in readable], dtype=np.int64)
-        draw("image_sizes", "width and height of the pictures", ImageSizesFigure(sizes=sizes, input_size=image_size))
+        draw("image_sizes", "width and height of the images", ImageSizesFigure(sizes=sizes, input_size=image_size))
         ratios = np.log2(sizes[:, 0] / sizes[:, 1])
         draw(
             "aspect_ratios", "width over height",
@@ -123,14 +123,14 @@ def draw_plots(folder: DataReportDir, data: Inspected, counted: SplitData, drawe
         )  # fmt: skip
         brightness = np.array([fact.brightness for fact in readable])
         draw(
-            "brightness", "mean brightness of the pictures",
+            "brightness", "mean brightness of the images",
             HistogramFigure(values=brightness, span=(0, 255), title="Brightness", x_label="mean, 0 black to 255 white"),
         )  # fmt: skip
         draw("modes", "kinds of stored pixels", _bars(Counter(fact.mode for fact in readable), "Kinds of pixels"))
         kept = _ends(counted, MAX_MEANS)
         means = mean_images(data.index, data.scan, counted.class_names)[kept]
         names = tuple(counted.class_names[number] for number in kept)
-        draw("mean_images", "mean picture of each class", MeanImagesFigure(means=means, class_names=names))
+        draw("mean_images", "mean image of each class", MeanImagesFigure(means=means, class_names=names))
     groups = Counter(sample.group for sample in data.index.samples if sample.group)
     if groups:
         draw("groups", "images of each group", _bars(groups, f"Images of each group ({len(groups):,} groups)"))
@@ -164,7 +164,7 @@ def write_data_page(
     body.append(report.section("Classes", report.table(("class", *counted.tables), rows)))
     # A plot that could not be drawn has been told of.
     uris = [(plot_uri(path), words) for path, words in drawn.plots if path.exists()]
-    body.append(report.section("In pictures", report.plots(uris)))
+    body.append(report.section("In images", report.plots(uris)))
     strips = [report.strip(shown(name), strip_uri(paths[:NUM_STRIP])) for name, paths in drawn.samples.items()]
     hidden = counted.num_classes - len(strips)
     note = [report.paragraph(f"{plural(hidden, 'class', 'classes')} not shown.")] if hidden else []
@@ -181,13 +181,13 @@ def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
     framed: list[report.Html] = []
     used = 0
     single = all(len(group) == 1 for group in finding.examples)
-    groups = [tuple(picture for group in finding.examples for picture in group)] if single else finding.examples
+    groups = [tuple(image for group in finding.examples for image in group)] if single else finding.examples
     for group in groups:
         chosen = group[: max(0, left - used)]
         used += len(chosen)
         if chosen:
-            pictures = [thumbnail(root / picture.path, picture.caption, picture.path) for picture in chosen]
-            framed.append(report.thumbnails(pictures, kind="gallery" if single else "group"))
+            images = [thumbnail(root / image.path, image.caption, image.path) for image in chosen]
+            framed.append(report.thumbnails(images, kind="gallery" if single else "group"))
     pieces = [report.groups(framed)] if framed else []
     hidden = finding.count - len(finding.examples)
     if finding.examples and hidden > 0 and not single:

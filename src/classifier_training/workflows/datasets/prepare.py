@@ -37,7 +37,7 @@ class PrepareResult:
     """What was prepared.
 
     Args:
-        built: what each split's pictures took.
+        built: what each split's images took.
         folders: where the pixels are.
         num_bytes: of all their files.
         seconds: of the whole command.
@@ -59,7 +59,7 @@ class PrepareResult:
         made, files = sum(one.num_made for one in self.built), sum(one.num_files for one in self.built)
         errors = sum(len(one.unreadable) for one in self.built)
         lines = [
-            f"{files:,} pictures: {made:,} decoded now, {files - made - errors:,} there before, {errors:,} unreadable",
+            f"{files:,} images: {made:,} decoded now, {files - made - errors:,} there before, {errors:,} unreadable",
             f"{self.num_bytes / 1e9:.3f} GB in {self.seconds:.1f} s",
             *(f"pixels: {folder}" for folder in self.folders),
             f"splits: {self.manifest}",

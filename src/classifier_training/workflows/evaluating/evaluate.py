@@ -93,7 +93,7 @@ def evaluate(
             checkpoints/best.ckpt.
         split: which part of the data; test when left out, or all of data that is not split.
         against: another run, named in the same way, to compare with on the same images.
-        slices: what to give figures of parts by: group, size (of the picture) or a field of the metadata; one or
+        slices: what to give figures of parts by: group, size (of the image) or a field of the metadata; one or
             several.
         intervals: find the 95 % interval of every figure.
         maps: also draw embedding.png, a map of the images by what the network sees in them, and occlusion.png, the
@@ -158,7 +158,7 @@ def evaluate(
 
 
 def _refuse_idle(data: DataSource) -> None:
-    """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its pictures."""
+    """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its images."""
     for field in dataclasses.fields(data):
         idle = field.name in TRAINING_ALONE or (field.name not in ("root", "on_error") and not data.is_named)
         if idle and getattr(data, field.name) != field.default:

@@ -131,16 +131,16 @@ def _write_list(folder: DataReportDir, scored: _Scored, issues: LabelIssues, cla
 def _write_report(
     folder: DataReportDir, run: Path, root: Path, scored: _Scored, issues: LabelIssues, class_names: tuple[str, ...]
 ) -> None:
-    pictures: list[report.Thumbnail] = []
+    images: list[report.Thumbnail] = []
     rows: list[tuple[str | float, ...]] = []
     for row in issues.rows.tolist():
         path, split = scored.samples[row]
         given, likely = scored.targets[row], scored.probabilities[row].argmax()
         confidence, quality = float(scored.probabilities[row, likely]), float(issues.quality[row])
         name = Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
-        if len(pictures) < MAX_SHOWN:
+        if len(images) < MAX_SHOWN:
             words = f"model: {shown(class_names[likely])} {confidence:.0%}\n{name}"
-            pictures.append(thumbnail(Path(path), f"label: {shown(class_names[given])}", words))
+            images.append(thumbnail(Path(path), f"label: {shown(class_names[given])}", words))
         rows.append((name, split, shown(class_names[given]), shown(class_names[likely]), confidence, quality))
     share = len(rows) / len(scored.samples)
     facts = [
@@ -158,7 +158,7 @@ def _write_report(
                     "The model, which did not learn from these images, is surer of another class than it usually is. "
                     "A weak model doubts right labels too: look before you change one." + more
                 ),
-                report.thumbnails(pictures),
+                report.thumbnails(images),
             )
         )
         columns = ("file", "split", "label", "model says", "confidence", "label's probability")

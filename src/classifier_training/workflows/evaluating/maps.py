@@ -120,7 +120,7 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
         answer = int(answers.predicted[row])
         tiles.append(
             OcclusionTile(
-                picture=predictor.preprocessing.pixels(image),
+                image=predictor.preprocessing.pixels(image),
                 falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), answer),
                 true_label=names[result.targets[row]],
                 answer=names[answer],

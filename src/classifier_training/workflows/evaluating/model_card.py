@@ -29,7 +29,7 @@ OWN_METRICS = {
 }
 
 LIMITS = (
-    "It answers one of its classes to whatever picture it is shown. Pictures of another kind than those that it was "
+    "It answers one of its classes to whatever image it is shown. Images of another kind than those that it was "
     "trained on get an answer too: use the reject option of `predict`. Nobody has looked at what its mistakes mean for "
     "the people concerned; whoever uses it has to."
 )
@@ -84,7 +84,7 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         f"# {_plain(facts.architecture or 'Image classifier')}",
         "",
         f"Tells {len(measures.support):,} classes apart"
-        + (f", on pictures that it sees at {width} x {height} pixels." if width else "."),
+        + (f", on images that it sees at {width} x {height} pixels." if width else "."),
         "",
         "## How good it is",
         "",
@@ -114,7 +114,7 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         "## How to use it",
         "",
         "```bash",
-        "classifier-training predict run=THIS_FOLDER source=picture.jpg",
+        "classifier-training predict run=THIS_FOLDER source=image.jpg",
         "```",
         "",
     ]

@@ -144,7 +144,7 @@ def _data(facts: RunFacts, run_dir: RunDir) -> Html:
     ]
     root = report.facts([("images in", str(facts.statistics.get("root", "")))])
     listed = report.table(("split", "images", "most to fewest of a class"), rows)
-    plots = {"class_distribution": "images of each class", "image_sizes": "width and height of the pictures"}
+    plots = {"class_distribution": "images of each class", "image_sizes": "width and height of the images"}
     return report.section("Data", root, listed, *_images(run_dir.dataset, plots))
 
 
@@ -207,10 +207,10 @@ def _slices(evaluation: Evaluation) -> list[Html]:
 
 def _confusions(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
     pieces = confusion_pieces(answers, table, class_names)
-    pictures = {"embedding": "map of the images by what the network sees in them"}
+    images = {"embedding": "map of the images by what the network sees in them"}
     if len(class_names) > MAX_MATRIX:
-        pictures = {"confusion_matrix": "confusion matrix, coloured by the share of the true class", **pictures}
-    return report.section("What is taken for what", *pieces, *_images(folder, pictures))
+        images = {"confusion_matrix": "confusion matrix, coloured by the share of the true class", **images}
+    return report.section("What is taken for what", *pieces, *_images(folder, images))
 
 
 def _mistakes(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:

@@ -80,8 +80,8 @@ def write_leaderboard(
         for _, path, figure in drawn:
             drawer.submit(figure, path)
     page = folder / "leaderboard.html"
-    pictures = [(plot_uri(path), words) for words, path, _ in drawn if path.exists()]
-    report.write_page(page, title="Leaderboard", body=_body(boards, runs, failures, pictures))
+    images = [(plot_uri(path), words) for words, path, _ in drawn if path.exists()]
+    report.write_page(page, title="Leaderboard", body=_body(boards, runs, failures, images))
     return page
 
 
@@ -140,7 +140,7 @@ def _body(
     boards: Sequence[Leaderboard],
     runs: Mapping[tuple[str, str, int], str],
     failures: Mapping[str, str],
-    pictures: Sequence[tuple[str, str]],
+    images: Sequence[tuple[str, str]],
 ) -> list[Html]:
     num_runs = sum(len(item.contestant.runs) for board in boards for item in board.standings)
     facts = [
@@ -174,8 +174,8 @@ def _body(
             "memory, MiB", "Pareto front", "against the best", "p",
         )  # fmt: skip
         body.append(report.section(board.data, report.table(columns, rows), report.paragraph(f"{LEGEND}.")))
-    if pictures:
-        body.append(report.section("In pictures", report.plots(pictures)))
+    if images:
+        body.append(report.section("In images", report.plots(images)))
     if failures:
         rows_failed = [(name, reason) for name, reason in failures.items()]
         body.append(report.section("Failed jobs", report.table(("job", "reason"), rows_failed)))

@@ -246,7 +246,7 @@ def _prepare_inputs(
     path = scratch / "inputs.npy"
     height, width = info.preprocessing.size
     shape = (min(num_images, len(table)), 3, height, width)
-    # On disk: thousands of large pictures would not fit into memory beside the contestants.
+    # On disk: thousands of large images would not fit into memory beside the contestants.
     inputs = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     targets: list[int] = []
     seconds, began = 0.0, time.perf_counter()

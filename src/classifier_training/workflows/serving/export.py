@@ -92,7 +92,7 @@ def export(
         verify: compare each file with PyTorch on validation images.
         bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
             temperature to whoever runs the file, in its metadata, which the clients read.
-        demo: also write demo.html, a page that classifies pictures in the browser with pipeline.onnx.
+        demo: also write demo.html, a page that classifies images in the browser with pipeline.onnx.
         ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
         images: folder of the run's images, if they have moved since.
         output: folder for the files; the run's own when left out.

@@ -141,7 +141,7 @@ def retrain_head(
     Args:
         run: its monitored metric, on validation, decides.
         module: holds the best weights; its network's head is changed when the new one is kept.
-        datamodule: the pictures.
+        datamodule: the images.
         device: where to compute.
         epoch: of the best weights, for the message.
 

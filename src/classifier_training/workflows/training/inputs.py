@@ -76,7 +76,7 @@ def read_inputs(
         seed: of the run.
         resumed: the run that goes on, whose splits are kept.
         allow_leaks: whether files may be in two splits under different names.
-        max_value: white of grey pictures of more than 8 bits.
+        max_value: white of grey images of more than 8 bits.
 
     Raises:
         UserError: when the data, the monitor or the correction cannot be used.
@@ -144,7 +144,7 @@ def open_pictures(
 
     Args:
         splits: classes and tables.
-        network: says how large pictures and batches are.
+        network: says how large images and batches are.
         data: how they are read and stored.
         transforms: what becomes of them.
         class_weights: how often one image of each class is drawn [K]; None takes every image once an epoch.

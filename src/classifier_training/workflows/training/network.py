@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Network:
-    """A network that fits its pictures.
+    """A network that fits its images.
 
     Args:
         built: the network and its name.
-        image_size: side of the pictures in pixels.
+        image_size: side of the images in pixels.
         first_size: of those of the first epoch, the smallest.
         batch_size: as configured, or the usual one where it is still to be found.
         min_batch_size: fewest images that it can be trained on at once.
@@ -80,7 +80,7 @@ def build_network(
         model: builds it for a number of classes.
         class_names: [K].
         training_sizes: width and height of each image of the training split, int64 [N, 2].
-        data: its sizes of pictures and batches.
+        data: its sizes of images and batches.
         transforms: with the size that training begins with.
         trainer: length, and whether activations are computed again.
         transfer: which layers learn, and when.

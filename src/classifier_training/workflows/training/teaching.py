@@ -73,7 +73,7 @@ def make_guide(
     Args:
         settings: with the folders of the teachers.
         run: of the student.
-        datamodule: its pictures.
+        datamodule: its images.
         device: where it trains.
 
     Raises:
@@ -104,7 +104,7 @@ def make_guide(
     balanced = [_is_balanced(run_dir) for run_dir in run_dirs]
     asked = Teachers(teachers, gives_features=gives_hints)
     if not settings.keep_answers or datamodule.augmentation.changes_pictures:
-        why = "augmentation changes the pictures" if settings.keep_answers else "keep_answers=false"
+        why = "augmentation changes the images" if settings.keep_answers else "keep_answers=false"
         log.info("teacher: asked at every step, since %s", why)
         return Guide(settings, asked, balanced, hints)
     table = run.tables[TRAIN]
@@ -156,13 +156,13 @@ def _tell(run_dir: RunDir, info: BundleInfo, run: RunContext) -> None:
     log.info("%s", words)
     if known.policy != shown.policy:
         log.warning(
-            "the teacher was trained with transforms.policy=%s, and sees pictures as the student does, by %s",
+            "the teacher was trained with transforms.policy=%s, and sees images as the student does, by %s",
             known.policy, shown.policy,
         )  # fmt: skip
 
 
 def _answers_path(run: RunContext, run_dirs: Sequence[RunDir], *, gives_features: bool) -> Path:
-    """Where the answers of these teachers to these pictures are kept: in the cache, by what they follow from."""
+    """Where the answers of these teachers to these images are kept: in the cache, by what they follow from."""
     digest = hashlib.blake2b(digest_size=16)
     weights = [sha256(describe_trained(run_dir)[1]) for run_dir in run_dirs]
     known = [weights, run.preprocessing.to_dict(), list(run.class_names), gives_features]

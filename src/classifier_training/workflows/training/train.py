@@ -1,6 +1,6 @@
 """`train`: from data to a run folder.
 
-`train` is the whole run; its larger steps are in `inputs`, `network`, `pictures`, `fit_network`, `fit_shallow` and
+`train` is the whole run; its larger steps are in `inputs`, `network`, `images`, `fit_network`, `fit_shallow` and
 `end`.
 Modules that import torch or Lightning are imported when they are needed, so that help and configuration errors come at
 once.

@@ -1,4 +1,4 @@
-"""TrivialAugment and pictures made worse, each from a sample's random numbers."""
+"""TrivialAugment and images made worse, each from a sample's random numbers."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_each_backend_has_its_own_kernel_and_colour_jitter() -> None:
     opencv = Transforms(backend="opencv", channel_order="bgr")
     made = opencv.evaluation(16, spec)
     assert (made.backend, made.kernel, made.channel_order) == ("opencv", "area", "bgr")
-    # Its colours change picture by picture, in OpenCV; the batch is left alone.
+    # Its colours change image by image, in OpenCV; the batch is left alone.
     assert (augment(batch(), draws(), opencv) == batch()).all()
     with pytest.raises(UserError, match="area"):
         Transforms(backend="opencv", kernel="bilinear")

@@ -110,7 +110,7 @@ def test_processes_find_what_one_finds(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for number in range(600):
         Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{number:03d}.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     paths = sorted(path.name for path in tmp_path.iterdir())
     done: list[int] = []
     alone = scan_files(tmp_path, paths, num_workers=1)

@@ -107,7 +107,7 @@ def test_copies_are_told_by_their_gravest_fault(tmp_path: Path) -> None:
 def test_files_with_faults_are_named_with_their_reasons(tmp_path: Path) -> None:
     draw_picture(tmp_path / "good.png", RED, seed=0)
     (tmp_path / "zero.png").write_bytes(b"")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:600])
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
@@ -174,7 +174,7 @@ def test_a_preflight_says_at_most_five_lines(tmp_path: Path) -> None:
 
 
 def deep_data(root: Path, largest: int, *, ending: str = "png") -> SampleIndex:
-    """Write pictures with samples of 16 bits up to a value."""
+    """Write images with samples of 16 bits up to a value."""
     samples = []
     for number in range(4):
         values = np.random.default_rng(number).integers(0, largest, (20, 30)).astype(np.uint16)

@@ -1,1 +1,1 @@
-"""Pictures drawn by the program itself, for people without data and for tests."""
+"""Images drawn by the program itself, for people without data and for tests."""

@@ -1,4 +1,4 @@
-"""Drawing with Pillow and its own font: what all rendered pictures share."""
+"""Drawing with Pillow and its own font: what all rendered images share."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def chart(draw: ImageDraw.ImageDraw, box: Box, rng: Generator, accent: Colour, i
 
 
 def clouds(rng: Generator, size: tuple[int, int], colours: tuple[Colour, Colour], *, detail: int = 6) -> Image.Image:
-    """A smooth random picture between two colours, as of something out of focus."""
+    """A smooth random image between two colours, as of something out of focus."""
     coarse = rng.random((detail, detail * 2, 1))
     mixed = np.array(colours[0]) * coarse + np.array(colours[1]) * (1 - coarse)
     return Image.fromarray(mixed.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)

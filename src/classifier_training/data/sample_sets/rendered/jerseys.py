@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from classifier_training.data.sample_sets.rendered.canvas import Colour
 
 SIDE = 256
-"""Pictures are drawn at this size, degraded and then made smaller."""
+"""Images are drawn at this size, degraded and then made smaller."""
 
 SHIRTS: tuple[tuple[Colour, Colour], ...] = (
     ((200, 30, 40), (250, 250, 250)), ((20, 60, 160), (250, 250, 250)), ((245, 245, 245), (20, 20, 30)),

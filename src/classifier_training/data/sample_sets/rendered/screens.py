@@ -47,13 +47,13 @@ class Theme:
 
 @dataclass(frozen=True)
 class Screen:
-    """One picture to draw.
+    """One image to draw.
 
     Args:
         path: where to.
         kind: its class.
         talk: number of the recorded talk, which decides the theme.
-        number: of the picture in its class.
+        number: of the image in its class.
         seed: of the data set.
         width: in pixels; the height follows.
     """
@@ -83,7 +83,7 @@ def draw_screen(kind: str, *, seed: int, talk: int, number: int) -> Image.Image:
 
 
 def draw_slide(theme: Theme, rng: Generator, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A slide alone: a title, and text, a chart, a picture or a table."""
+    """A slide alone: a title, and text, a chart, an image or a table."""
     image = Image.new("RGB", SIZE, theme.paper)
     draw = ImageDraw.Draw(image)
     if theme.bar == "top":
