@@ -337,7 +337,7 @@ def test_an_unfinished_run_of_the_same_settings_is_named_and_a_new_one_starts(
     assert "an unfinished run" not in caplog.text
     (cut,) = (path.parent for path in Path("outputs").glob("*/*/config.yaml"))
     run = train_here(words)
-    assert f"to go on with it instead: classifier-training train resume={cut}" in caplog.text
+    assert f"to resume it instead: classifier-training train resume={cut}" in caplog.text
     assert run != cut
     caplog.clear()
     train_here([*words, "seed=5"])

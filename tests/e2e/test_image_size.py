@@ -88,7 +88,7 @@ def test_small_images_are_not_blown_up_and_the_size_stays_with_the_run(
         ([*NETWORK, "data.image_size=48"], 48),
         pytest.param(["model=cnn_v1"], 32, marks=pytest.mark.nightly),
         # Progressive resizing begins with a smaller size, of at least 32 px.
-        (["model=cnn_v1", "transforms=growing", "trainer.max_epochs=2"], 64),
+        (["model=cnn_v1", "transforms=progressive_resizing", "trainer.max_epochs=2"], 64),
         # A single image in a batch leaves a batch norm one value at 32 px.
         pytest.param(["model=resnet18", "model.pretrained=false", "data.batch_size=1"], 64, marks=pytest.mark.nightly),
         (["model=random_forest", "model.num_trees=4"], 64),

@@ -66,7 +66,11 @@ def refuse_names(parsed: Sequence[Override], offered: Mapping[str, Sequence[str]
 
 
 FORMER_NAMES = {
+    "callbacks": {"patient": "early_stopping_long"},
+    "loss": {"smooth": "label_smoothing"},
+    "optimizer": {"brisk": "adamw_scratch", "gentle": "adamw_finetune"},
     "transfer": {"features": "linear_probe", "probe": "lp_ft", "progressive": "progressive_unfreezing"},
+    "transforms": {"growing": "progressive_resizing", "shaky": "affine"},
 }
 """Names that components had in earlier versions, by group."""
 

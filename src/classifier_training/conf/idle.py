@@ -49,7 +49,7 @@ def refuse_idle(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Overrid
 
 
 def refuse_going_on(reference: str) -> None:
-    """Raise when a run to go on with has a model that is fitted at once.
+    """Raise when a run to resume has a model that is fitted at once.
 
     Args:
         reference: the user's `resume=`: a run folder, or latest, which only ever finds runs with a checkpoint.

@@ -53,14 +53,14 @@ FIXED = (
 
 
 def resumed_run(parsed: Sequence[Override]) -> str | None:
-    """Return the run that the words name to go on with, if they do."""
+    """Return the run that the words name to resume, if they do."""
     return next(
         (str(word.value()) for word in parsed if word.key_or_group == RESUME and word.value() is not None), None
     )
 
 
 def resumed_values(reference: str, parsed: Sequence[Override]) -> dict[str, Any]:
-    """Return the configuration to go on with.
+    """Return the configuration to resume with.
 
     Args:
         reference: a run folder, or latest.
@@ -94,7 +94,7 @@ def _refuse_masked(values: Mapping[str, Any], run: Path) -> None:
 
 
 def refuse_resume(values: Mapping[str, Any], where: str) -> None:
-    """Raise when a run to go on with is named where none can be.
+    """Raise when a run to resume is named where none can be.
 
     Raises:
         UserError: then.
@@ -102,7 +102,7 @@ def refuse_resume(values: Mapping[str, Any], where: str) -> None:
     if values.get(RESUME) is not None:
         raise UserError(
             f"{RESUME}={values[RESUME]} {where}",
-            "one run to go on with, typed: its own configuration takes the place of all others",
+            "one run to resume, typed: its own configuration takes the place of all others",
             f"classifier-training train {RESUME}={values[RESUME]}",
         )
 
@@ -141,7 +141,7 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
             raise unknown_key(key, override.input_line or key, keys)
         if key not in keys or key in FIXED or not (key in CHANGEABLE or key.startswith(CHANGEABLE_GROUPS)):
             raise UserError(
-                f"{override.input_line}: a run cannot go on with another {key}",
+                f"{override.input_line}: a run cannot be resumed with another {key}",
                 f"changes of {enumerate_words([*CHANGEABLE, *(f'{group}*' for group in CHANGEABLE_GROUPS)])}",
                 f"leave it out, or train anew without {RESUME}=",
             )

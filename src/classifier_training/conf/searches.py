@@ -163,7 +163,7 @@ def _read(name: str, path: Traversable) -> Family:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Family.model_validate(values)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML ({str(error).splitlines()[0]})", wanted, "mend the file") from error
+        raise UserError(f"{where}: not YAML ({str(error).splitlines()[0]})", wanted, "repair the file") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"

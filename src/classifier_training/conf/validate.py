@@ -100,4 +100,4 @@ def _near_literals(typed: str, annotation: Any) -> list[str]:
 
 
 def _literals(annotation: Any) -> list[str]:
-    return [word.strip() for word in type_words(annotation).replace(" or ", ", ").split(",")]
+    return type_words(annotation).split(" | ")

@@ -1,4 +1,4 @@
-"""Types and values in the words of the help and of error messages."""
+"""Types and values as the help and error messages write them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ from pydantic.fields import FieldInfo
 from classifier_training.core.register import MISSING
 
 BOUNDS = {"Gt": "> {gt}", "Ge": ">= {ge}", "Lt": "< {lt}", "Le": "<= {le}"}
-NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    type(None): "null",
-    timedelta: "a time (90s, 10m, 1h30m, HH:MM:SS)",
-}
+NAMES = {type(None): "null", timedelta: "duration (90s, 10m, 1h30m, HH:MM:SS)"}
+
+LARGEST = 2**53
+"""A bound from which on it is the machine's and not the setting's."""
 
 
 def type_words(annotation: Any) -> str:
-    """Say what values a setting takes, bounds included."""
+    """Write a type as Python does, bounds included."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         bounds = _bounds(arguments[1:])
-        return f"{type_words(arguments[0])}{' ' if bounds else ''}{' and '.join(bounds)}"
+        return f"{type_words(arguments[0])}{' ' if bounds else ''}{', '.join(bounds)}"
     if origin is Literal:
-        return ", ".join(map(str, arguments))
+        return " | ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
-        return " or ".join(type_words(argument) for argument in arguments)
+        return " | ".join(type_words(argument) for argument in arguments)
     if origin in (list, tuple):
-        return f"[{type_words(arguments[0])}, …]"
+        return f"list[{type_words(arguments[0])}]"
     if origin in (dict, Mapping):
-        return f"{{name: {type_words(arguments[1])}, …}}"
+        return f"dict[str, {type_words(arguments[1])}]"
     return NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -55,18 +51,14 @@ def value_words(value: Any) -> str:
 
 def _bounds(metadata: tuple[Any, ...]) -> list[str]:
     constraints = [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
-    return [
-        BOUNDS[type(part).__name__].format(**{name: _plain(value) for name, value in vars(part).items()})
-        if hasattr(part, "__dict__")
-        else _slotted(part)
-        for part in constraints
-        if type(part).__name__ in BOUNDS
-    ]
-
-
-def _slotted(part: Any) -> str:
-    key = type(part).__name__.lower()
-    return BOUNDS[type(part).__name__].format(**{key: _plain(getattr(part, key))})
+    found = []
+    for part in constraints:
+        name = type(part).__name__
+        if name in BOUNDS:
+            value = getattr(part, name.lower())
+            if isinstance(value, timedelta) or abs(value) < LARGEST:
+                found.append(BOUNDS[name].format(**{name.lower(): _plain(value)}))
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -64,7 +64,7 @@ class UnreadableImageError(UserError):
         super().__init__(
             f"{path}: {reason}",
             f"a readable image ({', '.join(sorted(EXTENSIONS))})",
-            "mend or remove the file, or go on without such files: data.on_error=skip",
+            "repair or remove the file, or go on without such files: data.on_error=skip",
         )
         self.path = str(path)
         self.reason = reason

@@ -38,7 +38,7 @@ def work_in(run: RunDir) -> Iterator[None]:
         raise UserError(
             f"{run.path}: cannot be written to ({error.strerror})",
             "a run folder that this program may write to",
-            "mend its permissions, or go on with a copy of it",
+            "fix its permissions, or go on with a copy of it",
         ) from error
     try:
         try:

@@ -119,5 +119,5 @@ def damaged(path: Path) -> UserError:
     return UserError(
         f"{path}: damaged, or not written to its end: its SHA-256 is not in {NAME}",
         "a checkpoint as the run wrote it",
-        "go on with the run, which takes the newest whole one; or restore the file from a copy",
+        "resume the run, which takes the newest whole one; or restore the file from a copy",
     )

@@ -109,7 +109,7 @@ class SplitResult:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The likeliest class of each sample, int64 [N]."""
+        """The most probable class of each sample, int64 [N]."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
 
@@ -215,9 +215,9 @@ class Prediction:
 
     Args:
         path: as the user wrote it.
-        label: the likeliest class; None when the image could not be read.
+        label: the most probable class; None when the image could not be read.
         confidence: its probability.
-        top_k: the likeliest classes, best first.
+        top_k: the top predictions, best first.
         probabilities: of every class, when asked for.
         rejected: whether the answer should not be relied on.
         reject_reason: why it is rejected: low_confidence, or unlike_training for an image of another kind.

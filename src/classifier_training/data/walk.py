@@ -36,7 +36,7 @@ class UnreadableFolderError(UserError):
         super().__init__(
             f"{folder}: {reason}",
             "a data folder that can be read through",
-            "mend its permissions, choose another data.root, or go on without it: data.on_error=skip",
+            "fix its permissions, choose another data.root, or go on without it: data.on_error=skip",
         )
         self.folder = folder
         self.reason = reason

@@ -185,6 +185,6 @@ def _standard_error(differences: Floats, numbers: NDArray[np.int64]) -> float:
 
 
 def expected_calibration_error(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Return `calibration_error` of the likeliest classes; probabilities are float [N, K], targets int64 [N]."""
+    """Return `calibration_error` of the top predictions; probabilities are float [N, K], targets int64 [N]."""
     confidences = probabilities.max(axis=1).astype(np.float64)
     return float(calibration_error(confidences, probabilities.argmax(axis=1) == targets))

@@ -60,7 +60,7 @@ def confusion_pieces(answers: Answers, table_: SplitTable, class_names: Sequence
         chosen = rows[: max(0, min(limit, left))]
         left -= len(chosen)
         hidden = len(rows) - len(chosen)
-        words = "right" if true == answer else f"taken for {shown(class_names[answer])}"
+        words = "right" if true == answer else f"predicted as {shown(class_names[answer])}"
         inside = [thumbnails(pictures_of(chosen, answers, table_, class_names))] if len(chosen) else []
         if hidden:
             inside.append(paragraph(f"{hidden:,} more are in predictions.csv."))
@@ -112,7 +112,7 @@ def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
             if not count:
                 cells.append("<td></td>")
                 continue
-            words = "right" if answer == true else f"taken for {shown(class_names[answer])}"
+            words = "right" if answer == true else f"predicted as {shown(class_names[answer])}"
             button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, answer)))
             kind = "right" if answer == true else "wrong"
             cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
@@ -132,7 +132,7 @@ def _pairs(
     for true, answer in pairs[:MAX_PAIRS]:
         one, other, count = shown(class_names[true]), shown(class_names[answer]), int(counts[true, answer])
         share = count / support[true]
-        button = Opener("show", f"{one} taken for {other}: {count:,}", _panel(true, answer))
+        button = Opener("show", f"{one} predicted as {other}: {count:,}", _panel(true, answer))
         rows.append((one, other, count, Number(share, f"{share:.0%}"), button))
     more = [paragraph(f"The {MAX_PAIRS} most frequent of {len(pairs):,} pairs.")] if len(pairs) > MAX_PAIRS else []
     columns = ("true class", "answer", "images", "share of the class", "images")

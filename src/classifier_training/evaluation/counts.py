@@ -23,7 +23,7 @@ class ClassCounts:
     """Answers counted by class; all that these figures need of a confusion matrix.
 
     Args:
-        hits: images of each class that were answered rightly [..., K].
+        hits: images of each class that were correctly classified [..., K].
         support: images of each class [..., K].
         predicted: answers of each class [..., K].
     """

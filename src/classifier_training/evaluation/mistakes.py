@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of one class that were taken for another.
+    """Images of one class that were predicted as another.
 
     Args:
         true: number of the class that they are of.
@@ -68,7 +68,7 @@ class Answers:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The likeliest class of each image [N]."""
+        """The most probable class of each image [N]."""
         return self.result.predicted
 
     @cached_property

@@ -1,7 +1,7 @@
 """What the figures of an evaluation mean, in plain words: what is good enough, what is not, what to do next.
 
-A class is judged by the interval of its recall against one yardstick: it is good enough when the whole interval lies
-above, weak when it lies below, and open when the yardstick lies within, which is for more images to decide.
+A class is judged by the 95 % interval of its recall and one target: it is good enough when the whole interval lies
+above the target, weak when it lies below, and open when the target lies within, which is for more images to decide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.mistakes import Confusion
     from classifier_training.evaluation.results import Evaluation
 
-YARDSTICK = 0.9
+TARGET_RECALL = 0.9
 """Share of a class's images that must be found for the class to count as good enough."""
 
 FEW_IMAGES = 20
@@ -99,9 +99,9 @@ class Standing:
 
 def _stands(recall: Estimate) -> str:
     low, high = (recall.low, recall.high) if np.isfinite(recall.low) else (recall.value, recall.value)
-    if low >= YARDSTICK:
+    if low >= TARGET_RECALL:
         return "good"
-    return "weak" if high < YARDSTICK else "open"
+    return "weak" if high < TARGET_RECALL else "open"
 
 
 def headline(grounds: Grounds) -> str:
@@ -110,7 +110,9 @@ def headline(grounds: Grounds) -> str:
     accuracy = evaluation.measures.overall["acc_top1"]
     standing = Standing.of(evaluation.measures.by_class["recall"])
     judged = len(standing.good) + len(standing.weak) + len(standing.open)
-    words = f"{percent(accuracy)} of {evaluation.measures.num_images:,} {evaluation.split} images are answered rightly"
+    words = (
+        f"{percent(accuracy)} of {evaluation.measures.num_images:,} {evaluation.split} images are correctly classified"
+    )
     if judged < 2:
         return f"{words}. They are of one class alone, which says little."
     if len(standing.good) == judged:
@@ -120,7 +122,7 @@ def headline(grounds: Grounds) -> str:
         for number, meaning in (
             (len(standing.good), "good enough"),
             (len(standing.weak), "not"),
-            (len(standing.open), "undecided for want of images"),
+            (len(standing.open), "inconclusive: too few test images"),
         )
         if number
     ]
@@ -158,7 +160,7 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "error",
                 f"Not good enough: {enumerate_words((shown(names[n]) for n in standing.weak), limit=NUM_NAMED)}",
-                f"Under {100 * YARDSTICK:.0f} % of their images are found: {listed(standing.weak)}."
+                f"Under {100 * TARGET_RECALL:.0f} % of their images are found: {listed(standing.weak)}."
                 + (more if rare else ""),
                 f"collect training images of {enumerate_words(map(shown, rare), limit=NUM_NAMED)} first"
                 if rare
@@ -171,7 +173,7 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "note",
                 f"Undecided: {enumerate_words((shown(names[n]) for n in standing.open), limit=NUM_NAMED)}",
-                f"Their 95 % intervals contain the yardstick of {100 * YARDSTICK:.0f} %: {listed(standing.open)}.",
+                f"Their 95 % intervals contain the target recall of {100 * TARGET_RECALL:.0f} %: {listed(standing.open)}.",
                 "set more images of these classes aside for the test; about 140 narrow an interval to 5 points each "
                 "way",
             )
@@ -181,7 +183,7 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "good",
                 f"Good enough: {enumerate_words((shown(names[n]) for n in standing.good), limit=NUM_NAMED)}",
-                f"At least {100 * YARDSTICK:.0f} % of their images are found, with 95 % confidence.",
+                f"At least {100 * TARGET_RECALL:.0f} % of their images are found, with 95 % confidence.",
             )
         )
     never = [names[n] for n in np.flatnonzero((measures.predicted == 0) & (measures.support > 0)).tolist()]
@@ -190,7 +192,7 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
             Remark(
                 "error",
                 f"Never answered: {enumerate_words(map(shown, never), limit=NUM_NAMED)}",
-                "Not one image is taken for these classes.",
+                "These classes are never predicted.",
                 "train longer, or with imbalance=sampler, and collect images of them",
             )
         )
@@ -206,8 +208,8 @@ def _of_confusions(grounds: Grounds) -> list[Remark]:
         return []
     return [
         Remark(
-            "warning" if first.share > 1 - YARDSTICK else "note",
-            f"Most confused: {true} is taken for {answer}",
+            "warning" if first.share > 1 - TARGET_RECALL else "note",
+            f"Most confused: {true} is predicted as {answer}",
             f"{first.count:,} of {first.support:,} images of {true} ({100 * first.share:.0f} %). Its cell "
             "below shows them.",
             f"look whether their labels are right, then collect images that tell {true} from {answer}",

@@ -133,7 +133,7 @@ def read_info(run_dir: RunDir) -> BundleInfo:
         raise UserError(
             f"{run_dir.path}: no model_info.json; the run has not finished, or is no run folder",
             "the folder of a finished run",
-            f"choose another run, or go on with this one: {command('train')} {setting('resume', run_dir.path)}",
+            f"choose another run, or resume this one: {command('train')} {setting('resume', run_dir.path)}",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

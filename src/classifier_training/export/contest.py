@@ -82,7 +82,7 @@ class Quality:
         change_points: of a hundred, to the reference.
         num_won: images that it gets right and the reference wrong.
         num_lost: images that it gets wrong and the reference right.
-        agreement: share of images with the reference's likeliest class.
+        agreement: share of images with the reference's most probable class.
         max_probability_difference: to the reference, over images and classes.
     """
 

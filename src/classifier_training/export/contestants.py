@@ -1,4 +1,4 @@
-"""The forms of one network that a benchmark holds against each other. Needs torch for those that are PyTorch's."""
+"""The forms of one network that a benchmark compares. Needs torch for those that are PyTorch's."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Gate:
         accuracy_drop_points: how many of a hundred right answers were lost.
         balanced_accuracy: mean over the classes of the share of right answers.
         float_balanced_accuracy: the same of the file it came from.
-        top1_agreement: share of images with the same likeliest class.
+        top1_agreement: share of images with the same most probable class.
         max_probability_difference: over images and classes.
         size_bytes: of the file.
         size_ratio: to the file it came from.

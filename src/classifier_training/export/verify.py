@@ -46,7 +46,7 @@ class Parity:
     Args:
         num_images: real images compared, at every batch size.
         batch_sizes: that were run.
-        top1_agreement: share of images with the same likeliest class, at the worst batch size.
+        top1_agreement: share of images with the same most probable class, at the worst batch size.
         max_probability_difference: over images, classes and batch sizes.
         accuracy: share of right answers of the file, at the worst batch size.
         reference_accuracy: and of what it was compared with.

@@ -186,7 +186,7 @@ class Predictor:
         Args:
             paths: image files.
             batch_size: images in a batch.
-            top_k: likeliest classes to list.
+            top_k: top predictions to list.
             threshold: confidence below which an answer is marked rejected; its label stays.
             reject: thresholds of the bundle's instead, and whether images unlike the training data are rejected.
             unknown: whether a rejected answer has the label `unknown`.

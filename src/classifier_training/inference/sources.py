@@ -285,7 +285,7 @@ class UnreadableVideoError(UserError):
         super().__init__(
             f"{path}: {self.reason}",
             f"a video that OpenCV reads ({', '.join(sorted(VIDEO_EXTENSIONS))})",
-            "mend the file, or write it anew in another format",
+            "repair the file, or write it anew in another format",
         )
 
 

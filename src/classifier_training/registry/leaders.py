@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from classifier_training.registry.scan import Registry
 
 Task = tuple[str, str, str]
-"""Data, digest of the class names, split: runs that agree in them can be held against each other."""
+"""Data, digest of the class names, split: runs that agree in them can be compared."""
 
 
 def find_leaders(registry: Registry, metric: str) -> dict[str, Any]:

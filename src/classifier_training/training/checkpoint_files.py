@@ -201,7 +201,7 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
         raise UserError(
             f"{folder}: "
             + ("no epoch has come to its end" if found else f"none of its {len(paths)} checkpoints is whole"),
-            "the end of an epoch, to go on with other settings" if found else "a checkpoint as the run wrote it",
+            "the end of an epoch, to resume with other settings" if found else "a checkpoint as the run wrote it",
             "leave the changes out" if found else f"restore one from a copy, or start anew: {command('train')}",
         )
     newest = max(fitting, key=lambda one: (one.entry.step, one.entry.epochs_done))

@@ -18,17 +18,19 @@ from classifier_training.core.register import MISSING, Entry, entries, entry
 @pytest.mark.parametrize(
     ("annotation", "words"),
     [
-        (int, "a whole number"),
-        (Annotated[int, Field(ge=1)], "a whole number >= 1"),
-        (Annotated[float, Field(gt=0, lt=1)] | None, "a number > 0 and < 1 or null"),
-        (Literal["a", "b", 3], "a, b, 3"),
-        (int | Literal["auto"], "a whole number or auto"),
-        (dict[str, float], "{name: a number, …}"),
-        (Annotated[timedelta, Field(gt=timedelta(0))], "a time (90s, 10m, 1h30m, HH:MM:SS) > 0 s"),
-        (bool, "true or false"),
+        (int, "int"),
+        (Annotated[int, Field(ge=1)], "int >= 1"),
+        (Annotated[int, Field(ge=0, lt=2**63)], "int >= 0"),
+        (Annotated[float, Field(gt=0, lt=1)] | None, "float > 0, < 1 | null"),
+        (Literal["a", "b", 3], "a | b | 3"),
+        (int | Literal["auto"], "int | auto"),
+        (list[str], "list[str]"),
+        (dict[str, float], "dict[str, float]"),
+        (Annotated[timedelta, Field(gt=timedelta(0))], "duration (90s, 10m, 1h30m, HH:MM:SS) > 0 s"),
+        (bool, "bool"),
     ],
 )
-def test_types_are_said_in_words(annotation: object, words: str) -> None:
+def test_types_are_written_as_python_does(annotation: object, words: str) -> None:
     assert type_words(annotation) == words
 
 

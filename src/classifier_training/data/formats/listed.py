@@ -36,7 +36,7 @@ def open_text(file: Path, *, encoding: str = "utf-8", setting: str = "") -> Iter
                     raise _not_encoded(file, number, error, encoding, setting) from error
                 yield text.removeprefix("\ufeff") if number == 1 else text
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}", "a file that can be read", "mend its permissions") from error
+        raise UserError(f"{file}: {error.strerror}", "a file that can be read", "fix its permissions") from error
 
 
 def _not_encoded(file: Path, number: int, error: UnicodeDecodeError, encoding: str, setting: str) -> UserError:

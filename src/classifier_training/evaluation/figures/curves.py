@@ -59,7 +59,7 @@ class RankingCurvesFigure(Figure):
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.01, 1.02)
         roc = self.kind == "roc"
-        axes.set_xlabel("share of the other images taken for the class" if roc else "share of the class that is found")
+        axes.set_xlabel("false positive rate" if roc else "recall")
         axes.set_ylabel("share of the class that is found" if roc else "share of the found that are of the class")
         axes.set_title(self.title)
         axes.grid(alpha=0.25)

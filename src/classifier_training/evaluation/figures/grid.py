@@ -1,4 +1,4 @@
-"""Images with what they are and what they were taken for."""
+"""Images with what they are and what they were predicted as."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class SampleGridFigure(Figure):
 
 
 def caption(true_label: str, answer: str, confidence: float, *, width: int = TILE) -> list[str]:
-    """Say below an image what it was taken for, how surely and, where that is wrong, what it is.
+    """Say below an image what it was predicted as, how surely and, where that is wrong, what it is.
 
     Args:
         true_label: class of the image.
-        answer: class that it was taken for.
+        answer: class that it was predicted as.
         confidence: of the answer.
         width: of the image in pixels.
 

@@ -16,7 +16,7 @@ MAX_CURVES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoFigure(Figure):
-    """Accuracy against a cost, with the front of those that nobody beats in both.
+    """Accuracy against a cost, with the Pareto front.
 
     Args:
         names: of the classifiers [N].

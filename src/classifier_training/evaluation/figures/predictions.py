@@ -244,7 +244,7 @@ CAPTION, NAME_WIDTH = 26, 300
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusedPair:
-    """A row of the figure: images of one class that were taken for another."""
+    """A row of the figure: images of one class that were predicted as another."""
 
     true_label: str
     answer: str
@@ -277,7 +277,7 @@ class ConfusedPairsFigure(Figure):
             places = corners[row * self.columns : (row + 1) * self.columns]
             top = places[0][0]
             names = [fit_lines(legible(name), NAME_WIDTH, size=10)[0] for name in (pair.true_label, pair.answer)]
-            words = f"{names[0]} taken for {names[1]}: {pair.count:,} of {pair.support:,}".replace("$", r"\$")
+            words = f"{names[0]} predicted as {names[1]}: {pair.count:,} of {pair.support:,}".replace("$", r"\$")
             axes.text(GAP, top + CAPTION / 2, words, ha="left", va="center", fontsize=10)
             for path, (_, left) in zip(pair.paths, places, strict=False):
                 canvas[top + CAPTION : top + CAPTION + TILE, left : left + TILE] = draw_tile(path)

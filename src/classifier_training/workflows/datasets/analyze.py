@@ -89,7 +89,7 @@ def analyze(
         run: a finished run (a folder, latest or best): rank the labels of its held-out images by how wrong they look.
         output: folder for the report; data_report, or label_issues inside the run, when left out.
         near_duplicates: look for images that were re-encoded, resized or brightened.
-        fail_on: end with exit code 1 when there is a finding of this severity or a graver one.
+        fail_on: end with exit code 1 when there is a finding of this severity or higher.
     """
     if run is not None:
         _refuse_for_run(data, transforms, near_duplicates=near_duplicates, fail_on=fail_on)

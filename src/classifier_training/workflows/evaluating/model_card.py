@@ -102,7 +102,7 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
     ]
     if names:
         standing = Standing.of(measures.by_class["recall"])
-        for words, numbers in (("Weak", standing.weak), ("Not decided for want of images", standing.open)):
+        for words, numbers in (("Weak", standing.weak), ("Inconclusive: too few test images", standing.open)):
             if numbers:
                 listed = ", ".join(_plain(shown(names[number])) for number in numbers[:MAX_CLASSES])
                 lines += [f"{words}: {listed}.", ""]

@@ -15,7 +15,7 @@ from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_
 from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.mistakes import Answers, most_confused
 from classifier_training.evaluation.report import Cell, Html, Number
-from classifier_training.evaluation.verdict import SURE, YARDSTICK, Grounds, headline, percent, remarks
+from classifier_training.evaluation.verdict import SURE, TARGET_RECALL, Grounds, headline, percent, remarks
 from classifier_training.workflows.evaluating.run_facts import RunFacts
 from classifier_training.workflows.evaluating.scores import at_temperature
 
@@ -31,7 +31,7 @@ NUM_MISTAKES, NUM_UNSURE = 36, 12
 MAX_REMARKS = 8
 """Findings that are seen at once; the others are folded."""
 
-BADGES = {"error": "to mend", "warning": "caution", "note": "to know", "good": "good"}
+BADGES = {"error": "fix", "warning": "warning", "note": "info", "good": "good"}
 
 METRICS = {
     "acc_top1": "top-1 accuracy", "acc_top5": "top-5 accuracy", "balanced_accuracy": "balanced accuracy",
@@ -95,7 +95,7 @@ def write_run_page(
         _how(facts),
         report.footer(
             "95 % intervals where figures have them; a class is good enough when the interval of its recall lies above "
-            f"{100 * YARDSTICK:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
+            f"{100 * TARGET_RECALL:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
             f"{folder.name}/."
         ),
     ]  # fmt: skip
@@ -175,7 +175,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         )
     columns = (
         "class", f"{grounds.evaluation.split} images", "training images", "recall", "precision", "F1", "AUROC",
-        "average precision", "most taken for",
+        "average precision", "most often confused with",
     )  # fmt: skip
     overall = report.table(
         ("figure", "value", "from", "to", "interval"),
@@ -210,7 +210,7 @@ def _confusions(answers: Answers, table: SplitTable, class_names: Sequence[str],
     images = {"embedding": "map of the images by what the network sees in them"}
     if len(class_names) > MAX_MATRIX:
         images = {"confusion_matrix": "confusion matrix, coloured by the share of the true class", **images}
-    return report.section("What is taken for what", *pieces, *_images(folder, images))
+    return report.section("Confusion matrix", *pieces, *_images(folder, images))
 
 
 def _mistakes(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:

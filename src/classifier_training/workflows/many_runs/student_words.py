@@ -27,7 +27,7 @@ OWN = {
     "seed": "seeds=…",
     "name": "output=…",
     "category": "output=…",
-    "resume": "classifier-training train resume=RUN goes on with one run",
+    "resume": "classifier-training train resume=RUN resumes one run",
     "extend": "classifier-training train resume=RUN extend=…",
     "distillation": "temperatures=…, alphas=… and hint_weights=…",
 }

@@ -120,7 +120,7 @@ def tune(
     """Search for the best settings of a model; the best become an experiment that `train experiment=NAME` runs.
 
     Each trial is a run of train, scored by its monitor on validation images; a trial that does badly is ended early,
-    one that fails is written down. The same command goes on with a study, and several processes or machines with the
+    one that fails is written down. The same command resumes a study, and several processes or machines with the
     same name= and storage= share one.
 
     Args:

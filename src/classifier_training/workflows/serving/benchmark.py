@@ -85,7 +85,7 @@ def benchmark(
     images: str | None = None,
     output: str | None = None,
 ) -> BenchmarkResult:
-    """Time a run's network in PyTorch, TorchScript and ONNX, and hold its answers against each other, on this CPU.
+    """Time a run's network in PyTorch, TorchScript and ONNX, and compare their predictions, on this CPU.
 
     Each form runs in a process of its own, and they take turns. A form that the run has no file of is made for the
     benchmark and thrown away.

@@ -81,9 +81,9 @@ def predict(
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file.
-        source: image, folder that is searched to its end, glob in quotes, .txt file with a path a line, or video.
+        source: image, folder (searched recursively), glob in quotes, .txt file with a path a line, or video.
         output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
-        top_k: likeliest classes to list for each image.
+        top_k: top predictions to list for each image.
         threshold: confidence below which an answer is marked as rejected.
         unknown: answer `unknown` where an answer is rejected; what it would have been is the first of top_k.
         probabilities: write the probability of every class into the output.

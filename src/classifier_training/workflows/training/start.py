@@ -254,12 +254,12 @@ def refuse_extend(extend: Extend | None) -> None:
 
 
 def tell_unfinished(config: Mapping[str, Any], *, output: str, category: str | None, name: str | None) -> None:
-    """Say how to go on with an unfinished run of the same configuration, if there is one. A new run starts anyway."""
+    """Say how to resume an unfinished run of the same configuration, if there is one. A new run starts anyway."""
     folder = days_folder(Path(output), category=category, name=name)
     found = unfinished_like(config_text(config), folder)
     if found is not None:
         log.info(
-            "an unfinished run has the same settings; to go on with it instead: %s %s",
+            "an unfinished run has the same settings; to resume it instead: %s %s",
             command("train"), setting("resume", found.path),
         )  # fmt: skip
 

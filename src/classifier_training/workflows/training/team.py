@@ -185,7 +185,7 @@ class Team:
         return CheckFailedError(
             words,
             "processes that all stay to the end",
-            f"see {lost[0].log}; go on with {command('train')} {setting('resume', self._run_dir.path)}",
+            f"see {lost[0].log}; resume with {command('train')} {setting('resume', self._run_dir.path)}",
         )
 
 

@@ -159,7 +159,7 @@ def train(
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
     Args:
-        recipe: the preset that the run follows; what is typed goes over it.
+        recipe: the preset that the run follows; settings on the command line override it.
         time: how long the whole command may take: 90s, 10m, 1h30m. The run trains as many epochs as fit by measured
             speed, at most trainer.max_epochs, and its learning-rate schedule comes to its end.
         retrain_head: fit the last layer again after training, with all classes alike, for long tails.
@@ -168,7 +168,7 @@ def train(
         name: puts the run under outputs/NAME/.
         category: puts the run under outputs/CATEGORY/.
         output: folder for run folders.
-        resume: go on with this run (a folder, or latest for the newest unfinished one) and its configuration.
+        resume: resume this run (a folder, or latest for the newest unfinished one) and its configuration.
         extend: what the schedule does in a resumed run with more trainer.max_epochs: stretch keeps its shape over the
             new length (when left out), restart starts it again over the epochs to come, constant stays at the last
             learning rate.

@@ -25,7 +25,7 @@ def test_a_page_is_written_whatever_the_classes(tmp_path: Path, names: tuple[str
     assert len(page) < 10 * 2**20
     assert page.count("<script>") == 1
     assert "<img src=x" not in page
-    assert "What is taken for what" in page
+    assert "Confusion matrix" in page
     # One figure of each kind is painted here; the others are like it.
     for name in ("reliability.png", "class_scores.png"):
         painted.figures[name].save(tmp_path / name)
