@@ -172,8 +172,8 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
         found.append(
             Remark(
                 "note",
-                f"Undecided: {enumerate_words((shown(names[n]) for n in standing.open), limit=NUM_NAMED)}",
-                f"Their 95 % intervals contain the target recall of {100 * TARGET_RECALL:.0f} %: {listed(standing.open)}.",
+                f"Inconclusive: {enumerate_words((shown(names[n]) for n in standing.open), limit=NUM_NAMED)}",
+                f"Their 95 % intervals contain the target of {100 * TARGET_RECALL:.0f} %: {listed(standing.open)}.",
                 "set more images of these classes aside for the test; about 140 narrow an interval to 5 points each "
                 "way",
             )

@@ -16,7 +16,7 @@ NAMES = ("good", "weak", "few", "never")
 
 
 def grounds() -> Grounds:
-    """100 images of good, all right; 50 of weak, half taken for good; 4 of few, all right; 30 of never, none right."""
+    """100 images of good, all right; 50 of weak, half predicted as good; 4 of few, right; 30 of never, none right."""
     targets = np.repeat([0, 1, 2, 3], [100, 50, 4, 30])
     answers = np.concatenate([np.zeros(100), np.tile([0, 1], 25), np.full(4, 2), np.tile([0, 1, 2], 10)]).astype(int)
     measures = measure(np.eye(4, dtype=np.float32)[answers] * 4, targets, num_classes=4)
@@ -42,7 +42,7 @@ def test_the_verdict_says_what_is_wrong_and_what_to_do() -> None:
     found = {remark.title: remark for remark in remarks(grounds())}
     assert [*found][:2] == ["Not good enough: never, weak", "Never answered: never"]
     assert found["Not good enough: never, weak"].remedy == "collect training images of weak first"
-    assert found["Most confused: weak is taken for good"].words.startswith("25 of 50 images of weak (50 %)")
+    assert found["Most confused: weak is predicted as good"].words.startswith("25 of 50 images of weak (50 %)")
     assert found["Data check"].words == "2 groups of exact copies"
     assert found["The confidences are not calibrated"].kind == "warning"
     assert "The classes are imbalanced, 41.7 : 1" in found

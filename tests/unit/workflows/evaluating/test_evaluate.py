@@ -94,7 +94,7 @@ def test_every_file_of_a_run_is_evaluated_alike(
         ([f"run={run}/checkpoints/best.ckpt"], run / "evaluation"),
         ([f"run={run}"], run / "evaluation"),
         ([f"run={run}/model_copy.onnx", "intervals=false"], run / "evaluation_model_copy"),
-        ([f"run={lone}", test, "split=test"], lone.parent / "evaluation_my_pictures_test"),
+        ([f"run={lone}", test, "split=test"], lone.parent / "evaluation_my_images_test"),
     ):
         assert "balanced accuracy" in str(evaluate(*words))
         report = read_json(folder / "classification_report.json")
