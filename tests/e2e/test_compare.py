@@ -31,7 +31,7 @@ def compare(*words: str) -> Any:
 
 def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1) -> Path:
     """Write what a finished run leaves, of 40 test images."""
-    values = {"data": {"type": "auto", "root": "/my/pictures"}, "model": {"type": model}, "seed": seed}
+    values = {"data": {"type": "auto", "root": "/my/images"}, "model": {"type": model}, "seed": seed}
     write_text(folder / "config.yaml", json.dumps({**values, "optimizer": {"type": "sgd", "lr": lr}, "output": "x"}))
     score = num_right / 40
     write_json(

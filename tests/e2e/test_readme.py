@@ -141,8 +141,13 @@ def test_what_the_readme_names_exists() -> None:
 
 def test_the_python_of_the_readme_runs(trained: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (run,) = trained.glob("outputs/*/*")
-    code = code.replace("outputs/2026-11-20/10-30-00", str(run)).replace("photo.jpg", "pictures/test/red/00.png")
+    small = 'epochs=1, model="student", settings={"data.image_size": 32}'
+    code = code.replace("/my/images", "images").replace("photo.jpg", "images/test/red/00.png")
+    code = code.replace('epochs=5, settings={"data.image_size": 128}', small)
+    assert small in code
     done = subprocess.run([sys.executable, "-c", code], cwd=trained, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] in ("blue", "green", "red")
+    metric, label, several = done.stdout.splitlines()
+    assert metric.endswith("report.html")
+    assert label in ("blue", "green", "red")
+    assert several == str([label] * 2)

@@ -5,6 +5,7 @@ Every reader of pixels (training, prediction, figures, export checks) comes thro
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -12,7 +13,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,7 +21,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from classifier_training.core.errors import UserError
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
@@ -211,6 +211,62 @@ def to_rgb(image: Image.Image, *, max_value: int | None = FULL_RANGE) -> Image.I
         ValueError: for pixels whose range is not known (32-bit integers past 16 bits, floats).
     """
     return _to_rgb(image, _declared_max(image), max_value)
+
+
+def rgb_of(image: Image.Image | NDArray[Any] | bytes, *, max_value: int | None = FULL_RANGE) -> Image.Image:
+    """Convert an image in memory to RGB.
+
+    Args:
+        image: opened by Pillow; the bytes of a file; or pixels [H, W], [H, W, C] or [C, H, W] with 1, 3 (RGB) or 4
+            (RGBA) channels, as uint8, bool, uint16 or floats from 0 to 1.
+        max_value: white of grey samples of more than 8 bits, see `to_rgb`.
+
+    Raises:
+        UserError: for bytes that are no image, pixels of another type, shape or range, or a Pillow mode without a
+            plain RGB form.
+    """
+    if isinstance(image, bytes):
+        with _read_header("bytes", io.BufferedReader(io.BytesIO(image))) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise UnreadableImageError("bytes", f"more than {MAX_PIXELS:,} pixels")
+            try:
+                return to_rgb(opened, max_value=max_value)
+            except Exception as error:  # see read_rgb
+                raise UnreadableImageError("bytes", f"the image is damaged ({_words(error)})") from error
+    if not isinstance(image, Image.Image):
+        return _rgb_of_pixels(np.asarray(image), max_value)
+    try:
+        return to_rgb(image, max_value=max_value)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"a Pillow image of mode {image.mode}: {error}",
+            "an image of 8 or 16 bits a channel",
+            "convert it first",
+        ) from error
+
+
+def _rgb_of_pixels(pixels: NDArray[Any], max_value: int | None) -> Image.Image:
+    given = f"an array of {pixels.dtype} {list(pixels.shape)}"
+    expected = "pixels [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels, as uint8, uint16 or floats from 0 to 1"
+    channels = (1, 3, 4)
+    if pixels.ndim == 3 and pixels.shape[2] not in channels and pixels.shape[0] in channels:
+        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.ndim not in (2, 3) or not pixels.size or (pixels.ndim == 3 and pixels.shape[2] not in channels):
+        raise UserError(given, expected, "convert it first; one image at a time, or a list of them")
+    pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    if pixels.dtype == np.uint16 and pixels.ndim == 2:
+        return to_rgb(Image.fromarray(pixels), max_value=max_value)
+    if pixels.dtype == np.uint16:
+        pixels = (pixels / 257).round()
+    elif pixels.dtype == np.bool_:
+        pixels = pixels * 255
+    elif np.issubdtype(pixels.dtype, np.floating):
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise UserError(f"{given} from {pixels.min():g} to {pixels.max():g}", expected, "divide 0..255 by 255")
+        pixels = (pixels * 255).round()
+    elif pixels.dtype != np.uint8:
+        raise UserError(given, expected, "convert it first")
+    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8))), max_value=max_value)
 
 
 def _to_rgb(image: Image.Image, declared: int | None, max_value: int | None) -> Image.Image:

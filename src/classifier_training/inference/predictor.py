@@ -7,13 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from PIL import Image
 
-from classifier_training.core.errors import UserError
-from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, to_rgb
+from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, rgb_of
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Prediction, softmax
 from classifier_training.export.calibration import NOVELTY_NAME
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.export.calibration import Calibration
     from classifier_training.export.session import Accelerator
+
+    ImageLike = Path | str | bytes | Image.Image | NDArray[Any]
+    """A path, a file's bytes, a Pillow image, or pixels."""
 
 
 class Decoded(NamedTuple):
@@ -157,18 +159,36 @@ class Predictor:
         """Where the model runs, in words."""
         return device_words(self._model.session)
 
-    def __call__(self, image: Path | str | Image.Image | NDArray[np.uint8]) -> Prediction:
-        """Classify one image; an unreadable file gives a prediction with an error.
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...
+
+    @overload
+    def __call__(self, images: list[ImageLike]) -> list[Prediction]: ...
+
+    def __call__(self, images: ImageLike | list[ImageLike]) -> Prediction | list[Prediction]:
+        """Classify an image, or a list of them; an unreadable file gives a prediction with an error.
 
         Args:
-            image: path of a file, a Pillow image of any mode, or RGB pixels, uint8 [H, W, 3].
+            images: path of a file, its bytes, a Pillow image, or pixels as `rgb_of` takes them; or a list of these.
 
         Raises:
-            UserError: for an array of another type or shape, or a Pillow image that has no plain RGB form.
+            UserError: for bytes, arrays or Pillow images that cannot be read as an image.
         """
-        item = Item(str(image), "") if isinstance(image, (str, Path)) else _in_memory(image, self.preprocessing)
-        _, prediction = next(self.label([item], batch_size=1, top_k=3, rule=RejectRule(), probabilities=False))
+        if isinstance(images, list):
+            return self._classify(images)
+        (prediction,) = self._classify([images])
         return prediction
+
+    def _classify(self, images: list[ImageLike]) -> list[Prediction]:
+        items = (
+            Item(str(image), "")
+            if isinstance(image, (str, Path))
+            else Item("", "", np.asarray(rgb_of(image, max_value=self.preprocessing.max_value)))
+            for image in images
+        )
+        batch_size = min(max(len(images), 1), 32)
+        labelled = self.label(items, batch_size=batch_size, top_k=3, rule=RejectRule(), probabilities=False)
+        return [prediction for _, prediction in labelled]
 
     def predict(
         self,
@@ -276,20 +296,3 @@ class Predictor:
                 yield Answer(decoded.item, None, "the model's answer is not a number")
             else:
                 yield Answer(decoded.item, logits, novelty=float(scores[0][row]) if scores else None)
-
-
-def _in_memory(image: Image.Image | NDArray[np.uint8], preprocessing: Preprocessing) -> Item:
-    if isinstance(image, Image.Image):
-        try:
-            return Item("", "", np.asarray(to_rgb(image, max_value=preprocessing.max_value)))
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"a Pillow image of mode {image.mode}: {error}",
-                "an image of 8 or 16 bits a channel",
-                "convert it first",
-            ) from error
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(
-            f"an array of {image.dtype} {list(image.shape)}", "RGB pixels, uint8 [H, W, 3]", "convert it first"
-        )
-    return Item("", "", image)

@@ -92,7 +92,7 @@ def test_what_is_kept_is_never_enlarged_and_enough_for_the_smallest_crop(policy:
 
 def test_a_changed_file_alone_is_made_again_and_labels_play_no_part(tmp_path: Path, paths: list[str]) -> None:
     store = fill(tmp_path / "store", RECIPE, paths)
-    moved = str(tmp_path / "pictures/other_label.png")
+    moved = str(tmp_path / "images/other_label.png")
     shutil.move(paths[0], moved)
     assert (store.locate([moved, *paths[1:]])["shard"] >= 0).all()
     assert (store.pixels(store.locate([moved])[0]) == RECIPE.read(moved)).all()

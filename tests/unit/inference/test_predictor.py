@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,22 +69,54 @@ def test_the_threshold_marks_and_keeps_the_label(run_dir: RunDir, paths: list[st
     assert found.to_dict()["top_k"][0] == {"label": found.label, "probability": found.confidence}  # type: ignore[index]
 
 
-def test_a_picture_in_memory_is_answered_as_its_file_is(run_dir: RunDir, paths: list[str]) -> None:
+def test_an_image_in_memory_is_classified_as_its_file_is(run_dir: RunDir, paths: list[str]) -> None:
     predictor = Predictor(run_dir.path)
     expected = predictor(Path(paths[0])).top_k
     with Image.open(paths[0]) as image:
+        pixels = np.asarray(image.convert("RGB"))
         assert predictor(image).top_k == expected
-        assert predictor(np.asarray(image)).top_k == expected
         assert predictor(image.convert("RGBA")).top_k == expected
+    for array in (
+        pixels,
+        pixels.transpose(2, 0, 1),
+        pixels / 255,
+        (pixels / 255).astype(np.float32).transpose(2, 0, 1),
+        pixels.astype(np.uint16) * 257,
+        np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+    ):
+        assert predictor(array).top_k == expected
+    assert predictor(Path(paths[0]).read_bytes()).top_k == expected
+    several = predictor([paths[0], pixels, paths[1]])
+    assert [one.top_k for one in several] == [expected, expected, predictor(paths[1]).top_k]
+    assert predictor([]) == []
+
+
+def test_grey_pixels_are_classified_as_an_image_of_that_grey(run_dir: RunDir) -> None:
+    predictor = Predictor(run_dir.path)
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    expected = predictor(np.dstack([grey] * 3)).top_k
+    assert predictor(grey).top_k == predictor(grey[:, :, None]).top_k == expected
+    assert predictor(grey > 99).top_k == predictor((grey > 99).astype(np.uint8) * 255).top_k
 
 
 @pytest.mark.parametrize(
-    "array",
-    [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
+    ("array", "came"),
+    [
+        (np.full((4, 4, 3), 200.0), "float64 [4, 4, 3] from 200 to 200"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "uint8 [2, 4, 4, 3]"),
+        (np.zeros((0, 4, 3), np.uint8), "uint8 [0, 4, 3]"),
+        (np.zeros((5, 5, 7), np.uint8), "uint8 [5, 5, 7]"),
+        (np.zeros((4, 4), np.int64), "int64 [4, 4]"),
+    ],
 )
-def test_an_array_of_another_form_is_refused(run_dir: RunDir, array: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"uint8 \[H, W, 3\]"):
+def test_an_array_of_another_form_is_refused(run_dir: RunDir, array: np.ndarray, came: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"an array of {came}")):
         Predictor(run_dir.path)(array)
+
+
+def test_bytes_that_are_no_image_are_refused(run_dir: RunDir) -> None:
+    with pytest.raises(UserError, match="is not an image"):
+        Predictor(run_dir.path)(b"words")
 
 
 def test_a_pillow_image_without_plain_colours_is_refused(run_dir: RunDir) -> None:

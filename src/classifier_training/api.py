@@ -1,0 +1,246 @@
+"""The main job from Python: train on a folder, look at the run, predict, export.
+
+    import classifier_training as ct
+
+    run = ct.train("/my/images", epochs=5)
+    run.predict("/some/image.jpg").label
+
+Every setting of the command line can be given: `settings={"data.image_size": 128, "model": "resnet18"}`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, overload
+
+import classifier_training.workflows.serving.export
+import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
+from classifier_training.conf.compose import compose
+from classifier_training.conf.typed import word
+from classifier_training.core.register import entry
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.runtime import log_to_screen
+from classifier_training.export.bundle import read_info
+from classifier_training.inference.predictor import Predictor as BasePredictor
+from classifier_training.registry.runs import find_model, find_run
+
+if TYPE_CHECKING:
+    from classifier_training.core.types import Prediction
+    from classifier_training.export.session import Accelerator
+    from classifier_training.inference.predictor import ImageLike
+
+Settings = Mapping[str, object]
+
+NUM_SHOWN = 12
+"""Mistakes that a notebook shows of a run."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric on the scored split.
+
+    Attributes:
+        value: of the metric.
+        low: lower end of its 95 % interval; None where there are too few images for one.
+        high: upper end.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.value:.4f}{interval}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: with all that the run left.
+    """
+
+    folder: Path
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+        return read_info(RunDir(self.folder)).class_names
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """Metrics on the test split, or on validation where there is no test split, by name."""
+        found = json.loads((RunDir(self.folder).evaluation / "classification_report.json").read_text(encoding="utf-8"))
+        return {
+            name: Metric(given["value"], given.get("low"), given.get("high"))
+            for name, given in found["metrics"].items()
+            if given["value"] is not None
+        }
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The run's model.onnx, opened."""
+        return Predictor(self.folder)
+
+    @overload
+    def predict(self, images: ImageLike) -> Prediction: ...
+
+    @overload
+    def predict(self, images: list[ImageLike]) -> list[Prediction]: ...
+
+    def predict(self, images: ImageLike | list[ImageLike]) -> Prediction | list[Prediction]:
+        """Classify an image, or several; see `Predictor`."""
+        return self.predictor(images)
+
+    def report(self) -> Path:
+        """Return the path of the report, a page for the browser."""
+        return RunDir(self.folder).report
+
+    def export(self, *what: str, settings: Settings | None = None) -> list[Path]:
+        """Write the model in other formats, each compared with PyTorch.
+
+        Args:
+            what: formats (onnx, torchscript, openvino, ...) or quantizations (int8, uint8, fp16).
+            settings: of `export` besides.
+
+        Returns:
+            The files that were written or replaced.
+
+        Raises:
+            UserError: for a format that does not exist, or a file that does not agree with PyTorch.
+        """
+        from classifier_training.export.quantize import Quantization
+
+        quantizations = [name for name in what if name in get_args(Quantization)]
+        formats = [name for name in what if name not in quantizations]
+        before = {path: path.stat().st_mtime_ns for path in self.folder.iterdir()}
+        for quantization in quantizations or ["none"]:
+            words = {"run": self.folder, "quantization": quantization}
+            if formats:
+                words["format"] = formats
+            _perform("export", {**words, **(settings or {})})
+        return sorted(path for path in self.folder.iterdir() if before.get(path) != path.stat().st_mtime_ns)
+
+    def mistakes(self) -> list[dict[str, str]]:
+        """Return the rows of errors.csv: images that were not classified correctly, the worst first."""
+        path = RunDir(self.folder).evaluation / "errors.csv"
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def __repr__(self) -> str:
+        score = self.metrics.get("balanced_accuracy")
+        return f"Run({str(self.folder)!r}{'' if score is None else f', balanced accuracy {score}'})"
+
+    def _repr_html_(self) -> str:
+        """Show metrics and the worst mistakes in a notebook."""
+        from html import escape
+
+        from classifier_training.evaluation.gallery import thumbnail
+
+        names = ("balanced_accuracy", "acc_top1", "macro_f1")
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in names if name in self.metrics
+        )
+        pieces = [f"<p>{escape(str(self.folder))}</p><table>{rows}</table>"]
+        for row in self.mistakes()[:NUM_SHOWN]:
+            shown = thumbnail(Path(row["path"]), row["true"], f"predicted: {row['predicted']} ({row['confidence']})")
+            image = f'<img src="{shown.uri}" alt="">' if shown.uri else ""
+            pieces.append(
+                '<figure style="display:inline-block;margin:4px;text-align:center">'
+                f"{image}<figcaption><b>{escape(shown.title)}</b><br>{escape(shown.words)}</figcaption></figure>"
+            )
+        return "".join(pieces)
+
+
+class Predictor(BasePredictor):
+    """Classifies images with a finished run.
+
+    Args:
+        run: a run folder, an ONNX file that `export` wrote, latest, best, a name, or an alias such as production.
+        accelerator: where to compute: auto takes CUDA where it is there, else the CPU.
+
+    Raises:
+        UserError: when there is no such run, or one of its files is missing or damaged.
+    """
+
+    def __init__(self, run: Path | str = "latest", *, accelerator: Accelerator = "auto") -> None:
+        super().__init__(find_model(str(run)), accelerator=accelerator)
+
+
+def train(
+    data: Path | str | None = None,
+    *,
+    epochs: int | None = None,
+    time: str | None = None,
+    model: str | None = None,
+    seed: int | None = None,
+    output: Path | str | None = None,
+    settings: Settings | None = None,
+) -> Run:
+    """Train a classifier on a folder of images.
+
+    Args:
+        data: the folder, or a file that lists images; a built-in sample when left out.
+        epochs: `trainer.max_epochs`.
+        time: how long training and all that follows may take, such as 10m.
+        model: name of the network, see `classifier-training models`.
+        seed: everything random follows from it.
+        output: folder for run folders.
+        settings: any other settings of `train`, by the names of the command line.
+
+    Raises:
+        UserError: for settings or data that are wrong; the message says what to do.
+    """
+    given = {
+        "data.root": data,
+        "trainer.max_epochs": epochs,
+        "time": time,
+        "model": model,
+        "seed": seed,
+        "output": output,
+    }
+    _show_log()
+    result = _perform(
+        "train", {**{key: value for key, value in given.items() if value is not None}, **(settings or {})}
+    )
+    return Run(Path(result.run_dir.path).absolute())
+
+
+def load_run(run: Path | str = "latest", *, output: Path | str = "outputs") -> Run:
+    """Return a finished run.
+
+    Args:
+        run: a run folder, latest, best, a name, or an alias such as production.
+        output: folder of all runs.
+
+    Raises:
+        UserError: when there is no such run.
+    """
+    return Run(find_run(str(run), output=str(output)).path.absolute())
+
+
+def _perform(verb: str, settings: Settings) -> Any:
+    known = entry("verb", verb)
+    return known.target(**compose(known, [_word(key, value) for key, value in settings.items()]))
+
+
+def _word(key: str, value: object) -> str:
+    """Write a setting as the command line takes it."""
+    if value is None or isinstance(value, bool):
+        return f"{key}={'null' if value is None else str(value).lower()}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"{key}=[{','.join(_word('', item).removeprefix('=') for item in value)}]"
+    return word(key, value)
+
+
+@functools.cache
+def _show_log() -> None:
+    log_to_screen()
