@@ -166,7 +166,7 @@ def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(
         (["ort=/x"], "ort=/x without demo=true"),
         (["demo=true", "ort=/x"], "/x: no ort.wasm.bundle.min.mjs"),
         (["format=onxx"], "format=onxx: there is no format of that name"),
-        (["quantization=int4"], "none, fp16, int8, uint8"),
+        (["quantization=int4"], "none | fp16 | int8 | uint8"),
         (["run=nowhere"], "run=nowhere: there is no such folder"),
     ],
 )

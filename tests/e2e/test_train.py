@@ -144,7 +144,7 @@ def test_a_folder_without_a_split_is_split_and_evaluated_elsewhere(
     assert done.code == 0, done.err
     assert "'white'" in done.err
     assert "on 9 images" in done.out
-    assert (run / "evaluation_pictures_test/predictions.csv").is_file()
+    assert (run / "evaluation_images_test/predictions.csv").is_file()
 
 
 def test_many_runs_from_one_command(command: Command, split_folder: Path, tmp_path: Path) -> None:

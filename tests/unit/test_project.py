@@ -166,8 +166,8 @@ def test_ci_begins_with_the_commands_of_the_readme_and_waits_for_no_download_for
     subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
 
 
-def test_no_file_is_past_four_hundred_lines() -> None:
-    long = {path: n for path in ROOT.glob("src/**/*.py") if (n := len(path.read_text().splitlines())) > 400}
+def test_no_file_is_past_five_hundred_lines() -> None:
+    long = {path: n for path in ROOT.glob("src/**/*.py") if (n := len(path.read_text().splitlines())) > 500}
     assert not long
 
 

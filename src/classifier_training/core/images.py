@@ -137,12 +137,16 @@ def read_rgb(path: Path | str, *, max_value: int | None = FULL_RANGE) -> Image.I
         UnreadableImageError: when the file is missing, no image, damaged, cut short or too large.
     """
     with _open(path) as image:
-        try:
-            return to_rgb(image, max_value=max_value)
-        except UnreadableImageError:
-            raise
-        except Exception as error:  # decoders meet hostile bytes with whatever exception lies next
-            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+        return _decoded(path, image, max_value)
+
+
+def _decoded(path: Path | str, image: Image.Image, max_value: int | None) -> Image.Image:
+    try:
+        return to_rgb(image, max_value=max_value)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # decoders meet hostile bytes with whatever exception lies next
+        raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -217,56 +221,45 @@ def rgb_of(image: Image.Image | NDArray[Any] | bytes, *, max_value: int | None =
     """Convert an image in memory to RGB.
 
     Args:
-        image: opened by Pillow; the bytes of a file; or pixels [H, W], [H, W, C] or [C, H, W] with 1, 3 (RGB) or 4
-            (RGBA) channels, as uint8, bool, uint16 or floats from 0 to 1.
+        image: opened by Pillow; the bytes of a file; or pixels [H, W], [H, W, C] or [C, H, W], of 1, 3 or 4 channels,
+            as uint8, bool, uint16 or floats from 0 to 1.
         max_value: white of grey samples of more than 8 bits, see `to_rgb`.
 
     Raises:
-        UserError: for bytes that are no image, pixels of another type, shape or range, or a Pillow mode without a
-            plain RGB form.
+        UserError: for bytes that are no image, pixels of another form, or a Pillow mode without a plain RGB form.
     """
     if isinstance(image, bytes):
         with _read_header("bytes", io.BufferedReader(io.BytesIO(image))) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise UnreadableImageError("bytes", f"more than {MAX_PIXELS:,} pixels")
-            try:
-                return to_rgb(opened, max_value=max_value)
-            except Exception as error:  # see read_rgb
-                raise UnreadableImageError("bytes", f"the image is damaged ({_words(error)})") from error
-    if not isinstance(image, Image.Image):
-        return _rgb_of_pixels(np.asarray(image), max_value)
+            return _decoded("bytes", opened, max_value)
+    opened = image if isinstance(image, Image.Image) else _of_pixels(np.asarray(image))
     try:
-        return to_rgb(image, max_value=max_value)
+        return to_rgb(opened, max_value=max_value)
     except (ValueError, OSError) as error:
-        raise UserError(
-            f"a Pillow image of mode {image.mode}: {error}",
-            "an image of 8 or 16 bits a channel",
-            "convert it first",
-        ) from error
+        given = f"a Pillow image of mode {opened.mode}: {error}"
+        raise UserError(given, "an image of 8 or 16 bits a channel", "convert it first") from error
 
 
-def _rgb_of_pixels(pixels: NDArray[Any], max_value: int | None) -> Image.Image:
-    given = f"an array of {pixels.dtype} {list(pixels.shape)}"
+def _of_pixels(pixels: NDArray[Any]) -> Image.Image:
+    given, channels = f"an array of {pixels.dtype} {list(pixels.shape)}", (1, 3, 4)
     expected = "pixels [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels, as uint8, uint16 or floats from 0 to 1"
-    channels = (1, 3, 4)
     if pixels.ndim == 3 and pixels.shape[2] not in channels and pixels.shape[0] in channels:
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim not in (2, 3) or not pixels.size or (pixels.ndim == 3 and pixels.shape[2] not in channels):
         raise UserError(given, expected, "convert it first; one image at a time, or a list of them")
     pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-    if pixels.dtype == np.uint16 and pixels.ndim == 2:
-        return to_rgb(Image.fromarray(pixels), max_value=max_value)
-    if pixels.dtype == np.uint16:
-        pixels = (pixels / 257).round()
-    elif pixels.dtype == np.bool_:
-        pixels = pixels * 255
-    elif np.issubdtype(pixels.dtype, np.floating):
+    if np.issubdtype(pixels.dtype, np.floating):
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise UserError(f"{given} from {pixels.min():g} to {pixels.max():g}", expected, "divide 0..255 by 255")
-        pixels = (pixels * 255).round()
-    elif pixels.dtype != np.uint8:
+        pixels = (pixels * 255).round().astype(np.uint8)
+    elif pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype == np.uint16 and pixels.ndim == 3:
+        pixels = (pixels / 257).round().astype(np.uint8)
+    elif pixels.dtype not in (np.uint8, np.uint16):
         raise UserError(given, expected, "convert it first")
-    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8))), max_value=max_value)
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _to_rgb(image: Image.Image, declared: int | None, max_value: int | None) -> Image.Image:

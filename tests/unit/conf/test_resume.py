@@ -47,7 +47,7 @@ def test_what_can_change_changes(word: str) -> None:
     ],
 )  # fmt: skip
 def test_what_made_the_run_stays(word: str) -> None:
-    with pytest.raises(UserError, match="cannot go on with another"):
+    with pytest.raises(UserError, match="cannot be resumed with another"):
         change_values(compose_values(TRAIN, ["data.root=/x"]), [word])
 
 

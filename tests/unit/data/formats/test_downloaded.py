@@ -106,7 +106,7 @@ def test_a_parquet_data_set_keeps_bytes_and_labels_to_the_letter(tmp_path: Path)
     ordered = sorted(index.samples, key=lambda sample: (sample.split, sample.path.rpartition("/")[2]))
     assert [(index.root / sample.path).read_bytes() for sample in ordered] == contents
     with pytest.raises(UserError, match="has no column 'image'") as caught:
-        HuggingFaceData(name=str(tmp_path / "set"), image_column="picture").read()
+        HuggingFaceData(name=str(tmp_path / "set"), image_column="image").read()
     assert caught.value.remedy == "data.image_column=img"
 
 

@@ -162,7 +162,7 @@ def test_auto_takes_notes_for_notes(split_folder: Path, jsonl_folder: Path, capl
     assert {sample.label for sample in AutoData(root=str(split_folder)).read().samples} == {"blue", "green", "red"}
     assert "notes.jsonl has no row with an image" in caplog.text
     for file in jsonl_folder.rglob("*.jsonl"):
-        file.write_text('{"image": "a.png"}\n')
+        file.write_text('{"file": "a.png"}\n')
     with pytest.raises(UserError, match="no field 'image'"):
         AutoData(root=str(jsonl_folder)).read()
 
