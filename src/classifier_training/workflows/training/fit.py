@@ -247,6 +247,7 @@ def fit(
                     "epoch": lightning.current_epoch - 1,
                     "global_step": lightning.global_step,
                 }
+                last["score"] = assembly.recorder.rows[-1][run.monitor]
                 best = keep_interpolated(run, module, datamodule, device, best, last, wanted=transfer.interpolation)
         module.load_state_dict(best["state_dict"])
         if retrains_head:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from classifier_training.core.types import PROBE_EPOCH, SplitResult
+from classifier_training.core.types import PROBE_EPOCH, VAL, SplitResult
 from classifier_training.workflows.training.heads import (
     oriented,
     retrain_head,
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 State = dict[str, Any]
 
-SHARES = (0.5, 0.25, 0.75, 1.0)
-"""Of the weights after fine-tuning in the mean; the first is kept unless another scores clearly higher."""
+HALF, LESS, MORE = 0.5, (0.25,), (0.75, 1.0)
+"""Shares of the weights after fine-tuning in the mean: the one that is kept unless another scores clearly higher, and
+those that are tried where the weights before, or after, fine-tuning score higher than the half."""
 
 CLEARLY = 1.2
 """Standard errors by which a score is clearly higher; one image that is classified otherwise makes about one."""
@@ -40,7 +41,7 @@ NUM_COMPARED = 2_000
 
 def num_predicted(wanted: float | Literal["auto"], num_validation: int) -> int:
     """Images that `keep_interpolated` predicts, so that time can be planned for them."""
-    return num_validation + (len(SHARES) * min(num_validation, NUM_COMPARED) if wanted == "auto" else 0)
+    return num_validation + (len(MORE) * min(num_validation, NUM_COMPARED) if wanted == "auto" else 0)
 
 
 def interpolate(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -88,7 +89,7 @@ def keep_interpolated(
         datamodule: the validation images.
         device: where to compute.
         best: what best.ckpt holds.
-        last: state_dict, epoch and global_step of the end of training.
+        last: state_dict, epoch and global_step of the end of training, and the score of its last epoch.
         wanted: share of the weights after fine-tuning, or auto.
 
     Returns:
@@ -110,13 +111,19 @@ def keep_interpolated(
         module.load_state_dict(state)
         return validation_result(run, module, datamodule, device, limit=limit)
 
-    if wanted == "auto":
-        share = choose_share(run, {share: result_of(mean_of(share), NUM_COMPARED) for share in SHARES})
-    else:
-        share = wanted
+    epoch_score, probe_score = oriented(run, best["score"]), oriented(run, probe["score"])
+    results: dict[float, SplitResult] = {}
+    share = wanted
+    if share == "auto":
+        results[HALF] = result_of(mean_of(HALF), NUM_COMPARED)
+        half = score_of(run, results[HALF])
+        tried = [*(LESS if probe_score > half else ()), *(MORE if oriented(run, last["score"]) > half else ())]
+        results |= {share: result_of(mean_of(share), NUM_COMPARED) for share in tried}
+        share = choose_share(run, results)
     state = mean_of(share)
-    result = result_of(state)
-    score, epoch_score, probe_score = score_of(run, result), oriented(run, best["score"]), oriented(run, probe["score"])
+    is_whole = share in results and len(results[share].targets) == len(run.tables[VAL])
+    result = results[share] if is_whole else result_of(state)
+    score = score_of(run, result)
     scores = f"{run.monitor} {oriented(run, score):.4f}, the linear probe {probe['score']:.4f}"
     is_other = best["epoch"] not in (PROBE_EPOCH, last["epoch"]) and epoch_score > score
     if is_other and epoch_score - score > CLEARLY * score_error(run, result_of(best["state_dict"]), result):

@@ -8,7 +8,7 @@ import torch
 
 from classifier_training.core.types import VAL, SplitResult
 from classifier_training.evaluation.metrics import classification_metrics
-from classifier_training.workflows.training.kept_weights import SHARES, choose_share, interpolate
+from classifier_training.workflows.training.kept_weights import HALF, LESS, MORE, choose_share, interpolate
 
 
 def run(monitor: str) -> Any:
@@ -29,7 +29,8 @@ def result(wrong: int, number: int = 100) -> SplitResult:
 
 def test_the_plain_mean_is_kept_unless_another_scores_clearly_higher() -> None:
     def chosen(*wrong: int, monitor: str = "val/balanced_accuracy") -> float:
-        return choose_share(run(monitor), {share: result(number) for share, number in zip(SHARES, wrong, strict=True)})
+        shares = (HALF, *LESS, *MORE)
+        return choose_share(run(monitor), {share: result(number) for share, number in zip(shares, wrong, strict=True)})
 
     assert chosen(10, 10, 10, 10) == 0.5
     # One image of a hundred is no more than the standard error.
