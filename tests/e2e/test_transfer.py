@@ -18,6 +18,7 @@ from tests.e2e.test_resume import exact, timeless
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import PROBE_EPOCH
+from classifier_training.training.checkpoint_files import AtomicCheckpointIO
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -97,6 +98,13 @@ def test_a_mean_of_the_weights_before_and_after_fine_tuning_is_kept(
     (run / "result.json").unlink()
     train_here([f"resume={run}"])
     assert (run / "checkpoints/best.ckpt").read_bytes() == kept
+    # Killed after the last epoch, before the mean was taken.
+    AtomicCheckpointIO().save_checkpoint(checkpoint(run, "probe"), run / "checkpoints/best.ckpt")
+    (run / "result.json").unlink()
+    train_here([f"resume={run}"])
+    again = checkpoint(run, "best")
+    assert (again["interpolation"], again["epoch"], again["score"]) == (best["interpolation"], 1, best["score"])
+    assert exact(again["state_dict"]) == exact(best["state_dict"])
     train_here([f"resume={run}", "trainer.max_epochs=3"])
     assert checkpoint(run, "best")["interpolation"] == {"share": share, "step": checkpoint(run, "last")["global_step"]}
 

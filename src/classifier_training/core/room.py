@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WEIGHTS_FACTOR = 14
+WEIGHTS_FACTOR = 15
 """Most room that a run takes at once, in sizes of its weights: three whole states while one is being saved, each of
-weights, their average and two values of the optimizer, and the best weights twice. The exports at the end are fewer."""
+weights, their average and two values of the optimizer, the best weights twice, and those after the linear probe. The
+exports at the end are fewer."""
 
 OTHER_BYTES = 30e6
 """Report, plots, golden images and logs; measured: 10 MB."""

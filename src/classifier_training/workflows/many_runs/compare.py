@@ -270,7 +270,10 @@ def _clean(runs: Iterable[RunDir]) -> None:
     for run in runs:
         remove_checkpoints(
             run.last_checkpoint.parent,
-            [path.name for path in (run.last_checkpoint, run.step_checkpoint, run.previous_checkpoint)],
+            [
+                path.name
+                for path in (run.last_checkpoint, run.probe_checkpoint, run.step_checkpoint, run.previous_checkpoint)
+            ],
         )
         for path in run.path.parents[1].glob("*/*/config.yaml") if run.path.parents[2].name == "jobs" else ():
             other = RunDir(path.parent)

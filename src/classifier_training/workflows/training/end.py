@@ -261,7 +261,7 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
         ) from error
     if not trained.keeps_last:
         with failures.keep("removing last.ckpt"):
-            remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name])
+            remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name, run_dir.probe_checkpoint.name])
 
 
 def _calibration(writer: BundleWriter | None) -> Calibration | None:

@@ -115,8 +115,10 @@ class TrainResult:
 
 def folder_words(run_dir: RunDir) -> list[str]:
     """Say where a finished run is, how large it is, and which of its files predict needs."""
-    last, needed = size_bytes(run_dir.last_checkpoint), (run_dir.onnx, run_dir.model_info, run_dir.labels_mapping)
-    longer = f"; {last / 1e6:,.1f} MB of them are last.ckpt, to train it longer" if last else ""
+    needed = (run_dir.onnx, run_dir.model_info, run_dir.labels_mapping)
+    kept = [path for path in (run_dir.last_checkpoint, run_dir.probe_checkpoint) if path.exists()]
+    names = " and ".join(path.name for path in kept)
+    longer = f"; {sum(map(size_bytes, kept)) / 1e6:,.1f} MB of them are {names}, to train it longer" if kept else ""
     lines = [
         f"run folder: {run_dir.path}   ({size_bytes(run_dir.path) / 1e6:,.1f} MB{longer})",
         f"report: {run_dir.report}",
