@@ -144,7 +144,7 @@ def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.floa
     shares /= shares.sum(axis=1, keepdims=True)
     quality = np.asarray(get_label_quality_scores(targets, shares, method="self_confidence"), dtype=np.float64)
     if len(set(targets.tolist())) < 2:
-        # With one class there is no noise rate to estimate; the samples that are answered otherwise are all there is.
+        # With one class there is no noise rate to estimate; the samples that are predicted otherwise are all there is.
         doubtful = np.flatnonzero(shares.argmax(axis=1) != targets)
     else:
         # Processes of its own would be forked from one that holds ONNX Runtime's threads.

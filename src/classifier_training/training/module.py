@@ -301,7 +301,7 @@ class ClassifierModule(pl.LightningModule):
 
 
 def _share_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """The part of each image [B] that shows the class answered: 0 or 1, or a share where images were mixed."""
+    """The part of each image [B] that shows the predicted class: 0 or 1, or a share where images were mixed."""
     predicted = logits.argmax(dim=1)
     return (predicted == targets) if targets.ndim == 1 else targets.gather(1, predicted[:, None]).squeeze(1)
 
@@ -348,7 +348,7 @@ class WholeStep:
     Args:
         loss: to go backward from: its average over the processes is the mean loss.
         mean_loss: over all images of the batch, by their weights.
-        correct: images that were answered right.
+        correct: images that were correctly classified.
         seen: images.
     """
 
@@ -364,7 +364,7 @@ def whole_step(loss: Tensor, weight: Tensor, correct: Tensor, seen: Tensor) -> W
     Args:
         loss: mean over this process's images by their weights, a scalar.
         weight: their weights' sum, a scalar.
-        correct: how many of them were answered right, a scalar.
+        correct: how many of them were correctly classified, a scalar.
         seen: how many they are, a scalar.
     """
     if not are_several():

@@ -111,7 +111,7 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
                 code=f"classes_missing_from_{split}",
                 severity="error" if split == TRAIN else "warning",
                 title=f"{plural(len(missing), 'class', 'classes')} not in {split}: {listed}",
-                words="What is not learnt is never answered; these images of other splits are left out."
+                words="What is not learnt is never predicted; these images of other splits are left out."
                 if split == TRAIN
                 else f"Nothing is known of how well these are recognised: {split} has no image of them.",
                 remedy=f"add images of each to {split}",
