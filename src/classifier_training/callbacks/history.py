@@ -20,7 +20,7 @@ PLOTS = {
     "loss": ("Loss", "cross-entropy", ("train/loss", "val/loss")),
     "accuracy": (
         "Accuracy",
-        "share of right answers",
+        "share of correct predictions",
         ("train/acc_top1", "val/acc_top1", "val/balanced_accuracy"),
     ),
     "learning_rate": ("Learning rate", "learning rate", ("lr",)),

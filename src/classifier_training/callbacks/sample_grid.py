@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @register(group="callbacks", name="sample_grid")
 @dataclass(frozen=True, kw_only=True)
 class SampleGrid(Observer):
-    """Draws epoch_NNN/sample_predictions.png: the surest mistakes, then right answers.
+    """Draws epoch_NNN/sample_predictions.png: the most confident mistakes, then correct predictions.
 
     Args:
         every_n_epochs: draw after every n-th epoch; about ten times in a run when left out.
@@ -57,7 +57,7 @@ class SampleGrid(Observer):
 
 
 def choose_samples(result: SplitResult, number: int, *, seed: int) -> NDArray[np.int64]:
-    """Pick rows to show: up to half of them the surest mistakes, the rest right answers at random."""
+    """Pick rows to show: up to half of them the most confident mistakes, the rest correct predictions at random."""
     correct = result.predicted == result.targets
     confidence = result.probabilities.max(axis=1)
     mistakes = np.flatnonzero(~correct)

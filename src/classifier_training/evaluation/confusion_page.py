@@ -118,7 +118,7 @@ def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
             cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
         lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(shown(name))}</th>{"".join(cells)}</tr>')
     return Html(
-        '<div class="scroll" tabindex="0"><table class="matrix"><caption>Rows: true class; columns: answer. A click on '
+        '<div class="scroll" tabindex="0"><table class="matrix"><caption>Rows: true; columns: predicted. A click on '
         f"a cell shows its images.</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
         "</table></div>"
     )

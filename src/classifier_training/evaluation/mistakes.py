@@ -82,12 +82,12 @@ class Answers:
         return confusion_counts(self.result.targets, self.predicted, self.num_classes)
 
     def worst(self) -> NDArray[np.int64]:
-        """Rows of the wrong answers, the largest loss first: fastai's top losses without the right answers."""
+        """Rows of the wrong predictions, the largest loss first: fastai's top losses without the correct ones."""
         wrong = np.flatnonzero(self.predicted != self.result.targets)
         return np.asarray(wrong[np.argsort(-self.result.losses[wrong], kind="stable")])
 
     def unsure(self) -> NDArray[np.int64]:
-        """Rows of the right answers, the least sure first."""
+        """Rows of the correct predictions, the least confident first."""
         right = np.flatnonzero(self.predicted == self.result.targets)
         return np.asarray(right[np.argsort(self.confidences[right], kind="stable")])
 

@@ -105,7 +105,7 @@ def calibration_error(
 ) -> Floats:
     """Expected calibration error (Guo et al. 2017, arXiv:1706.04599) over 15 bins of equal width.
 
-    The mean over the images of how far, in their bin, the mean confidence is from the share of right answers.
+    The mean over the images of how far, in their bin, the mean confidence is from the share of correct predictions.
 
     Args:
         confidences: the highest probability of each image [N].

@@ -56,7 +56,7 @@ class AcceptanceCurve:
         return len(self.correct)
 
     def for_precision(self, wanted: float) -> float:
-        """Lowest threshold at or above which the share of right answers is `wanted`; NEVER where there is none."""
+        """Lowest threshold from which on the share of correct predictions is `wanted`; NEVER where there is none."""
         shares = np.cumsum(self.correct) / np.arange(1, len(self) + 1)
         # Answers of one confidence are accepted together or not at all.
         last_of_equals = np.append(self.confidences[1:] < self.confidences[:-1], [True])[: len(self)]
@@ -113,7 +113,7 @@ def class_thresholds(
 
     Args:
         curves: answers by the class that they name.
-        precision: wanted share of right answers among the accepted ones of each class.
+        precision: wanted share of correct predictions among the accepted ones of each class.
         coverage: wanted share of accepted answers of each class.
     """
     pooled = AcceptanceCurve.of(

@@ -34,7 +34,7 @@ class Slice:
         by: what they were divided by: group, size, or a field.
         value: what these have in common.
         num_images: how many they are.
-        accuracy: share of right answers.
+        accuracy: share of correct predictions.
         balanced_accuracy: mean recall of the classes that occur among them.
     """
 

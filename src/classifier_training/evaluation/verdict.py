@@ -274,11 +274,11 @@ def _of_calibration(grounds: Grounds) -> list[Remark]:
     if after > UNCALIBRATED:
         return [
             Remark(
-                "warning", "The confidences mislead", words,
+                "warning", "Confidence is poorly calibrated", words,
                 "do not set thresholds by them; have more validation images, like those that the model will see",
             )
         ]  # fmt: skip
-    return [Remark("good", "The confidences can be relied on", words)]
+    return [Remark("good", "Confidence is well calibrated", words)]
 
 
 def _of_data(grounds: Grounds) -> list[Remark]:

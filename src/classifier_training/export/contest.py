@@ -78,7 +78,7 @@ class Quality:
 
     Args:
         num_images: that were answered.
-        accuracy: share of right answers.
+        accuracy: share of correct predictions.
         change_points: of a hundred, to the reference.
         num_won: images that it gets right and the reference wrong.
         num_lost: images that it gets wrong and the reference right.
@@ -216,7 +216,7 @@ def judge_answers(standings: Sequence[Standing], targets: NDArray[np.int64]) -> 
 
     Args:
         standings: with their logits.
-        targets: right answers [N].
+        targets: true classes [N].
 
     Returns:
         The form that the others are held against.

@@ -31,7 +31,7 @@ class Examples:
 
     Args:
         paths: image files [N].
-        targets: right answers, int64 [N].
+        targets: true classes, int64 [N].
         inputs: the network's inputs, float32 [N, 3, H, W].
         groups: group of each image [N], empty where it has none.
     """

@@ -105,10 +105,10 @@ class Gate:
         passed: whether the drop is within the limit.
         max_drop_points: the limit.
         num_images: of the validation split.
-        accuracy: share of right answers.
+        accuracy: share of correct predictions.
         float_accuracy: the same of the file it came from.
-        accuracy_drop_points: how many of a hundred right answers were lost.
-        balanced_accuracy: mean over the classes of the share of right answers.
+        accuracy_drop_points: how many of a hundred correct predictions were lost.
+        balanced_accuracy: mean over the classes of the share of correct predictions.
         float_balanced_accuracy: the same of the file it came from.
         top1_agreement: share of images with the same most probable class.
         max_probability_difference: over images and classes.

@@ -48,7 +48,7 @@ class Parity:
         batch_sizes: that were run.
         top1_agreement: share of images with the same most probable class, at the worst batch size.
         max_probability_difference: over images, classes and batch sizes.
-        accuracy: share of right answers of the file, at the worst batch size.
+        accuracy: share of correct predictions of the file, at the worst batch size.
         reference_accuracy: and of what it was compared with.
         max_pixel_difference: of 255, before mean and std, for files that hold the preprocessing.
         reference: what it was compared with.

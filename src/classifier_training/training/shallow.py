@@ -85,7 +85,7 @@ def score(
 
 
 def fit_sharpness(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Find the factor of the logits that makes their probabilities fit the right answers best.
+    """Find the factor of the logits that makes their probabilities fit the true classes best.
 
     The inverse temperature of Guo et al. 2017 (arXiv:1706.04599), by maximum likelihood. As in Platt 1999
     ("Probabilistic Outputs for Support Vector Machines"), the right class counts 1 - 1/(N+2) and the others share the

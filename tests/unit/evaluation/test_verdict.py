@@ -53,7 +53,7 @@ def test_the_verdict_says_what_is_wrong_and_what_to_do() -> None:
 
 
 def test_the_verdict_says_why_no_temperature_is_applied() -> None:
-    for ece, title in ((0.02, "The confidences can be relied on"), (0.2, "The confidences mislead")):
+    for ece, title in ((0.02, "Confidence is well calibrated"), (0.2, "Confidence is poorly calibrated")):
         calibration = {"ece_after": ece, "temperature": 1.0, "reason": "no gain on held-out folds"}
         found = {item.title: item for item in remarks(dataclasses.replace(grounds(), calibration=calibration))}
         assert found[title].words.endswith(" No temperature is applied: no gain on held-out folds.")

@@ -102,7 +102,7 @@ NUM_BINS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityFigure(Figure):
-    """Share of right answers by confidence, above how often each confidence is given, of right and wrong answers.
+    """Share of right answers by confidence, above how often each confidence is given, of correct and wrong predictions.
 
     Args:
         confidences: highest probability of each image [N], by what they are, such as before and after calibration.
@@ -133,7 +133,7 @@ class ReliabilityFigure(Figure):
         )  # fmt: skip
         upper.set_xlim(0, 1)
         upper.set_ylim(0, 1)
-        upper.set_ylabel("share of right answers")
+        upper.set_ylabel("share of correct predictions")
         upper.yaxis.set_major_formatter(PercentFormatter(1))
         lower.xaxis.set_major_formatter(PercentFormatter(1))
         lower.set_xlabel("confidence")

@@ -114,7 +114,7 @@ def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str
 def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html]) -> list[Html]:
     measures = grounds.evaluation.measures
     numbers = [
-        (percent(measures.overall["acc_top1"]), "right answers (top-1 accuracy)"),
+        (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
         (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
         (f"{measures.num_images:,}", f"{grounds.evaluation.split} images"),
         (f"{len(grounds.class_names):,}", "classes"),
@@ -178,7 +178,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         "average precision", "most often confused with",
     )  # fmt: skip
     overall = report.table(
-        ("figure", "value", "from", "to", "interval"),
+        ("metric", "value", "from", "to", "interval"),
         [
             (words, Number(found.value), Number(found.low), Number(found.high), found.method)
             for key, words in METRICS.items()
@@ -191,7 +191,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         "precision_recall_curves": "precision-recall curves",
     }
     return report.section(
-        "Classes", report.table(columns, rows), report.folded("all figures, over all classes", overall),
+        "Classes", report.table(columns, rows), report.folded("all metrics, over all classes", overall),
         *_slices(grounds.evaluation), *_images(folder, plots),
     )  # fmt: skip
 
@@ -251,7 +251,7 @@ def _calibration(found: dict[str, Any], folder: Path) -> Html:
     columns = ("asked for", "precision found", "coverage found", "images accepted")
     listed = [report.folded("what rejecting unsure answers gives", report.table(columns, rows))] if rows else []
     plots = {
-        "reliability": "share of right answers by confidence, and how often each confidence is given",
+        "reliability": "share of correct predictions by confidence, and how often each confidence is given",
         "risk_coverage": "share of wrong answers by how many are accepted",
     }
     return report.section("Confidence", report.facts(pairs), *listed, *_images(folder, plots))

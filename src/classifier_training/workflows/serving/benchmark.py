@@ -241,7 +241,7 @@ def _prepare_inputs(
     """Write the network's inputs, float32 [N, 3, H, W], into a file.
 
     Returns:
-        The file; the right answers, int64 [N]; and the mean time to decode and resize an image, in ms.
+        The file; the true classes, int64 [N]; and the mean time to decode and resize an image, in ms.
     """
     path = scratch / "inputs.npy"
     height, width = info.preprocessing.size
