@@ -204,7 +204,9 @@ def weights_file(env: Path) -> Path:
             "own = timm.create_model('tf_efficientnet_lite0').state_dict()\n"
             "names = [name for name in own if 'num_batches' not in name]\n"
             "assert [own[name].shape for name in names] == [tensor.shape for tensor in tensors]\n"
-            "save_file({k: v.contiguous() for k, v in zip(names, tensors)}, sys.argv[1])\n"
+            "counters = {k: torch.zeros((), dtype=torch.int64) for k in own if k not in names}\n"
+            "found = {k: v.contiguous() for k, v in zip(names, tensors)}\n"
+            "save_file({**found, **counters}, sys.argv[1])\n"
         )
         subprocess.run([str(peers_python(env)), "-c", code, str(path)], check=True)
     return path
