@@ -16,6 +16,12 @@ import classifier_training as ct
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
+@pytest.fixture(autouse=True)
+def screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the log's handlers to the other tests of this process as they are."""
+    monkeypatch.setattr("classifier_training.api.log_to_screen", lambda: None)
+
+
 @pytest.fixture
 def run(split_folder: Path, tmp_path: Path) -> ct.Run:
     settings = dict(word.split("=", 1) for word in SMALL)
