@@ -213,6 +213,11 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     )
 
 
+def share_of(best: Mapping[str, Any]) -> float:
+    """Share of the last epoch's weights in what best.ckpt holds; 1 where they, or the linear probe's, are alone."""
+    return float(best.get("interpolation", {}).get("share") or 1.0)
+
+
 def go_on_from(run_dir: RunDir, found: Found | None, *, is_trained: bool) -> None:
     """Forget what is newer than the checkpoint that a run goes on from. Only for who holds the run's lock.
 

@@ -88,7 +88,7 @@ def fit_linear_head(
     heads = _path(train.values, train.targets, *settings)
     losses = [_losses(head, val.values, val.targets, class_weights) for head in heads]
     if len(train.targets) <= MAX_FOLDED:
-        # Rows are sorted by class.
+        # Rows are often sorted by class, so that every fold has all classes.
         folds = torch.arange(len(train.targets)) % NUM_FOLDS
         for fold in range(NUM_FOLDS):
             held_out = folds == fold

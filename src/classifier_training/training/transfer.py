@@ -70,8 +70,8 @@ class ProbeThenFineTune(Transfer):
     Args:
         frozen_share: share of the network's stages, counted from the stem, that stay as they are; the more, the quicker
             a step is.
-        interpolation: share of the weights after fine-tuning in that mean; 1 for these alone. auto is 0.5, or 0.75 or 1
-            where that has a clearly lower validation loss.
+        interpolation: share of the weights after fine-tuning in that mean; 1 for these alone. auto is 0.5, or 0.25,
+            0.75 or 1 where that has a clearly higher validation score.
     """
 
     probes = True

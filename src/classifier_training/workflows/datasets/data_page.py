@@ -164,7 +164,7 @@ def write_data_page(
     body.append(report.section("Classes", report.table(("class", *counted.tables), rows)))
     # A plot that could not be drawn has been told of.
     uris = [(plot_uri(path), words) for path, words in drawn.plots if path.exists()]
-    body.append(report.section("In images", report.plots(uris)))
+    body.append(report.section("Plots", report.plots(uris)))
     strips = [report.strip(shown(name), strip_uri(paths[:NUM_STRIP])) for name, paths in drawn.samples.items()]
     hidden = counted.num_classes - len(strips)
     note = [report.paragraph(f"{plural(hidden, 'class', 'classes')} not shown.")] if hidden else []

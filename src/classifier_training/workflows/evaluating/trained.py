@@ -54,7 +54,7 @@ def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
 
 
 def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
-    from classifier_training.training.checkpoint_files import read_checkpoint
+    from classifier_training.training.checkpoint_files import read_checkpoint, share_of
     from classifier_training.training.decisions import read_decisions
 
     best = read_checkpoint(run_dir.best_checkpoint)
@@ -66,7 +66,7 @@ def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
         training_info={
             "best_metric": {"name": best["monitor"], "value": best["score"]},
             "epoch": best["epoch"],
-            "share": best.get("interpolation", {}).get("share") or 1.0,
+            "share": share_of(best),
             "config": saved_values(run_dir.config),
             "weights": started.to_dict() if started else None,
         },

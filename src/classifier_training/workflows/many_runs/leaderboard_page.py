@@ -175,7 +175,7 @@ def _body(
         )  # fmt: skip
         body.append(report.section(board.data, report.table(columns, rows), report.paragraph(f"{LEGEND}.")))
     if images:
-        body.append(report.section("In images", report.plots(images)))
+        body.append(report.section("Plots", report.plots(images)))
     if failures:
         rows_failed = [(name, reason) for name, reason in failures.items()]
         body.append(report.section("Failed jobs", report.table(("job", "reason"), rows_failed)))

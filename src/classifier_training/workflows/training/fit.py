@@ -158,7 +158,7 @@ def fit(
     from classifier_training.data.loader import told_dead_workers
     from classifier_training.models.checkpointing import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
-    from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint
+    from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint, share_of
     from classifier_training.training.continuation import Continuation
     from classifier_training.training.freezing import StageFreezing
     from classifier_training.training.interrupts import Interrupts
@@ -271,7 +271,7 @@ def fit(
             rows=assembly.recorder.rows,
             best_epoch=best["epoch"],
             best_score=best["score"],
-            share=best.get("interpolation", {}).get("share") or 1.0,
+            share=share_of(best),
         ),
         score=score_held_out,
         source=run.run_dir.best_checkpoint.name,
