@@ -60,7 +60,7 @@ class RankingCurvesFigure(Figure):
         axes.set_ylim(-0.01, 1.02)
         roc = self.kind == "roc"
         axes.set_xlabel("false positive rate" if roc else "recall")
-        axes.set_ylabel("share of the class that is found" if roc else "share of the found that are of the class")
+        axes.set_ylabel("true positive rate" if roc else "precision")
         axes.set_title(self.title)
         axes.grid(alpha=0.25)
         axes.legend(framealpha=0.8, edgecolor="none", fontsize=8, loc="lower right" if roc else "lower left")

@@ -218,12 +218,12 @@ class ClassScoresFigure(Figure):
         rows = np.arange(len(order))
         values, low, high = self.recall[order].T
         reach = np.vstack([values - low, high - values])
-        axes.barh(rows, values, 0.7, color=BLUE, alpha=0.75, label="recall: found of the class")
+        axes.barh(rows, values, 0.7, color=BLUE, alpha=0.75, label="recall")
         if np.isfinite(reach).all() and len(order):
             axes.errorbar(
                 values, rows, xerr=reach.clip(min=0), fmt="none", ecolor=GREY, capsize=2, label="95 % interval"
             )
-        axes.plot(self.precision[order], rows, "o", color=ORANGE, markersize=5, label="precision: right of the answers")
+        axes.plot(self.precision[order], rows, "o", color=ORANGE, markersize=5, label="precision")
         names = [f"{label_of(self.class_names[row])}  ({self.support[row]:,})" for row in order]
         axes.set_yticks(rows, names, fontsize=8)
         axes.invert_yaxis()
