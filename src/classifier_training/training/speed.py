@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MIN_PIXELS = 1e8
-"""Pixels trained on in a whole run, below which a probe would cost more than it could bring."""
+MIN_PIXELS = 1e7
+"""Pixels trained on in a whole run, below which nothing is timed."""
+
+MAX_SHARE = 0.08
+"""Of the estimated seconds of a run, what timing may take at most: a run of a few seconds has no time for it."""
 
 PROBE_SECONDS, PROBE_SHARE = 1.5, 0.005
-"""When a probe has taken as long, and this share of the run, no other candidate is tried."""
+"""When timing has taken as long, and this share of the run, no other candidate is tried."""
 
 CLEAR_GAIN = 1.1
 """How much faster a candidate must be than the usual choice. A near tie is left as it is, the same in every run."""
@@ -38,8 +41,9 @@ COMPILE_PAYS_SECONDS = {"cuda": 900.0, "cpu": 3600.0}
 
 COMPILE_GAIN = 1.05
 
-PROBE_IMAGES = {"cpu": 8}
-"""Images in a timed step; beside a GPU a whole batch, which alone fills it."""
+PROBE_IMAGES, PROBE_PIXELS = 8, 2e5
+"""The least that a timed step takes on the CPU: small images, in few of which the optimizer would take most of the
+time, in larger batches. Beside a GPU a whole batch, which alone fills it."""
 
 
 def probe_device(
@@ -66,10 +70,11 @@ def probe_device(
     if num_images * height * width < MIN_PIXELS:
         return device, 0.0
     started = time.perf_counter()
-    number = min(batch_size, PROBE_IMAGES.get(device.accelerator, batch_size))
+    number = num_timed(device, batch_size, module.input_size)
     usual = fastest = seconds_of(module, device, number)
     chosen = device
-    budget = max(PROBE_SECONDS, PROBE_SHARE * usual / number * num_images)
+    estimated = usual / number * num_images
+    budget = min(MAX_SHARE * estimated, max(PROBE_SECONDS, PROBE_SHARE * estimated))
     for candidate in _candidates(device):
         if time.perf_counter() - started + 3 * usual > budget:
             break
@@ -78,6 +83,14 @@ def probe_device(
         if seconds * CLEAR_GAIN < usual and seconds < fastest:
             chosen, fastest = candidate, seconds
     return chosen, fastest / number * num_images
+
+
+def num_timed(device: Device, batch_size: int, input_size: tuple[int, int]) -> int:
+    """Return how many images of this height and width a timed step takes."""
+    if device.accelerator != "cpu":
+        return batch_size
+    height, width = input_size
+    return min(batch_size, max(PROBE_IMAGES, round(PROBE_PIXELS / (height * width))))
 
 
 def choose_compilation(
@@ -118,7 +131,7 @@ def choose_compilation(
 
 def compiling_pays(module: ClassifierModule, device: Device, batch_size: int) -> bool:
     """Whether compiled steps are clearly faster; not when the network cannot be compiled, which is said."""
-    number = min(batch_size, PROBE_IMAGES.get(device.accelerator, batch_size))
+    number = num_timed(device, batch_size, module.input_size)
     try:
         usual = seconds_of(module, device, number)
         compiled = seconds_of(module, device, number, compiles=True)

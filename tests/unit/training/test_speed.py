@@ -78,6 +78,27 @@ def test_a_short_run_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_timing_takes_a_small_share_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+
+    def timing(module: ClassifierModule, device: Device, number: int) -> float:
+        timed.append(device.precision)
+        return 1.0 if device.precision == "32-true" else 0.5
+
+    monkeypatch.setattr(speed, "seconds_of", timing)
+    monkeypatch.setattr(speed, "PROBE_SECONDS", 10.0)
+    device = dataclasses.replace(CPU, other_precisions=("bf16-mixed",))
+    for num_images, taken in ((4 * 30, "32-true"), (4 * 100, "bf16-mixed")):
+        monkeypatch.setattr(speed, "MIN_PIXELS", 0)
+        found, _ = speed.probe_device(lambda one: build(Slow(True), one), device, batch_size=4, num_images=num_images)
+        assert found.precision == taken, f"{num_images} images, timed {timed}"
+
+
+@pytest.mark.parametrize(("side", "number"), [(16, 64), (64, 49), (128, 12), (224, 8)])
+def test_a_timed_step_holds_more_of_small_images(side: int, number: int) -> None:
+    assert speed.num_timed(CPU, 64, (side, side)) == number
+
+
 def test_a_compiler_that_is_not_there_is_named_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
