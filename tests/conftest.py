@@ -207,7 +207,7 @@ def train_here() -> Callable[[Sequence[str]], Path]:
         from classifier_training.core.register import entry
 
         verb = entry("verb", "train")
-        result = verb.target(**compose(verb, overrides))
+        result = verb.run(compose(verb, overrides))
         return Path(result.run_dir.path)
 
     return run

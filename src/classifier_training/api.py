@@ -229,7 +229,7 @@ def load_run(run: Path | str = "latest", *, output: Path | str = "outputs") -> R
 
 def _perform(verb: str, settings: Settings) -> Any:
     known = entry("verb", verb)
-    return known.target(**compose(known, [_word(key, value) for key, value in settings.items()]))
+    return known.run(compose(known, [_word(key, value) for key, value in settings.items()]))
 
 
 def _word(key: str, value: object) -> str:

@@ -158,7 +158,7 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
-    result = verb.target(**compose(verb, overrides))
+    result = verb.run(compose(verb, overrides))
     report(result)
     return getattr(result, "exit_code", 0)
 
@@ -170,7 +170,7 @@ def perform(verb: str, words: Sequence[str]) -> Any:
         UserError: when the words are wrong.
     """
     known = entry("verb", verb)
-    return known.target(**compose(known, words))
+    return known.run(compose(known, words))
 
 
 def report(result: Any) -> None:

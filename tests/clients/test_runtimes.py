@@ -98,7 +98,7 @@ def train(folder: Path, words: tuple[str, ...]) -> RunDir:
         patch.chdir(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr(drawing.Drawer, "submit", lambda *_: None)
-        result = verb.target(**compose(verb, [f"data.root={folder / 'images'}", *short, *words]))
+        result = verb.run(compose(verb, [f"data.root={folder / 'images'}", *short, *words]))
     return RunDir(folder / result.run_dir.path)
 
 

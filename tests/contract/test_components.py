@@ -24,6 +24,7 @@ from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.export.job import ExportJob
 from classifier_training.workflows.training.network import build_network
+from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.start import Start
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -152,16 +153,9 @@ def test_a_model_fits_exports_and_the_export_agrees(
 )
 def test_a_new_head_answers_all_classes_nearly_alike(words: list[str]) -> None:
     arguments = compose(entry("verb", "train"), ["data.root=/x", "data.image_size=64", *words])
-    network = build_network(
-        arguments["model"],
-        [f"class {number}" for number in range(10)],
-        np.full((10, 2), 64),
-        **{name: arguments[name] for name in ("data", "transforms", "trainer", "transfer")},
-        retrains_head=False,
-        origin=None,
-        start=Start(),
-        seed=0,
-    ).built.network.train()
+    names = [f"class {number}" for number in range(10)]
+    built = build_network(TrainSettings(**arguments), names, np.full((10, 2), 64), None, Start()).built
+    network = built.network.train()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 3, 64, 64, generator=generator)
     targets = torch.randint(10, (8,), generator=generator)
@@ -190,7 +184,7 @@ def test_a_model_goes_on_is_exported_again_scored_and_asked(
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
 
     def do(verb: str, *words: str) -> Any:
-        return entry("verb", verb).target(**compose(entry("verb", verb), [f"run={run}", *words]))
+        return entry("verb", verb).run(compose(entry("verb", verb), [f"run={run}", *words]))
 
     do("export")
     check_export(run)

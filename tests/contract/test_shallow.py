@@ -23,7 +23,7 @@ FEW = ("model.hog_orientations=4", "model.lbp_points=4", "model.color_bins=4")
 
 def call(verb: str, *words: str) -> Any:
     known = entry("verb", verb)
-    return known.target(**compose(known, words))
+    return known.run(compose(known, words))
 
 
 @pytest.mark.parametrize(

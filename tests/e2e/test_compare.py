@@ -26,7 +26,7 @@ TINY = ("data.image_size=16", "data.batch_size=8", "trainer.max_epochs=1", "trai
 
 def compare(*words: str) -> Any:
     verb = entry("verb", "compare")
-    return verb.target(**compose(verb, words))
+    return verb.run(compose(verb, words))
 
 
 def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1) -> Path:

@@ -20,7 +20,7 @@ from classifier_training.evaluation import drawing
 from classifier_training.training import batch_size, lr_range
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
-from classifier_training.workflows.training import settle
+from classifier_training.workflows.training import resolve
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -262,7 +262,7 @@ def test_a_short_run_that_is_cut_in_its_first_epoch_goes_on_from_its_first_step(
     assert [path.name for path in (cut / "checkpoints").glob("*.ckpt")] == ["step.ckpt"]
     changed = Path(shutil.copytree(cut, tmp_path / "changed"))
     assert train_here(["resume=latest"]).absolute() == cut.absolute()
-    assert "the run goes on after step 1" in caplog.text
+    assert "training continues after step 1" in caplog.text
     assert saved(cut) == saved(whole)
     # Other settings need the end of an epoch: where there is none yet, nothing is lost by another beginning.
     train_here([f"resume={changed}", "data.batch_size=6"])
@@ -321,7 +321,7 @@ def test_what_cannot_be_started_from_is_said(finished: Path, split_folder: Path,
     assert "model=timm model.name=test_resnet" in caught.value.remedy
     with pytest.raises(UserError, match="init_from=nowhere: there is no such folder"):
         train_here([*made, "init_from=nowhere"])
-    with pytest.raises(UserError, match="no run goes on"):
+    with pytest.raises(UserError, match="no run is resumed"):
         train_here([*made, "extend=stretch"])
 
 
@@ -377,7 +377,7 @@ def test_a_run_with_time_for_all_epochs_is_the_run_without_a_time(
 def test_a_run_ends_in_its_time_with_its_schedule_and_goes_on_by_its_plan(
     split_folder: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(settle, "END_SECONDS", 0.0)
+    monkeypatch.setattr(resolve, "END_SECONDS", 0.0)
     words = [f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=5000", "time=5s"]
     caplog.set_level("INFO")
     run = train_here(words).absolute()

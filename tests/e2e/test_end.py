@@ -18,15 +18,18 @@ from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
-from classifier_training.callbacks.watching import watched_by
 from classifier_training.cli import perform
+from classifier_training.conf.compose import compose
 from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.register import entry
 from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.verify import verify, verify_pipeline
 from classifier_training.inference.predictor import Predictor
-from classifier_training.workflows.training.record import record_result
+from classifier_training.workflows.training.end import record_result
+from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult
+from classifier_training.workflows.training.train import train as train_with
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -162,8 +165,8 @@ def test_an_observer_and_a_logger_that_fail_cost_nothing(pictures: Path, monkeyp
             raise ConnectionError(f"cannot say {status}")
 
     monkeypatch.setattr("pytorch_lightning.loggers.TensorBoardLogger", Flaky)
-    with watched_by(Careless()):
-        result = train(pictures, "logging=tensorboard")
+    arguments = compose(entry("verb", "train"), [f"data.root={pictures}", *SMALL, CALLBACKS, "logging=tensorboard"])
+    result = train_with(TrainSettings(**arguments), observers=[Careless()])
     assert result.ended.failures == {
         "the end of training": "ConnectionError: cannot say failed",
         "Careless": "RuntimeError: out of luck",

@@ -41,7 +41,7 @@ def resize(folder: Path, side: int) -> None:
 
 def perform(verb: str, *words: str) -> object:
     known = entry("verb", verb)
-    return known.target(**compose(known, words))
+    return known.run(compose(known, words))
 
 
 def input_size(run: Path) -> int:
@@ -113,9 +113,8 @@ def test_a_network_that_is_not_made_for_small_images_keeps_its_own_size(name: st
     arguments = compose(entry("verb", "train"), words)
     built = on_shapes(lambda: arguments["model"](3))
     chosen = suit_images(
-        arguments["model"], built, np.full((5, 2), SIDE), data=arguments["data"], transforms=arguments["transforms"],
-        max_epochs=3, is_trained=False,
-    )  # fmt: skip
+        arguments["data"], arguments["transforms"], built, np.full((5, 2), SIDE), max_epochs=3, is_trained=False
+    )
     assert chosen.side == {"vit_b_32": 224, "inception_v3": 96}[name]
 
 

@@ -31,7 +31,7 @@ TINY = (
 
 def tune(*words: str) -> Any:
     verb = entry("verb", "tune")
-    return verb.target(**compose(verb, words))
+    return verb.run(compose(verb, words))
 
 
 def own_space(text: str) -> None:

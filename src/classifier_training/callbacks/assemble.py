@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from classifier_training.callbacks.observer import EpochEnd, Observer
-from classifier_training.callbacks.watching import watching
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import VAL
 from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
+from classifier_training.training.interrupts import Interrupts
 from classifier_training.training.recorder import EpochRecorder
 
 if TYPE_CHECKING:
@@ -64,19 +64,26 @@ class Assembly:
         observers: those that see results alone.
         recorder: keeps the rows of metrics.csv.
         checkpoints: keeps the weights.
+        interrupts: ends training when a signal came; a `with` block around it.
     """
 
     callbacks: list[pl.Callback]
     observers: list[Observer]
     recorder: EpochRecorder
     checkpoints: RunCheckpoints
+    interrupts: Interrupts
 
 
-def assemble(run: RunContext, components: Mapping[str, Any]) -> Assembly:
+def assemble(run: RunContext, components: Mapping[str, Any], observers: Sequence[Observer] = ()) -> Assembly:
     """Build the configured callbacks.
 
     Lightning calls checkpoint callbacks last. Of these the recorder comes first, since its rows travel in the
     checkpoint; then the observers, which read the rows; then the checkpoints, which hold the state of all others.
+
+    Args:
+        run: that they see.
+        components: as configured.
+        observers: that see the run besides those.
 
     Raises:
         UserError: when no callback keeps the weights.
@@ -89,8 +96,9 @@ def assemble(run: RunContext, components: Mapping[str, Any]) -> Assembly:
             "a callback that keeps the best weights: they are what is scored and exported",
             "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
         )
-    observers = [*(item for item in built if isinstance(item, Observer)), *watching()]
+    observers = [*(item for item in built if isinstance(item, Observer)), *observers]
     recorder = EpochRecorder(run.run_dir.metrics)
     others = [item for item in built if isinstance(item, pl.Callback) and item is not checkpoints]
     bridge = ObserverBridge(run, observers, recorder, checkpoints)
-    return Assembly([*others, recorder, bridge, checkpoints], observers, recorder, checkpoints)
+    interrupts = Interrupts(run.run_dir, checkpoints)
+    return Assembly([*others, recorder, bridge, checkpoints, interrupts], observers, recorder, checkpoints, interrupts)

@@ -84,7 +84,7 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
             if values.get(RECIPE) == AUTO:
                 values = resolve_auto(compose_words(verb, [*searchpath, *with_chosen_recipe(values, given)]))
             refuse_resume(values, "stands in a file of settings")
-            result = verb.target(**build_arguments(verb, values))
+            result = verb.run(build_arguments(verb, values))
             report(f"combination: {combination}\n{result}")
             exit_codes.append(getattr(result, "exit_code", 0))
         except InterruptedRunError as error:

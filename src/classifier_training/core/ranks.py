@@ -38,7 +38,7 @@ class Follower:
         num_ranks: processes that train together.
         leader: process number of rank 0.
         port: where they meet on this machine.
-        checkpoint: to go on from; None for the beginning.
+        checkpoint: to resume from; None for the beginning.
     """
 
     rank: int

@@ -113,6 +113,7 @@ class Entry:
     name: str
     target: Callable[..., Any]
     extra: str | None = None
+    settings: Callable[..., Any] | None = None
 
     @property
     def summary(self) -> str:
@@ -132,12 +133,20 @@ class Entry:
     @functools.cached_property
     def options(self) -> dict[str, Option]:
         """The settings by name, in the order of the signature."""
-        return {option.name: option for option in _read_options(self.target) if option.passed_on is None}
+        return {
+            option.name: option for option in _read_options(self.settings or self.target) if option.passed_on is None
+        }
 
     @functools.cached_property
     def passes_on(self) -> Option | None:
         """The parameter that takes the words for another verb, if there is one."""
-        return next((option for option in _read_options(self.target) if option.passed_on is not None), None)
+        return next(
+            (option for option in _read_options(self.settings or self.target) if option.passed_on is not None), None
+        )
+
+    def run(self, arguments: Mapping[str, Any]) -> Any:
+        """Do what a verb does, with the arguments that `compose` returns."""
+        return self.target(**arguments) if self.settings is None else self.target(self.settings(**arguments))
 
     def build(self, settings: Mapping[str, Any]) -> Any:
         """Make the component from validated settings; see the module's docstring for when it is called.
@@ -156,13 +165,16 @@ _entries: dict[tuple[str, str], Entry] = {}
 _by_target: dict[Any, Entry] = {}
 
 
-def register(*, group: str, name: str, extra: str | None = None) -> Callable[[Target], Target]:
+def register(
+    *, group: str, name: str, extra: str | None = None, settings: Callable[..., Any] | None = None
+) -> Callable[[Target], Target]:
     """Make a class or function selectable as `group=name`, configured by its own signature.
 
     Args:
         group: what it is one of.
         name: its own.
         extra: the optional extra that it cannot do without; without it, it is not built.
+        settings: of a verb with many: the class that holds them, which the function takes as its first argument.
 
     Raises:
         ValueError: when the name is taken.
@@ -172,7 +184,7 @@ def register(*, group: str, name: str, extra: str | None = None) -> Callable[[Ta
         if (group, name) in _entries:
             taken = _entries[group, name].target
             raise ValueError(f"{group}={name} is registered twice: {taken} and {target}")
-        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra)
+        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra, settings)
         return target
 
     return add

@@ -220,7 +220,7 @@ def _bytes_for_backward(trial: Trial, batch_size: int) -> int:
 
 @contextmanager
 def told_out_of_memory(run_dir: RunDir, *, batch_size: int, accumulate_grad_batches: int) -> Iterator[None]:
-    """Turn an out-of-memory error of training into one that says how to go on with the same effective batch.
+    """Turn an out-of-memory error of training into one that says how to resume with the same effective batch.
 
     Raises:
         UserError: then.

@@ -96,7 +96,7 @@ def part_of(parts: Sequence[Part], epoch: int) -> Part:
 class Course:
     """Where a step is on a schedule whose length was corrected under way.
 
-    A correction changes how fast the rest of the schedule is gone through: it goes on from where it is, to its end.
+    A correction changes how fast the rest of the schedule is gone through: it continues from where it is, to its end.
 
     Args:
         parts: the plan; it grows when it is corrected.

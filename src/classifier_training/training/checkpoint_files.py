@@ -73,7 +73,7 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: Callable[..., Any] | None = None,
         weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature
     ) -> dict[str, Any]:
-        """Read a checkpoint to the CPU unless told otherwise.
+        """Read a checkpoint to the CPU by default.
 
         Raises:
             UserError: when the file is missing, damaged, or holds more than tensors and plain values.
@@ -158,13 +158,13 @@ def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint to go on from.
+    """A checkpoint to resume from.
 
     Args:
         path: of the file.
         entry: what it is.
         kept: the whole checkpoints up to this one, and the one with the best weights.
-        newer: files of the whole checkpoints after this one, which are forgotten when the run goes on.
+        newer: files of the whole checkpoints after this one, which are removed when the run is resumed.
     """
 
     path: Path
@@ -180,7 +180,7 @@ def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
 
     Args:
         run_dir: the run.
-        at_epoch_end: whether the middle of an epoch will not do, since the run goes on with other settings. A run in
+        at_epoch_end: whether the middle of an epoch will not do, since the run is resumed with other settings. A run in
             its first epoch then begins again.
 
     Raises:
@@ -219,7 +219,7 @@ def share_of(best: Mapping[str, Any]) -> float:
 
 
 def go_on_from(run_dir: RunDir, found: Found | None, *, is_trained: bool) -> None:
-    """Forget what is newer than the checkpoint that a run goes on from. Only for who holds the run's lock.
+    """Remove what is newer than the checkpoint to resume from. Only for the process that holds the run's lock.
 
     Args:
         run_dir: the run.

@@ -1,4 +1,4 @@
-"""When a run is saved: last.ckpt and step.ckpt to go on from, best.ckpt to keep."""
+"""When a run is saved: last.ckpt and step.ckpt to resume from, best.ckpt to keep."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG_VALIDATION_SECONDS = 3.0
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps the best weights and, to go on from, the state at the end of an epoch or between two of its steps.
+    """Keeps the best weights and, to resume from, the state at the end of an epoch or between two of its steps.
 
     A run that has no checkpoint yet is saved after its first step. The best weights wait in memory and are written with
     last.ckpt, at the end of an epoch, no oftener than `every_seconds`: epochs of a second would otherwise be spent
@@ -105,7 +105,7 @@ class RunCheckpoints(Checkpoint):
 
         Args:
             module: with the head of the linear probe.
-            score: of its answers on validation, the monitored metric.
+            score: the monitored metric of its predictions on validation.
             margin: by how much the score of an epoch must be better.
         """
         self._margin = margin
@@ -210,7 +210,7 @@ class RunCheckpoints(Checkpoint):
             self._note_write()
             self.has_ended = is_last
         else:
-            # Training goes on changing the state.
+            # Training continues to change the state.
             self._unwritten = _state(trainer)
 
     def on_exception(
@@ -242,7 +242,7 @@ class RunCheckpoints(Checkpoint):
 
 
 def is_step_end(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer has just stepped and the epoch goes on: the end of one is saved after its validation."""
+    """Whether the optimizer has just stepped within an epoch: the end of one is saved after its validation."""
     number = batch_idx + 1
     return number % trainer.accumulate_grad_batches == 0 and number < trainer.num_training_batches
 

@@ -1,4 +1,4 @@
-"""A run that goes on with other settings or a new length: what becomes of its schedule and its optimizer."""
+"""A run that is resumed with other settings or a new length: what becomes of its schedule and its optimizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LENGTHS = ("total_steps", "_schedule_phases")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class ScheduleLength:
     """What the optimizer and its schedule were made from; it travels in the checkpoint.
 
     Args:
@@ -44,30 +44,30 @@ class Pace:
 
 
 class Continuation(pl.Callback):
-    """Compares the pace of a checkpoint with the run's, and brings optimizer and schedule to what is wanted now.
+    """Compares the schedule of a checkpoint with the run's, and brings optimizer and schedule to what is wanted now.
 
-    Without a change it does nothing, and a run goes on bit by bit. The pace is taken from the checkpoint and not from
-    the run folder, so a run that is interrupted before its next checkpoint applies the change again.
+    Without a change it does nothing, and a resumed run is exact, bit by bit. The schedule is taken from the checkpoint
+    and not from the run folder, so a run that is interrupted before its next checkpoint applies the change again.
 
     Args:
-        pace: of the run as it is now.
+        length: of the run as it is now.
     """
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self._before: Pace | None = None
+    def __init__(self, length: ScheduleLength) -> None:
+        self._length = length
+        self._before: ScheduleLength | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The pace that the checkpoint belongs to."""
-        return asdict(self._pace)
+        """The schedule that the checkpoint belongs to."""
+        return asdict(self._length)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the pace of the checkpoint."""
-        self._before = Pace(**{**state_dict, "phase": Phase(**state_dict["phase"])})
+        """Take over the schedule of the checkpoint."""
+        self._before = ScheduleLength(**{**state_dict, "phase": Phase(**state_dict["phase"])})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply what has changed since the checkpoint."""
-        before, now = self._before, self._pace
+        before, now = self._before, self._length
         if before is None or before == now:
             return
         fresh: Any = pl_module.configure_optimizers()

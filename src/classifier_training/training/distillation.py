@@ -1,4 +1,4 @@
-"""Learning from the answers of other networks: the settings, and the loss as pure functions."""
+"""Learning from the outputs of other networks: the settings, and the loss as pure functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register(group="distillation", name="soft_labels")
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Learn from the answers of finished runs besides the labels (Hinton et al. 2015, arXiv:1503.02531).
+    """Learn from the outputs of finished runs besides the labels (Hinton et al. 2015, arXiv:1503.02531).
 
     The loss is (1 - alpha) * (loss of the labels) + alpha * temperature^2 * KL(teacher || student) + hint_weight *
     (mean squared error of the features), the divergence being that of the probabilities at the temperature.
@@ -25,10 +25,10 @@ class Distillation:
     Args:
         teacher: run folder, latest or best; of several in a list, the mean probabilities are learnt from.
         temperature: what the logits of both are divided by: the higher, the more the unlikely classes tell.
-        alpha: share of the teacher's answers in the loss, against the labels.
+        alpha: share of the teacher's outputs in the loss, against the labels.
         hint_weight: weight of the hints: the features before the student's last layer, projected by a matrix that
             learns along, shall come near the teacher's (Romero et al. 2015, arXiv:1412.6550).
-        keep_answers: ask the teacher once and keep its answers on disk, where augmentation leaves the images as they
+        keep_answers: run the teacher once and keep its outputs on disk, where augmentation leaves the images as they
             are; otherwise it is asked at every step.
     """
 

@@ -1,4 +1,4 @@
-"""The part of a training step that a teacher adds: it blends the loss of the labels with that of its answers."""
+"""The part of a training step that a teacher adds: it blends the loss of the labels with that of its predictions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ PROJECTION = 0x68696E74
 """Tells the random start of the projection from all else that follows from a run's seed."""
 
 
-class Teaching(Protocol):
-    """Where answers come from: networks that are asked, or a file that keeps what they said."""
+class TeacherSource(Protocol):
+    """Where a teacher's outputs come from: networks that are run, or a file that keeps their outputs."""
 
     def __call__(self, images: Tensor, indices: Tensor) -> Answers:
-        """Return the answers to a batch as it is trained on: pixels in 0..255 [B, 3, H, W], and rows int64 [B]."""
+        """Return the outputs for a batch as it is trained on: pixels in 0..255 [B, 3, H, W], and rows int64 [B]."""
 
 
-class Hints(nn.Module):
+class FeatureHints(nn.Module):
     """Compares the features of a student with its teacher's.
 
-    The projection learns with the student and stays with it in checkpoints, so that a run goes on to the letter; no
+    The projection learns with the student and stays with it in checkpoints, so that a resumed run is exact; no
     export has it.
 
     Args:
@@ -56,22 +56,26 @@ class Hints(nn.Module):
         return functional.mse_loss(projected.float(), taught)
 
 
-class Guide(nn.Module):
+class DistillationLoss(nn.Module):
     """What a teacher adds to the loss; see `Distillation`.
 
     Unbalanced classes are corrected here by the weights of their images, also where the loss of the labels adjusts
-    logits: a teacher's answers to images that it was trained on are near the labels, and a student that learnt them
+    logits: a teacher's outputs for images that it was trained on are near the labels, and a student that learnt them
     with all images alike would learn how frequent the classes are, whichever logits are compared.
 
     Args:
         settings: temperature and weights.
-        teaching: gives the answers.
-        is_balanced: whether each of the M teachers answers as for classes that are equally frequent.
+        teaching: gives the teacher's outputs.
+        is_balanced: whether each of the M teachers predicts as for classes that are equally frequent.
         hints: compares features, where hints are wanted.
     """
 
     def __init__(
-        self, settings: Distillation, teaching: Teaching, is_balanced: Sequence[bool], hints: Hints | None = None
+        self,
+        settings: Distillation,
+        teaching: TeacherSource,
+        is_balanced: Sequence[bool],
+        hints: FeatureHints | None = None,
     ) -> None:
         super().__init__()
         self._is_balanced: Tensor
@@ -81,7 +85,7 @@ class Guide(nn.Module):
         self.hints = hints
 
     def watch(self, student: nn.Module) -> AbstractContextManager[list[Tensor]]:
-        """Gather what the student's last layer is shown while it answers; nothing where no hints are given."""
+        """Gather the input of the student's last layer in the forward pass; nothing where no hints are given."""
         return nullcontext([]) if self.hints is None else shown_to(student.get_submodule(self.hints.head))
 
     def forward(

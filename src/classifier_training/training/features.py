@@ -144,7 +144,7 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
                 logits = module(batch.images.to(place))
             features, answer = shown[-1].flatten(1), answers[-1].flatten(1)
             if features.shape[1] != head.weight[0].numel() or not torch.equal(answer, logits):
-                raise _unfit(setting, "the network does more with its head's answers than to return them")
+                raise _unfit(setting, "the network does more with its head's outputs than to return them")
             shown.clear()
             answers.clear()
             values.append(features.float().cpu())

@@ -31,7 +31,7 @@ class StageFreezing(pl.Callback):
         self._num_frozen: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
-        """Freeze when a run goes on in the middle of an epoch, whose start Lightning then leaves out."""
+        """Freeze when a run is resumed in the middle of an epoch, whose start Lightning then leaves out."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]

@@ -67,7 +67,9 @@ def equal_draws(seen: NDArray[np.float64], class_names: Sequence[str]) -> Correc
     """Draw every class equally often; sampler=auto sampler.power=0.5 goes half of the way."""
     weights = 1.0 / np.maximum(seen, 1)
     span = _span(weights / weights.min(), class_names)
-    return Correction(sampler_weights=weights, words=f"{_ratio(seen)}, every class drawn equally often: {span}")
+    return Correction(
+        sampler_weights=weights, words=f"{_ratio(seen)}, samples drawn equally often from every class: {span}"
+    )
 
 
 @register(group="imbalance", name="weights")
@@ -146,7 +148,9 @@ def correct_imbalance(
                 "leave sampler= out, or choose imbalance=logit_adjust",
             )
         return switch(class_counts.astype(np.float64), class_names)
-    words = f"{_ratio(class_counts)}, drawn as sampler= says: {_span(drawn / drawn[drawn > 0].min(), class_names)}"
+    words = (
+        f"{_ratio(class_counts)}, samples drawn as sampler= says: {_span(drawn / drawn[drawn > 0].min(), class_names)}"
+    )
     if name in ("auto", "sampler"):
         return Correction(sampler_weights=drawn, words=words)
     seen = class_counts * drawn

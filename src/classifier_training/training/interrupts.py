@@ -32,10 +32,10 @@ class Interrupts(Checkpoint):
     """Ends a run at a boundary where it can be saved. Use it in a `with` block around training, and as a callback.
 
     A `Checkpoint` for Lightning, so that it comes after those that keep the run. Where validation takes long it is left
-    in the middle, and the run goes on from before the epoch's last step.
+    in the middle, and the run is resumed from before the epoch's last step.
 
     Args:
-        run_dir: the run, for the words to go on with it.
+        run_dir: the run, for the command that resumes it.
         checkpoints: saves it.
     """
 

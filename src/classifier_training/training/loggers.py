@@ -35,13 +35,13 @@ def finish(logger: Logger, *, status: str) -> None:
 
     logger.finalize(status)
     if isinstance(logger, WandbLogger):
-        # Lightning leaves the run open until the process ends, and would go on in it.
+        # Lightning leaves the run open until the process ends, and would continue it.
         logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
 @contextmanager
 def closed_after_errors(loggers: Iterable[Logger]) -> Iterator[None]:
-    """Close what a run logged to when the block fails; its error is what the user is told, whatever a logger meets."""
+    """Close what a run logged to when the block fails; its error reaches the user, whatever happens in a logger."""
     try:
         yield
     except BaseException:

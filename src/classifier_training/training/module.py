@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from classifier_training.core.preprocess import Preprocessing
-    from classifier_training.training.guide import Guide
+    from classifier_training.training.distillation_loss import DistillationLoss
     from classifier_training.training.optim import SchedulePlan
     from classifier_training.training.view import TrainingView
 
@@ -48,10 +48,10 @@ class ClassifierModule(pl.LightningModule):
         seed: dropout and its like follow from (seed, epoch, step).
         min_batch_size: fewest images that the network can be trained on at once.
         view: what a step sees of its batch, mixed and resized; the batch itself when left out.
-        guide: blends a teacher's answers into the loss; the labels alone when left out.
+        guide: blends a teacher's outputs into the loss; the labels alone when left out.
 
     Attributes:
-        results: answers on each split, by its name, once it was gone through.
+        results: predictions on each split, by its name, once all of it was predicted.
         input_size: height and width of the images.
         scored_split: what the loader given to Lightning's test holds; not test where there is no such split.
     """
@@ -73,7 +73,7 @@ class ClassifierModule(pl.LightningModule):
         seed: int,
         min_batch_size: int = 1,
         view: TrainingView | None = None,
-        guide: Guide | None = None,
+        guide: DistillationLoss | None = None,
     ) -> None:
         super().__init__()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -122,7 +122,7 @@ class ClassifierModule(pl.LightningModule):
         warnings.filterwarnings("ignore", message="`training_step` returned `None`")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the epoch's totals, for a run that goes on in its middle."""
+        """Add the epoch's totals, for a run that is resumed in its middle."""
         checkpoint["epoch_totals"] = {
             "totals": self._totals.clone(),
             "first_bad_step": self._first_bad_step.clone(),
@@ -139,7 +139,7 @@ class ClassifierModule(pl.LightningModule):
         strange = sorted(own.keys() ^ given.keys()) or [name for name in own if own[name].shape != given[name].shape]
         if strange:
             raise UserError(
-                f"the checkpoint to go on from is of another network ({enumerate_words(strange, limit=3)})",
+                f"the checkpoint to resume from is of another network ({enumerate_words(strange, limit=3)})",
                 "the checkpoint that the run wrote",
                 "restore it from a copy of the run folder, or train again",
             )
@@ -153,7 +153,7 @@ class ClassifierModule(pl.LightningModule):
         self._totals, self._first_bad_step = self._totals.to(self.device), self._first_bad_step.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's totals: loss sum, correct answers, images."""
+        """Start the epoch's totals: loss sum, correct predictions, images."""
         self._totals = torch.zeros(3, device=self.device)
         self._first_bad_step = torch.tensor(-1, device=self.device)
         self._num_images = 0
@@ -217,7 +217,7 @@ class ClassifierModule(pl.LightningModule):
         self.check_loss()
 
     def check_loss(self) -> None:
-        """Stop a run whose loss is no longer a number; on a GPU this waits for all that it was told to do.
+        """Stop a run whose loss is no longer a number; on a GPU this waits for all queued work.
 
         Raises:
             CheckFailedError: then, naming the step.

@@ -2,7 +2,7 @@
 
 Smith & Topin 2018, "Super-convergence" (arXiv:1708.07120); Smith 2018 (arXiv:1803.09820). Both move along cosines, as
 in fastai and in torch's OneCycleLR, whose values these are. That one keeps its length in the checkpoint and ends the
-run with an error when it goes on for more epochs; this one follows from the step and the length alone.
+run with an error when it is resumed for more epochs; this one follows from the step and the length alone.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class EpochRecorder(Checkpoint):
         self._train_seconds = state_dict.get("train_seconds", 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Let the clock go on in the middle of an epoch."""
+        """Continue the clock in the middle of an epoch."""
         self._started = time.perf_counter() - self._train_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002

@@ -1,14 +1,27 @@
-"""How long, on what and how precisely to train."""
+"""Trainer settings, and the signatures of what a run is configured with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from classifier_training.core.register import register
 from classifier_training.core.settings import Duration  # noqa: TC001 - the register reads it at run time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from pytorch_lightning.loggers import Logger
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.core.types import BuiltModel
+    from classifier_training.training.optim import SchedulePlan
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16-mixed", "16-mixed", 32]
@@ -44,3 +57,47 @@ class TrainerSettings:
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
     gradient_checkpointing: bool = False
     compile: bool | Literal["auto"] = "auto"
+
+
+class ModelBuilder(Protocol):
+    """What `model=` gives: a network with its settings, for a number of classes."""
+
+    def __call__(self, num_classes: int, /) -> BuiltModel: ...  # noqa: D102
+
+
+class LossBuilder(Protocol):
+    """What `loss=` gives: the loss of a batch.
+
+    The prior is the share of each class that the logits [B, K] are adjusted to [K]; it and the class weights [K] may be
+    None. Targets are classes [B] or shares of classes [B, K].
+    """
+
+    def __call__(  # noqa: D102
+        self, logits: Tensor, targets: Tensor, class_weights: Tensor | None, prior: Tensor | None, /
+    ) -> Tensor: ...
+
+
+class OptimizerBuilder(Protocol):
+    """What `optimizer=` gives; fused is whether one kernel steps all weights."""
+
+    def __call__(self, network: nn.Module, fused: bool, /) -> Optimizer: ...  # noqa: D102, FBT001
+
+
+class SchedulerBuilder(Protocol):
+    """What `scheduler=` gives: Lightning's configuration of a learning-rate schedule."""
+
+    def __call__(self, optimizer: Optimizer, plan: SchedulePlan, /) -> dict[str, Any]: ...  # noqa: D102
+
+
+class SamplerBuilder(Protocol):
+    """What `sampler=` gives: the weight of one image of each class [K]; None takes every image once an epoch."""
+
+    def __call__(  # noqa: D102
+        self, class_counts: NDArray[np.int64], class_names: Sequence[str], /
+    ) -> NDArray[np.float64] | None: ...
+
+
+class LoggerBuilder(Protocol):
+    """What an entry of `logging=` gives: where metrics go besides the run folder."""
+
+    def __call__(self, run_dir: RunDir, /) -> Logger: ...  # noqa: D102

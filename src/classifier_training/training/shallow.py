@@ -46,7 +46,7 @@ def fit_classifier(
 
     Raises:
         UserError: when one class alone has readable images.
-        CheckFailedError: when the network answers otherwise than scikit-learn.
+        CheckFailedError: when the network's predictions differ from scikit-learn's.
     """
     missing = classifier.num_classes - len(np.unique(train.targets))
     if missing:
@@ -77,7 +77,7 @@ def answer(classifier: FittedClassifier, features: NDArray[np.float32]) -> NDArr
 def score(
     classifier: FittedClassifier, described: Described, *, split: str, class_names: Sequence[str], watched: str
 ) -> SplitResult:
-    """Answer a split and score the answers; `watched` is a figure that is wanted besides the usual ones."""
+    """Predict a split and score the predictions; `watched` is a metric that is wanted besides the usual ones."""
     logits = answer(classifier, described.features)
     losses = cross_entropies(logits, described.targets)
     metrics = classification_metrics(logits, described.targets, losses, class_names, also=[watched])
@@ -109,19 +109,19 @@ def fit_sharpness(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> fl
 
 
 def _compare(logits: NDArray[np.float32], expected: NDArray[np.int64]) -> None:
-    """Make sure that the network answers as scikit-learn does.
+    """Make sure that the network predicts as scikit-learn does.
 
     Raises:
         CheckFailedError: when it does not.
     """
     changed = logits.argmax(axis=1) != expected
     leads = logits.max(axis=1) - logits[np.arange(len(expected)), expected]
-    log.info("network: answers as scikit-learn on %d of %d validation images", (~changed).sum(), len(expected))
+    log.info("network: predicts as scikit-learn on %d of %d validation images", (~changed).sum(), len(expected))
     # Sums in float32 may swap two classes that are level in float64.
     if (leads > LEVEL).any():
         raise CheckFailedError(
-            f"the network answers {int(changed.sum())} of {len(expected)} images otherwise than scikit-learn",
-            "the same answers",
+            f"the network predicts {int(changed.sum())} of {len(expected)} images otherwise than scikit-learn",
+            "the same predictions",
             "report your version of scikit-learn and the settings of the model",
         )
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_DEVICE_BYTES = 2**29
-"""Kept answers up to this size are held in a GPU's memory: looking them up in the file would make it wait."""
+"""Kept outputs up to this size are held in a GPU's memory: reading them from the file would make it wait."""
 
 MAX_FILES = 8
-"""Files of answers that are left in the cache, the newest."""
+"""Files of outputs that are left in the cache, the newest."""
 
 
 class Answers(NamedTuple):
@@ -106,8 +106,8 @@ class Teachers:
         self._teachers = tuple(teachers)
         self._gives_features = gives_features
 
-    def __call__(self, images: Tensor, indices: Tensor) -> Answers:  # noqa: ARG002 - kept answers go by them
-        """Answer a batch; see `Teaching`."""
+    def __call__(self, images: Tensor, indices: Tensor) -> Answers:  # noqa: ARG002 - kept outputs are found by them
+        """Answer a batch; see `TeacherSource`."""
         found = [teacher(images, gives_features=self._gives_features) for teacher in self._teachers]
         features = [answers.features for answers in found if answers.features is not None]
         return Answers(
@@ -134,7 +134,7 @@ class KeptAnswers:
         return self
 
     def __call__(self, images: Tensor, indices: Tensor) -> Answers:  # noqa: ARG002 - networks go by them
-        """Look a batch up; see `Teaching`."""
+        """Look a batch up; see `TeacherSource`."""
         # A trial's batch of noise may be larger than the data; its rows are no images', and any answer will do.
         rows = self._look_up(indices.remainder(len(self._values)))
         width = self._num_teachers * self._num_classes
@@ -159,7 +159,7 @@ def keep_answers(
     num_classes: int,
     device: str,
 ) -> KeptAnswers:
-    """Ask the teachers for all training images, unless a file has their answers, and map them into memory.
+    """Run the teachers on all training images, unless a file has their outputs, and map these into memory.
 
     Args:
         path: of the file, which tells these teachers and images from all others.
@@ -193,21 +193,21 @@ def keep_answers(
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, values, allow_pickle=False)
         except OSError as error:
-            log.warning("%s: the teacher's answers stay in memory alone (%s)", path, error.strerror)
+            log.warning("%s: the teacher's outputs stay in memory alone (%s)", path, error.strerror)
             return KeptAnswers(values, num_teachers=num_teachers, num_classes=num_classes)
         _leave_newest(path)
     else:
         path.touch()
     kept = np.load(path, mmap_mode="r", allow_pickle=False)
     log.info(
-        "teacher: %s answers %s in %.1f s",
+        "teacher: %s outputs %s in %.1f s",
         f"{num_images:,}", "asked for once" if is_new else f"taken from {path}", time.perf_counter() - started,
     )  # fmt: skip
     return KeptAnswers(kept, num_teachers=num_teachers, num_classes=num_classes)
 
 
 def _leave_newest(path: Path) -> None:
-    """Delete the answers that were not used for longest; whoever reads them now goes on reading."""
+    """Delete the outputs that were not used for longest; a process that reads them now can read on."""
     files = sorted(path.parent.glob(f"*{path.suffix}"), key=lambda file: file.stat().st_mtime)
     for file in files[:-MAX_FILES]:
         file.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def draw_mix(transforms: Transforms, *, height: int, width: int, seed: int, epoc
     """Draw how the batch of a step is mixed; None leaves it as it is.
 
     Shares are of the distribution Beta(alpha, alpha): mixup as in Zhang et al. 2018 (arXiv:1710.09412), CutMix as in
-    Yun et al. 2019 (arXiv:1905.04899), where the share of the box is 1 less the share drawn. With both asked for, each
+    Yun et al. 2019 (arXiv:1905.04899), where the share of the box is 1 less the random share. With both asked for, each
     step takes one of them.
     """
     if not transforms.mixes:
@@ -55,7 +55,7 @@ def draw_mix(transforms: Transforms, *, height: int, width: int, seed: int, epoc
     middle = int(generator.integers(0, height)), int(generator.integers(0, width))
     box = cut_box(share, height=height, width=width, middle=middle)
     top, bottom, left, right = box
-    # Cut at the border, the box is smaller than what was drawn.
+    # Cut at the border, the box is smaller than its random size.
     return Mix(1 - (bottom - top) * (right - left) / (height * width), box)
 
 

@@ -13,7 +13,7 @@ from classifier_training.evaluation.figures.dataset import BarsFigure, FlowFigur
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
 from classifier_training.workflows.evaluating.evaluate import evaluate
 from classifier_training.workflows.models import models
-from classifier_training.workflows.training.train import TrainResult, train
+from classifier_training.workflows.training.train import TrainResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ def compare_models(names: Sequence[str], words: Sequence[str], folder: Path) -> 
         folder: for model_comparison.png, precision_recall.png, roc.png and model_comparison.csv.
     """
     verb = entry("verb", "train")
-    runs = {name: train(**compose(verb, [*words, name, f"output={folder / 'runs'}"])) for name in names}
+    runs = {name: verb.run(compose(verb, [*words, name, f"output={folder / 'runs'}"])) for name in names}
     found = {name: result.evaluation.measures.overall for name, result in runs.items()}
     figures = ("balanced_accuracy", "acc_top1", "macro_f1", "macro_precision", "macro_recall")
     table = {name: [overall[figure].value for figure in figures] for name, overall in found.items()}

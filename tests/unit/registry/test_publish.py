@@ -16,7 +16,7 @@ PROMOTE = entry("registry", "promote")
 
 
 def promote(*words: str) -> str:
-    return str(PROMOTE.target(**compose(PROMOTE, words)))
+    return str(PROMOTE.run(compose(PROMOTE, words)))
 
 
 def test_a_promotion_reaches_mlflows_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

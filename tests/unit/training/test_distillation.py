@@ -16,8 +16,8 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.training.distillation import Distillation, soft_label_loss, soft_labels
+from classifier_training.training.distillation_loss import DistillationLoss, FeatureHints
 from classifier_training.training.features import count_features
-from classifier_training.training.guide import Guide, Hints
 from classifier_training.training.optim import adamw
 from classifier_training.training.teachers import Answers, KeptAnswers, Teacher, Teachers, keep_answers
 
@@ -68,7 +68,7 @@ def teachers(*, gives_features: bool = False) -> Teachers:
 def guided(settings: Distillation, teaching: Any, *, hints: bool = False) -> Any:
     torch.manual_seed(0)
     student = network()
-    guide = Guide(settings, teaching, [True, True], Hints("3", 5, 13, seed=0) if hints else None)
+    guide = DistillationLoss(settings, teaching, [True, True], FeatureHints("3", 5, 13, seed=0) if hints else None)
     return make(student, guide=guide, optimizer=functools.partial(adamw, lr=1e-2))
 
 
@@ -114,7 +114,7 @@ def test_the_step_blends_both_losses_and_hints() -> None:
 def test_adjusted_logits_go_with_weighed_pictures_and_a_balanced_teacher(is_balanced: bool) -> None:
     settings = Distillation(teacher="run", temperature=2.0, alpha=1.0)
     asked, adjustment = teachers(), torch.tensor([0.0, -1.0, -3.0])
-    module = make(network(), guide=Guide(settings, asked, [is_balanced] * 2), logit_adjustment=adjustment)
+    module = make(network(), guide=DistillationLoss(settings, asked, [is_balanced] * 2), logit_adjustment=adjustment)
     module.on_train_epoch_start()
     batch = batches(1)[0]
     theirs = asked(batch.images, batch.indices).logits - (0 if is_balanced else adjustment)
@@ -126,7 +126,7 @@ def test_adjusted_logits_go_with_weighed_pictures_and_a_balanced_teacher(is_bala
 def test_pictures_weigh_as_their_classes_do() -> None:
     settings = Distillation(teacher="run", temperature=2.0, alpha=1.0)
     asked, class_weights = teachers(), torch.tensor([1.0, 0.0, 5.0])
-    module = make(network(), guide=Guide(settings, asked, [True, True]), class_weights=class_weights)
+    module = make(network(), guide=DistillationLoss(settings, asked, [True, True]), class_weights=class_weights)
     module.on_train_epoch_start()
     batch = batches(1)[0]
     labels = soft_labels(asked(batch.images, batch.indices).logits, 2.0)
@@ -188,7 +188,7 @@ def test_a_teacher_is_shared_by_copies_and_in_no_checkpoint() -> None:
 
 def test_the_projection_starts_from_the_seed_alone() -> None:
     before = torch.get_rng_state()
-    one, other = (Hints("3", 5, 7, seed=3).projection.weight for _ in range(2))
+    one, other = (FeatureHints("3", 5, 7, seed=3).projection.weight for _ in range(2))
     assert torch.equal(one, other)
     assert torch.equal(before, torch.get_rng_state())
 

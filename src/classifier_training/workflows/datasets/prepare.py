@@ -23,7 +23,7 @@ from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.build import Built, build_store
 from classifier_training.data.store.plan import StorePlan
 from classifier_training.data.store.shards import folder_bytes
-from classifier_training.workflows.training.fit import Builder
+from classifier_training.training.settings import ModelBuilder
 from classifier_training.workflows.training.network import suit_images
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def prepare(
     *,
     data: Annotated[DataSource, Choice("auto")],
     transforms: Annotated[Transforms, Choice("standard")],
-    model: Annotated[Builder, Choice("resnet18")],
+    model: Annotated[ModelBuilder, Choice("resnet18")],
     verify: bool = False,
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     output: str | None = None,
@@ -123,16 +123,14 @@ def prepare(
     return PrepareResult(built, folders, sum(map(folder_bytes, folders)), time.perf_counter() - started, manifest)
 
 
-def _suited_size(model: Builder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
+def _suited_size(model: ModelBuilder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
     """Return the side that train chooses for these images; no weights are read or fetched."""
     from classifier_training.models.shapes import on_shapes
     from classifier_training.models.weights import without_weights
 
     built = on_shapes(lambda: without_weights(model)(loaded.splits.num_classes))
-    chosen = suit_images(
-        model, built, loaded.training_sizes, data=data, transforms=transforms, max_epochs=LONG,
-        is_trained=starts_trained({"model": describe(model)}),
-    )  # fmt: skip
+    is_trained = starts_trained({"model": describe(model)})
+    chosen = suit_images(data, transforms, built, loaded.training_sizes, max_epochs=LONG, is_trained=is_trained)
     log.info("image size: %s", chosen)
     return chosen.side
 

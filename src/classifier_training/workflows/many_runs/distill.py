@@ -22,6 +22,7 @@ from classifier_training.workflows.evaluating.opened import open_model
 from classifier_training.workflows.evaluating.trained import describe_trained
 from classifier_training.workflows.many_runs.student_report import DistillResult, TeacherAnswers, report_students
 from classifier_training.workflows.many_runs.student_words import run_words, student_words
+from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult, train
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ def distill(
     words = student_words(run_dirs, training)
     opened = [open_model(str(run_dir.path), setting="teacher") for run_dir in run_dirs]
     # All at once, so that a wrong word is told before the first run.
+    verb = entry("verb", "train")
     for taught in [None, *grid]:
-        compose(entry("verb", "train"), run_words(words, run_dirs, taught))
+        compose(verb, run_words(words, run_dirs, taught))
     folder = RunDir.create(Path(output).expanduser(), name="distillation").path
     answers = TeacherAnswers(opened)
     scores: list[StudentScore] = []
@@ -83,7 +85,7 @@ def distill(
             own = {"seed": seed, "output": folder, "name": "alone" if taught is None else "taught"}
             places = [word(key, value) for key, value in own.items()]
             try:
-                result = train(**compose(entry("verb", "train"), [*run_words(words, run_dirs, taught), *places]))
+                result = train(TrainSettings(**compose(verb, [*run_words(words, run_dirs, taught), *places])))
             except CheckFailedError as error:
                 log.error("distill: %s: %s", title, error)  # noqa: TRY400 - the message is for the user
                 failed.append(title)

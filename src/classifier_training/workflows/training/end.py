@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from classifier_training.callbacks.onnx_export import OnnxExport
 from classifier_training.core.errors import InterruptedRunError, UserError, reason_of
 from classifier_training.core.manifest import remove_checkpoints
+from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
-from classifier_training.workflows.training.record import record_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ class Failures:
 
     @contextmanager
     def keep(self, what: str) -> Iterator[None]:
-        """Name and remember whatever the block raises, and go on; one that succeeds makes up for one before."""
+        """Name and remember whatever the block raises, and continue; one that succeeds clears the failure before it."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the score and the other files come first
@@ -60,7 +60,7 @@ class Failures:
             self.found.pop(what, None)
 
     def note(self, what: str, error: Exception) -> None:
-        """Name and remember an error; the log file has where it came from, unless it is one that users are told."""
+        """Name and remember an error; the log file has where it came from, unless it is a message for users."""
         is_told = isinstance(error, UserError)
         log.error("%s: %s", what, error if is_told else reason_of(error), exc_info=None if is_told else error)
         self.found[what] = reason_of(error)
@@ -75,7 +75,7 @@ class Trained:
         observers: of the run; the exporter among them writes the bundle.
         loggers: where metrics go besides the run folder.
         end: rows of metrics, and where the best weights are from.
-        score: answers the held-out images with the best weights.
+        score: predicts the held-out images with the best weights.
         source: name of the file that holds them.
         keeps_last: whether the finished run keeps last.ckpt.
         failures: what has failed since the last epoch.
@@ -96,7 +96,7 @@ class Ended:
     """A finished run.
 
     Args:
-        scored: answers of the best weights on the held-out images.
+        scored: predictions of the best weights on the held-out images.
         evaluation: their metrics.
         failures: what could not be done after training, and why; withheld files among them, by name.
     """
@@ -163,7 +163,7 @@ def _write_model(trained: Trained, writer: BundleWriter | None, failures: Failur
 
 
 def _score(trained: Trained, writer: BundleWriter | None, failures: Failures) -> SplitResult:
-    """Answer the held-out images. One that cannot be read costs the score until it is mended, and no file."""
+    """Predict the held-out images. One that cannot be read costs the score until it is fixed, and no file."""
     try:
         scored = trained.score()
     except Exception:
@@ -184,7 +184,7 @@ def _write_score(
     writer: BundleWriter | None,
     failures: Failures,
 ) -> Evaluation:
-    """Measure the answers, as they are given to users, and write evaluation/ with its plots."""
+    """Score the predictions, as users get them, and write evaluation/ with its plots."""
     run = trained.run
     evaluation = write_scores(
         run.run_dir.evaluation,
@@ -268,6 +268,40 @@ def _calibration(writer: BundleWriter | None) -> Calibration | None:
     return None if writer is None else writer.info.calibration
 
 
+def record_result(
+    run_dir: RunDir,
+    scored: SplitResult,
+    best_epoch: int,
+    evaluation: Evaluation,
+    failures: Mapping[str, str],
+    seconds: Mapping[str, float],
+) -> None:
+    """Write result.json, by which a run is known to have come to its end.
+
+    Its metrics are the network's own, as in metrics.csv; calibrated_loss is that of the probabilities of predict.
+
+    Args:
+        run_dir: where to.
+        scored: predictions on the held-out images.
+        best_epoch: where the weights are from.
+        evaluation: of the predictions.
+        failures: what could not be done after training, and why.
+        seconds: that the parts of the command took which finished the run, and in total.
+    """
+    overall = evaluation.measures.overall
+    calibrated = {name: overall[name].value for name in overall if name == "calibrated_loss"}
+    write_json(
+        run_dir.result,
+        {
+            "split": scored.split,
+            "best_epoch": best_epoch,
+            "metrics": {**scored.metrics, **calibrated},
+            "failures": dict(failures),
+            "seconds": dict(seconds),
+        },
+    )
+
+
 @contextmanager
 def _interrupts_told(run_dir: RunDir) -> Iterator[None]:
     """Say how to have the rest done when Ctrl-C or SIGTERM came after training."""
@@ -296,15 +330,15 @@ def write_documents(
     failures: Mapping[str, str],
     attempt: Attempt,
 ) -> None:
-    """Write report.html and MODEL_CARD.md into the run folder, over older ones; the figures must have been painted.
+    """Write report.html and MODEL_CARD.md into the run folder, over older ones; the plots must be drawn by then.
 
     Args:
         run_dir: the run, with its evaluation.
-        result: answers of the scored split, with logits as the network gives them.
+        result: predictions on the scored split, with logits as the network gives them.
         table: the samples of the split.
         class_names: [K].
-        evaluation: figures of the answers.
-        calibration: what the bundle knows of its own doubts, if it does.
+        evaluation: metrics of the predictions.
+        calibration: temperature and thresholds of the bundle, if it has them.
         failures: what could not be done so far, and why.
         attempt: a `with` block around each file, given its name.
     """

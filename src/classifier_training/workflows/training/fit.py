@@ -1,4 +1,4 @@
-"""The larger steps of `train`: network, loss and optimizer put together and trained.
+"""Training a network by epochs: module and trainer put together, run, and the best weights put back.
 
 Torch and Lightning are imported by the functions that need them, so that help and configuration errors come at once.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,13 @@ from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.register import describe
 from classifier_training.core.runtime import peak_memory_mb
 from classifier_training.core.types import PROBE_EPOCH, TEST, VAL, SplitResult
-from classifier_training.training.decisions import Phase
-from classifier_training.training.settings import TrainerSettings
+from classifier_training.training.transfer import ProbeThenFineTune
 from classifier_training.workflows.training.end import LAST_CHECKPOINT, Failures, Trained
 from classifier_training.workflows.training.kept_weights import keep_interpolated, keep_new_head
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import pytorch_lightning as pl
     from numpy.typing import NDArray
@@ -32,71 +32,58 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.assemble import Assembly
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.budget import Budget, Course
-    from classifier_training.training.continuation import Pace
-    from classifier_training.training.device import Device
-    from classifier_training.training.guide import Guide
-    from classifier_training.training.imbalance import Correction
+    from classifier_training.training.continuation import ScheduleLength
     from classifier_training.training.module import ClassifierModule
-    from classifier_training.training.transfer import Transfer
+    from classifier_training.training.settings import TrainerSettings
     from classifier_training.workflows.training.heads import Probe
-    from classifier_training.workflows.training.start import Start
+    from classifier_training.workflows.training.job import TrainingJob
+    from classifier_training.workflows.training.team import Team
 
 log = logging.getLogger(__name__)
 
-Builder = Callable[..., Any]
 
+def make_module(job: TrainingJob, course: Course | None = None) -> ClassifierModule:
+    """Put network, loss and optimizer together for Lightning.
 
-def make_module(
-    run: RunContext,
-    datamodule: ImageFolderDataModule,
-    settings: TrainerSettings,
-    optimizer: Builder,
-    device: Device,
-    *,
-    loss: Builder,
-    scheduler: Builder,
-    correction: Correction,
-    seed: int,
-    min_batch_size: int,
-    phase: Phase,
-    unfreezes: bool,
-    guide: Guide | None = None,
-    course: Course | None = None,
-) -> ClassifierModule:
-    """Put network, loss and optimizer together for Lightning."""
+    Args:
+        job: with numbers in place of auto.
+        course: how far the schedule is, where a budget plans it.
+    """
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.optim import SchedulePlan, constant
     from classifier_training.training.view import TrainingView
 
+    run, settings, phase = job.run, job.settings, job.decisions.phase
     if course is None:
         # A finished run that only scores again has no step left.
-        steps = steps_per_epoch(datamodule, settings) * (settings.max_epochs - phase.from_epoch)
+        steps = steps_per_epoch(job.datamodule, job.trainer) * (job.trainer.max_epochs - phase.from_epoch)
         plan = SchedulePlan(max(steps, 1), run.monitor, run.monitor_mode)
     else:
         plan = SchedulePlan(course.total_steps, run.monitor, run.monitor_mode, place=course)
+    # torch's fused SGD fails on layers that join those that have a momentum already.
+    clips_scaled = job.trainer.gradient_clip_val is not None and job.device.precision == "16-mixed"
     return ClassifierModule(
         run.model.network,
-        loss=loss,
-        optimizer=optimizer,
-        # torch's fused SGD fails on layers that join those that have a momentum already.
-        fused=not unfreezes and (settings.gradient_clip_val is None or device.precision != "16-mixed"),
-        scheduler=constant if phase.is_constant else scheduler,
+        loss=settings.loss,
+        optimizer=settings.optimizer,
+        fused=not settings.transfer.unfreezes and not clips_scaled,
+        scheduler=constant if phase.is_constant else settings.scheduler,
         plan=plan,
         class_names=run.class_names,
-        class_weights=_tensor(correction.loss_weights),
-        logit_adjustment=_tensor(correction.logit_adjustment),
+        class_weights=_tensor(job.correction.loss_weights),
+        logit_adjustment=_tensor(job.correction.logit_adjustment),
         preprocessing=run.preprocessing,
-        channels_last=device.channels_last,
-        seed=seed,
-        min_batch_size=min_batch_size,
+        channels_last=job.device.channels_last,
+        seed=settings.seed,
+        min_batch_size=job.network.min_batch_size,
         view=TrainingView(
-            transforms=datamodule.augmentation,
+            transforms=job.datamodule.augmentation,
             num_classes=len(run.class_names),
             image_size=run.preprocessing.size[0],
-            max_epochs=settings.max_epochs,
-            seed=seed,
+            max_epochs=job.trainer.max_epochs,
+            seed=settings.seed,
         ),
-        guide=guide,
+        guide=job.distillation,
     )
 
 
@@ -105,179 +92,192 @@ def steps_per_epoch(datamodule: ImageFolderDataModule, settings: TrainerSettings
     return math.ceil(len(datamodule.train_batch_sizes) / settings.accumulate_grad_batches)
 
 
-def pace_of(datamodule: ImageFolderDataModule, settings: TrainerSettings, optimizer: Builder, phase: Phase) -> Pace:
-    """Say what optimizer and schedule are made from, to be compared when the run goes on."""
-    from classifier_training.training.continuation import Pace
+def schedule_length(job: TrainingJob) -> ScheduleLength:
+    """Say what optimizer and schedule are made from, to be compared when the run is resumed."""
+    from classifier_training.training.continuation import ScheduleLength
 
-    chosen = describe(optimizer)
-    return Pace(
-        steps_per_epoch=steps_per_epoch(datamodule, settings),
-        max_epochs=settings.max_epochs,
+    chosen = describe(job.settings.optimizer)
+    return ScheduleLength(
+        steps_per_epoch=steps_per_epoch(job.datamodule, job.trainer),
+        max_epochs=job.trainer.max_epochs,
         lr=chosen.pop("lr"),
         settings=chosen,
-        phase=phase,
+        phase=job.decisions.phase,
     )
 
 
 def fit(
-    run: RunContext,
+    job: TrainingJob,
     module: ClassifierModule,
-    datamodule: ImageFolderDataModule,
-    settings: TrainerSettings,
-    device: Device,
-    callbacks: Mapping[str, Any],
-    loggers: Mapping[str, Builder],
-    pace: Pace,
-    *,
-    transfer: Transfer,
-    retrains_head: bool,
-    start: Start,
-    probe: Probe | None = None,
-    budget: Budget | None = None,
+    length: ScheduleLength,
+    probe: Probe | None,
+    budget: Budget | None,
 ) -> Trained:
     """Train and put the best weights back; where it is asked for, the head is then fitted anew.
 
     Args:
-        run: what is known of the run.
+        job: with numbers in place of auto. One whose training has ended takes its rows from the checkpoint.
         module: what to train.
-        datamodule: on what.
-        settings: for how long.
-        device: where.
-        callbacks: as configured.
-        loggers: as configured.
-        pace: what optimizer and schedule are made from.
-        transfer: which stages are frozen when.
-        retrains_head: whether the head is fitted anew.
-        start: where the run begins, or is taken up; one whose training has ended takes its rows from the checkpoint.
-        probe: what the linear probe gave.
+        length: what optimizer and schedule are made from.
+        probe: what the linear probe gave, if there was one.
         budget: keeps the run to its plan, where there is one.
     """
-    import pytorch_lightning as pl
-
     from classifier_training.callbacks.assemble import assemble
-    from classifier_training.data.loader import told_dead_workers
-    from classifier_training.models.checkpointing import gradient_checkpointing
-    from classifier_training.training.batch_size import told_out_of_memory
-    from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint, share_of
+    from classifier_training.training.checkpoint_files import read_checkpoint, share_of
     from classifier_training.training.continuation import Continuation
-    from classifier_training.training.freezing import StageFreezing
-    from classifier_training.training.interrupts import Interrupts
     from classifier_training.training.loggers import closed_after_errors
-    from classifier_training.training.transfer import ProbeThenFineTune
     from classifier_training.workflows.training.team import Team
 
-    team = Team(run.run_dir, device, start.checkpoint)
-    assembly = assemble(run, callbacks)
+    run, start, transfer = job.run, job.start, job.settings.transfer
+    team, failures = Team(run.run_dir, job.device, start.checkpoint), Failures()
+    assembly = assemble(run, job.settings.callbacks, job.observers)
     if team.leads:
         for observer in assembly.observers:
             observer.fit_started(run)
-    interrupts = Interrupts(run.run_dir, assembly.checkpoints)
-    make_trainer = partial(
-        pl.Trainer,
-        accelerator=device.accelerator,
-        precision=device.precision,  # type: ignore[arg-type]
-        max_epochs=settings.max_epochs,
-        max_time=settings.max_time,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
-        gradient_clip_val=settings.gradient_clip_val,
-        callbacks=team.callbacks(
-            [
-                Continuation(pace),
-                *([budget] if budget else []),
-                *([StageFreezing(transfer)] if transfer.freezes else []),
-                *assembly.callbacks,
-                interrupts,
-            ]
-        ),
-        logger=[build(run.run_dir) for build in loggers.values()] if team.leads else [],
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run.run_dir.path,
-        enable_checkpointing=team.leads,
-        enable_model_summary=False,
-        enable_progress_bar=team.leads
-        and any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks),
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
-    lightning = make_trainer(devices=device.num_devices, strategy=team.strategy(freezes=transfer.freezes))
-    # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-    memory = told_out_of_memory(
-        run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=settings.accumulate_grad_batches
-    )
-    opened, failures = lightning.loggers, Failures()
-    last: dict[str, Any] | None = None
+    make_trainer = _trainer_maker(job, assembly, team, [Continuation(length), *([budget] if budget else [])])
+    lightning = make_trainer(devices=job.device.num_devices, strategy=team.strategy(freezes=transfer.freezes))
+    loggers = lightning.loggers
     if probe is not None and team.leads:
         assembly.checkpoints.begin_with(module, probe.score, margin=probe.standard_error)
-    with closed_after_errors(opened):
+    last: dict[str, Any] | None = None
+    with closed_after_errors(loggers):
         if start.is_trained and start.checkpoint is not None:
-            recorder, last = assembly.recorder, read_checkpoint(start.checkpoint)
-            recorder.load_state_dict(last["callbacks"][recorder.state_key])
+            last = read_checkpoint(start.checkpoint)
+            assembly.recorder.load_state_dict(last["callbacks"][assembly.recorder.state_key])
         elif not transfer.trains:
             assert probe is not None
             _record_probe(run, assembly, probe)
         else:
-            checkpointing = gradient_checkpointing(module.network) if settings.gradient_checkpointing else nullcontext()
-            with (
-                run.clock.part("training"),
-                team.sharing(datamodule),
-                interrupts,
-                memory,
-                told_dead_workers(),
-                checkpointing,
-            ):
-                try:
-                    lightning.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
-                except Exception as error:
-                    # Loggers and callbacks have their last words after the last epoch.
-                    if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
-                        raise
-                    failures.note("the end of training", error)
-            log.info("training has ended: %s", why_ended(lightning, settings))
+            _train_epochs(job, module, lightning, assembly, team, failures)
         if not team.leads:
             raise SystemExit(0)
         if assembly.checkpoints.unsaved is not None:
             failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
-        best = read_checkpoint(run.run_dir.best_checkpoint)
-        if isinstance(transfer, ProbeThenFineTune):
-            with failures.keep("transfer.interpolation"):
-                last = last or {
-                    "state_dict": {name: value.detach().cpu().clone() for name, value in module.state_dict().items()},
-                    "epoch": lightning.current_epoch - 1,
-                    "global_step": lightning.global_step,
-                }
-                last["score"] = assembly.recorder.rows[-1][run.monitor]
-                best = keep_interpolated(run, module, datamodule, device, best, last, wanted=transfer.interpolation)
-        module.load_state_dict(best["state_dict"])
-        if retrains_head:
-            with failures.keep("retrain_head"):
-                best = keep_new_head(run, module, datamodule, device, best)
+        if last is None:
+            last = {"epoch": lightning.current_epoch - 1, "global_step": lightning.global_step}
+        last["score"] = assembly.recorder.rows[-1].get(run.monitor)
+        best = _keep_best(job, module, last, failures)
 
     def score_held_out() -> SplitResult:
+        from classifier_training.data.loader import told_dead_workers
+
         module.scored_split = TEST if TEST in run.tables else VAL
         scorer = lightning if team.is_one else make_trainer(devices=1)
-        # One that fails must not take the score with it; it is told of the metrics afterwards.
+        # One that fails must not take the score with it; the metrics are logged afterwards.
         scorer.loggers = []
         with told_dead_workers():
-            scorer.test(module, dataloaders=datamodule.evaluation_loader(module.scored_split), verbose=False)
+            scorer.test(module, dataloaders=job.datamodule.evaluation_loader(module.scored_split), verbose=False)
         return module.results[module.scored_split]
 
     return Trained(
         run=run,
         observers=assembly.observers,
-        loggers=opened,
+        loggers=loggers,
         end=FitEnd(
-            rows=assembly.recorder.rows,
-            best_epoch=best["epoch"],
-            best_score=best["score"],
-            share=share_of(best),
+            rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"], share=share_of(best)
         ),
         score=score_held_out,
         source=run.run_dir.best_checkpoint.name,
         keeps_last=assembly.checkpoints.keep_last,
         failures=failures,
     )
+
+
+def _trainer_maker(
+    job: TrainingJob, assembly: Assembly, team: Team, first: list[pl.Callback]
+) -> Callable[..., pl.Trainer]:
+    """Return what makes Lightning's trainer for a number of devices; the first callbacks come before the others."""
+    import pytorch_lightning as pl
+
+    from classifier_training.training.checkpoint_files import AtomicCheckpointIO
+    from classifier_training.training.freezing import StageFreezing
+
+    # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    run_dir, trainer, transfer = job.run.run_dir, job.trainer, job.settings.transfer
+    freezing = [StageFreezing(transfer)] if transfer.freezes else []
+    shows_progress = any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks)
+    return partial(
+        pl.Trainer,
+        accelerator=job.device.accelerator,
+        precision=job.device.precision,  # type: ignore[arg-type]
+        max_epochs=trainer.max_epochs,
+        max_time=trainer.max_time,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        gradient_clip_val=trainer.gradient_clip_val,
+        callbacks=team.callbacks([*first, *freezing, *assembly.callbacks]),
+        logger=[build(run_dir) for build in job.settings.logging.values()] if team.leads else [],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run_dir.path,
+        enable_checkpointing=team.leads,
+        enable_model_summary=False,
+        enable_progress_bar=team.leads and shows_progress,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+
+
+def _train_epochs(
+    job: TrainingJob,
+    module: ClassifierModule,
+    lightning: pl.Trainer,
+    assembly: Assembly,
+    team: Team,
+    failures: Failures,
+) -> None:
+    """Train to the end of the schedule, or from a checkpoint on."""
+    from classifier_training.data.loader import told_dead_workers
+    from classifier_training.models.checkpointing import gradient_checkpointing
+    from classifier_training.training.batch_size import told_out_of_memory
+
+    datamodule, trainer = job.datamodule, job.trainer
+    memory = told_out_of_memory(
+        job.run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=trainer.accumulate_grad_batches
+    )
+    checkpointing = gradient_checkpointing(module.network) if trainer.gradient_checkpointing else nullcontext()
+    with (
+        job.run.clock.part("training"),
+        team.sharing(datamodule),
+        assembly.interrupts,
+        memory,
+        told_dead_workers(),
+        checkpointing,
+    ):
+        try:
+            lightning.fit(module, datamodule=datamodule, ckpt_path=job.start.checkpoint, weights_only=True)
+        except Exception as error:
+            # Loggers and callbacks have their last words after the last epoch.
+            if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
+                raise
+            failures.note("the end of training", error)
+    log.info("training has ended: %s", why_ended(lightning, trainer))
+
+
+def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any], failures: Failures) -> dict[str, Any]:
+    """Choose the weights that the run keeps and put them into the module; returns what best.ckpt then holds.
+
+    Args:
+        job: of the run.
+        module: holds the weights of the last step, unless `last` has them.
+        last: epoch, global_step and score of the end of training.
+        failures: what cannot be done is noted there.
+    """
+    from classifier_training.training.checkpoint_files import read_checkpoint
+
+    transfer = job.settings.transfer
+    best = read_checkpoint(job.run.run_dir.best_checkpoint)
+    if isinstance(transfer, ProbeThenFineTune):
+        with failures.keep("transfer.interpolation"):
+            if "state_dict" not in last:
+                own = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+                last = {**last, "state_dict": own}
+            best = keep_interpolated(job, module, best, last, wanted=transfer.interpolation)
+    module.load_state_dict(best["state_dict"])
+    if job.settings.retrain_head:
+        with failures.keep("retrain_head"):
+            best = keep_new_head(job, module, best)
+    return best
 
 
 def why_ended(trainer: pl.Trainer, settings: TrainerSettings) -> str:

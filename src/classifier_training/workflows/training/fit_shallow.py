@@ -1,6 +1,6 @@
 """The larger steps of `train` for a model that is fitted at once: features and fit.
 
-In place of `fit`. Observers are told of one epoch, number 0; Lightning's trainer and what needs it have no part.
+In place of `fit`. Observers see one epoch, number 0; Lightning's trainer and what needs it have no part.
 """
 
 from __future__ import annotations
@@ -9,43 +9,30 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
 from classifier_training.callbacks.onnx_export import OnnxExport
-from classifier_training.callbacks.watching import watching
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
-from classifier_training.models.shallow.builders import ShallowModel
-from classifier_training.training.imbalance import Correction
 from classifier_training.workflows.training.end import Trained
-from classifier_training.workflows.training.fit import Builder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from classifier_training.data.datamodule import ImageFolderDataModule
-    from classifier_training.data.formats.source import DataSource
+    from classifier_training.models.shallow.builders import ShallowModel
     from classifier_training.models.shallow.network import ShallowNetwork
+    from classifier_training.training.imbalance import Correction
+    from classifier_training.workflows.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
 
-def fit_shallow(
-    run: RunContext,
-    model: ShallowModel,
-    datamodule: ImageFolderDataModule,
-    callbacks: Mapping[str, Any],
-    loggers: Mapping[str, Builder],
-    correction: Correction,
-    *,
-    data: DataSource,
-    seed: int,
-) -> Trained:
+def fit_shallow(job: TrainingJob) -> Trained:
     """Fit a shallow model and let the observers see its one epoch, number 0.
 
     Raises:
@@ -55,28 +42,32 @@ def fit_shallow(
     from classifier_training.training.loggers import closed_after_errors
     from classifier_training.training.shallow import fit_classifier, score
 
-    if not any(isinstance(item, OnnxExport) for item in callbacks.values()):
+    run, datamodule, settings = job.run, job.datamodule, job.settings
+    model = cast("ShallowModel", settings.model)
+    if not any(isinstance(item, OnnxExport) for item in settings.callbacks.values()):
         raise UserError(
             "callbacks.onnx_export is switched off",
             f"the callback that writes model.onnx and model.safetensors, which alone keep a {run.model.architecture}",
             "leave callbacks= out, or name onnx_export among them",
         )
-    observers = [*(item for item in callbacks.values() if isinstance(item, Observer)), *watching()]
-    weights = _class_weights(correction, run.tables[TRAIN].class_counts(len(run.class_names)))
+    observers = [*(item for item in settings.callbacks.values() if isinstance(item, Observer)), *job.observers]
+    weights = _class_weights(job.correction, run.tables[TRAIN].class_counts(len(run.class_names)))
     run = dataclasses.replace(run, draws=lambda _epoch: _expected_draws(run, weights), max_epochs=1)
     network = cast("ShallowNetwork", run.model.network).eval()
     log.info("features and fit: on the CPU, %d cores", num_cores())
-    built_loggers = [build(run.run_dir) for build in loggers.values()]
+    built_loggers = [build(run.run_dir) for build in settings.logging.values()]
     held_out = TEST if TEST in run.tables else VAL
     started = time.perf_counter()
 
     def describe(pixels: Tensor) -> Tensor:
         return network.describe(pixels.flip(1) if run.preprocessing.channel_order == "bgr" else pixels)
 
-    settings = {**model.feature_settings, "channel_order": run.preprocessing.channel_order}
+    features = {**model.feature_settings, "channel_order": run.preprocessing.channel_order}
     room = 4.0 * _num_features(network, run.preprocessing.size) * sum(map(len, run.tables.values()))
     with closed_after_errors(built_loggers):
-        with open_cache(settings, wanted_bytes=room, store_gb=data.store_gb, keeps=data.store != "off") as cache:
+        with open_cache(
+            features, wanted_bytes=room, store_gb=settings.data.store_gb, keeps=settings.data.store != "off"
+        ) as cache:
             described = {}
             for split in run.tables:
                 described[split] = describe_split(datamodule.evaluation_loader(split), describe, cache)
@@ -90,7 +81,7 @@ def fit_shallow(
         fit_started = time.perf_counter()
         fit_classifier(
             network.classifier,
-            model.estimator(seed % 2**32),
+            model.estimator(settings.seed % 2**32),
             described[TRAIN],
             described[VAL],
             class_weights=weights,

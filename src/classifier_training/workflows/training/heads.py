@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from classifier_training.callbacks.observer import RunContext
-    from classifier_training.data.datamodule import ImageFolderDataModule
-    from classifier_training.training.device import Device
     from classifier_training.training.features import Features
     from classifier_training.training.linear_head import LinearHead
     from classifier_training.training.module import ClassifierModule
+    from classifier_training.workflows.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Probe:
     """What the linear probe gave; the network has its head.
 
     Args:
-        result: answers on the validation split, with their metrics.
+        result: predictions on the validation split, with their metrics.
         score: the monitored metric of these.
         standard_error: of the score, by the bootstrap.
         seconds: that it took.
@@ -64,40 +63,27 @@ class Probe:
     num_images: int
 
 
-def probe_head(
-    run: RunContext,
-    module: ClassifierModule,
-    datamodule: ImageFolderDataModule,
-    device: Device,
-    class_weights: NDArray[np.float64] | None,
-    *,
-    is_all: bool,
-    seconds: float | None = None,
-    num_images: int | None = None,
-) -> Probe:
+def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | None = None) -> Probe:
     """Fit the head to the features of the network as it starts, and put it in place.
 
     Features are those of the images without augmentation. A head that came with the weights, for the same classes, is
     kept where it scores as high. Kumar et al. 2022 (arXiv:2202.10054).
 
     Args:
-        run: names the monitored metric, and how long it is.
+        job: of a run; where no epochs follow, the probe uses all images, and where the run has decided before how many,
+            it uses those.
         module: its network's head is changed.
-        datamodule: the images.
-        device: where to compute.
-        class_weights: of the imbalance's correction [K], or None.
-        is_all: whether the probe is the whole run; it then uses all images.
         seconds: that it may take; None for no bound. All validation images are predicted in any case.
-        num_images: whose features to use, where the run has decided that before.
     """
     started = time.perf_counter()
+    run, num_images = job.run, job.decisions.num_probe_images
     share = math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN]))
     limit = min(MAX_PROBE_IMAGES, max(MIN_PROBE_IMAGES, share))
 
     def num_in_time(num_predicted: int) -> int | None:
         if num_images is not None:
             return num_images
-        if is_all:
+        if not job.settings.transfer.trains:
             return None
         if seconds is None:
             return limit
@@ -105,7 +91,7 @@ def probe_head(
         fitting = int((seconds - taken) / taken * num_predicted)
         return min(limit, max(fitting, MIN_IN_TIME * len(run.class_names)))
 
-    fit = _fit(run, module, datamodule, device, class_weights, PROBE, limit=num_in_time)
+    fit = _fit(job, module, job.correction.class_weights, PROBE, limit=num_in_time)
     result = fit.result(run)
     score = float(result.metrics[run.monitor.partition("/")[2]])
     words = f"{run.monitor} {score:.4f}"
@@ -130,26 +116,23 @@ def probe_head(
     return probe
 
 
-def retrain_head(
-    run: RunContext, module: ClassifierModule, datamodule: ImageFolderDataModule, device: Device, epoch: int
-) -> float | None:
+def retrain_head(job: TrainingJob, module: ClassifierModule, epoch: int) -> float | None:
     """Fit the head anew with all classes alike, on the features of the best weights; keep it unless it scores lower.
 
     Classifier re-training (Kang et al. 2020, arXiv:1910.09217) draws all classes equally often; fitting to all
     features at once, each class weighted by the inverse of its count, is what that comes to on average.
 
     Args:
-        run: its monitored metric, on validation, decides.
+        job: its monitored metric, on validation, decides.
         module: holds the best weights; its network's head is changed when the new one is kept.
-        datamodule: the images.
-        device: where to compute.
         epoch: of the best weights, for the message.
 
     Returns:
         The monitored metric with the new head, or None when the old one was kept.
     """
+    run = job.run
     weights = 1 / np.maximum(run.tables[TRAIN].class_counts(len(run.class_names)), 1)
-    fit = _fit(run, module, datamodule, device, weights, RETRAIN_HEAD)
+    fit = _fit(job, module, weights, RETRAIN_HEAD)
     score, before = fit.score(run, fit.fitted.logits(fit.val.values)), fit.score(run, fit.before)
     kept = score >= before
     if kept:
@@ -184,7 +167,7 @@ class _Fit:
     before: Tensor
 
     def result(self, run: RunContext) -> SplitResult:
-        """Answers of the fitted head on validation."""
+        """Predictions of the fitted head on validation."""
         return _result(run, self.fitted.logits(self.val.values), self.val)
 
     def score(self, run: RunContext, logits: Tensor) -> float:
@@ -193,10 +176,8 @@ class _Fit:
 
 
 def _fit(
-    run: RunContext,
+    job: TrainingJob,
     module: ClassifierModule,
-    datamodule: ImageFolderDataModule,
-    device: Device,
     class_weights: NDArray[np.float64] | None,
     setting: str,
     *,
@@ -211,9 +192,9 @@ def _fit(
     from classifier_training.training.features import extract_features, linear_head
     from classifier_training.training.linear_head import fit_linear_head, head_logits
 
-    val = extract_features(module, datamodule.evaluation_loader(VAL), device, setting=setting)
-    loader = datamodule.evaluation_loader(TRAIN, limit=limit(len(val.targets)))
-    train = extract_features(module, loader, device, setting=setting)
+    val = extract_features(module, job.datamodule.evaluation_loader(VAL), job.device, setting=setting)
+    loader = job.datamodule.evaluation_loader(TRAIN, limit=limit(len(val.targets)))
+    train = extract_features(module, loader, job.device, setting=setting)
     head = linear_head(module.network, setting=setting)
     module.cpu()
     before = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)
@@ -221,37 +202,30 @@ def _fit(
         train,
         val,
         class_weights=None if class_weights is None else torch.from_numpy(class_weights).float(),
-        num_classes=len(run.class_names),
+        num_classes=len(job.run.class_names),
         has_bias=head.bias is not None,
     )
     return _Fit(fitted=fitted, head=head, train=train, val=val, before=before)
 
 
 def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
-    answers, true = logits.numpy(), val.targets.numpy()
-    losses = -np.log(np.maximum(softmax(answers)[np.arange(len(true)), true], 1e-38))
-    metrics = classification_metrics(answers, true, losses, run.class_names, also=[run.monitor.partition("/")[2]])
-    return SplitResult(VAL, answers, true, val.indices.numpy(), losses, metrics)
+    values, true = logits.numpy(), val.targets.numpy()
+    losses = -np.log(np.maximum(softmax(values)[np.arange(len(true)), true], 1e-38))
+    metrics = classification_metrics(values, true, losses, run.class_names, also=[run.monitor.partition("/")[2]])
+    return SplitResult(VAL, values, true, val.indices.numpy(), losses, metrics)
 
 
-def validation_result(
-    run: RunContext,
-    module: ClassifierModule,
-    datamodule: ImageFolderDataModule,
-    device: Device,
-    *,
-    limit: int | None = None,
-) -> SplitResult:
+def validation_result(job: TrainingJob, module: ClassifierModule, *, limit: int | None = None) -> SplitResult:
     """Predict the validation images, or so many of them, with a network that ends in one linear layer."""
     from classifier_training.training.features import extract_features, linear_head
     from classifier_training.training.linear_head import head_logits
 
-    val = extract_features(module, datamodule.evaluation_loader(VAL, limit=limit), device, setting="transfer=lp_ft")
+    loader = job.datamodule.evaluation_loader(VAL, limit=limit)
+    val = extract_features(module, loader, job.device, setting="transfer=lp_ft")
     module.cpu()
     head = linear_head(module.network, setting="transfer=lp_ft")
-    return _result(
-        run, head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values), val
-    )
+    logits = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)
+    return _result(job.run, logits, val)
 
 
 def score_error(run: RunContext, *results: SplitResult) -> float:

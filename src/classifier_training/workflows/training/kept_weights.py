@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from classifier_training.callbacks.observer import RunContext
-    from classifier_training.data.datamodule import ImageFolderDataModule
-    from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
+    from classifier_training.workflows.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -70,24 +69,15 @@ def choose_share(run: RunContext, results: Mapping[float, SplitResult]) -> float
 
 
 def keep_interpolated(
-    run: RunContext,
-    module: ClassifierModule,
-    datamodule: ImageFolderDataModule,
-    device: Device,
-    best: State,
-    last: State,
-    *,
-    wanted: float | Literal["auto"],
+    job: TrainingJob, module: ClassifierModule, best: State, last: State, *, wanted: float | Literal["auto"]
 ) -> State:
     """Keep a mean of the weights before and after fine-tuning, unless the best epoch or the linear probe score higher.
 
     An epoch must do so clearly: it is the best of many on the same images.
 
     Args:
-        run: its monitored metric decides.
+        job: its monitored metric, on validation, decides.
         module: predicts with all weights in turn; it holds others afterwards.
-        datamodule: the validation images.
-        device: where to compute.
         best: what best.ckpt holds.
         last: state_dict, epoch and global_step of the end of training, and the score of its last epoch.
         wanted: share of the weights after fine-tuning, or auto.
@@ -97,6 +87,7 @@ def keep_interpolated(
     """
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 
+    run = job.run
     if best.get("interpolation", {}).get("step") == last["global_step"]:
         return best  # The run was stopped after this.
     if not run.run_dir.probe_checkpoint.exists():
@@ -109,7 +100,7 @@ def keep_interpolated(
 
     def result_of(state: Mapping[str, Tensor], limit: int | None = None) -> SplitResult:
         module.load_state_dict(state)
-        return validation_result(run, module, datamodule, device, limit=limit)
+        return validation_result(job, module, limit=limit)
 
     epoch_score, probe_score = oriented(run, best["score"]), oriented(run, probe["score"])
     results: dict[float, SplitResult] = {}
@@ -146,18 +137,16 @@ def keep_interpolated(
     return kept
 
 
-def keep_new_head(
-    run: RunContext, module: ClassifierModule, datamodule: ImageFolderDataModule, device: Device, best: State
-) -> State:
+def keep_new_head(job: TrainingJob, module: ClassifierModule, best: State) -> State:
     """Fit the head anew and keep it in best.ckpt if it is better; returns what that holds, and so does the network."""
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO
 
     try:
-        score = retrain_head(run, module, datamodule, device, best["epoch"])
+        score = retrain_head(job, module, best["epoch"])
         if score is None:
             return best
         found = {**best, "state_dict": module.state_dict(), "score": score}
-        AtomicCheckpointIO().save_checkpoint(found, run.run_dir.best_checkpoint)
+        AtomicCheckpointIO().save_checkpoint(found, job.run.run_dir.best_checkpoint)
     except Exception:
         module.load_state_dict(best["state_dict"])
         raise

@@ -10,17 +10,21 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.conf.resume import saved_values
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe
+from classifier_training.core.runtime import setting
+from classifier_training.core.types import Weights
 from classifier_training.data.image_size import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
-from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.models.stages import split_stages
 from classifier_training.training.transfer import AutoTransfer, choose_transfer, refuse_transfer
 from classifier_training.workflows.training.heads import RETRAIN_HEAD
-from classifier_training.workflows.training.start import inherit, only_start
+from classifier_training.workflows.training.start import find_start
+from classifier_training.workflows.training.teaching import uncompiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,9 +34,12 @@ if TYPE_CHECKING:
     from classifier_training.core.types import BuiltModel
     from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.formats.source import DataSource
-    from classifier_training.training.settings import TrainerSettings
+    from classifier_training.training.device import Device
+    from classifier_training.training.settings import ModelBuilder
     from classifier_training.training.transfer import Transfer
-    from classifier_training.workflows.training.start import Start
+    from classifier_training.workflows.training.inputs import Inputs
+    from classifier_training.workflows.training.settings import TrainSettings
+    from classifier_training.workflows.training.start import Begun, Start
 
 log = logging.getLogger(__name__)
 
@@ -60,35 +67,68 @@ class Network:
     transfer: Transfer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a run trains, and where; nothing is written yet.
+
+    Args:
+        settings: of the run, with the length that it has.
+        network: built, and tried on the sizes that it will see.
+        device: where to compute, and how precisely.
+        start: where the run begins.
+    """
+
+    settings: TrainSettings
+    network: Network
+    device: Device
+    start: Start
+
+
+def prepare(begun: Begun, inputs: Inputs) -> Prepared:
+    """Choose the device, find where the run starts, and build the network.
+
+    Raises:
+        UserError: when the run cannot be resumed so, or the device or the network cannot do what is asked for.
+    """
+    from classifier_training.training.device import choose_device, sound_precision
+
+    settings, trainer = begun.settings, begun.settings.trainer
+    device = choose_device(trainer.accelerator, trainer.precision, trainer.num_devices)
+    log.info("device: %s", device.words)
+    if settings.distillation:
+        trainer = uncompiled(settings.distillation, trainer)
+    start = find_start(begun, trainer)
+    trainer = dataclasses.replace(trainer, max_epochs=start.decisions.length(trainer.max_epochs))
+    settings = dataclasses.replace(settings, trainer=trainer)
+    names, sizes = inputs.loaded.splits.class_names, inputs.loaded.training_sizes
+    network = build_network(settings, names, sizes, begun.origin, start)
+    decided_size = network.image_size if settings.data.named_size is None else None
+    decisions = dataclasses.replace(start.decisions, image_size=decided_size, weights=network.built.weights)
+    device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
+    return Prepared(
+        settings=dataclasses.replace(settings, transfer=network.transfer),
+        network=network,
+        device=device,
+        start=dataclasses.replace(start, decisions=decisions),
+    )
+
+
 def build_network(
-    model: Callable[..., Any],
+    settings: TrainSettings,
     class_names: Sequence[str],
     training_sizes: NDArray[np.int64],
-    *,
-    data: DataSource,
-    transforms: Transforms,
-    trainer: TrainerSettings,
-    transfer: Transfer,
-    retrains_head: bool,
     origin: RunDir | None,
     start: Start,
-    seed: int,
 ) -> Network:
     """Build the network and refuse what it cannot do, before a run folder is made.
 
     Args:
-        model: builds it for a number of classes.
+        settings: of the run.
         class_names: [K].
         training_sizes: width and height of each image of the training split, int64 [N, 2].
-        data: its sizes of images and batches.
-        transforms: with the size that training begins with.
-        trainer: length, and whether activations are computed again.
-        transfer: which layers learn, and when.
-        retrains_head: whether the last layer is fitted again at the end.
         origin: the run whose weights it starts from, if any.
         start: where the run begins; its checkpoint, if there is one, brings all weights, and no others are read or
             fetched.
-        seed: of its random weights.
 
     Raises:
         UserError: when a size, the transfer or the weights do not suit it.
@@ -102,16 +142,18 @@ def build_network(
     from classifier_training.training.features import ends_linear, linear_head
     from classifier_training.training.progressive import check_progressive
 
+    model, data, transforms = settings.model, settings.data, settings.transforms
+    transfer, trainer = settings.transfer, settings.trainer
     has_checkpoint = start.checkpoint is not None
     if has_checkpoint:
         model = without_weights(model)
     elif origin:
         model = only_start(model, origin)
-    torch.manual_seed(seed)
-    built: BuiltModel = model(len(class_names))
+    torch.manual_seed(settings.seed)
+    built = model(len(class_names))
     if built.weights is None or not built.weights.has_head:
         start_small(built.network, len(class_names))
-    if retrains_head:
+    if settings.retrain_head:
         linear_head(built.network, setting=RETRAIN_HEAD)
     if transfer.probes:
         linear_head(built.network, setting=f"transfer={describe(transfer)['type']}")
@@ -120,9 +162,8 @@ def build_network(
     image_size = data.named_size
     if image_size is None:
         chosen = _known_size(built, start, origin) or suit_images(
-            model, built, training_sizes, data=data, transforms=transforms, max_epochs=trainer.max_epochs,
-            is_trained=built.pretrained,
-        )  # fmt: skip
+            data, transforms, built, training_sizes, max_epochs=trainer.max_epochs, is_trained=built.pretrained
+        )
         log.info("image size: %s", chosen)
         image_size = chosen.side
     batch_size = data.batch_size if isinstance(data.batch_size, int) else DEFAULT_BATCH_SIZE
@@ -148,12 +189,11 @@ def build_network(
 
 
 def suit_images(
-    model: Callable[..., Any],
+    data: DataSource,
+    transforms: Transforms,
     built: BuiltModel,
     training_sizes: NDArray[np.int64],
     *,
-    data: DataSource,
-    transforms: Transforms,
     max_epochs: int,
     is_trained: bool,
 ) -> ChosenSize:
@@ -162,24 +202,25 @@ def suit_images(
     Networks of one size keep it, and so do models that are fitted at once, whose number of features depends on it.
 
     Args:
-        model: what built the network.
-        built: the network.
-        training_sizes: width and height of each image of the training split, int64 [N, 2].
         data: with the images in a batch.
         transforms: with the size that training begins with.
+        built: the network.
+        training_sizes: width and height of each image of the training split, int64 [N, 2].
         max_epochs: length of the run.
         is_trained: whether it starts from trained weights.
     """
     from classifier_training.models.forward import can_train
+    from classifier_training.models.shallow.network import ShallowNetwork
     from classifier_training.training.progressive import epoch_size
 
     num_images = 1 if data.batch_size == 1 else 2
+    start_scale = transforms.start_scale
 
     def takes(side: int) -> bool:
-        if isinstance(model, ShallowModel):
+        if isinstance(built.network, ShallowNetwork):
             return False
-        first = epoch_size(0, max_epochs, image_size=side, start_scale=transforms.start_scale)
-        if transforms.start_scale < 1 and first == side:
+        first = epoch_size(0, max_epochs, image_size=side, start_scale=start_scale)
+        if start_scale < 1 and first == side:
             return False
         return all(can_train(built.network, image_size=size, num_images=num_images) for size in {side, first})
 
@@ -221,3 +262,63 @@ def _num_trainable(network: nn.Module, transfer: Transfer) -> int:
     frozen = {name for stage in stages[: transfer.num_frozen(0, len(stages))] for name in stage.parameters}
     learning = [item for name, item in network.named_parameters() if name not in frozen and item.requires_grad]
     return sum(parameter.numel() for parameter in learning)
+
+
+def only_start(model: ModelBuilder, origin: RunDir) -> ModelBuilder:
+    """Return what builds the network from random weights, for those of another run to take their place.
+
+    Raises:
+        UserError: when weights are asked for twice.
+    """
+    from classifier_training.models.weights import without_weights
+
+    found = describe(model)
+    asked = found if isinstance(found, dict) else {}
+    if asked.get("pretrained") is True or asked.get("weights"):
+        raise UserError(
+            f"init_from={origin.path}, and weights asked for by model.pretrained or model.weights: two starts",
+            "one of them",
+            "leave out model.pretrained and model.weights",
+        )
+    return without_weights(model)
+
+
+def inherit(built: BuiltModel, build: ModelBuilder, origin: RunDir, class_names: Sequence[str]) -> BuiltModel:
+    """Give a new network the weights that a run keeps; see `inherit_weights` for the head.
+
+    Raises:
+        UserError: when the run's network is another one.
+    """
+    from classifier_training.models.head import class_axes
+    from classifier_training.models.inherit import inherit_weights
+    from classifier_training.models.weights import trained_state
+    from classifier_training.workflows.evaluating.trained import describe_trained
+
+    info, weights = describe_trained(origin)
+    if info.architecture != built.architecture:
+        raise UserError(
+            f"init_from={origin.path}: that run trained {info.architecture}, and this one trains {built.architecture}",
+            "the same network",
+            f"{_model_words(saved_values(origin.config))}, or leave out init_from",
+        )
+    words = inherit_weights(
+        built.network,
+        trained_state(weights),
+        axes=class_axes(lambda number: build(number).network),
+        own_classes=class_names,
+        their_classes=info.class_names,
+    )
+    log.info("init_from: weights of %s; %s", origin.path, words)
+    theirs = Weights.from_dict(info.training_info.get("weights"))
+    found = Weights(info.architecture, f"run {origin.path}", theirs.license if theirs else None, has_head=True)
+    return dataclasses.replace(built, weights=found)
+
+
+def _model_words(config: Mapping[str, Any]) -> str:
+    node = config.get("model")
+    if not isinstance(node, dict):
+        return "choose the model of that run"
+    words = [setting("model", node.get("type"))]
+    starts = ("type", "pretrained", "weights")
+    words += [setting(f"model.{key}", value) for key, value in node.items() if key not in starts and value is not None]
+    return " ".join(words)

@@ -1,7 +1,7 @@
-"""What a run finds out before it trains: how to compute fast, the largest batch, the learning rate.
+"""What a run decides before it trains: how to compute fast, the largest batch, the learning rate, the plan for a time.
 
-What was found before holds when a run goes on. Torch and Lightning are imported by the functions that need them, so
-that help and configuration errors come at once.
+What was decided before holds when a run is resumed. Torch and Lightning are imported by the functions that need them,
+so that help and configuration errors come at once.
 """
 
 from __future__ import annotations
@@ -9,143 +9,92 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
+from classifier_training.core.ranks import following
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch
 from classifier_training.evaluation.figures.training import LrRangeFigure
-from classifier_training.training.decisions import Decisions, Part
-from classifier_training.training.settings import TrainerSettings
+from classifier_training.workflows.training.fit import make_module
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from classifier_training.data.datamodule import ImageFolderDataModule
+    from classifier_training.training.decisions import Part
     from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
-    from classifier_training.training.transfer import Transfer
     from classifier_training.training.trial import Trial
     from classifier_training.workflows.training.heads import Probe
+    from classifier_training.workflows.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settled:
-    """The settings of a run with nothing left open.
+def resolve_auto(job: TrainingJob) -> TrainingJob:
+    """Put numbers in place of auto: precision and memory format, batch size, learning rate.
 
-    Args:
-        trainer: with the batches that are accumulated.
-        optimizer: with its learning rate.
-        device: with the precision and memory format.
-        is_compiled: whether the network is compiled.
-    """
-
-    trainer: TrainerSettings
-    optimizer: functools.partial[Any]
-    device: Device
-    is_compiled: bool
-
-
-def settle(
-    run: RunContext,
-    datamodule: ImageFolderDataModule,
-    make: Callable[..., ClassifierModule],
-    trainer: TrainerSettings,
-    optimizer: functools.partial[Any],
-    device: Device,
-    batch_size: int | Literal["auto"] | None,
-    min_batch_size: int,
-    found: Decisions,
-    *,
-    resumed: bool,
-) -> tuple[Settled, Decisions]:
-    """Find out what the configuration leaves open, and set the data module's batch size.
-
-    Args:
-        run: what is known of the run.
-        datamodule: its loaders; its batch size is changed where that is to be found.
-        make: makes the module from settings, optimizer and device.
-        trainer: settings as configured.
-        optimizer: as configured.
-        device: the usual choice.
-        batch_size: as configured.
-        min_batch_size: fewest images that the network can be trained on at once.
-        found: what the run found out before.
-        resumed: whether it goes on; then nothing is timed that was not timed before.
+    What the run has decided before holds; a run that is resumed times nothing that was not timed before. The batch size
+    of the data module is set where it is found here.
 
     Returns:
-        The settings, and all that was found, to be kept.
+        The job with these settings and with what was decided, to be kept.
 
     Raises:
         UserError: when nothing is found: no batch fits, no learning rate lowers the loss, there is no compiler.
     """
-    number = optimizer if optimizer.keywords.get("lr") != "auto" else functools.partial(optimizer, lr=1e-3)
-    device, is_compiled = _settle_speed(
-        datamodule, functools.partial(make, trainer, number), trainer, device, found, resumed=resumed
-    )
-    found = dataclasses.replace(
-        found,
-        accelerator=device.accelerator,
-        precision=device.precision,
-        channels_last=device.channels_last,
-        is_compiled=is_compiled,
-    )
-    if batch_size == "auto":
-        trainer, found = _settle_batch_size(
-            datamodule, make(trainer, number, device), trainer, device, min_batch_size, found
-        )
-    if optimizer.keywords.get("lr") == "auto":
-        if found.lr is None and resumed:
+    wanted = job.settings.optimizer.keywords.get("lr")
+    is_resumed = job.start.checkpoint is not None or following() is not None
+    job = _resolve_speed(job, is_resumed=is_resumed)
+    if job.settings.data.batch_size == "auto":
+        job = _resolve_batch_size(job)
+    if wanted == "auto":
+        if job.decisions.lr is None and is_resumed:
             raise UserError(
-                "optimizer.lr=auto: the range test belongs to the start of a run, and this one goes on",
+                "optimizer.lr=auto: the range test belongs to the start of a run, and this one is resumed",
                 "a number",
                 "optimizer.lr=0.001; or start anew from its weights: init_from=RUN optimizer.lr=auto",
             )
-        if found.lr is None:
-            found = dataclasses.replace(found, lr=_find_lr(run, datamodule, make, trainer, optimizer, device))
-        log.info("optimizer.lr=auto: %g", found.lr)
-        optimizer = functools.partial(optimizer, lr=found.lr)
-    return Settled(trainer, optimizer, device, is_compiled), found
+        if job.decisions.lr is None:
+            job = job.with_decisions(lr=_find_lr(job))
+        log.info("optimizer.lr=auto: %g", job.decisions.lr)
+        job = job.with_settings(optimizer=functools.partial(job.settings.optimizer, lr=job.decisions.lr))
+    return job
 
 
-def _settle_speed(
-    datamodule: ImageFolderDataModule,
-    make: Callable[[Device], ClassifierModule],
-    trainer: TrainerSettings,
-    device: Device,
-    found: Decisions,
-    *,
-    resumed: bool,
-) -> tuple[Device, bool]:
+def _trial_module(job: TrainingJob, lr: float = 1e-3) -> ClassifierModule:
+    """Make a module to try things with; a learning rate that is still to be found is given a number."""
+    if job.settings.optimizer.keywords.get("lr") == "auto":
+        job = job.with_settings(optimizer=functools.partial(job.settings.optimizer, lr=lr))
+    return make_module(job)
+
+
+def _resolve_speed(job: TrainingJob, *, is_resumed: bool) -> TrainingJob:
     from classifier_training.training.speed import choose_compilation, probe_device, set_float32_products
 
-    known = found.accelerator == device.accelerator
-    size, seconds = datamodule.batch_size, 0.0
+    def make(device: Device) -> ClassifierModule:
+        return _trial_module(dataclasses.replace(job, device=device))
+
+    device, decided, trainer = job.device, job.decisions, job.trainer
+    size, seconds = job.datamodule.batch_size, 0.0
+    known = decided.accelerator == device.accelerator
     if known:
-        precision = found.precision if trainer.precision == "auto" else device.precision
+        precision = decided.precision if trainer.precision == "auto" else device.precision
         assert precision is not None
-        device = dataclasses.replace(device, precision=precision, channels_last=bool(found.channels_last))
-    elif resumed:
-        if found.accelerator is not None:
+        device = dataclasses.replace(device, precision=precision, channels_last=bool(decided.channels_last))
+    elif is_resumed:
+        if decided.accelerator is not None:
             log.warning(
-                "the run began on %s and goes on on %s: from here on it is not what it would have been there",
-                found.accelerator, device.accelerator,
+                "the run began on %s and is resumed on %s: from here on it is not what it would have been there",
+                decided.accelerator, device.accelerator,
             )  # fmt: skip
     else:
-        num_images = len(datamodule.data.tables[TRAIN]) * trainer.max_epochs
-        device, seconds = probe_device(
-            make,
-            device,
-            batch_size=size,
-            num_images=num_images,
-        )
+        num_images = len(job.run.tables[TRAIN]) * trainer.max_epochs
+        device, seconds = probe_device(make, device, batch_size=size, num_images=num_images)
     if known and trainer.compile == "auto":
-        is_compiled = bool(found.is_compiled)
+        is_compiled = bool(decided.is_compiled)
     else:
         is_compiled = choose_compilation(
             make, device, wanted=trainer.compile, batch_size=size, estimated_seconds=seconds
@@ -157,61 +106,51 @@ def _settle_speed(
         "channels last" if device.channels_last else "channels first",
         "compiled" if is_compiled else "not compiled",
         ", TF32" if tf32 else "",
-        f" (as before: {found.accelerator})" if known else f" (timed; about {seconds:,.0f} s)" if seconds else "",
+        f" (as before: {decided.accelerator})" if known else f" (timed; about {seconds:,.0f} s)" if seconds else "",
     )
-    return device, is_compiled
+    return dataclasses.replace(job, device=device, is_compiled=is_compiled).with_decisions(
+        accelerator=device.accelerator,
+        precision=device.precision,
+        channels_last=device.channels_last,
+        is_compiled=is_compiled,
+    )
 
 
-def _settle_batch_size(
-    datamodule: ImageFolderDataModule,
-    module: ClassifierModule,
-    trainer: TrainerSettings,
-    device: Device,
-    min_batch_size: int,
-    found: Decisions,
-) -> tuple[TrainerSettings, Decisions]:
+def _resolve_batch_size(job: TrainingJob) -> TrainingJob:
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, find_batch_size
 
-    effective = DEFAULT_BATCH_SIZE * trainer.accumulate_grad_batches
-    # Another effective batch, asked for when the run goes on, is made up anew.
-    if found.batch_size is None or found.batch_size * (found.accumulate_grad_batches or 1) != effective:
+    effective = DEFAULT_BATCH_SIZE * job.trainer.accumulate_grad_batches
+    number, accumulated = job.decisions.batch_size, job.decisions.accumulate_grad_batches or 1
+    # Another effective batch, asked for when the run is resumed, is found anew.
+    if number is None or number * accumulated != effective:
         number = find_batch_size(
-            module,
-            device,
+            _trial_module(job),
+            job.device,
             effective=effective,
-            smallest=min_batch_size,
-            num_images=len(datamodule.data.tables[TRAIN]),
+            smallest=job.network.min_batch_size,
+            num_images=len(job.run.tables[TRAIN]),
         )
-        found = dataclasses.replace(found, batch_size=number, accumulate_grad_batches=effective // number)
-    assert found.batch_size is not None
-    accumulated = found.accumulate_grad_batches or 1
+        accumulated = effective // number
     log.info(
-        "data.batch_size=auto: %d, gradients of %d batches make a step of %d images",
-        found.batch_size, accumulated, effective,
-    )  # fmt: skip
-    datamodule.batch_size, datamodule.batches_per_step = found.batch_size, accumulated
-    return dataclasses.replace(trainer, accumulate_grad_batches=accumulated), found
+        "data.batch_size=auto: %d, gradients of %d batches make a step of %d images", number, accumulated, effective
+    )
+    job.datamodule.batch_size, job.datamodule.batches_per_step = number, accumulated
+    trainer = dataclasses.replace(job.trainer, accumulate_grad_batches=accumulated)
+    return job.with_settings(trainer=trainer).with_decisions(batch_size=number, accumulate_grad_batches=accumulated)
 
 
-def _find_lr(
-    run: RunContext,
-    datamodule: ImageFolderDataModule,
-    make: Callable[..., ClassifierModule],
-    trainer: TrainerSettings,
-    optimizer: functools.partial[Any],
-    device: Device,
-) -> float:
+def _find_lr(job: TrainingJob) -> float:
     from classifier_training.training.lr_range import NUM_STEPS, suggest, sweep
     from classifier_training.training.trial import trial_of
 
     log.info("optimizer.lr=auto: %d steps on a copy of the weights, with a rising learning rate", NUM_STEPS)
-    module = make(trainer, functools.partial(optimizer, lr=1.0), device)
-    with trial_of(module, device.accelerator, device.precision, trainer.gradient_clip_val) as trial:
-        found = sweep(trial, _steps(datamodule, trial, trainer.accumulate_grad_batches))
-    datamodule.sampler.set_epoch(0)
+    module = _trial_module(job, lr=1.0)
+    with trial_of(module, job.device.accelerator, job.device.precision, job.trainer.gradient_clip_val) as trial:
+        found = sweep(trial, _steps(job.datamodule, trial, job.trainer.accumulate_grad_batches))
+    job.datamodule.sampler.set_epoch(0)
     lr = suggest(found)
     figure = LrRangeFigure(rates=found.rates.tolist(), losses=found.losses.tolist(), chosen=lr)
-    run.drawer.submit(figure, run.run_dir.lr_range)
+    job.run.drawer.submit(figure, job.run.run_dir.lr_range)
     return lr
 
 
@@ -223,23 +162,14 @@ FORWARD_SHARE = 1 / 3
 
 
 def plan_time(
-    datamodule: ImageFolderDataModule,
-    module: ClassifierModule,
-    settled: Settled,
-    transfer: Transfer,
-    started: float,
-    time: timedelta,
-    probe: Probe | None,
+    job: TrainingJob, module: ClassifierModule, time: timedelta, probe: Probe | None
 ) -> tuple[tuple[Part, ...], float]:
     """Plan the epochs that fit into the time that the command has left.
 
     Args:
-        datamodule: its batches are timed.
+        job: its batches are timed; it has the most epochs.
         module: a copy of it makes the steps.
-        settled: precision and the most epochs.
-        transfer: what is frozen, which makes steps faster.
-        started: when the command began, by time.monotonic().
-        time: that it may take.
+        time: that the command may take.
         probe: says what an image takes without its gradient.
 
     Returns:
@@ -255,7 +185,8 @@ def plan_time(
     from classifier_training.training.trial import trial_of
     from classifier_training.workflows.training.kept_weights import num_predicted
 
-    device, trainer = settled.device, settled.trainer
+    datamodule, trainer, transfer, device = job.datamodule, job.trainer, job.settings.transfer, job.device
+    started = job.run.clock.started
     sizes, per_step = datamodule.train_batch_sizes, trainer.accumulate_grad_batches
     with trial_of(module, device.accelerator, device.precision, trainer.gradient_clip_val) as trial:
         if transfer.freezes:

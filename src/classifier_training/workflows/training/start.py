@@ -1,45 +1,110 @@
-"""Where a run begins: anew, from the weights of another, or where it was left."""
+"""Where a run begins: anew, from the weights of another run, or where it was interrupted."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import describe
-from classifier_training.core.room import Room, remove, size_bytes
-from classifier_training.core.run_dir import days_folder
-from classifier_training.core.runtime import command, setting
-from classifier_training.core.types import TEST, VAL, Weights
+from classifier_training.core.locks import work_in
+from classifier_training.core.ranks import following
+from classifier_training.core.run_dir import RunDir, days_folder, remove_orphans
+from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
+from classifier_training.evaluation.drawing import Drawer
+from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.registry.runs import ended, find_run, unfinished_like
 from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
-from classifier_training.workflows.training.record import config_text
+from classifier_training.workflows.training.teaching import name_teachers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
 
-    from torch import nn
-
+    from classifier_training.callbacks.observer import Observer
     from classifier_training.core.ranks import Follower
-    from classifier_training.core.run_dir import RunDir
-    from classifier_training.core.types import BuiltModel
-    from classifier_training.data.index import SplitData
     from classifier_training.training.checkpoint_files import Found
     from classifier_training.training.settings import TrainerSettings
+    from classifier_training.workflows.training.settings import Extend, TrainSettings
 
 log = logging.getLogger(__name__)
 
-Extend = Literal["stretch", "restart", "constant"]
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A run that has begun: nothing of it is read, built or written yet.
+
+    Args:
+        settings: with the folders of other runs in place of latest and relative paths.
+        config: of the run, as config.yaml keeps it.
+        observers: that see the run besides those of its configuration.
+        resumed: the run that is resumed, if one is.
+        origin: the run whose weights this one starts from, if any.
+        follower: number and leader of this process, where another one leads it.
+        stack: closes at the end of the run what it has opened.
+        run_log: writes train.log.
+        drawer: paints plots in the background.
+        clock: takes the time of the run's parts.
+    """
+
+    settings: TrainSettings
+    config: Mapping[str, Any]
+    observers: Sequence[Observer]
+    resumed: RunDir | None
+    origin: RunDir | None
+    follower: Follower | None
+    stack: ExitStack
+    run_log: RunLog
+    drawer: Drawer
+    clock: Clock
+
+
+def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitStack) -> Begun:
+    """Find the runs that the settings name, and take the one to resume.
+
+    Args:
+        settings: as given.
+        observers: that see the run besides those of its configuration.
+        stack: closes at the end of the run what it has opened.
+
+    Raises:
+        UserError: when a run is not there, or another process has it.
+    """
+    clock = Clock()
+    resumed = RunDir(Path(settings.resume)) if settings.resume else None
+    origin = find_origin(settings.init_from, output=settings.output, resumed=resumed)
+    if origin:
+        settings = dataclasses.replace(settings, init_from=str(origin.path.absolute()))
+    if settings.distillation:
+        named = name_teachers(settings.distillation, output=settings.output)
+        settings = dataclasses.replace(settings, distillation=named)
+    config = settings.config
+    if isinstance(settings.model, ShallowModel):
+        settings = dataclasses.replace(settings, transforms=settings.transforms.without_augmentation())
+    run_log, drawer = stack.enter_context(RunLog()), stack.enter_context(Drawer())
+    raise_open_file_limit()
+    follower = following()
+    if resumed is not None and not follower:
+        # Before torch is imported: a run that is taken is refused at once.
+        stack.enter_context(work_in(resumed))
+        remove_orphans(resumed.path)
+    elif not follower:
+        refuse_extend(settings.extend)
+        tell_unfinished(settings, config)
+    return Begun(
+        settings=settings, config=config, observers=observers, resumed=resumed, origin=origin, follower=follower,
+        stack=stack, run_log=run_log, drawer=drawer, clock=clock,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins, or is taken up.
+    """Where a run begins, or is resumed.
 
     Args:
         decisions: what it decided before, with the phase that it is in now.
@@ -54,45 +119,26 @@ class Start:
     found: Found | None = None
 
 
-@contextmanager
-def removed_when_refused(run_dir: RunDir) -> Iterator[None]:
-    """Remove the folder of a new run that the block refuses to begin.
-
-    Raises:
-        UserError: then.
-    """
-    try:
-        yield
-    except UserError:
-        remove(run_dir.path)
-        raise
-
-
-def room_of(network: nn.Module, splits: SplitData, run_dir: RunDir, *, is_new: bool) -> Room:
-    """Return what a run is going to write.
+def find_start(begun: Begun, trainer: TrainerSettings) -> Start:
+    """Return where a run starts: at the beginning, or for one that is resumed, at its newest checkpoint.
 
     Args:
-        network: of the run.
-        splits: of its data; the held-out images are listed with the probability of each class, and mistakes twice.
-        run_dir: of the run.
-        is_new: whether nothing in its folder will be written over.
+        begun: the run.
+        trainer: how long it trains from now on.
+
+    Raises:
+        UserError: when it cannot be resumed so; see `find_resumed`.
     """
-    held_out = splits.tables.get(TEST, splits.tables[VAL])
-    row_bytes = PATH_BYTES + PROBABILITY_BYTES * len(splits.class_names)
-    return Room(
-        output=run_dir.path.parent if is_new else run_dir.path,
-        weights_bytes=4.0 * sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())),
-        table_bytes=2.0 * row_bytes * len(held_out),
-        present_bytes=0.0 if is_new else size_bytes(run_dir.path),
-    )
-
-
-PATH_BYTES, PROBABILITY_BYTES = 150, 9
-"""Of a row of predictions.csv."""
+    if begun.resumed is None:
+        return Start()
+    if begun.follower is None:
+        return find_resumed(begun.resumed, begun.config, trainer, begun.settings.extend)
+    checkpoint = Path(begun.follower.checkpoint) if begun.follower.checkpoint else None
+    return Start(read_decisions(begun.resumed.decisions), checkpoint)
 
 
 def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -> RunDir | None:
-    """Return the run to take weights from; a run that goes on from a checkpoint has them.
+    """Return the run to take weights from; a run that is resumed from a checkpoint has them.
 
     Raises:
         UserError: when there is no such run.
@@ -106,62 +152,10 @@ def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -
         raise UserError(*said) from error
 
 
-def only_start(model: Callable[..., BuiltModel], origin: RunDir) -> Callable[..., BuiltModel]:
-    """Return what builds the network from random weights, for those of another run to take their place.
+def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Start:
+    """Find where a run was interrupted, say what has changed in it, and decide what becomes of its schedule.
 
-    Raises:
-        UserError: when weights are asked for twice.
-    """
-    from classifier_training.models.weights import without_weights
-
-    found = describe(model)
-    asked = found if isinstance(found, dict) else {}
-    if asked.get("pretrained") is True or asked.get("weights"):
-        raise UserError(
-            f"init_from={origin.path}, and weights asked for by model.pretrained or model.weights: two starts",
-            "one of them",
-            "leave out model.pretrained and model.weights",
-        )
-    return without_weights(model)
-
-
-def inherit(
-    built: BuiltModel, build: Callable[..., BuiltModel], origin: RunDir, class_names: Sequence[str]
-) -> BuiltModel:
-    """Give a new network the weights that a run keeps; see `inherit_weights` for the head.
-
-    Raises:
-        UserError: when the run's network is another one.
-    """
-    from classifier_training.models.head import class_axes
-    from classifier_training.models.inherit import inherit_weights
-    from classifier_training.models.weights import trained_state
-    from classifier_training.workflows.evaluating.trained import describe_trained
-
-    info, weights = describe_trained(origin)
-    if info.architecture != built.architecture:
-        raise UserError(
-            f"init_from={origin.path}: that run trained {info.architecture}, and this one trains {built.architecture}",
-            "the same network",
-            f"{_model_words(saved_values(origin.config))}, or leave out init_from",
-        )
-    words = inherit_weights(
-        built.network,
-        trained_state(weights),
-        axes=class_axes(lambda number: build(number).network),
-        own_classes=class_names,
-        their_classes=info.class_names,
-    )
-    log.info("init_from: weights of %s; %s", origin.path, words)
-    theirs = Weights.from_dict(info.training_info.get("weights"))
-    found = Weights(info.architecture, f"run {origin.path}", theirs.license if theirs else None, has_head=True)
-    return dataclasses.replace(built, weights=found)
-
-
-def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, extend: Extend | None) -> Start:
-    """Find where a run was left, say what is otherwise in it now, and decide what becomes of its schedule.
-
-    Nothing in its folder is changed before `take_up`.
+    Nothing in its folder is changed before `write_start`.
 
     Args:
         resumed: the run.
@@ -170,7 +164,7 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
         extend: what the schedule does in a longer run; stretch when left out.
 
     Returns:
-        Where it is taken up; at the beginning where nothing was saved yet.
+        Where it is resumed; at the beginning where nothing was saved yet.
 
     Raises:
         UserError: when `extend` has no effect, the run is past its new length, it is finished and its checkpoint is
@@ -189,7 +183,7 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
     done = newest.entry.epochs_done if newest else 0
     if decisions.parts:
         if any(key == "trainer.max_epochs" for key, *_ in changes):
-            log.info("resume: the run goes on for the epochs that were asked for, and no longer by time")
+            log.info("resume: the run trains the epochs that were asked for, and no longer by time")
             decisions = dataclasses.replace(decisions, parts=())
         else:
             log.info("resume: by the plan that the run has: %d epochs", decisions.length(trainer.max_epochs))
@@ -205,13 +199,13 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
         (done == trainer.max_epochs and not newest.entry.is_mid_epoch) or (newest.entry.ends_training and not changed)
     )
     where = f"after step {newest.entry.step}, from {newest.path}" if newest else "at the beginning: nothing was saved"
-    log.info("resume: the run goes on %s%s", where, "; its training has ended" if is_trained else "")
+    log.info("resume: training continues %s%s", where, "; its training has ended" if is_trained else "")
     planned = next((before for key, before, _ in changes if key == "trainer.max_epochs"), trainer.max_epochs)
     if extend is not None and trainer.max_epochs <= planned:
         raise UserError(
             f"extend={extend} has no effect: the run is planned for {planned} epochs",
             "a run that is made longer",
-            f"trainer.max_epochs={planned + 10}, or leave out extend: a run that was made longer already goes on so",
+            f"trainer.max_epochs={planned + 10}, or leave out extend: a run that was made longer already continues so",
         )
     if extend in ("restart", "constant"):
         phase = Phase(from_epoch=done, is_constant=extend == "constant")
@@ -223,8 +217,8 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
     return Start(decisions, newest.path if newest else None, is_trained, newest)
 
 
-def take_up(resumed: RunDir, start: Start) -> None:
-    """Write into a run's folder where it goes on from.
+def write_start(resumed: RunDir, start: Start) -> None:
+    """Write into a run's folder where it is resumed.
 
     Before config.yaml says the new length: a kill between the two must not lose what was asked for.
     """
@@ -234,34 +228,34 @@ def take_up(resumed: RunDir, start: Start) -> None:
     go_on_from(resumed, start.found, is_trained=start.is_trained)
 
 
-def follow(run: RunDir, told: Follower) -> Start:
-    """Return what the leader of this process has decided, and the checkpoint that it goes on from."""
-    return Start(read_decisions(run.decisions), Path(told.checkpoint) if told.checkpoint else None)
-
-
 def refuse_extend(extend: Extend | None) -> None:
-    """Raise when a new run is told what to do with the schedule of an old one.
+    """Raise when a new run is given an extend=.
 
     Raises:
         UserError: then.
     """
     if extend is not None:
         raise UserError(
-            f"extend={extend} has no effect: no run goes on",
+            f"extend={extend} has no effect: no run is resumed",
             "a run to make longer",
             f"{command('train')} resume=RUN trainer.max_epochs=… extend={extend}",
         )
 
 
-def tell_unfinished(config: Mapping[str, Any], *, output: str, category: str | None, name: str | None) -> None:
+def tell_unfinished(settings: TrainSettings, config: Mapping[str, Any]) -> None:
     """Say how to resume an unfinished run of the same configuration, if there is one. A new run starts anyway."""
-    folder = days_folder(Path(output), category=category, name=name)
+    folder = days_folder(Path(settings.output), category=settings.category, name=settings.name)
     found = unfinished_like(config_text(config), folder)
     if found is not None:
         log.info(
             "an unfinished run has the same settings; to resume it instead: %s %s",
             command("train"), setting("resume", found.path),
         )  # fmt: skip
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Return what config.yaml holds."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 def _schedule_words(phase: Phase, extend: Extend | None, max_epochs: int) -> str:
@@ -271,13 +265,3 @@ def _schedule_words(phase: Phase, extend: Extend | None, max_epochs: int) -> str
         return f"the schedule starts again, over the {max_epochs - phase.from_epoch} epochs to come"
     begin = f" that began after epoch {phase.from_epoch}" if phase.from_epoch else ""
     return f"the schedule{begin} keeps its shape over {max_epochs - phase.from_epoch} epochs"
-
-
-def _model_words(config: Mapping[str, Any]) -> str:
-    node = config.get("model")
-    if not isinstance(node, dict):
-        return "choose the model of that run"
-    words = [setting("model", node.get("type"))]
-    starts = ("type", "pretrained", "weights")
-    words += [setting(f"model.{key}", value) for key, value in node.items() if key not in starts and value is not None]
-    return " ".join(words)

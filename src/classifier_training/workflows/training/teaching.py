@@ -1,4 +1,4 @@
-"""The teachers of a run: found, checked against the student, and asked once where their answers can be kept."""
+"""The teachers of a run: found, checked against the student, and run once where their outputs can be kept."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from classifier_training.callbacks.observer import RunContext
-    from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.export.bundle import BundleInfo
-    from classifier_training.training.device import Device
     from classifier_training.training.distillation import Distillation
-    from classifier_training.training.guide import Guide
+    from classifier_training.training.distillation_loss import DistillationLoss
     from classifier_training.training.settings import TrainerSettings
     from classifier_training.training.teachers import Teacher
+    from classifier_training.workflows.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ TEACHER, HINTS = "distillation.teacher", "distillation.hint_weight"
 
 
 def name_teachers(settings: Distillation, *, output: str) -> Distillation:
-    """Put the folders of the teachers in the place of words and relative paths, so that the run goes on from anywhere.
+    """Put the folders of the teachers in place of words and relative paths: the run can be resumed from anywhere.
 
     Raises:
         UserError: when there is no such run.
@@ -62,27 +61,21 @@ def uncompiled(settings: Distillation, trainer: TrainerSettings) -> TrainerSetti
     return dataclasses.replace(trainer, compile=False)
 
 
-def make_guide(
-    settings: Distillation,
-    run: RunContext,
-    datamodule: ImageFolderDataModule,
-    device: Device,
-) -> Guide:
-    """Load the teachers and make what blends their answers into the loss.
+def make_distillation_loss(settings: Distillation, job: TrainingJob) -> DistillationLoss:
+    """Load the teachers and make what adds their predictions to the loss.
 
     Args:
         settings: with the folders of the teachers.
-        run: of the student.
-        datamodule: its images.
-        device: where it trains.
+        job: of the student.
 
     Raises:
         UserError: when a teacher is missing or knows other classes, or hints cannot be given.
     """
+    from classifier_training.training.distillation_loss import DistillationLoss, FeatureHints
     from classifier_training.training.features import count_features
-    from classifier_training.training.guide import Guide, Hints
     from classifier_training.training.teachers import Teacher, Teachers, keep_answers
 
+    run, datamodule = job.run, job.datamodule
     gives_hints = settings.hint_weight > 0
     run_dirs = [RunDir(Path(name)) for name in settings.teachers]
     size = run.preprocessing.size
@@ -100,13 +93,13 @@ def make_guide(
             num_taught += count_features(network, image_size=info.preprocessing.size[0], setting=setting)[1]
         teachers.append(Teacher(network, info.preprocessing, order))
     if gives_hints:
-        hints = Hints(head, num_own, num_taught, seed=datamodule.seed)
+        hints = FeatureHints(head, num_own, num_taught, seed=datamodule.seed)
     balanced = [_is_balanced(run_dir) for run_dir in run_dirs]
     asked = Teachers(teachers, gives_features=gives_hints)
     if not settings.keep_answers or datamodule.augmentation.changes_pictures:
         why = "augmentation changes the images" if settings.keep_answers else "keep_answers=false"
-        log.info("teacher: asked at every step, since %s", why)
-        return Guide(settings, asked, balanced, hints)
+        log.info("teacher: run at every step, since %s", why)
+        return DistillationLoss(settings, asked, balanced, hints)
     table = run.tables[TRAIN]
     answers = keep_answers(
         _answers_path(run, run_dirs, gives_features=gives_hints),
@@ -115,9 +108,9 @@ def make_guide(
         num_images=len(table),
         num_teachers=len(teachers),
         num_classes=len(run.class_names),
-        device=device.accelerator,
+        device=job.device.accelerator,
     )
-    return Guide(settings, answers, balanced, hints)
+    return DistillationLoss(settings, answers, balanced, hints)
 
 
 def match_classes(own: Sequence[str], theirs: Sequence[str], *, teacher: Path) -> list[int]:
@@ -142,7 +135,7 @@ def match_classes(own: Sequence[str], theirs: Sequence[str], *, teacher: Path) -
 
 
 def _is_balanced(run_dir: RunDir) -> bool:
-    """Whether a run corrected the imbalance of its classes, which all do but those that were told not to."""
+    """Whether a run corrected the imbalance of its classes, which all do but those with imbalance=none."""
     node = saved_values(run_dir.config).get("imbalance")
     return not isinstance(node, dict) or node.get(TYPE_KEY) != "none"
 
@@ -162,7 +155,7 @@ def _tell(run_dir: RunDir, info: BundleInfo, run: RunContext) -> None:
 
 
 def _answers_path(run: RunContext, run_dirs: Sequence[RunDir], *, gives_features: bool) -> Path:
-    """Where the answers of these teachers to these images are kept: in the cache, by what they follow from."""
+    """Where the outputs of these teachers for these images are kept: in the cache, by what they follow from."""
     digest = hashlib.blake2b(digest_size=16)
     weights = [sha256(describe_trained(run_dir)[1]) for run_dir in run_dirs]
     known = [weights, run.preprocessing.to_dict(), list(run.class_names), gives_features]

@@ -54,7 +54,7 @@ class Team:
     Args:
         run_dir: the run.
         device: how many there are, and where they compute.
-        checkpoint: to go on from; None for the beginning.
+        checkpoint: to resume from; None for the beginning.
     """
 
     def __init__(self, run_dir: RunDir, device: Device, checkpoint: Path | None) -> None:

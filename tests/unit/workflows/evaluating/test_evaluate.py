@@ -23,7 +23,7 @@ EVALUATE = entry("verb", "evaluate")
 
 
 def evaluate(*words: str) -> object:
-    return EVALUATE.target(**compose(EVALUATE, words))
+    return EVALUATE.run(compose(EVALUATE, words))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import yaml
 
+from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.data.index import Sample, SampleIndex
-from classifier_training.workflows.training.record import plain, record_inputs
+from classifier_training.workflows.training.job import record_inputs
+from classifier_training.workflows.training.settings import plain
 
 
 def test_secrets_do_not_reach_the_saved_configuration() -> None:

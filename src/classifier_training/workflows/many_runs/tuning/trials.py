@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
-from classifier_training.callbacks.watching import watched_by
 from classifier_training.conf.compose import compose
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.workflows.many_runs.timing import measure_latency_ms
+from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import train
 
 if TYPE_CHECKING:
@@ -110,11 +110,10 @@ def run_trial(
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
         shown = LEFT_OUT - keeps
         arguments["callbacks"] = {name: item for name, item in arguments["callbacks"].items() if name not in shown}
-        with watched_by(watch):
-            try:
-                run_dir = train(**arguments).run_dir
-            except RunStopped:
-                run_dir = None
+        try:
+            run_dir = train(TrainSettings(**arguments), observers=[watch]).run_dir
+        except RunStopped:
+            run_dir = None
         if times and run_dir is not None:
             reason = withheld_reason(run_dir, run_dir.onnx.name)
             if reason is not None:

@@ -1,0 +1,99 @@
+"""The settings of `train`: the signature of a run, from which come its help, its checks and its config.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from classifier_training.core.register import Choice, describe
+from classifier_training.core.secrets import mask
+from classifier_training.core.settings import Duration
+from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.data.formats.source import DataSource
+from classifier_training.training.distillation import Distillation
+from classifier_training.training.imbalance import Switch
+from classifier_training.training.settings import (
+    LoggerBuilder,
+    LossBuilder,
+    ModelBuilder,
+    SamplerBuilder,
+    SchedulerBuilder,
+    TrainerSettings,
+)
+from classifier_training.training.transfer import Transfer
+
+Extend = Literal["stretch", "restart", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The settings of `train`.
+
+    Args:
+        recipe: the preset that the run follows; settings on the command line override it.
+        time: how long the whole command may take: 90s, 10m, 1h30m. The run trains as many epochs as fit by measured
+            speed, at most trainer.max_epochs, and its learning-rate schedule comes to its end.
+        retrain_head: fit the last layer again after training, with all classes alike, for long tails.
+        monitor: metric that decides which weights are best.
+        seed: everything random follows from it.
+        name: puts the run under outputs/NAME/.
+        category: puts the run under outputs/CATEGORY/.
+        output: folder for run folders.
+        resume: resume this run (a folder, or latest for the newest unfinished one) and its configuration.
+        extend: what the schedule does in a resumed run with more trainer.max_epochs: stretch keeps its shape over the
+            new length (when left out), restart starts it again over the epochs to come, constant stays at the last
+            learning rate.
+        init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
+        allow_leaks: train although files of one split are exact copies of another split's.
+    """
+
+    data: Annotated[DataSource, Choice("auto")]
+    transforms: Annotated[Transforms, Choice("standard")]
+    model: Annotated[ModelBuilder, Choice("auto")]
+    loss: Annotated[LossBuilder, Choice("cross_entropy")]
+    optimizer: Annotated[partial[Any], Choice("adamw")]
+    scheduler: Annotated[SchedulerBuilder, Choice("cosine")]
+    transfer: Annotated[Transfer, Choice("auto")]
+    imbalance: Annotated[Switch, Choice("auto")]
+    sampler: Annotated[SamplerBuilder | None, Choice(None)] = None
+    distillation: Annotated[Distillation | None, Choice(None)] = None
+    callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)]
+    trainer: Annotated[TrainerSettings, Choice("default")]
+    logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True)]
+    recipe: str = "auto"
+    time: Duration | None = None
+    retrain_head: bool = False
+    monitor: str = "val/balanced_accuracy"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    name: str | None = None
+    category: str | None = None
+    output: str = "outputs"
+    resume: str | None = None
+    extend: Extend | None = None
+    init_from: str | None = None
+    allow_leaks: bool = False
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings as plain values, without secrets, as config.yaml keeps them."""
+        values = {field.name: describe(getattr(self, field.name)) for field in fields(self)}
+        config: dict[str, Any] = plain(values)
+        return config
+
+
+def plain(value: Any) -> Any:
+    """Turn values of settings into those that YAML and JSON have, without secrets."""
+    return mask(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.total_seconds() if isinstance(value, timedelta) else value
