@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TEST, softmax
-from classifier_training.data.formats.slides import Slides
+from classifier_training.data.sample_sets.builders import Slides
 from classifier_training.evaluation.calibration import choose_temperature, expected_calibration_error
 from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.inference.predictor import Predictor

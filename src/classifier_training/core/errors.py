@@ -95,6 +95,11 @@ def enumerate_words(words: Iterable[str], *, limit: int = 12) -> str:
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
 
 
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, in the singular or plural."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def shown(label: str) -> str:
     """Return a class name so that an empty one, or a space at its end, is seen."""
     if not label:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
 from classifier_training.core.preprocess import import_opencv
-from classifier_training.data.checking.faults import Faults
 from classifier_training.data.index import is_image
-from classifier_training.data.walk import LinkOutError, UnreadableFolderError, Walker
+from classifier_training.data.walk import Faults, LinkOutError, UnreadableFolderError, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

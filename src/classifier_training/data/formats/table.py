@@ -13,8 +13,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest,
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.data.formats.listed import locate, named_split, open_text
-from classifier_training.data.formats.named_file import NamedFileSource
+from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
 from classifier_training.data.index import Sample, SampleIndex, split_of
 
 if TYPE_CHECKING:

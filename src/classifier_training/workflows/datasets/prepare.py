@@ -20,9 +20,8 @@ from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import LoadedData, load_data
 from classifier_training.data.splitting.splits import write_manifest
-from classifier_training.data.store.build import Built, build_store
 from classifier_training.data.store.plan import StorePlan
-from classifier_training.data.store.shards import folder_bytes
+from classifier_training.data.store.shards import Built, build_store, folder_bytes
 from classifier_training.workflows.training.fit import Builder
 from classifier_training.workflows.training.network import suit_images
 

@@ -17,7 +17,7 @@ from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
-from classifier_training.data.formats.auto import AutoData
+from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, plural, shown
 from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
-from classifier_training.data.checking.findings import plural, shown
 from classifier_training.evaluation import report
 from classifier_training.evaluation.gallery import thumbnail
 from classifier_training.evaluation.mistakes import find_label_issues, import_cleanlab

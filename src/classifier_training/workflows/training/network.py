@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.register import describe
-from classifier_training.data.image_size import ChosenSize, choose_image_size
+from classifier_training.data.image_settings import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
 from classifier_training.models.shallow.builders import ShallowModel
 from classifier_training.models.stages import split_stages

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import draw_picture
 
 from classifier_training.data.formats.image_folder import ImageFolder
-from classifier_training.data.image_size import TRAINED_FACTOR, choose_image_size
+from classifier_training.data.image_settings import TRAINED_FACTOR, choose_image_size
 from classifier_training.data.load import load_data
 
 

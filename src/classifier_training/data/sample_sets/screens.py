@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from classifier_training.data.sample_sets.rendered.canvas import chart, clouds, lines, pick, shade, text, words
+from classifier_training.data.sample_sets.canvas import chart, clouds, lines, pick, shade, text, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-    from classifier_training.data.sample_sets.rendered.canvas import Box, Colour
+    from classifier_training.data.sample_sets.canvas import Box, Colour
 
 SIZE = (1920, 1080)
 

@@ -7,9 +7,9 @@ import pytest
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.formats.auto import AutoData
-from classifier_training.data.formats.files import FileList
+from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.jsonl import JSONL
+from classifier_training.data.formats.listing import FileList
 from classifier_training.data.formats.table import Table
 from classifier_training.data.index import Sample
 

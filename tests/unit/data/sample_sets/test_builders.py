@@ -9,10 +9,9 @@ from PIL import Image
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import sha256
-from classifier_training.data.formats.jerseys import Jerseys, plan_jerseys
-from classifier_training.data.formats.slides import FULL_SIZE, Slides, tail_counts
-from classifier_training.data.sample_sets import made
-from classifier_training.data.sample_sets.rendered.screens import KINDS, SIZE, draw_screen
+from classifier_training.data import cache_folder
+from classifier_training.data.sample_sets.builders import FULL_SIZE, Jerseys, Slides, plan_jerseys, tail_counts
+from classifier_training.data.sample_sets.screens import KINDS, SIZE, draw_screen
 from classifier_training.data.splitting.groups import assign_groups
 
 
@@ -50,7 +49,7 @@ def test_a_folder_that_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path))
     index = Jerseys(num_images=100).read()
     first = sha256(index.root)
-    (index.root / made.MARKER).unlink()
+    (index.root / cache_folder.MARKER).unlink()
     (index.root / index.samples[0].path).unlink()
     assert sha256(Jerseys(num_images=100).read().root) == first
     assert [path.name for path in (tmp_path / "samples").iterdir()] == [index.root.name]
@@ -64,14 +63,14 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left on device"):
-        made.made_folder("full", fill)
+        cache_folder.made_folder("full", fill)
     assert not list((tmp_path / "samples").iterdir())
 
 
 def test_processes_draw_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = []
     for cores in (1, 2):
-        monkeypatch.setattr(made, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(cache_folder, "num_cores", lambda cores=cores: cores)
         monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / str(cores)))
         folders.append(Jerseys(num_images=100).read().root)
     assert sha256(folders[0]) == sha256(folders[1])

@@ -11,8 +11,7 @@ from PIL import Image
 from tests.conftest import COLOURS, draw_picture
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.formats.huggingface import HuggingFaceData
-from classifier_training.data.formats.torchvision_sets import TorchvisionData, known_set
+from classifier_training.data.formats.downloads import HuggingFaceData, TorchvisionData, known_set
 from classifier_training.data.load import load_data
 
 

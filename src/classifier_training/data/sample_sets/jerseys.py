@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from classifier_training.data.sample_sets.rendered.canvas import clouds, font, pick, shade
+from classifier_training.data.sample_sets.canvas import clouds, font, pick, shade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-    from classifier_training.data.sample_sets.rendered.canvas import Colour
+    from classifier_training.data.sample_sets.canvas import Colour
 
 SIDE = 256
 """Images are drawn at this size, degraded and then made smaller."""

@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.core.images import UnreadableImageError, read_header
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import SPLITS, SplitTable
-from classifier_training.data.depth import Depth
+from classifier_training.data.image_settings import Depth
 from classifier_training.data.index import SplitData
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""TrivialAugment and images made worse, each from a sample's random numbers."""
+"""Augmentations of single images: TrivialAugment, degradations and jitter, each from a sample's random numbers."""
 
 from __future__ import annotations
 
+import colorsys
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,16 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, autoaugment
 
 from classifier_training.core.types import SampleKey
-from classifier_training.data.augmenting.degrade import degrade, move
+from classifier_training.data.augmenting.images import (
+    NUM_STRENGTHS,
+    degrade,
+    jitter,
+    move,
+    operate,
+    operations,
+    trivial_augment,
+)
 from classifier_training.data.augmenting.transforms import DRAWS, Transforms, draw_uniforms
-from classifier_training.data.augmenting.trivial import NUM_STRENGTHS, OPERATIONS, operate, trivial_augment
 
 WORSE = ("blur", "motion_blur", "downscale", "noise", "erase")
 
@@ -32,12 +40,12 @@ def fixed(**values: float) -> NDArray[np.float64]:
     return np.array([values.get(name, 0.5) for name in DRAWS])
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", operations())
 def test_operations_and_strengths_are_torchvisions(name: str) -> None:
     space = autoaugment.TrivialAugmentWide()._augmentation_space(NUM_STRENGTHS)
     magnitudes, signed = space[name]
-    assert list(space) == list(OPERATIONS)
-    assert signed == OPERATIONS[name][1]
+    assert list(space) == list(operations())
+    assert signed == operations()[name][1]
     image = Image.fromarray(picture())
     for place in (0, 7, 13, 30):
         for sign in (1, -1) if signed else (1,):
@@ -49,7 +57,7 @@ def test_operations_and_strengths_are_torchvisions(name: str) -> None:
 
 def test_every_operation_is_drawn_as_often_and_from_the_key_alone() -> None:
     found = [draw_uniforms(0, SampleKey(0, position, 0))[DRAWS.index("trivial")] for position in range(2800)]
-    counts = np.bincount((np.array(found) * len(OPERATIONS)).astype(int), minlength=len(OPERATIONS))
+    counts = np.bincount((np.array(found) * len(operations())).astype(int), minlength=len(operations()))
     assert counts.min() > 150
     draws = draw_uniforms(5, SampleKey(1, 2, 3))
     assert (trivial_augment(picture(), draws) == trivial_augment(picture(), draws)).all()
@@ -108,3 +116,42 @@ def test_any_picture_can_be_made_worse(size: tuple[int, int]) -> None:
     for position in range(10):
         draws = draw_uniforms(0, SampleKey(0, position, 0))
         assert degrade(np.zeros((*size, 3), np.uint8), draws, transforms).shape == (*size, 3)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+OFF = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+
+def draws(**signed: float) -> np.ndarray:
+    return np.array([(signed.get(name, 0.0) + 1) / 2 for name in DRAWS])
+
+
+def settings(**strength: float) -> Transforms:
+    return Transforms(backend="opencv", **{**OFF, **strength})  # type: ignore[arg-type]
+
+
+def test_nothing_asked_nothing_changed() -> None:
+    assert (jitter(PIXELS, draws(brightness=1, hue=1), settings()) == PIXELS).all()
+
+
+def test_brightness_scales_and_clips() -> None:
+    found = jitter(PIXELS, draws(brightness=1), settings(brightness=0.5))
+    assert (found == np.clip(np.round(PIXELS * 1.5), 0, 255)).all()
+
+
+def test_contrast_spreads_around_the_mean_grey() -> None:
+    flat = np.full((4, 4, 3), 90, dtype=np.uint8)
+    assert (jitter(flat, draws(contrast=1), settings(contrast=0.5)) == 90).all()
+    assert jitter(PIXELS, draws(contrast=-1), settings(contrast=0.9)).std() < PIXELS.std() / 5
+
+
+def test_saturation_down_is_grey() -> None:
+    found = jitter(PIXELS, draws(saturation=-1), settings(saturation=0.999)).astype(int)
+    assert (found.max(axis=-1) - found.min(axis=-1)).max() <= 2
+
+
+@pytest.mark.parametrize("turn", [0.5, -0.25])
+def test_hue_turns_the_colour_circle(turn: float) -> None:
+    red = np.full((1, 1, 3), (200, 10, 10), dtype=np.uint8)
+    found = jitter(red, draws(hue=turn / 0.5), settings(hue=0.5))[0, 0] / 255
+    assert colorsys.rgb_to_hsv(*found)[0] == pytest.approx(turn % 1, abs=0.01)
