@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
-from classifier_training.models.summary import summarize
+from classifier_training.models.cost import summarize
 
 if TYPE_CHECKING:
     from classifier_training.callbacks.observer import RunContext

@@ -29,11 +29,9 @@ import classifier_training.export.formats.tensorrt
 import classifier_training.export.formats.torchscript
 import classifier_training.models.huggingface
 import classifier_training.models.own
-import classifier_training.models.resnet
-import classifier_training.models.shallow.builders
+import classifier_training.models.shallow
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
-import classifier_training.models.transfer
 import classifier_training.registry.publish.mlflow
 import classifier_training.registry.publish.wandb
 import classifier_training.training.distillation

@@ -16,9 +16,8 @@ from classifier_training.core.register import register
 from classifier_training.core.settings import Pretrained, absolute
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.head import class_layers, drop_before
-from classifier_training.models.hub import hub_access
 from classifier_training.models.torchvision_models import IMAGENET
-from classifier_training.models.weights import unfetched, wants_published
+from classifier_training.models.weights import hub_access, unfetched, wants_published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,7 +57,7 @@ def huggingface_model(
     """
     import transformers
 
-    from classifier_training.models.nets.plain import HubClassifier
+    from classifier_training.models.networks import HubClassifier
 
     folder = Path(name).is_dir()
     with _quiet(), nullcontext() if folder else hub_access() as no_connection:

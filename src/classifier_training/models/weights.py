@@ -1,7 +1,9 @@
-"""Starting weights: fetched, or read from a file; never replaced by random ones in silence."""
+"""Starting weights: published ones, fetched from a hub, or a file; never replaced by random ones in silence."""
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from classifier_training.core.register import with_settings
 from classifier_training.core.types import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -214,3 +216,39 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() and nothing else",
         )
     return state
+
+
+CONNECT_SECONDS = 10.0
+
+
+@contextmanager
+def hub_access() -> Iterator[Exception | None]:
+    """Let the hub's client work; without a connection it looks into its cache alone.
+
+    The client would ask again and again, for most of a minute, and write a warning each time.
+
+    Yields:
+        Why there is no connection; None when there is one.
+    """
+    from huggingface_hub import constants
+
+    error = _connection_error(constants.ENDPOINT)
+    logger = logging.getLogger("huggingface_hub")
+    level, offline = logger.level, constants.HF_HUB_OFFLINE
+    logger.setLevel(logging.ERROR)
+    constants.HF_HUB_OFFLINE = offline or error is not None
+    try:
+        yield error
+    finally:
+        logger.setLevel(level)
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _connection_error(address: str) -> Exception | None:
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(address, timeout=CONNECT_SECONDS)
+    except Exception as error:  # noqa: BLE001 - the client's HTTP library has changed before
+        return error
+    return None

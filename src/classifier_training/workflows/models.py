@@ -19,8 +19,7 @@ from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.table import align
 from classifier_training.models.bundled import package_of
-from classifier_training.models.cost import Cost
-from classifier_training.models.figures import measure
+from classifier_training.models.cost import Cost, measure
 from classifier_training.models.weights import without_weights
 
 LIBRARIES = ("torchvision", "timm")

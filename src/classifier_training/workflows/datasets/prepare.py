@@ -124,7 +124,7 @@ def prepare(
 
 def _suited_size(model: Builder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
     """Return the side that train chooses for these images; no weights are read or fetched."""
-    from classifier_training.models.shapes import on_shapes
+    from classifier_training.models.meta import on_shapes
     from classifier_training.models.weights import without_weights
 
     built = on_shapes(lambda: without_weights(model)(loaded.splits.num_classes))

@@ -198,7 +198,7 @@ def refuse_rounding(network: nn.Module, quantization: Quantization) -> None:
     Raises:
         UserError: then.
     """
-    from classifier_training.models.shallow.network import ShallowNetwork
+    from classifier_training.models.shallow_classifiers import ShallowNetwork
 
     if quantization != "none" and isinstance(network, ShallowNetwork):
         raise UserError(

@@ -156,7 +156,7 @@ def fit(
 
     from classifier_training.callbacks.assemble import assemble
     from classifier_training.data.loader import told_dead_workers
-    from classifier_training.models.checkpointing import gradient_checkpointing
+    from classifier_training.models.stages import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint, share_of
     from classifier_training.training.continuation import Continuation

@@ -18,7 +18,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
-from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.shallow import ShallowModel
 from classifier_training.training.imbalance import Correction
 from classifier_training.workflows.training.end import Trained
 from classifier_training.workflows.training.fit import Builder
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.data.formats.source import DataSource
-    from classifier_training.models.shallow.network import ShallowNetwork
+    from classifier_training.models.shallow_classifiers import ShallowNetwork
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.core.register import describe
 from classifier_training.data.image_settings import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
-from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.shallow import ShallowModel
 from classifier_training.models.stages import split_stages
 from classifier_training.training.transfer import AutoTransfer, choose_transfer, refuse_transfer
 from classifier_training.workflows.training.heads import RETRAIN_HEAD
@@ -95,8 +95,8 @@ def build_network(
     """
     import torch
 
-    from classifier_training.models.checkpointing import checkpointed_modules
-    from classifier_training.models.forward import fit_input, fit_smaller
+    from classifier_training.models.meta import fit_input, fit_smaller
+    from classifier_training.models.stages import checkpointed_modules
     from classifier_training.models.weights import without_weights
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, suited_batch_size
     from classifier_training.training.features import ends_linear, linear_head
@@ -170,7 +170,7 @@ def suit_images(
         max_epochs: length of the run.
         is_trained: whether it starts from trained weights.
     """
-    from classifier_training.models.forward import can_train
+    from classifier_training.models.meta import can_train
     from classifier_training.training.progressive import epoch_size
 
     num_images = 1 if data.batch_size == 1 else 2

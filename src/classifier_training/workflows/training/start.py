@@ -133,8 +133,7 @@ def inherit(
     Raises:
         UserError: when the run's network is another one.
     """
-    from classifier_training.models.head import class_axes
-    from classifier_training.models.inherit import inherit_weights
+    from classifier_training.models.head import class_axes, inherit_weights
     from classifier_training.models.weights import trained_state
     from classifier_training.workflows.evaluating.trained import describe_trained
 

@@ -31,7 +31,7 @@ from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation
-from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.shallow import ShallowModel
 from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.settings import TrainerSettings

@@ -1,16 +1,49 @@
-"""Whether a network takes the images that it will get, found out before a run folder is made."""
+"""Networks on PyTorch's meta device, without weights: whether a network takes an image size, from shapes alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+import itertools
+from typing import TYPE_CHECKING, TypeVar
 
 from classifier_training.core.errors import UserError
-from classifier_training.models.shapes import shadow_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from classifier_training.core.types import BuiltModel
+
+Made = TypeVar("Made")
+
+
+def on_shapes(make: Callable[[], Made]) -> Made:
+    """Make something of networks with no memory for their weights, which takes hundredths of a second.
+
+    What reads values while it is made, as torchvision's RegNet does, has them nevertheless.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        return make()
+
+
+def shadow_of(network: nn.Module) -> nn.Module:
+    """Return a copy of a network on shapes alone; its weights are not copied first."""
+    import torch
+    from torch import nn
+
+    bare: dict[int, object] = {}
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        is_learnt = isinstance(tensor, nn.Parameter)
+        bare[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_learnt else empty
+    # What is no parameter or buffer, but a tensor none the less, is brought along.
+    return copy.deepcopy(network, bare).to("meta")
 
 
 def can_train(network: nn.Module, *, image_size: int, num_images: int) -> bool:

@@ -14,7 +14,7 @@ from classifier_training.core.types import BuiltModel, InputSpec
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
-    from classifier_training.models.shallow.network import FittedClassifier
+    from classifier_training.models.shallow_classifiers import FittedClassifier
 
 INPUT = InputSpec(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -51,10 +51,12 @@ class ShallowModel:
 
     def __call__(self, num_classes: int) -> BuiltModel:
         """Build the network, its classifier still empty."""
-        from classifier_training.models.shallow.color import ColorHistograms
-        from classifier_training.models.shallow.hog import HistogramOfGradients
-        from classifier_training.models.shallow.lbp import LocalBinaryPatterns
-        from classifier_training.models.shallow.network import ShallowNetwork
+        from classifier_training.models.shallow_classifiers import ShallowNetwork
+        from classifier_training.models.shallow_features import (
+            ColorHistograms,
+            HistogramOfGradients,
+            LocalBinaryPatterns,
+        )
 
         features = [
             HistogramOfGradients(
@@ -103,7 +105,7 @@ class SupportVectorMachine(ShallowModel):
 
     def classifier(self, num_classes: int) -> FittedClassifier:
         """Return the last part of the network; see the base class."""
-        from classifier_training.models.shallow.vectors import LinearVectors, SupportVectors
+        from classifier_training.models.shallow_classifiers import LinearVectors, SupportVectors
 
         return SupportVectors(num_classes) if self.kernel == "rbf" else LinearVectors(num_classes)
 
@@ -138,7 +140,7 @@ class RandomForest(ShallowModel):
 
     def classifier(self, num_classes: int) -> FittedClassifier:
         """Return the last part of the network; see the base class."""
-        from classifier_training.models.shallow.forest import Forest
+        from classifier_training.models.shallow_classifiers import Forest
 
         return Forest(num_classes)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.models.head import class_layers, drop_before
-from classifier_training.models.shapes import on_shapes
+from classifier_training.models.meta import on_shapes
 from classifier_training.models.torchvision_models import torchvision_model, torchvision_names
 
 

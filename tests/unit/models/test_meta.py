@@ -6,7 +6,7 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.forward import fit_input, fit_smaller
+from classifier_training.models.meta import fit_input, fit_smaller
 from classifier_training.models.timm_models import timm_model
 
 SPEC = InputSpec(size=64, mean=(0, 0, 0), std=(1, 1, 1))

@@ -6,8 +6,7 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.head import class_axes
-from classifier_training.models.inherit import inherit_weights
+from classifier_training.models.head import class_axes, inherit_weights
 
 SPEC = InputSpec(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 

@@ -10,10 +10,8 @@ from torchvision.ops import StochasticDepth
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.types import BuiltModel
-from classifier_training.models.forward import fit_input
-from classifier_training.models.nets.layers import SelfAttention
-from classifier_training.models.nets.plain import PlainBlock
-from classifier_training.models.nets.stages import DenseLayer, HybridBlock, ResidualBlock
+from classifier_training.models.meta import fit_input
+from classifier_training.models.networks import DenseLayer, HybridBlock, PlainBlock, ResidualBlock, SelfAttention
 from classifier_training.models.own import cnn_v1, cnn_v2, student
 
 KINDS, ATTENTIONS = ("residual", "dense", "hybrid"), ("none", "squeeze_excitation", "self_attention")
