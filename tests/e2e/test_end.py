@@ -17,11 +17,10 @@ from tests.conftest import SMALL, make_class_folders, read_csv
 from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
-from classifier_training.callbacks.watching import watched_by
+from classifier_training.callbacks.observer import FitEnd, Observer, RunContext, watched_by
 from classifier_training.cli import perform
 from classifier_training.core.errors import CheckFailedError, UserError
-from classifier_training.core.room import size_bytes
+from classifier_training.core.files import size_bytes
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.verify import verify, verify_pipeline
 from classifier_training.inference.predictor import Predictor

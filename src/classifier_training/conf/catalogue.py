@@ -1,16 +1,8 @@
 """Every module that registers a component: one line each. Importing this file fills the register."""
 
-import classifier_training.callbacks.checkpoint
-import classifier_training.callbacks.confusion_matrix
-import classifier_training.callbacks.dataset_statistics
-import classifier_training.callbacks.early_stopping
-import classifier_training.callbacks.ema
-import classifier_training.callbacks.history
-import classifier_training.callbacks.model_info
-import classifier_training.callbacks.onnx_export
-import classifier_training.callbacks.progress
-import classifier_training.callbacks.sample_grid
-import classifier_training.callbacks.sampler_monitor
+import classifier_training.callbacks.lightning
+import classifier_training.callbacks.model_files
+import classifier_training.callbacks.plots
 import classifier_training.data.augmenting.transforms
 import classifier_training.data.formats.downloads
 import classifier_training.data.formats.image_folder

@@ -12,8 +12,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from classifier_training.core.contained import is_inside
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.files import is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

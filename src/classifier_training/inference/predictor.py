@@ -22,10 +22,10 @@ from classifier_training.inference.rejection import (
     DEFAULT_THRESHOLD,
     UNKNOWN,
     RejectRule,
+    RejectSettings,
     make_rule,
     refuse_unknown,
 )
-from classifier_training.inference.settings import RejectSettings
 from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:

@@ -1,18 +1,62 @@
-"""When an answer should not be relied on: too unsure, or an image of another kind than the model was trained on."""
+"""Settings of prediction, and the rule by which a prediction is rejected: too unsure, or unlike the training images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.register import register
 from classifier_training.evaluation.reject import class_thresholds
+from classifier_training.export.session import Accelerator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from classifier_training.inference.model import LoadedModel
-    from classifier_training.inference.settings import RejectSettings
+
+
+@register(group="predict_data", name="default")
+@dataclass(frozen=True, kw_only=True)
+class PredictData:
+    """How images go through the model.
+
+    Args:
+        batch_size: images in a batch.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+
+
+@register(group="predict_reject", name="default")
+@dataclass(frozen=True, kw_only=True)
+class RejectSettings:
+    """Which answers are marked as rejected.
+
+    Args:
+        precision: take from each class's validation answers the lowest threshold above which this share is right.
+        coverage: take from each class's validation answers the threshold that this share of them reaches.
+        foreign: also reject images unlike the training data; about one in twenty of the right kind is rejected too.
+    """
+
+    precision: Annotated[float, Field(gt=0, le=1)] | None = None
+    coverage: Annotated[float, Field(gt=0, le=1)] | None = None
+    foreign: bool = False
+
+
+@register(group="predict_trainer", name="default")
+@dataclass(frozen=True, kw_only=True)
+class PredictTrainer:
+    """Where the model runs.
+
+    Args:
+        accelerator: auto takes CUDA where ONNX Runtime has it, else the CPU, and says which.
+    """
+
+    accelerator: Accelerator = "auto"
+
 
 Reason = Literal["low_confidence", "unlike_training"]
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.files import refuse_devices
 from classifier_training.core.manifest import refuse_damaged
 from classifier_training.core.register import with_settings
 from classifier_training.core.types import Weights

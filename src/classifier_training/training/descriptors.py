@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import hold
+from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir
 from classifier_training.data.dataset import map_samples

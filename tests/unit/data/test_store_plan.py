@@ -11,7 +11,7 @@ import pytest
 from tests.unit.data.test_store import PREPROCESSING, RECIPE, fill
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.room import WEIGHTS_FACTOR, Room
+from classifier_training.core.files import WEIGHTS_FACTOR, Room
 from classifier_training.core.types import SplitTable
 from classifier_training.data.index import SplitData
 from classifier_training.data.store.plan import StorePlan, make_room, open_stores, used_bytes

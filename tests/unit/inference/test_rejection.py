@@ -28,7 +28,7 @@ from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import open_session
 from classifier_training.export.write import write_bundle
 from classifier_training.inference.predictor import Predictor
-from classifier_training.inference.settings import RejectSettings
+from classifier_training.inference.rejection import RejectSettings
 
 NUM_PICTURES = 120
 """Of each split."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
-from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.files import escapes
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.data.formats.source import FolderSource

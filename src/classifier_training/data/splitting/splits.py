@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.listing import open_text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.locks import hold
+from classifier_training.core.processes import hold
 from classifier_training.data.checking.scan import hash_file
 from classifier_training.data.recipe import decode, encode
 from classifier_training.data.store.shards import (

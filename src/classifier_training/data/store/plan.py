@@ -12,8 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_size
-from classifier_training.core.locks import hold
-from classifier_training.core.ranks import Share
+from classifier_training.core.processes import Share, hold
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TRAIN
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from classifier_training.core.files import Room
     from classifier_training.core.preprocess import Preprocessing
-    from classifier_training.core.room import Room
     from classifier_training.data.formats.source import Store
     from classifier_training.data.index import SplitData
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
+from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores

@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import Field
 
 from classifier_training.conf.recipes import starts_trained
+from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError
-from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import InputSpec

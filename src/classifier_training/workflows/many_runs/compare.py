@@ -15,8 +15,8 @@ from pydantic import Field
 
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import is_held
 from classifier_training.core.manifest import remove_checkpoints
+from classifier_training.core.processes import is_held
 from classifier_training.core.register import PassedOn, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError
-from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
 from classifier_training.inference.outputs import Output
-from classifier_training.inference.rows import to_row
-from classifier_training.inference.settings import PredictData, PredictTrainer, RejectSettings
+from classifier_training.inference.rejection import PredictData, PredictTrainer, RejectSettings
+from classifier_training.inference.rows import Summary, to_row
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
-from classifier_training.inference.summary import Summary
 from classifier_training.registry.runs import find_model
 from classifier_training.workflows.evaluating.opened import open_exported
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
-from classifier_training.core.ranks import following
+from classifier_training.core.processes import following
 from classifier_training.core.types import TRAIN
 from classifier_training.training.decisions import write_decisions
 from classifier_training.training.distillation import Distillation

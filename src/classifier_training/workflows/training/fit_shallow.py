@@ -11,9 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
-from classifier_training.callbacks.onnx_export import OnnxExport
-from classifier_training.callbacks.watching import watching
+from classifier_training.callbacks.model_files import OnnxExport
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, watching
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
-from classifier_training.core.ranks import own_share
+from classifier_training.core.processes import own_share
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import preflight
 from classifier_training.data.checking.statistics import imbalance_ratio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from classifier_training.core.room import Room
+    from classifier_training.core.files import Room
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.datamodule import ImageFolderDataModule

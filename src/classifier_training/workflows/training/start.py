@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
 from classifier_training.core.errors import UserError
+from classifier_training.core.files import Room, remove, size_bytes
 from classifier_training.core.register import describe
-from classifier_training.core.room import Room, remove, size_bytes
 from classifier_training.core.run_dir import days_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, VAL, Weights
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from classifier_training.core.ranks import Follower
+    from classifier_training.core.processes import Follower
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import BuiltModel
     from classifier_training.data.index import SplitData

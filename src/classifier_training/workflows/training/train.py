@@ -19,10 +19,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from classifier_training.callbacks.observer import RunContext
-from classifier_training.core.locks import work_in
-from classifier_training.core.ranks import following
+from classifier_training.core.files import size_bytes
+from classifier_training.core.processes import following, work_in
 from classifier_training.core.register import Choice, describe, register
-from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.settings import Duration

@@ -9,8 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
-from classifier_training.callbacks.watching import watched_by
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped, watched_by
 from classifier_training.conf.compose import compose
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import CheckFailedError

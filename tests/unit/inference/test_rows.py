@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from classifier_training.inference.rows import Row
-from classifier_training.inference.summary import Summary
+from classifier_training.inference.rows import Row, Summary
 
 
 def row(path: str, label: str | None, confidence: float = 0.0) -> Row:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier_training.core.ranks import Follower, Share, following
+from classifier_training.core.processes import Follower, Share, following
 
 
 def test_shares_take_every_key_once_and_differ_by_one_at_the_most() -> None:

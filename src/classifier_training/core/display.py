@@ -1,13 +1,39 @@
-"""Columns of text, on the screen and in CSV files."""
+"""Text for people: a progress bar, aligned columns, and tables as CSV and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import unicodedata
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
+from classifier_training.core.runtime import console
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+
+@contextmanager
+def progress(words: str, *, total: Callable[[], int | None], done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Give a function to tell how many more things are done; where the screen is no terminal nothing is shown.
+
+    Args:
+        words: what is being done.
+        total: says how many things there are, if that can be known; asked only where a bar is shown.
+        done: how many are done already.
+    """
+    if not console().is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(words), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"), TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task("", total=total(), completed=done)
+        yield lambda number: bar.advance(task, number)
+
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """First characters by which a spreadsheet takes a cell for a formula; the last are the full-width forms."""
