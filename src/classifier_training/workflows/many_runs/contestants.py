@@ -16,7 +16,7 @@ from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import quiet_screen
-from classifier_training.workflows.many_runs.tuning.save import experiment_name
+from classifier_training.workflows.many_runs.tuning_trials import experiment_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
