@@ -21,7 +21,7 @@ from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
 from classifier_training.core.types import goal_of
 from classifier_training.workflows.evaluating.finished import data_label, model_label
-from classifier_training.workflows.many_runs.contestants import refuse_own
+from classifier_training.workflows.many_runs.candidates import refuse_own
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
 from classifier_training.workflows.many_runs.tuning_study import (
     EPOCHS,
