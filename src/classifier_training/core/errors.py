@@ -77,8 +77,13 @@ def reason_of(error: Exception) -> str:
         return error.came
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    said, name = first_line(error), type(error).__name__
+    return said if said == name else f"{name}: {said}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its type where there is no message."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def nearest(word: str, options: Iterable[str], *, limit: int = 3) -> list[str]:

@@ -6,7 +6,7 @@ import copy
 import itertools
 from typing import TYPE_CHECKING, TypeVar
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,9 +77,9 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
         network.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
         error = _dry_run(network, image_size, 2)
     if error is not None:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"data.image_size={image_size}: {built.architecture} does not take images of this size ({reason})",
+            f"data.image_size={image_size}: {built.architecture} does not take images of this size "
+            f"({first_line(error)})",
             f"a size that the network is made for; its own is {built.input_spec.size}",
             f"data.image_size={built.input_spec.size}",
         )
@@ -94,9 +94,9 @@ def fit_smaller(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
     """
     error = _dry_run(built.network, image_size, 2)
     if error is not None:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"transforms.start_scale begins with {image_size} px: {built.architecture} takes one size alone ({reason})",
+            f"transforms.start_scale begins with {image_size} px: {built.architecture} takes one size only "
+            f"({first_line(error)})",
             "a network that takes images of any size, as convolutional ones do",
             "transforms.start_scale=1",
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Pretrained  # noqa: TC001 - the register reads them at run time
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
@@ -186,7 +186,7 @@ def _load_published(network: nn.Module, architecture: str, published: WeightsEnu
         source.load_state_dict(state)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"the file {file} holds more than tensors; it was not read further ({str(error).partition(chr(10))[0]})",
+            f"the file {file} holds more than tensors; it was not read further ({first_line(error)})",
             "the weights that torchvision publishes",
             f"remove {Path(torch.hub.get_dir(), 'checkpoints', file)}, and it is fetched again",
         ) from error

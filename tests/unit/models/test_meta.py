@@ -34,7 +34,7 @@ def test_a_batch_norm_that_would_see_one_value_needs_two_images() -> None:
 
 def test_a_network_of_one_size_is_refused_smaller_pictures_in_words() -> None:
     flat = BuiltModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2)), SPEC, "flat")
-    with pytest.raises(UserError, match="start_scale begins with 32 px: flat takes one size alone") as caught:
+    with pytest.raises(UserError, match="start_scale begins with 32 px: flat takes one size only") as caught:
         fit_smaller(flat, image_size=32, batch_size=4)
     assert caught.value.remedy == "transforms.start_scale=1"
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))

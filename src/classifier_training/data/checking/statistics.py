@@ -11,9 +11,9 @@ import numpy as np
 
 from classifier_training.core.images import UnreadableImageError, read_header
 from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import SPLITS, SplitTable
+from classifier_training.core.types import SPLITS
 from classifier_training.data.image_settings import Depth
-from classifier_training.data.index import SplitData
+from classifier_training.data.index import SplitData, split_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -105,19 +105,9 @@ def count_data(index: SampleIndex) -> SplitData:
     Training numbers the classes of its training split alone; see `index.tabulate`.
     """
     class_names = tuple(sorted({sample.label for sample in index.samples}))
-    numbers = {name: number for number, name in enumerate(class_names)}
-    tables = {}
     rest = "unsplit" if index.present_splits() else "all"
-    for split in (*SPLITS, ""):
-        rows = [sample for sample in index.samples if sample.split == split]
-        if rows:
-            tables[split or rest] = SplitTable(
-                name=split or rest,
-                paths=[str(index.root / sample.path) for sample in rows],
-                targets=np.array([numbers[sample.label] for sample in rows], dtype=np.int64),
-                groups=[sample.group for sample in rows],
-            )
-    return SplitData(index.root, class_names, tables)
+    names = {split: split or rest for split in (*SPLITS, "")}
+    return SplitData(index.root, class_names, split_tables(index, class_names, names))
 
 
 def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest, require_extra
+from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir, setting
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
@@ -121,16 +121,12 @@ class TorchvisionData(DataSource):
             return make(root, **take, download=True)
         except (RuntimeError, OSError, ImportError, ValueError) as error:
             raise UserError(
-                f"data.name={self.name}: not in {root}, and it cannot be downloaded ({_words(error)})",
+                f"data.name={self.name}: not in {root}, and it cannot be downloaded ({first_line(error)})",
                 "a way to the internet, or torchvision's files in that folder",
                 f"copy them from a machine that has them, and name their folder: data.root=/my/torchvision "
                 f'(there: python -c "from torchvision.datasets import {self.name}; '
                 f"{self.name}('/my/torchvision', download=True)\")",
             ) from error
-
-
-def _words(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 @register(group="data", name="huggingface")
@@ -188,9 +184,8 @@ class HuggingFaceData(DataSource):
         try:
             found: Mapping[str, Any] = datasets.load_dataset(name, self.config, revision=self.revision)
         except Exception as error:  # the hub, its client and its readers each raise their own
-            words = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise UserError(
-                f"data.name={self.name} cannot be loaded ({words})",
+                f"data.name={self.name} cannot be loaded ({first_line(error)})",
                 "a data set of the hub and a way to it, or a folder in one of its forms",
                 "check the name and data.config; without a network, copy the data set's folder here and name that",
             ) from error

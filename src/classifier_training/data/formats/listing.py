@@ -12,7 +12,7 @@ from classifier_training.core.files import escapes
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.index import Sample, SampleIndex, resolve_root, split_of
+from classifier_training.data.index import Sample, SampleIndex, is_image, resolve_root, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +63,11 @@ def named_split(word: object, where: str) -> str:
     if text and not split_of(text):
         raise UserError(f"{where}: split '{text}'", "train, val or test, or nothing", "mend the row")
     return split_of(text)
+
+
+def image_folders(file: Path, walker: Walker) -> list[Path]:
+    """Folders that the paths in a file may be relative to: the root, and the file's own folder inside it."""
+    return [walker.root, file.parent] if file.parent.is_relative_to(walker.root) else [walker.root]
 
 
 def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> str:
@@ -208,7 +213,7 @@ class FileList(NamedFileSource):
         samples: list[Sample] = []
         for file in files:
             split = split_of(file.stem) if len(files) > 1 else ""
-            folders = (walker.root, file.parent) if file.parent.is_relative_to(walker.root) else (walker.root,)
+            folders = image_folders(file, walker)
             for number, line in enumerate(open_text(file), start=1):
                 name = line.rstrip("\r\n")
                 if not name.strip():
@@ -236,7 +241,5 @@ def _label_of(path: str, where: str) -> str:
 
 def looks_listed(file: Path) -> bool:
     """Whether the first line of a text file ends like the name of an image."""
-    from classifier_training.data.index import is_image
-
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         return is_image(next(lines, "").strip())

@@ -23,7 +23,6 @@ from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import leave_interrupts, num_cores
 from classifier_training.data.checking.scan import hash_file
-from classifier_training.data.recipe import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -253,7 +252,7 @@ def write_chunk(
             entry = known.copy()
             entry["content"] = hash_file(path)
             entry["height"], entry["width"] = pixels.shape[:2]
-            writer.add(entry, encode(pixels) if recipe.jpeg else np.ascontiguousarray(pixels).data.cast("B"))
+            writer.add(entry, recipe.encoded(pixels))
             if writer.num_bytes >= SHARD_BYTES:
                 writer.commit()
                 writer = ShardWriter(folder, number)
