@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tests.conftest import draw_picture
 from torch import nn
 
+from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, entry, with_settings
 from classifier_training.models.cost import summarize
