@@ -53,7 +53,7 @@ def train(output: Path, name: str, words: list[str]) -> Path:
 
 def answer(predictor: Predictor, paths: list[str]) -> Answers:
     """Run the bundle's model."""
-    found = [item for item in predictor.answers(paths) if item.logits is not None]
+    found = [item for item in predictor.raw_outputs(paths) if item.logits is not None]
     return Answers(np.stack([item.logits for item in found]), np.array([item.novelty for item in found]))  # type: ignore[misc]
 
 

@@ -54,18 +54,20 @@ class PartFile:
                 f"{path}: another process is writing this output", "an output of its own for each", "output=/other/file"
             ) from error
 
-    def go_on(self, items: Iterable[Item]) -> int:
-        """Keep the rows of an interrupted run that are still right; returns how many there are.
+    def resume(self, items: Iterable[Item]) -> int:
+        """Keep the rows of an interrupted run that are still valid; returns how many there are.
 
-        They are when their settings are the same and their images are the first of the source, in the same order.
-        Otherwise, and where there is nothing to keep, the file starts anew.
+        They are valid when the settings are the same and the images are the first of the source, in the same order.
+        Otherwise the file starts empty.
         """
         changed = self._changed_settings()
         if changed is None:
             self._restart()
             return 0
         if changed:
-            log.warning("%s was made with other settings (%s): starting anew", self.path, ", ".join(changed))
+            log.warning(
+                "%s was made with other settings (%s): starting from the first image", self.path, ", ".join(changed)
+            )
             self._restart()
             return 0
         number, end = 0, self._first_row()
@@ -73,7 +75,7 @@ class PartFile:
         for row, after in self._read(end):
             item = next(remaining, None)
             if item is None or valid_text(item.path) != row["path"]:
-                log.warning("%s is about other images: starting anew", self.path)
+                log.warning("%s is about other images: starting from the first image", self.path)
                 self._restart()
                 return 0
             number, end = number + 1, after
@@ -92,11 +94,11 @@ class PartFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Leave the file to another run."""
+        """Release the file for another run."""
         self._file.close()
 
     def remove(self) -> None:
-        """Take the file away: the output is finished."""
+        """Remove the file: the output is finished."""
         self.path.unlink()
         self._file.close()
 
@@ -135,22 +137,22 @@ class PartFile:
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
-    """Return the error for an output that the system refuses."""
+    """Return the error for an output that cannot be written."""
     return UserError(
         f"output={valid_text(os.fspath(path))}: cannot be written ({error.strerror})",
         "a file in a folder that may be written to, on a disk with space left",
-        "output=/some/folder/answers.json",
+        "output=/some/folder/predictions.json",
     )
 
 
 class Output:
-    """Where rows go; before `finish` they lie in a hidden part file, from which an interrupted run goes on.
+    """Where rows go; before `finish` they are in a hidden part file, from which an interrupted run resumes.
 
     Args:
         output: as the user wrote it: a file, a folder, or None for nowhere.
         settings: all that the rows depend on, as plain values.
         probabilities: the class names when rows have probabilities, else None.
-        csv_safe: write a CSV file so that no cell is a formula to a spreadsheet.
+        csv_safe: write a CSV file so that a spreadsheet runs no cell as a formula.
 
     Raises:
         UserError: for an ending that is no format, a place that cannot be written to, or `csv_safe` without a CSV file.
@@ -169,7 +171,7 @@ class Output:
             raise UserError(
                 "csv_safe=true has no effect" + (" without output" if output is None else f" on output={output}"),
                 "a CSV file to write",
-                "output=answers.csv",
+                "output=predictions.csv",
             )
         self._csv_safe = csv_safe
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
@@ -189,19 +191,19 @@ class Output:
 
     @property
     def part(self) -> Path | None:
-        """Where unfinished rows lie."""
+        """The file of unfinished rows."""
         return None if self._part is None else self._part.path
 
-    def go_on(self, items: Iterable[Item]) -> int:
+    def resume(self, items: Iterable[Item]) -> int:
         """Return how many of the source's first items an interrupted run has done."""
-        return 0 if self._part is None else self._part.go_on(items)
+        return 0 if self._part is None else self._part.resume(items)
 
     def rows(self) -> Iterator[Row]:
         """Read what has been written so far."""
         return iter(()) if self._part is None else self._part.rows()
 
     def add(self, item: Item, row: Row) -> None:
-        """Take the row of an item."""
+        """Write the row of an item."""
         if self._part is None:
             return
         try:
@@ -212,10 +214,10 @@ class Output:
             raise unwritable(self.path or self._part.path, error) from error
 
     def finish(self) -> None:
-        """Make the output of the part file, in place of an older one.
+        """Write the output from the part file; an older output is replaced.
 
         Raises:
-            UserError: when the system refuses.
+            UserError: when it cannot be written.
         """
         if self._part is None or self.path is None:
             return

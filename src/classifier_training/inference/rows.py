@@ -1,4 +1,4 @@
-"""Predictions as rows: their form, the file formats they are written in, and a summary of many."""
+"""Predictions as rows: their fields, the file formats they are written in, and a summary of many."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Share(TypedDict):
 
 
 class Row(TypedDict):
-    """One image's answer; see Prediction for the meaning of the fields."""
+    """One image's prediction; see `Prediction` for the meaning of the fields."""
 
     path: str
     label: str | None
@@ -66,7 +66,7 @@ def valid_text(text: str) -> str:
 
 
 def screen_text(text: str) -> str:
-    """Write what would move the cursor or colour a terminal as escapes: a file's name can hold anything."""
+    """Escape control characters, which would move the cursor or colour a terminal; a file name may hold them."""
     text = valid_text(text)
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -178,14 +178,14 @@ class Summary:
     """Counts over rows; only the first rows themselves are kept.
 
     Args:
-        threshold: confidence below which an answer is rejected.
+        threshold: confidence below which a prediction is rejected.
         num_shown: rows to keep for the screen; None for all.
         images: rows seen.
-        errors: those without an answer.
+        errors: those without a prediction.
         accepted: those at or above the threshold.
-        labels: answers by class.
+        labels: predictions by class.
         shown: the first rows.
-        rule: what an accepted answer is; the threshold alone when left out.
+        rule: what an accepted prediction is; the threshold when left out.
         foreign: those rejected as unlike the training data.
     """
 
@@ -214,8 +214,8 @@ class Summary:
         self._confidence += row["confidence"]
 
     @property
-    def answered(self) -> int:
-        """Images with an answer."""
+    def classified(self) -> int:
+        """Images with a prediction."""
         return self.images - self.errors
 
     def table(self) -> list[str]:
@@ -228,19 +228,19 @@ class Summary:
         return [*lines, *([f"… and {more:,} more (max_display=0 shows all)"] if more else []), ""]
 
     def words(self, images_per_second: float | None) -> list[str]:
-        """The lines of the summary; no speed where nothing was computed."""
+        """The lines of the summary; without the speed where nothing was computed."""
         parts = [
             f"{self.images:,} image{'' if self.images == 1 else 's'}",
             f"{self.errors:,} error{'' if self.errors == 1 else 's'}",
-            f"{self.accepted:,}/{self.answered:,} {self.rule or f'at or above the threshold {self.threshold:g}'}",
+            f"{self.accepted:,}/{self.classified:,} {self.rule or f'at or above the threshold {self.threshold:g}'}",
             *([f"{self.foreign:,} unlike the training data"] if self.foreign else []),
         ]
-        if self.answered:
-            parts.append(f"average confidence {self._confidence / self.answered:.1%}")
+        if self.classified:
+            parts.append(f"average confidence {self._confidence / self.classified:.1%}")
         if images_per_second is not None:
             parts.append(f"{images_per_second:,.1f} images/s")
         ordered = sorted(self.labels.items(), key=lambda pair: (-pair[1], pair[0]))
-        rows = [(label_text(label), f"{count:,}", f"{count / self.answered:.1%}") for label, count in ordered]
+        rows = [(label_text(label), f"{count:,}", f"{count / self.classified:.1%}") for label, count in ordered]
         table = align(("label", "images", "share"), rows, right=frozenset({"images", "share"})) if rows else []
         return [", ".join(parts), *(f"  {line}" for line in table)]
 

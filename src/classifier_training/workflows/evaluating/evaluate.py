@@ -191,7 +191,7 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
 
 def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
     logits, indices = [], []
-    for index, answer in enumerate(predictor.answers(table.paths)):
+    for index, answer in enumerate(predictor.raw_outputs(table.paths)):
         if answer.logits is None:
             if not skips:
                 raise UnreadableImageError(answer.path, str(answer.error))

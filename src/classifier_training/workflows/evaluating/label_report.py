@@ -82,7 +82,7 @@ def report_labels(run: str, *, moved_to: str | None, output: str | None) -> Labe
         if not any(sample.split == split for sample in rows):
             continue
         table = tabulate(rows, root, split, predictor.class_names)
-        for path, target, answer in zip(table.paths, table.targets, predictor.answers(table.paths), strict=True):
+        for path, target, answer in zip(table.paths, table.targets, predictor.raw_outputs(table.paths), strict=True):
             if answer.logits is None:
                 log.warning("left out %s: %s", answer.path, answer.error)
             else:
