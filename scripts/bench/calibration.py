@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TEST, softmax
-from classifier_training.data.formats.slides import Slides
+from classifier_training.data.sample_sets.builders import Slides
 from classifier_training.evaluation.calibration import choose_temperature, expected_calibration_error
 from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.inference.predictor import Predictor
@@ -53,7 +53,7 @@ def train(output: Path, name: str, words: list[str]) -> Path:
 
 def answer(predictor: Predictor, paths: list[str]) -> Answers:
     """Run the bundle's model."""
-    found = [item for item in predictor.answers(paths) if item.logits is not None]
+    found = [item for item in predictor.raw_outputs(paths) if item.logits is not None]
     return Answers(np.stack([item.logits for item in found]), np.array([item.novelty for item in found]))  # type: ignore[misc]
 
 

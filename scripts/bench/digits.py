@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.svm import SVC
 
-from classifier_training.data.formats.digits import digits_folder
+from classifier_training.data.sample_sets.builders import digits_folder
 
 PROGRAM = str(Path(sys.executable).with_name("classifier-training"))
 

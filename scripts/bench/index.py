@@ -15,7 +15,7 @@ from pathlib import Path
 
 READ = """
 import sys, time
-from classifier_training.data.formats.auto import AutoData
+from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.image_folder import ImageFolder
 form = {"auto": AutoData, "image_folder": ImageFolder}[sys.argv[2]]
 started = time.perf_counter()

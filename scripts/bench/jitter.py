@@ -21,7 +21,7 @@ from torchvision.transforms import ColorJitter
 
 from classifier_training.core.types import SampleKey
 from classifier_training.data.augmenting.augment import Changes
-from classifier_training.data.augmenting.jitter import jitter
+from classifier_training.data.augmenting.images import jitter
 from classifier_training.data.augmenting.transforms import Transforms, draw_uniforms
 
 STRENGTH = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}

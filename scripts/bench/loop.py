@@ -29,8 +29,7 @@ from torch.utils.data import DataLoader
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import Batch
-from classifier_training.models.resnet import ResNet18
-from classifier_training.models.torchvision_models import IMAGENET
+from classifier_training.models.torchvision_models import IMAGENET, ResNet18
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.device import Device, choose_device

@@ -249,8 +249,7 @@ def run_once(system: str, data: Data, options: argparse.Namespace, seed: int, ra
 
 def rendered(name: str, folder: Path) -> Path:
     """Render slides or jerseys as train, val and test with a folder a class; a talk or player is on one side."""
-    from classifier_training.data.formats.jerseys import Jerseys
-    from classifier_training.data.formats.slides import Slides
+    from classifier_training.data.sample_sets.builders import Jerseys, Slides
 
     if name == "slides":
         found = Slides(num_images=SLIDES[0], width=SLIDES[1]).read()

@@ -229,7 +229,7 @@ SMALL_DATA = {"slides": ["data.num_images=60", "data.width=64"], "jerseys": ["da
 """What makes the rendered data sets small."""
 
 ELSEWHERE = {"torchvision", "huggingface"}
-"""Forms of other libraries; tests/unit/data/formats/test_downloaded.py reads local copies of theirs."""
+"""Forms of other libraries; tests/unit/data/formats/test_downloads.py reads local copies of theirs."""
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
 from classifier_training.cli import perform
 from classifier_training.conf.compose import compose
 from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.files import size_bytes
 from classifier_training.core.register import entry
-from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.verify import verify, verify_pipeline
 from classifier_training.inference.predictor import Predictor

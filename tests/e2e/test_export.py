@@ -15,7 +15,7 @@ from tests.conftest import SETTINGS, SMALL, make_class_folders
 from tests.server import Ended
 
 from classifier_training.cli import perform
-from classifier_training.core.locks import work_in
+from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("undrawn")

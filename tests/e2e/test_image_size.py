@@ -14,8 +14,8 @@ from tests.server import Ended
 
 from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
-from classifier_training.data.image_size import TRAINED_FACTOR
-from classifier_training.models.shapes import on_shapes
+from classifier_training.data.image_settings import TRAINED_FACTOR
+from classifier_training.models.meta import on_shapes
 from classifier_training.workflows.training.network import suit_images
 
 pytestmark = pytest.mark.usefixtures("undrawn")

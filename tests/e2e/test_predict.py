@@ -315,11 +315,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         first, expected, remedy = ended.err.splitlines()[-3:]
         assert first == f"error: the run was interrupted ({number.name})"
         assert expected == "  expected: a run to its end"
-        assert remedy.startswith("  to do:    give the same command again; it goes on behind the ")
+        assert remedy.startswith("  to do:    give the same command again; it resumes after the ")
     kept = part.read_bytes().count(b"\n") - 1
     done = command(*words, "quiet=true")
     assert done.code == 0, done.err
-    assert f"going on behind the {kept} images" in done.err
+    assert f"resuming after the {kept} images" in done.err
     assert done.out.startswith("1,800 images, 0 errors")
     assert not part.exists()
     if output == "x.json":

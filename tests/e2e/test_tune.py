@@ -76,7 +76,7 @@ def test_a_model_that_is_fitted_at_once_is_searched(split_folder: Path) -> None:
 
 
 def test_another_study_and_a_damaged_journal_are_named() -> None:
-    from classifier_training.workflows.many_runs.tuning.study import Plan, open_study
+    from classifier_training.workflows.many_runs.tuning_study import Plan, open_study
 
     def opened(high: float, epochs: str = "2") -> Any:
         identity = {"space": {"lr": {"low": 0.1, "high": high}}, "settings": {"trainer.max_epochs": epochs}}
@@ -102,7 +102,7 @@ def test_another_study_and_a_damaged_journal_are_named() -> None:
 
 
 def test_a_journal_holds_no_secret() -> None:
-    from classifier_training.workflows.many_runs.tuning.study import Plan, open_study
+    from classifier_training.workflows.many_runs.tuning_study import Plan, open_study
 
     settings = {"model.pwd": "TOPSECRET", "init_from": "https://me:TOPSECRET@host/run"}
     plan = Plan(name="mine", directions=["maximize"], identity={"settings": settings}, max_epochs=2, pruner="median")
@@ -113,7 +113,7 @@ def test_a_journal_holds_no_secret() -> None:
 
 
 def test_a_trial_that_is_ended_early_leaves_nothing(split_folder: Path, tmp_path: Path) -> None:
-    from classifier_training.workflows.many_runs.tuning.trials import run_trial
+    from classifier_training.workflows.many_runs.tuning_trials import run_trial
 
     told: list[int] = []
 
@@ -131,7 +131,7 @@ def test_a_trial_that_is_ended_early_leaves_nothing(split_folder: Path, tmp_path
 def test_trials_of_a_killed_process_are_lost_and_no_others() -> None:
     import optuna
 
-    from classifier_training.workflows.many_runs.tuning.study import (
+    from classifier_training.workflows.many_runs.tuning_study import (
         LOST,
         OWNER,
         Plan,
@@ -154,7 +154,7 @@ def test_trials_of_a_killed_process_are_lost_and_no_others() -> None:
 
 
 def test_two_sharers_of_a_database_see_the_same_study() -> None:
-    from classifier_training.workflows.many_runs.tuning.study import OWNER, Plan, counted, open_study
+    from classifier_training.workflows.many_runs.tuning_study import OWNER, Plan, counted, open_study
 
     plan = Plan(name="a", directions=["maximize", "minimize"], identity={"space": {}}, max_epochs=3, pruner="none")
     one, other = (open_study(plan, "sqlite:///study.db") for _ in range(2))

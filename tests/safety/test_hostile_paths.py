@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from tests.conftest import draw_picture
 
-from classifier_training.core.contained import contained, escapes
 from classifier_training.core.errors import UserError
+from classifier_training.core.files import contained, escapes
 from classifier_training.core.run_dir import RunDir
-from classifier_training.data.formats.files import FileList
 from classifier_training.data.formats.jsonl import JSONL
+from classifier_training.data.formats.listing import FileList
 from classifier_training.data.formats.table import Table
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.export.demo import ORT_FILES, _download

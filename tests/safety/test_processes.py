@@ -14,7 +14,7 @@ import torch
 from tests.safety.runs import differences, folder_in, outcome
 from tests.server import Warm
 
-from classifier_training.core.locks import is_held
+from classifier_training.core.processes import is_held
 from classifier_training.core.run_dir import RunDir
 
 pytestmark = pytest.mark.timeout(600)

@@ -18,8 +18,8 @@ from tests.safety.runs import folder_in, words
 from tests.server import Ended, Warm
 
 from classifier_training.core.errors import UserError, system_error
-from classifier_training.core.locks import work_in
 from classifier_training.core.preprocess import Preprocessing
+from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.augmenting.transforms import Transforms
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 def test_a_writer_keeps_all_others_out_until_it_ends(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib; from classifier_training.core.locks import work_in;"
+        "import sys, pathlib; from classifier_training.core.processes import work_in;"
         "from classifier_training.core.run_dir import RunDir\n"
         "with work_in(RunDir(pathlib.Path(sys.argv[1]))): print('held', flush=True); sys.stdin.readline()"
     )

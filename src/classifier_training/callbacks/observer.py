@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.runtime import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -124,3 +126,21 @@ class Observer:
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:
         """Training is over and the best weights are back. What is raised here is named, and ends nothing."""
+
+
+_watching: ContextVar[tuple[Observer, ...]] = ContextVar("watching", default=())
+
+
+@contextmanager
+def watched_by(observer: Observer) -> Iterator[None]:
+    """Have an observer see the runs that are made inside the block, besides those of their configuration."""
+    token = _watching.set((*_watching.get(), observer))
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
+def watching() -> tuple[Observer, ...]:
+    """Return the observers of the blocks that this call is inside."""
+    return _watching.get()

@@ -1,27 +1,15 @@
 """Every module that registers a component: one line each. Importing this file fills the register."""
 
-import classifier_training.callbacks.checkpoint
-import classifier_training.callbacks.confusion_matrix
-import classifier_training.callbacks.dataset_statistics
-import classifier_training.callbacks.early_stopping
-import classifier_training.callbacks.ema
-import classifier_training.callbacks.history
-import classifier_training.callbacks.model_info
-import classifier_training.callbacks.onnx_export
-import classifier_training.callbacks.progress
-import classifier_training.callbacks.sample_grid
-import classifier_training.callbacks.sampler_monitor
+import classifier_training.callbacks.lightning
+import classifier_training.callbacks.model_files
+import classifier_training.callbacks.plots
 import classifier_training.data.augmenting.transforms
-import classifier_training.data.formats.auto
-import classifier_training.data.formats.digits
-import classifier_training.data.formats.files
-import classifier_training.data.formats.huggingface
+import classifier_training.data.formats.downloads
 import classifier_training.data.formats.image_folder
-import classifier_training.data.formats.jerseys
 import classifier_training.data.formats.jsonl
-import classifier_training.data.formats.slides
+import classifier_training.data.formats.listing
 import classifier_training.data.formats.table
-import classifier_training.data.formats.torchvision_sets
+import classifier_training.data.sample_sets.builders
 import classifier_training.data.samplers
 import classifier_training.export.formats.coreml
 import classifier_training.export.formats.litert
@@ -33,11 +21,9 @@ import classifier_training.export.formats.tensorrt
 import classifier_training.export.formats.torchscript
 import classifier_training.models.huggingface
 import classifier_training.models.own
-import classifier_training.models.resnet
-import classifier_training.models.shallow.builders
+import classifier_training.models.shallow
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
-import classifier_training.models.transfer
 import classifier_training.registry.publish.mlflow
 import classifier_training.registry.publish.wandb
 import classifier_training.training.distillation

@@ -16,7 +16,7 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry, entries
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
-from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.shallow import ShallowModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

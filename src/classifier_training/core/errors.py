@@ -77,8 +77,13 @@ def reason_of(error: Exception) -> str:
         return error.came
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    said, name = first_line(error), type(error).__name__
+    return said if said == name else f"{name}: {said}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its type where there is no message."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def nearest(word: str, options: Iterable[str], *, limit: int = 3) -> list[str]:
@@ -93,6 +98,11 @@ def enumerate_words(words: Iterable[str], *, limit: int = 12) -> str:
     listed = list(words)
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, in the singular or plural."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def shown(label: str) -> str:

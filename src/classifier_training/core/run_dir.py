@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.contained import escapes
+from classifier_training.core.display import write_rows
 from classifier_training.core.errors import UserError
-from classifier_training.core.table import write_rows
+from classifier_training.core.files import escapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

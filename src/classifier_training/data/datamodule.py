@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pytorch_lightning import LightningDataModule
 
-from classifier_training.core.ranks import Share
+from classifier_training.core.processes import Share
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.augmenting.augment import augment

@@ -136,20 +136,31 @@ def tabulate(index: SampleIndex) -> SplitData:
             "at least two classes with training images",
             "check data.root: it holds one folder a class, or train/ and val/ with one folder a class each",
         )
+    for split in SPLITS:
+        _report_labels(split, [sample for sample in index.samples if sample.split == split], class_names)
+    return SplitData(index.root, class_names, split_tables(index, class_names, {split: split for split in SPLITS}))
+
+
+def split_tables(index: SampleIndex, class_names: Sequence[str], names: Mapping[str, str]) -> dict[str, SplitTable]:
+    """Make one table a split, of the samples whose label is one of the class names.
+
+    Args:
+        index: the samples.
+        class_names: their place is their number.
+        names: of the tables, by the split of their samples; a table without samples is left out.
+    """
     numbers = {name: number for number, name in enumerate(class_names)}
     tables = {}
-    for split in SPLITS:
-        rows = [sample for sample in index.samples if sample.split == split]
-        known = [sample for sample in rows if sample.label in numbers]
-        _report_labels(split, rows, class_names)
-        if known:
-            tables[split] = SplitTable(
-                name=split,
-                paths=[str(index.root / sample.path) for sample in known],
-                targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
-                groups=[sample.group for sample in known],
+    for split, name in names.items():
+        rows = [sample for sample in index.samples if sample.split == split and sample.label in numbers]
+        if rows:
+            tables[name] = SplitTable(
+                name=name,
+                paths=[str(index.root / sample.path) for sample in rows],
+                targets=np.array([numbers[sample.label] for sample in rows], dtype=np.int64),
+                groups=[sample.group for sample in rows],
             )
-    return SplitData(index.root, class_names, tables)
+    return tables
 
 
 def _report_labels(split: str, rows: Sequence[Sample], class_names: Sequence[str]) -> None:

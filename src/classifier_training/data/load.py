@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import exact_copies
-from classifier_training.data.checking.quality import dataset_statistics, scan_headers
+from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.index import tabulate
 from classifier_training.data.splitting.groups import assign_groups, join_twins, near_twins, report_straddling
 from classifier_training.data.splitting.splits import (
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.checking.quality import HeaderScan
-    from classifier_training.data.depth import Depth
+    from classifier_training.data.checking.statistics import HeaderScan
     from classifier_training.data.formats.source import DataSource
+    from classifier_training.data.image_settings import Depth
     from classifier_training.data.index import Sample, SampleIndex, SplitData
 
 log = logging.getLogger(__name__)

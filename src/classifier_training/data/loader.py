@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.ranks import Share
+from classifier_training.core.processes import Share
 from classifier_training.core.runtime import few_open_files
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.dataset import Loaded

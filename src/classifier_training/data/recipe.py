@@ -72,6 +72,10 @@ class Recipe:
         """Return kept pixels as a store gives them back, so that the first epoch sees what the next ones will."""
         return decode(encode(pixels)) if self.jpeg else pixels
 
+    def encoded(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
+        """Return kept pixels as a store writes them: the bytes themselves, or a JPEG."""
+        return encode(pixels) if self.jpeg else np.ascontiguousarray(pixels).data.cast("B")
+
     def read(self, path: Path | str) -> NDArray[np.uint8]:
         """Decode a file and return what is kept of it.
 

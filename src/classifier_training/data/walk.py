@@ -1,7 +1,8 @@
-"""Every file below a folder, in a fixed order and fast: names come from the directories alone, no file is asked.
+"""Every file below a folder, in a fixed order and fast: names come from the directories alone, no file is opened.
 
 A link is followed where it leads to a file inside the root. Links to folders, and links that lead out of the root, are
-followed when the user says so; a link that leads back to a folder it lies in is not.
+followed when the user says so; a link that leads back to a folder it lies in is not. What cannot be used is reported by
+`Faults`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,47 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from classifier_training.core.contained import is_inside
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.data.checking.faults import Faults
+from classifier_training.core.files import is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Literal
 
 log = logging.getLogger(__name__)
+
+
+class Faults:
+    """Collects what cannot be used.
+
+    Args:
+        on_error: raise ends the run at the first; skip goes on and counts.
+    """
+
+    def __init__(self, on_error: Literal["raise", "skip"] = "raise") -> None:
+        self._on_error = on_error
+        self._number = 0
+        self._first = ""
+
+    def meet(self, error: UserError) -> None:
+        """Raise the error, or remember it.
+
+        Raises:
+            UserError: that very error, unless such are skipped.
+        """
+        if self._on_error == "raise":
+            raise error
+        self._number += 1
+        self._first = self._first or error.came
+        log.debug("left out: %s", error.came)
+
+    def report(self, where: Path) -> None:
+        """Say in one line how much is left out."""
+        if self._number:
+            log.warning("%s: %d rows or files cannot be used and are left out; the first: %s",
+                        where, self._number, self._first)  # fmt: skip
+
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
 """Files that systems put beside images; those whose names begin with a dot are left out as well."""

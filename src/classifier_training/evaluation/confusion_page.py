@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from classifier_training.core.display import shorten
 from classifier_training.core.errors import shown
-from classifier_training.core.table import shorten
 from classifier_training.evaluation.gallery import image_paths, thumbnail
 from classifier_training.evaluation.mistakes import most_confused
 from classifier_training.evaluation.report import (

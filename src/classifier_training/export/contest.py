@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKER = "classifier_training.workflows.serving.contestant"
+WORKER = "classifier_training.workflows.serving.benchmark_worker"
 """The program at the other end, by its name: it may know more floors than this one."""
 
 

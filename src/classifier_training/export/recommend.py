@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from classifier_training.core.table import markdown
+from classifier_training.core.display import markdown
 from classifier_training.export.contestants import TITLES
 
 if TYPE_CHECKING:

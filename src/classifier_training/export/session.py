@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from classifier_training.core.contained import contained
 from classifier_training.core.errors import UserError
+from classifier_training.core.files import contained
 from classifier_training.core.runtime import command, num_cores
 
 if TYPE_CHECKING:

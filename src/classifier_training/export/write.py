@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import CheckFailedError, UserError, reason_of
-from classifier_training.core.room import remove
+from classifier_training.core.files import remove
 from classifier_training.core.runtime import command, setting
 from classifier_training.export.bundle import BundleInfo, write_info
 from classifier_training.export.formats.onnx import write_golden_of, write_model, write_pipeline_of

@@ -1,1 +1,1 @@
-"""Answers from a finished run, without torch."""
+"""Predictions from a finished run, without torch."""

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
+from classifier_training.core.files import refuse_devices
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import command, setting

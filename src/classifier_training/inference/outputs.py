@@ -1,15 +1,20 @@
-"""`output=`: one file in a format told by its ending, or a folder with a JSON file for each image."""
+"""`output=`: one file in a format told by its ending, or a folder with a JSON file for each image.
+
+An unfinished output grows in a hidden part file, from which an interrupted run resumes.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.inference.formats import FORMATS, import_pyarrow, to_json, write_csv
-from classifier_training.inference.part import PartFile, unwritable
+from classifier_training.inference.rows import FORMATS, import_pyarrow, to_json, valid_text, write_csv
 from classifier_training.inference.sorting import fit_file_name
 
 if TYPE_CHECKING:
@@ -18,15 +23,136 @@ if TYPE_CHECKING:
     from classifier_training.inference.rows import Row
     from classifier_training.inference.sources import Item
 
+log = logging.getLogger(__name__)
+
+
+class PartFile:
+    """Rows as JSON lines, below a line with the settings that they were made with.
+
+    Args:
+        path: of the file.
+        output: what it will become, for messages.
+        settings: all that the rows depend on, as plain values.
+
+    Raises:
+        UserError: when the file cannot be written, or another process writes it.
+    """
+
+    def __init__(self, path: Path, output: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._settings = json.loads(to_json(settings))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise unwritable(output, error) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise UserError(
+                f"{path}: another process is writing this output", "an output of its own for each", "output=/other/file"
+            ) from error
+
+    def resume(self, items: Iterable[Item]) -> int:
+        """Keep the rows of an interrupted run that are still valid; returns how many there are.
+
+        They are valid when the settings are the same and the images are the first of the source, in the same order.
+        Otherwise the file starts empty.
+        """
+        changed = self._changed_settings()
+        if changed is None:
+            self._restart()
+            return 0
+        if changed:
+            log.warning(
+                "%s was made with other settings (%s): starting from the first image", self.path, ", ".join(changed)
+            )
+            self._restart()
+            return 0
+        number, end = 0, self._first_row()
+        remaining = iter(items)
+        for row, after in self._read(end):
+            item = next(remaining, None)
+            if item is None or valid_text(item.path) != row["path"]:
+                log.warning("%s is about other images: starting from the first image", self.path)
+                self._restart()
+                return 0
+            number, end = number + 1, after
+        # The last line may have been cut short.
+        self._file.truncate(end)
+        return number
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows from the first on."""
+        self._file.flush()
+        return (row for row, _ in self._read(self._first_row()))
+
+    def append(self, row: Row) -> None:
+        """Add a row."""
+        self._file.write(to_json(row).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Release the file for another run."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Remove the file: the output is finished."""
+        self.path.unlink()
+        self._file.close()
+
+    def _changed_settings(self) -> list[str] | None:
+        """Names of the settings that are not those of the file; None when it has none."""
+        self._file.seek(0)
+        try:
+            found = json.loads(self._file.readline())["settings"]
+            names = [*self._settings, *found]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return [name for name in dict.fromkeys(names) if self._settings.get(name) != found.get(name)]
+
+    def _restart(self) -> None:
+        self._file.truncate(0)
+        self._file.write(to_json({"settings": self._settings}).encode() + b"\n")
+        self._file.flush()
+
+    def _first_row(self) -> int:
+        self._file.seek(0)
+        return len(self._file.readline())
+
+    def _read(self, start: int) -> Iterator[tuple[Row, int]]:
+        """Yield each whole row from an offset on, with the offset behind it."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                start += len(line)
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    row = None
+                if row is None:
+                    return
+                yield row, start
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """Return the error for an output that cannot be written."""
+    return UserError(
+        f"output={valid_text(os.fspath(path))}: cannot be written ({error.strerror})",
+        "a file in a folder that may be written to, on a disk with space left",
+        "output=/some/folder/predictions.json",
+    )
+
 
 class Output:
-    """Where rows go; before `finish` they lie in a hidden part file, from which an interrupted run goes on.
+    """Where rows go; before `finish` they are in a hidden part file, from which an interrupted run resumes.
 
     Args:
         output: as the user wrote it: a file, a folder, or None for nowhere.
         settings: all that the rows depend on, as plain values.
         probabilities: the class names when rows have probabilities, else None.
-        csv_safe: write a CSV file so that no cell is a formula to a spreadsheet.
+        csv_safe: write a CSV file so that a spreadsheet runs no cell as a formula.
 
     Raises:
         UserError: for an ending that is no format, a place that cannot be written to, or `csv_safe` without a CSV file.
@@ -45,7 +171,7 @@ class Output:
             raise UserError(
                 "csv_safe=true has no effect" + (" without output" if output is None else f" on output={output}"),
                 "a CSV file to write",
-                "output=answers.csv",
+                "output=predictions.csv",
             )
         self._csv_safe = csv_safe
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
@@ -65,19 +191,19 @@ class Output:
 
     @property
     def part(self) -> Path | None:
-        """Where unfinished rows lie."""
+        """The file of unfinished rows."""
         return None if self._part is None else self._part.path
 
-    def go_on(self, items: Iterable[Item]) -> int:
+    def resume(self, items: Iterable[Item]) -> int:
         """Return how many of the source's first items an interrupted run has done."""
-        return 0 if self._part is None else self._part.go_on(items)
+        return 0 if self._part is None else self._part.resume(items)
 
     def rows(self) -> Iterator[Row]:
         """Read what has been written so far."""
         return iter(()) if self._part is None else self._part.rows()
 
     def add(self, item: Item, row: Row) -> None:
-        """Take the row of an item."""
+        """Write the row of an item."""
         if self._part is None:
             return
         try:
@@ -88,10 +214,10 @@ class Output:
             raise unwritable(self.path or self._part.path, error) from error
 
     def finish(self) -> None:
-        """Make the output of the part file, in place of an older one.
+        """Write the output from the part file; an older output is replaced.
 
         Raises:
-            UserError: when the system refuses.
+            UserError: when it cannot be written.
         """
         if self._part is None or self.path is None:
             return

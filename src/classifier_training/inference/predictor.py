@@ -1,4 +1,4 @@
-"""Answers from an exported ONNX model: no torch, no Lightning."""
+"""Predictions from an exported ONNX model, without torch or Lightning."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from classifier_training.inference.rejection import (
     DEFAULT_THRESHOLD,
     UNKNOWN,
     RejectRule,
+    RejectSettings,
     make_rule,
     refuse_unknown,
 )
-from classifier_training.inference.settings import RejectSettings
 from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Decoded(NamedTuple):
-    """An item, and either its input, float32 [3, H, W], or the reason why there is none."""
+    """An item with its input, float32 [3, H, W], or with the reason why it has none."""
 
     item: Item
     tensor: NDArray[np.float32] | None
@@ -55,12 +55,12 @@ def decode(items: Iterable[Item], preprocessing: Preprocessing, *, ahead: int) -
     Args:
         items: what to decode.
         preprocessing: from pixels to input.
-        ahead: items that are decoded before they are asked for.
+        ahead: items that are decoded in advance.
     """
     remaining = iter(items)
     first = list(islice(remaining, 2))
     if len(first) < 2:
-        # Threads would only cost a single image their start.
+        # For a single image, threads cost more than they save.
         yield from (decode_one(item, preprocessing) for item in first)
         return
     pool = ThreadPoolExecutor(num_cores(), "decode")
@@ -77,7 +77,7 @@ def decode(items: Iterable[Item], preprocessing: Preprocessing, *, ahead: int) -
 
 
 def decode_one(item: Item, preprocessing: Preprocessing) -> Decoded:
-    """Decode one item; whatever is wrong with it becomes its error."""
+    """Decode one item; a failure becomes the item's error."""
     if item.error is not None:
         return Decoded(item, None, item.error)
     try:
@@ -93,7 +93,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]
     """Return the network's input for an upright RGB image, float32 [3, H, W].
 
     Raises:
-        UnreadableImageError: for an image so long and thin that it becomes huge before it is cut.
+        UnreadableImageError: for an image so long and thin that it becomes huge before it is cropped.
     """
     place = preprocessing.geometry(image.height, image.width)
     if place.height * place.width > MAX_PIXELS:
@@ -104,17 +104,21 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]
 def _submit(pool: ThreadPoolExecutor, item: Item, preprocessing: Preprocessing) -> Future[Decoded]:
     if item.pixels is None:
         return pool.submit(decode_one, item, preprocessing)
-    # Frames come decoded and large; waiting for a thread, they would fill the memory.
+    # Frames arrive decoded and large; in a queue they would fill the memory.
     done: Future[Decoded] = Future()
     done.set_result(decode_one(item, preprocessing)._replace(item=replace(item, pixels=None)))
     return done
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Raw output for one image: logits [K] before the temperature, or the reason why there are none.
+class RawOutput:
+    """Output of the network for one image.
 
-    `novelty` says how unlike the training data it is, where the model scores that.
+    Args:
+        item: the image.
+        logits: [K], before the temperature; None where the image cannot be classified.
+        error: why not.
+        novelty: how unlike the training data the image is, where the model gives that score.
     """
 
     item: Item
@@ -133,11 +137,11 @@ class Predictor:
 
     Args:
         run: a run folder or a copy of one, or an ONNX file that `export` wrote, wherever it lies; or a model that is
-            open already.
-        accelerator: where ONNX Runtime computes: auto takes CUDA where it is there, else the CPU.
+            already open.
+        accelerator: where ONNX Runtime computes: auto takes CUDA if it is available, else the CPU.
 
     Raises:
-        UserError: when a file is missing, damaged or does not go with the others, or the accelerator is not there.
+        UserError: when a file is missing, damaged or inconsistent with the others, or the accelerator is not available.
     """
 
     def __init__(self, run: Path | str | LoadedModel, *, accelerator: Accelerator = "auto") -> None:
@@ -151,7 +155,7 @@ class Predictor:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What was fitted on validation; None for a lone file, or a bundle that was not calibrated."""
+        """What was fitted on the validation split; None for a lone file, or a bundle that was not calibrated."""
         return self._model.calibration
 
     @property
@@ -207,13 +211,14 @@ class Predictor:
             paths: image files.
             batch_size: images in a batch.
             top_k: top predictions to list.
-            threshold: confidence below which an answer is marked rejected; its label stays.
-            reject: thresholds of the bundle's instead, and whether images unlike the training data are rejected.
-            unknown: whether a rejected answer has the label `unknown`.
+            threshold: confidence below which a prediction is marked as rejected; its label stays.
+            reject: thresholds per class from the validation split instead, and whether images unlike the training data
+                are rejected.
+            unknown: whether a rejected prediction has the label `unknown`.
             probabilities: whether to list every class.
 
         Raises:
-            UserError: for wishes that exclude each other, or that the bundle cannot meet.
+            UserError: for settings that exclude each other, or that need a calibrated bundle.
         """
         rule = self.rule(threshold, reject or RejectSettings(), unknown=unknown)
         items = (Item(str(path), "") for path in paths)
@@ -223,7 +228,7 @@ class Predictor:
         return (prediction for _, prediction in labelled)
 
     def rule(self, threshold: float, reject: RejectSettings, *, unknown: bool) -> RejectRule:
-        """Turn wishes into thresholds; see `predict`."""
+        """Return the thresholds that settings stand for; see `predict`."""
         if unknown:
             refuse_unknown(self.class_names)
         return make_rule(self._model, threshold, reject)
@@ -238,20 +243,20 @@ class Predictor:
         probabilities: bool,
         unknown: bool = False,
     ) -> Iterator[tuple[Item, Prediction]]:
-        """Classify the items of a source, each given back with its prediction; see `predict`."""
-        for answer in self._answers(items, batch_size):
-            if answer.logits is None:
-                yield answer.item, Prediction(answer.path, error=answer.error)
+        """Classify the items of a source and yield each with its prediction; see `predict`."""
+        for output in self._raw_outputs(items, batch_size):
+            if output.logits is None:
+                yield output.item, Prediction(output.path, error=output.error)
                 continue
-            shares = softmax(answer.logits / np.float32(self._model.temperature))
-            # By the logits: two that a temperature brings within rounding of each other keep their order.
-            order = np.argsort(-answer.logits, kind="stable")[:top_k]
+            shares = softmax(output.logits / np.float32(self._model.temperature))
+            # Sorted by logits: dividing by the temperature may round two probabilities to the same value.
+            order = np.argsort(-output.logits, kind="stable")[:top_k]
             label, confidence = self.class_names[order[0]], float(shares[order[0]])
-            reason = rule.reason(label, confidence, answer.novelty)
+            reason = rule.reason(label, confidence, output.novelty)
             yield (
-                answer.item,
+                output.item,
                 Prediction(
-                    path=answer.path,
+                    path=output.path,
                     label=UNKNOWN if unknown and reason else label,
                     confidence=confidence,
                     top_k=tuple((self.class_names[row], float(shares[row])) for row in order),
@@ -261,12 +266,12 @@ class Predictor:
                 ),
             )
 
-    def answers(self, paths: Iterable[Path | str], *, batch_size: int = 32) -> Iterator[Answer]:
+    def raw_outputs(self, paths: Iterable[Path | str], *, batch_size: int = 32) -> Iterator[RawOutput]:
         """Yield the logits of image files one batch at a time, in their order."""
-        return self._answers((Item(str(path), "") for path in paths), batch_size)
+        return self._raw_outputs((Item(str(path), "") for path in paths), batch_size)
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the model alone: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
+        """Run the model without preprocessing: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
         return self._run(inputs, [OUTPUT_NAME])[0]
 
     def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
@@ -275,24 +280,24 @@ class Predictor:
         found = session.run(outputs, {INPUT_NAME: inputs.astype(dtype, copy=False)})
         return [np.asarray(values, dtype=np.float32) for values in found]
 
-    def _answers(self, items: Iterable[Item], batch_size: int) -> Iterator[Answer]:
+    def _raw_outputs(self, items: Iterable[Item], batch_size: int) -> Iterator[RawOutput]:
         decoded = decode(items, self.preprocessing, ahead=batch_size)
         while batch := list(islice(decoded, batch_size)):
-            yield from self._answer(batch)
+            yield from self._run_batch(batch)
 
-    def _answer(self, batch: Sequence[Decoded]) -> Iterator[Answer]:
+    def _run_batch(self, batch: Sequence[Decoded]) -> Iterator[RawOutput]:
         tensors = [decoded.tensor for decoded in batch if decoded.tensor is not None]
         if not tensors:
-            yield from (Answer(decoded.item, None, decoded.error) for decoded in batch)
+            yield from (RawOutput(decoded.item, None, decoded.error) for decoded in batch)
             return
-        # What cannot be read leaves its place in the batch empty: the others are computed as if it could.
+        # An unreadable image leaves zeros in its place, so that the others are computed in a batch of the same size.
         empty = np.zeros_like(tensors[0])
         inputs = np.stack([empty if decoded.tensor is None else decoded.tensor for decoded in batch])
         all_logits, *scores = self._run(inputs, self._outputs)
         for row, (decoded, logits) in enumerate(zip(batch, all_logits, strict=True)):
             if decoded.tensor is None:
-                yield Answer(decoded.item, None, decoded.error)
+                yield RawOutput(decoded.item, None, decoded.error)
             elif not np.isfinite(logits).all():
-                yield Answer(decoded.item, None, "the model's answer is not a number")
+                yield RawOutput(decoded.item, None, "the model's output is not a number")
             else:
-                yield Answer(decoded.item, logits, novelty=float(scores[0][row]) if scores else None)
+                yield RawOutput(decoded.item, logits, novelty=float(scores[0][row]) if scores else None)

@@ -55,18 +55,18 @@ SortBy = Literal["copy", "link"]
 
 
 class Sorter:
-    """Puts each labelled image at FOLDER/LABEL/ and its path within the source, so that no two files meet.
+    """Puts each labelled image at FOLDER/LABEL/ and its path within the source, so that no two files collide.
 
-    Labels that are no folder names are coded, see `safe_name`. A file that is there already is left alone, so sorting
-    again changes nothing. Images without an answer go nowhere.
+    Labels that are no valid folder names are encoded, see `safe_name`. An existing file is left as it is, so sorting
+    again changes nothing. Images without a prediction are left out.
 
     Args:
-        folder: where to; made when it is not there.
+        folder: target; created when it does not exist.
         by: copy the files, or make symbolic links to them.
         source: where the images come from.
 
     Raises:
-        UserError: when the folder cannot be made, lies where the images are looked for, or the source has no files.
+        UserError: when the folder cannot be made, lies inside the source, or the source has no files.
     """
 
     def __init__(self, folder: str, by: SortBy, source: Source) -> None:
@@ -76,7 +76,7 @@ class Sorter:
             raise UserError("sort_into= with a video as source", "image files", "leave sort_into= out")
         if isinstance(source, FolderSource) and self.folder.resolve().is_relative_to(Path(source.path).resolve()):
             raise UserError(
-                f"sort_into={folder}: lies in the source, where sorted images would be found as new ones",
+                f"sort_into={folder}: lies in the source, so sorted images would be found as new ones",
                 "a folder outside of the source",
                 "sort_into=/another/folder",
             )
@@ -91,7 +91,7 @@ class Sorter:
         """Copy or link one image.
 
         Raises:
-            UserError: when the system refuses.
+            UserError: when it cannot be written.
         """
         if prediction.label is None:
             return
@@ -104,7 +104,7 @@ class Sorter:
             else:
                 self._copy(Path(item.path), target)
         except FileNotFoundError:
-            log.warning("%s has gone and is not sorted", valid_text(item.path))
+            log.warning("%s no longer exists and is not sorted", valid_text(item.path))
         except OSError as error:
             raise self._refused(target, error) from error
 
@@ -126,7 +126,7 @@ class Sorter:
                 return
         temporary = target.with_name(f".{os.getpid()}.tmp")
         try:
-            # With the time of the last change, by which the file is known again.
+            # Keeps the modification time, by which the file is recognised later.
             shutil.copy2(path, temporary)
             temporary.replace(target)
         finally:

@@ -1,4 +1,4 @@
-"""What `source=` may stand for: an image, a folder, a glob, a list file or a video; one generator of items for all."""
+"""What `source=` may be: an image, a folder, a glob, a list file or a video; each yields items."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
 from classifier_training.core.preprocess import import_opencv
-from classifier_training.data.checking.faults import Faults
 from classifier_training.data.index import is_image
-from classifier_training.data.walk import LinkOutError, UnreadableFolderError, Walker
+from classifier_training.data.walk import Faults, LinkOutError, UnreadableFolderError, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +36,10 @@ class Item:
     """One image to label.
 
     Args:
-        path: for people, and to open the file by.
+        path: of the file, or a name for people.
         name: relative path without `..`, different for every item of a source.
         pixels: of a video's frame, uint8 [H, W, 3], RGB.
-        error: why the source already knows that there is nothing to read.
+        error: why the source has nothing to read here.
     """
 
     path: str
@@ -50,17 +49,17 @@ class Item:
 
 
 class Source(Protocol):
-    """Where images come from; going through it again gives the same items."""
+    """Where images come from; iterating again gives the same items."""
 
     def __iter__(self) -> Iterator[Item]: ...
 
     def count(self) -> int | None:
-        """How many items there are, where that is cheap to know."""
+        """How many items there are; None where that is expensive to find out."""
         ...
 
 
 def find_source(source: str, *, every_s: float | None = None, follow_links: bool = False) -> Source:
-    """Return what a word stands for.
+    """Return the source that a setting names.
 
     Args:
         source: image, folder, glob, .txt list file or video.
@@ -68,12 +67,12 @@ def find_source(source: str, *, every_s: float | None = None, follow_links: bool
         follow_links: whether links to folders, and links out of the folder, are followed in a folder or glob.
 
     Raises:
-        UserError: when it stands for nothing, holds no image, or a setting is given that does nothing for it.
+        UserError: when it does not exist, holds no image, or a setting has no effect on it.
     """
     path = os.path.expanduser(source)
     ending = os.path.splitext(path)[1].lower()
     found: Source
-    # os.path answers no where pathlib raises: for folders that may not be entered and names that no file can have.
+    # os.path returns False where pathlib raises: for folders without permission and for invalid names.
     if os.path.isdir(path):
         found = FolderSource(path, follow_links)
     elif ending in VIDEO_EXTENSIONS and os.path.isfile(path):
@@ -103,8 +102,8 @@ def find_source(source: str, *, every_s: float | None = None, follow_links: bool
     return found
 
 
-class _Met(Faults):
-    """What a folder holds and cannot be used: links that lead out of it, and folders that cannot be read."""
+class _Skipped(Faults):
+    """Collects links that lead out of a folder, and folders that cannot be read."""
 
     def __init__(self) -> None:
         super().__init__("skip")
@@ -122,14 +121,14 @@ class _Met(Faults):
 
 
 @dataclass
-class _Linked:
-    """What has been said of a source's links, so that it is said once however often its items are gone through."""
+class _LinkReport:
+    """Reports the links of a source once, however often its items are iterated."""
 
-    is_told: bool = False
+    is_done: bool = False
 
-    def tell(self, walker: Walker, met: _Met) -> None:
-        if not self.is_told:
-            self.is_told = True
+    def log(self, walker: Walker, met: _Skipped) -> None:
+        if not self.is_done:
+            self.is_done = True
             walker.report()
             if met.links:
                 log.warning(
@@ -138,7 +137,7 @@ class _Linked:
                 )  # fmt: skip
 
 
-def _walker(folder: str, met: _Met, *, follow_links: bool) -> Walker:
+def _walker(folder: str, met: _Skipped, *, follow_links: bool) -> Walker:
     root = Path(os.path.realpath(folder))
     return Walker(root, follow_links=follow_links, faults=met, setting="follow_links", keeps=False)
 
@@ -166,17 +165,17 @@ class FolderSource:
     path: str
     follow_links: bool = False
     empty = "no image in this folder"
-    _linked: _Linked = field(default_factory=_Linked, repr=False, compare=False)
+    _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        met = _Met()
+        met = _Skipped()
         walker = _walker(self.path, met, follow_links=self.follow_links)
         for path in walker.files(Path(self.path)):
             yield from self._refused(met.unreadable)
             if is_image(Path(path)):
                 yield self._item(path)
         yield from self._refused(met.unreadable)
-        self._linked.tell(walker, met)
+        self._linked.log(walker, met)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
@@ -200,16 +199,16 @@ class GlobSource:
     pattern: str
     follow_links: bool = False
     empty = "no image matches"
-    _linked: _Linked = field(default_factory=_Linked, repr=False, compare=False)
+    _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        met, folder = _Met(), self._folder
+        met, folder = _Skipped(), self._folder
         walker = _walker(folder, met, follow_links=self.follow_links)
         # Only paths are held, for their order; a glob gives them as the file system does.
         for path in sorted(glob.iglob(self.pattern, recursive=True)):
             if is_image(Path(path)) and not os.path.isdir(path) and walker.reaches(path, folder):
                 yield Item(path, os.path.relpath(path, folder))
-        self._linked.tell(walker, met)
+        self._linked.log(walker, met)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import sha256
 from classifier_training.core.types import Weights
-from classifier_training.models.shapes import on_shapes
+from classifier_training.models.meta import on_shapes
 from classifier_training.models.weights import load_state, read_tensors
 
 if TYPE_CHECKING:

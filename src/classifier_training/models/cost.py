@@ -1,17 +1,149 @@
-"""What training a network takes, found on shapes alone: no weight is made, no image needed."""
+"""Size and cost of a network: by layer, in training, and of many networks by name, measured once and kept.
+
+Everything is found on the meta device: no weight is read, no image needed.
+"""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from classifier_training.models.summary import summarize
+from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import write_json
+from classifier_training.core.runtime import cache_dir, versions
+from classifier_training.core.types import BuiltModel
+from classifier_training.models.meta import on_shapes, shadow_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
-    from classifier_training.core.types import BuiltModel
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer that has parameters or does arithmetic.
+
+    Args:
+        name: dotted path in the network.
+        kind: class of the layer.
+        output_shape: of one image.
+        num_parameters: weights and biases.
+        num_flops: for one image, a multiply and an add counted as two.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    num_parameters: int
+    num_flops: int
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """Totals of a network and the table behind them.
+
+    Args:
+        architecture: the network's name.
+        input_shape: channels, height and width of the image that was counted.
+        num_parameters: weights and biases.
+        num_trainable: those of them that learn.
+        num_flops: for one image, a multiply and an add counted as two.
+        layers: the rows, in the order of the network.
+    """
+
+    architecture: str
+    input_shape: tuple[int, int, int]
+    num_parameters: int
+    num_trainable: int
+    num_flops: int
+    layers: tuple[LayerRow, ...]
+
+    @property
+    def size_mb(self) -> float:
+        """Size of the float32 parameters in MiB."""
+        return self.num_parameters * 4 / 2**20
+
+    def to_text(self) -> str:
+        """Lay the table out for a text file."""
+        width = max([len(row.name) for row in self.layers] + [5])
+        trainable = f"{self.num_trainable:,} of {_rounded(self.num_parameters)}"
+        total = (
+            f"{self.architecture}, input {'x'.join(map(str, self.input_shape))}: {self.num_parameters:,} parameters "
+            f"(trainable: {'all' if self.num_trainable == self.num_parameters else trainable}; "
+            f"{self.size_mb:.1f} MiB as float32), "
+            f"{self.num_flops / 1e9:.3f} GFLOPs an image"
+        )
+        lines = [total, "", f"{'layer':<{width}}  {'kind':<18}  {'output':<16}  {'parameters':>12}  {'MFLOPs':>10}"]
+        for row in self.layers:
+            name, shape = f"{row.name:<{width}}", "x".join(map(str, row.output_shape))
+            size, cost = f"{row.num_parameters:>12,}", f"{row.num_flops / 1e6:>10.2f}"
+            lines.append(f"{name}  {row.kind:<18}  {shape:<16}  {size}  {cost}")
+        return "\n".join(lines) + "\n"
+
+
+def summarize(
+    network: nn.Module, *, architecture: str, image_size: int, num_trainable: int | None = None
+) -> ModelSummary:
+    """Count parameters and operations of one forward pass on shapes alone: no weight is read, no image needed.
+
+    Args:
+        network: any.
+        architecture: its name.
+        image_size: side of the square input in pixels.
+        num_trainable: parameters that learn; all that want gradients when left out.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    input_shape = (3, image_size, image_size)
+    shadow = shadow_of(network).eval()
+    shapes: dict[str, tuple[int, ...]] = {}
+    leaves = {name: layer for name, layer in shadow.named_modules() if not list(layer.children())}
+    for name, layer in leaves.items():
+        layer.register_forward_hook(
+            lambda _layer, _inputs, output, name=name: shapes.update({name: _output_shape(output)})
+        )
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        shadow(torch.empty(1, *input_shape, device="meta"))
+    by_layer = counter.get_flop_counts()
+    prefix = type(shadow).__name__
+    rows = []
+    for name, layer in leaves.items():
+        num_parameters = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+        num_flops = sum(by_layer.get(f"{prefix}.{name}", {}).values())
+        if num_parameters or num_flops:
+            rows.append(LayerRow(name, type(layer).__name__, shapes.get(name, ()), num_parameters, num_flops))
+    return ModelSummary(
+        architecture=architecture,
+        input_shape=input_shape,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        num_trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        if num_trainable is None
+        else num_trainable,
+        num_flops=counter.get_total_flops(),
+        layers=tuple(rows),
+    )
+
+
+def _rounded(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _output_shape(output: object) -> tuple[int, ...]:
+    shape = getattr(output, "shape", None)
+    return tuple(shape[1:]) if shape is not None else ()
+
 
 MEASURED_BATCH = 2
 """Batch norm in training needs two values."""
@@ -76,3 +208,67 @@ def kept_bytes(network: nn.Module, *, image_size: int) -> int:
         shadow(images)
     total = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     return total // MEASURED_BATCH
+
+
+Build = Callable[[int], Any]
+
+SHAPED_BY = ("python", "torch", "torchvision", "timm")
+"""Packages that decide what a network is made of, besides this one."""
+
+
+def measure(builders: Mapping[str, Build], *, num_classes: int, image_size: int | None) -> dict[str, Cost | str]:
+    """Return the cost of each network by its name, or in words why there is none.
+
+    What was measured once is read from the cache folder, without torch, until a package that shapes it changes.
+
+    Args:
+        builders: makes a network for a number of classes, by a name that stands for it alone.
+        num_classes: outputs of the networks.
+        image_size: side of the input in pixels; the network's own where it is None.
+    """
+    path = cache_dir() / "model_figures.json"
+    stamp = _stamp()
+    kept = _read(path, stamp)
+    keys = {name: f"{name} {num_classes} {image_size}" for name in builders}
+    absent = [name for name, key in keys.items() if key not in kept]
+    if len(absent) > 1:
+        log.info("measuring %d networks, once", len(absent))
+    for name in absent:
+        found = _measure(builders[name], num_classes=num_classes, image_size=image_size)
+        kept[keys[name]] = found if isinstance(found, str) else dataclasses.asdict(found)
+    if absent:
+        write_json(path, {"stamp": stamp, "figures": kept})
+    return {name: value if isinstance(value := kept[key], str) else Cost(**value) for name, key in keys.items()}
+
+
+def _measure(build: Build, *, num_classes: int, image_size: int | None) -> Cost | str:
+    from classifier_training.models.meta import fit_input
+
+    try:
+        built = on_shapes(lambda: build(num_classes))
+        if not isinstance(built, BuiltModel):
+            return "it is no neural network"
+        size = image_size or built.input_spec.size
+        fit_input(built, image_size=size, batch_size=2)
+    except UserError as error:
+        return error.came
+    return cost(built, image_size=size)
+
+
+def _stamp() -> str:
+    """Name the state of all that a figure follows from."""
+    found = versions()
+    digest = hashlib.sha256(" ".join(found[name] for name in SHAPED_BY).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, stamp: str) -> dict[str, Any]:
+    """Return the figures that were kept; none when they are of another state, or the file is damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    figures = kept.get("figures") if isinstance(kept, dict) and kept.get("stamp") == stamp else None
+    return figures if isinstance(figures, dict) else {}

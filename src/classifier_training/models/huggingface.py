@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import AfterValidator, Field
 
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, reason_of
 from classifier_training.core.register import register
 from classifier_training.core.settings import Pretrained, absolute
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.head import class_layers, drop_before
-from classifier_training.models.hub import hub_access
 from classifier_training.models.torchvision_models import IMAGENET
-from classifier_training.models.weights import unfetched, wants_published
+from classifier_training.models.weights import hub_access, unfetched, wants_published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,7 +57,7 @@ def huggingface_model(
     """
     import transformers
 
-    from classifier_training.models.nets.plain import HubClassifier
+    from classifier_training.models.networks import HubClassifier
 
     folder = Path(name).is_dir()
     with _quiet(), nullcontext() if folder else hub_access() as no_connection:
@@ -192,11 +191,7 @@ def _quiet() -> Iterator[None]:
 
 def _unreadable(name: str, error: Exception) -> UserError:
     return UserError(
-        f"model.name={name}: no image classifier can be made of it ({type(error).__name__}: {_first_line(error)})",
+        f"model.name={name}: no image classifier can be made of it ({reason_of(error)})",
         f"a repository of the hub, or a folder with config.json, for image classification; offline, one in {CACHE}",
         "check the name and the connection; model=tf_efficientnet_lite0 needs none, its weights come with this package",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

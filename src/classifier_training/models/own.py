@@ -25,8 +25,7 @@ def cnn_v1(
         num_convolutions: of 3x3 in each block, before its max-pool.
         dropout: share of channels dropped after each block, and of features before the last layer.
     """
-    from classifier_training.models.nets.layers import OWN_INPUT
-    from classifier_training.models.nets.plain import plain_network
+    from classifier_training.models.networks import OWN_INPUT, plain_network
 
     network = plain_network(num_classes, residual=residual, num_convolutions=num_convolutions, dropout=dropout)
     return BuiltModel(network, OWN_INPUT, "cnn_v1_residual" if residual else "cnn_v1")
@@ -56,8 +55,7 @@ def cnn_v2(
         stochastic_depth: share of images that skip the last block's branch; earlier ones are skipped less.
         dropout: share of features dropped before the last layer.
     """
-    from classifier_training.models.nets.layers import OWN_INPUT
-    from classifier_training.models.nets.stages import staged_network
+    from classifier_training.models.networks import OWN_INPUT, staged_network
 
     network = staged_network(
         num_classes,
@@ -85,7 +83,6 @@ def student(
         width: factor of all channel counts; the size grows with its square.
         dropout: share of features dropped before the last layer.
     """
-    from classifier_training.models.nets.layers import OWN_INPUT
-    from classifier_training.models.nets.plain import light_network
+    from classifier_training.models.networks import OWN_INPUT, light_network
 
     return BuiltModel(light_network(num_classes, width=width, dropout=dropout), OWN_INPUT, "student")

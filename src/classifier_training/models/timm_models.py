@@ -1,10 +1,11 @@
-"""Any network that timm knows by name."""
+"""Networks of timm: any of them by its name there, and some by names of their own."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -13,8 +14,7 @@ from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Pretrained  # noqa: TC001 - the register reads them at run time
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.bundled import package_of, with_bundled_weights
-from classifier_training.models.hub import hub_access
-from classifier_training.models.weights import load_weights_file, unfetched, wants_published
+from classifier_training.models.weights import hub_access, load_weights_file, unfetched, wants_published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -148,3 +148,82 @@ def _create(
             no_connection or error,
             cached_at="$HF_HOME/hub (~/.cache/huggingface unless set)",
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lite:
+    """A network of timm whose trained weights come in a package.
+
+    Args:
+        pretrained: start from the ImageNet weights of the package, without a connection; auto: yes, unless
+            model.weights or init_from names others.
+        weights: start from this file instead (.safetensors, or a PyTorch state_dict).
+        dropout: share of features dropped before the last layer; the network's own, none, unless given.
+    """
+
+    architecture: ClassVar[str]
+
+    pretrained: Pretrained = "auto"
+    weights: PathText | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    def __call__(self, num_classes: int) -> BuiltModel:
+        """Build the network.
+
+        Raises:
+            UserError: when weights are wanted and cannot be had.
+        """
+        is_pretrained = wants_published(self.pretrained, self.weights)
+        built = timm_model(
+            num_classes, name=self.architecture, pretrained=False, weights=self.weights, dropout=self.dropout or 0.0
+        )
+        return with_bundled_weights(built) if is_pretrained else built
+
+
+@register(group="model", name="tf_efficientnet_lite0")
+class EfficientNetLite0(Lite):
+    """EfficientNet-Lite0 (Tan and Le 2019), of timm: 3.4 million parameters; its weights come with this package."""
+
+    architecture = "tf_efficientnet_lite0"
+
+
+@register(group="model", name="tf_efficientnet_lite1")
+class EfficientNetLite1(Lite):
+    """EfficientNet-Lite1, of timm: 4.1 million parameters, at 240 pixels; its weights come by the extra lite."""
+
+    architecture = "tf_efficientnet_lite1"
+
+
+@register(group="model", name="tf_efficientnet_lite2")
+class EfficientNetLite2(Lite):
+    """EfficientNet-Lite2, of timm: 4.8 million parameters, at 260 pixels; its weights come by the extra lite."""
+
+    architecture = "tf_efficientnet_lite2"
+
+
+@register(group="model", name="mobilenetv4_conv_medium")
+def mobilenetv4_conv_medium(
+    num_classes: int,
+    *,
+    pretrained: Pretrained = "auto",
+    weights: PathText | None = None,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> BuiltModel:
+    """MobileNetV4-Conv-Medium (Qin et al. 2024), of timm: 8.4 million parameters, for screens and slides.
+
+    Args:
+        pretrained: start from timm's mobilenetv4_conv_medium.e500_r256_in1k, fetched the first time; auto: yes, unless
+            model.weights or init_from names others.
+        weights: start from this file instead (.safetensors, or a PyTorch state_dict).
+        dropout: share of features dropped before the last layer.
+
+    Raises:
+        UserError: when weights are wanted and cannot be had.
+    """
+    return timm_model(
+        num_classes,
+        name="mobilenetv4_conv_medium.e500_r256_in1k",
+        pretrained=pretrained,
+        weights=weights,
+        dropout=dropout,
+    )

@@ -1,4 +1,4 @@
-"""torchvision's classifiers: any of them by its name there, and the shell of those that have a name here."""
+"""torchvision's classifiers: any of them by its name there, and the common ones by names of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Pretrained  # noqa: TC001 - the register reads them at run time
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
@@ -186,7 +186,7 @@ def _load_published(network: nn.Module, architecture: str, published: WeightsEnu
         source.load_state_dict(state)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"the file {file} holds more than tensors; it was not read further ({str(error).partition(chr(10))[0]})",
+            f"the file {file} holds more than tensors; it was not read further ({first_line(error)})",
             "the weights that torchvision publishes",
             f"remove {Path(torch.hub.get_dir(), 'checkpoints', file)}, and it is fetched again",
         ) from error
@@ -207,3 +207,66 @@ def _input_spec(architecture: str, published: WeightsEnum) -> InputSpec:
         # here the preprocessing does it, with weights or without.
         return InputSpec(size, HALVES, HALVES)
     return InputSpec(size, tuple(transforms.mean), tuple(transforms.std))
+
+
+@register(group="model", name="resnet18")
+class ResNet18(Torchvision):
+    """ResNet-18: 11.2 million parameters, the default for the built-in sample."""
+
+    architecture = "resnet18"
+
+
+@register(group="model", name="resnet34")
+class ResNet34(Torchvision):
+    """ResNet-34: 21.3 million parameters."""
+
+    architecture = "resnet34"
+
+
+@register(group="model", name="resnet50")
+class ResNet50(Torchvision):
+    """ResNet-50: 23.5 million parameters."""
+
+    architecture = "resnet50"
+
+
+@register(group="model", name="resnet101")
+class ResNet101(Torchvision):
+    """ResNet-101: 42.5 million parameters."""
+
+    architecture = "resnet101"
+
+
+@register(group="model", name="vgg16")
+class VGG16(Torchvision):
+    """VGG-16 (Simonyan and Zisserman 2015): 134 million parameters, simple and heavy."""
+
+    architecture = "vgg16"
+
+
+@register(group="model", name="densenet121")
+class DenseNet121(Torchvision):
+    """DenseNet-121 (Huang et al. 2017): 7.0 million parameters, features used again by every later layer."""
+
+    architecture = "densenet121"
+
+
+@register(group="model", name="mobilenet_v2")
+class MobileNetV2(Torchvision):
+    """MobileNetV2 (Sandler et al. 2018): 2.2 million parameters, for phones."""
+
+    architecture = "mobilenet_v2"
+
+
+@register(group="model", name="efficientnet_b0")
+class EfficientNetB0(Torchvision):
+    """EfficientNet-B0 (Tan and Le 2019): 4.0 million parameters, accurate for its cost."""
+
+    architecture = "efficientnet_b0"
+
+
+@register(group="model", name="efficientnet_b1")
+class EfficientNetB1(Torchvision):
+    """EfficientNet-B1 (Tan and Le 2019): 6.5 million parameters, at 240 pixels."""
+
+    architecture = "efficientnet_b1"

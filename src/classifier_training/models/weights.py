@@ -1,18 +1,20 @@
-"""Starting weights: fetched, or read from a file; never replaced by random ones in silence."""
+"""Starting weights: published ones, fetched from a hub, or a file; never replaced by random ones in silence."""
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.contained import refuse_devices
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, first_line, reason_of
+from classifier_training.core.files import refuse_devices
 from classifier_training.core.manifest import refuse_damaged
 from classifier_training.core.register import with_settings
 from classifier_training.core.types import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -49,10 +51,9 @@ def unfetched(came: str, error: Exception, *, cached_at: str, takes_file: bool =
         cached_at: where they would have been found without a connection.
         takes_file: whether the network can start from a file instead.
     """
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
     file = "a file: model.weights=/path/to/weights.safetensors; or " if takes_file else ""
     return UserError(
-        f"{came} cannot be had ({type(error).__name__}: {reason})",
+        f"{came} cannot be had ({reason_of(error)})",
         f"a connection to fetch them once, or the weights in {cached_at}",
         "connect; or take model=tf_efficientnet_lite0, whose weights come with this package; or "
         f"{file}random weights: model.pretrained=false",
@@ -149,7 +150,7 @@ def trained_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unusable(path: Path, error: Exception) -> UserError:
-    reason = "is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+    reason = "is missing" if isinstance(error, FileNotFoundError) else first_line(error)
     return UserError(
         f"{path}: {reason}",
         "the weights that the run wrote, for the model in its config.yaml",
@@ -173,9 +174,9 @@ def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
-        reason = _why_unreadable(path) or str(error).partition("\n")[0]
+        reason = _why_unreadable(path) or first_line(error)
         raise UserError(
-            f"{path}: cannot be read ({reason or type(error).__name__})",
+            f"{path}: cannot be read ({reason})",
             "a PyTorch file of tensors and plain values alone",
             "check the path, or take another file",
         ) from error
@@ -214,3 +215,39 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() and nothing else",
         )
     return state
+
+
+CONNECT_SECONDS = 10.0
+
+
+@contextmanager
+def hub_access() -> Iterator[Exception | None]:
+    """Let the hub's client work; without a connection it looks into its cache alone.
+
+    The client would ask again and again, for most of a minute, and write a warning each time.
+
+    Yields:
+        Why there is no connection; None when there is one.
+    """
+    from huggingface_hub import constants
+
+    error = _connection_error(constants.ENDPOINT)
+    logger = logging.getLogger("huggingface_hub")
+    level, offline = logger.level, constants.HF_HUB_OFFLINE
+    logger.setLevel(logging.ERROR)
+    constants.HF_HUB_OFFLINE = offline or error is not None
+    try:
+        yield error
+    finally:
+        logger.setLevel(level)
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _connection_error(address: str) -> Exception | None:
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(address, timeout=CONNECT_SECONDS)
+    except Exception as error:  # noqa: BLE001 - the client's HTTP library has changed before
+        return error
+    return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.locks import hold, is_held
+from classifier_training.core.processes import hold, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.registry.record import DAMAGED, FINISHED, UNFINISHED, RunRecord
 from classifier_training.registry.references import present_holders

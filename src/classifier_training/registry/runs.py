@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import holder, is_held
+from classifier_training.core.processes import holder, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
 from classifier_training.core.runtime import setting as typed

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import hold
+from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import RunDir, write_text
 from classifier_training.registry.record import FINISHED, RUN_FILES, RunRecord, read_record
 from classifier_training.registry.registration import Promotion, read_promotions, write_registration

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import hold
+from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir
-from classifier_training.data.store.room import budget_bytes, make_room
-from classifier_training.data.threads import map_samples
+from classifier_training.data.dataset import map_samples
+from classifier_training.data.store.plan import budget_bytes, make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

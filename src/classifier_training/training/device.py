@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.ranks import following
+from classifier_training.core.processes import following
 from classifier_training.core.runtime import num_cores
-from classifier_training.models.shapes import shadow_of
+from classifier_training.models.meta import shadow_of
 
 if TYPE_CHECKING:
     from classifier_training.training.settings import Accelerator, Precision

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, register
-from classifier_training.data.checking.quality import imbalance_ratio
+from classifier_training.data.checking.statistics import imbalance_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.models.shallow.network import FittedClassifier
+    from classifier_training.models.shallow_classifiers import FittedClassifier
     from classifier_training.training.descriptors import Described
 
 log = logging.getLogger(__name__)

@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from classifier_training.conf.recipes import MODEL, SAMPLE_MODEL
+from classifier_training.core.display import align
 from classifier_training.core.errors import UserError, nearest
 from classifier_training.core.register import Entry, Word, entries, entry, register
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.table import align
 from classifier_training.models.bundled import package_of
-from classifier_training.models.cost import Cost
-from classifier_training.models.figures import measure
+from classifier_training.models.cost import Cost, measure
 from classifier_training.models.weights import without_weights
 
 LIBRARIES = ("torchvision", "timm")

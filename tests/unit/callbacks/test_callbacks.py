@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from classifier_training.callbacks.sample_grid import choose_samples
+from classifier_training.callbacks.plots import choose_samples
 from classifier_training.core.types import SplitResult
 
 

@@ -13,7 +13,7 @@ from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, entry
-from classifier_training.data.formats.auto import AutoData
+from classifier_training.data.formats.image_folder import AutoData
 
 TRAIN = entry("verb", "train")
 

@@ -111,6 +111,7 @@ def test_importing_needs_neither_torch_nor_matplotlib(module: str) -> None:
 def test_a_setting_to_be_pasted_reads_back_as_it_was(value: str) -> None:
     import shlex
 
+    from classifier_training import cli  # noqa: F401 - fills the register
     from classifier_training.conf.compose import compose
     from classifier_training.core.register import entry
 

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import make_class_folders
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.checking.quality import imbalance_ratio
+from classifier_training.data.checking.statistics import imbalance_ratio
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.load import load_data
 

@@ -26,9 +26,9 @@ from classifier_training.data.loader import BatchLoader
 from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import EpochSampler
 from classifier_training.data.store import shards
-from classifier_training.data.store.build import build_store
 from classifier_training.data.store.folder import StoreFolder, TableStore
-from classifier_training.data.store.room import make_room
+from classifier_training.data.store.plan import make_room
+from classifier_training.data.store.shards import build_store
 
 FIT: dict[str, Any] = {"size": (16, 16), "mean": (0, 0, 0), "std": (1, 1, 1)}
 PREPROCESSING = Preprocessing(**FIT)
@@ -145,7 +145,7 @@ BUILD = """
 import sys
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.data.recipe import Recipe
-from classifier_training.data.store.build import build_store
+from classifier_training.data.store.shards import build_store
 from classifier_training.data.store.folder import StoreFolder
 if __name__ == "__main__":
     fit = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
@@ -238,8 +238,6 @@ def test_a_full_disk_ends_the_writing_and_not_the_training(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_ends_a_build_in_words(tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from classifier_training.data.store import build
-
     class Here:
         """Runs tasks in this process, where the disk is full."""
 
@@ -261,7 +259,7 @@ def test_a_full_disk_ends_a_build_in_words(tmp_path: Path, paths: list[str], mon
         made(self, folder, number)
         self._file = open("/dev/full", "wb")  # noqa: SIM115, PTH123
 
-    monkeypatch.setattr(build, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(shards, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(shards.ShardWriter, "__init__", on_full_disk)
     store = StoreFolder(tmp_path / "store", RECIPE)
     with pytest.raises(UserError, match="No space left on device"):

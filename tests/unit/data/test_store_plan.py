@@ -11,11 +11,10 @@ import pytest
 from tests.unit.data.test_store import PREPROCESSING, RECIPE, fill
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.room import WEIGHTS_FACTOR, Room
+from classifier_training.core.files import WEIGHTS_FACTOR, Room
 from classifier_training.core.types import SplitTable
 from classifier_training.data.index import SplitData
-from classifier_training.data.store.plan import StorePlan, open_stores
-from classifier_training.data.store.room import make_room, used_bytes
+from classifier_training.data.store.plan import StorePlan, make_room, open_stores, used_bytes
 
 
 def splits_of(tmp_path: Path, paths: list[str]) -> SplitData:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.conftest import read_csv
 
-from classifier_training.core.table import FORMULA_STARTS
+from classifier_training.core.display import FORMULA_STARTS
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies

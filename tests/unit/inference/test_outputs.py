@@ -37,7 +37,7 @@ ROWS = [to_row(prediction, probabilities=True) for prediction in PREDICTIONS]
 def write(path: Path, *, number: int = 3, finish: bool = True, settings: dict[str, Any] = SETTINGS) -> int:
     """Write the first rows, going on where the last writer stopped; returns where that was."""
     with Output(str(path), settings=settings, probabilities=NAMES) as output:
-        done = output.go_on(ITEMS)
+        done = output.resume(ITEMS)
         for item, row in list(zip(ITEMS, ROWS, strict=True))[done:number]:
             output.add(item, row)
         if finish:
@@ -117,7 +117,7 @@ def test_other_settings_or_images_start_anew_and_say_so(tmp_path: Path, caplog: 
     assert write(path, number=2, finish=False, settings={**SETTINGS, "top_k": 3}) == 0
     assert "other settings (top_k)" in caplog.text
     with Output(str(path), settings={**SETTINGS, "top_k": 3}, probabilities=NAMES) as output:
-        assert output.go_on(ITEMS[1:]) == 0
+        assert output.resume(ITEMS[1:]) == 0
     assert "about other images" in caplog.text
     write(path)
     assert read(path) == ROWS
@@ -143,7 +143,7 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
 def test_a_name_as_long_as_names_can_be_gets_a_file(tmp_path: Path) -> None:
     item = Item("x", "é" * 125 + ".jpg")
     with Output(f"{tmp_path}/out", settings=SETTINGS, probabilities=None) as output:
-        output.go_on([item])
+        output.resume([item])
         output.add(item, ROWS[0])
         output.finish()
     (file,) = (tmp_path / "out").iterdir()

@@ -54,8 +54,8 @@ def test_order_and_answers_do_not_depend_on_the_batch(run_dir: RunDir, paths: li
 
 def test_what_cannot_be_read_changes_no_bit_of_the_others(run_dir: RunDir, paths: list[str]) -> None:
     predictor = Predictor(run_dir.path)
-    whole = [answer.logits for answer in predictor.answers([paths[0], paths[0], *paths[2:]])]
-    spoilt = [answer.logits for answer in predictor.answers(paths)]
+    whole = [answer.logits for answer in predictor.raw_outputs([paths[0], paths[0], *paths[2:]])]
+    spoilt = [answer.logits for answer in predictor.raw_outputs(paths)]
     assert spoilt[1] is None
     for row in (0, 2, 3):
         assert np.array_equal(whole[row], spoilt[row])  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import open_session
 from classifier_training.export.write import write_bundle
 from classifier_training.inference.predictor import Predictor
-from classifier_training.inference.settings import RejectSettings
+from classifier_training.inference.rejection import RejectSettings
 
 NUM_PICTURES = 120
 """Of each split."""
@@ -108,7 +108,7 @@ def test_a_bundle_says_its_temperature_and_predict_applies_it(calibrated: RunDir
     assert "Guo" in written["method"]
     predictor = Predictor(calibrated.path)
     paths = pictures(calibrated.path.parent)
-    logits = np.stack([answer.logits for answer in predictor.answers(paths)])  # type: ignore[misc]
+    logits = np.stack([answer.logits for answer in predictor.raw_outputs(paths)])  # type: ignore[misc]
     expected = softmax(logits / np.float32(fitted.temperature))
     found = list(predictor.predict(paths, probabilities=True))
     assert [item.confidence for item in found] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-6)
@@ -118,7 +118,9 @@ def test_a_bundle_says_its_temperature_and_predict_applies_it(calibrated: RunDir
     assert list(lone.predict(paths, probabilities=True, reject=RejectSettings(foreign=True))) == list(
         predictor.predict(paths, probabilities=True, reject=RejectSettings(foreign=True))
     )
-    with pytest.raises(UserError, match=r"reject\.precision: .*lone\.onnx has not the answers"):
+    with pytest.raises(
+        UserError, match=r"reject\.precision: .*lone\.onnx has no calibration, so it lacks the validation predictions"
+    ):
         lone.rule(0.5, RejectSettings(precision=0.9), unknown=False)
 
 
@@ -167,7 +169,7 @@ def test_a_network_without_linear_layer_falls_back_to_energy(tmp_path: Path) -> 
     fitted = read_info(run_dir).calibration
     assert fitted is not None
     assert fitted.novelty.method == "energy"
-    answer = next(Predictor(run_dir.path).answers(pictures(tmp_path)[:1]))
+    answer = next(Predictor(run_dir.path).raw_outputs(pictures(tmp_path)[:1]))
     assert answer.logits is not None
     assert answer.novelty == pytest.approx(-np.log(np.exp(answer.logits.astype(np.float64)).sum()), rel=1e-5)
 
@@ -250,7 +252,7 @@ def test_a_temperature_that_helps_nothing_is_left_out_and_thresholds_work_withou
     assert read.choice == found.choice
     predictor = Predictor(path)
     paths = pictures(tmp_path)[:60]
-    logits = np.stack([answer.logits for answer in predictor.answers(paths)])  # type: ignore[misc]
+    logits = np.stack([answer.logits for answer in predictor.raw_outputs(paths)])  # type: ignore[misc]
     accepted = list(predictor.predict(paths, probabilities=True, reject=RejectSettings(coverage=0.5)))
     assert [item.confidence for item in accepted] == pytest.approx(softmax(logits).max(axis=1).tolist(), abs=1e-6)
     assert 0 < sum(map(bool, (item.rejected for item in accepted))) <= 30

@@ -19,8 +19,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.models import bundled
 from classifier_training.models.bundled import PACKAGES, by_timms_names, package_of
-from classifier_training.models.timm_models import timm_model
-from classifier_training.models.transfer import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from classifier_training.models.timm_models import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, timm_model
 from classifier_training.models.weights import read_tensors
 
 NETWORKS = {

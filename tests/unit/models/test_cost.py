@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.cost import Cost, cost, kept_bytes
-from classifier_training.models.figures import measure
-from classifier_training.models.resnet import ResNet18
+from classifier_training.models.cost import Cost, cost, kept_bytes, measure
+from classifier_training.models.torchvision_models import ResNet18
 
 SPEC = InputSpec(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

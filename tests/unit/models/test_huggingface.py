@@ -14,8 +14,8 @@ from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
-from classifier_training.models.forward import fit_input
 from classifier_training.models.huggingface import huggingface_model
+from classifier_training.models.meta import fit_input
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from tests.conftest import draw_picture
 from torch import nn
 
+from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe, entry, with_settings
+from classifier_training.models.cost import summarize
 from classifier_training.models.head import HEAD_STD, start_small
-from classifier_training.models.resnet import ResNet18, ResNet50
-from classifier_training.models.summary import summarize
 from classifier_training.models.timm_models import timm_model
+from classifier_training.models.torchvision_models import ResNet18, ResNet50
 from classifier_training.models.weights import without_weights
 
 

@@ -13,11 +13,9 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from classifier_training.core.errors import UserError
 from classifier_training.export.onnx import export_onnx
-from classifier_training.models.shallow import forest
-from classifier_training.models.shallow.builders import INPUT, RandomForest, ShallowModel, SupportVectorMachine
-from classifier_training.models.shallow.color import ColorHistograms
-from classifier_training.models.shallow.hog import HistogramOfGradients
-from classifier_training.models.shallow.lbp import LocalBinaryPatterns, grey
+from classifier_training.models import shallow_classifiers
+from classifier_training.models.shallow import INPUT, RandomForest, ShallowModel, SupportVectorMachine
+from classifier_training.models.shallow_features import ColorHistograms, HistogramOfGradients, LocalBinaryPatterns, grey
 from classifier_training.training.shallow import answer
 
 
@@ -162,8 +160,8 @@ def test_a_network_that_is_not_fitted_knows_nothing() -> None:
 
 
 def test_a_forest_too_large_to_be_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forest, "MAX_BYTES", 1000)
+    monkeypatch.setattr(shallow_classifiers, "MAX_BYTES", 1000)
     estimator: Any = RandomForest(num_trees=5).estimator(0)
     estimator.fit(np.random.default_rng(0).random((50, 4)), np.arange(50) % 3)
     with pytest.raises(UserError, match=r"5 trees.*leaves"):
-        forest.Forest(3).adopt(estimator)
+        shallow_classifiers.Forest(3).adopt(estimator)

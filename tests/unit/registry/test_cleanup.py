@@ -10,7 +10,7 @@ import pytest
 from tests.runs import make_run
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import hold, is_held, work_in
+from classifier_training.core.processes import hold, is_held, work_in
 from classifier_training.core.run_dir import RunDir
 from classifier_training.workflows.registering.cleanup import cleanup
 from classifier_training.workflows.registering.promote import promote_run
@@ -101,7 +101,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_held(path)
     code = (
-        "import sys,time; from pathlib import Path; from classifier_training.core.locks import hold\n"
+        "import sys,time; from pathlib import Path; from classifier_training.core.processes import hold\n"
         "with hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import work_in
+from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir
 from classifier_training.registry.runs import find_model, find_run, find_unfinished, unfinished_like
 

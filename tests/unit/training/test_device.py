@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.models.resnet import ResNet18
+from classifier_training.models.torchvision_models import ResNet18
 from classifier_training.training.device import Device, choose_device, sound_precision, unset_gradients
 
 

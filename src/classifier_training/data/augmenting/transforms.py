@@ -1,9 +1,9 @@
 """How images become training batches: settings, and the random numbers behind them.
 
 Every random number of a sample is a pure function of (seed, epoch, position), so that the number of workers, a resume
-or a kill changes nothing. `recipe.py` shrinks an image once, `crop.py` cuts a random part out of that, and what
-happens to the pixels then is in `trivial.py` and `degrade.py`, image by image, in `augment.py`, or in `jitter.py`,
-where OpenCV does the colours. Whole batches are mixed and resized by `training/view.py`.
+or a kill changes nothing. `recipe.py` shrinks an image once. `images.py` augments single images: random crop,
+degradations and, with OpenCV, colour jitter. `augment.py` moves and recolours whole batches. `training/view.py` mixes
+and resizes them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.data.checking.findings import MAX_EXAMPLES, SHOWN_OF_GROUP, Finding, ShownImage, plural, shown
+from classifier_training.core.errors import plural, shown
+from classifier_training.data.checking.findings import MAX_EXAMPLES, SHOWN_OF_GROUP, Finding, ShownImage
 from classifier_training.data.checking.scan import THUMBNAIL
 
 if TYPE_CHECKING:

@@ -1,15 +1,20 @@
-"""What an analysis finds: each with how much it matters, in plain words, and what to do."""
+"""What an analysis finds, each with its severity, meaning and remedy; and the findings about single files."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from classifier_training.core.errors import shown as shown
+import numpy as np
+
+from classifier_training.core.errors import plural
+from classifier_training.data.image_settings import dark_colours, dark_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from classifier_training.core.preprocess import Preprocessing
     from classifier_training.data.checking.scan import FileScan
     from classifier_training.data.index import SampleIndex
 
@@ -98,6 +103,113 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def plural(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+LOSS_WORTH_SAYING = 0.05
+"""Mean share of the pixels that are thrown away."""
+
+TINY_SIDE = 8
+EXTREME_ASPECT = 4.0
+
+
+def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Finding]:
+    """Yield what there is to say of the files themselves."""
+    unreadable, readable = data.scan.unreadable, data.scan.readable
+    if unreadable:
+        reasons = Counter(fact.error for fact in unreadable).most_common(3)
+        yield Finding(
+            code="unreadable_files",
+            severity="error",
+            title=f"{plural(len(unreadable), 'file')} cannot be read",
+            words="Training would stop at the first. Most common: "
+            + "; ".join(f"{reason} ({number:,})" for reason, number in reasons)
+            + ".",
+            remedy="mend or remove what quarantine.csv lists, or train without them: data.on_error=skip",
+            count=len(unreadable),
+            rows=tuple((fact.path, fact.error) for fact in unreadable),
+        )
+    yield from _dark(data)
+    for code, title, words, remedy, chosen in (
+        (
+            "animated", "more than one frame",
+            "Only the first frame of an animation or of a file of many pages is used.",
+            "save the frame that is meant as an image of its own",
+            [fact for fact in readable if fact.num_frames > 1],
+        ),
+        (
+            "tiny_pictures", f"a side below {TINY_SIDE} pixels",
+            "There is next to nothing to be seen on them.", "look whether they belong to the data",
+            [fact for fact in readable if min(fact.width, fact.height) < TINY_SIDE],
+        ),
+        (
+            "extreme_shapes", f"a side more than {EXTREME_ASPECT:.0f} times the other",
+            "The network sees a square: such images are squeezed, cut or barred strongly.",
+            "look whether they belong to the data; choose transforms.policy=letterbox to keep their shape",
+            [fact for fact in readable if max(fact.width, fact.height) > EXTREME_ASPECT * min(fact.width, fact.height)],
+        ),
+        (
+            "turned_by_exif", "turned by the EXIF orientation",
+            ("This project turns them upright everywhere; programs that ignore the tag see them on their side, and so "
+            "would a product that does."),
+            "nothing here; check that the product that runs the model turns them too",
+            [fact for fact in readable if fact.orientation not in (0, 1)],
+        ),
+    ):  # fmt: skip
+        if chosen:
+            joined = "are" if code == "turned_by_exif" else "have"
+            if len(chosen) == 1:
+                joined = "is" if joined == "are" else "has"
+            yield Finding(
+                code=code,
+                severity="note",
+                title=f"{plural(len(chosen), 'file')} {joined} {title}",
+                words=words,
+                remedy=remedy,
+                count=len(chosen),
+                examples=tuple(
+                    (ShownImage(fact.path, f"{fact.width} x {fact.height}"),) for fact in chosen[:MAX_EXAMPLES]
+                ),
+                rows=tuple((fact.path,) for fact in chosen),
+            )
+    yield from _cropped(data, preprocessing)
+
+
+def _dark(data: Inspected) -> Iterator[Finding]:
+    deep = [fact for fact in data.scan.readable if fact.peak >= 0]
+    for code, is_cut, look in (("dark_samples", False, dark_samples), ("dark_colours", True, dark_colours)):
+        chosen = [fact for fact in deep if fact.is_cut == is_cut]
+        told = look(len(chosen), max(fact.peak for fact in chosen)) if chosen else None
+        if told is not None:
+            yield Finding(
+                code=code,
+                severity="warning",
+                title=told.title,
+                words=f"{told.words[0].upper()}{told.words[1:]}.",
+                remedy=told.remedy,
+                count=len(chosen),
+                examples=tuple((ShownImage(fact.path, f"up to {fact.peak:,}"),) for fact in chosen[:MAX_EXAMPLES]),
+                rows=tuple((fact.path, str(fact.peak)) for fact in chosen),
+            )
+
+
+def cropped_share(width: int, height: int, preprocessing: Preprocessing) -> float:
+    """Share of an image's pixels that never reach the network: what the crop cuts off."""
+    place = preprocessing.geometry(height, width)
+    target_height, target_width = preprocessing.size
+    return 1 - min(1, target_height / place.height) * min(1, target_width / place.width)
+
+
+def _cropped(data: Inspected, preprocessing: Preprocessing) -> Iterator[Finding]:
+    sizes = Counter((fact.width, fact.height) for fact in data.scan.readable)
+    if not sizes:
+        return
+    shares = np.array([cropped_share(*size, preprocessing) for size in sizes])
+    mean = float(np.average(shares, weights=list(sizes.values())))
+    if mean >= LOSS_WORTH_SAYING:
+        yield Finding(
+            code="cropped_pixels",
+            severity="warning" if mean > 0.25 else "note",
+            title=f"transforms.policy={preprocessing.policy} throws away {mean:.0%} of the pixels",
+            words=f"The centre is cut out of images that are not square; {shares.max():.0%} of the worst is lost, "
+            "and with it what lies at its sides.",
+            remedy="transforms.policy=squash or letterbox keeps all of the image",
+            count=sum(number for size, number in sizes.items() if cropped_share(*size, preprocessing) > 0),
+        )

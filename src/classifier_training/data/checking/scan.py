@@ -9,6 +9,7 @@ from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,11 +17,9 @@ from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_preview
 from classifier_training.core.runtime import leave_interrupts
-from classifier_training.data.checking.content import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -174,3 +173,13 @@ def _scan_file(root: Path, path: str, thumbnail: NDArray[np.uint8]) -> FileFacts
 
 def _hash(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def hash_file(path: Path | str) -> bytes:
+    """Hash a file's content: 16 bytes of BLAKE2.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.data.formats.listed import locate, named_split, open_text
-from classifier_training.data.formats.named_file import NamedFileSource
+from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
 from classifier_training.data.index import Sample, SampleIndex, split_of
 
 if TYPE_CHECKING:

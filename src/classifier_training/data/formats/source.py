@@ -11,9 +11,8 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.data.checking.faults import Faults
 from classifier_training.data.index import SampleIndex, resolve_root
-from classifier_training.data.walk import Walker
+from classifier_training.data.walk import Faults, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest,
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
-from classifier_training.data.formats.listed import locate, named_split, open_text
-from classifier_training.data.formats.named_file import NamedFileSource
+from classifier_training.data.formats.listing import NamedFileSource, image_folders, locate, named_split, open_text
 from classifier_training.data.index import Sample, SampleIndex, split_of
 
 if TYPE_CHECKING:
@@ -123,9 +122,8 @@ class Table(NamedFileSource):
         group = row.get("group")
         own = {self.path_column, self.label_column, "split", "group"}
         metadata = {name: value for name, value in row.items() if name not in own}
-        folders = (walker.root, file.parent) if file.parent.is_relative_to(walker.root) else (walker.root,)
         return Sample(
-            locate(path, where, folders, walker),
+            locate(path, where, image_folders(file, walker), walker),
             str(label),
             named_split(row.get("split"), where) or split,
             "" if group is None else str(group),

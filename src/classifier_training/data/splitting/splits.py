@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from classifier_training.core.contained import escapes
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.types import TEST, TRAIN, VAL
-from classifier_training.data.formats.listed import open_text
+from classifier_training.data.formats.listing import open_text
 from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, split_of
 from classifier_training.data.splitting.allocate import draw, draw_folds
 

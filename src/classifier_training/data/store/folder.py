@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.locks import hold
-from classifier_training.data.checking.content import hash_file
-from classifier_training.data.recipe import decode, encode
+from classifier_training.core.processes import hold
+from classifier_training.data.checking.scan import hash_file
+from classifier_training.data.recipe import decode
 from classifier_training.data.store.shards import (
     ShardWriter,
     clean,
@@ -131,7 +131,7 @@ class StoreFolder:
         """
         if not self.writes:
             return
-        data: bytes | memoryview = encode(pixels) if self.recipe.jpeg else np.ascontiguousarray(pixels).data.cast("B")
+        data = self.recipe.encoded(pixels)
         if self._added_bytes + len(data) > self.limit_bytes:
             self._stop("its share of the disk is used up (data.store_gb)")
             return

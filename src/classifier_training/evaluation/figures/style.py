@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.table import shorten
+from classifier_training.core.display import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
-from classifier_training.core.progress import progress
+from classifier_training.core.display import progress
+from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TRAIN, InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
-from classifier_training.data.checking.classes import check_classes
 from classifier_training.data.checking.duplicates import check_copies, find_copies
-from classifier_training.data.checking.files import check_files
-from classifier_training.data.checking.findings import SEVERITIES, Finding, Inspected, plural, rank
-from classifier_training.data.checking.quality import count_data, dataset_statistics, file_statistics
+from classifier_training.data.checking.findings import SEVERITIES, Finding, Inspected, check_files, rank
+from classifier_training.data.checking.preflight import check_classes
 from classifier_training.data.checking.scan import FileScan, scan_files
+from classifier_training.data.checking.statistics import count_data, dataset_statistics, file_statistics
 from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
-from classifier_training.data.image_size import choose_image_size
+from classifier_training.data.image_settings import choose_image_size
 from classifier_training.data.load import read_samples
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.workflows.datasets.data_page import DataReportDir, draw_plots, write_data_page

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.errors import plural, shown
 from classifier_training.core.types import TRAIN
-from classifier_training.data.checking.findings import plural, shown
-from classifier_training.data.checking.quality import imbalance_ratio, mean_images
+from classifier_training.data.checking.statistics import imbalance_ratio, mean_images
 from classifier_training.evaluation import report
 from classifier_training.evaluation.figures.analysis import HistogramFigure, MeanImagesFigure, SampleSheetFigure
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure

@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import Field
 
 from classifier_training.conf.recipes import starts_trained
+from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError
-from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import InputSpec
@@ -20,9 +20,8 @@ from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import LoadedData, load_data
 from classifier_training.data.splitting.splits import write_manifest
-from classifier_training.data.store.build import Built, build_store
 from classifier_training.data.store.plan import StorePlan
-from classifier_training.data.store.shards import folder_bytes
+from classifier_training.data.store.shards import Built, build_store, folder_bytes
 from classifier_training.training.settings import ModelBuilder
 from classifier_training.workflows.training.network import suit_images
 
@@ -125,7 +124,7 @@ def prepare(
 
 def _suited_size(model: ModelBuilder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
     """Return the side that train chooses for these images; no weights are read or fetched."""
-    from classifier_training.models.shapes import on_shapes
+    from classifier_training.models.meta import on_shapes
     from classifier_training.models.weights import without_weights
 
     built = on_shapes(lambda: without_weights(model)(loaded.splits.num_classes))

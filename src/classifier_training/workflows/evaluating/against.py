@@ -68,7 +68,7 @@ def compare_runs(
     known = np.isin(result.targets, [number for number, name in enumerate(class_names) if name in other_names])
     fair = np.array([path not in trained_on for path in paths])
     rows = np.flatnonzero(known & fair)
-    answers = list(against.predictor.answers([paths[row] for row in rows]))
+    answers = list(against.predictor.raw_outputs([paths[row] for row in rows]))
     answered = np.array([answer.logits is not None for answer in answers], dtype=bool)
     left_out = {
         "trained_on": int((~fair).sum()),

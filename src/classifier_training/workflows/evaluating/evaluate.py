@@ -17,7 +17,7 @@ from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
-from classifier_training.data.formats.auto import AutoData
+from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest
@@ -191,7 +191,7 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
 
 def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
     logits, indices = [], []
-    for index, answer in enumerate(predictor.answers(table.paths)):
+    for index, answer in enumerate(predictor.raw_outputs(table.paths)):
         if answer.logits is None:
             if not skips:
                 raise UnreadableImageError(answer.path, str(answer.error))

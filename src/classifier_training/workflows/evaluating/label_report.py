@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, plural, shown
 from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
-from classifier_training.data.checking.findings import plural, shown
 from classifier_training.evaluation import report
 from classifier_training.evaluation.gallery import thumbnail
 from classifier_training.evaluation.mistakes import find_label_issues, import_cleanlab
@@ -83,7 +82,7 @@ def report_labels(run: str, *, moved_to: str | None, output: str | None) -> Labe
         if not any(sample.split == split for sample in rows):
             continue
         table = tabulate(rows, root, split, predictor.class_names)
-        for path, target, answer in zip(table.paths, table.targets, predictor.answers(table.paths), strict=True):
+        for path, target, answer in zip(table.paths, table.targets, predictor.raw_outputs(table.paths), strict=True):
             if answer.logits is None:
                 log.warning("left out %s: %s", answer.path, answer.error)
             else:

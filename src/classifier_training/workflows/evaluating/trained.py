@@ -27,7 +27,7 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
         UserError: when the folder lacks its configuration or weights, or they do not belong together.
     """
     from classifier_training.export.onnx import evaluation_copy
-    from classifier_training.models.forward import fit_input
+    from classifier_training.models.meta import fit_input
     from classifier_training.models.weights import load_trained_weights, without_weights
 
     info, weights = describe_trained(run_dir)

@@ -15,17 +15,17 @@ from pydantic import Field
 
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import is_held
 from classifier_training.core.manifest import remove_checkpoints
+from classifier_training.core.processes import is_held
 from classifier_training.core.register import PassedOn, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation.leaderboard import Contestant, Leaderboard, middle_seed, rank
+from classifier_training.export.latency import measure_latency_ms
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
-from classifier_training.workflows.many_runs.contestants import Planned, chosen_models, is_tuned, plan
+from classifier_training.workflows.many_runs.candidates import Planned, chosen_models, is_tuned, plan
 from classifier_training.workflows.many_runs.jobs import Job, read_outcome, run_jobs
 from classifier_training.workflows.many_runs.leaderboard_page import table_lines, write_leaderboard
-from classifier_training.workflows.many_runs.timing import measure_latency_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.core.display import align
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import num_cores, versions
-from classifier_training.core.table import align
 from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure

@@ -219,7 +219,7 @@ def report_students(
 def _probabilities(teacher: OpenedModel, paths: Sequence[str], class_names: Sequence[str]) -> NDArray[np.float32]:
     order = match_classes(class_names, teacher.predictor.class_names, teacher=teacher.run_dir.path)
     rows = []
-    for answer in teacher.predictor.answers(paths):
+    for answer in teacher.predictor.raw_outputs(paths):
         if answer.logits is None:
             raise UnreadableImageError(answer.path, str(answer.error))
         rows.append(softmax(answer.logits)[order])

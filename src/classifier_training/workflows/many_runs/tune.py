@@ -21,10 +21,9 @@ from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
 from classifier_training.core.types import goal_of
 from classifier_training.workflows.evaluating.finished import data_label, model_label
-from classifier_training.workflows.many_runs.contestants import refuse_own
-from classifier_training.workflows.many_runs.tuning.report import StudySummary, summarize, write_study
-from classifier_training.workflows.many_runs.tuning.save import experiment_name, save_experiment
-from classifier_training.workflows.many_runs.tuning.study import (
+from classifier_training.workflows.many_runs.candidates import refuse_own
+from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
+from classifier_training.workflows.many_runs.tuning_study import (
     EPOCHS,
     ERROR,
     LOST,
@@ -42,6 +41,7 @@ from classifier_training.workflows.many_runs.tuning.study import (
     owner,
     suggest,
 )
+from classifier_training.workflows.many_runs.tuning_trials import experiment_name, save_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,7 +199,7 @@ def _run(
     study: Study, trial: Trial, space: Mapping[str, Parameter], settings: Sequence[str], folder: Path, *, latency: bool
 ) -> None:
     """Run a trial and tell the study; one that fails is written down there."""
-    from classifier_training.workflows.many_runs.tuning.trials import run_trial
+    from classifier_training.workflows.many_runs.tuning_trials import run_trial
 
     states = import_optuna().trial.TrialState
     drawn = suggest(trial, space)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from classifier_training.core.display import align
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.core.table import align
 from classifier_training.registry.cleanup import Removal, clean_up
 from classifier_training.registry.runs import DEFAULT_OUTPUT
 from classifier_training.registry.scan import Registry

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from classifier_training.core.display import align
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import RunDir, make_folder, write_csv, write_json, write_text
 from classifier_training.core.runtime import num_cores, versions
-from classifier_training.core.table import align
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure

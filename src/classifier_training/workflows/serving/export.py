@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import work_in
+from classifier_training.core.processes import work_in
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL, softmax
@@ -198,7 +198,7 @@ def refuse_rounding(network: nn.Module, quantization: Quantization) -> None:
     Raises:
         UserError: then.
     """
-    from classifier_training.models.shallow.network import ShallowNetwork
+    from classifier_training.models.shallow_classifiers import ShallowNetwork
 
     if quantization != "none" and isinstance(network, ShallowNetwork):
         raise UserError(

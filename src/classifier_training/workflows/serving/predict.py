@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError
-from classifier_training.core.progress import progress
 from classifier_training.core.register import Choice, register
 from classifier_training.inference.outputs import Output
-from classifier_training.inference.rows import to_row
-from classifier_training.inference.settings import PredictData, PredictTrainer, RejectSettings
+from classifier_training.inference.rejection import PredictData, PredictTrainer, RejectSettings
+from classifier_training.inference.rows import Summary, to_row
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
-from classifier_training.inference.summary import Summary
 from classifier_training.registry.runs import find_model
 from classifier_training.workflows.evaluating.opened import open_exported
 
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What a prediction gave.
+    """Result of `predict`.
 
     Args:
         summary: counts, and the rows for the screen.
@@ -77,25 +76,25 @@ def predict(
 ) -> PredictResult:
     """Label images with a finished run: a file, a folder, a glob, a list of files or a video.
 
-    A run that was interrupted goes on where it stopped when the same command is given again.
+    An interrupted run resumes where it stopped when the same command is given again.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file.
         source: image, folder (searched recursively), glob in quotes, .txt file with a path a line, or video.
         output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
         top_k: top predictions to list for each image.
-        threshold: confidence below which an answer is marked as rejected.
-        unknown: answer `unknown` where an answer is rejected; what it would have been is the first of top_k.
+        threshold: confidence below which a prediction is marked as rejected.
+        unknown: label rejected images `unknown`; the predicted class is still the first of top_k.
         probabilities: write the probability of every class into the output.
-        csv_safe: write a .csv output so that no label or path is a formula to a spreadsheet.
+        csv_safe: write a .csv output so that a spreadsheet runs no label or path as a formula.
         max_display: rows shown on the screen; 0 shows all.
-        quiet: show the summary alone.
-        every_s: seconds between the frames of a video that are looked at; every frame when left out.
+        quiet: show only the summary.
+        every_s: seconds between the frames of a video that are labelled; every frame when left out.
         follow_links: follow links to folders, and links that lead out of the folder, in a folder or glob.
         sort_into: folder that the images are sorted into, by label.
         sort_by: copy the sorted images, or link to them; copy when left out.
     """
-    _refuse_idle(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
+    _refuse_unused(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
     items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = open_exported(find_model(run), accelerator=trainer.accelerator)
     rule = predictor.rule(threshold, reject, unknown=unknown)
@@ -117,10 +116,10 @@ def predict(
     shares = predictor.class_names if probabilities else None
     with Output(output, settings=settings, probabilities=shares, csv_safe=csv_safe) as target:
         log.info("%s on %s", predictor.model_path, predictor.device)
-        done = _go_on(target, items, summary)
+        done = _resume(target, items, summary)
         started = time.monotonic()
         bar = progress("labelling", total=items.count, done=done)
-        with told_interrupts(lambda: _remedy(target, summary)), bar as advance:
+        with interrupts_as_errors(lambda: _remedy(target, summary)), bar as advance:
             for item, prediction in predictor.label(
                 islice(items, done, None),
                 batch_size=data.batch_size,
@@ -144,36 +143,36 @@ def predict(
     return PredictResult(summary, tuple(lines))
 
 
-def _go_on(target: Output, items: Source, summary: Summary) -> int:
-    """Take over what an interrupted run has done; returns how many images that are."""
-    done = target.go_on(items)
+def _resume(target: Output, items: Source, summary: Summary) -> int:
+    """Take over the rows of an interrupted run; returns how many images that are."""
+    done = target.resume(items)
     for row in target.rows():
         summary.add(row)
     if done:
-        log.info("going on behind the %d images of %s", done, target.part)
+        log.info("resuming after the %d images in %s", done, target.part)
     return done
 
 
 def _remedy(target: Output, summary: Summary) -> str:
     if target.part is None:
-        return "give the command again; with output=… it could go on where it stopped"
-    return f"give the same command again; it goes on behind the {summary.images:,} images in {target.part}"
+        return "give the command again; with output=… it could resume where it stopped"
+    return f"give the same command again; it resumes after the {summary.images:,} images in {target.part}"
 
 
-def _refuse_idle(*, output: str | None, probabilities: bool, sort_into: str | None, sort_by: SortBy | None) -> None:
-    """Refuse settings that would do nothing."""
+def _refuse_unused(*, output: str | None, probabilities: bool, sort_into: str | None, sort_by: SortBy | None) -> None:
+    """Refuse settings that have no effect."""
     if probabilities and output is None:
-        raise UserError("probabilities=true without an output", "a file to write them to", "output=answers.json")
+        raise UserError("probabilities=true without an output", "a file to write them to", "output=predictions.json")
     if sort_by is not None and sort_into is None:
         raise UserError(f"sort_by={sort_by} without sort_into", "a folder to sort into", "sort_into=/some/folder")
 
 
 @contextmanager
-def told_interrupts(remedy: Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an error that says how to go on.
+def interrupts_as_errors(remedy: Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an error that says how to resume.
 
     Args:
-        remedy: what to do, asked for when it has happened.
+        remedy: returns what to do; called when the signal arrives.
 
     Raises:
         InterruptedRunError: with exit code 130 for Ctrl-C and 143 for SIGTERM.
@@ -182,9 +181,9 @@ def told_interrupts(remedy: Callable[[], str]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise InterruptedRunError(number, remedy())
 
-    # Python lets only the main thread meet signals; in another one they stay the program's own business.
-    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, stop) for number in heard}
+    # Python delivers signals to the main thread only; in another thread they are left as they are.
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:

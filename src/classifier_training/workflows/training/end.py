@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from classifier_training.callbacks.onnx_export import OnnxExport
+from classifier_training.callbacks.model_files import OnnxExport
 from classifier_training.core.errors import InterruptedRunError, UserError, reason_of
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json

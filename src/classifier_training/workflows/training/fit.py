@@ -228,7 +228,7 @@ def _train_epochs(
 ) -> None:
     """Train to the end of the schedule, or from a checkpoint on."""
     from classifier_training.data.loader import told_dead_workers
-    from classifier_training.models.checkpointing import gradient_checkpointing
+    from classifier_training.models.stages import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
 
     datamodule, trainer = job.datamodule, job.trainer

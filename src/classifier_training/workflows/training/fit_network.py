@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.ranks import following
+from classifier_training.core.processes import following
 from classifier_training.core.types import TRAIN
 from classifier_training.training.decisions import write_decisions
 from classifier_training.training.transfer import LinearProbe

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
+from classifier_training.callbacks.model_files import OnnxExport
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
-from classifier_training.callbacks.onnx_export import OnnxExport
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from classifier_training.models.shallow.builders import ShallowModel
-    from classifier_training.models.shallow.network import ShallowNetwork
+    from classifier_training.models.shallow import ShallowModel
+    from classifier_training.models.shallow_classifiers import ShallowNetwork
     from classifier_training.training.imbalance import Correction
     from classifier_training.workflows.training.job import TrainingJob
 

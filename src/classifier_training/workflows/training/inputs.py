@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import preflight
-from classifier_training.data.checking.quality import imbalance_ratio
-from classifier_training.data.depth import check_depth
+from classifier_training.data.checking.statistics import imbalance_ratio
+from classifier_training.data.image_settings import check_depth
 from classifier_training.data.load import load_data
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.metrics import check_monitor

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import work_in
-from classifier_training.core.ranks import own_share
-from classifier_training.core.room import Room, remove, size_bytes
+from classifier_training.core.files import Room, remove, size_bytes
+from classifier_training.core.processes import own_share, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.runtime import versions
 from classifier_training.core.types import TEST, VAL, goal_of

@@ -15,7 +15,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.register import describe
 from classifier_training.core.runtime import setting
 from classifier_training.core.types import Weights
-from classifier_training.data.image_size import ChosenSize, choose_image_size
+from classifier_training.data.image_settings import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
 from classifier_training.models.stages import split_stages
 from classifier_training.training.transfer import AutoTransfer, choose_transfer, refuse_transfer
@@ -135,8 +135,8 @@ def build_network(
     """
     import torch
 
-    from classifier_training.models.checkpointing import checkpointed_modules
-    from classifier_training.models.forward import fit_input, fit_smaller
+    from classifier_training.models.meta import fit_input, fit_smaller
+    from classifier_training.models.stages import checkpointed_modules
     from classifier_training.models.weights import without_weights
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, suited_batch_size
     from classifier_training.training.features import ends_linear, linear_head
@@ -209,8 +209,8 @@ def suit_images(
         max_epochs: length of the run.
         is_trained: whether it starts from trained weights.
     """
-    from classifier_training.models.forward import can_train
-    from classifier_training.models.shallow.network import ShallowNetwork
+    from classifier_training.models.meta import can_train
+    from classifier_training.models.shallow_classifiers import ShallowNetwork
     from classifier_training.training.progressive import epoch_size
 
     num_images = 1 if data.batch_size == 1 else 2
@@ -289,8 +289,7 @@ def inherit(built: BuiltModel, build: ModelBuilder, origin: RunDir, class_names:
     Raises:
         UserError: when the run's network is another one.
     """
-    from classifier_training.models.head import class_axes
-    from classifier_training.models.inherit import inherit_weights
+    from classifier_training.models.head import class_axes, inherit_weights
     from classifier_training.models.weights import trained_state
     from classifier_training.workflows.evaluating.trained import describe_trained
 

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.ranks import following
+from classifier_training.core.processes import following
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch
 from classifier_training.evaluation.figures.training import LrRangeFigure
 from classifier_training.workflows.training.fit import make_module

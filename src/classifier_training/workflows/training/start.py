@@ -12,12 +12,11 @@ import yaml
 
 from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.locks import work_in
-from classifier_training.core.ranks import following
+from classifier_training.core.processes import following, work_in
 from classifier_training.core.run_dir import RunDir, days_folder, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.shallow import ShallowModel
 from classifier_training.registry.runs import ended, find_run, unfinished_like
 from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
 from classifier_training.workflows.training.teaching import name_teachers
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from classifier_training.callbacks.observer import Observer
-    from classifier_training.core.ranks import Follower
+    from classifier_training.core.processes import Follower
     from classifier_training.training.checkpoint_files import Found
     from classifier_training.training.settings import TrainerSettings
     from classifier_training.workflows.training.settings import Extend, TrainSettings

@@ -27,7 +27,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import distributed
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.ranks import Follower, Share, following, own_share
+from classifier_training.core.processes import Follower, Share, following, own_share
 from classifier_training.core.runtime import command, num_cores, setting, share_of_cores
 from classifier_training.workflows.many_runs.jobs import failure_words
 

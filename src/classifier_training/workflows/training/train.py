@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classifier_training.core.files import size_bytes
 from classifier_training.core.register import register
-from classifier_training.core.room import size_bytes
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, epoch_name
-from classifier_training.models.shallow.builders import ShallowModel
+from classifier_training.models.shallow import ShallowModel
 from classifier_training.workflows.training.end import finish_run
 from classifier_training.workflows.training.fit_network import fit_network
 from classifier_training.workflows.training.fit_shallow import fit_shallow

@@ -11,7 +11,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import InputSpec, SampleKey
 from classifier_training.data.augmenting.augment import augment
-from classifier_training.data.augmenting.crop import training_pixels
+from classifier_training.data.augmenting.images import training_pixels
 from classifier_training.data.augmenting.transforms import DRAWS, Transforms, draw_uniforms
 from classifier_training.data.recipe import Recipe
 

@@ -13,14 +13,12 @@ from tests.conftest import draw_picture
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import FULL_RANGE
 from classifier_training.core.preprocess import Preprocessing
-from classifier_training.data.checking.classes import check_classes
 from classifier_training.data.checking.duplicates import check_copies, find_copies
-from classifier_training.data.checking.files import check_files, cropped_share
-from classifier_training.data.checking.findings import Finding, Inspected, rank
-from classifier_training.data.checking.preflight import MAX_LINES, exact_copies, preflight
-from classifier_training.data.checking.quality import scan_headers
+from classifier_training.data.checking.findings import Finding, Inspected, check_files, cropped_share, rank
+from classifier_training.data.checking.preflight import MAX_LINES, check_classes, exact_copies, preflight
 from classifier_training.data.checking.scan import scan_files
-from classifier_training.data.depth import check_depth
+from classifier_training.data.checking.statistics import scan_headers
+from classifier_training.data.image_settings import check_depth
 from classifier_training.data.index import Sample, SampleIndex
 
 NONE = (0.5, 0.5, 0.5)

@@ -8,10 +8,9 @@ import pytest
 from tests.conftest import draw_picture, make_class_folders
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.formats.auto import AutoData
-from classifier_training.data.formats.digits import IMBALANCE_RATIO, Digits, split_digits
-from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.formats.image_folder import AutoData, ImageFolder
 from classifier_training.data.formats.jsonl import JSONL
+from classifier_training.data.sample_sets.builders import IMBALANCE_RATIO, Digits, split_digits
 
 
 def test_a_split_folder_keeps_its_splits(split_folder: Path) -> None:

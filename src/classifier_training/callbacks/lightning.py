@@ -1,0 +1,99 @@
+"""Callbacks that Lightning calls: keeping weights, early stopping, averaged weights and the progress display."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from classifier_training.core.register import register
+from classifier_training.core.types import VAL, goal_of
+from classifier_training.evaluation.metrics import check_monitor
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
+    from classifier_training.callbacks.observer import RunContext
+    from classifier_training.training.checkpoints import RunCheckpoints
+
+
+@register(group="callbacks", name="checkpoint")
+def checkpoint(
+    run: RunContext,
+    *,
+    every_seconds: Annotated[float, Field(ge=0)] = 30.0,
+    every_minutes: Annotated[float, Field(ge=0)] = 10.0,
+    keep_last: bool = True,
+) -> RunCheckpoints:
+    """Keep best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
+
+    The first is written after the first step.
+
+    Args:
+        every_seconds: least time between two writes of last.ckpt, at the end of an epoch; 0 writes after every epoch.
+            The last epoch is always written.
+        every_minutes: most time without a write; step.ckpt is then written between two steps of an epoch, 0 after each.
+        keep_last: whether a finished run keeps last.ckpt, with which it can be trained longer. It takes four times as
+            much room as the weights.
+    """
+    from classifier_training.training.checkpoints import RunCheckpoints
+
+    return RunCheckpoints(
+        run.run_dir,
+        monitor=run.monitor,
+        mode=run.monitor_mode,
+        every_seconds=every_seconds,
+        every_minutes=every_minutes,
+        keep_last=keep_last,
+        metadata={
+            "architecture": run.model.architecture,
+            "class_names": list(run.class_names),
+            "preprocessing": run.preprocessing.to_dict(),
+        },
+    )
+
+
+@register(group="callbacks", name="early_stopping")
+def early_stopping(
+    run: RunContext,
+    *,
+    monitor: str | None = None,
+    patience: Annotated[int, Field(ge=1)] = 10,
+    min_delta: Annotated[float, Field(ge=0)] = 0.001,
+) -> Callback:
+    """End training when a metric has not improved for some epochs; the best weights come back either way.
+
+    Args:
+        monitor: metric to watch; the run's own `monitor` when left out.
+        patience: epochs without improvement that are waited for.
+        min_delta: least change that counts as improvement.
+
+    Raises:
+        UserError: when there is no such metric.
+    """
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    watched = monitor or run.monitor
+    targets = run.tables[VAL].targets
+    check_monitor(watched, run.class_names, targets, setting="callbacks.early_stopping.monitor")
+    return EarlyStopping(watched, mode=goal_of(watched), patience=patience, min_delta=min_delta, check_finite=False)
+
+
+@register(group="callbacks", name="ema")
+def ema(run: RunContext, *, decay: Annotated[float, Field(gt=0, lt=1)] = 0.999) -> Callback:  # noqa: ARG001
+    """Average the weights over the last steps; the average is validated, kept as best and exported.
+
+    Args:
+        decay: share of the average that a step keeps, once warm: 0.999 remembers about a thousand steps.
+    """
+    from classifier_training.training.ema import ExponentialMovingAverage
+
+    return ExponentialMovingAverage(decay)
+
+
+@register(group="callbacks", name="progress")
+def progress(run: RunContext) -> Callback:
+    """A line an epoch, and on a terminal a bar with images a second and the time left."""
+    from classifier_training.callbacks.assemble import EpochProgress
+
+    return EpochProgress(run.monitor)

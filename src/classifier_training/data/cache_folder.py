@@ -1,0 +1,135 @@
+"""Folders in the cache that are filled with images once: whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from classifier_training.core.errors import UserError
+from classifier_training.core.images import EXTENSIONS, FORMATS
+from classifier_training.core.run_dir import write_json
+from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+log = logging.getLogger(__name__)
+
+MARKER = ".complete.json"
+"""Written last. A folder without it was cut short, or cleaned up in part, and is made again."""
+
+MIN_PARALLEL = 64
+"""Starting processes costs more than drawing fewer images than that."""
+
+
+def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return a folder of the cache, filled by `make` when it is not there yet.
+
+    Args:
+        name: of the folder; what it holds follows from it alone.
+        make: fills an empty folder, and says what is to be remembered of it.
+
+    Raises:
+        UserError: when the disk is full.
+    """
+    folder = cache_dir() / "samples" / name
+    if (folder / MARKER).is_file():
+        return folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name[:40]}-", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        facts = make(temporary)
+        write_json(temporary / MARKER, facts)
+        if folder.exists() and not (folder / MARKER).is_file():
+            folder.rename(temporary.with_name(f"{temporary.name}.old"))
+        temporary.rename(folder)
+    except OSError as error:
+        # Another process may have finished first; its folder is as good as ours.
+        if not (folder / MARKER).is_file():
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror or error})",
+                "room for the data set's images in the cache folder",
+                "free some, or export CLASSIFIER_TRAINING_CACHE=/some/folder",
+            ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary.with_name(f"{temporary.name}.old"), ignore_errors=True)
+    return folder.resolve()
+
+
+def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
+    """Call a function of a module for each job, in as many processes as there are cores."""
+    if len(jobs) >= MIN_PARALLEL and num_cores() > 1:
+        log.info("Drawing %d images, this once.", len(jobs))
+        try:
+            with ProcessPoolExecutor(
+                min(num_cores(), 16), mp_context=get_context("spawn"), initializer=leave_interrupts
+            ) as pool:
+                for _ in pool.map(draw, jobs, chunksize=8):
+                    pass
+        except BrokenProcessPool:
+            # A script without `if __name__ == "__main__"` cannot start processes; its images are drawn here.
+            log.warning("the drawing processes ended early; drawing in this one")
+        else:
+            return
+    for job in jobs:
+        draw(job)
+
+
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+
+Content = Image.Image | bytes | Path
+"""Pixels, the bytes of a file, or a file; files are copied as they are."""
+
+
+def write_rows(folder: Path, split: str, rows: Iterable[tuple[Content, str]]) -> int:
+    """Write one split: its images, and annotations that keep each label to the letter.
+
+    Args:
+        folder: of the data set.
+        split: train, valid or test; empty when there are no splits.
+        rows: image and label.
+
+    Returns:
+        How many there are.
+    """
+    place = folder / split
+    place.mkdir(parents=True, exist_ok=True)
+    number = 0
+    with (place / "annotations.jsonl").open("w", encoding="utf-8") as lines:
+        for number, (picture, label) in enumerate(rows, start=1):
+            # A label may be empty, or hold a slash; the folder is for people, the row for the program.
+            inside = NOT_IN_NAMES.sub("_", label).strip(".") or "_"
+            name = f"images/{inside}/{number:06d}"
+            written = _write_image(place / name, picture)
+            row: dict[str, Any] = {"image": f"{name}{written}", "suffix": label}
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return number
+
+
+def _write_image(path: Path, picture: Content) -> str:
+    """Write one image; gives the ending of its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, Image.Image):
+        kept = picture if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else picture.convert("RGB")
+        kept.save(f"{path}.png")
+        return ".png"
+    content = picture if isinstance(picture, bytes) else picture.read_bytes()
+    ending = "" if isinstance(picture, bytes) else picture.suffix.lower()
+    if ending not in EXTENSIONS:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            ending = f".{(image.format or 'png').lower()}"
+    Path(f"{path}{ending}").write_bytes(content)
+    return ending

@@ -1,0 +1,152 @@
+"""What can be said of a data set without training: readable or not, sizes, balance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier_training.core.images import UnreadableImageError, read_header
+from classifier_training.core.runtime import num_cores
+from classifier_training.core.types import SPLITS
+from classifier_training.data.image_settings import Depth
+from classifier_training.data.index import SplitData, split_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.images import Header
+    from classifier_training.data.checking.duplicates import Copies
+    from classifier_training.data.checking.scan import FileScan
+    from classifier_training.data.index import SampleIndex
+
+
+@dataclass(frozen=True)
+class HeaderScan:
+    """What the headers of all image files say.
+
+    Args:
+        sizes: width and height by relative path, of the readable files.
+        unreadable: the error by relative path, of the others.
+        depth: which of the readable files have more than 8 bits.
+    """
+
+    sizes: Mapping[str, tuple[int, int]]
+    unreadable: Mapping[str, UnreadableImageError] = field(default_factory=dict)
+    depth: Depth = field(default_factory=Depth)
+
+
+def scan_headers(index: SampleIndex) -> HeaderScan:
+    """Open every file's header, some in parallel; pixels are not decoded (about 10,000 files a second)."""
+    paths = list(dict.fromkeys(sample.path for sample in index.samples))
+
+    def read(path: str) -> Header | UnreadableImageError:
+        try:
+            return read_header(index.root / path)
+        except UnreadableImageError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
+        found = dict(zip(paths, pool.map(read, paths, chunksize=64), strict=True))
+    readable = {path: header for path, header in found.items() if not isinstance(header, UnreadableImageError)}
+    return HeaderScan(
+        sizes={path: (header.width, header.height) for path, header in readable.items()},
+        unreadable={path: error for path, error in found.items() if isinstance(error, UnreadableImageError)},
+        depth=Depth.of(readable),
+    )
+
+
+def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
+    """Images of the most frequent class over those of the rarest that has any; 1 when nothing is there."""
+    present = class_counts[class_counts > 0]
+    return float(present.max() / present.min()) if len(present) else 1.0
+
+
+def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """Summarise a data set: images and classes of each split, imbalance, image sizes."""
+    widths, heights = np.array(list(sizes), dtype=np.int64).reshape(-1, 2).T
+    statistics: dict[str, Any] = {
+        "root": str(data.root),
+        "num_classes": data.num_classes,
+        "class_names": list(data.class_names),
+        "splits": {},
+    }
+    for name in data.tables:
+        counts = data.counts(name)
+        statistics["splits"][name] = {
+            "num_images": int(counts.sum()),
+            "class_counts": dict(zip(data.class_names, counts.tolist(), strict=True)),
+            "imbalance_ratio": round(imbalance_ratio(counts), 3),
+        }
+    if len(widths):
+        statistics["image_size"] = {
+            "width": _five_numbers(widths),
+            "height": _five_numbers(heights),
+            "most_common": [
+                {"width": width, "height": height, "num_images": number}
+                for (width, height), number in Counter(zip(widths.tolist(), heights.tolist(), strict=True)).most_common(
+                    5
+                )
+            ],
+        }
+    return statistics
+
+
+def count_data(index: SampleIndex) -> SplitData:
+    """Number all labels of a data set as it lies there, in its splits or, where it has none, as one called all.
+
+    Samples without a split beside others that have one are called unsplit.
+
+    Training numbers the classes of its training split alone; see `index.tabulate`.
+    """
+    class_names = tuple(sorted({sample.label for sample in index.samples}))
+    rest = "unsplit" if index.present_splits() else "all"
+    names = {split: split or rest for split in (*SPLITS, "")}
+    return SplitData(index.root, class_names, split_tables(index, class_names, names))
+
+
+def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[str, Any]:
+    """Summarise the files: what an analysis adds to `dataset_statistics`."""
+    readable = scan.readable
+    found: dict[str, Any] = {
+        "num_files": len(scan.facts),
+        "num_unreadable": len(scan.unreadable),
+        "modes": dict(Counter(fact.mode for fact in readable).most_common()),
+        "exif_orientations": {
+            str(orientation): number
+            for orientation, number in sorted(Counter(fact.orientation for fact in readable).items())
+        },
+        "num_animated": sum(fact.num_frames > 1 for fact in readable),
+        "num_groups": len({sample.group for sample in index.samples if sample.group}),
+        "copies": {
+            kind: {"num_groups": len(groups), "num_files": sum(map(len, groups))}
+            for kind, groups in (("exact", copies.exact), ("near", copies.near))
+        },
+    }
+    if readable:
+        found["aspect_ratio"] = _five_numbers(np.array([fact.width / fact.height for fact in readable]))
+        found["brightness"] = _five_numbers(np.array([fact.brightness for fact in readable]))
+    return found
+
+
+def mean_images(index: SampleIndex, scan: FileScan, class_names: Sequence[str]) -> NDArray[np.uint8]:
+    """Average each class's thumbnails, uint8 [K, S, S, 3]; black for a class without a readable file."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    places = {fact.path: place for place, fact in enumerate(scan.facts) if not fact.error}
+    sums = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.int64)
+    counts = np.zeros(len(class_names), dtype=np.int64)
+    for sample in index.samples:
+        if sample.path in places:
+            sums[numbers[sample.label]] += scan.thumbnails[places[sample.path]]
+            counts[numbers[sample.label]] += 1
+    return np.asarray(sums // np.maximum(counts, 1)[:, None, None, None], dtype=np.uint8)
+
+
+def _five_numbers(values: NDArray[Any]) -> dict[str, float]:
+    cuts = np.percentile(values, [0, 25, 50, 75, 100])
+    return dict(zip(("min", "q1", "median", "q3", "max"), cuts.tolist(), strict=True))

@@ -1,0 +1,226 @@
+"""Data sets of torchvision and of the Hugging Face hub, written out once as image files."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
+
+from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, require_extra
+from classifier_training.core.register import register
+from classifier_training.core.runtime import cache_dir, setting
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.types import TRAIN
+from classifier_training.data.cache_folder import Content, made_folder, write_rows
+from classifier_training.data.formats.jsonl import read_jsonl
+from classifier_training.data.formats.source import DataSource
+from classifier_training.data.index import split_of
+from classifier_training.data.walk import Walker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from classifier_training.data.index import SampleIndex
+
+log = logging.getLogger(__name__)
+
+TRAIN_OR_NOT: Mapping[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
+TWO: Mapping[str, dict[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
+THREE: Mapping[str, dict[str, Any]] = {**TWO, "valid": {"split": "val"}}
+VALID: Mapping[str, dict[str, Any]] = {**TWO, "valid": {"split": "valid"}}
+WHOLE: Mapping[str, dict[str, Any]] = {"": {}}
+
+SETS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "Caltech101": WHOLE,
+    "Caltech256": WHOLE,
+    "CIFAR10": TRAIN_OR_NOT,
+    "CIFAR100": TRAIN_OR_NOT,
+    "Country211": VALID,
+    "DTD": THREE,
+    "EuroSAT": WHOLE,
+    "FashionMNIST": TRAIN_OR_NOT,
+    "FGVCAircraft": THREE,
+    "Flowers102": THREE,
+    "Food101": TWO,
+    "GTSRB": TWO,
+    "Imagenette": {"train": {"split": "train"}, "valid": {"split": "val"}},
+    "KMNIST": TRAIN_OR_NOT,
+    "MNIST": TRAIN_OR_NOT,
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "PCAM": THREE,
+    "RenderedSST2": THREE,
+    "STL10": TWO,
+    "StanfordCars": TWO,
+    "SUN397": WHOLE,
+    "SVHN": TWO,
+    "USPS": TRAIN_OR_NOT,
+}
+"""By name: what its class takes for each split."""
+
+
+def known_set(name: str) -> str:
+    """Return the name as torchvision spells it, or say which there are."""
+    spelt = {known.casefold(): known for known in SETS}.get(name.casefold())
+    if spelt is None:
+        close = nearest(name, SETS)
+        raise ValueError(
+            f"no such data set; {f'near it: {enumerate_words(close)}' if close else enumerate_words(SETS)}"
+        )
+    return spelt
+
+
+@register(group="data", name="torchvision")
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionData(DataSource):
+    """A data set of torchvision's by its name, such as CIFAR10, downloaded when it is not there.
+
+    Args:
+        name: as torchvision spells it: CIFAR10, MNIST, Food101, EuroSAT, ….
+        root: folder that torchvision keeps its files in; one in the cache when left out.
+    """
+
+    name: Annotated[str, AfterValidator(known_set)]
+    root: PathText | None = None
+
+    def read(self) -> SampleIndex:
+        """List the images, writing them to the cache folder the first time."""
+        root = Path(self.root) if self.root else cache_dir() / "torchvision"
+        key = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+        folder = made_folder(f"torchvision-{self.name}-{key}", lambda place: self._write(place, root))
+        return read_jsonl(Walker(folder))
+
+    def _write(self, folder: Path, root: Path) -> dict[str, Any]:
+        counts = {split: write_rows(folder, split, self._rows(root, take)) for split, take in SETS[self.name].items()}
+        return {"name": self.name, "root": str(root), "num_images": counts}
+
+    def _rows(self, root: Path, take: Mapping[str, Any]) -> Iterator[tuple[Content, str]]:
+        found = self._open(root, take)
+        names = getattr(found, "classes", None) or getattr(found, "categories", None)
+        for place in range(len(found)):
+            picture, target = found[place]
+            label = names[target] if names and isinstance(target, int) else str(int(target))
+            yield picture, label if isinstance(label, str) else str(label[0])
+
+    def _open(self, root: Path, take: Mapping[str, Any]) -> Any:
+        from torchvision import datasets
+
+        make = getattr(datasets, self.name)
+        # Sets that keep files hand over their paths, so that a JPEG stays the JPEG it is.
+        take = {**take, **({"loader": Path} if "loader" in inspect.signature(make).parameters else {})}
+        try:
+            return make(root, **take, download=False)
+        except (RuntimeError, FileNotFoundError):
+            log.info("%s is not in %s; downloading it.", self.name, root)
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            return make(root, **take, download=True)
+        except (RuntimeError, OSError, ImportError, ValueError) as error:
+            raise UserError(
+                f"data.name={self.name}: not in {root}, and it cannot be downloaded ({first_line(error)})",
+                "a way to the internet, or torchvision's files in that folder",
+                f"copy them from a machine that has them, and name their folder: data.root=/my/torchvision "
+                f'(there: python -c "from torchvision.datasets import {self.name}; '
+                f"{self.name}('/my/torchvision', download=True)\")",
+            ) from error
+
+
+@register(group="data", name="huggingface")
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceData(DataSource):
+    """A data set of the Hugging Face hub by its name, or a folder in one of its forms; needs the extra huggingface.
+
+    Args:
+        name: of the data set, such as ylecun/mnist, or a folder with Parquet files or images.
+        config: which configuration of it, where it has several.
+        revision: branch, tag or commit.
+        image_column: name of the column with the images; found by its type when left out.
+        label_column: name of the column with the labels; found by its type when left out.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def read(self) -> SampleIndex:
+        """List the images, writing them to the cache folder the first time."""
+        chosen = (self._place(), self.config, self.revision, self.image_column, self.label_column)
+        key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]
+        return read_jsonl(Walker(made_folder(f"huggingface-{key}", self._write)))
+
+    def _place(self) -> str:
+        """The name, or the folder and what lies in it, so that a changed folder is written anew."""
+        folder = Path(self.name).expanduser()
+        if not folder.is_dir():
+            return self.name
+        files = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in folder.rglob("*"))
+        return f"{folder.absolute()} {files}"
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        found = self._load()
+        splits = {name: split_of(name) for name in found}
+        if len(found) > 1 and not all(splits.values()):
+            log.warning("%s: splits that are none of train, validation and test are left out: %s",
+                        self.name, enumerate_words(name for name in found if not splits[name]))  # fmt: skip
+        # A data set of one split has none that could be compared on.
+        kept = {name: splits[name] for name in found if splits[name]} if TRAIN in splits.values() else {}
+        named = kept if len(kept) > 1 else dict.fromkeys(list(kept or found)[:1], "")
+        counts = {name: write_rows(folder, split, self._rows(found[name])) for name, split in named.items()}
+        return {"name": self.name, "num_images": counts}
+
+    def _load(self) -> Mapping[str, Any]:
+        try:
+            import datasets
+        except ImportError as error:
+            raise require_extra("datasets", extra="huggingface", purpose="data=huggingface") from error
+        folder = Path(self.name).expanduser()
+        name = str(folder.absolute()) if folder.is_dir() else self.name
+        try:
+            found: Mapping[str, Any] = datasets.load_dataset(name, self.config, revision=self.revision)
+        except Exception as error:  # the hub, its client and its readers each raise their own
+            raise UserError(
+                f"data.name={self.name} cannot be loaded ({first_line(error)})",
+                "a data set of the hub and a way to it, or a folder in one of its forms",
+                "check the name and data.config; without a network, copy the data set's folder here and name that",
+            ) from error
+        return found
+
+    def _rows(self, rows: Any) -> Iterator[tuple[Content, str]]:
+        from datasets import ClassLabel, Image
+
+        images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+        labels = [name for name, kind in rows.features.items() if isinstance(kind, ClassLabel)]
+        image = self._column("image", self.image_column, images, rows)
+        label = self._column(
+            "label", self.label_column, labels or [n for n in ("label", "labels") if n in rows.features], rows
+        )
+        kind = rows.features[label]
+        for number, row in enumerate(rows.cast_column(image, Image(decode=False))):
+            picture, target = row[image], row[label]
+            if picture is None or target is None:
+                raise UserError(
+                    f"data.name={self.name}, row {number}: the {'image' if picture is None else 'label'} is null",
+                    "an image and a label in every row",
+                    "another column, or another data set",
+                )
+            content = picture["bytes"] if picture["bytes"] is not None else Path(picture["path"])
+            yield content, kind.int2str(target) if isinstance(kind, ClassLabel) else str(target)
+
+    def _column(self, what: str, wanted: str | None, found: list[str], rows: Any) -> str:
+        """The column that is named, or the only one of its type."""
+        if wanted in rows.features:
+            return str(wanted)
+        if wanted is None and len(found) == 1:
+            return found[0]
+        came = f"has no column '{wanted}'" if wanted else f"has {len(found)} columns that may be the {what}"
+        raise UserError(
+            f"data.name={self.name} {came}",
+            f"one of {enumerate_words(rows.features)}",
+            setting(f"data.{what}_column", found[0] if found else "…"),
+        )

@@ -1,0 +1,245 @@
+"""Data sets that a file describes, and the simplest of them: a list of image files, one path a line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar
+
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.files import escapes
+from classifier_training.core.register import register
+from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.data.formats.source import FolderSource
+from classifier_training.data.index import Sample, SampleIndex, is_image, resolve_root, split_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from classifier_training.data.walk import Walker
+
+
+def open_text(file: Path, *, encoding: str = "utf-8", setting: str = "") -> Iterator[str]:
+    """Give the lines of a text file, ends of line kept as they are.
+
+    Args:
+        file: the file.
+        encoding: of the text; a mark at its beginning is dropped.
+        setting: the setting by which the user names another encoding, if there is one.
+
+    Raises:
+        UserError: when it cannot be read, or a line is not in that encoding.
+    """
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    text = line.decode(encoding)
+                except UnicodeDecodeError as error:
+                    raise _not_encoded(file, number, error, encoding, setting) from error
+                yield text.removeprefix("\ufeff") if number == 1 else text
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}", "a file that can be read", "fix its permissions") from error
+
+
+def _not_encoded(file: Path, number: int, error: UnicodeDecodeError, encoding: str, setting: str) -> UserError:
+    shown = error.object[max(error.start - 10, 0) : error.start + 5].decode("latin-1").strip()
+    convert = f"iconv -f latin1 -t utf-8 {file.name} > utf8{file.suffix}"
+    return UserError(
+        f"{file}:{number}: not {encoding.upper()} (byte 0x{error.object[error.start]:02x} in {shown!r})",
+        f"text in {encoding.upper()}",
+        f"{setting}=latin-1 reads it as it is; or: {convert}" if setting else convert,
+    )
+
+
+def named_split(word: object, where: str) -> str:
+    """Return the split that a row names: train, val or test, or nothing.
+
+    Raises:
+        UserError: when it is none of these.
+    """
+    text = str(word or "")
+    if text and not split_of(text):
+        raise UserError(f"{where}: split '{text}'", "train, val or test, or nothing", "mend the row")
+    return split_of(text)
+
+
+def image_folders(file: Path, walker: Walker) -> list[Path]:
+    """Folders that the paths in a file may be relative to: the root, and the file's own folder inside it."""
+    return [walker.root, file.parent] if file.parent.is_relative_to(walker.root) else [walker.root]
+
+
+def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> str:
+    """Find an image in the first of the folders that holds it; never outside the root.
+
+    Args:
+        name: as it is written, relative to one of the folders, or absolute and inside the root.
+        where: file and line, for messages.
+        folders: to look in.
+        walker: of the root.
+
+    Returns:
+        The path relative to the root.
+
+    Raises:
+        UserError: when there is no such file, or it is not inside the root.
+    """
+    root = str(walker.root).rstrip("/") + "/"
+    pure = PurePosixPath(name)
+    if escapes(str(pure).removeprefix(root)):
+        raise UserError(
+            f"{where}: the image path {name!r} leads out of the data folder {walker.root}",
+            f"a path relative to {folders[0]}, inside data.root",
+            "mend the path in that row, or name the folder that holds all images: data.root=…",
+        )
+    if pure.is_absolute():
+        pure, folders = PurePosixPath(os.path.relpath(pure, root)), [walker.root]
+    for base in folders:
+        if walker.holds(base, str(pure)):
+            return f"{base}/{pure}"[len(root) :]
+    raise UserError(
+        f"{where}: the image {name!r} does not exist",
+        f"a file below {folders[0]}",
+        "mend the path in that row, or remove the row",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedFileSource(FolderSource):
+    """A data set that a file in data.root, or data.root itself, describes.
+
+    Args:
+        file: the file.
+    """
+
+    file: PathText | None = None
+
+    endings: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the settings say which data this is."""
+        return self.root is not None or self.file is not None
+
+    def _read_root(self, root: str | None) -> SampleIndex:
+        file, folder = self._find(root)
+        walker = self.walker(folder)
+        index = self.read_files([file] if file else self.find_files(walker), walker)
+        walker.report()
+        walker.faults.report(folder)
+        return index
+
+    def _find(self, root: str | None) -> tuple[Path | None, Path]:
+        """The file, when it is named, and the folder that its paths begin from."""
+        if self.file is not None:
+            if isinstance(self.root, list):
+                raise UserError(
+                    f"data.file={self.file} with several folders in data.root",
+                    "one folder that the paths in the file begin from",
+                    "data.root=[first.csv,second.csv] for a file in each",
+                )
+            file = _existing(Path(self.file), self.endings)
+            return file, file.parent if root is None else resolve_root(root)
+        if root is not None and Path(root).is_file():
+            file = _existing(Path(root), self.endings)
+            return file, file.parent
+        return None, resolve_root(root)
+
+    def find_files(self, walker: Walker) -> list[Path]:
+        """The files to read where none is named; see `loose_files`."""
+        return loose_files(walker, self.endings)
+
+    def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
+        """List what some files describe, whose images lie below the walker's root."""
+        raise NotImplementedError
+
+
+def _existing(file: Path, endings: Sequence[str]) -> Path:
+    if not file.is_file():
+        raise UserError(
+            f"data.file={file}: no such file", f"a file ({', '.join(endings)})", "check the spelling: data.file=…"
+        )
+    if file.suffix.lower() not in endings:
+        raise UserError(
+            f"{file}: its name does not say what it is",
+            f"a name that ends in {' or '.join(endings)}",
+            f"mv {file} {file.with_suffix(endings[0])}",
+        )
+    return file.resolve()
+
+
+def loose_files(walker: Walker, endings: Sequence[str]) -> list[Path]:
+    """The one file of its kind in a root, or one a split.
+
+    Raises:
+        UserError: when there is none, or it is not clear which.
+    """
+    names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in endings]
+    if len(names) > 1 and not all(split_of(Path(name).stem) for name in names):
+        raise UserError(
+            f"{walker.root} holds {len(names)} such files: {enumerate_words(names)}",
+            "one, or train, val and test",
+            f"data.file={walker.root / names[0]}",
+        )
+    if not names:
+        raise UserError(
+            f"{walker.root}: no {' or '.join(endings)} file",
+            "a file that lists the images",
+            "data.file=/my/list" + endings[0],
+        )
+    return [walker.root / name for name in names]
+
+
+LIST_ENDINGS = (".txt", ".lst", ".list")
+
+
+@register(group="data", name="files")
+@dataclass(frozen=True, kw_only=True)
+class FileList(NamedFileSource):
+    """A text file with the path of an image a line; the folder that an image lies in is its label.
+
+    Args:
+        file: the list; paths in it are relative to data.root, or to its own folder. Left out, it is the only .txt file
+            in data.root; train.txt, val.txt and test.txt are splits.
+    """
+
+    file: PathText | None = None
+
+    endings: ClassVar[tuple[str, ...]] = LIST_ENDINGS
+
+    def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
+        """List the files; see the base class."""
+        samples: list[Sample] = []
+        for file in files:
+            split = split_of(file.stem) if len(files) > 1 else ""
+            folders = image_folders(file, walker)
+            for number, line in enumerate(open_text(file), start=1):
+                name = line.rstrip("\r\n")
+                if not name.strip():
+                    continue
+                try:
+                    path = locate(name, f"{file}:{number}", folders, walker)
+                    samples.append(Sample(path, _label_of(path, f"{file}:{number}"), split))
+                except UserError as error:
+                    walker.faults.meet(error)
+        if not samples:
+            raise UserError(f"{files[0]}: no path in it", "one image path a line", f"find . -name '*.jpg' > {files[0]}")
+        return SampleIndex(walker.root, tuple(samples))
+
+
+def _label_of(path: str, where: str) -> str:
+    label = PurePosixPath(path).parent.name
+    if not label:
+        raise UserError(
+            f"{where}: {path!r} lies in no folder, so it has no label",
+            "CLASS/image.jpg, below data.root",
+            "name the folder above as data.root, or use a table with labels: data=csv",
+        )
+    return label
+
+
+def looks_listed(file: Path) -> bool:
+    """Whether the first line of a text file ends like the name of an image."""
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return is_image(next(lines, "").strip())

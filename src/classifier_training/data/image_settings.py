@@ -1,0 +1,203 @@
+"""Settings that follow from the images: white of images of more than 8 bits, and data.image_size=auto.
+
+Cameras and scanners of 12 bits use a part of the 16-bit range alone. Which value is white decides what the network
+sees, and such a file often does not say it. One image cannot tell: a dark one looks the same. So the whole data set is
+looked at, and the user is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from classifier_training.core.errors import UserError, plural
+from classifier_training.core.images import FULL_RANGE, UnreadableImageError, read_peak
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.images import Header
+
+MAX_LOOKED = 256
+"""Images of a kind that are decoded before a training, spread over the data set."""
+
+SETTING = "transforms.max_value"
+
+
+class Told(NamedTuple):
+    """What is wrong with images, and what to do."""
+
+    title: str
+    words: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.words}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The images of more than 8 bits.
+
+    Args:
+        lacking: paths of grey ones whose file does not say which value is white.
+        cut: paths of colour ones, of which the upper 8 bits are read.
+    """
+
+    lacking: Sequence[str] = ()
+    cut: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Header]) -> Depth:
+        """Choose the images by their headers."""
+        return cls(
+            lacking=[path for path, header in headers.items() if header.lacks_range],
+            cut=[path for path, header in headers.items() if header.is_cut],
+        )
+
+
+def check_depth(depth: Depth, root: Path, *, max_value: int) -> list[str]:
+    """Look at some images of more than 8 bits, and say what is wrong with how they are read.
+
+    Args:
+        depth: of the data set.
+        root: folder that the paths are relative to.
+        max_value: the user's white.
+
+    Returns:
+        A line for each kind.
+
+    Raises:
+        UserError: when `max_value` is set and there is no image that it is for.
+    """
+    if max_value != FULL_RANGE and not depth.lacking:
+        raise UserError(
+            f"{SETTING}={max_value} has no effect: no image has grey samples of more than 8 bits "
+            "without saying itself which value is white",
+            f"no {SETTING} for such data",
+            f"leave {SETTING} out",
+        )
+    told = []
+    if (peak := _peak(root, depth.lacking)) is not None:
+        told.append(dark_samples(len(depth.lacking), peak, max_value=max_value))
+    if (peak := _peak(root, depth.cut)) is not None:
+        told.append(dark_colours(len(depth.cut), peak))
+    return [str(one) for one in told if one is not None]
+
+
+def dark_samples(number: int, peak: int, *, max_value: int = FULL_RANGE) -> Told | None:
+    """Say whether grey images come out too dark or too bright.
+
+    Args:
+        number: of the images.
+        peak: the largest sample that was found among them.
+        max_value: that they are read with.
+    """
+    title = f"{plural(number, 'grey image')} of more than 8 bits that say not which value is white"
+    if peak > max_value:
+        return Told(title, f"samples of up to {peak:,} are cut off at {max_value:,}", f"{SETTING}={fitting_max(peak)}")
+    fitting = fitting_max(peak)
+    if fitting >= max_value:
+        return None
+    return Told(
+        title,
+        f"the largest sample found is {peak:,} of {max_value:,}, so they are dark to the network",
+        f"{SETTING}={fitting} if they have {fitting.bit_length()} bits",
+    )
+
+
+def dark_colours(number: int, peak: int) -> Told | None:
+    """Say whether 16-bit colours come out too dark; `peak` is the largest upper byte that was found."""
+    if peak > FULL_RANGE >> 9:
+        return None
+    return Told(
+        f"{plural(number, 'colour image')} of 16 bits, of which the upper 8 are read",
+        f"the largest of these is {peak} of 255, so they are dark to the network",
+        "save them with 8 bits a channel",
+    )
+
+
+def fitting_max(peak: int) -> int:
+    """Return the largest value that has as many bits, from 8 on."""
+    return max(255, (1 << peak.bit_length()) - 1)
+
+
+def _peak(root: Path, paths: Sequence[str]) -> int | None:
+    """Return the largest sample of some of the images, None where none can be read."""
+    if not paths:
+        return None
+    rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MAX_LOOKED)).round().astype(int))
+    return max(_peaks(root / paths[row] for row in rows), default=None)
+
+
+def _peaks(paths: Iterable[Path]) -> Iterable[int]:
+    for path in paths:
+        try:
+            yield read_peak(path)
+        except UnreadableImageError:
+            continue  # whoever needs its pixels names it
+
+
+STEP = 32
+"""Sizes are multiples of it: as far as most networks shrink an image."""
+
+TRAINED_FACTOR = 4
+"""For trained weights, small images are enlarged to this many times their short side: see docs/benchmarks.md."""
+
+
+@dataclass(frozen=True)
+class ChosenSize:
+    """The side of the network's input, and why.
+
+    Args:
+        side: in pixels.
+        reason: in words.
+    """
+
+    side: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.side} px ({self.reason})"
+
+
+def choose_image_size(
+    own: int, sizes: NDArray[np.int64], *, is_trained: bool, takes: Callable[[int], bool]
+) -> ChosenSize:
+    """Choose the side of the network's input for the images of a training split.
+
+    What counts is the median of the images' short sides. From the network's own size on, that size is taken. Smaller
+    images are not enlarged further than pays: from random weights the median is rounded up to a multiple of 32; from
+    trained weights, whose filters know objects of the size that they have in larger images, four times the median is,
+    at most the network's own size. A side that the network does not take is raised in steps of 32, at most to its own.
+
+    Args:
+        own: the network's own size in pixels.
+        sizes: width and height of each image of the training split, int64 [N, 2].
+        is_trained: whether the network starts from trained weights.
+        takes: whether the network can be trained at a side of so many pixels.
+    """
+    if not len(sizes):
+        return ChosenSize(own, "the network's own")
+    short = float(np.median(sizes.min(axis=1)))
+    images = f"images are {short:g} px at their short side"
+    wanted = max(STEP, _round_up((TRAINED_FACTOR if is_trained else 1) * short))
+    if wanted >= own:
+        return ChosenSize(own, f"the network's own; {images}")
+    weights = "trained" if is_trained else "random"
+    for side in range(wanted, own, STEP):
+        if takes(side):
+            reason = (
+                f"{images}; the network's own {own} px would enlarge them {own / short:.1f} times; {weights} weights"
+            )
+            return ChosenSize(side, reason)
+    return ChosenSize(own, f"the network's own; {images}, and it takes no smaller size")
+
+
+def _round_up(side: float) -> int:
+    return int(np.ceil(side / STEP)) * STEP

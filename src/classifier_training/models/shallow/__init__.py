@@ -1,1 +1,0 @@
-"""Handcrafted features into a classical classifier, written as one network."""

@@ -1,0 +1,220 @@
+"""Which runs a comparison makes: models x data sets x seeds, in the words of `train`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier_training.conf.compose import compose
+from classifier_training.conf.searches import read_families, ready_models, representatives
+from classifier_training.conf.store import EXPERIMENT, USER_CONF, group_options
+from classifier_training.conf.typed import word
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.register import entries, entry
+from classifier_training.core.runtime import quiet_screen
+from classifier_training.workflows.many_runs.tuning_trials import experiment_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+ALL = "all"
+
+OWN = {
+    "model": "models=[…]", "data": "data=[…]", "data.root": "data=[/my/images]", "data.name": "data=[…]",
+    "seed": "seeds=[…]", "resume": "the same command again, which goes on where it was left", "name": "output=…",
+    "category": "output=…", "extend": "a new comparison",
+}  # fmt: skip
+"""Settings of `train` that a comparison sets itself, and what says the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run to make.
+
+    Args:
+        model: as the user named it.
+        data: name of the data set, for people.
+        seed: of the run.
+        words: settings of `train`, but for output.
+        tuned: name of the experiment with the tuned settings; None where the run is not tuned.
+    """
+
+    model: str
+    data: str
+    seed: int
+    words: tuple[str, ...]
+    tuned: str | None
+
+    @property
+    def name(self) -> str:
+        """For people and folders; one of a kind for each set of words."""
+        digest = hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:8]
+        return f"{file_name(self.model)}-{file_name(self.data)}-seed{self.seed}-{digest}"
+
+
+def file_name(text: str) -> str:
+    """Return a text as part of a file's name."""
+    return re.sub(r"[^\w.]+", "_", text).strip("._") or "unnamed"
+
+
+def chosen_models(models: Sequence[str] | str | None) -> list[str]:
+    """Return the models to compare: one of each family unless named, or all that can be trained as they are.
+
+    Raises:
+        UserError: for a name that is no model.
+    """
+    if models is None:
+        return representatives(read_families())
+    if models == ALL:
+        return ready_models()
+    named = [models] if isinstance(models, str) else list(models)
+    for name in named:
+        model_words(name)
+    return list(dict.fromkeys(named))
+
+
+def model_words(model: str) -> list[str]:
+    """Return the words that choose a model; one of a hub is named with it, as timm:convnext_tiny.
+
+    Raises:
+        UserError: when there is no such model.
+    """
+    hub, _, name = model.partition(":")
+    offered = group_options(entry("verb", "train"))["model"]
+    if hub not in offered:
+        close = nearest(hub, offered)
+        raise UserError(
+            f"models: there is no model {hub!r}",
+            f"some of {enumerate_words(offered)}, or HUB:NAME for one of a hub",
+            f"models=[{close[0]}]" if close else "classifier-training models lists all",
+        )
+    wants_name = any(known.name == hub and "name" in known.options for known in entries("model"))
+    if bool(name) != wants_name:
+        raise UserError(
+            f"models: {model!r} " + ("has no name of the hub's" if wants_name else "names something of no hub"),
+            "HUB:NAME for timm, torchvision and huggingface, and a name alone for the others",
+            f"models=[{hub}:resnet50]" if wants_name else f"models=[{hub}]",
+        )
+    return [word("model", hub), *([word("model.name", name)] if name else [])]
+
+
+def data_words(data: Sequence[str]) -> dict[str, list[str]]:
+    """Return the words that choose each data set, by its name for people.
+
+    Raises:
+        UserError: when one is neither a form of data that needs no folder nor a file or folder.
+    """
+    offered = group_options(entry("verb", "train"))["data"]
+    found: dict[str, list[str]] = {}
+    for item in dict.fromkeys(data):
+        path = Path(item).expanduser()
+        if item in offered:
+            found[item] = [word("data", item)]
+        elif path.exists():
+            absolute = path.absolute()
+            # Two folders may be called alike.
+            label = absolute.name if absolute.name not in found else str(absolute)
+            found[label] = [word("data.root", absolute)]
+        else:
+            close = nearest(item, offered)
+            raise UserError(
+                f"data: {item!r} is no folder, no file and no data set of ours",
+                f"folders or files with images, or some of {enumerate_words(offered)}",
+                f"data=[{close[0]}]" if close else "data=[/my/images,digits]",
+            )
+    return found
+
+
+def plan(
+    models: Sequence[str], data: Sequence[str], seeds: Sequence[int], settings: Sequence[str], *, tuned: bool
+) -> list[Planned]:
+    """List the runs of a comparison, each with settings that `train` takes.
+
+    A setting that some models do not have goes to those that have it; the others are named.
+
+    Args:
+        models: their names.
+        data: names of data sets, or folders.
+        seeds: of the runs of each.
+        settings: further words of `train`.
+        tuned: whether each model trains with what `tune` found for it on the data.
+
+    Raises:
+        UserError: for a setting that no model takes, or that a comparison sets itself.
+    """
+    refuse_own(settings, {**OWN, EXPERIMENT: "tune=false"} if tuned else OWN)
+    found = data_words(data)
+    kept = _fit_settings(models, next(iter(found.values())), settings)
+    runs = []
+    for label, chosen in found.items():
+        for model in models:
+            experiment = experiment_name(model, label) if tuned else None
+            words = [*model_words(model), *chosen, *kept[model]]
+            words += [word(EXPERIMENT, experiment)] if experiment else []
+            runs += [
+                Planned(model=model, data=label, seed=seed, words=(*words, word("seed", seed)), tuned=experiment)
+                for seed in seeds
+            ]
+    return runs
+
+
+def is_tuned(run: Planned) -> bool:
+    """Whether the tuned settings of a run, where it has such, are there."""
+    return run.tuned is None or (USER_CONF / EXPERIMENT / f"{run.tuned}.yaml").exists()
+
+
+def refuse_own(settings: Sequence[str], own: dict[str, str]) -> None:
+    """Raise for a word that sets what the verb sets itself.
+
+    Args:
+        settings: words of `train`.
+        own: such keys, each with what says the same.
+
+    Raises:
+        UserError: for the first.
+    """
+    for typed in settings:
+        key, equals, _ = typed.lstrip("+~").partition("=")
+        if key in own:
+            raise UserError(f"{typed}: is set for each run here", "settings that all runs share", own[key])
+        if not equals:
+            raise UserError(f"{typed}: not a setting", "key=value", f"{typed}=…")
+
+
+def _fit_settings(models: Sequence[str], data: Sequence[str], settings: Sequence[str]) -> dict[str, list[str]]:
+    kept: dict[str, list[str]] = {}
+    refusals: dict[str, list[UserError]] = {typed: [] for typed in settings}
+    for model in models:
+        base = [*model_words(model), *data]
+        if _refusal([*base, *settings]) is None:
+            kept[model] = list(settings)
+            continue
+        kept[model] = []
+        for typed in settings:
+            error = _refusal([*base, *kept[model], typed])
+            if error is None:
+                kept[model].append(typed)
+            else:
+                refusals[typed].append(error)
+    for typed, errors in refusals.items():
+        if len(errors) == len(models):
+            raise errors[0]
+        if errors:
+            without = [model for model in models if typed not in kept[model]]
+            log.warning("%s: left out for %s (%s)", typed, enumerate_words(without), errors[0].came)
+    return kept
+
+
+def _refusal(words: Sequence[str]) -> UserError | None:
+    try:
+        with quiet_screen(but="classifier_training.workflows"):
+            compose(entry("verb", "train"), words)
+    except UserError as error:
+        return error
+    return None

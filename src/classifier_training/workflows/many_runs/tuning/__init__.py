@@ -1,1 +1,0 @@
-"""The parts of `tune`; optuna is imported nowhere else."""

@@ -1,0 +1,184 @@
+"""One trial: a run of `train` in this process that is watched, may be ended early, and leaves no folder."""
+
+from __future__ import annotations
+
+import gc
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
+from classifier_training.conf.compose import compose
+from classifier_training.conf.store import EXPERIMENT, USER_CONF
+from classifier_training.conf.typed import word
+from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.register import entry
+from classifier_training.core.run_dir import write_text
+from classifier_training.export.bundle import withheld_reason
+from classifier_training.export.latency import measure_latency_ms
+from classifier_training.workflows.training.settings import TrainSettings
+from classifier_training.workflows.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+EXPORT = "onnx_export"
+
+LEFT_OUT = {
+    "confusion_matrix", "sample_grid", "dataset_statistics", "sampler_monitor", "history", "model_info", "progress",
+    "rich_progress", EXPORT,
+}  # fmt: skip
+"""Callbacks that show a run and change nothing in it: a trial's folder does not outlive it."""
+
+
+@dataclass(kw_only=True)
+class Watch(Observer):
+    """Reports each epoch's score and ends the run when it is told to.
+
+    Args:
+        report: is given the epoch and the score; answers whether the trial shall end.
+        num_epochs: that were trained.
+        score: of the best epoch; None where the run did not come to its end.
+        is_stopped: whether it was ended early.
+    """
+
+    report: Callable[[int, float], bool]
+    num_epochs: int = field(default=0, init=False)
+    score: float | None = field(default=None, init=False)
+    is_stopped: bool = field(default=False, init=False)
+
+    def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
+        """Report; see the base class."""
+        self.num_epochs = len(end.rows)
+        if self.report(end.epoch, float(end.rows[-1][run.monitor])) and self.num_epochs < run.max_epochs:
+            self.is_stopped = True
+            raise RunStopped(f"after epoch {end.epoch}")
+
+    def fit_ended(self, run: RunContext, end: FitEnd) -> None:  # noqa: ARG002
+        """Keep the score; see the base class."""
+        self.num_epochs = len(end.rows)
+        self.score = float(end.best_score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What a trial gave.
+
+    Args:
+        score: the monitored metric on validation, of the best epoch; None for a trial that was ended early.
+        latency_ms: of an answer for one image, where it was asked for.
+        num_epochs: that were trained.
+        seconds: that it took.
+    """
+
+    score: float | None
+    latency_ms: float | None
+    num_epochs: int
+    seconds: float
+
+
+def run_trial(
+    words: Sequence[str],
+    values: Mapping[str, Any],
+    folder: Path,
+    *,
+    report: Callable[[int, float], bool],
+    times: bool,
+) -> TrialResult:
+    """Train with some values and forget the run.
+
+    Args:
+        words: settings of `train`, as typed.
+        values: of the searched settings.
+        folder: to train in; it is deleted.
+        report: is given each epoch and its score; answers whether the trial shall end.
+        times: whether to measure the latency.
+
+    Raises:
+        UserError: when the run cannot be made.
+    """
+    started = time.monotonic()
+    watch = Watch(report=report)
+    latency_ms = None
+    try:
+        arguments = compose(
+            entry("verb", "train"),
+            [*words, *(word(key, value) for key, value in values.items()), word("output", folder)],
+        )
+        # A classifier that scikit-learn fits has no checkpoint: its export is what is scored.
+        keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
+        shown = LEFT_OUT - keeps
+        arguments["callbacks"] = {name: item for name, item in arguments["callbacks"].items() if name not in shown}
+        try:
+            run_dir = train(TrainSettings(**arguments), observers=[watch]).run_dir
+        except RunStopped:
+            run_dir = None
+        if times and run_dir is not None:
+            reason = withheld_reason(run_dir, run_dir.onnx.name)
+            if reason is not None:
+                raise CheckFailedError(reason, "a model.onnx to time", "leave latency out, or another model")
+            latency_ms = measure_latency_ms(run_dir.onnx)
+    finally:
+        arguments = {}
+        shutil.rmtree(folder, ignore_errors=True)
+        free_memory()
+    return TrialResult(
+        score=None if watch.is_stopped else watch.score,
+        latency_ms=latency_ms,
+        num_epochs=watch.num_epochs,
+        seconds=time.monotonic() - started,
+    )
+
+
+def free_memory() -> None:
+    """Give back what a run has left: networks sit in cycles, and CUDA keeps what was freed."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def experiment_name(model: str, data: str) -> str:
+    """Return the name under which what is best for a model on some data is kept."""
+    return "tuned_" + "_".join(re.sub(r"\W+", "_", part).strip("_") or "unnamed" for part in (model, data))
+
+
+def experiment_path(name: str) -> Path:
+    """Return the file of an experiment in the user's folder."""
+    return USER_CONF / EXPERIMENT / f"{name}.yaml"
+
+
+def save_experiment(name: str, *, model: Mapping[str, Any], best: Mapping[str, Any], words: str) -> Path:
+    """Write an experiment that `train experiment=NAME` runs; an older one of the name is replaced.
+
+    Args:
+        name: of the experiment.
+        model: the model's settings that choose it: type, and the hub's name where it has one.
+        best: values by setting; a key without a dot chooses from a group.
+        words: where the values come from.
+
+    Returns:
+        The file.
+    """
+    groups = {key for key, option in entry("verb", "train").options.items() if option.choice is not None}
+    chosen = {"model": model["type"], **{key: value for key, value in best.items() if key in groups}}
+    values: dict[str, Any] = {"defaults": [{f"override /{key}": value} for key, value in chosen.items()]}
+    set_to = {key: value for key, value in best.items() if key not in groups}
+    if model.get("name"):
+        set_to["model.name"] = model["name"]
+    for key, value in sorted(set_to.items()):
+        node = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    path = experiment_path(name)
+    head = f"# @package _global_\n# {words}\n"
+    write_text(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return path
