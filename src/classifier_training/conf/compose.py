@@ -16,13 +16,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from classifier_training.conf.build import build_arguments
-from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
-from classifier_training.conf.idle import refuse_going_on, refuse_idle
+from classifier_training.conf.overrides import chosen_names, parse_overrides, prepare, refuse_keys, refuse_names
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
-from classifier_training.conf.typed import prepare
+from classifier_training.conf.unused_settings import refuse_going_on, refuse_idle
+from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
 from classifier_training.core.runtime import setting

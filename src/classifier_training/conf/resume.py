@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import OmegaConf
 
-from classifier_training.conf.check import has_key, leaf_keys, parse_overrides, value_at
+from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.runtime import command, setting

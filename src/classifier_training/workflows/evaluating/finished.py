@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.conf.check import leaf_keys, value_at
+from classifier_training.conf.overrides import leaf_keys, value_at
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY

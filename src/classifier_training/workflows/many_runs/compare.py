@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from classifier_training.conf.typed import word
+from classifier_training.conf.overrides import word
 from classifier_training.core.errors import UserError
 from classifier_training.core.locks import is_held
 from classifier_training.core.manifest import remove_checkpoints

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.conf.compose import compose
+from classifier_training.conf.overrides import word
 from classifier_training.conf.searches import read_families, ready_models, representatives
 from classifier_training.conf.store import EXPERIMENT, USER_CONF, group_options
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import quiet_screen

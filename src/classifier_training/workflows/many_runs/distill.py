@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from classifier_training.conf.compose import compose
-from classifier_training.conf.typed import word
+from classifier_training.conf.overrides import word
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.register import PassedOn, entry, register
 from classifier_training.core.run_dir import RunDir

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from classifier_training.conf.overrides import word
 from classifier_training.conf.resume import saved_values
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.types import TRAIN

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from classifier_training.conf.check import value_at
 from classifier_training.conf.compose import compose, compose_values
+from classifier_training.conf.overrides import value_at, word
 from classifier_training.conf.searches import family_of
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.register import TYPE_KEY, PassedOn, entry, register
 from classifier_training.core.run_dir import make_folder

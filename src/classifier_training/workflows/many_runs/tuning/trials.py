@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
 from classifier_training.callbacks.watching import watched_by
 from classifier_training.conf.compose import compose
-from classifier_training.conf.typed import word
+from classifier_training.conf.overrides import word
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry
 from classifier_training.export.bundle import withheld_reason

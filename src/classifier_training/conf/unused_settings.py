@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import Observer
-from classifier_training.conf.check import chosen_names
+from classifier_training.conf.overrides import chosen_names
 from classifier_training.conf.resume import RESUME, saved_values
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry, entries

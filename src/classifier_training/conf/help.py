@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.store import EXPERIMENT, group_options
-from classifier_training.conf.words import type_words, value_words
+from classifier_training.conf.validate import type_words, value_words
 from classifier_training.core.register import VERB, entries
 
 if TYPE_CHECKING:
