@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from classifier_training.core.register import register
+from classifier_training.core.settings import Resume
 
 if TYPE_CHECKING:
     from classifier_training.callbacks.observer import RunContext
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 def checkpoint(
     run: RunContext,
     *,
-    every_seconds: Annotated[float, Field(ge=0)] = 30.0,
-    every_minutes: Annotated[float, Field(ge=0)] = 10.0,
-    keep_last: bool = True,
+    every_seconds: Annotated[float, Field(ge=0), Resume.EXACT] = 30.0,
+    every_minutes: Annotated[float, Field(ge=0), Resume.EXACT] = 10.0,
+    keep_last: Annotated[bool, Resume.EXACT] = True,
 ) -> RunCheckpoints:
     """Keep best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
 

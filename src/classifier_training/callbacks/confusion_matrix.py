@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import EpochEnd, RunContext
 
 
-@register(group="callbacks", name="confusion_matrix")
+@register(group="callbacks", name="confusion_matrix", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrix(Observer):
     """Draws epoch_NNN/confusion_matrix.png from the validation answers.

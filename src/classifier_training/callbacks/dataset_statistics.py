@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import RunContext
 
 
-@register(group="callbacks", name="dataset_statistics")
+@register(group="callbacks", name="dataset_statistics", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class DatasetStatistics(Observer):
     """Writes dataset/statistics.json and draws class counts and image sizes."""

@@ -28,7 +28,7 @@ PLOTS = {
 """File name to title, axis and curves."""
 
 
-@register(group="callbacks", name="history")
+@register(group="callbacks", name="history", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class TrainingHistory(Observer):
     """Writes training_history.json and draws loss, accuracy and learning rate into training_history/."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@register(group="callbacks", name="model_info")
+@register(group="callbacks", name="model_info", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo(Observer):
     """Writes model_summary.txt: parameters, FLOPs and output shape of every layer."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from classifier_training.export.write import BundleWriter
 
 
-@register(group="callbacks", name="onnx_export")
+@register(group="callbacks", name="onnx_export", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class OnnxExport(Observer):
     """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch; see `finish_run`.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import RunContext
 
 
-@register(group="callbacks", name="progress")
+@register(group="callbacks", name="progress", shows_only=True)
 def progress(run: RunContext) -> Callback:
     """A line an epoch, and on a terminal a bar with images a second and the time left."""
     from classifier_training.callbacks.rich_progress import EpochProgress

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from classifier_training.core.types import SplitResult
 
 
-@register(group="callbacks", name="sample_grid")
+@register(group="callbacks", name="sample_grid", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class SampleGrid(Observer):
     """Draws epoch_NNN/sample_predictions.png: the most confident mistakes, then correct predictions.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import FitEnd, RunContext
 
 
-@register(group="callbacks", name="sampler_monitor")
+@register(group="callbacks", name="sampler_monitor", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class SamplerMonitor(Observer):
     """Writes dataset/sampler_draws.csv and draws images and mean draws an epoch of each class."""

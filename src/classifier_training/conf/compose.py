@@ -20,7 +20,7 @@ from classifier_training.conf.overrides import chosen_names, parse_overrides, pr
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
-from classifier_training.conf.unused_settings import refuse_going_on, refuse_idle
+from classifier_training.conf.unused_settings import refuse_resumed_fit, refuse_unused
 from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
@@ -60,7 +60,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_sweeps(parsed)
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
-        refuse_going_on(resumed)
+        refuse_resumed_fit(resumed)
         return resumed_values(resumed, parsed)
     with hydra_ready(verb) as searchpath:
         try:
@@ -75,7 +75,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
-    refuse_idle(verb, values, parsed)
+    refuse_unused(verb, values, parsed)
     return values
 
 

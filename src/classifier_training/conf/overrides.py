@@ -12,8 +12,9 @@ from hydra.errors import HydraException
 
 from classifier_training.conf.validate import nothing_to_choose, unknown_key
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.register import TYPE_KEY, entries
+from classifier_training.core.register import TYPE_KEY, VERB, Replaces, entries, entry
 from classifier_training.core.runtime import setting
+from classifier_training.core.settings import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,6 +72,31 @@ def name_word(verb: Entry, words: Sequence[str]) -> list[str]:
 def word(key: str, value: object) -> str:
     """Return key=value, quoted for the configuration's grammar alone: no shell sees it."""
     return shlex.split(setting(key, value))[0]
+
+
+def written_instead(verb: Entry, key: str) -> str | None:
+    """Return what is written instead of a setting that a verb sets for each of the runs that it makes.
+
+    Args:
+        verb: one that passes words on.
+        key: of the other verb.
+
+    Returns:
+        The settings of its own that stand for it; None for a setting that may be typed.
+    """
+    passes = verb.settings_of
+    assert passes is not None
+    replaced = {name: mark.keys for name, option in verb.options.items() if (mark := option.mark(Replaces))}
+    for wanted in (key, f"{key.partition('.')[0]}.*"):
+        for name, keys in replaced.items():
+            if wanted in keys:
+                return f"{name}=…"
+    traits = entry(VERB, passes.verb).traits(key)
+    if Trait.START in traits:
+        return passes.resumed_by
+    if Trait.PLACE in traits and key not in verb.options:
+        return next(f"{name}=…" for name, option in verb.options.items() if Trait.PLACE in option.traits)
+    return None
 
 
 def _prepare(verb: Entry, override: Override) -> str:

@@ -1,4 +1,4 @@
-"""How long, on what and how precisely to train."""
+"""Trainer settings: length, device, precision."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from classifier_training.core.register import register
-from classifier_training.core.settings import Duration  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import Duration, Resume, Trait
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16-mixed", "16-mixed", 32]
+NumDevices = Annotated[int, Field(ge=1)] | Literal["auto"]
+Norm = Annotated[float, Field(gt=0)]
 
 
 @register(group="trainer", name="default")
@@ -35,12 +37,12 @@ class TrainerSettings:
             pay for it and a trial is faster.
     """
 
-    max_epochs: Annotated[int, Field(ge=1)] = 30
-    max_time: Duration | None = None
-    accelerator: Accelerator = "auto"
-    num_devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    precision: Precision = "auto"
-    accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
-    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
-    gradient_checkpointing: bool = False
-    compile: bool | Literal["auto"] = "auto"
+    max_epochs: Annotated[int, Field(ge=1), Resume.DIVERGES] = 30
+    max_time: Annotated[Duration | None, Resume.LIMIT] = None
+    accelerator: Annotated[Accelerator, Resume.DIVERGES, Trait.MACHINE] = "auto"
+    num_devices: Annotated[NumDevices, Resume.DIVERGES] = 1
+    precision: Annotated[Precision, Resume.DIVERGES] = "auto"
+    accumulate_grad_batches: Annotated[int, Field(ge=1), Resume.DIVERGES] = 1
+    gradient_clip_val: Annotated[Norm | None, Resume.DIVERGES] = None
+    gradient_checkpointing: Annotated[bool, Resume.DIVERGES] = False
+    compile: Annotated[bool | Literal["auto"], Resume.DIVERGES] = "auto"

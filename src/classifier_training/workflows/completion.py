@@ -67,8 +67,8 @@ def candidates(line: str) -> list[str]:
             return [f"{one.name} " for one in sub_verbs if one.name.startswith(last)]
         if sub_verbs:
             verb = entry(verb.name, words[1])
-        own = [f"{name}=" for name in verb.options] if verb.passes_on else []
-        verb = entry("verb", verb.passes_on.passed_on.verb) if verb.passes_on and verb.passes_on.passed_on else verb
+        own = [f"{name}=" for name in verb.options] if verb.settings_of else []
+        verb = entry("verb", verb.settings_of.verb) if verb.settings_of else verb
         groups = group_options(verb)
         group, equals, start = last.partition("=")
         if equals:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.listed import locate, open_text
 from classifier_training.data.formats.named_file import NamedFileSource
 from classifier_training.data.index import Sample, SampleIndex, split_of
@@ -32,7 +32,7 @@ class FileList(NamedFileSource):
             in data.root; train.txt, val.txt and test.txt are splits.
     """
 
-    file: PathText | None = None
+    file: Annotated[PathText | None, Resume.FIXED] = None
 
     endings: ClassVar[tuple[str, ...]] = LIST_ENDINGS
 

@@ -6,11 +6,12 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from classifier_training.core.errors import UserError, enumerate_words, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
+from classifier_training.core.settings import Resume
 from classifier_training.core.types import TRAIN
 from classifier_training.data.formats.downloaded import Content, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
@@ -40,11 +41,11 @@ class HuggingFaceData(DataSource):
         label_column: name of the column with the labels; found by its type when left out.
     """
 
-    name: str
-    config: str | None = None
-    revision: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
+    name: Annotated[str, Resume.FIXED]
+    config: Annotated[str | None, Resume.FIXED] = None
+    revision: Annotated[str | None, Resume.FIXED] = None
+    image_column: Annotated[str | None, Resume.FIXED] = None
+    label_column: Annotated[str | None, Resume.FIXED] = None
 
     def read(self) -> SampleIndex:
         """List the images, writing them to the cache folder the first time."""

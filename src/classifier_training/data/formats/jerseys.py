@@ -11,6 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
+from classifier_training.core.settings import Resume
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.sample_sets.made import in_parallel, made_folder
@@ -44,8 +45,8 @@ class Jerseys(DataSource):
         seed: of the drawing.
     """
 
-    num_images: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    num_images: Annotated[int, Field(ge=100, le=100_000), Resume.FIXED] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**31), Resume.FIXED] = 0
 
     def read(self) -> SampleIndex:
         """List the rows, rendering the images into the cache folder the first time."""

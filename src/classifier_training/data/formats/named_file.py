@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import resolve_root, split_of
 
@@ -26,7 +26,7 @@ class NamedFileSource(FolderSource):
         file: the file.
     """
 
-    file: PathText | None = None
+    file: Annotated[PathText | None, Resume.FIXED] = None
 
     endings: ClassVar[tuple[str, ...]] = ()
 

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from classifier_training.core.register import register
+from classifier_training.core.settings import Resume
 from classifier_training.data.formats.image_folder import read_image_folder
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.sample_sets.made import in_parallel, made_folder
@@ -43,9 +44,9 @@ class Slides(DataSource):
         seed: of the drawing.
     """
 
-    num_images: Annotated[int, Field(ge=60, le=FULL_SIZE)] = 200
-    width: Annotated[int, Field(ge=64, le=1920)] = 1920
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    num_images: Annotated[int, Field(ge=60, le=FULL_SIZE), Resume.FIXED] = 200
+    width: Annotated[int, Field(ge=64, le=1920), Resume.FIXED] = 1920
+    seed: Annotated[int, Field(ge=0, lt=2**31), Resume.FIXED] = 0
 
     def read(self) -> SampleIndex:
         """List the images, rendering them into the cache folder the first time."""

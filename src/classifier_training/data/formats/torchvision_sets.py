@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import PathText, Resume, Trait
 from classifier_training.data.formats.downloaded import Content, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
@@ -83,8 +83,8 @@ class TorchvisionData(DataSource):
         root: folder that torchvision keeps its files in; one in the cache when left out.
     """
 
-    name: Annotated[str, AfterValidator(known_set)]
-    root: PathText | None = None
+    name: Annotated[str, AfterValidator(known_set), Resume.FIXED]
+    root: Annotated[PathText | None, Resume.DIVERGES, Trait.MACHINE] = None
 
     def read(self) -> SampleIndex:
         """List the images, writing them to the cache folder the first time."""

@@ -13,8 +13,9 @@ from pydantic import Field
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word
 from classifier_training.core.errors import CheckFailedError, UserError
-from classifier_training.core.register import PassedOn, entry, register
+from classifier_training.core.register import Replaces, SettingsOf, entry, register
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.settings import Trait
 from classifier_training.core.types import goal_of
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
@@ -35,13 +36,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 @register(group="verb", name="distill")
 def distill(
     *,
-    teacher: str | list[str],
-    training: Annotated[tuple[str, ...], PassedOn("train")] = (),
-    temperatures: Positive | list[Positive] = 4.0,
-    alphas: Share | list[Share] = 0.7,
-    hint_weights: NonNegative | list[NonNegative] = 0.0,
-    seeds: Seed | list[Seed] = 0,
-    output: str = "outputs",
+    teacher: Annotated[str | list[str], Replaces("distillation.*")],
+    training: Annotated[tuple[str, ...], SettingsOf("train", "classifier-training train resume=RUN")] = (),
+    temperatures: Annotated[Positive | list[Positive], Replaces("distillation.temperature")] = 4.0,
+    alphas: Annotated[Share | list[Share], Replaces("distillation.alpha")] = 0.7,
+    hint_weights: Annotated[NonNegative | list[NonNegative], Replaces("distillation.hint_weight")] = 0.0,
+    seeds: Annotated[Seed | list[Seed], Replaces("seed")] = 0,
+    output: Annotated[str, Trait.PLACE] = "outputs",
 ) -> DistillResult:
     """Train a small student on a finished run's answers; compare it with itself alone and with its teacher.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.conf.overrides import word
+from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import TYPE_KEY
+from classifier_training.core.register import TYPE_KEY, VERB, entry
+from classifier_training.core.settings import Trait
 from classifier_training.core.types import TRAIN
 from classifier_training.data.splitting.splits import read_manifest
 
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.students import TeachingSettings
 
 log = logging.getLogger(__name__)
-
-DRAWS_SPLITS = ("val_fraction", "test_fraction", "fold", "num_folds", "group_duplicates", "splits")
-"""Settings of data that the teacher's splits.csv takes the place of."""
-
-OWN = {
-    "seed": "seeds=…",
-    "name": "output=…",
-    "category": "output=…",
-    "resume": "classifier-training train resume=RUN resumes one run",
-    "extend": "classifier-training train resume=RUN extend=…",
-    "distillation": "temperatures=…, alphas=… and hint_weights=…",
-}
-"""Settings of train that the comparison decides, and what to use instead."""
 
 
 def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]:
@@ -46,7 +34,7 @@ def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]
     """
     keys = {text.partition("=")[0].lstrip("+~") for text in typed}
     for key in keys:
-        instead = OWN.get(key.partition(".")[0])
+        instead = written_instead(entry(VERB, "distill"), key)
         if instead is not None:
             raise UserError(f"{key}= has no place here: distill decides it for each run", "other settings", instead)
     words = [] if keys & {"model", "experiment"} else ["model=student"]
@@ -80,7 +68,9 @@ def _data_words(teacher: RunDir) -> Iterator[str]:
             "name the data: data.root=/my/images",
         )
     yield f"data={node[TYPE_KEY]}"
-    kept = {name: value for name, value in node.items() if name != TYPE_KEY and name not in DRAWS_SPLITS}
+    train = entry(VERB, "train")
+    # The teacher's splits.csv says which images are held out.
+    kept = {name: node[name] for name in node if name != TYPE_KEY and Trait.SPLIT not in train.traits(f"data.{name}")}
     yield from _words("data", kept)
     yield word("data.splits", teacher.splits.absolute())
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
+from classifier_training.conf.resume import changed_settings, keeps_exactness, on_resume, saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import describe
+from classifier_training.core.register import VERB, describe, entry
 from classifier_training.core.room import Room, remove, size_bytes
 from classifier_training.core.run_dir import days_folder
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import Resume, Trait
 from classifier_training.core.types import TEST, VAL, Weights
 from classifier_training.registry.runs import ended, find_run, unfinished_like
 from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
@@ -200,7 +201,7 @@ def go_on(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSettings, 
             f"{done} epochs or more",
             f"trainer.max_epochs={done} to finish it as it is",
         )
-    changed = [key for key, *_ in changes if key == MAX_TIME or not keeps_exactness(key)]
+    changed = [key for key, *_ in changes if on_resume(key) is not Resume.EXACT]
     is_trained = newest is not None and (
         (done == trainer.max_epochs and not newest.entry.is_mid_epoch) or (newest.entry.ends_training and not changed)
     )
@@ -256,7 +257,8 @@ def refuse_extend(extend: Extend | None) -> None:
 def tell_unfinished(config: Mapping[str, Any], *, output: str, category: str | None, name: str | None) -> None:
     """Say how to resume an unfinished run of the same configuration, if there is one. A new run starts anyway."""
     folder = days_folder(Path(output), category=category, name=name)
-    found = unfinished_like(config_text(config), folder)
+    of_a_start = [name for name, option in entry(VERB, "train").options.items() if Trait.START in option.traits]
+    found = unfinished_like(config_text(config), folder, leave_out=of_a_start)
     if found is not None:
         log.info(
             "an unfinished run has the same settings; to resume it instead: %s %s",

@@ -25,7 +25,7 @@ from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.settings import Duration
+from classifier_training.core.settings import Duration, Fit, Resume, Trait
 from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_name, goal_of
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
@@ -132,31 +132,31 @@ def folder_words(run_dir: RunDir) -> list[str]:
 @register(group="verb", name="train")
 def train(
     *,
-    data: Annotated[DataSource, Choice("auto")],
-    transforms: Annotated[Transforms, Choice("standard")],
-    model: Annotated[Builder, Choice("auto")],
-    loss: Annotated[Builder, Choice("cross_entropy")],
-    optimizer: Annotated[partial[Any], Choice("adamw")],
-    scheduler: Annotated[Builder, Choice("cosine")],
-    transfer: Annotated[Transfer, Choice("auto")],
-    imbalance: Annotated[Switch, Choice("auto")],
-    sampler: Annotated[Builder | None, Choice(None)] = None,
-    distillation: Annotated[Distillation | None, Choice(None)] = None,
-    callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)],
-    trainer: Annotated[TrainerSettings, Choice("default")],
-    logging: Annotated[Mapping[str, Builder], Choice(None, many=True)],
-    recipe: str = "auto",
-    time: Duration | None = None,
-    retrain_head: bool = False,
-    monitor: str = "val/balanced_accuracy",
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
-    name: str | None = None,
-    category: str | None = None,
-    output: str = "outputs",
-    resume: str | None = None,
-    extend: Extend | None = None,
-    init_from: str | None = None,
-    allow_leaks: bool = False,
+    data: Annotated[DataSource, Choice("auto"), Fit.ANY],
+    transforms: Annotated[Transforms, Choice("standard"), Fit.EPOCHS],
+    model: Annotated[Builder, Choice("auto"), Resume.FIXED, Fit.ANY],
+    loss: Annotated[Builder, Choice("cross_entropy"), Resume.DIVERGES, Fit.EPOCHS],
+    optimizer: Annotated[partial[Any], Choice("adamw"), Resume.DIVERGES, Fit.EPOCHS],
+    scheduler: Annotated[Builder, Choice("cosine"), Resume.FIXED, Fit.EPOCHS],
+    transfer: Annotated[Transfer, Choice("auto"), Resume.FIXED, Fit.EPOCHS],
+    imbalance: Annotated[Switch, Choice("auto"), Resume.FIXED, Fit.ANY],
+    sampler: Annotated[Builder | None, Choice(None), Resume.FIXED, Fit.ANY] = None,
+    distillation: Annotated[Distillation | None, Choice(None), Resume.FIXED, Fit.EPOCHS] = None,
+    callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS],
+    trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS],
+    logging: Annotated[Mapping[str, Builder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE],
+    recipe: Annotated[str, Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto",
+    time: Annotated[Duration | None, Resume.FIXED, Fit.EPOCHS] = None,
+    retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False,
+    monitor: Annotated[str, Resume.FIXED, Fit.ANY] = "val/balanced_accuracy",
+    seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED, Fit.ANY, Trait.SEED] = 0,
+    name: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None,
+    category: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None,
+    output: Annotated[str, Resume.FIXED, Fit.ANY, Trait.PLACE] = "outputs",
+    resume: Annotated[str | None, Resume.FIXED, Fit.EPOCHS, Trait.START] = None,
+    extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None,
+    init_from: Annotated[str | None, Resume.FIXED, Fit.EPOCHS] = None,
+    allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False,
 ) -> TrainResult:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 

@@ -14,7 +14,7 @@ from classifier_training.callbacks.watching import watched_by
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.register import entry
+from classifier_training.core.register import entry, entry_of
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.workflows.many_runs.timing import measure_latency_ms
 from classifier_training.workflows.training.train import train
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXPORT = "onnx_export"
-
-LEFT_OUT = {
-    "confusion_matrix", "sample_grid", "dataset_statistics", "sampler_monitor", "history", "model_info", "progress",
-    "rich_progress", EXPORT,
-}  # fmt: skip
-"""Callbacks that show a run and change nothing in it: a trial's folder does not outlive it."""
 
 
 @dataclass(kw_only=True)
@@ -108,8 +102,10 @@ def run_trial(
         )
         # A classifier that scikit-learn fits has no checkpoint: its export is what is scored.
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
-        shown = LEFT_OUT - keeps
-        arguments["callbacks"] = {name: item for name, item in arguments["callbacks"].items() if name not in shown}
+        # A trial's folder does not outlive it.
+        arguments["callbacks"] = {
+            name: item for name, item in arguments["callbacks"].items() if name in keeps or not _shows_only(item)
+        }
         with watched_by(watch):
             try:
                 run_dir = train(**arguments).run_dir
@@ -130,6 +126,11 @@ def run_trial(
         num_epochs=watch.num_epochs,
         seconds=time.monotonic() - started,
     )
+
+
+def _shows_only(callback: Any) -> bool:
+    known = entry_of(callback)
+    return known is not None and known.shows_only
 
 
 def free_memory() -> None:
