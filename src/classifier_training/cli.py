@@ -40,7 +40,7 @@ from classifier_training.core.errors import UserError, system_error
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import COMMAND_STARTED, log_to_screen
 from classifier_training.core.secrets import mask_text
-from classifier_training.workflows.completion import REQUEST, answer
+from classifier_training.workflows.completion import REQUEST, print_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def _exit_at_sigterm() -> None:
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
     if REQUEST in os.environ:
-        return answer()
+        return print_candidates()
     log_to_screen()
     try:
         return run(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What the screen shows while a run goes on."""
+"""What the screen shows during a run."""
 
 from __future__ import annotations
 

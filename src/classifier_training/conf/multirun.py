@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) -> int:
     """Run a verb once for every combination of comma-separated values.
 
-    A run whose configuration or data is wrong is reported, and the others go on.
+    A run whose configuration or data is wrong is reported, and the others are run all the same.
 
     Args:
         verb: what to run.

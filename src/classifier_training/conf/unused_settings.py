@@ -44,7 +44,7 @@ def refuse_unused(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Overr
             )
 
 
-def refuse_resumed_fit(reference: str) -> None:
+def refuse_resuming_shallow(reference: str) -> None:
     """Raise when a run to resume has a model that is fitted at once.
 
     Args:

@@ -6,7 +6,7 @@ registered class or a function without positional parameters is called as soon a
 with positional parameters becomes a `functools.partial` that waits for them.
 
 Nothing here imports what is registered, and nothing registered may import anything heavy while its module loads: the
-register fills, help prints and a wrong setting is answered without torch.
+register fills, help is printed and a wrong setting is refused without torch.
 """
 
 from __future__ import annotations

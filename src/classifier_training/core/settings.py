@@ -37,7 +37,7 @@ class Trait(Enum):
 
     SEED = "runs that differ in it alone are repetitions of one"
     PLACE = "where the run folder lies, which says nothing on the run"
-    START = "belongs to one start of a run; the next has it from nobody"
+    START = "belongs to one start of a run and is not kept for the next"
     PRESET = "names what other settings came from, which are saved themselves"
     MACHINE = "another machine may need another value: folders, loader processes, disk, device, loggers"
     SPLIT = "decides which images are held out, unless the data or a splits.csv says so"
@@ -55,7 +55,7 @@ class OnlyIn:
 
 
 def absolute(path: str) -> str:
-    """Return a path that means the same wherever the run is taken up again."""
+    """Return a path that means the same wherever the run is resumed."""
     return str(Path(path).expanduser().absolute())
 
 

@@ -48,7 +48,7 @@ def completion(*, shell: Literal["bash", "zsh", "fish"]) -> str:
     return SCRIPTS[shell].format(request=REQUEST)
 
 
-def answer() -> int:
+def print_candidates() -> int:
     """Print what may follow the line in the environment; returns the exit code."""
     sys.stdout.write("".join(f"{word}\n" for word in candidates(os.environ[REQUEST])))
     return 0
@@ -76,6 +76,6 @@ def candidates(line: str) -> list[str]:
         chosen = [word for word in words[1:-1] if word.partition("=")[0] in groups]
         keys = [*groups, *leaf_keys(compose_values(verb, chosen))]
     except UserError:
-        # A line that is wrong already has no ending that would mend it.
+        # A line that is wrong already has no ending that would make it right.
         return []
     return [word for word in (*own, *(f"{key}=" for key in keys)) if word.startswith(last)]

@@ -91,8 +91,8 @@ def compare(
 ) -> CompareResult:
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
 
-    Jobs that are finished are not run again and those that were interrupted go on, so the same command continues a
-    comparison. `train --multirun`, with Hydra's launchers for clusters too, makes runs without comparing them; with
+    Jobs that are finished are not run again and those that were interrupted are resumed, so the same command continues
+    a comparison. `train --multirun`, with Hydra's launchers for clusters too, makes runs without comparing them; with
     the same output=, compare report_only=true ranks those.
 
     Args:
