@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 import classifier_training.workflows.serving.export
 import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
 from classifier_training.conf.compose import compose
-from classifier_training.conf.typed import word
+from classifier_training.conf.overrides import word
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import log_to_screen

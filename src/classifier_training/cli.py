@@ -15,7 +15,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import classifier_training.workflows.completion
 import classifier_training.workflows.datasets.analyze
 import classifier_training.workflows.datasets.prepare
 import classifier_training.workflows.evaluating.evaluate
@@ -34,13 +33,14 @@ import classifier_training.workflows.serving.export
 import classifier_training.workflows.serving.predict
 import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
 from classifier_training import __version__
-from classifier_training.conf import complete, helping
 from classifier_training.conf.compose import compose
+from classifier_training.conf.help import overview, verb_help
 from classifier_training.core import runtime
 from classifier_training.core.errors import UserError, system_error
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import COMMAND_STARTED, log_to_screen
 from classifier_training.core.secrets import mask_text
+from classifier_training.workflows.completion import REQUEST, print_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,8 +94,8 @@ def _exit_at_sigterm() -> None:
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
-    if complete.REQUEST in os.environ:
-        return complete.answer()
+    if REQUEST in os.environ:
+        return print_candidates()
     log_to_screen()
     try:
         return run(sys.argv[1:])
@@ -129,12 +129,12 @@ def run(argv: Sequence[str]) -> int:
     if flags & VERSION:
         report(__version__)
     elif not words:
-        report(helping.overview(__version__))
+        report(overview(__version__))
         return 0 if flags else 2
     else:
         verb, words = find_verb(words)
         if flags & HELP:
-            report(helping.verb_help(verb))
+            report(verb_help(verb))
         elif flags & MULTIRUN:
             from classifier_training.conf.multirun import sweep
 

@@ -18,7 +18,7 @@ from tests.unit.export.test_export import INFO, examples, job_of
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
-from classifier_training.conf.idle import is_fitted_at_once
+from classifier_training.conf.unused_settings import is_fitted_at_once
 from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256

@@ -78,8 +78,11 @@ def test_a_typed_setting_without_effect_is_refused(word: str) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["model.C=3", "transforms.policy=letterbox", "callbacks=[onnx_export,history]", "callbacks.ema=null", "seed=3"],
-)
+    [
+        "model.C=3", "transforms.policy=letterbox", "transforms.max_value=4095", "transforms=affine",
+        "callbacks=[onnx_export,history]", "callbacks.ema=null", "seed=3",
+    ],
+)  # fmt: skip
 def test_a_typed_setting_with_effect_is_taken(word: str) -> None:
     compose(entry("verb", "train"), ["data=digits", "model=svm", word])
 

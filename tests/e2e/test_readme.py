@@ -17,8 +17,8 @@ from tests.conftest import make_class_folders
 from tests.server import Warm
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.check import has_key
 from classifier_training.conf.compose import compose_values
+from classifier_training.conf.overrides import has_key
 from classifier_training.conf.store import group_options
 from classifier_training.core.register import entries, entry
 

@@ -20,9 +20,9 @@ import torch
 import yaml
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.build import build_arguments, build_node
 from classifier_training.conf.compose import compose
 from classifier_training.conf.resume import change_values, saved_values
+from classifier_training.conf.validate import build_arguments, build_node
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from classifier_training.core.register import register
+from classifier_training.core.settings import Resume
 from classifier_training.core.types import VAL, goal_of
 from classifier_training.evaluation.metrics import check_monitor
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 def checkpoint(
     run: RunContext,
     *,
-    every_seconds: Annotated[float, Field(ge=0)] = 30.0,
-    every_minutes: Annotated[float, Field(ge=0)] = 10.0,
-    keep_last: bool = True,
+    every_seconds: Annotated[float, Field(ge=0), Resume.EXACT] = 30.0,
+    every_minutes: Annotated[float, Field(ge=0), Resume.EXACT] = 10.0,
+    keep_last: Annotated[bool, Resume.EXACT] = True,
 ) -> RunCheckpoints:
     """Keep best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
 
@@ -91,7 +92,7 @@ def ema(run: RunContext, *, decay: Annotated[float, Field(gt=0, lt=1)] = 0.999) 
     return ExponentialMovingAverage(decay)
 
 
-@register(group="callbacks", name="progress")
+@register(group="callbacks", name="progress", shows_only=True)
 def progress(run: RunContext) -> Callback:
     """A line an epoch, and on a terminal a bar with images a second and the time left."""
     from classifier_training.callbacks.assemble import EpochProgress

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@register(group="callbacks", name="model_info")
+@register(group="callbacks", name="model_info", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo(Observer):
     """Writes model_summary.txt: parameters, FLOPs and output shape of every layer."""
@@ -38,7 +38,7 @@ class ModelInfo(Observer):
         log.info(summary.to_text().partition("\n")[0])
 
 
-@register(group="callbacks", name="onnx_export")
+@register(group="callbacks", name="onnx_export", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class OnnxExport(Observer):
     """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch; see `finish_run`.

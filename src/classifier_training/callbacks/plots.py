@@ -38,7 +38,7 @@ PLOTS = {
 """File name to title, axis and curves."""
 
 
-@register(group="callbacks", name="history")
+@register(group="callbacks", name="history", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class TrainingHistory(Observer):
     """Writes training_history.json and draws loss, accuracy and learning rate into training_history/."""
@@ -65,7 +65,7 @@ def _column(rows: Sequence[Mapping[str, float]], name: str) -> list[float | None
     return [row.get(name) for row in rows]
 
 
-@register(group="callbacks", name="confusion_matrix")
+@register(group="callbacks", name="confusion_matrix", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrix(Observer):
     """Draws epoch_NNN/confusion_matrix.png from the validation answers.
@@ -89,7 +89,7 @@ class ConfusionMatrix(Observer):
         run.drawer.submit(figure, run.run_dir.epoch(end.epoch) / "confusion_matrix.png")
 
 
-@register(group="callbacks", name="sample_grid")
+@register(group="callbacks", name="sample_grid", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class SampleGrid(Observer):
     """Draws epoch_NNN/sample_predictions.png: the most confident mistakes, then correct predictions.
@@ -136,7 +136,7 @@ def choose_samples(result: SplitResult, number: int, *, seed: int) -> NDArray[np
     return np.concatenate([worst, right])
 
 
-@register(group="callbacks", name="dataset_statistics")
+@register(group="callbacks", name="dataset_statistics", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class DatasetStatistics(Observer):
     """Writes dataset/statistics.json and draws class counts and image sizes."""
@@ -157,7 +157,7 @@ class DatasetStatistics(Observer):
             run.drawer.submit(sizes, run.run_dir.dataset / "image_sizes.png")
 
 
-@register(group="callbacks", name="sampler_monitor")
+@register(group="callbacks", name="sampler_monitor", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class SamplerMonitor(Observer):
     """Writes dataset/sampler_draws.csv and draws images and mean draws an epoch of each class."""

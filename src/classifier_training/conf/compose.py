@@ -16,13 +16,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from classifier_training.conf.build import build_arguments
-from classifier_training.conf.check import chosen_names, parse_overrides, refuse_keys, refuse_names
-from classifier_training.conf.idle import refuse_going_on, refuse_idle
+from classifier_training.conf.overrides import chosen_names, parse_overrides, prepare, refuse_keys, refuse_names
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
-from classifier_training.conf.typed import prepare
+from classifier_training.conf.unused_settings import refuse_resuming_shallow, refuse_unused
+from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
 from classifier_training.core.runtime import setting
@@ -61,7 +60,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_sweeps(parsed)
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
-        refuse_going_on(resumed)
+        refuse_resuming_shallow(resumed)
         return resumed_values(resumed, parsed)
     with hydra_ready(verb) as searchpath:
         try:
@@ -76,7 +75,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, verb, searchpath, overrides) from error
     refuse_resume(values, "stands in a file of settings")
-    refuse_idle(verb, values, parsed)
+    refuse_unused(verb, values, parsed)
     return values
 
 
@@ -96,9 +95,7 @@ def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a file below conf/"
-        raise UserError(
-            f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "mend the line"
-        ) from error
+        raise UserError(f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "fix the line") from error
 
 
 def refuse_hydra_hooks(hydra: Any) -> None:
@@ -210,7 +207,7 @@ def _uncomposable(error: Exception, verb: Entry) -> UserError:
     return UserError(
         f"the configuration cannot be composed: {lines[0]}",
         " ".join(lines[1:3]) or "settings of the form group.key=value, and YAML in Hydra's form",
-        f"mend that line, or see classifier-training {verb.command} --help for groups and settings",
+        f"fix that line, or see classifier-training {verb.command} --help for groups and settings",
     )
 
 

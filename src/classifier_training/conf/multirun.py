@@ -12,8 +12,6 @@ import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from classifier_training.conf.build import build_arguments
-from classifier_training.conf.check import parse_overrides
 from classifier_training.conf.compose import (
     compose_words,
     names_no_data,
@@ -22,10 +20,11 @@ from classifier_training.conf.compose import (
     with_choices,
     with_sample,
 )
+from classifier_training.conf.overrides import parse_overrides, prepare
 from classifier_training.conf.recipes import AUTO, RECIPE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
-from classifier_training.conf.typed import prepare
+from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.secrets import mask, mask_words
@@ -43,7 +42,7 @@ log = logging.getLogger(__name__)
 def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) -> int:
     """Run a verb once for every combination of comma-separated values.
 
-    A run whose configuration or data is wrong is reported, and the others go on.
+    A run whose configuration or data is wrong is reported, and the others are run all the same.
 
     Args:
         verb: what to run.

@@ -1,55 +1,33 @@
-"""The configuration of an earlier run, and what may change when that run goes on."""
+"""The configuration of an earlier run, and what may change when that run is resumed."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
 
-from classifier_training.conf.check import has_key, leaf_keys, parse_overrides, value_at
+from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.register import VERB, entry
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.secrets import is_masked
+from classifier_training.core.settings import Resume, Trait
 from classifier_training.registry.runs import find_unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from hydra.core.override_parser.types import Override
 
+    from classifier_training.core.register import Entry
+
 RESUME = "resume"
-"""The option that names a run to go on with; its configuration then takes the place of the defaults."""
-
-EXTEND = "extend"
-"""The option that says what a longer run's schedule does: it belongs to one start and is not kept."""
-
-MAX_TIME = "trainer.max_time"
-"""It changes no weight, and may end training: a run that goes on with another one trains on."""
-
-HARMLESS = (
-    MAX_TIME, "data.num_workers", "data.on_error", "callbacks.checkpoint.every_seconds",
-    "callbacks.checkpoint.every_minutes", "callbacks.checkpoint.keep_last",
-)  # fmt: skip
-"""Settings that change no weight."""
-
-HARMLESS_GROUP = "logging."
-
-CHANGEABLE = (*HARMLESS, "data.root", "data.batch_size", EXTEND)
-CHANGEABLE_GROUPS = (HARMLESS_GROUP, "trainer.", "optimizer.", "loss.", "transforms.")
-"""Settings that a run can go on with otherwise. The others made the run what it is, or come out of its checkpoint."""
-
-FIXED = (
-    "transforms.policy",
-    "transforms.backend",
-    "transforms.kernel",
-    "transforms.channel_order",
-    "transforms.max_value",
-)
-"""Settings of these groups that say what the network sees in evaluation too."""
+"""The option that names a run to resume; its configuration then takes the place of the defaults."""
 
 
 def resumed_run(parsed: Sequence[Override]) -> str | None:
@@ -130,8 +108,8 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         UserError: for a key that the configuration does not have, or one that cannot change any more.
     """
-    # An extension belongs to the start that it was typed at.
-    saved = {**saved, EXTEND: None}
+    # What belongs to one start was typed at that.
+    saved = {**saved, **{name: option.default for name, option in _train().options.items() if _of_a_start(name)}}
     # Not through OmegaConf: a text of a run from elsewhere may look like a reference, and nothing is looked up for it.
     values = copy.deepcopy(saved)
     keys = list(leaf_keys(saved))
@@ -139,10 +117,10 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         key = override.key_or_group
         if not has_key(saved, key):
             raise unknown_key(key, override.input_line or key, keys)
-        if key not in keys or key in FIXED or not (key in CHANGEABLE or key.startswith(CHANGEABLE_GROUPS)):
+        if key not in keys or on_resume(key) is Resume.FIXED:
             raise UserError(
                 f"{override.input_line}: a run cannot be resumed with another {key}",
-                f"changes of {enumerate_words([*CHANGEABLE, *(f'{group}*' for group in CHANGEABLE_GROUPS)])}",
+                f"changes of {enumerate_words(_changeable(keys))}",
                 f"leave it out, or train anew without {RESUME}=",
             )
         *above, name = key.split(".")
@@ -155,14 +133,44 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def changed_settings(saved: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """List the settings in which a run that goes on differs from what it was: key, value before, value now."""
+    """List the settings in which a resumed run differs from what it was: key, value before, value now."""
     return [
         (key, value_at(saved, key), value_at(values, key))
         for key in leaf_keys(values)
-        if key not in (RESUME, EXTEND) and has_key(saved, key) and value_at(saved, key) != value_at(values, key)
+        if not _of_a_start(key) and has_key(saved, key) and value_at(saved, key) != value_at(values, key)
     ]
 
 
+def on_resume(key: str) -> Resume:
+    """Return what another value of a setting of `train` does to a resumed run.
+
+    Which component fills a group is fixed, and so is a setting that says nothing.
+    """
+    option = _train().options.get(key)
+    chooses = option is not None and option.choice is not None
+    return Resume.FIXED if chooses else _train().mark(key, Resume) or Resume.FIXED
+
+
 def keeps_exactness(key: str) -> bool:
-    """Whether a run goes on to the letter although this setting changed."""
-    return key in HARMLESS or key.startswith(HARMLESS_GROUP)
+    """Whether a resumed run is to the letter what it would have been, although this setting changed."""
+    return on_resume(key) in (Resume.EXACT, Resume.LIMIT)
+
+
+def _changeable(keys: Sequence[str]) -> Iterator[str]:
+    """Name those of a run's settings that can change: one by one, or their group with what is fixed of it."""
+    for above, group in itertools.groupby(keys, key=lambda key: key.rpartition(".")[0]):
+        listed = list(group)
+        fixed = [key for key in listed if on_resume(key) is Resume.FIXED]
+        if not above or len(fixed) > len(listed) / 2:
+            yield from (key for key in listed if key not in fixed)
+        else:
+            names = " and ".join(", ".join(key.rpartition(".")[2] for key in fixed).rsplit(", ", 1))
+            yield f"{above}.*{f' (not {names})' if fixed else ''}"
+
+
+def _of_a_start(key: str) -> bool:
+    return Trait.START in _train().traits(key)
+
+
+def _train() -> Entry:
+    return entry(VERB, "train")

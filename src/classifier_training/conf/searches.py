@@ -36,13 +36,13 @@ FALLBACK = "any"
 
 
 class Parameter(BaseModel):
-    """Where a setting is searched: whole numbers or others between two ends, or some values.
+    """Where a setting is searched: int or float between two ends, or some values.
 
     Args:
         low: least value.
         high: greatest value.
-        step: between values; whole numbers have 1.
-        log: whether the exponent is drawn evenly.
+        step: between values; 1 for int when left out.
+        log: whether it is sampled on a logarithmic scale.
         choices: values to choose from, instead.
     """
 
@@ -64,12 +64,12 @@ class Parameter(BaseModel):
         elif self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log is for values above 0, without step")
         elif self.is_whole and isinstance(self.step, float):
-            raise ValueError("whole numbers with a step of a fraction")
+            raise ValueError("int with a step of a fraction")
         return self
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is searched among whole numbers."""
+        """Whether it is an int."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def ends(self) -> list[Any]:
@@ -77,7 +77,7 @@ class Parameter(BaseModel):
         return list(self.choices) if self.choices is not None else [self.low, self.high]
 
     def contains(self, value: Any) -> bool:
-        """Whether a value could be drawn, steps left aside."""
+        """Whether a value could be sampled, steps left aside."""
         if self.choices is not None:
             return value in self.choices
         assert self.low is not None
@@ -167,4 +167,4 @@ def _read(name: str, path: Traversable) -> Family:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{where}: {key}: {first['msg']}", wanted, "mend that line") from error
+        raise UserError(f"{where}: {key}: {first['msg']}", wanted, "fix that line") from error

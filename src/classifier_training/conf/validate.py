@@ -1,22 +1,81 @@
-"""The type and range of every setting, checked against the signature it came from."""
+"""From plain values to the validated arguments of a verb, and how types and values are written in messages and help."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+import types
+import typing
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
-from classifier_training.conf.words import type_words, value_words
+import classifier_training.conf.catalogue  # noqa: F401 - fills the register
 from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.register import MISSING, TYPE_KEY, entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from classifier_training.core.register import Entry
 
 MISSING_MARK = "???"
 """What Hydra leaves where a value must be given and was not."""
+
+
+def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn composed values into the arguments of a verb.
+
+    Raises:
+        UserError: for a wrong type or value.
+    """
+    arguments: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        option = verb.options.get(name)
+        if option is None or option.choice is None:
+            plain[name] = value
+        elif option.choice.many:
+            chosen = {key: node for key, node in (value or {}).items() if node is not None}
+            arguments[name] = {key: build_node(name, node, f"{name}.{key}") for key, node in chosen.items()}
+        elif option.fixed:
+            if not isinstance(value, dict):
+                raise nothing_to_choose(f"{name}={value}", [f"{name}.{key}" for key in option.fixed.options])
+            arguments[name] = build_node(option.fixed.group, value, name)
+        elif value is None:
+            if option.choice.default is not None:
+                raise UserError(
+                    f"{name} is null, and {verb.command} cannot do without",
+                    f"one {name} of those that classifier-training {verb.command} --help lists",
+                    f"{name}={option.choice.default}",
+                )
+            arguments[name] = None
+        else:
+            arguments[name] = build_node(name, value, name)
+    return arguments | validate(verb, plain, prefix="")
+
+
+def build_node(group: str, node: Any, where: str) -> Any:
+    """Build the component that saved or composed values describe.
+
+    Args:
+        group: the register group.
+        node: settings, and the component's name under `type`.
+        where: key of the node in the configuration, for messages.
+
+    Raises:
+        UserError: when it is no such node, or a setting is wrong.
+    """
+    if not isinstance(node, dict) or not isinstance(node.get(TYPE_KEY), str):
+        raise UserError(
+            f"{where}={node!r}: no component of the group {group}",
+            f"settings with the key '{TYPE_KEY}'",
+            f"choose one by name: {group}=…",
+        )
+    settings = {name: value for name, value in node.items() if name != TYPE_KEY}
+    return build(entry(group, node[TYPE_KEY]), settings, prefix=f"{where}.")
 
 
 def build(known: Entry, settings: Mapping[str, Any], *, prefix: str) -> Any:
@@ -92,6 +151,11 @@ def unknown_key(key: str, came: str, known_keys: list[str], *, verb: str = "trai
     return UserError(f"{came}: there is no such setting", f"one of {enumerate_words(listed)}", remedy)
 
 
+def nothing_to_choose(came: str, keys: Sequence[str]) -> UserError:
+    """Return the error for a name given to what is no group of this verb."""
+    return UserError(f"{came}: there is nothing to choose", f"one of {enumerate_words(keys)}", f"{keys[0]}=…")
+
+
 def _near_literals(typed: str, annotation: Any) -> list[str]:
     """The choices of a setting that are spelt alike, such as 16-mixed for 16 and 32 for 32-true."""
     literals = _literals(annotation)
@@ -101,3 +165,56 @@ def _near_literals(typed: str, annotation: Any) -> list[str]:
 
 def _literals(annotation: Any) -> list[str]:
     return type_words(annotation).split(" | ")
+
+
+BOUNDS = {"Gt": "> {gt}", "Ge": ">= {ge}", "Lt": "< {lt}", "Le": "<= {le}"}
+NAMES = {type(None): "null", timedelta: "duration (90s, 10m, 1h30m, HH:MM:SS)"}
+
+LARGEST = 2**53
+"""A bound from which on it is the machine's and not the setting's."""
+
+
+def type_words(annotation: Any) -> str:
+    """Write a type as Python does, bounds included."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        bounds = _bounds(arguments[1:])
+        return f"{type_words(arguments[0])}{' ' if bounds else ''}{', '.join(bounds)}"
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " | ".join(type_words(argument) for argument in arguments)
+    if origin in (list, tuple):
+        return f"list[{type_words(arguments[0])}]"
+    if origin in (dict, Mapping):
+        return f"dict[str, {type_words(arguments[1])}]"
+    return NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def value_words(value: Any) -> str:
+    """Write a value as it is typed on the command line."""
+    if value is MISSING:
+        return "required"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(value_words, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _bounds(metadata: tuple[Any, ...]) -> list[str]:
+    constraints = [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    found = []
+    for part in constraints:
+        name = type(part).__name__
+        if name in BOUNDS:
+            value = getattr(part, name.lower())
+            if isinstance(value, timedelta) or abs(value) < LARGEST:
+                found.append(BOUNDS[name].format(**{name.lower(): _plain(value)}))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return f"{value.total_seconds():g} s" if isinstance(value, timedelta) else value

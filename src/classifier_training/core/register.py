@@ -6,7 +6,7 @@ registered class or a function without positional parameters is called as soon a
 with positional parameters becomes a `functools.partial` that waits for them.
 
 Nothing here imports what is registered, and nothing registered may import anything heavy while its module loads: the
-register fills, help prints and a wrong setting is answered without torch.
+register fills, help is printed and a wrong setting is refused without torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest, refuse_missing
+from classifier_training.core.settings import OnlyIn, Trait
 
+Mark = TypeVar("Mark")
 Target = TypeVar("Target", bound=Callable[..., Any])
 
 VERB = "verb"
@@ -55,14 +57,27 @@ class Word:
 
 
 @dataclass(frozen=True)
-class PassedOn:
+class SettingsOf:
     """Marks the parameter of a verb that takes, as they are typed, all words that are no settings of its own.
 
     Args:
         verb: whose settings they are.
+        resumed_by: what resumes its runs, for whoever types a setting of one start.
     """
 
     verb: str
+    resumed_by: str
+
+
+class Replaces:
+    """Marks the parameter of a verb that stands in the place of settings of the verb that its words are passed on to.
+
+    Args:
+        keys: of these settings; GROUP.* is a group with all that it has.
+    """
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = frozenset(keys)
 
 
 @dataclass(frozen=True)
@@ -79,22 +94,33 @@ class Option:
         """Whether the user must give a value."""
         return self.default is MISSING
 
+    def mark(self, kind: type[Mark]) -> Mark | None:
+        """What of one kind stands beside the type; None where nothing does."""
+        return next((item for item in self._metadata if isinstance(item, kind)), None)
+
+    @property
+    def traits(self) -> frozenset[Trait]:
+        """What it is besides."""
+        return frozenset(item for item in self._metadata if isinstance(item, Trait))
+
+    def acts_in(self, verb: str) -> bool:
+        """Whether it has an effect in a verb that takes its group."""
+        only = self.mark(OnlyIn)
+        return only is None or verb in only.verbs
+
     @property
     def choice(self) -> Choice | None:
         """The register group that fills this parameter, if one does."""
-        metadata = getattr(self.annotation, "__metadata__", ())
-        return next((item for item in metadata if isinstance(item, Choice)), None)
+        return self.mark(Choice)
 
     @property
     def is_word(self) -> bool:
         """Whether a word without a key stands for this one."""
-        return any(isinstance(item, Word) for item in getattr(self.annotation, "__metadata__", ()))
+        return self.mark(Word) is not None
 
     @property
-    def passed_on(self) -> PassedOn | None:
-        """What marks the words for another verb, if this takes them."""
-        metadata = getattr(self.annotation, "__metadata__", ())
-        return next((item for item in metadata if isinstance(item, PassedOn)), None)
+    def _metadata(self) -> tuple[Any, ...]:
+        return getattr(self.annotation, "__metadata__", ())
 
     @property
     def fixed(self) -> Entry | None:
@@ -107,13 +133,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered component: where it stands, what it takes, and the optional extra that it needs."""
+    """A registered component: where it stands, what it takes and needs; see `register`."""
 
     group: str
     name: str
     target: Callable[..., Any]
     extra: str | None = None
     settings: Callable[..., Any] | None = None
+    shows_only: bool = False
 
     @property
     def summary(self) -> str:
@@ -133,20 +160,50 @@ class Entry:
     @functools.cached_property
     def options(self) -> dict[str, Option]:
         """The settings by name, in the order of the signature."""
-        return {
-            option.name: option for option in _read_options(self.settings or self.target) if option.passed_on is None
-        }
+        return {option.name: option for option in self._read() if option.mark(SettingsOf) is None}
 
     @functools.cached_property
     def passes_on(self) -> Option | None:
         """The parameter that takes the words for another verb, if there is one."""
-        return next(
-            (option for option in _read_options(self.settings or self.target) if option.passed_on is not None), None
-        )
+        return next((option for option in self._read() if option.mark(SettingsOf)), None)
+
+    def _read(self) -> list[Option]:
+        return _read_options(self.settings or self.target)
 
     def run(self, arguments: Mapping[str, Any]) -> Any:
         """Do what a verb does, with the arguments that `compose` returns."""
         return self.target(**arguments) if self.settings is None else self.target(self.settings(**arguments))
+
+    @property
+    def settings_of(self) -> SettingsOf | None:
+        """What marks that parameter."""
+        return self.passes_on.mark(SettingsOf) if self.passes_on else None
+
+    def mark(self, key: str, kind: type[Mark]) -> Mark | None:
+        """What of one kind stands beside a setting of this verb, or else beside the group that it is in.
+
+        Args:
+            key: dotted, such as seed, optimizer or callbacks.ema.decay.
+            kind: of mark.
+        """
+        return next((found for option in self._bearers(key) if (found := option.mark(kind)) is not None), None)
+
+    def traits(self, key: str) -> frozenset[Trait]:
+        """What a setting of this verb is besides, its group's traits among them; see `mark`."""
+        return frozenset().union(*(option.traits for option in self._bearers(key)))
+
+    def _bearers(self, key: str) -> list[Option]:
+        """The settings that a key may stand for, in the components of its group, before that of the group."""
+        name, *rest = key.split(".")
+        option = self.options.get(name)
+        if option is None:
+            return []
+        if option.choice is None or not rest:
+            return [option]
+        components = entries(option.choice.group or name)
+        if option.choice.many:
+            components, rest = [item for item in components if item.name == rest[0]], rest[1:]
+        return [*(item.options[rest[0]] for item in components if rest and rest[0] in item.options), option]
 
     def build(self, settings: Mapping[str, Any]) -> Any:
         """Make the component from validated settings; see the module's docstring for when it is called.
@@ -166,7 +223,12 @@ _by_target: dict[Any, Entry] = {}
 
 
 def register(
-    *, group: str, name: str, extra: str | None = None, settings: Callable[..., Any] | None = None
+    *,
+    group: str,
+    name: str,
+    extra: str | None = None,
+    settings: Callable[..., Any] | None = None,
+    shows_only: bool = False,
 ) -> Callable[[Target], Target]:
     """Make a class or function selectable as `group=name`, configured by its own signature.
 
@@ -175,6 +237,7 @@ def register(
         name: its own.
         extra: the optional extra that it cannot do without; without it, it is not built.
         settings: of a verb with many: the class that holds them, which the function takes as its first argument.
+        shows_only: whether it shows or writes down a run and changes nothing in it.
 
     Raises:
         ValueError: when the name is taken.
@@ -184,7 +247,7 @@ def register(
         if (group, name) in _entries:
             taken = _entries[group, name].target
             raise ValueError(f"{group}={name} is registered twice: {taken} and {target}")
-        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra, settings)
+        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra, settings, shows_only)
         return target
 
     return add
@@ -215,12 +278,16 @@ def entry(group: str, name: str) -> Entry:
     )
 
 
+def entry_of(component: Any) -> Entry | None:
+    """Return what a built component was made of; None for what is not registered."""
+    return _by_target.get(component.func if isinstance(component, functools.partial) else type(component))
+
+
 def describe(component: Any) -> Any:
     """Turn a built component back into the plain configuration that makes it again."""
     if isinstance(component, Mapping):
         return {str(key): describe(value) for key, value in component.items()}
-    target = component.func if isinstance(component, functools.partial) else type(component)
-    known = _by_target.get(target)
+    known = entry_of(component)
     if known is None:
         return component
     if isinstance(component, functools.partial):
@@ -230,10 +297,16 @@ def describe(component: Any) -> Any:
     return {TYPE_KEY: known.name, **settings}
 
 
+def changed_options(component: Any) -> list[Option]:
+    """List the settings of a built component whose values are not the default."""
+    known = entry_of(component)
+    values = describe(component)
+    return [] if known is None else [one for one in known.options.values() if values[one.name] != one.default]
+
+
 def with_settings(component: Any, **values: Any) -> Any:
     """Return a built component with other values of its settings; those that it does not have are passed over."""
-    target = component.func if isinstance(component, functools.partial) else type(component)
-    known = _by_target.get(target)
+    known = entry_of(component)
     own = {} if known is None else {name: value for name, value in values.items() if name in known.options}
     if known is None or not own:
         return component

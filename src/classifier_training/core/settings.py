@@ -1,17 +1,61 @@
-"""Types of settings that several components share."""
+"""What a setting says of itself beside its type, and types that several components share.
+
+What the program must know about a setting stands in its annotation, as in
+`num_workers: Annotated[int, Resume.EXACT, Trait.MACHINE]`, and is read through `Option` and `Entry`. The parameter of a
+verb that is filled from a group says it for all settings of the group that do not say it themselves.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 
+class Resume(Enum):
+    """What another value of a setting does to a run that is resumed. Each setting of `train` has one."""
+
+    EXACT = "no weight depends on it: the run stays what it would have been"
+    LIMIT = "as EXACT; but it may have ended training, so that a run that was at its end trains on"
+    DIVERGES = "it may change, and from there on the run is another one"
+    FIXED = "it cannot change"
+
+
+class Fit(Enum):
+    """Which models a setting has an effect on. Each setting of `train` has one."""
+
+    EPOCHS = "networks, which are trained in epochs"
+    ANY = "models that are fitted at once, too"
+
+
+class Trait(Enum):
+    """What else a setting is; most are none of these."""
+
+    SEED = "runs that differ in it alone are repetitions of one"
+    PLACE = "where the run folder lies, which says nothing on the run"
+    START = "belongs to one start of a run and is not kept for the next"
+    PRESET = "names what other settings came from, which are saved themselves"
+    MACHINE = "another machine may need another value: folders, loader processes, disk, device, loggers"
+    SPLIT = "decides which images are held out, unless the data or a splits.csv says so"
+
+
+class OnlyIn:
+    """Marks a setting that has an effect in some of the verbs that take its group.
+
+    Args:
+        verbs: their names.
+    """
+
+    def __init__(self, *verbs: str) -> None:
+        self.verbs = frozenset(verbs)
+
+
 def absolute(path: str) -> str:
-    """Return a path that means the same wherever the run is taken up again."""
+    """Return a path that means the same wherever the run is resumed."""
     return str(Path(path).expanduser().absolute())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import holder, is_held
@@ -13,6 +14,9 @@ from classifier_training.core.runtime import command
 from classifier_training.core.runtime import setting as typed
 from classifier_training.registry.references import Reference, resolve
 from classifier_training.registry.scan import run_folders
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -136,11 +140,7 @@ def _age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-VARYING_KEYS = ("resume:", "extend:")
-"""Keys of a configuration that say how a run was taken up, not what it is."""
-
-
-def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
+def unfinished_like(config_text: str, folder: Path, *, leave_out: Sequence[str] = ()) -> RunDir | None:
     """Return the newest unfinished run of a configuration, if there is one with a checkpoint that nobody writes to.
 
     It looks at two files a run and reads only the configurations of unfinished ones, so thousands of runs are quick.
@@ -148,8 +148,10 @@ def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
     Args:
         config_text: what its config.yaml holds.
         folder: folder of the days with runs.
+        leave_out: settings in which the two may differ.
     """
-    wanted = _without_varying(config_text)
+    prefixes = tuple(f"{name}:" for name in leave_out)
+    wanted = _lines(config_text, but=prefixes)
     for path in sorted(folder.glob("*/*"), reverse=True):
         run = RunDir(path)
         if run.result.exists() or not run.resumable or is_held(run.lock):
@@ -158,10 +160,10 @@ def unfinished_like(config_text: str, folder: Path) -> RunDir | None:
             text = run.config.read_text(encoding="utf-8")
         except FileNotFoundError:
             continue
-        if _without_varying(text) == wanted:
+        if _lines(text, but=prefixes) == wanted:
             return run
     return None
 
 
-def _without_varying(config_text: str) -> list[str]:
-    return [line for line in config_text.splitlines() if not line.startswith(VARYING_KEYS)]
+def _lines(text: str, *, but: tuple[str, ...]) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith(but)]

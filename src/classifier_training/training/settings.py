@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from classifier_training.core.register import register
-from classifier_training.core.settings import Duration  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import Duration, Resume, Trait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16-mixed", "16-mixed", 32]
+NumDevices = Annotated[int, Field(ge=1)] | Literal["auto"]
+Norm = Annotated[float, Field(gt=0)]
 
 
 @register(group="trainer", name="default")
@@ -48,15 +50,15 @@ class TrainerSettings:
             pay for it and a trial is faster.
     """
 
-    max_epochs: Annotated[int, Field(ge=1)] = 30
-    max_time: Duration | None = None
-    accelerator: Accelerator = "auto"
-    num_devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    precision: Precision = "auto"
-    accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
-    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
-    gradient_checkpointing: bool = False
-    compile: bool | Literal["auto"] = "auto"
+    max_epochs: Annotated[int, Field(ge=1), Resume.DIVERGES] = 30
+    max_time: Annotated[Duration | None, Resume.LIMIT] = None
+    accelerator: Annotated[Accelerator, Resume.DIVERGES, Trait.MACHINE] = "auto"
+    num_devices: Annotated[NumDevices, Resume.DIVERGES] = 1
+    precision: Annotated[Precision, Resume.DIVERGES] = "auto"
+    accumulate_grad_batches: Annotated[int, Field(ge=1), Resume.DIVERGES] = 1
+    gradient_clip_val: Annotated[Norm | None, Resume.DIVERGES] = None
+    gradient_checkpointing: Annotated[bool, Resume.DIVERGES] = False
+    compile: Annotated[bool | Literal["auto"], Resume.DIVERGES] = "auto"
 
 
 class ModelBuilder(Protocol):

@@ -9,14 +9,14 @@ import pytest
 import timm
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.complete import candidates
 from classifier_training.conf.compose import compose, compose_values
-from classifier_training.conf.helping import overview, verb_help
+from classifier_training.conf.help import overview, verb_help
 from classifier_training.conf.multirun import sweep
 from classifier_training.conf.recipes import choose_recipe, model_words, recipe_words
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Entry, describe, entry
+from classifier_training.workflows.completion import candidates
 
 TRAIN = entry("verb", "train")
 RECIPES = ["auto", "fast", "finetune", "jersey", "longtail", "none", "scratch", "slides", "tiny"]

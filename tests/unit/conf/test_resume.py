@@ -8,9 +8,10 @@ import yaml
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose_values
-from classifier_training.conf.resume import change_values
+from classifier_training.conf.resume import change_values, keeps_exactness, on_resume
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
+from classifier_training.core.settings import Resume
 
 TRAIN = entry("verb", "train")
 
@@ -49,6 +50,30 @@ def test_what_can_change_changes(word: str) -> None:
 def test_what_made_the_run_stays(word: str) -> None:
     with pytest.raises(UserError, match="cannot be resumed with another"):
         change_values(compose_values(TRAIN, ["data.root=/x"]), [word])
+
+
+def test_what_can_change_is_listed_by_group() -> None:
+    with pytest.raises(UserError) as caught:
+        change_values(compose_values(TRAIN, ["data.root=/x", "logging=[wandb]"]), ["logging=[mlflow]"])
+    assert caught.value.expected == (
+        "changes of data.batch_size, data.num_workers, data.on_error, data.root, transforms.* (not policy, backend, "
+        "kernel, channel_order and max_value), loss.*, optimizer.*, callbacks.checkpoint.*, trainer.*, "
+        "logging.wandb.*, extend"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "effect"),
+    [
+        ("trainer.max_time", Resume.LIMIT), ("data.num_workers", Resume.EXACT), ("data.on_error", Resume.EXACT),
+        ("callbacks.checkpoint.keep_last", Resume.EXACT), ("logging.wandb.project", Resume.EXACT),
+        ("trainer.max_epochs", Resume.DIVERGES), ("data.root", Resume.DIVERGES), ("logging", Resume.FIXED),
+        ("no.such.setting", Resume.FIXED),
+    ],
+)  # fmt: skip
+def test_a_change_keeps_the_run_exact_or_makes_it_another(key: str, effect: Resume) -> None:
+    assert on_resume(key) is effect
+    assert keeps_exactness(key) == (effect in (Resume.EXACT, Resume.LIMIT))
 
 
 def test_a_setting_that_does_not_exist_is_named() -> None:

@@ -9,7 +9,18 @@ from pydantic import Field
 
 from classifier_training.core import register as module
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import argument_help, describe, entries, entry, register
+from classifier_training.core.register import (
+    Choice,
+    Entry,
+    argument_help,
+    changed_options,
+    describe,
+    entries,
+    entry,
+    entry_of,
+    register,
+)
+from classifier_training.core.settings import Fit, OnlyIn, Resume, Trait
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,3 +124,59 @@ def test_argument_help_reads_the_section_and_stops_at_the_next() -> None:
     """
     assert argument_help(docstring) == {"first": "one, over two lines.", "second": "two."}
     assert argument_help("No section.") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked:
+    """A thing."""
+
+    size: Annotated[int | None, Resume.EXACT, Trait.MACHINE, OnlyIn("work")] = None
+    name: str = "x"
+
+
+def work(
+    *,
+    thing: Annotated[Marked, Choice("marked"), Fit.ANY, Trait.PLACE],
+    things: Annotated[dict[str, Any], Choice(None, many=True), Resume.FIXED],
+    seed: Annotated[int, Resume.DIVERGES] = 0,
+) -> None:
+    """Work."""
+
+
+def test_a_setting_says_what_stands_beside_its_type_or_else_beside_its_group() -> None:
+    for group in ("thing", "things"):
+        register(group=group, name="marked")(Marked)
+    verb = Entry("verb", "work", work)
+    keys = [
+        "seed",
+        "thing",
+        "thing.size",
+        "thing.name",
+        "things.marked.size",
+        "things.marked.name",
+        "things.other.name",
+    ]
+    assert [verb.mark(key, Resume) for key in keys] == [
+        Resume.DIVERGES, None, Resume.EXACT, None, Resume.EXACT, Resume.FIXED, Resume.FIXED,
+    ]  # fmt: skip
+    assert verb.mark("thing.name", Fit) is Fit.ANY
+    assert verb.traits("thing.size") == {Trait.MACHINE, Trait.PLACE}
+    assert verb.traits("things.marked.size") == {Trait.MACHINE}
+    assert verb.mark("nothing.at.all", Resume) is None
+
+
+def test_a_setting_has_an_effect_in_the_verbs_that_it_names() -> None:
+    register(group="thing", name="marked")(Marked)
+    size, name = entry("thing", "marked").options.values()
+    assert [size.acts_in("work"), size.acts_in("rest"), name.acts_in("rest")] == [True, False, True]
+
+
+def test_a_built_component_leads_back_to_what_it_was_made_of() -> None:
+    register(group="thing", name="marked", shows_only=True)(Marked)
+    built = entry("thing", "marked").build({"size": 3})
+    known = entry_of(built)
+    assert known is not None
+    assert known.shows_only
+    assert [option.name for option in changed_options(built)] == ["size"]
+    assert entry_of(3) is None
+    assert changed_options(3) == []

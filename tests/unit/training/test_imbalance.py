@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from classifier_training.conf.build import build_node
+from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError
 from classifier_training.data.samplers import inverse_frequency_weights, manual_weights, uniform_weights
 from classifier_training.training.imbalance import (

@@ -9,7 +9,7 @@ import pytest
 
 from classifier_training import cli
 from classifier_training.conf.compose import compose
-from classifier_training.conf.helping import verb_help
+from classifier_training.conf.help import verb_help
 from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import entries, entry
 from classifier_training.models import bundled

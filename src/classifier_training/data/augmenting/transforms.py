@@ -29,15 +29,17 @@ from classifier_training.core.preprocess import (
     import_opencv,
 )
 from classifier_training.core.register import register
+from classifier_training.core.settings import Fit, Resume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.types import InputSpec, SampleKey
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1), Resume.DIVERGES]
+Probability = Annotated[float, Field(ge=0, le=1), Resume.DIVERGES]
+Alpha = Annotated[float, Field(ge=0), Resume.DIVERGES]
+PositiveShare = Annotated[float, Field(gt=0, le=1), Resume.DIVERGES]
 
 DRAWS = (
     "area", "ratio", "x", "y", "flip", "angle", "shift_x", "shift_y", "zoom",
@@ -87,30 +89,30 @@ class Transforms:
             over; 1 is the full size throughout.
     """
 
-    policy: Policy = "squash"
-    backend: Backend = "pillow"
-    kernel: Kernel | None = None
-    channel_order: ChannelOrder = "rgb"
-    max_value: Annotated[int, Field(ge=255, le=FULL_RANGE)] = FULL_RANGE
-    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.7
+    policy: Annotated[Policy, Resume.FIXED, Fit.ANY] = "squash"
+    backend: Annotated[Backend, Resume.FIXED, Fit.ANY] = "pillow"
+    kernel: Annotated[Kernel | None, Resume.FIXED, Fit.ANY] = None
+    channel_order: Annotated[ChannelOrder, Resume.FIXED, Fit.ANY] = "rgb"
+    max_value: Annotated[int, Field(ge=255, le=FULL_RANGE), Resume.FIXED, Fit.ANY] = FULL_RANGE
+    crop_scale: PositiveShare = 0.7
     hflip: Probability = 0.0
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    rotation_degrees: Annotated[float, Field(ge=0, le=180), Resume.DIVERGES] = 0.0
     translate: Share = 0.0
     zoom: Share = 0.0
     brightness: Share = 0.2
     contrast: Share = 0.2
     saturation: Share = 0.2
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    trivial_augment: bool = False
+    hue: Annotated[float, Field(ge=0, le=0.5), Resume.DIVERGES] = 0.0
+    trivial_augment: Annotated[bool, Resume.DIVERGES] = False
     blur: Probability = 0.0
     motion_blur: Probability = 0.0
     downscale: Probability = 0.0
     noise: Probability = 0.0
     erase: Probability = 0.0
-    mixup: NonNegative = 0.0
-    cutmix: NonNegative = 0.0
-    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
-    start_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mixup: Alpha = 0.0
+    cutmix: Alpha = 0.0
+    mix_probability: PositiveShare = 1.0
+    start_scale: PositiveShare = 1.0
 
     def __post_init__(self) -> None:
         choose_kernel(self.backend, self.kernel)

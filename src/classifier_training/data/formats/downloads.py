@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir, setting
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import PathText, Resume, Trait
 from classifier_training.core.types import TRAIN
 from classifier_training.data.cache_folder import Content, made_folder, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
@@ -84,8 +84,8 @@ class TorchvisionData(DataSource):
         root: folder that torchvision keeps its files in; one in the cache when left out.
     """
 
-    name: Annotated[str, AfterValidator(known_set)]
-    root: PathText | None = None
+    name: Annotated[str, AfterValidator(known_set), Resume.FIXED]
+    root: Annotated[PathText | None, Resume.DIVERGES, Trait.MACHINE] = None
 
     def read(self) -> SampleIndex:
         """List the images, writing them to the cache folder the first time."""
@@ -142,11 +142,11 @@ class HuggingFaceData(DataSource):
         label_column: name of the column with the labels; found by its type when left out.
     """
 
-    name: str
-    config: str | None = None
-    revision: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
+    name: Annotated[str, Resume.FIXED]
+    config: Annotated[str | None, Resume.FIXED] = None
+    revision: Annotated[str | None, Resume.FIXED] = None
+    image_column: Annotated[str | None, Resume.FIXED] = None
+    label_column: Annotated[str | None, Resume.FIXED] = None
 
     def read(self) -> SampleIndex:
         """List the images, writing them to the cache folder the first time."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.files import escapes
 from classifier_training.core.register import register
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import Sample, SampleIndex, is_image, resolve_root, split_of
 
@@ -113,7 +113,7 @@ class NamedFileSource(FolderSource):
         file: the file.
     """
 
-    file: PathText | None = None
+    file: Annotated[PathText | None, Resume.FIXED] = None
 
     endings: ClassVar[tuple[str, ...]] = ()
 
@@ -204,7 +204,7 @@ class FileList(NamedFileSource):
             in data.root; train.txt, val.txt and test.txt are splits.
     """
 
-    file: PathText | None = None
+    file: Annotated[PathText | None, Resume.FIXED] = None
 
     endings: ClassVar[tuple[str, ...]] = LIST_ENDINGS
 

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import OnlyIn, PathText, Resume, Trait
 from classifier_training.data.index import SampleIndex, resolve_root
 from classifier_training.data.walk import Faults, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Store = Literal["auto", "off", "on", "jpeg"]
+Side = Annotated[int, Field(ge=8, le=4096)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+NumWorkers = Annotated[int, Field(ge=0, le=256)]
+NumFolds = Annotated[int, Field(ge=2, le=100)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-TRAINING_ALONE = (
-    "image_size", "batch_size", "num_workers", "val_fraction", "test_fraction", "splits", "fold", "num_folds",
-    "group_duplicates", "store", "store_gb",
-)  # fmt: skip
-"""Settings that say nothing on how the samples are read."""
+Positive = Annotated[float, Field(gt=0)]
+Store = Literal["auto", "off", "on", "jpeg"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +55,21 @@ class DataSource:
         store_gb: room for the pixels of all data sets, in GB; half of the free disk when left out.
     """
 
-    image_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] | None = "auto"
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
-    val_fraction: Fraction | None = None
-    test_fraction: Fraction | None = None
-    group: Annotated[int, Field(ge=1)] | str | None = None
-    group_duplicates: bool = False
-    splits: PathText | None = None
-    fold: Annotated[int, Field(ge=0)] | None = None
-    num_folds: Annotated[int, Field(ge=2, le=100)] | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    store: Store = "auto"
-    store_gb: Annotated[float, Field(gt=0)] | None = None
+    image_size: Annotated[Side | Literal["auto"] | None, Resume.FIXED, OnlyIn("train", "analyze")] = "auto"
+    batch_size: Annotated[Count | Literal["auto"] | None, Resume.DIVERGES, OnlyIn("train")] = None
+    num_workers: Annotated[NumWorkers | Literal["auto"], Resume.EXACT, Trait.MACHINE, OnlyIn("train", "analyze")] = (
+        "auto"
+    )
+    val_fraction: Annotated[Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    test_fraction: Annotated[Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    group: Annotated[Count | str | None, Resume.FIXED] = None
+    group_duplicates: Annotated[bool, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = False
+    splits: Annotated[PathText | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    fold: Annotated[NonNegative | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    num_folds: Annotated[NumFolds | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    on_error: Annotated[Literal["raise", "skip"], Resume.EXACT] = "raise"
+    store: Annotated[Store, Resume.FIXED, Trait.MACHINE, OnlyIn("train")] = "auto"
+    store_gb: Annotated[Positive | None, Resume.FIXED, Trait.MACHINE, OnlyIn("train")] = None
 
     @property
     def is_named(self) -> bool:
@@ -97,8 +99,8 @@ class FolderSource(DataSource):
         follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
-    root: PathText | list[PathText] | None = None
-    follow_links: bool = False
+    root: Annotated[PathText | list[PathText] | None, Resume.DIVERGES, Trait.MACHINE] = None
+    follow_links: Annotated[bool, Resume.FIXED] = False
 
     @property
     def is_named(self) -> bool:

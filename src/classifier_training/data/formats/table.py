@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from classifier_training.core.errors import UserError, enumerate_words, nearest, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
-from classifier_training.core.settings import PathText  # noqa: TC001 - the register reads it at run time
+from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.listing import NamedFileSource, image_folders, locate, named_split, open_text
 from classifier_training.data.index import Sample, SampleIndex, split_of
 
@@ -50,11 +50,11 @@ class Table(NamedFileSource):
         separator: of a CSV file's columns.
     """
 
-    file: PathText | None = None
-    path_column: str = "path"
-    label_column: str = "label"
-    encoding: Annotated[str, AfterValidator(known_encoding)] = "utf-8"
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    file: Annotated[PathText | None, Resume.FIXED] = None
+    path_column: Annotated[str, Resume.FIXED] = "path"
+    label_column: Annotated[str, Resume.FIXED] = "label"
+    encoding: Annotated[str, AfterValidator(known_encoding), Resume.FIXED] = "utf-8"
+    separator: Annotated[str, Field(min_length=1, max_length=1), Resume.FIXED] = ","
 
     endings: ClassVar[tuple[str, ...]] = TABLE_ENDINGS
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
+from classifier_training.core.settings import Resume
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.cache_folder import in_parallel, made_folder
 from classifier_training.data.formats.image_folder import read_image_folder
@@ -103,9 +104,9 @@ class Slides(DataSource):
         seed: of the drawing.
     """
 
-    num_images: Annotated[int, Field(ge=60, le=FULL_SIZE)] = 200
-    width: Annotated[int, Field(ge=64, le=1920)] = 1920
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    num_images: Annotated[int, Field(ge=60, le=FULL_SIZE), Resume.FIXED] = 200
+    width: Annotated[int, Field(ge=64, le=1920), Resume.FIXED] = 1920
+    seed: Annotated[int, Field(ge=0, lt=2**31), Resume.FIXED] = 0
 
     def read(self) -> SampleIndex:
         """List the images, rendering them into the cache folder the first time."""
@@ -165,8 +166,8 @@ class Jerseys(DataSource):
         seed: of the drawing.
     """
 
-    num_images: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    num_images: Annotated[int, Field(ge=100, le=100_000), Resume.FIXED] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**31), Resume.FIXED] = 0
 
     def read(self) -> SampleIndex:
         """List the rows, rendering the images into the cache folder the first time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.register import Choice, register
+from classifier_training.core.register import Choice, changed_options, register
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TRAIN, InputSpec
@@ -22,7 +21,7 @@ from classifier_training.data.checking.findings import SEVERITIES, Finding, Insp
 from classifier_training.data.checking.preflight import check_classes
 from classifier_training.data.checking.scan import FileScan, scan_files
 from classifier_training.data.checking.statistics import count_data, dataset_statistics, file_statistics
-from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
+from classifier_training.data.formats.source import DataSource
 from classifier_training.data.image_settings import choose_image_size
 from classifier_training.data.load import read_samples
 from classifier_training.evaluation.drawing import Drawer
@@ -144,16 +143,15 @@ def _scan(index: SampleIndex, num_workers: int) -> FileScan:
 
 def _refuse_idle(data: DataSource, transforms: Transforms) -> None:
     """Refuse settings that change nothing here."""
-    for field in dataclasses.fields(data):
-        idle = field.name in TRAINING_ALONE and field.name not in ("image_size", "num_workers")
-        if idle and getattr(data, field.name) != field.default:
+    for option in changed_options(data):
+        if not option.acts_in("analyze"):
             raise UserError(
-                f"data.{field.name}={getattr(data, field.name)} has no effect on an analysis",
+                f"data.{option.name}={getattr(data, option.name)} has no effect on an analysis",
                 "the settings that say which data it is",
                 "leave it out",
             )
-    for option in dataclasses.fields(transforms):
-        if option.name != "policy" and getattr(transforms, option.name) != option.default:
+    for option in changed_options(transforms):
+        if option.name != "policy":
             raise UserError(
                 f"transforms.{option.name}={getattr(transforms, option.name)} has no effect on an analysis",
                 "transforms.policy alone",
@@ -163,16 +161,8 @@ def _refuse_idle(data: DataSource, transforms: Transforms) -> None:
 
 def _refuse_for_run(data: DataSource, transforms: Transforms, *, near_duplicates: bool, fail_on: FailOn) -> None:
     """With run=, the data is the run's own; data.root only says where it is now."""
-    changed = [
-        f"data.{field.name}"
-        for field in dataclasses.fields(data)
-        if field.name != "root" and getattr(data, field.name) != field.default
-    ]
-    changed += [
-        f"transforms.{field.name}"
-        for field in dataclasses.fields(transforms)
-        if getattr(transforms, field.name) != field.default
-    ]
+    changed = [f"data.{option.name}" for option in changed_options(data) if option.name != "root"]
+    changed += [f"transforms.{option.name}" for option in changed_options(transforms)]
     changed += ["near_duplicates"] * (not near_duplicates) + ["fail_on"] * (fail_on != "never")
     if changed:
         raise UserError(

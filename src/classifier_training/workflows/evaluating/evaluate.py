@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.images import UnreadableImageError, read_size
-from classifier_training.core.register import Choice, register
+from classifier_training.core.register import Choice, changed_options, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
 from classifier_training.data.formats.image_folder import AutoData
-from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
+from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
@@ -159,11 +158,10 @@ def evaluate(
 
 def _refuse_idle(data: DataSource) -> None:
     """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its images."""
-    for field in dataclasses.fields(data):
-        idle = field.name in TRAINING_ALONE or (field.name not in ("root", "on_error") and not data.is_named)
-        if idle and getattr(data, field.name) != field.default:
+    for option in changed_options(data):
+        if not option.acts_in("evaluate") or (option.name not in ("root", "on_error") and not data.is_named):
             raise UserError(
-                f"data.{field.name}={getattr(data, field.name)} has no effect on an evaluation",
+                f"data.{option.name}={getattr(data, option.name)} has no effect on an evaluation",
                 "data.root, data.on_error and how the data is read" if data.is_named else "data.on_error alone",
                 "leave it out",
             )

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.conf.check import leaf_keys, value_at
+from classifier_training.conf.overrides import leaf_keys, value_at
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import TYPE_KEY
+from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.settings import Trait
 from classifier_training.evaluation.leaderboard import Answers, Figures, macro_roc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-VARYING = ("seed", "output", "name", "category", "resume", "extend", "experiment")
-"""Settings in which runs of one contestant differ, or that name a place."""
+VARYING = frozenset({Trait.SEED, Trait.PLACE, Trait.START})
+"""What settings are in which runs of the same kind may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ def read_finished(run_dir: RunDir) -> Finished:
         UserError: when a file of it is missing or damaged.
     """
     values = saved_values(run_dir.config)
+    train = entry(VERB, "train")
     try:
         result = json.loads(run_dir.result.read_text(encoding="utf-8"))
         metrics = result["metrics"]
@@ -79,7 +81,7 @@ def read_finished(run_dir: RunDir) -> Finished:
             data=data_label(data),
             seed=int(values["seed"]),
             settings={
-                **{key: value_at(values, key) for key in leaf_keys(values) if key not in VARYING},
+                **{key: value_at(values, key) for key in leaf_keys(values) if not train.traits(key) & VARYING},
                 **{
                     name: node[TYPE_KEY] for name, node in values.items() if isinstance(node, dict) and TYPE_KEY in node
                 },

@@ -12,6 +12,7 @@ import yaml
 
 from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import Trait
 from classifier_training.core.types import TRAIN, Weights
 from classifier_training.data.splitting.splits import read_manifest
 
@@ -89,8 +90,8 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-ELSEWHERE = ("output", "name", "category", "resume", "extend", "recipe")
-"""Where a run lies and how it came by its settings: another one need not share that."""
+OF_ONE_RUN = frozenset({Trait.PLACE, Trait.START, Trait.PRESET})
+"""What settings are that say where a run lies and how it came by the others: one like it need not share them."""
 
 
 def train_command(config: Mapping[str, Any]) -> str:
@@ -103,7 +104,7 @@ def train_command(config: Mapping[str, Any]) -> str:
     """
     words = ["recipe=none"]
     for name, option in entry(VERB, "train").options.items():
-        if name in config and name not in ELSEWHERE:
+        if name in config and not option.traits & OF_ONE_RUN:
             words += _words(name, option, config[name])
     return " ".join([command("train"), *words])
 

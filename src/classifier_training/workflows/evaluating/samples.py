@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.conf.build import build_node
 from classifier_training.conf.resume import saved_values
+from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.types import SplitTable
 from classifier_training.data.splitting.splits import read_manifest

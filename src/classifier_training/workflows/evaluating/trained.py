@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from classifier_training.conf.build import build_node
 from classifier_training.conf.resume import saved_values
+from classifier_training.conf.validate import build_node
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.export.bundle import BundleInfo, read_info, withheld_reason
 

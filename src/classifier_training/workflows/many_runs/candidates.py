@@ -10,27 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.conf.compose import compose
+from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.searches import read_families, ready_models, representatives
 from classifier_training.conf.store import EXPERIMENT, USER_CONF, group_options
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import quiet_screen
 from classifier_training.workflows.many_runs.tuning_trials import experiment_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
 ALL = "all"
 
-OWN = {
-    "model": "models=[…]", "data": "data=[…]", "data.root": "data=[/my/images]", "data.name": "data=[…]",
-    "seed": "seeds=[…]", "resume": "the same command again, which goes on where it was left", "name": "output=…",
-    "category": "output=…", "extend": "a new comparison",
-}  # fmt: skip
-"""Settings of `train` that a comparison sets itself, and what says the same."""
+AGAIN = "the same command again: it resumes where it was left"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +143,7 @@ def plan(
     Raises:
         UserError: for a setting that no model takes, or that a comparison sets itself.
     """
-    refuse_own(settings, {**OWN, EXPERIMENT: "tune=false"} if tuned else OWN)
+    refuse_own("compare", settings, besides={EXPERIMENT: "tune=false"} if tuned else {})
     found = data_words(data)
     kept = _fit_settings(models, next(iter(found.values())), settings)
     runs = []
@@ -169,20 +164,22 @@ def is_tuned(run: Planned) -> bool:
     return run.tuned is None or (USER_CONF / EXPERIMENT / f"{run.tuned}.yaml").exists()
 
 
-def refuse_own(settings: Sequence[str], own: dict[str, str]) -> None:
-    """Raise for a word that sets what the verb sets itself.
+def refuse_own(verb: str, settings: Sequence[str], *, besides: Mapping[str, str] | None = None) -> None:
+    """Raise for a word that sets what a verb of many runs sets for each of them.
 
     Args:
+        verb: its name.
         settings: words of `train`.
-        own: such keys, each with what says the same.
+        besides: further such keys, each with what is written instead.
 
     Raises:
         UserError: for the first.
     """
     for typed in settings:
         key, equals, _ = typed.lstrip("+~").partition("=")
-        if key in own:
-            raise UserError(f"{typed}: is set for each run here", "settings that all runs share", own[key])
+        instead = (besides or {}).get(key) or written_instead(entry("verb", verb), key)
+        if instead is not None:
+            raise UserError(f"{typed}: is set for each run here", "settings that all runs share", instead)
         if not equals:
             raise UserError(f"{typed}: not a setting", "key=value", f"{typed}=…")
 

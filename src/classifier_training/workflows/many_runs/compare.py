@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from classifier_training.conf.typed import word
+from classifier_training.conf.overrides import word
 from classifier_training.core.errors import UserError
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.processes import is_held
-from classifier_training.core.register import PassedOn, register
+from classifier_training.core.register import Replaces, SettingsOf, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import Trait
 from classifier_training.evaluation.leaderboard import Contestant, Leaderboard, middle_seed, rank
 from classifier_training.export.latency import measure_latency_ms
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
-from classifier_training.workflows.many_runs.candidates import Planned, chosen_models, is_tuned, plan
+from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
 from classifier_training.workflows.many_runs.jobs import Job, read_outcome, run_jobs
 from classifier_training.workflows.many_runs.leaderboard_page import table_lines, write_leaderboard
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_TRIALS = 3
-AGAIN = "the same command again: it goes on where it was left"
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -78,21 +78,21 @@ class CompareResult:
 @register(group="verb", name="compare")
 def compare(
     *,
-    models: list[str] | str | None = None,
-    data: list[str] | str | None = None,
-    seeds: list[Seed] | Seed = 0,
+    models: Annotated[list[str] | str | None, Replaces("model")] = None,
+    data: Annotated[list[str] | str | None, Replaces("data", "data.root", "data.name")] = None,
+    seeds: Annotated[list[Seed] | Seed, Replaces("seed")] = 0,
     jobs: Annotated[int, Field(ge=1)] = 1,
     tune: bool = False,
     tune_trials: Annotated[int, Field(ge=1)] | None = None,
     cleanup: bool = False,
     report_only: bool = False,
-    output: str = "outputs/comparison",
-    settings: Annotated[tuple[str, ...], PassedOn("train")] = (),
+    output: Annotated[str, Trait.PLACE] = "outputs/comparison",
+    settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> CompareResult:
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
 
-    Jobs that are finished are not run again and those that were interrupted go on, so the same command continues a
-    comparison. `train --multirun`, with Hydra's launchers for clusters too, makes runs without comparing them; with
+    Jobs that are finished are not run again and those that were interrupted are resumed, so the same command continues
+    a comparison. `train --multirun`, with Hydra's launchers for clusters too, makes runs without comparing them; with
     the same output=, compare report_only=true ranks those.
 
     Args:

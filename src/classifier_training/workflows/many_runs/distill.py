@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from classifier_training.conf.compose import compose
+from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.resume import saved_values
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import CheckFailedError, UserError
-from classifier_training.core.register import TYPE_KEY, PassedOn, entry, register
+from classifier_training.core.register import TYPE_KEY, VERB, Replaces, SettingsOf, entry, register
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.settings import Trait
 from classifier_training.core.types import TRAIN, goal_of
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
@@ -40,13 +41,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 @register(group="verb", name="distill")
 def distill(
     *,
-    teacher: str | list[str],
-    training: Annotated[tuple[str, ...], PassedOn("train")] = (),
-    temperatures: Positive | list[Positive] = 4.0,
-    alphas: Share | list[Share] = 0.7,
-    hint_weights: NonNegative | list[NonNegative] = 0.0,
-    seeds: Seed | list[Seed] = 0,
-    output: str = "outputs",
+    teacher: Annotated[str | list[str], Replaces("distillation.*")],
+    training: Annotated[tuple[str, ...], SettingsOf("train", "classifier-training train resume=RUN")] = (),
+    temperatures: Annotated[Positive | list[Positive], Replaces("distillation.temperature")] = 4.0,
+    alphas: Annotated[Share | list[Share], Replaces("distillation.alpha")] = 0.7,
+    hint_weights: Annotated[NonNegative | list[NonNegative], Replaces("distillation.hint_weight")] = 0.0,
+    seeds: Annotated[Seed | list[Seed], Replaces("seed")] = 0,
+    output: Annotated[str, Trait.PLACE] = "outputs",
 ) -> DistillResult:
     """Train a small student on a finished run's answers; compare it with itself alone and with its teacher.
 
@@ -121,20 +122,6 @@ def _several(values: Any) -> list[Any]:
     return list(dict.fromkeys(values)) if isinstance(values, list) else [values]
 
 
-DRAWS_SPLITS = ("val_fraction", "test_fraction", "fold", "num_folds", "group_duplicates", "splits")
-"""Settings of data that the teacher's splits.csv takes the place of."""
-
-OWN = {
-    "seed": "seeds=…",
-    "name": "output=…",
-    "category": "output=…",
-    "resume": "classifier-training train resume=RUN resumes one run",
-    "extend": "classifier-training train resume=RUN extend=…",
-    "distillation": "temperatures=…, alphas=… and hint_weights=…",
-}
-"""Settings of train that the comparison decides, and what to use instead."""
-
-
 def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]:
     """Complete the words of the student's training with what it has from its teacher.
 
@@ -147,7 +134,7 @@ def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]
     """
     keys = {text.partition("=")[0].lstrip("+~") for text in typed}
     for key in keys:
-        instead = OWN.get(key.partition(".")[0])
+        instead = written_instead(entry(VERB, "distill"), key)
         if instead is not None:
             raise UserError(f"{key}= has no place here: distill decides it for each run", "other settings", instead)
     words = [] if keys & {"model", "experiment"} else ["model=student"]
@@ -181,7 +168,9 @@ def _data_words(teacher: RunDir) -> Iterator[str]:
             "name the data: data.root=/my/images",
         )
     yield f"data={node[TYPE_KEY]}"
-    kept = {name: value for name, value in node.items() if name != TYPE_KEY and name not in DRAWS_SPLITS}
+    train = entry(VERB, "train")
+    # The teacher's splits.csv says which images are held out.
+    kept = {name: node[name] for name in node if name != TYPE_KEY and Trait.SPLIT not in train.traits(f"data.{name}")}
     yield from _words("data", kept)
     yield word("data.splits", teacher.splits.absolute())
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from classifier_training.conf.check import value_at
 from classifier_training.conf.compose import compose, compose_values
+from classifier_training.conf.overrides import value_at, word
 from classifier_training.conf.searches import family_of
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import InterruptedRunError, UserError
-from classifier_training.core.register import TYPE_KEY, PassedOn, entry, register
+from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
+from classifier_training.core.settings import Trait
 from classifier_training.core.types import goal_of
 from classifier_training.workflows.evaluating.finished import data_label, model_label
-from classifier_training.workflows.many_runs.candidates import refuse_own
+from classifier_training.workflows.many_runs.candidates import AGAIN, refuse_own
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
 from classifier_training.workflows.many_runs.tuning_study import (
     EPOCHS,
@@ -51,13 +51,6 @@ if TYPE_CHECKING:
     from classifier_training.conf.searches import Parameter
 
 log = logging.getLogger(__name__)
-
-OWN = {
-    "resume": "the same command again, which goes on where it was left", "category": "output=…", "extend": "nothing",
-}  # fmt: skip
-
-OF_A_MACHINE = ("data.root", "data.num_workers", "data.store", "data.store_gb", "trainer.accelerator", "logging")
-"""Settings that may be otherwise where a study is shared between machines."""
 
 MAX_FAILURES = 3
 """Trials that may fail before any has succeeded."""
@@ -114,8 +107,8 @@ def tune(
     pruner: Pruner | None = None,
     name: str | None = None,
     storage: str | None = None,
-    output: str = "outputs/tuning",
-    settings: Annotated[tuple[str, ...], PassedOn("train")] = (),
+    output: Annotated[str, Trait.PLACE] = "outputs/tuning",
+    settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> TuneResult:
     """Search for the best settings of a model; the best become an experiment that `train experiment=NAME` runs.
 
@@ -141,7 +134,7 @@ def tune(
             f"pruner={pruner} has no effect with latency=true: trials with two objectives are not ended early",
             "one of them", "leave pruner= out",
         )  # fmt: skip
-    refuse_own(settings, OWN)
+    refuse_own("tune", settings)
     train = entry("verb", "train")
     values = compose_values(train, settings)
     chosen, family = family_of(values["model"][TYPE_KEY], search=search)
@@ -326,8 +319,8 @@ def _parted(typed: str) -> tuple[str, str]:
 
 
 def _is_of_a_machine(typed: str) -> bool:
-    key = _parted(typed)[0]
-    return key in OF_A_MACHINE or key.partition(".")[0] == "logging"
+    """Whether a setting may be otherwise where a study is shared between machines."""
+    return Trait.MACHINE in entry("verb", "train").traits(_parted(typed)[0])
 
 
 def _shown(value: Any) -> str:

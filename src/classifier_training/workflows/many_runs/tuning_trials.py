@@ -14,10 +14,10 @@ import yaml
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
 from classifier_training.conf.compose import compose
+from classifier_training.conf.overrides import word
 from classifier_training.conf.store import EXPERIMENT, USER_CONF
-from classifier_training.conf.typed import word
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.register import entry
+from classifier_training.core.register import entry, entry_of
 from classifier_training.core.run_dir import write_text
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.export.latency import measure_latency_ms
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXPORT = "onnx_export"
-
-LEFT_OUT = {
-    "confusion_matrix", "sample_grid", "dataset_statistics", "sampler_monitor", "history", "model_info", "progress",
-    "rich_progress", EXPORT,
-}  # fmt: skip
-"""Callbacks that show a run and change nothing in it: a trial's folder does not outlive it."""
 
 
 @dataclass(kw_only=True)
@@ -113,8 +107,10 @@ def run_trial(
         )
         # A classifier that scikit-learn fits has no checkpoint: its export is what is scored.
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
-        shown = LEFT_OUT - keeps
-        arguments["callbacks"] = {name: item for name, item in arguments["callbacks"].items() if name not in shown}
+        # A trial's folder does not outlive it.
+        arguments["callbacks"] = {
+            name: item for name, item in arguments["callbacks"].items() if name in keeps or not _shows_only(item)
+        }
         try:
             run_dir = train(TrainSettings(**arguments), observers=[watch]).run_dir
         except RunStopped:
@@ -134,6 +130,11 @@ def run_trial(
         num_epochs=watch.num_epochs,
         seconds=time.monotonic() - started,
     )
+
+
+def _shows_only(callback: Any) -> bool:
+    known = entry_of(callback)
+    return known is not None and known.shows_only
 
 
 def free_memory() -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from classifier_training.core.register import Choice, describe
 from classifier_training.core.secrets import mask
-from classifier_training.core.settings import Duration
+from classifier_training.core.settings import Duration, Fit, Resume, Trait
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.training.distillation import Distillation
@@ -52,31 +52,31 @@ class TrainSettings:
         allow_leaks: train although files of one split are exact copies of another split's.
     """
 
-    data: Annotated[DataSource, Choice("auto")]
-    transforms: Annotated[Transforms, Choice("standard")]
-    model: Annotated[ModelBuilder, Choice("auto")]
-    loss: Annotated[LossBuilder, Choice("cross_entropy")]
-    optimizer: Annotated[partial[Any], Choice("adamw")]
-    scheduler: Annotated[SchedulerBuilder, Choice("cosine")]
-    transfer: Annotated[Transfer, Choice("auto")]
-    imbalance: Annotated[Switch, Choice("auto")]
-    sampler: Annotated[SamplerBuilder | None, Choice(None)] = None
-    distillation: Annotated[Distillation | None, Choice(None)] = None
-    callbacks: Annotated[Mapping[str, Any], Choice("default", many=True)]
-    trainer: Annotated[TrainerSettings, Choice("default")]
-    logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True)]
-    recipe: str = "auto"
-    time: Duration | None = None
-    retrain_head: bool = False
-    monitor: str = "val/balanced_accuracy"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    name: str | None = None
-    category: str | None = None
-    output: str = "outputs"
-    resume: str | None = None
-    extend: Extend | None = None
-    init_from: str | None = None
-    allow_leaks: bool = False
+    data: Annotated[DataSource, Choice("auto"), Fit.ANY]
+    transforms: Annotated[Transforms, Choice("standard"), Fit.EPOCHS]
+    model: Annotated[ModelBuilder, Choice("auto"), Resume.FIXED, Fit.ANY]
+    loss: Annotated[LossBuilder, Choice("cross_entropy"), Resume.DIVERGES, Fit.EPOCHS]
+    optimizer: Annotated[partial[Any], Choice("adamw"), Resume.DIVERGES, Fit.EPOCHS]
+    scheduler: Annotated[SchedulerBuilder, Choice("cosine"), Resume.FIXED, Fit.EPOCHS]
+    transfer: Annotated[Transfer, Choice("auto"), Resume.FIXED, Fit.EPOCHS]
+    imbalance: Annotated[Switch, Choice("auto"), Resume.FIXED, Fit.ANY]
+    sampler: Annotated[SamplerBuilder | None, Choice(None), Resume.FIXED, Fit.ANY] = None
+    distillation: Annotated[Distillation | None, Choice(None), Resume.FIXED, Fit.EPOCHS] = None
+    callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS]
+    trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS]
+    logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
+    recipe: Annotated[str, Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
+    time: Annotated[Duration | None, Resume.FIXED, Fit.EPOCHS] = None
+    retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False
+    monitor: Annotated[str, Resume.FIXED, Fit.ANY] = "val/balanced_accuracy"
+    seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED, Fit.ANY, Trait.SEED] = 0
+    name: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None
+    category: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None
+    output: Annotated[str, Resume.FIXED, Fit.ANY, Trait.PLACE] = "outputs"
+    resume: Annotated[str | None, Resume.FIXED, Fit.EPOCHS, Trait.START] = None
+    extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
+    init_from: Annotated[str | None, Resume.FIXED, Fit.EPOCHS] = None
+    allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.conf.resume import MAX_TIME, changed_settings, keeps_exactness, saved_values
+from classifier_training.conf.resume import changed_settings, keeps_exactness, on_resume, saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import following, work_in
+from classifier_training.core.register import VERB, entry
 from classifier_training.core.run_dir import RunDir, days_folder, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
+from classifier_training.core.settings import Resume, Trait
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.models.shallow import ShallowModel
 from classifier_training.registry.runs import ended, find_run, unfinished_like
@@ -193,7 +195,7 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
             f"{done} epochs or more",
             f"trainer.max_epochs={done} to finish it as it is",
         )
-    changed = [key for key, *_ in changes if key == MAX_TIME or not keeps_exactness(key)]
+    changed = [key for key, *_ in changes if on_resume(key) is not Resume.EXACT]
     is_trained = newest is not None and (
         (done == trainer.max_epochs and not newest.entry.is_mid_epoch) or (newest.entry.ends_training and not changed)
     )
@@ -244,7 +246,8 @@ def refuse_extend(extend: Extend | None) -> None:
 def tell_unfinished(settings: TrainSettings, config: Mapping[str, Any]) -> None:
     """Say how to resume an unfinished run of the same configuration, if there is one. A new run starts anyway."""
     folder = days_folder(Path(settings.output), category=settings.category, name=settings.name)
-    found = unfinished_like(config_text(config), folder)
+    of_a_start = [name for name, option in entry(VERB, "train").options.items() if Trait.START in option.traits]
+    found = unfinished_like(config_text(config), folder, leave_out=of_a_start)
     if found is not None:
         log.info(
             "an unfinished run has the same settings; to resume it instead: %s %s",

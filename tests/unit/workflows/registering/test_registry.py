@@ -7,13 +7,13 @@ import pytest
 from tests.runs import make_run
 
 from classifier_training.cli import find_verb, run
-from classifier_training.conf.complete import candidates
-from classifier_training.conf.helping import overview, verb_help
+from classifier_training.conf.help import overview, verb_help
 from classifier_training.core.display import align, markdown
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import work_in
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
+from classifier_training.workflows.completion import candidates
 from classifier_training.workflows.registering.export import export_all
 from classifier_training.workflows.registering.promote import promote_run
 from classifier_training.workflows.registering.registry import list_runs, show

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import Observer
-from classifier_training.conf.check import chosen_names
+from classifier_training.conf.overrides import chosen_names
 from classifier_training.conf.resume import RESUME, saved_values
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.conf.store import EXPERIMENT
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, Entry, entries
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
+from classifier_training.core.settings import Fit
 from classifier_training.models.shallow import ShallowModel
 
 if TYPE_CHECKING:
@@ -23,14 +25,8 @@ if TYPE_CHECKING:
 
     from hydra.core.override_parser.types import Override
 
-EFFECTIVE = (
-    "data", "model", "sampler", "logging", "imbalance", "monitor", "seed", "name", "category", "output", "allow_leaks",
-    "experiment", "transforms.policy", "transforms.backend", "transforms.kernel", "transforms.channel_order",
-)  # fmt: skip
-"""Groups and settings that matter to a model that is fitted at once."""
 
-
-def refuse_idle(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> None:
+def refuse_unused(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> None:
     """Raise when a typed setting of `train` has no effect with the chosen model.
 
     Raises:
@@ -40,15 +36,15 @@ def refuse_idle(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Overrid
     if "trainer" not in verb.options or not isinstance(node, dict) or not is_fitted_at_once(node.get(TYPE_KEY)):
         return
     for word in parsed:
-        if word.value() is not None and (came := _idle_part(word)):
+        if word.value() is not None and (came := _unused_part(verb, word)):
             raise UserError(
                 f"{came} has no effect with model={node[TYPE_KEY]}, which is fitted at once and not in epochs",
-                f"settings of {enumerate_words(EFFECTIVE, limit=len(EFFECTIVE))} and of callbacks that see results",
+                f"settings of {', '.join(_effective(verb))} and of callbacks that see results",
                 "leave it out",
             )
 
 
-def refuse_going_on(reference: str) -> None:
+def refuse_resuming_shallow(reference: str) -> None:
     """Raise when a run to resume has a model that is fitted at once.
 
     Args:
@@ -61,7 +57,7 @@ def refuse_going_on(reference: str) -> None:
     node = saved_values(config).get("model") if config.is_file() else None
     if isinstance(node, dict) and is_fitted_at_once(name := node.get(TYPE_KEY)):
         raise UserError(
-            f"{RESUME}={reference}: its model is {name}, which is fitted at once: there is no half-way to go on from",
+            f"{RESUME}={reference}: its model is {name}, which is fitted at once: there is no half-way to resume from",
             "a run of a network that was interrupted",
             f"train it anew, which finds its features on disk: {command('train')} model={name} …",
         )
@@ -75,19 +71,32 @@ def is_fitted_at_once(model: Any) -> bool:
     )
 
 
-def _idle_part(word: Override) -> str:
+def _unused_part(verb: Entry, word: Override) -> str:
     """Return what of a typed word has no effect, or an empty text."""
-    group = word.key_or_group.partition(".")[0]
-    if group.startswith("hydra") or group in EFFECTIVE or word.key_or_group in EFFECTIVE:
+    key = word.key_or_group
+    group = key.partition(".")[0]
+    if group.startswith("hydra") or group == EXPERIMENT or verb.mark(key, Fit) is Fit.ANY:
         return ""
     if group != "callbacks":
-        # Which way images are fitted is chosen in the group too.
-        return "" if word.key_or_group == "transforms" else word.input_line or ""
-    if word.key_or_group != group:
-        return "" if _sees_results(word.key_or_group.split(".")[1]) else word.input_line or ""
+        # A component is chosen with all its settings, some of which may have an effect.
+        return "" if any(name.startswith(f"{key}.") for name in _effective(verb)) else word.input_line or ""
+    if key != group:
+        return "" if _sees_results(key.split(".")[1]) else word.input_line or ""
     (names,) = chosen_names(word)
     listed = names if isinstance(names, list) else [names]
     return next((f"callbacks={name}" for name in map(str, listed) if not _sees_results(name)), "")
+
+
+def _effective(verb: Entry) -> list[str]:
+    """Name the groups and settings that have an effect on a model that is fitted at once."""
+    found: dict[str, None] = {}
+    for name, option in verb.options.items():
+        if option.mark(Fit) is Fit.ANY:
+            found[name] = None
+        elif option.choice is not None:
+            parts = [part for item in entries(name) for part in item.options.values()]
+            found |= dict.fromkeys(f"{name}.{part.name}" for part in parts if part.mark(Fit) is Fit.ANY)
+    return [*found, EXPERIMENT]
 
 
 def _sees_results(callback: str) -> bool:

@@ -9,10 +9,10 @@ import pytest
 from pydantic import Field
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.complete import candidates, script
-from classifier_training.conf.helping import overview, verb_help
-from classifier_training.conf.words import type_words, value_words
+from classifier_training.conf.help import overview, verb_help
+from classifier_training.conf.validate import type_words, value_words
 from classifier_training.core.register import MISSING, Entry, entries, entry
+from classifier_training.workflows.completion import candidates, completion
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_lines_are_completed() -> None:
 
 def test_bash_completes_through_the_script(tmp_path: object) -> None:
     program = (
-        script("bash")
+        completion(shell="bash")
         + """
 COMP_LINE="classifier-training train model=resnet5"; COMP_POINT=${#COMP_LINE}
 COMP_WORDS=(classifier-training train model = resnet5)

@@ -1,20 +1,25 @@
-"""What is wrong with an override, when Hydra could not compose."""
+"""Overrides as they are typed: parsed, made fit for Hydra, and the wrong one found when Hydra could not compose."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import shlex
+import typing
+from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from classifier_training.conf.validate import unknown_key
+from classifier_training.conf.validate import nothing_to_choose, unknown_key
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.register import TYPE_KEY
+from classifier_training.core.register import TYPE_KEY, VERB, Replaces, entries, entry
 from classifier_training.core.runtime import setting
+from classifier_training.core.settings import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from classifier_training.core.register import Entry
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -42,6 +47,97 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
                 remedy,
             ) from error
     return parsed
+
+
+def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
+    """Return the same settings in words that Hydra composes.
+
+    A text that looks like a number or like true stays the text that was typed, and a group may be set to null.
+
+    Raises:
+        UserError: for a word that is no setting, has no value, or takes away what the verb cannot do without.
+    """
+    return [_prepare(verb, override) for override in parse_overrides(name_word(verb, words))]
+
+
+def name_word(verb: Entry, words: Sequence[str]) -> list[str]:
+    """Put its key before the first word that has none, where the verb has a setting for such a word."""
+    name = next((option.name for option in verb.options.values() if option.is_word), None)
+    bare = next((place for place, text in enumerate(words) if "=" not in text), None)
+    if name is None or bare is None:
+        return list(words)
+    return [*words[:bare], word(name, words[bare]), *words[bare + 1 :]]
+
+
+def word(key: str, value: object) -> str:
+    """Return key=value, quoted for the configuration's grammar alone: no shell sees it."""
+    return shlex.split(setting(key, value))[0]
+
+
+def written_instead(verb: Entry, key: str) -> str | None:
+    """Return what is written instead of a setting that a verb sets for each of the runs that it makes.
+
+    Args:
+        verb: one that passes words on.
+        key: of the other verb.
+
+    Returns:
+        The settings of its own that stand for it; None for a setting that may be typed.
+    """
+    passes = verb.settings_of
+    assert passes is not None
+    replaced = {name: mark.keys for name, option in verb.options.items() if (mark := option.mark(Replaces))}
+    for wanted in (key, f"{key.partition('.')[0]}.*"):
+        for name, keys in replaced.items():
+            if wanted in keys:
+                return f"{name}=…"
+    traits = entry(VERB, passes.verb).traits(key)
+    if Trait.START in traits:
+        return passes.resumed_by
+    if Trait.PLACE in traits and key not in verb.options:
+        return next(f"{name}=…" for name, option in verb.options.items() if Trait.PLACE in option.traits)
+    return None
+
+
+def _prepare(verb: Entry, override: Override) -> str:
+    line, key = override.input_line or "", override.key_or_group
+    value = override.value()
+    if line.endswith("=") and value == "":
+        raise UserError(
+            f"{line} has no value",
+            "something after the equals sign; a shell variable that is not set leaves nothing",
+            f"{key}=…, or leave it out",
+        )
+    option = verb.options.get(key)
+    if option is not None and option.choice is not None:
+        if option.fixed is not None:
+            return line
+        if value is not None:
+            return line
+        if option.choice.default is not None and not option.choice.many:
+            raise UserError(
+                f"{line}: {verb.command} cannot do without {key}",
+                f"one {key} of those that classifier-training {verb.command} --help lists",
+                f"{key}={option.choice.default}",
+            )
+        return f"{key}=[]"
+    if isinstance(value, (bool, int, float)) and not override.is_sweep_override() and _takes_text(verb, key):
+        return f"{key}='{line.partition('=')[2].strip()}'"
+    return line
+
+
+def _takes_text(verb: Entry, key: str) -> bool:
+    group, _, name = key.rpartition(".")
+    components = entries(group.partition(".")[0]) if group else [verb]
+    annotations = [item.options[name].annotation for item in components if name in item.options]
+    return bool(annotations) and all(map(_is_text, annotations))
+
+
+def _is_text(annotation: Any) -> bool:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return _is_text(arguments[0])
+    return annotation is str or (bool(arguments) and all(item is type(None) or _is_text(item) for item in arguments))
 
 
 def refuse_names(parsed: Sequence[Override], offered: Mapping[str, Sequence[str]], *, verb: str) -> None:
@@ -114,11 +210,6 @@ def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Ma
             raise nothing_to_choose(override.input_line or key, list(leaf_keys(values[key], f"{key}.")))
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
             raise unknown_key(key, override.input_line or key, [*keys, *nodes], verb=verb)
-
-
-def nothing_to_choose(came: str, keys: Sequence[str]) -> UserError:
-    """Return the error for a name given to what is no group of this verb."""
-    return UserError(f"{came}: there is nothing to choose", f"one of {enumerate_words(keys)}", f"{keys[0]}=…")
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

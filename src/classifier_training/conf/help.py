@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.store import EXPERIMENT, group_options
-from classifier_training.conf.words import type_words, value_words
+from classifier_training.conf.validate import type_words, value_words
 from classifier_training.core.register import VERB, entries
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def verb_help(verb: Entry) -> str:
             lines += ["", f"settings of {one.command}:", *_settings(one, indent=2)]
     else:
         lines += ["", "settings:", *_settings(verb, indent=2)]
-    if verb.passes_on is not None and verb.passes_on.passed_on is not None:
-        other = verb.passes_on.passed_on.verb
+    if verb.settings_of is not None:
+        other = verb.settings_of.verb
         lines += ["", f"and every setting of {other}: classifier-training {other} --help lists them"]
     for group, names in offered.items():
         choices = f"{group}={_choices(verb, group, names)}"
