@@ -23,14 +23,9 @@ import classifier_training.data.formats.slides
 import classifier_training.data.formats.table
 import classifier_training.data.formats.torchvision_sets
 import classifier_training.data.samplers
-import classifier_training.export.formats.coreml
-import classifier_training.export.formats.litert
 import classifier_training.export.formats.onnx
-import classifier_training.export.formats.openvino
-import classifier_training.export.formats.ort
-import classifier_training.export.formats.safetensors
-import classifier_training.export.formats.tensorrt
-import classifier_training.export.formats.torchscript
+import classifier_training.export.formats.pytorch
+import classifier_training.export.formats.runtimes
 import classifier_training.models.huggingface
 import classifier_training.models.own
 import classifier_training.models.resnet

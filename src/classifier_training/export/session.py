@@ -24,6 +24,9 @@ INPUT_NAME, OUTPUT_NAME = "input", "logits"
 Runner = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """Inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
 
+BATCH_SIZES = (1, 2, 7)
+"""At which an exported file is compared with PyTorch, unless its format takes others."""
+
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}

@@ -1,8 +1,9 @@
-"""ONNX: the network alone, and with its preprocessing."""
+"""ONNX, the network alone and with its preprocessing, and ONNX Runtime's own format."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,28 +12,69 @@ from pydantic import Field
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.core.runtime import command, setting
+from classifier_training.export.job import ExportedFile, ExportFormat
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from classifier_training.export.calibration import Calibration
-    from classifier_training.export.job import ExportedFile, ExportJob
+    from classifier_training.export.job import ExportJob
+    from classifier_training.export.session import Runner
 
 
 @register(group="format", name="onnx")
-def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=11, le=25)] | None = None) -> list[ExportedFile]:
+@dataclass(frozen=True, kw_only=True)
+class Onnx(ExportFormat):
     """ONNX: model.onnx, pipeline.onnx with the preprocessing inside, and golden/ to check other clients with.
 
     Args:
         opset: version of the ONNX operators, of model.onnx and pipeline.onnx alike; the exporter's own choice when left
             out. Lower ones load in older runtimes.
-
-    Raises:
-        UserError: for an opset that lacks an operator of the network.
-        CheckFailedError: when a file answers differently from PyTorch.
     """
-    model = write_model(job, opset=opset)
-    pipeline = write_pipeline_of(job, model.calibration)
-    write_golden_of(job, model.calibration)
-    return [model, pipeline]
+
+    opset: Annotated[int, Field(ge=11, le=25)] | None = None
+
+    file = "model.onnx"
+
+    def export(self, job: ExportJob) -> list[ExportedFile]:
+        """Write and compare the files.
+
+        Raises:
+            UserError: for an opset that lacks an operator of the network.
+            CheckFailedError: when a file answers differently from PyTorch.
+        """
+        model = write_model(job, opset=self.opset)
+        pipeline = write_pipeline_of(job, model.calibration)
+        write_golden_of(job, model.calibration)
+        return [model, pipeline]
+
+
+@register(group="format", name="ort")
+@dataclass(frozen=True, kw_only=True)
+class Ort(ExportFormat):
+    """ONNX Runtime's own format, for its mobile and minimal builds: model.ort."""
+
+    file = "model.ort"
+
+    def write(self, job: ExportJob, path: Path) -> None:
+        """Have ONNX Runtime write what it has made of an ONNX file."""
+        import onnxruntime
+
+        from classifier_training.export.session import ERRORS_ONLY
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        # Level basic: the file may run on another processor than this one.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.save_model_format", "ORT")
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(job.onnx_source(), options, providers=["CPUExecutionProvider"])
+
+    def open(self, job: ExportJob, path: Path) -> Runner:  # noqa: ARG002 - the file needs nothing else
+        """Run it in ONNX Runtime."""
+        from classifier_training.export.session import onnx_runner
+
+        return onnx_runner(path)
 
 
 def write_model(job: ExportJob, *, opset: int | None) -> ExportedFile:
@@ -60,7 +102,6 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
         UserError: when there is no model.onnx.
         CheckFailedError: when the pipeline does something else.
     """
-    from classifier_training.export.job import ExportedFile
     from classifier_training.export.pipeline import write_pipeline
     from classifier_training.export.verify import verify_pipeline
 

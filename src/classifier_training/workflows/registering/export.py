@@ -65,15 +65,13 @@ def export_all(
     run_dir = find_run(run, output=output)
     lines: list[str] = []
     failed: dict[str, str] = {}
-    formats = {
-        item.name: item.build({name: one.default for name, one in item.options.items()}) for item in entries("format")
-    }
+    formats = {item.name: item for item in entries("format")}
 
     def write(name: str, written: str, scheme: Quantization) -> None:
         try:
             result = export(
                 run=str(run_dir.path),
-                format={written: formats[written]},
+                format={written: formats[written].build({})},
                 quantization=scheme,
                 max_drop=1.0 if scheme == "none" else max_drop,
                 images=images,

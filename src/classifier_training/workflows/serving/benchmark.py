@@ -26,6 +26,7 @@ from classifier_training.export.bundle import BundleInfo, read_info
 from classifier_training.export.contest import Contestant, Standing, hold_contest, judge_answers
 from classifier_training.export.contestants import FORMS, TITLES, Form, has_compiler
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.formats.pytorch import TorchScript
 from classifier_training.export.recommend import Setting, write_recommendations
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
@@ -195,7 +196,7 @@ def _gather(
 
 def _file_of(run_dir: RunDir, form: Form) -> Path:
     if form == "torchscript":
-        return run_dir.torchscript
+        return run_dir.path / TorchScript.file
     return run_dir.onnx if form == "onnx" else run_dir.quantized(run_dir.onnx, form)
 
 
@@ -226,13 +227,14 @@ def _make(
         return
     if form != "torchscript":
         raise UserError(f"{run_dir.onnx} is missing", "the run's float32 export", f"export run={run_dir.path}")
-    from classifier_training.export.formats.torchscript import torchscript
     from classifier_training.export.job import ExportJob
     from classifier_training.workflows.evaluating.trained import load_trained
 
     network, _ = load_trained(run_dir)
     examples = read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES)
-    torchscript(ExportJob(target=RunDir(scratch), network=network, info=info, examples=examples, scratch=scratch))
+    TorchScript().export(
+        ExportJob(target=RunDir(scratch), network=network, info=info, examples=examples, scratch=scratch)
+    )
 
 
 def _prepare_inputs(
