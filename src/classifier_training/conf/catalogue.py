@@ -1,4 +1,8 @@
-"""Every module that registers a component: one line each. Importing this file fills the register."""
+"""Every module that registers a component: one line each. Importing this file fills the register.
+
+Packages that add components are loaded when the register is first looked up: once there is a log to name one that
+fails in, and only in commands that look.
+"""
 
 import classifier_training.callbacks.checkpoint
 import classifier_training.callbacks.confusion_matrix
@@ -42,3 +46,7 @@ import classifier_training.training.losses
 import classifier_training.training.optim
 import classifier_training.training.settings
 import classifier_training.training.transfer  # noqa: F401
+from classifier_training.core.plugins import load_plugins
+from classifier_training.core.register import when_asked
+
+when_asked(load_plugins)
