@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import all_or_none, entries
-from classifier_training.core.runtime import PLUGIN_GROUP
+from classifier_training.core.runtime import LOGGER_NAME, PLUGIN_GROUP
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -42,6 +42,8 @@ def _package(point: EntryPoint) -> str:
 
 
 def _load(point: EntryPoint, groups: set[str]) -> None:
+    # What it logs goes where our own messages go: to the screen, and into the log of a run.
+    logging.getLogger(point.module.partition(".")[0]).parent = logging.getLogger(LOGGER_NAME)
     before = set(entries())
     loaded = point.load()
     if callable(loaded):
