@@ -11,6 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command, setting
 from classifier_training.export.job import ExportedFile, ExportFormat
 
@@ -34,7 +35,7 @@ class Onnx(ExportFormat):
 
     opset: Annotated[int, Field(ge=11, le=25)] | None = None
 
-    file = "model.onnx"
+    file = RunDir.onnx.relative
 
     def export(self, job: ExportJob) -> list[ExportedFile]:
         """Write and compare the files.

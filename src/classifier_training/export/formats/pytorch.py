@@ -55,7 +55,7 @@ class SafeTensors(ExportFormat):
     Where timm has the network under the same name, config.json lets `timm.create_model("local-dir:…")` read them.
     """
 
-    file = "model.safetensors"
+    file = RunDir.weights.relative
 
     def write(self, job: ExportJob, path: Path) -> None:
         """Write the weights, and beside them what timm needs to read them."""
