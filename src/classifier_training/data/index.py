@@ -12,6 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS
+from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def tabulate(index: SampleIndex) -> SplitData:
     Raises:
         UserError: when fewer than two classes have training samples.
     """
-    class_names = tuple(sorted({sample.label for sample in index.samples if sample.split == TRAIN}))
+    class_names = sort_labels(sample.label for sample in index.samples if sample.split == TRAIN)
     if len(class_names) < 2:
         found = ", ".join(repr(name) for name in class_names) or "none"
         raise UserError(
@@ -136,20 +137,25 @@ def tabulate(index: SampleIndex) -> SplitData:
             "at least two classes with training images",
             "check data.root: it holds one folder a class, or train/ and val/ with one folder a class each",
         )
-    numbers = {name: number for number, name in enumerate(class_names)}
+    names = set(class_names)
     tables = {}
     for split in SPLITS:
         rows = [sample for sample in index.samples if sample.split == split]
-        known = [sample for sample in rows if sample.label in numbers]
+        known = [sample for sample in rows if sample.label in names]
         _report_labels(split, rows, class_names)
         if known:
-            tables[split] = SplitTable(
-                name=split,
-                paths=[str(index.root / sample.path) for sample in known],
-                targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
-                groups=[sample.group for sample in known],
-            )
+            tables[split] = split_table(split, index.root, known, class_names)
     return SplitData(index.root, class_names, tables)
+
+
+def split_table(name: str, root: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> SplitTable:
+    """Make the table of samples whose labels are all among the class names."""
+    return SplitTable(
+        name=name,
+        paths=[str(root / sample.path) for sample in samples],
+        targets=label_indices((sample.label for sample in samples), class_names),
+        groups=[sample.group for sample in samples],
+    )
 
 
 def _report_labels(split: str, rows: Sequence[Sample], class_names: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
+from classifier_training.core.labels import write_mapping
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256, write_json
 from classifier_training.core.runtime import command, setting
@@ -59,9 +60,7 @@ def write_info(run_dir: RunDir, info: BundleInfo) -> None:
     write_json(
         run_dir.labels_mapping,
         {
-            "num_classes": len(info.class_names),
-            "class_to_idx": {name: number for number, name in enumerate(info.class_names)},
-            "idx_to_class": {str(number): name for number, name in enumerate(info.class_names)},
+            **write_mapping(info.class_names),
             "normalization": normalization,
         },
     )

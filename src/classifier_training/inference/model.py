@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
+from classifier_training.core.labels import read_mapping
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import command, setting
@@ -120,15 +121,14 @@ def _check_digest(path: Path, digest: str, info: BundleInfo) -> None:
 def _check_labels(run_dir: RunDir, info: BundleInfo) -> None:
     path = run_dir.labels_mapping
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))["class_to_idx"]
-        names = tuple(sorted(numbers, key=numbers.__getitem__))
+        names = read_mapping(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: is missing", "the file that the run wrote", RESTORE) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error})", "the file that the run wrote", RESTORE
         ) from error
-    if names != info.class_names or [numbers[name] for name in names] != list(range(len(names))):
+    if names != info.class_names:
         raise _disagree(path, names, run_dir, info)
 
 

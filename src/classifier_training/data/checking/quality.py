@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.images import UnreadableImageError, read_header
+from classifier_training.core.labels import index_labels, sort_labels
 from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import SPLITS, SplitTable
+from classifier_training.core.types import SPLITS
 from classifier_training.data.depth import Depth
-from classifier_training.data.index import SplitData
+from classifier_training.data.index import SplitData, split_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -104,19 +105,13 @@ def count_data(index: SampleIndex) -> SplitData:
 
     Training numbers the classes of its training split alone; see `index.tabulate`.
     """
-    class_names = tuple(sorted({sample.label for sample in index.samples}))
-    numbers = {name: number for number, name in enumerate(class_names)}
+    class_names = sort_labels(sample.label for sample in index.samples)
     tables = {}
     rest = "unsplit" if index.present_splits() else "all"
     for split in (*SPLITS, ""):
         rows = [sample for sample in index.samples if sample.split == split]
         if rows:
-            tables[split or rest] = SplitTable(
-                name=split or rest,
-                paths=[str(index.root / sample.path) for sample in rows],
-                targets=np.array([numbers[sample.label] for sample in rows], dtype=np.int64),
-                groups=[sample.group for sample in rows],
-            )
+            tables[split or rest] = split_table(split or rest, index.root, rows, class_names)
     return SplitData(index.root, class_names, tables)
 
 
@@ -146,7 +141,7 @@ def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[
 
 def mean_images(index: SampleIndex, scan: FileScan, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Average each class's thumbnails, uint8 [K, S, S, 3]; black for a class without a readable file."""
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers = index_labels(class_names)
     places = {fact.path: place for place, fact in enumerate(scan.facts) if not fact.error}
     sums = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.int64)
     counts = np.zeros(len(class_names), dtype=np.int64)

@@ -13,6 +13,7 @@ import numpy as np
 from classifier_training.conf.check import leaf_keys, value_at
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
+from classifier_training.core.labels import label_indices
 from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.run_dir import RunDir
 from classifier_training.evaluation.leaderboard import Answers, Figures, macro_roc
@@ -108,14 +109,14 @@ def read_answers(run_dir: RunDir) -> Answers:
             image, true, predicted = columns["path"], columns["true"], columns["predicted"]
             targets: dict[str, str] = {}
             right: set[str] = set()
-            probabilities, numbers = [], []
+            probabilities, labels = [], []
             for row in lines:
                 targets[row[image]] = row[true]
                 if row[true] == row[predicted]:
                     right.add(row[image])
-                numbers.append(names.index(row[true]))
+                labels.append(row[true])
                 probabilities.append(np.array(row[first:], dtype=np.float32))
-        alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), np.array(numbers, dtype=np.int64))
+        alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), label_indices(labels, names))
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise _damaged(run_dir, error) from error
     return Answers(targets=targets, right=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits)
