@@ -145,14 +145,22 @@ class Entry:
         """The parameter that takes the words for another verb, if there is one."""
         return next((option for option in _read_options(self.target) if option.passed_on is not None), None)
 
+    def require(self) -> None:
+        """Make sure that the extra it needs is there.
+
+        Raises:
+            UserError: when it is not installed.
+        """
+        if self.extra is not None:
+            refuse_missing(self.extra, purpose=f"{self.group}={self.name}")
+
     def build(self, settings: Mapping[str, Any]) -> Any:
         """Make the component from validated settings; see the module's docstring for when it is called.
 
         Raises:
             UserError: when the extra that it needs is not installed.
         """
-        if self.extra is not None:
-            refuse_missing(self.extra, purpose=f"{self.group}={self.name}")
+        self.require()
         if _awaits_arguments(self.target):
             return functools.partial(self.target, **settings)
         return self.target(**settings)
@@ -242,12 +250,16 @@ def entry(group: str, name: str) -> Entry:
     )
 
 
+def entry_of(component: Any) -> Entry | None:
+    """Return what a built component was registered as; None for anything else."""
+    return _by_target.get(component.func if isinstance(component, functools.partial) else type(component))
+
+
 def describe(component: Any) -> Any:
     """Turn a built component back into the plain configuration that makes it again."""
     if isinstance(component, Mapping):
         return {str(key): describe(value) for key, value in component.items()}
-    target = component.func if isinstance(component, functools.partial) else type(component)
-    known = _by_target.get(target)
+    known = entry_of(component)
     if known is None:
         return component
     if isinstance(component, functools.partial):
@@ -259,8 +271,7 @@ def describe(component: Any) -> Any:
 
 def with_settings(component: Any, **values: Any) -> Any:
     """Return a built component with other values of its settings; those that it does not have are passed over."""
-    target = component.func if isinstance(component, functools.partial) else type(component)
-    known = _by_target.get(target)
+    known = entry_of(component)
     own = {} if known is None else {name: value for name, value in values.items() if name in known.options}
     if known is None or not own:
         return component

@@ -96,6 +96,7 @@ class RunDir:
     log = RunPath("train.log", "Every message.")
     lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
     dataset = RunPath("dataset", "Statistics and plots of the data.")
+    statistics = RunPath("dataset/statistics.json", "The statistics.")
     lr_range = RunPath("lr_range.png", "Plot of the search for a learning rate.")
 
     best_checkpoint = RunPath("checkpoints/best.ckpt", "The weights that are scored and exported.")
@@ -121,6 +122,8 @@ class RunDir:
 
     evaluation = RunPath("evaluation", "Metrics, mistakes and plots of the scored split.")
     classification_report = RunPath("evaluation/classification_report.json", "The metrics of an evaluation.")
+    predictions = RunPath("evaluation/predictions.csv", "What was predicted for each image.")
+    errors = RunPath("evaluation/errors.csv", "Those that were wrong, the worst first.")
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
     report = RunPath("report.html", "A page on all of this.")

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.contained import refuse_devices
 from classifier_training.core.errors import UserError
 from classifier_training.core.labels import write_mapping
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256, write_json
+from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.export.calibration import Calibration
 
@@ -108,10 +108,8 @@ def read_info(run_dir: RunDir) -> BundleInfo:
     Raises:
         UserError: when it is missing or not what this program writes.
     """
-    path = run_dir.model_info
-    refuse_devices(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_values(run_dir.model_info)
         return BundleInfo(
             class_names=tuple(found["class_names"]),
             preprocessing=Preprocessing.from_dict(found["preprocessing"]),
@@ -135,8 +133,4 @@ def read_info(run_dir: RunDir) -> BundleInfo:
             f"choose another run, or resume this one: {command('train')} {setting('resume', run_dir.path)}",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error})",
-            "the file that the run wrote",
-            "restore it from a copy of the run folder, or train again",
-        ) from error
+        raise DamagedFileError(run_dir.model_info, f"{type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.register import TYPE_KEY, describe
+from classifier_training.core.register import entry_of
 from classifier_training.core.types import softmax
 from classifier_training.export.bundle import describe_file
 from classifier_training.export.session import BATCH_SIZES
@@ -198,10 +198,14 @@ class ExportFormat:
             UserError: when something that the format needs is missing.
             CheckFailedError: when the file answers otherwise than PyTorch, or nothing was written.
         """
-        path, name = job.target.path / self.file, describe(self)[TYPE_KEY]
+        known, path = entry_of(self), job.target.path / self.file
+        assert known is not None, "a format is registered"
+        known.require()
         self.write(job, path)
         if not path.exists():
-            raise CheckFailedError(f"format={name} wrote no {self.file}", "a file of that name", "leave the format out")
+            raise CheckFailedError(
+                f"format={known.name} wrote no {self.file}", "a file of that name", "leave the format out"
+            )
         note = self.why_not_run()
         runner = self.open(job, path) if job.verify and not note else None
-        return [job.finish(path, name, runner, note=note, batch_sizes=self.batch_sizes)]
+        return [job.finish(path, known.name, runner, note=note, batch_sizes=self.batch_sizes)]

@@ -11,6 +11,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.labels import read_mapping
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.export.bundle import read_info
 from classifier_training.export.calibration import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY
@@ -121,13 +122,11 @@ def _check_digest(path: Path, digest: str, info: BundleInfo) -> None:
 def _check_labels(run_dir: RunDir, info: BundleInfo) -> None:
     path = run_dir.labels_mapping
     try:
-        names = read_mapping(json.loads(path.read_text(encoding="utf-8")))
+        names = read_mapping(read_values(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: is missing", "the file that the run wrote", RESTORE) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error})", "the file that the run wrote", RESTORE
-        ) from error
+        raise DamagedFileError(path, f"{type(error).__name__}: {error}", RESTORE) from error
     if names != info.class_names:
         raise _disagree(path, names, run_dir, info)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
+
+from classifier_training.core.run_reader import RunReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 def bundle_files(run: RunDir) -> list[Path]:
     """List the files and folders of a bundle: the exports, what describes them, and what the run was and gave."""
-    described = json.loads(run.model_info.read_text(encoding="utf-8"))["files"]
-    exported = [run.path / name for name in described]
+    exported = [run.path / name for name in RunReader(run).info["files"]]
     beside = [run.model_info, run.labels_mapping, run.config, run.versions, run.result, run.registration]
     return [path for path in (*exported, *beside) if path.exists()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.build import build_node
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.types import SplitTable
+from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.index import split_table
 from classifier_training.data.splitting.splits import read_manifest
 
@@ -49,6 +49,12 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[S
             )
         return read_manifest(run_dir.splits), root.resolve()
     return read_manifest(run_dir.splits), own_source(run_dir).read().root
+
+
+def train_counts(run_dir: RunDir) -> dict[str, int]:
+    """Count a run's training images by label; empty where the folder does not say which they were."""
+    samples = read_manifest(run_dir.splits) if run_dir.splits.exists() else []
+    return dict(Counter(sample.label for sample in samples if sample.split == TRAIN))
 
 
 def with_metadata(rows: Iterable[Sample], index: SampleIndex) -> list[Sample]:

@@ -65,13 +65,13 @@ def export_all(
     run_dir = find_run(run, output=output)
     lines: list[str] = []
     failed: dict[str, str] = {}
-    formats = {item.name: item for item in entries("format")}
+    formats = {item.name: item.target() for item in entries("format")}
 
     def write(name: str, written: str, scheme: Quantization) -> None:
         try:
             result = export(
                 run=str(run_dir.path),
-                format={written: formats[written].build({})},
+                format={written: formats[written]},
                 quantization=scheme,
                 max_drop=1.0 if scheme == "none" else max_drop,
                 images=images,

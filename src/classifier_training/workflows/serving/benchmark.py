@@ -176,7 +176,7 @@ def _gather(
     contestants, missing = [], []
     for form in forms:
         if form in ("eager", "compiled"):
-            from classifier_training.workflows.evaluating.trained import describe_trained
+            from classifier_training.workflows.evaluating.run_model import describe_trained
 
             _, weights = describe_trained(run_dir)
             contestants.append(Contestant(form=form, path=run_dir.path, file=weights, kept=True))
@@ -228,7 +228,7 @@ def _make(
     if form != "torchscript":
         raise UserError(f"{run_dir.onnx} is missing", "the run's float32 export", f"export run={run_dir.path}")
     from classifier_training.export.job import ExportJob
-    from classifier_training.workflows.evaluating.trained import load_trained
+    from classifier_training.workflows.evaluating.run_model import load_trained
 
     network, _ = load_trained(run_dir)
     examples = read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES)

@@ -57,7 +57,7 @@ def open_form(spec: dict[str, Any]) -> Runner:
     if spec["form"] == "torchscript":
         return open_torchscript(path, threads=threads)
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.workflows.evaluating.trained import load_trained
+    from classifier_training.workflows.evaluating.run_model import load_trained
 
     network, _ = load_trained(RunDir(path))
     return open_network(network, threads=threads, compiled=spec["form"] == "compiled")

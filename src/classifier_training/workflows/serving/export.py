@@ -28,8 +28,8 @@ from classifier_training.export.hub import push_to_hub as upload
 from classifier_training.export.job import ExportFormat
 from classifier_training.export.quantize import Quantization
 from classifier_training.registry.runs import find_run
+from classifier_training.workflows.evaluating.run_model import load_trained
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
-from classifier_training.workflows.evaluating.trained import load_trained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -136,7 +136,7 @@ def inherit(
     from classifier_training.models.head import class_axes
     from classifier_training.models.inherit import inherit_weights
     from classifier_training.models.weights import trained_state
-    from classifier_training.workflows.evaluating.trained import describe_trained
+    from classifier_training.workflows.evaluating.run_model import describe_trained
 
     info, weights = describe_trained(origin)
     if info.architecture != built.architecture:
