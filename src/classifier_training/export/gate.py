@@ -23,9 +23,15 @@ from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import softmax
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.export.graph import GraphBuilder
-from classifier_training.export.latency import Latency, measure_side_by_side
 from classifier_training.export.quantize import Quantizer, write_half
-from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, onnx_runner, open_session
+from classifier_training.export.session import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    Latency,
+    measure_side_by_side,
+    onnx_runner,
+    open_session,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,9 +1,14 @@
-"""Opening ONNX files in ONNX Runtime, with weights outside of them or not. Needs no torch."""
+"""Running models: ONNX files in ONNX Runtime, networks and TorchScript in PyTorch, and the time that they take.
+
+What runs an ONNX file needs no torch.
+"""
 
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, TensorProto
+    from torch import nn
 
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
 
@@ -176,3 +182,94 @@ def _node_tensors(nodes: object) -> Iterator[TensorProto]:
             for graph in (attribute.g, *attribute.graphs):
                 if graph.node or graph.initializer or graph.sparse_initializer:
                     yield from _graph_tensors(graph)
+
+
+NUM_RUNS, NUM_WARM_UPS = 30, 3
+BLOCK = 10
+REST_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds for one image.
+
+    Args:
+        median_ms: half of the runs were faster.
+        quartiles_ms: a quarter and three quarters of the runs were faster.
+        num_runs: that were timed.
+        num_threads: of the runtime.
+    """
+
+    median_ms: float
+    quartiles_ms: tuple[float, float]
+    num_runs: int
+    num_threads: int
+
+
+def measure_side_by_side(candidates: Sequence[Callable[[], object]], *, num_runs: int = NUM_RUNS) -> list[Latency]:
+    """Time functions in turn, a block of runs each, so that a noisy minute hits all of them.
+
+    Each block begins with a rest and warm-up runs: the threads of the one before go on spinning for a while, and would
+    take the cores away.
+    """
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for start in range(0, num_runs, BLOCK):
+        for candidate, timed in zip(candidates, seconds, strict=True):
+            time.sleep(REST_SECONDS)
+            for _ in range(NUM_WARM_UPS):
+                candidate()
+            for _ in range(min(BLOCK, num_runs - start)):
+                began = time.perf_counter()
+                candidate()
+                timed.append(time.perf_counter() - began)
+    quantiles = np.quantile(np.array(seconds).T * 1e3, [0.25, 0.5, 0.75], axis=0)
+    low, middle, high = quantiles
+    return [
+        Latency(
+            median_ms=float(middle[column]),
+            quartiles_ms=(float(low[column]), float(high[column])),
+            num_runs=num_runs,
+            num_threads=num_cores(),
+        )
+        for column in range(len(candidates))
+    ]
+
+
+def open_torchscript(path: Path, *, threads: int) -> Runner:
+    """Open a TorchScript file on the CPU, with so many threads.
+
+    Raises:
+        UserError: when it cannot be loaded.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        network = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be loaded ({error})", "the file that the run exported", "export it again"
+        ) from error
+    return torch_runner(network)
+
+
+def open_network(network: nn.Module, *, threads: int, compiled: bool) -> Runner:
+    """Run a network in PyTorch on the CPU, as it is or compiled, with so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    # A form for each batch size: what is compiled for any size is slower at each.
+    return torch_runner(torch.compile(network, dynamic=False) if compiled else network)
+
+
+def torch_runner(network: Callable[..., object]) -> Runner:
+    """Make a function of arrays out of one of tensors."""
+    import torch
+
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(inputs))
+            assert isinstance(logits, torch.Tensor)
+            return logits.numpy()
+
+    return run

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import RunDir, atomic_path
-from classifier_training.export.contestants import torch_runner
 from classifier_training.export.hub import write_hub_config
 from classifier_training.export.job import ExportFormat
+from classifier_training.export.session import torch_runner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
 from classifier_training.evaluation.figures.training import DistillationFigure
 from classifier_training.evaluation.students import Served, StudentScore, Summary, choose, conclude, summarize
-from classifier_training.export.latency import Latency, measure_side_by_side
+from classifier_training.export.session import Latency, measure_side_by_side
 from classifier_training.workflows.evaluating.run_model import describe_trained, open_model
 from classifier_training.workflows.training.teaching import match_classes
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import leave_interrupts
-from classifier_training.export.latency import measure_side_by_side
-from classifier_training.export.session import INPUT_NAME, open_session
+from classifier_training.export.session import INPUT_NAME, measure_side_by_side, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
