@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from classifier_training.data.formats.source import DataSource, FolderSource
     from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.data.walk import Walker
+    from classifier_training.export.formats.pytorch import torch_runner
     from classifier_training.export.job import ExportedFile, ExportFormat, ExportJob
-    from classifier_training.export.session import Runner, torch_runner
+    from classifier_training.export.session import Runner
     from classifier_training.models.shallow.builders import ShallowModel
 
 _PLACES = {
@@ -33,8 +34,9 @@ _PLACES = {
     "data.formats.source": ("DataSource", "FolderSource"),
     "data.index": ("Sample", "SampleIndex"),
     "data.walk": ("Walker",),
+    "export.formats.pytorch": ("torch_runner",),
     "export.job": ("ExportFormat", "ExportJob", "ExportedFile"),
-    "export.session": ("Runner", "torch_runner"),
+    "export.session": ("Runner",),
     "models.shallow.builders": ("ShallowModel",),
 }
 

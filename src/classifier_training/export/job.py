@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitTable
-    from classifier_training.export.bundle import BundleInfo
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.examples import Examples
     from classifier_training.export.gate import Gate
     from classifier_training.export.session import Runner

@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.export.calibration import BAKED_KEY, NOVELTY_KEY, TEMPERATURE_KEY
+from classifier_training.export.bundle import BAKED_KEY, NOVELTY_KEY, TEMPERATURE_KEY
 from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.novelty import keep_outputs, remove_novelty
 from classifier_training.export.opset import opset_of

@@ -1,7 +1,4 @@
-"""Running models: ONNX files in ONNX Runtime, networks and TorchScript in PyTorch, and the time that they take.
-
-What runs an ONNX file needs no torch.
-"""
+"""Running ONNX files in ONNX Runtime, with weights outside of them or not, and timing what runs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, TensorProto
-    from torch import nn
 
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
 
@@ -233,43 +229,3 @@ def measure_side_by_side(candidates: Sequence[Callable[[], object]], *, num_runs
         )
         for column in range(len(candidates))
     ]
-
-
-def open_torchscript(path: Path, *, threads: int) -> Runner:
-    """Open a TorchScript file on the CPU, with so many threads.
-
-    Raises:
-        UserError: when it cannot be loaded.
-    """
-    import torch
-
-    torch.set_num_threads(threads)
-    try:
-        network = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be loaded ({error})", "the file that the run exported", "export it again"
-        ) from error
-    return torch_runner(network)
-
-
-def open_network(network: nn.Module, *, threads: int, compiled: bool) -> Runner:
-    """Run a network in PyTorch on the CPU, as it is or compiled, with so many threads."""
-    import torch
-
-    torch.set_num_threads(threads)
-    # A form for each batch size: what is compiled for any size is slower at each.
-    return torch_runner(torch.compile(network, dynamic=False) if compiled else network)
-
-
-def torch_runner(network: Callable[..., object]) -> Runner:
-    """Make a function of arrays out of one of tensors."""
-    import torch
-
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(inputs))
-            assert isinstance(logits, torch.Tensor)
-            return logits.numpy()
-
-    return run

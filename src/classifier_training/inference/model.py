@@ -13,15 +13,13 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
-from classifier_training.export.bundle import read_info
-from classifier_training.export.calibration import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY
+from classifier_training.export.bundle import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY, read_info
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from classifier_training.export.bundle import BundleInfo
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.session import Accelerator
 
 RESTORE = "restore it from a copy of the run folder, or export the run again"

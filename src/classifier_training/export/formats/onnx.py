@@ -18,7 +18,7 @@ from classifier_training.export.job import ExportedFile, ExportFormat
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import Calibration
     from classifier_training.export.job import ExportJob
     from classifier_training.export.session import Runner
 

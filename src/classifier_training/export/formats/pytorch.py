@@ -1,4 +1,4 @@
-"""Formats of PyTorch's own: TorchScript, and weights in safetensors."""
+"""What PyTorch runs: networks as functions of arrays, and its own formats, TorchScript and weights in safetensors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import RunDir, atomic_path
-from classifier_training.export.hub import write_hub_config
 from classifier_training.export.job import ExportFormat
-from classifier_training.export.session import torch_runner
+from classifier_training.export.sharing import write_hub_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
 
     from classifier_training.export.job import ExportJob
     from classifier_training.export.session import Runner
@@ -73,3 +78,43 @@ class SafeTensors(ExportFormat):
         restored = copy.deepcopy(job.network)
         restored.load_state_dict(load_file(path))
         return torch_runner(restored)
+
+
+def open_torchscript(path: Path, *, threads: int) -> Runner:
+    """Open a TorchScript file on the CPU, with so many threads.
+
+    Raises:
+        UserError: when it cannot be loaded.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        network = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be loaded ({error})", "the file that the run exported", "export it again"
+        ) from error
+    return torch_runner(network)
+
+
+def open_network(network: nn.Module, *, threads: int, compiled: bool) -> Runner:
+    """Run a network in PyTorch on the CPU, as it is or compiled, with so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    # A form for each batch size: what is compiled for any size is slower at each.
+    return torch_runner(torch.compile(network, dynamic=False) if compiled else network)
+
+
+def torch_runner(network: Callable[..., object]) -> Runner:
+    """Make a function of arrays out of one of tensors."""
+    import torch
+
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(inputs))
+            assert isinstance(logits, torch.Tensor)
+            return logits.numpy()
+
+    return run

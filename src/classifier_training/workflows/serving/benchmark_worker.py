@@ -16,7 +16,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import peak_memory_mb
-from classifier_training.export.session import Runner, onnx_runner, open_network, open_torchscript
+from classifier_training.export.session import Runner, onnx_runner
 
 
 def run_worker() -> None:
@@ -53,6 +53,8 @@ def open_form(spec: dict[str, Any]) -> Runner:
     path, threads = Path(spec["path"]), spec["threads"]
     if spec["form"] in ("onnx", "fp16", "int8"):
         return onnx_runner(path, num_threads=threads)
+    from classifier_training.export.formats.pytorch import open_network, open_torchscript
+
     if spec["form"] == "torchscript":
         return open_torchscript(path, threads=threads)
     from classifier_training.core.run_dir import RunDir

@@ -21,12 +21,11 @@ from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
-from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
-from classifier_training.export.hub import check_repository
-from classifier_training.export.hub import push_to_hub as upload
 from classifier_training.export.job import ExportFormat
 from classifier_training.export.quantize import Quantization
+from classifier_training.export.sharing import check_repository, find_ort, write_demo
+from classifier_training.export.sharing import push_to_hub as upload
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import load_trained
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classifier_training.core.types import SplitTable
-    from classifier_training.export.bundle import BundleInfo
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
 log = logging.getLogger(__name__)
