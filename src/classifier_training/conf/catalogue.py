@@ -37,8 +37,7 @@ import classifier_training.models.shallow.builders
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
 import classifier_training.models.transfer
-import classifier_training.registry.publish.mlflow
-import classifier_training.registry.publish.wandb
+import classifier_training.registry.publishing
 import classifier_training.training.distillation
 import classifier_training.training.imbalance
 import classifier_training.training.loggers

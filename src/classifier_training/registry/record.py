@@ -10,12 +10,81 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.run_reader import DamagedFileError, RunReader
-from classifier_training.registry.registration import Promotion, read_registration
+from classifier_training.core.run_reader import DamagedFileError, RunReader, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
+
+
+class Promotion(NamedTuple):
+    """That a run was given an alias.
+
+    Args:
+        alias: such as production.
+        number: counted in each scope, so that the highest is the present holder.
+    """
+
+    alias: str
+    number: int
+
+
+class Registration(NamedTuple):
+    """A run's registration.
+
+    Args:
+        title: name that its versions are counted under.
+        scope: what its aliases are of.
+        version: counted under its title; None while it has none.
+        promotions: all that it ever had.
+    """
+
+    title: str = ""
+    scope: str = ""
+    version: int | None = None
+    promotions: tuple[Promotion, ...] = ()
+
+
+def read_registration(run: RunDir) -> Registration:
+    """Read a run's registration; an empty one where the file is missing or damaged."""
+    try:
+        found = read_values(run.registration)
+        version = found["version"]
+        return Registration(
+            title=str(found["title"]),
+            scope=str(found["scope"]),
+            version=version if isinstance(version, int) else None,
+            promotions=tuple(Promotion(str(item["alias"]), int(item["number"])) for item in found["promotions"]),
+        )
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        # The version is then given anew.
+        return Registration()
+
+
+def read_promotions(run: RunDir) -> list[dict[str, Any]]:
+    """All promotions of a run, as they were recorded; none where the file is missing or damaged."""
+    try:
+        found = read_values(run.registration)["promotions"]
+    except (OSError, UserError, KeyError):
+        return []
+    return found if isinstance(found, list) else []
+
+
+def write_registration(
+    run: RunDir, *, title: str, scope: str, version: int | None, promotions: list[dict[str, Any]]
+) -> None:
+    """Write what the registry says of a run: at once and whole, but not waiting for the disk.
+
+    A crash of the machine may lose a version number, which is then given again; thousands of runs would wait minutes.
+    """
+    found = {"title": title, "scope": scope, "version": version, "promotions": promotions}
+    temporary = run.registration.with_name(f".{run.registration.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(run.registration)
+    finally:
+        temporary.unlink(missing_ok=True)
+
 
 FINISHED, UNFINISHED, BUNDLE, DAMAGED = "finished", "unfinished", "bundle", "damaged"
 """A run that came to its end; one that did not; an export without its run; a folder that lost some of its files."""

@@ -16,9 +16,16 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import RunReader
 from classifier_training.core.table import align
 from classifier_training.core.types import epoch_name, goal_of
-from classifier_training.registry.record import BUNDLE, DAMAGED, FINISHED, UNFINISHED, RunRecord, read_record
+from classifier_training.registry.record import (
+    BUNDLE,
+    DAMAGED,
+    FINISHED,
+    UNFINISHED,
+    RunRecord,
+    read_promotions,
+    read_record,
+)
 from classifier_training.registry.references import present_holders
-from classifier_training.registry.registration import read_promotions
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
 from classifier_training.registry.scan import Registry
 
