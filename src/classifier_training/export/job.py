@@ -150,7 +150,7 @@ class ExportJob:
 
     def onnx_source(self) -> Path:
         """Return an ONNX file that other formats can be converted from."""
-        from classifier_training.export.onnx import export_onnx
+        from classifier_training.export.formats.onnx import export_onnx
 
         path = self.scratch / "source.onnx"
         if not path.exists():

@@ -14,10 +14,9 @@ from classifier_training.core.errors import CheckFailedError, UserError, reason_
 from classifier_training.core.room import remove
 from classifier_training.core.runtime import command, setting
 from classifier_training.export.bundle import BundleInfo, write_info
-from classifier_training.export.formats.onnx import write_golden_of, write_model, write_pipeline_of
+from classifier_training.export.formats.onnx import evaluation_copy, write_golden_of, write_model, write_pipeline_of
 from classifier_training.export.formats.pytorch import SafeTensors
 from classifier_training.export.job import ExportedFile, ExportJob
-from classifier_training.export.onnx import evaluation_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

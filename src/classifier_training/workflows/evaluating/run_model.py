@@ -38,7 +38,7 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
     Raises:
         UserError: when the folder lacks its configuration or weights, or they do not belong together.
     """
-    from classifier_training.export.onnx import evaluation_copy
+    from classifier_training.export.formats.onnx import evaluation_copy
     from classifier_training.models.forward import fit_input
     from classifier_training.models.weights import load_trained_weights, without_weights
 
