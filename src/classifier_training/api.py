@@ -116,7 +116,7 @@ class Run:
         Raises:
             UserError: for a format that does not exist, or a file that does not agree with PyTorch.
         """
-        from classifier_training.export.quantize import Quantization
+        from classifier_training.export.job import Quantization
 
         quantizations = [name for name in what if name in get_args(Quantization)]
         formats = [name for name in what if name not in quantizations]

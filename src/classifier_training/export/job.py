@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from classifier_training.export.gate import Gate
     from classifier_training.export.session import Runner
     from classifier_training.export.verify import Parity
+
+Quantization = Literal["none", "fp16", "int8", "uint8"]
+"""int8 has uint8 activations and int8 weights, uint8 has both unsigned; fp16 is half precision."""
 
 REFERENCE_BATCH = 32
 

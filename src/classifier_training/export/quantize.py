@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Quantization = Literal["none", "fp16", "int8", "uint8"]
-"""int8 has uint8 activations and int8 weights, uint8 has both unsigned; fp16 is half precision."""
-
 
 class Quantizer:
     """Makes quantised copies of one ONNX file, and measures its activations only once.

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Word, entries, register
-from classifier_training.export.quantize import Quantization
+from classifier_training.export.job import Quantization
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
 from classifier_training.workflows.serving.export import export
 

@@ -22,8 +22,7 @@ from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
-from classifier_training.export.job import ExportFormat
-from classifier_training.export.quantize import Quantization
+from classifier_training.export.job import ExportFormat, Quantization
 from classifier_training.export.sharing import check_repository, find_ort, write_demo
 from classifier_training.export.sharing import push_to_hub as upload
 from classifier_training.registry.runs import find_run
