@@ -13,9 +13,8 @@ from sklearn.datasets import load_sample_images
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import softmax
-from classifier_training.export.bundle import BundleInfo, write_info
+from classifier_training.export.bundle import TEMPERATURE_KEY, BundleInfo, write_info
 from classifier_training.export.calibrate import set_metadata
-from classifier_training.export.calibration import TEMPERATURE_KEY
 from classifier_training.export.examples import write_golden
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner

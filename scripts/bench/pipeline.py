@@ -23,10 +23,9 @@ from sklearn.datasets import load_sample_image
 
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.runtime import num_cores
-from classifier_training.export.latency import Latency, measure_side_by_side
-from classifier_training.export.onnx import evaluation_copy, export_onnx
+from classifier_training.export.formats.onnx import evaluation_copy, export_onnx
 from classifier_training.export.pipeline import IMAGE_NAME, write_pipeline
-from classifier_training.export.session import INPUT_NAME, open_session
+from classifier_training.export.session import INPUT_NAME, Latency, measure_side_by_side, open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

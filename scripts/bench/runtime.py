@@ -19,10 +19,9 @@ import timm
 import torch
 
 from classifier_training.core.runtime import num_cores
-from classifier_training.export.latency import measure_side_by_side
-from classifier_training.export.onnx import evaluation_copy, export_onnx
+from classifier_training.export.formats.onnx import evaluation_copy, export_onnx
 from classifier_training.export.quantize import Quantizer
-from classifier_training.export.session import onnx_runner
+from classifier_training.export.session import measure_side_by_side, onnx_runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

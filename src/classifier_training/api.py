@@ -10,9 +10,7 @@ Every setting of the command line can be given: `settings={"data.image_size": 12
 
 from __future__ import annotations
 
-import csv
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +23,7 @@ from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_reader import read_rows, read_values
 from classifier_training.core.runtime import log_to_screen
 from classifier_training.export.bundle import read_info
 from classifier_training.inference.predictor import Predictor as BasePredictor
@@ -78,7 +77,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Metrics on the test split, or on validation where there is no test split, by name."""
-        found = json.loads((RunDir(self.folder).evaluation / "classification_report.json").read_text(encoding="utf-8"))
+        found = read_values(RunDir(self.folder).classification_report)
         return {
             name: Metric(given["value"], given.get("low"), given.get("high"))
             for name, given in found["metrics"].items()
@@ -117,7 +116,7 @@ class Run:
         Raises:
             UserError: for a format that does not exist, or a file that does not agree with PyTorch.
         """
-        from classifier_training.export.quantize import Quantization
+        from classifier_training.export.job import Quantization
 
         quantizations = [name for name in what if name in get_args(Quantization)]
         formats = [name for name in what if name not in quantizations]
@@ -131,9 +130,7 @@ class Run:
 
     def mistakes(self) -> list[dict[str, str]]:
         """Return the rows of errors.csv: images that were not classified correctly, the worst first."""
-        path = RunDir(self.folder).evaluation / "errors.csv"
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return read_rows(RunDir(self.folder).errors)
 
     def __repr__(self) -> str:
         score = self.metrics.get("balanced_accuracy")

@@ -18,7 +18,7 @@ from tests.bundles import CLASS_NAMES, write_small_bundle
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
-from classifier_training.export.demo import write_demo
+from classifier_training.export.sharing import write_demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable

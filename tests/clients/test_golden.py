@@ -10,9 +10,8 @@ import onnx
 import pytest
 from tests.bundles import PREPROCESSING
 
-from classifier_training.export.bundle import read_info
+from classifier_training.export.bundle import TEMPERATURE_KEY, read_info
 from classifier_training.export.calibrate import set_metadata
-from classifier_training.export.calibration import TEMPERATURE_KEY
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.inference.predictor import Predictor
 

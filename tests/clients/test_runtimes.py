@@ -22,7 +22,7 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import softmax
 from classifier_training.evaluation import drawing
-from classifier_training.export.calibration import TEMPERATURE_KEY
+from classifier_training.export.bundle import TEMPERATURE_KEY
 from classifier_training.export.pipeline import preprocessing_part
 
 if TYPE_CHECKING:

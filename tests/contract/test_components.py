@@ -298,7 +298,7 @@ def formats() -> list[object]:
 def test_a_format_writes_a_file_that_agrees(item: Entry, job: ExportJob, tmp_path: Path) -> None:
     if item.name in RUNTIMES:
         pytest.importorskip(RUNTIMES[item.name])
-    files = item.build({})(dataclasses.replace(job, target=RunDir(tmp_path)))
+    files = item.build({}).export(dataclasses.replace(job, target=RunDir(tmp_path)))
     assert files
     for file in files:
         assert file.path.exists()
@@ -316,4 +316,4 @@ def test_a_converter_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"optional extra '{name}'"):
-        entry("format", name).build({})(job)
+        entry("format", name).build({}).export(job)

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import SMALL, read_csv
 from tests.server import Ended
 
-from classifier_training.export.contestants import FORMS
+from classifier_training.export.benchmark import FORMS
 
 Command = Callable[..., Ended]
 

@@ -17,7 +17,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
 from classifier_training.models import bundled
 from classifier_training.models.timm_models import EfficientNetLite0
-from classifier_training.workflows.evaluating.trained import describe_trained
+from classifier_training.workflows.evaluating.run_model import describe_trained
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -24,8 +24,8 @@ from classifier_training.data.formats.jsonl import JSONL
 from classifier_training.data.formats.listing import FileList
 from classifier_training.data.formats.table import Table
 from classifier_training.data.splitting.splits import read_manifest
-from classifier_training.export.demo import ORT_FILES, _download
 from classifier_training.export.session import open_session
+from classifier_training.export.sharing import ORT_FILES, _download
 
 _watched: list[tuple[str, list[str]]] = []
 

@@ -18,7 +18,7 @@ from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import APART, EXTRAS
 from classifier_training.core.register import entries, entry
-from classifier_training.export.demo import ORT_VERSION
+from classifier_training.export.sharing import ORT_VERSION
 
 ROOT = Path(__file__).parents[2]
 PIXI: dict[str, Any] = tomllib.loads((ROOT / "pixi.toml").read_text())

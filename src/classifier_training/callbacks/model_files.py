@@ -60,7 +60,7 @@ class OnnxExport(Observer):
             UserError: for an opset that lacks an operator of the network.
         """
         if self.opset is not None:
-            from classifier_training.export.onnx import check_opset
+            from classifier_training.export.formats.onnx import check_opset
 
             check_opset(run.model.network, image_size=run.preprocessing.size[0], opset=self.opset)
 

@@ -143,7 +143,7 @@ class DatasetStatistics(Observer):
 
     def fit_started(self, run: RunContext) -> None:
         """Write the figures and hand the images to the drawer."""
-        write_json(run.run_dir.dataset / "statistics.json", dict(run.statistics))
+        write_json(run.run_dir.statistics, dict(run.statistics))
         counts = {name: table.class_counts(len(run.class_names)) for name, table in run.tables.items()}
         bars = ClassBarsFigure(
             series={name: values.astype(float) for name, values in counts.items()},

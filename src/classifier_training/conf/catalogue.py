@@ -1,4 +1,8 @@
-"""Every module that registers a component: one line each. Importing this file fills the register."""
+"""Every module that registers a component: one line each. Importing this file fills the register.
+
+Packages that add components are loaded when the register is first looked up: once there is a log to name one that
+fails in, and only in commands that look.
+"""
 
 import classifier_training.callbacks.lightning
 import classifier_training.callbacks.model_files
@@ -11,21 +15,15 @@ import classifier_training.data.formats.listing
 import classifier_training.data.formats.table
 import classifier_training.data.sample_sets.builders
 import classifier_training.data.samplers
-import classifier_training.export.formats.coreml
-import classifier_training.export.formats.litert
 import classifier_training.export.formats.onnx
-import classifier_training.export.formats.openvino
-import classifier_training.export.formats.ort
-import classifier_training.export.formats.safetensors
-import classifier_training.export.formats.tensorrt
-import classifier_training.export.formats.torchscript
+import classifier_training.export.formats.pytorch
+import classifier_training.export.formats.runtimes
 import classifier_training.models.huggingface
 import classifier_training.models.own
 import classifier_training.models.shallow
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
-import classifier_training.registry.publish.mlflow
-import classifier_training.registry.publish.wandb
+import classifier_training.registry.publishing
 import classifier_training.training.distillation
 import classifier_training.training.imbalance
 import classifier_training.training.loggers
@@ -33,3 +31,7 @@ import classifier_training.training.losses
 import classifier_training.training.optim
 import classifier_training.training.settings
 import classifier_training.training.transfer  # noqa: F401
+from classifier_training.core.plugins import load_plugins
+from classifier_training.core.register import when_asked
+
+when_asked(load_plugins)

@@ -6,13 +6,13 @@ import copy
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import VERB, entry
+from classifier_training.core.run_reader import read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.secrets import is_masked
 from classifier_training.core.settings import Resume, Trait
@@ -92,14 +92,9 @@ def saved_values(config: Path) -> dict[str, Any]:
         UserError: when there is none, or it is damaged.
     """
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return read_values(config)
     except OSError as error:
         raise UserError(f"{config}: {error.strerror}", "the folder of a run", "choose another run") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{config}: damaged YAML", "the file that the run wrote", "restore it from a copy") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{config}: holds no settings", "the file that the run wrote", "restore it from a copy")
-    return values
 
 
 def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -15,12 +15,13 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest, refuse_missing
+from classifier_training.core.errors import EXTRAS, UserError, enumerate_words, nearest, refuse_missing
 from classifier_training.core.settings import OnlyIn, Trait
 
 Mark = TypeVar("Mark")
@@ -148,6 +149,11 @@ class Entry:
         return (inspect.getdoc(self.target) or "").partition("\n")[0]
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether it is of this package, not of one that adds components."""
+        return str(self.target.__module__).partition(".")[0] == __name__.partition(".")[0]
+
+    @property
     def is_verb(self) -> bool:
         """Whether it is a verb, or a sub-verb: those of `registry` stand in the group of that name."""
         return self.group == VERB or (VERB, self.group) in _entries
@@ -205,14 +211,22 @@ class Entry:
             components, rest = [item for item in components if item.name == rest[0]], rest[1:]
         return [*(item.options[rest[0]] for item in components if rest and rest[0] in item.options), option]
 
+    def require(self) -> None:
+        """Make sure that the extra it needs is there.
+
+        Raises:
+            UserError: when it is not installed.
+        """
+        if self.extra is not None:
+            refuse_missing(self.extra, purpose=f"{self.group}={self.name}")
+
     def build(self, settings: Mapping[str, Any]) -> Any:
         """Make the component from validated settings; see the module's docstring for when it is called.
 
         Raises:
             UserError: when the extra that it needs is not installed.
         """
-        if self.extra is not None:
-            refuse_missing(self.extra, purpose=f"{self.group}={self.name}")
+        self.require()
         if _awaits_arguments(self.target):
             return functools.partial(self.target, **settings)
         return self.target(**settings)
@@ -220,6 +234,7 @@ class Entry:
 
 _entries: dict[tuple[str, str], Entry] = {}
 _by_target: dict[Any, Entry] = {}
+_awaited: list[Callable[[], None]] = []
 
 
 def register(
@@ -240,22 +255,53 @@ def register(
         shows_only: whether it shows or writes down a run and changes nothing in it.
 
     Raises:
-        ValueError: when the name is taken.
+        ValueError: when the name is taken, or there is no such extra.
     """
+    if extra is not None and extra not in EXTRAS:
+        raise ValueError(f"{group}={name}: there is no extra {extra}, only {', '.join(EXTRAS)}")
 
     def add(target: Target) -> Target:
         if (group, name) in _entries:
             taken = _entries[group, name].target
-            raise ValueError(f"{group}={name} is registered twice: {taken} and {target}")
+            raise ValueError(f"{group}={name} is registered twice: by {_origin(taken)} and by {_origin(target)}")
         _entries[group, name] = _by_target[target] = Entry(group, name, target, extra, settings, shows_only)
         return target
 
     return add
 
 
+def _origin(target: Any) -> str:
+    return f"{target.__module__}.{getattr(target, '__qualname__', target)}"
+
+
+def when_asked(load: Callable[[], None]) -> None:
+    """Have a function register more components as soon as somebody asks what there is."""
+    _awaited.append(load)
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """Forget what the block has registered when it raises."""
+    before = dict(_entries), dict(_by_target)
+    try:
+        yield
+    except BaseException:
+        for kept, mapping in zip(before, (_entries, _by_target), strict=True):
+            mapping.clear()
+            mapping.update(kept)
+        raise
+
+
+def _complete() -> dict[tuple[str, str], Entry]:
+    while _awaited:
+        _awaited.pop(0)()
+    return _entries
+
+
 def entries(group: str | None = None) -> list[Entry]:
     """Everything registered, in one group or in all, sorted by group and name."""
-    return [_entries[key] for key in sorted(_entries) if group in (None, key[0])]
+    found = _complete()
+    return [found[key] for key in sorted(found) if group in (None, key[0])]
 
 
 def entry(group: str, name: str) -> Entry:
@@ -264,8 +310,9 @@ def entry(group: str, name: str) -> Entry:
     Raises:
         UserError: when there is no such component, with the nearest spellings.
     """
-    if (group, name) in _entries:
-        return _entries[group, name]
+    found = _complete()
+    if (group, name) in found:
+        return found[group, name]
     names = [known.name for known in entries(group)]
     close = nearest(name, names)
     sub_verb = (VERB, group) in _entries
@@ -279,7 +326,7 @@ def entry(group: str, name: str) -> Entry:
 
 
 def entry_of(component: Any) -> Entry | None:
-    """Return what a built component was made of; None for what is not registered."""
+    """Return what a built component was registered as; None for anything else."""
     return _by_target.get(component.func if isinstance(component, functools.partial) else type(component))
 
 

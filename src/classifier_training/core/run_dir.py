@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from classifier_training.core.display import write_rows
 from classifier_training.core.errors import UserError
@@ -25,6 +25,28 @@ if TYPE_CHECKING:
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What file systems without hard links answer."""
+
+
+@dataclass(frozen=True)
+class RunPath:
+    """One file or folder of a run: its path from an instance of `RunDir`, this description from the class.
+
+    Args:
+        relative: where it is in the run folder.
+        meaning: what it holds.
+    """
+
+    relative: str
+    meaning: str
+
+    @overload
+    def __get__(self, run: None, owner: object) -> RunPath: ...
+
+    @overload
+    def __get__(self, run: RunDir, owner: object) -> Path: ...
+
+    def __get__(self, run: RunDir | None, owner: object) -> RunPath | Path:
+        return self if run is None else run.path / self.relative
 
 
 @dataclass(frozen=True)
@@ -67,181 +89,56 @@ class RunDir:
                 "choose another one: output=/some/folder",
             ) from error
 
-    @property
-    def config(self) -> Path:  # noqa: D102
-        return self.path / "config.yaml"
+    config = RunPath("config.yaml", "What ran, without secrets.")
+    versions = RunPath("versions.json", "Of Python, the system and the packages.")
+    decisions = RunPath("decisions.json", "What the run chose by itself, to be kept when it is resumed.")
+    splits = RunPath("splits.csv", "Path, label, split and group of each image.")
+    log = RunPath("train.log", "Every message.")
+    lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
+    dataset = RunPath("dataset", "Statistics and plots of the data.")
+    statistics = RunPath("dataset/statistics.json", "The statistics.")
+    lr_range = RunPath("lr_range.png", "Plot of the search for a learning rate.")
+
+    best_checkpoint = RunPath("checkpoints/best.ckpt", "The weights that are scored and exported.")
+    probe_checkpoint = RunPath("checkpoints/probe.ckpt", "Those with the head of the linear probe, before any epoch.")
+    last_checkpoint = RunPath("checkpoints/last.ckpt", "The state after the last epoch.")
+    previous_checkpoint = RunPath("checkpoints/previous.ckpt", "The checkpoint that the newest one took the place of.")
+    step_checkpoint = RunPath("checkpoints/step.ckpt", "The state between two steps of an epoch.")
+
+    metrics = RunPath("metrics.csv", "One row an epoch.")
+    history = RunPath("training_history.json", "The same as JSON.")
+    history_plots = RunPath("training_history", "Plots of it.")
+
+    onnx = RunPath("model.onnx", "The network, float32.")
+    pipeline = RunPath("pipeline.onnx", "The network with its preprocessing, from pixels to probabilities.")
+    weights = RunPath("model.safetensors", "The weights for PyTorch, loadable without pickle.")
+    hub_config = RunPath("config.json", "What timm and the Hub read beside the weights.")
+    golden = RunPath("golden", "Images and their probabilities, to check other clients with.")
+    demo = RunPath("demo.html", "A page that classifies images in the browser.")
+    labels_mapping = RunPath("labels_mapping.json", "Class names, their indices, and the normalization.")
+    model_info = RunPath("model_info.json", "What the model is, and what was written of it.")
+    model_summary = RunPath("model_summary.txt", "The layers of the network.")
+    model_card = RunPath("MODEL_CARD.md", "What a person who is handed the model should know.")
+
+    evaluation = RunPath("evaluation", "Metrics, mistakes and plots of the scored split.")
+    classification_report = RunPath("evaluation/classification_report.json", "The metrics of an evaluation.")
+    predictions = RunPath("evaluation/predictions.csv", "What was predicted for each image.")
+    errors = RunPath("evaluation/errors.csv", "Those that were wrong, the worst first.")
+    label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    benchmark = RunPath("benchmark", "Times of the model's formats.")
+    report = RunPath("report.html", "A page on all of this.")
+    registration = RunPath("registry.json", "What the registry alone knows of this run: its version and promotions.")
+    result = RunPath("result.json", "What the run gave; written at its very end, so a run without it is not finished.")
 
     @property
-    def decisions(self) -> Path:
-        """What the run chose by itself, to be kept when it goes on."""
-        return self.path / "decisions.json"
-
-    @property
-    def lr_range(self) -> Path:  # noqa: D102
-        return self.path / "lr_range.png"
-
-    @property
-    def versions(self) -> Path:  # noqa: D102
-        return self.path / "versions.json"
-
-    @property
-    def log(self) -> Path:  # noqa: D102
-        return self.path / "train.log"
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to resume from, whole or not."""
+        # Thousands of runs are asked; a Path object for each file would double the time.
+        return any(os.path.isfile(f"{self.path}/{kept.relative}") for kept in RESUMED_FROM)  # noqa: PTH113
 
     def process_log(self, rank: int) -> Path:
         """What another of several processes said, where it ended before its time."""
         return self.path / f"process-{rank}.log"
-
-    @property
-    def splits(self) -> Path:  # noqa: D102
-        return self.path / "splits.csv"
-
-    @property
-    def best_checkpoint(self) -> Path:  # noqa: D102
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
-    def probe_checkpoint(self) -> Path:
-        """The weights with the head of the linear probe, before the first epoch."""
-        return self.path / "checkpoints" / "probe.ckpt"
-
-    @property
-    def last_checkpoint(self) -> Path:  # noqa: D102
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The checkpoint that the newest one took the place of."""
-        return self.path / "checkpoints" / "previous.ckpt"
-
-    @property
-    def step_checkpoint(self) -> Path:
-        """The state between two steps of an epoch."""
-        return self.path / "checkpoints" / "step.ckpt"
-
-    @property
-    def resumable(self) -> bool:
-        """Whether there is a checkpoint to go on from, whole or not."""
-        folder = f"{self.path}/checkpoints"
-        # Thousands of runs are asked; a Path object for each file would double the time.
-        return any(os.path.isfile(f"{folder}/{name}.ckpt") for name in ("last", "step", "previous"))  # noqa: PTH113
-
-    @property
-    def onnx(self) -> Path:  # noqa: D102
-        return self.path / "model.onnx"
-
-    @property
-    def pipeline(self) -> Path:  # noqa: D102
-        return self.path / "pipeline.onnx"
-
-    @property
-    def golden(self) -> Path:  # noqa: D102
-        return self.path / "golden"
-
-    @property
-    def demo(self) -> Path:  # noqa: D102
-        return self.path / "demo.html"
-
-    @property
-    def weights(self) -> Path:  # noqa: D102
-        return self.path / "model.safetensors"
-
-    @property
-    def torchscript(self) -> Path:  # noqa: D102
-        return self.path / "model.torchscript"
-
-    @property
-    def ort(self) -> Path:  # noqa: D102
-        return self.path / "model.ort"
-
-    @property
-    def openvino(self) -> Path:  # noqa: D102
-        return self.path / "openvino"
-
-    @property
-    def coreml(self) -> Path:  # noqa: D102
-        return self.path / "model.mlpackage"
-
-    @property
-    def litert(self) -> Path:  # noqa: D102
-        return self.path / "model.tflite"
-
-    @property
-    def tensorrt(self) -> Path:  # noqa: D102
-        return self.path / "model.engine"
-
-    @property
-    def labels_mapping(self) -> Path:  # noqa: D102
-        return self.path / "labels_mapping.json"
-
-    @property
-    def model_info(self) -> Path:  # noqa: D102
-        return self.path / "model_info.json"
-
-    @property
-    def model_summary(self) -> Path:  # noqa: D102
-        return self.path / "model_summary.txt"
-
-    @property
-    def metrics(self) -> Path:  # noqa: D102
-        return self.path / "metrics.csv"
-
-    @property
-    def result(self) -> Path:
-        """What the run gave; written at its very end, so a run without it is not finished."""
-        return self.path / "result.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains here, for as long as it lives."""
-        return self.path / "run.lock"
-
-    @property
-    def registration(self) -> Path:
-        """What the registry says of this run, and nobody else knows: its version and its promotions."""
-        return self.path / "registry.json"
-
-    @property
-    def benchmark(self) -> Path:  # noqa: D102
-        return self.path / "benchmark"
-
-    @property
-    def classification_report(self) -> Path:
-        """The figures of an evaluation."""
-        return self.evaluation / "classification_report.json"
-
-    @property
-    def history(self) -> Path:  # noqa: D102
-        return self.path / "training_history.json"
-
-    @property
-    def history_plots(self) -> Path:  # noqa: D102
-        return self.path / "training_history"
-
-    @property
-    def dataset(self) -> Path:  # noqa: D102
-        return self.path / "dataset"
-
-    @property
-    def evaluation(self) -> Path:  # noqa: D102
-        return self.path / "evaluation"
-
-    @property
-    def report(self) -> Path:  # noqa: D102
-        return self.path / "report.html"
-
-    @property
-    def model_card(self) -> Path:  # noqa: D102
-        return self.path / "MODEL_CARD.md"
-
-    @property
-    def hub_config(self) -> Path:
-        """What timm and the Hub read beside model.safetensors."""
-        return self.path / "config.json"
-
-    @property
-    def label_issues(self) -> Path:  # noqa: D102
-        return self.path / "label_issues"
 
     def quantized(self, path: Path, scheme: str) -> Path:
         """Path of a file's quantised copy, such as model_int8.onnx."""
@@ -250,6 +147,9 @@ class RunDir:
     def epoch(self, epoch: int) -> Path:
         """Folder of one epoch's images, counted from 0."""
         return self.path / f"epoch_{epoch:03d}"
+
+
+RESUMED_FROM = (RunDir.last_checkpoint, RunDir.step_checkpoint, RunDir.previous_checkpoint)
 
 
 def days_folder(root: Path, *, category: str | None, name: str | None) -> Path:

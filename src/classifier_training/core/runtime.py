@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,9 @@ RECORDED_PACKAGES = (
     "classifier-training", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy", "pillow",
     "onnx", "onnxscript", "onnxruntime", "scikit-learn", "safetensors",
 )  # fmt: skip
+
+PLUGIN_GROUP = "classifier_training.plugins"
+"""The entry points of packages that add components; see `core.plugins`."""
 
 
 def _command_started() -> float:
@@ -181,14 +184,14 @@ def cache_dir() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the system and the packages that shape a result."""
+    """Versions of Python, the system and the packages that shape a result, those of plug-ins among them."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in RECORDED_PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    return found | {point.dist.name: point.dist.version for point in entry_points(group=PLUGIN_GROUP) if point.dist}
 
 
 class _Masked(logging.Formatter):

@@ -12,6 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS
+from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def tabulate(index: SampleIndex) -> SplitData:
     Raises:
         UserError: when fewer than two classes have training samples.
     """
-    class_names = tuple(sorted({sample.label for sample in index.samples if sample.split == TRAIN}))
+    class_names = sort_labels(sample.label for sample in index.samples if sample.split == TRAIN)
     if len(class_names) < 2:
         found = ", ".join(repr(name) for name in class_names) or "none"
         raise UserError(
@@ -149,18 +150,23 @@ def split_tables(index: SampleIndex, class_names: Sequence[str], names: Mapping[
         class_names: their place is their number.
         names: of the tables, by the split of their samples; a table without samples is left out.
     """
-    numbers = {name: number for number, name in enumerate(class_names)}
+    known = set(class_names)
     tables = {}
     for split, name in names.items():
-        rows = [sample for sample in index.samples if sample.split == split and sample.label in numbers]
+        rows = [sample for sample in index.samples if sample.split == split and sample.label in known]
         if rows:
-            tables[name] = SplitTable(
-                name=name,
-                paths=[str(index.root / sample.path) for sample in rows],
-                targets=np.array([numbers[sample.label] for sample in rows], dtype=np.int64),
-                groups=[sample.group for sample in rows],
-            )
+            tables[name] = split_table(name, index.root, rows, class_names)
     return tables
+
+
+def split_table(name: str, root: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> SplitTable:
+    """Make the table of samples whose labels are all among the class names."""
+    return SplitTable(
+        name=name,
+        paths=[str(root / sample.path) for sample in samples],
+        targets=label_indices((sample.label for sample in samples), class_names),
+        groups=[sample.group for sample in samples],
+    )
 
 
 def _report_labels(split: str, rows: Sequence[Sample], class_names: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
 from classifier_training.evaluation.ranking import Ranking
 
@@ -272,10 +273,10 @@ def _compare(best: Answers, other: Answers) -> Comparison | None:
     paths = [path for path, name in other.targets.items() if best.targets.get(path) == name]
     if not paths:
         return None
-    class_names = sorted({other.targets[path] for path in paths})
-    numbers = {name: number for number, name in enumerate(class_names)}
+    labels = [other.targets[path] for path in paths]
+    class_names = sort_labels(labels)
     return compare(
-        np.array([numbers[other.targets[path]] for path in paths], dtype=np.int64),
+        label_indices(labels, class_names),
         np.array([path in other.right for path in paths], dtype=bool),
         np.array([path in best.right for path in paths], dtype=bool),
         class_names,

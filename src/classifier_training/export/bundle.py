@@ -1,21 +1,115 @@
-"""The files that describe a model to other programs. Needs no torch."""
+"""The files that describe a model to other programs, its own doubts among them. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.files import refuse_devices
+from classifier_training.core.labels import write_mapping
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256, write_json
+from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
-from classifier_training.export.calibration import Calibration
+from classifier_training.core.types import VAL
+from classifier_training.evaluation.calibration import METHOD, TemperatureChoice
+from classifier_training.evaluation.reject import AcceptanceCurve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+NOVELTY_NAME = "novelty"
+"""The output of an ONNX file that scores how unlike the training data an image is."""
+
+TEMPERATURE_KEY, BAKED_KEY, NOVELTY_KEY = "temperature", "baked_temperature", "novelty_threshold"
+"""In the metadata of an ONNX file: what its logits or probabilities are still to be divided by in the logarithm, what
+they have been divided by already, and the score above which an image is unlike the training data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Novelty:
+    """The score for images unlike the training data.
+
+    Args:
+        threshold: a higher score is an alarm.
+        false_alarm_rate: share of the validation images with an alarm.
+        method: feature_subspace, or energy where the network has no linear last layer.
+    """
+
+    threshold: float
+    false_alarm_rate: float
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was fitted on the validation split.
+
+    Args:
+        choice: the temperature, and how it was judged.
+        curves: the validation predictions by the class that they name, with the confidence at that temperature.
+        novelty: the score for images unlike the training data.
+        method: how the temperature was found.
+    """
+
+    choice: TemperatureChoice
+    curves: Mapping[str, AcceptanceCurve]
+    novelty: Novelty
+    method: str = METHOD
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by; 1 where that helps nothing."""
+        return self.choice.temperature
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into model_info.json."""
+        return {
+            "method": self.method,
+            "split": VAL,
+            **asdict(self.choice),
+            "novelty": asdict(self.novelty),
+            "classes": {name: curve.to_dict() for name, curve in self.curves.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError, KeyError, TypeError: when it is something else.
+        """
+        # A bundle of before temperatures were judged says nothing of that.
+        known = {"fitted_temperature": found["temperature"], "reason": "", **found}
+        choice = TemperatureChoice(
+            **{field.name: known[field.name] for field in fields(TemperatureChoice) if field.name in known}
+        )
+        if not choice.temperature > 0:
+            raise ValueError(f"a temperature of {choice.temperature}")
+        return cls(
+            choice=choice,
+            curves={name: AcceptanceCurve.from_dict(curve) for name, curve in found["classes"].items()},
+            novelty=Novelty(**found["novelty"]),
+            method=found["method"],
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """Return what a lone ONNX file says of it."""
+        return {TEMPERATURE_KEY: repr(self.temperature), NOVELTY_KEY: repr(self.novelty.threshold)}
+
+    def __str__(self) -> str:
+        choice = self.choice
+        if choice.reason:
+            return f"not calibrated, temperature 1: {choice.reason}"
+        words = f"calibrated on {choice.num_images:,} validation images, temperature {choice.temperature:.3f}"
+        if choice.log_loss_after is None:
+            return words
+        return (
+            f"{words}; on held-out folds log loss {choice.log_loss_before:.4f} before and {choice.log_loss_after:.4f} "
+            f"after, calibration error {choice.ece_before:.4f} before and {choice.ece_after:.4f} after"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +153,7 @@ def write_info(run_dir: RunDir, info: BundleInfo) -> None:
     write_json(
         run_dir.labels_mapping,
         {
-            "num_classes": len(info.class_names),
-            "class_to_idx": {name: number for number, name in enumerate(info.class_names)},
-            "idx_to_class": {str(number): name for number, name in enumerate(info.class_names)},
+            **write_mapping(info.class_names),
             "normalization": normalization,
         },
     )
@@ -109,10 +201,8 @@ def read_info(run_dir: RunDir) -> BundleInfo:
     Raises:
         UserError: when it is missing or not what this program writes.
     """
-    path = run_dir.model_info
-    refuse_devices(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_values(run_dir.model_info)
         return BundleInfo(
             class_names=tuple(found["class_names"]),
             preprocessing=Preprocessing.from_dict(found["preprocessing"]),
@@ -136,8 +226,4 @@ def read_info(run_dir: RunDir) -> BundleInfo:
             f"choose another run, or resume this one: {command('train')} {setting('resume', run_dir.path)}",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error})",
-            "the file that the run wrote",
-            "restore it from a copy of the run folder, or train again",
-        ) from error
+        raise DamagedFileError(run_dir.model_info, f"{type(error).__name__}: {error}") from error

@@ -1,17 +1,17 @@
-"""What an export format is given, and what it gives back."""
+"""What an export format is, what it is given, and what it gives back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.register import entry_of
 from classifier_training.core.types import softmax
 from classifier_training.export.bundle import describe_file
-from classifier_training.export.onnx import export_onnx
-from classifier_training.export.opset import describe_requirements
-from classifier_training.export.verify import BATCH_SIZES, Parity, verify
+from classifier_training.export.session import BATCH_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitTable
-    from classifier_training.export.bundle import BundleInfo
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.examples import Examples
     from classifier_training.export.gate import Gate
     from classifier_training.export.session import Runner
+    from classifier_training.export.verify import Parity
+
+Quantization = Literal["none", "fp16", "int8", "uint8"]
+"""int8 has uint8 activations and int8 weights, uint8 has both unsigned; fp16 is half precision."""
 
 REFERENCE_BATCH = 32
 
@@ -62,6 +65,8 @@ class ExportedFile:
             parity=None if self.parity is None else self.parity.to_dict(),
         )
         if self.path.suffix == ".onnx":
+            from classifier_training.export.opset import describe_requirements
+
             found |= describe_requirements(self.path)
         if self.note:
             found["unverified"] = self.note
@@ -141,11 +146,15 @@ class ExportJob:
         """
         if runner is None or not self.verify:
             return ExportedFile(path=path, format_name=format_name, note=note or "verify=false")
+        from classifier_training.export.verify import verify
+
         parity = verify(path, runner, self.expected, self.examples, batch_sizes=batch_sizes)
         return ExportedFile(path=path, format_name=format_name, parity=parity)
 
     def onnx_source(self) -> Path:
         """Return an ONNX file that other formats can be converted from."""
+        from classifier_training.export.formats.onnx import export_onnx
+
         path = self.scratch / "source.onnx"
         if not path.exists():
             export_onnx(self.network, path, image_size=self.image_size, opset=None, metadata=self.info.metadata())
@@ -155,3 +164,50 @@ class ExportJob:
     def image_size(self) -> int:
         """Side of the square input in pixels."""
         return self.info.preprocessing.size[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """A format to export to: derive from it, name its file, and say how that is written and run.
+
+    Register it as `group="format"`; the fields are its settings. What it writes is compared with PyTorch on real
+    images, put into the run folder only if it agrees, and described in model_info.json.
+
+    Attributes:
+        file: name of the file, or of the folder, in the run folder.
+        batch_sizes: at which the file is compared.
+    """
+
+    file: ClassVar[str]
+    batch_sizes: ClassVar[tuple[int, ...]] = BATCH_SIZES
+
+    def write(self, job: ExportJob, path: Path) -> None:
+        """Write the job's network to a path that ends in `file`."""
+        raise NotImplementedError
+
+    def open(self, job: ExportJob, path: Path) -> Runner:
+        """Return what runs the written file: inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
+        raise NotImplementedError
+
+    def why_not_run(self) -> str:
+        """Say why the file cannot be run on this machine, and so not be compared; empty where it can."""
+        return ""
+
+    def export(self, job: ExportJob) -> list[ExportedFile]:
+        """Write the file and compare it with PyTorch.
+
+        Raises:
+            UserError: when something that the format needs is missing.
+            CheckFailedError: when the file answers otherwise than PyTorch, or nothing was written.
+        """
+        known, path = entry_of(self), job.target.path / self.file
+        assert known is not None, "a format is registered"
+        known.require()
+        self.write(job, path)
+        if not path.exists():
+            raise CheckFailedError(
+                f"format={known.name} wrote no {self.file}", "a file of that name", "leave the format out"
+            )
+        note = self.why_not_run()
+        runner = self.open(job, path) if job.verify and not note else None
+        return [job.finish(path, known.name, runner, note=note, batch_sizes=self.batch_sizes)]

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.evaluation.novelty import TINY, FeatureSubspace
-from classifier_training.export.calibration import NOVELTY_NAME
+from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.opset import opset_of
 from classifier_training.export.session import OUTPUT_NAME

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.display import markdown
-from classifier_training.export.contestants import TITLES
+from classifier_training.export.benchmark import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.export.contest import Standing, Timing
-    from classifier_training.export.contestants import Form
+    from classifier_training.export.benchmark import CandidateResult, Form, Timing
 
 MAX_LOST_POINTS = 1.0
 """Points of accuracy that a form may lose and still be recommended."""
@@ -47,10 +46,10 @@ class Setting:
     pipeline_bytes: int | None
 
 
-def write_recommendations(setting: Setting, standings: Sequence[Standing], batch_sizes: Sequence[int]) -> str:
+def write_recommendations(setting: Setting, results: Sequence[CandidateResult], batch_sizes: Sequence[int]) -> str:
     """Return the page, in Markdown."""
-    measured = [standing for standing in standings if standing.quality is not None]
-    good = [standing for standing in measured if _lost(standing) <= MAX_LOST_POINTS]
+    measured = [result for result in results if result.quality is not None]
+    good = [result for result in measured if _lost(result) <= MAX_LOST_POINTS]
     smallest, largest = min(batch_sizes), max(batch_sizes)
     lines = [
         "# Deployment recommendations",
@@ -71,7 +70,7 @@ def write_recommendations(setting: Setting, standings: Sequence[Standing], batch
         "",
         *_impact(measured, batch_sizes),
     ]
-    lost = [standing for standing in measured if standing not in good]
+    lost = [result for result in measured if result not in good]
     if lost:
         lines += ["## Not recommended", ""]
         lines += [
@@ -80,13 +79,13 @@ def write_recommendations(setting: Setting, standings: Sequence[Standing], batch
             for one in lost
         ]
         lines.append("")
-    failed = [standing for standing in standings if standing.problem]
+    failed = [result for result in results if result.problem]
     if failed:
         lines += ["## Not measured", "", *(f"- {TITLES[one.form]}: {one.problem}" for one in failed), ""]
     return "\n".join(lines)
 
 
-def _server(good: Sequence[Standing], batch_size: int) -> list[str]:
+def _server(good: Sequence[CandidateResult], batch_size: int) -> list[str]:
     ranked = _ranked(good, batch_size)
     if not ranked:
         return []
@@ -104,7 +103,7 @@ def _server(good: Sequence[Standing], batch_size: int) -> list[str]:
     ]
 
 
-def _edge(good: Sequence[Standing], batch_size: int) -> list[str]:
+def _edge(good: Sequence[CandidateResult], batch_size: int) -> list[str]:
     ranked = _ranked(good, batch_size)
     if not ranked:
         return []
@@ -127,7 +126,7 @@ def _edge(good: Sequence[Standing], batch_size: int) -> list[str]:
     ]
 
 
-def _browser(setting: Setting, measured: Sequence[Standing]) -> list[str]:
+def _browser(setting: Setting, measured: Sequence[CandidateResult]) -> list[str]:
     sizes = [
         f"{TITLES[one.form]} {one.size_bytes / MIB:.1f} MiB" for one in measured if one.form in ("onnx", "fp16", "int8")
     ]
@@ -142,7 +141,7 @@ def _browser(setting: Setting, measured: Sequence[Standing]) -> list[str]:
     return [*lines, ""]
 
 
-def _impact(measured: Sequence[Standing], batch_sizes: Sequence[int]) -> list[str]:
+def _impact(measured: Sequence[CandidateResult], batch_sizes: Sequence[int]) -> list[str]:
     base = next((one for one in measured if one.form == "onnx"), None)
     quantized = [one for one in measured if one.form in ("fp16", "int8")]
     if base is None or base.quality is None or not quantized:
@@ -161,12 +160,12 @@ def _impact(measured: Sequence[Standing], batch_sizes: Sequence[int]) -> list[st
     return ["## What quantisation changes", "", *markdown(header, rows), ""]
 
 
-def _ranked(good: Sequence[Standing], batch_size: int) -> list[tuple[Standing, Timing]]:
+def _ranked(good: Sequence[CandidateResult], batch_size: int) -> list[tuple[CandidateResult, Timing]]:
     timed = [(one, timing) for one in good if (timing := one.at(batch_size)) is not None]
     return sorted(timed, key=lambda pair: pair[1].median_ms)
 
 
-def _second(timing: Timing, others: Sequence[tuple[Standing, Timing]]) -> list[str]:
+def _second(timing: Timing, others: Sequence[tuple[CandidateResult, Timing]]) -> list[str]:
     if not others:
         return []
     second, behind = others[0]
@@ -176,7 +175,7 @@ def _second(timing: Timing, others: Sequence[tuple[Standing, Timing]]) -> list[s
     return [f"{words}."]
 
 
-def _memory(best: Standing) -> list[str]:
+def _memory(best: CandidateResult) -> list[str]:
     if best.peak_memory_mb is None or best.start_seconds is None:
         return []
     return [
@@ -187,12 +186,12 @@ def _memory(best: Standing) -> list[str]:
     ]
 
 
-def _lost(standing: Standing) -> float:
-    return 0.0 if standing.quality is None else -standing.quality.change_points
+def _lost(result: CandidateResult) -> float:
+    return 0.0 if result.quality is None else -result.quality.change_points
 
 
-def _accuracy(standing: Standing) -> str:
-    quality = standing.quality
+def _accuracy(result: CandidateResult) -> str:
+    quality = result.quality
     assert quality is not None
     return (
         f"{quality.accuracy:.4f} ({quality.change_points:+.2f} points; {quality.num_won} answers won and "

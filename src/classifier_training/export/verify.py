@@ -13,7 +13,7 @@ from classifier_training.core.preprocess import import_opencv
 from classifier_training.core.runtime import command
 from classifier_training.core.types import softmax
 from classifier_training.export.pipeline import IMAGE_NAME, PIXELS_NAME, PROBABILITIES_NAME, preprocessing_part
-from classifier_training.export.session import INPUT_NAME, open_session
+from classifier_training.export.session import BATCH_SIZES, INPUT_NAME, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from classifier_training.export.examples import Examples
     from classifier_training.export.session import Runner
 
-BATCH_SIZES = (1, 2, 7)
 TOLERANCE = 1e-3
 """Largest difference of a probability that passes."""
 

@@ -14,10 +14,9 @@ from classifier_training.core.errors import CheckFailedError, UserError, reason_
 from classifier_training.core.files import remove
 from classifier_training.core.runtime import command, setting
 from classifier_training.export.bundle import BundleInfo, write_info
-from classifier_training.export.formats.onnx import write_golden_of, write_model, write_pipeline_of
-from classifier_training.export.formats.safetensors import safetensors
+from classifier_training.export.formats.onnx import evaluation_copy, write_golden_of, write_model, write_pipeline_of
+from classifier_training.export.formats.pytorch import SafeTensors
 from classifier_training.export.job import ExportedFile, ExportJob
-from classifier_training.export.onnx import evaluation_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,7 +81,7 @@ class BundleWriter:
         Raises:
             OSError: when the descriptions cannot be written.
         """
-        self._write(self._run_dir.weights, lambda: safetensors(self._job))
+        self._write(self._run_dir.weights, lambda: SafeTensors().export(self._job))
         self._write(self._run_dir.onnx, lambda: [write_model(self._job, opset=self._opset)])
         write_info(self._run_dir, self.info)
 

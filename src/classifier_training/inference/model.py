@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import refuse_devices
+from classifier_training.core.labels import read_mapping
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
-from classifier_training.export.bundle import read_info
-from classifier_training.export.calibration import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY
+from classifier_training.export.bundle import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY, read_info
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from classifier_training.export.bundle import BundleInfo
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.session import Accelerator
 
 RESTORE = "restore it from a copy of the run folder, or export the run again"
@@ -120,15 +120,12 @@ def _check_digest(path: Path, digest: str, info: BundleInfo) -> None:
 def _check_labels(run_dir: RunDir, info: BundleInfo) -> None:
     path = run_dir.labels_mapping
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))["class_to_idx"]
-        names = tuple(sorted(numbers, key=numbers.__getitem__))
+        names = read_mapping(read_values(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: is missing", "the file that the run wrote", RESTORE) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error})", "the file that the run wrote", RESTORE
-        ) from error
-    if names != info.class_names or [numbers[name] for name in names] != list(range(len(names))):
+        raise DamagedFileError(path, f"{type(error).__name__}: {error}", RESTORE) from error
+    if names != info.class_names:
         raise _disagree(path, names, run_dir, info)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, rgb_of
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Prediction, softmax
-from classifier_training.export.calibration import NOVELTY_NAME
+from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, device_words
 from classifier_training.inference.model import LoadedModel, load_model
 from classifier_training.inference.rejection import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.preprocess import Preprocessing
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import Calibration
     from classifier_training.export.session import Accelerator
 
     ImageLike = Path | str | bytes | Image.Image | NDArray[Any]

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,7 +216,9 @@ SHAPED_BY = ("python", "torch", "torchvision", "timm")
 """Packages that decide what a network is made of, besides this one."""
 
 
-def measure(builders: Mapping[str, Build], *, num_classes: int, image_size: int | None) -> dict[str, Cost | str]:
+def measure(
+    builders: Mapping[str, Build], *, num_classes: int, image_size: int | None, foreign: Collection[str] = ()
+) -> dict[str, Cost | str]:
     """Return the cost of each network by its name, or in words why there is none.
 
     What was measured once is read from the cache folder, without torch, until a package that shapes it changes.
@@ -225,12 +227,13 @@ def measure(builders: Mapping[str, Build], *, num_classes: int, image_size: int 
         builders: makes a network for a number of classes, by a name that stands for it alone.
         num_classes: outputs of the networks.
         image_size: side of the input in pixels; the network's own where it is None.
+        foreign: names of networks that other packages make, which may change unseen: they are measured each time.
     """
     path = cache_dir() / "model_figures.json"
     stamp = _stamp()
     kept = _read(path, stamp)
     keys = {name: f"{name} {num_classes} {image_size}" for name in builders}
-    absent = [name for name, key in keys.items() if key not in kept]
+    absent = [name for name, key in keys.items() if key not in kept or name in foreign]
     if len(absent) > 1:
         log.info("measuring %d networks, once", len(absent))
     for name in absent:

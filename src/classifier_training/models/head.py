@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.labels import index_labels
 from classifier_training.models.meta import on_shapes
 from classifier_training.models.stages import head_names
 
@@ -135,7 +136,7 @@ def inherit_weights(
             "a run of the same model= with the same settings and data.image_size",
             "choose the model of that run, as its config.yaml has it",
         )
-    places = {name: place for place, name in enumerate(their_classes)}
+    places = index_labels(their_classes)
     shared = [name for name in own_classes if name in places]
     merged = {name: copy.copy(value) for name, value in state.items()}
     for name, axis in axes.items():

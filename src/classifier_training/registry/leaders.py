@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.display import markdown
+from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import goal_of
 from classifier_training.registry.record import DAMAGED, FINISHED, RunRecord
 from classifier_training.registry.references import present_holders
@@ -76,8 +77,8 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "model": record.model,
         "architecture": record.architecture,
         "folder": record.folder,
-        "model_file": f"{record.folder}/model.onnx" if record.size_bytes is not None else None,
-        "labels_file": f"{record.folder}/labels_mapping.json",
+        "model_file": f"{record.folder}/{RunDir.onnx.relative}" if record.size_bytes is not None else None,
+        "labels_file": f"{record.folder}/{RunDir.labels_mapping.relative}",
         "metrics": dict(record.metrics),
         "size_bytes": record.size_bytes,
         "train_seconds": record.train_seconds,

@@ -11,9 +11,15 @@ from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import command, setting, versions
 from classifier_training.core.types import goal_of
-from classifier_training.registry.record import DAMAGED, FINISHED, RunRecord
+from classifier_training.registry.record import (
+    DAMAGED,
+    FINISHED,
+    Promotion,
+    RunRecord,
+    read_promotions,
+    write_registration,
+)
 from classifier_training.registry.references import present_holders
-from classifier_training.registry.registration import Promotion, read_promotions, write_registration
 
 if TYPE_CHECKING:
     from classifier_training.registry.scan import Registry

@@ -2,31 +2,102 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
+from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
-from classifier_training.registry.registration import Promotion, read_registration
+from classifier_training.core.run_reader import DamagedFileError, RunReader, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+
+class Promotion(NamedTuple):
+    """That a run was given an alias.
+
+    Args:
+        alias: such as production.
+        number: counted in each scope, so that the highest is the present holder.
+    """
+
+    alias: str
+    number: int
+
+
+class Registration(NamedTuple):
+    """A run's registration.
+
+    Args:
+        title: name that its versions are counted under.
+        scope: what its aliases are of.
+        version: counted under its title; None while it has none.
+        promotions: all that it ever had.
+    """
+
+    title: str = ""
+    scope: str = ""
+    version: int | None = None
+    promotions: tuple[Promotion, ...] = ()
+
+
+def read_registration(run: RunDir) -> Registration:
+    """Read a run's registration; an empty one where the file is missing or damaged."""
+    try:
+        found = read_values(run.registration)
+        version = found["version"]
+        return Registration(
+            title=str(found["title"]),
+            scope=str(found["scope"]),
+            version=version if isinstance(version, int) else None,
+            promotions=tuple(Promotion(str(item["alias"]), int(item["number"])) for item in found["promotions"]),
+        )
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        # The version is then given anew.
+        return Registration()
+
+
+def read_promotions(run: RunDir) -> list[dict[str, Any]]:
+    """All promotions of a run, as they were recorded; none where the file is missing or damaged."""
+    try:
+        found = read_values(run.registration)["promotions"]
+    except (OSError, UserError, KeyError):
+        return []
+    return found if isinstance(found, list) else []
+
+
+def write_registration(
+    run: RunDir, *, title: str, scope: str, version: int | None, promotions: list[dict[str, Any]]
+) -> None:
+    """Write what the registry says of a run: at once and whole, but not waiting for the disk.
+
+    A crash of the machine may lose a version number, which is then given again; thousands of runs would wait minutes.
+    """
+    found = {"title": title, "scope": scope, "version": version, "promotions": promotions}
+    temporary = run.registration.with_name(f".{run.registration.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(run.registration)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 FINISHED, UNFINISHED, BUNDLE, DAMAGED = "finished", "unfinished", "bundle", "damaged"
 """A run that came to its end; one that did not; an export without its run; a folder that lost some of its files."""
 
-RUN_FILES = frozenset({"config.yaml", "model_info.json", "result.json", "metrics.csv", "train.log", "checkpoints"})
+RUN_FILES = frozenset(
+    {
+        *(path.relative for path in (RunDir.config, RunDir.model_info, RunDir.result, RunDir.metrics, RunDir.log)),
+        "checkpoints",
+    }
+)
 """One of these makes a folder a run's."""
 
 PER_CLASS = "acc_class_"
-
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is eight times as fast, and not everywhere
 
 
 class RunRecord(NamedTuple):
@@ -102,12 +173,14 @@ def read_record(folder: Path, relative: str, names: Collection[str]) -> RunRecor
     """
     run = RunDir(folder)
     try:
-        return _read(run, relative, names)
+        return _read(RunReader(run), relative, names)
     except OSError as error:
         return _damaged(run, relative, f"{error.filename}: {error.strerror}")
+    except DamagedFileError as error:
+        return _damaged(run, relative, f"{error.path.name} is {error.found}")
     except (KeyError, TypeError, AttributeError) as error:
         return _damaged(run, relative, f"a file is not what this program writes ({type(error).__name__}: {error})")
-    except (ValueError, yaml.YAMLError, csv.Error) as error:
+    except (ValueError, UserError) as error:
         return _damaged(run, relative, str(error).partition("\n")[0])
 
 
@@ -116,56 +189,53 @@ def _damaged(run: RunDir, relative: str, problem: str) -> RunRecord:
     return RunRecord(relative, DAMAGED, problem, started=_started(run.path), **known)
 
 
-def _read(run: RunDir, relative: str, names: Collection[str]) -> RunRecord:
-    info = _json(run.model_info) if run.model_info.name in names else None
-    result = _json(run.result) if run.result.name in names else None
-    if result is not None and run.config.name not in names:
+def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord:
+    run, info, result = reader.run, reader.info, reader.result
+    is_finished, has_config, is_exported = (path.name in names for path in (run.result, run.config, run.model_info))
+    if is_finished and not has_config:
         return _damaged(run, relative, f"{run.config.name} is missing")
-    lost = [name for name in (info or {}).get("files", {}) if name.partition("/")[0] not in names]
+    lost = [name for name in info.get("files", {}) if name.partition("/")[0] not in names]
     if lost:
         return _damaged(run, relative, f"{', '.join(lost)} missing, which model_info.json lists")
-    training_info = (info or {}).get("training_info", {})
-    config = training_info.get("config") or (_yaml(run.config) if run.config.name in names else {})
-    status = FINISHED if result is not None else UNFINISHED if run.config.name in names else BUNDLE
+    training_info = info.get("training_info", {})
+    config = training_info.get("config") or reader.config
     # An evaluation may have been repeated since; result.json stays what training gave.
-    scored: dict[str, Any] = {"split": "", "metrics": {}} if result is None else result
-    metrics: dict[str, Any] = scored["metrics"]
-    if run.classification_report.exists() and (report := _json(run.classification_report))["split"] == scored["split"]:
-        metrics = {key: figure["value"] for key, figure in report["metrics"].items() if figure["value"] is not None}
+    split, metrics = (result.get("split", ""), result["metrics"]) if is_finished else ("", {})
+    if reader.scores and reader.scores["split"] == split:
+        found = reader.scores["metrics"].items()
+        metrics = {key: figure["value"] for key, figure in found if figure["value"] is not None}
     best = training_info.get("best_metric")
-    num_epochs, seconds = _epochs(run.metrics) if run.metrics.name in names else (None, None)
-    architecture = (info or {}).get("model_architecture", "")
     model, data = config.get("model") or {}, config.get("data") or {}
     name, category = config.get("name"), config.get("category")
     scope = "/".join(part for part in (category, name) if part)
-    kind = model.get("name") or model.get("type") or architecture
+    kind = model.get("name") or model.get("type") or reader.architecture
     known = read_registration(run)
-    class_names = (info or {}).get("class_names")
+    class_names = info.get("class_names")
     return RunRecord(
         folder=relative,
-        status=status,
+        status=FINISHED if is_finished else UNFINISHED if has_config else BUNDLE,
         title=scope if name else "/".join(part for part in (category, kind) if part) or "run",
         scope=scope,
         name=name,
         category=category,
         model=kind,
-        architecture=architecture or kind,
+        architecture=reader.architecture or kind,
         data=str(data.get("root") or data.get("name") or data.get("type") or ""),
         seed=config.get("seed"),
         num_classes=None if class_names is None else len(class_names),
         classes="" if class_names is None else _digest(class_names),
         monitor=None if best is None else (str(best["name"]), float(best["value"])),
-        split=scored.get("split", ""),
+        split=split,
         metrics={key: float(value) for key, value in metrics.items() if not key.startswith(PER_CLASS)},
-        best_epoch=scored.get("best_epoch"),
-        num_epochs=num_epochs,
-        train_seconds=seconds,
+        best_epoch=result.get("best_epoch"),
+        num_epochs=len(reader.epochs) if run.metrics.name in names else None,
+        train_seconds=reader.train_seconds,
         size_bytes=run.onnx.stat().st_size if run.onnx.name in names else None,
         started=_started(run.path),
-        exported_at=None if info is None else run.model_info.stat().st_mtime,
+        exported_at=run.model_info.stat().st_mtime if is_exported else None,
         unproven=(
-            *_unproven((info or {}).get("files", {})),
-            *(f"{name} (withheld: {reason})" for name, reason in (info or {}).get("withheld", {}).items()),
+            *_unproven(info.get("files", {})),
+            *(f"{name} (withheld: {reason})" for name, reason in info.get("withheld", {}).items()),
         ),
         version=known.version,
         promotions=known.promotions,
@@ -183,13 +253,6 @@ def _unproven(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _epochs(metrics: Path) -> tuple[int, float | None]:
-    with metrics.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    seconds = [float(row["epoch_seconds"]) for row in rows if row.get("epoch_seconds")]
-    return len(rows), sum(seconds) if seconds else None
-
-
 def _started(folder: Path) -> float:
     try:
         return (
@@ -202,20 +265,3 @@ def _started(folder: Path) -> float:
 
 def _digest(class_names: list[str]) -> str:
     return hashlib.blake2b(json.dumps(class_names).encode(), digest_size=8).hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return _settings(path, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON of ours: {error}") from error
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    return _settings(path, yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML_LOADER))  # noqa: S506 - it is safe
-
-
-def _settings(path: Path, found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no settings")  # noqa: TRY004 - damaged, like text that is no JSON
-    return found

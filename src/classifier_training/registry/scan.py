@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import RunDir, write_text
-from classifier_training.registry.record import FINISHED, RUN_FILES, RunRecord, read_record
-from classifier_training.registry.registration import Promotion, read_promotions, write_registration
+from classifier_training.registry.record import (
+    FINISHED,
+    RUN_FILES,
+    Promotion,
+    RunRecord,
+    read_promotions,
+    read_record,
+    write_registration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -131,7 +131,8 @@ def models(
         for words, known, settings in shown
         if settings or not _needs_name(known)
     }
-    costs = measure(builders, num_classes=num_classes, image_size=image_size)
+    foreign = {words for words, known, _ in shown if not known.is_built_in}
+    costs = measure(builders, num_classes=num_classes, image_size=image_size, foreign=foreign)
     rows = tuple(_row(words, known, settings, costs.get(words), batch_size) for words, known, settings in shown)
     if target is not None:
         _write(target, rows)

@@ -9,8 +9,8 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
-from classifier_training.export import demo
-from classifier_training.export.demo import ORT_FILES, ORT_PACKAGE, ORT_VERSION, find_ort, write_demo
+from classifier_training.export import sharing
+from classifier_training.export.sharing import ORT_FILES, ORT_PACKAGE, ORT_VERSION, find_ort, write_demo
 
 CLIENT = Path(__file__).parents[3] / "clients" / "js"
 
@@ -18,7 +18,7 @@ CLIENT = Path(__file__).parents[3] / "clients" / "js"
 @pytest.fixture(autouse=True)
 def nothing_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No packages in the checkout, an empty cache, no npm."""
-    monkeypatch.setattr(demo, "CLIENT_MODULES", tmp_path / "node_modules")
+    monkeypatch.setattr(sharing, "CLIENT_MODULES", tmp_path / "node_modules")
     monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "cache"))
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -56,7 +56,7 @@ def test_the_page_and_all_that_it_loads_are_written(run_dir: RunDir, tmp_path: P
 
 
 def test_the_page_runs_the_client_that_the_project_ships() -> None:
-    shipped = Path(demo.__file__).parent / "page" / "classifier.js"
+    shipped = Path(sharing.__file__).parent / "page" / "classifier.js"
     assert shipped.read_bytes() == (CLIENT / "classifier.js").read_bytes()
 
 

@@ -21,8 +21,8 @@ from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.types import BuiltModel, SplitTable
 from classifier_training.export.bundle import BundleInfo, read_info
 from classifier_training.export.examples import Examples, read_examples
+from classifier_training.export.formats.onnx import evaluation_copy
 from classifier_training.export.job import ExportJob
-from classifier_training.export.onnx import evaluation_copy
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
 from classifier_training.export.verify import Parity, verify, verify_pipeline

@@ -18,9 +18,9 @@ from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import SplitTable, softmax
 from classifier_training.export.examples import Examples, read_examples
+from classifier_training.export.formats.onnx import export_onnx
 from classifier_training.export.gate import Batches, write_gated
 from classifier_training.export.graph import GraphBuilder
-from classifier_training.export.onnx import export_onnx
 from classifier_training.export.pipeline import normalize, write_pipeline
 from classifier_training.export.session import onnx_runner, open_session
 from classifier_training.export.verify import verify_pipeline

@@ -19,7 +19,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.bundle import BundleInfo
-from classifier_training.export.hub import push_to_hub, write_hub_config
+from classifier_training.export.sharing import push_to_hub, write_hub_config
 from classifier_training.models.timm_models import timm_model
 from classifier_training.models.torchvision_models import torchvision_model
 

@@ -13,6 +13,7 @@ from torch import nn
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import softmax
 from classifier_training.evaluation.novelty import FeatureSubspace
+from classifier_training.export.formats.onnx import export_onnx
 from classifier_training.export.novelty import (
     add_novelty,
     copy_novelty,
@@ -20,7 +21,6 @@ from classifier_training.export.novelty import (
     remove_novelty,
     write_without_novelty,
 )
-from classifier_training.export.onnx import export_onnx
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.quantize import write_half
 from classifier_training.export.session import onnx_runner, open_session

@@ -13,7 +13,7 @@ from onnx import helper
 from torch import nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.export.onnx import check_opset, evaluation_copy, export_onnx
+from classifier_training.export.formats.onnx import check_opset, evaluation_copy, export_onnx
 from classifier_training.export.opset import EXPORTER_OPSET, FIRST_RUNTIMES, describe_requirements, lower_opset
 from classifier_training.export.session import onnx_runner
 from classifier_training.models.timm_models import timm_model

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from classifier_training.core.errors import UserError
-from classifier_training.export.onnx import export_onnx
+from classifier_training.export.formats.onnx import export_onnx
 from classifier_training.models import shallow_classifiers
 from classifier_training.models.shallow import INPUT, RandomForest, ShallowModel, SupportVectorMachine
 from classifier_training.models.shallow_features import ColorHistograms, HistogramOfGradients, LocalBinaryPatterns, grey

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.images import UnreadableImageError, read_header
+from classifier_training.core.labels import index_labels, sort_labels
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import SPLITS
 from classifier_training.data.image_settings import Depth
@@ -104,7 +105,7 @@ def count_data(index: SampleIndex) -> SplitData:
 
     Training numbers the classes of its training split alone; see `index.tabulate`.
     """
-    class_names = tuple(sorted({sample.label for sample in index.samples}))
+    class_names = sort_labels(sample.label for sample in index.samples)
     rest = "unsplit" if index.present_splits() else "all"
     names = {split: split or rest for split in (*SPLITS, "")}
     return SplitData(index.root, class_names, split_tables(index, class_names, names))
@@ -136,7 +137,7 @@ def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[
 
 def mean_images(index: SampleIndex, scan: FileScan, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Average each class's thumbnails, uint8 [K, S, S, 3]; black for a class without a readable file."""
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers = index_labels(class_names)
     places = {fact.path: place for place, fact in enumerate(scan.facts) if not fact.error}
     sums = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.int64)
     counts = np.zeros(len(class_names), dtype=np.int64)

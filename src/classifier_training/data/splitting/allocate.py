@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.types import TRAIN
 
 if TYPE_CHECKING:
@@ -181,10 +182,9 @@ def draw_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[
     return [int(fold) for fold in folds]
 
 
-def _number(samples: Sequence[Sample]) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+def _number(samples: Sequence[Sample]) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
     """The class names, and numbers of each sample's class and unit; images without a group are units of their own."""
-    labels = sorted({sample.label for sample in samples})
-    numbers = {label: number for number, label in enumerate(labels)}
+    labels = sort_labels(sample.label for sample in samples)
     groups = dict[str, str]()
     for sample in samples:
         groups[sample.path] = groups.get(sample.path) or sample.group
@@ -194,7 +194,7 @@ def _number(samples: Sequence[Sample]) -> tuple[list[str], NDArray[np.int64], ND
         units.setdefault(("group", groups[sample.path]) if groups[sample.path] else ("path", sample.path), len(units))
         for sample in samples
     ]
-    return labels, np.array([numbers[sample.label] for sample in samples]), np.array(found, dtype=np.int64)
+    return labels, label_indices((sample.label for sample in samples), labels), np.array(found, dtype=np.int64)
 
 
 def _compact(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,38 +1,90 @@
-"""ONNX: the network alone, and with its preprocessing."""
+"""ONNX, the network alone and with its preprocessing, and ONNX Runtime's own format."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import logging
+import tempfile
+import warnings
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.run_dir import RunDir, atomic_path
 from classifier_training.core.runtime import command, setting
+from classifier_training.export.job import ExportedFile, ExportFormat
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
-    from classifier_training.export.calibration import Calibration
-    from classifier_training.export.job import ExportedFile, ExportJob
+    from collections.abc import Iterator, Mapping
+
+    from torch import nn
+
+    from classifier_training.export.bundle import Calibration
+    from classifier_training.export.job import ExportJob
+    from classifier_training.export.session import Runner
 
 
 @register(group="format", name="onnx")
-def onnx(job: ExportJob, *, opset: Annotated[int, Field(ge=11, le=25)] | None = None) -> list[ExportedFile]:
+@dataclass(frozen=True, kw_only=True)
+class Onnx(ExportFormat):
     """ONNX: model.onnx, pipeline.onnx with the preprocessing inside, and golden/ to check other clients with.
 
     Args:
         opset: version of the ONNX operators, of model.onnx and pipeline.onnx alike; the exporter's own choice when left
             out. Lower ones load in older runtimes.
-
-    Raises:
-        UserError: for an opset that lacks an operator of the network.
-        CheckFailedError: when a file answers differently from PyTorch.
     """
-    model = write_model(job, opset=opset)
-    pipeline = write_pipeline_of(job, model.calibration)
-    write_golden_of(job, model.calibration)
-    return [model, pipeline]
+
+    opset: Annotated[int, Field(ge=11, le=25)] | None = None
+
+    file = RunDir.onnx.relative
+
+    def export(self, job: ExportJob) -> list[ExportedFile]:
+        """Write and compare the files.
+
+        Raises:
+            UserError: for an opset that lacks an operator of the network.
+            CheckFailedError: when a file answers differently from PyTorch.
+        """
+        model = write_model(job, opset=self.opset)
+        pipeline = write_pipeline_of(job, model.calibration)
+        write_golden_of(job, model.calibration)
+        return [model, pipeline]
+
+
+@register(group="format", name="ort")
+@dataclass(frozen=True, kw_only=True)
+class Ort(ExportFormat):
+    """ONNX Runtime's own format, for its mobile and minimal builds: model.ort."""
+
+    file = "model.ort"
+
+    def write(self, job: ExportJob, path: Path) -> None:
+        """Have ONNX Runtime write what it has made of an ONNX file."""
+        import onnxruntime
+
+        from classifier_training.export.session import ERRORS_ONLY
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        # Level basic: the file may run on another processor than this one.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.save_model_format", "ORT")
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(job.onnx_source(), options, providers=["CPUExecutionProvider"])
+
+    def open(self, job: ExportJob, path: Path) -> Runner:  # noqa: ARG002 - the file needs nothing else
+        """Run it in ONNX Runtime."""
+        from classifier_training.export.session import onnx_runner
+
+        return onnx_runner(path)
 
 
 def write_model(job: ExportJob, *, opset: int | None) -> ExportedFile:
@@ -42,7 +94,6 @@ def write_model(job: ExportJob, *, opset: int | None) -> ExportedFile:
         CheckFailedError: when it answers differently.
     """
     from classifier_training.export.calibrate import calibrate
-    from classifier_training.export.onnx import export_onnx
     from classifier_training.export.session import onnx_runner
 
     path = job.target.onnx
@@ -60,7 +111,6 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
         UserError: when there is no model.onnx.
         CheckFailedError: when the pipeline does something else.
     """
-    from classifier_training.export.job import ExportedFile
     from classifier_training.export.pipeline import write_pipeline
     from classifier_training.export.verify import verify_pipeline
 
@@ -87,3 +137,85 @@ def write_golden_of(job: ExportJob, calibration: Calibration | None) -> None:
     # Those that a client gives, who applies the temperature that is left to it.
     answer = partial(job.answer, temperature=1.0 if calibration is None else calibration.temperature)
     write_golden(job.target.golden, job.examples.paths, job.info.preprocessing, answer, job.info.class_names)
+
+
+def evaluation_copy(network: nn.Module) -> nn.Module:
+    """Return a copy for export: float32, on the CPU, in evaluation mode."""
+    import torch
+
+    return copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
+
+
+def export_onnx(
+    network: nn.Module, path: Path, *, image_size: int, opset: int | None, metadata: Mapping[str, str]
+) -> None:
+    """Write `input` float32 [batch, 3, H, W] -> `logits` float32 [batch, K] as one file.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        path: where to.
+        image_size: H and W.
+        opset: of the ONNX operators; None for the exporter's own.
+        metadata: texts that travel in the file.
+
+    Raises:
+        UserError: for an operator that an opset below the exporter's own does not have.
+    """
+    import onnx
+    import torch
+
+    from classifier_training.export.opset import EXPORTER_OPSET, lower_opset, minimize_requirements
+
+    # A batch of one would be taken for a constant by torch.export.
+    example = torch.zeros(2, 3, image_size, image_size)
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=None if opset is None else max(opset, EXPORTER_OPSET),
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, dict(metadata))
+    minimize_requirements(model)
+    if opset is not None and opset < EXPORTER_OPSET:
+        model = lower_opset(model, opset)
+    with atomic_path(path) as temporary:
+        onnx.save(model, temporary)
+
+
+def check_opset(network: nn.Module, *, image_size: int, opset: int) -> None:
+    """Make sure, before any training, that a network can be exported in an opset.
+
+    Raises:
+        UserError: for an operator that the opset does not have.
+    """
+    from classifier_training.export.opset import EXPORTER_OPSET
+
+    if opset >= EXPORTER_OPSET:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(evaluation_copy(network), path, image_size=image_size, opset=opset, metadata={})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about itself off the screen; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.workflows.evaluating.opened import OpenedModel
+    from classifier_training.workflows.evaluating.run_model import RunModel
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ def compare_runs(
     folder: Path,
     result: SplitResult,
     table: SplitTable,
-    opened: OpenedModel,
-    against: OpenedModel,
+    opened: RunModel,
+    against: RunModel,
     *,
     csv_safe: bool = False,
 ) -> str:

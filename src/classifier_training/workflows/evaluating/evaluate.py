@@ -26,7 +26,7 @@ from classifier_training.evaluation.results import Evaluation
 from classifier_training.evaluation.slices import field_bins, size_bins
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
-from classifier_training.workflows.evaluating.opened import OpenedModel, open_model
+from classifier_training.workflows.evaluating.run_model import RunModel, open_model
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import (
     known_samples,
@@ -211,7 +211,7 @@ def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResu
     return SplitResult(table.name, stacked, targets, rows, losses, metrics)
 
 
-def _default_folder(opened: OpenedModel, root: Path, split: str, *, own_data: bool) -> Path:
+def _default_folder(opened: RunModel, root: Path, split: str, *, own_data: bool) -> Path:
     # What another file of the run answers does not take the place of what model.onnx does.
     file = [] if opened.is_main else [opened.path.stem]
     data = [] if own_data else [root.name]

@@ -1,4 +1,4 @@
-"""What finished runs gave, read from their folders: figures, settings and answers."""
+"""Finished runs: what each gave, which of them differ in the seed alone, and what trains one again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.conf.overrides import leaf_keys, value_at
-from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
+from classifier_training.core.labels import label_indices
 from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_reader import read_rows, read_values
+from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait
 from classifier_training.evaluation.leaderboard import Answers, Figures, macro_roc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from classifier_training.core.register import Option
 
 VARYING = frozenset({Trait.SEED, Trait.PLACE, Trait.START})
 """What settings are in which runs of the same kind may differ."""
@@ -50,7 +54,7 @@ class Finished:
 
 def finished_runs(folder: Path) -> list[RunDir]:
     """Find the finished runs below a folder, the oldest first."""
-    return [RunDir(path.parent) for path in sorted(folder.rglob("result.json"))]
+    return [RunDir(path.parent) for path in sorted(folder.rglob(RunDir.result.relative))]
 
 
 def read_finished(run_dir: RunDir) -> Finished:
@@ -59,13 +63,10 @@ def read_finished(run_dir: RunDir) -> Finished:
     Raises:
         UserError: when a file of it is missing or damaged.
     """
-    values = saved_values(run_dir.config)
     train = entry(VERB, "train")
     try:
-        result = json.loads(run_dir.result.read_text(encoding="utf-8"))
-        metrics = result["metrics"]
-        with run_dir.metrics.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        values, result = read_values(run_dir.config), read_values(run_dir.result)
+        metrics, rows = result["metrics"], read_rows(run_dir.metrics)
         figures = Figures(
             balanced_accuracy=float(metrics["balanced_accuracy"]),
             accuracy=float(metrics["acc_top1"]),
@@ -99,9 +100,8 @@ def read_answers(run_dir: RunDir) -> Answers:
     Raises:
         UserError: when the file is missing or damaged.
     """
-    path = run_dir.evaluation / "predictions.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with run_dir.predictions.open(encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
             header = next(lines)
             columns = {name: place for place, name in enumerate(header)}
@@ -110,14 +110,14 @@ def read_answers(run_dir: RunDir) -> Answers:
             image, true, predicted = columns["path"], columns["true"], columns["predicted"]
             targets: dict[str, str] = {}
             right: set[str] = set()
-            probabilities, numbers = [], []
+            probabilities, labels = [], []
             for row in lines:
                 targets[row[image]] = row[true]
                 if row[true] == row[predicted]:
                     right.add(row[image])
-                numbers.append(names.index(row[true]))
+                labels.append(row[true])
                 probabilities.append(np.array(row[first:], dtype=np.float32))
-        alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), np.array(numbers, dtype=np.int64))
+        alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), label_indices(labels, names))
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise _damaged(run_dir, error) from error
     return Answers(targets=targets, right=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits)
@@ -181,3 +181,60 @@ def _damaged(run_dir: RunDir, error: Exception) -> UserError:
         "the files that a finished run has",
         f"restore it from a copy, or delete {run_dir.path} and start again",
     )
+
+
+OF_ONE_RUN = frozenset({Trait.PLACE, Trait.START, Trait.PRESET})
+"""What settings are that say where a run lies and how it came by the others: one like it need not share them."""
+
+
+def train_command(config: Mapping[str, Any]) -> str:
+    """Return a command to be pasted; every setting that is not the plain default stands in it.
+
+    The recipe that gave some of them is not named: a later version's may be another.
+
+    Args:
+        config: content of config.yaml.
+    """
+    words = ["recipe=none"]
+    for name, option in entry(VERB, "train").options.items():
+        if name in config and not option.traits & OF_ONE_RUN:
+            words += _words(name, option, config[name])
+    return " ".join([command("train"), *words])
+
+
+def _words(name: str, option: Option, value: Any) -> Iterator[str]:
+    choice = option.choice
+    if choice is None or not (value is None or isinstance(value, dict)):
+        default = choice.default if choice else option.default
+        if value != default:
+            yield setting(name, _plain(value))
+    elif choice.many:
+        parts = value or {}
+        if list(parts) != [choice.default] or choice.default is None:
+            chosen = [part for part, node in parts.items() if node is not None]
+            # The names are the register's own, so they need no quotes.
+            if chosen or choice.default is not None:
+                yield f"'{name}=[{','.join(chosen)}]'"
+        for part, node in parts.items():
+            if node is not None:
+                yield from _settings(f"{name}.{part}", part if choice.group is None else choice.group, name, node)
+    elif value is None:
+        if choice.default is not None:
+            yield f"{name}=null"
+    else:
+        if choice.group is None and value[TYPE_KEY] != choice.default:
+            yield setting(name, value[TYPE_KEY])
+        yield from _settings(name, value[TYPE_KEY], choice.group or name, value)
+
+
+def _settings(prefix: str, component: str, group: str, node: Mapping[str, Any]) -> Iterator[str]:
+    options = entry(group, component).options
+    for name, value in node.items():
+        if name != TYPE_KEY and value != options[name].default:
+            yield setting(f"{prefix}.{name}", _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else value

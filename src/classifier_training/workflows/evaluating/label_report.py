@@ -17,7 +17,7 @@ from classifier_training.evaluation.gallery import thumbnail
 from classifier_training.evaluation.mistakes import find_label_issues, import_cleanlab
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
-from classifier_training.workflows.evaluating.opened import open_exported
+from classifier_training.workflows.evaluating.run_model import open_exported
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 
 if TYPE_CHECKING:

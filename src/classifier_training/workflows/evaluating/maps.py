@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.types import SplitResult
     from classifier_training.evaluation.drawing import Drawer
-    from classifier_training.workflows.evaluating.opened import OpenedModel
+    from classifier_training.workflows.evaluating.run_model import RunModel
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ BATCH_SIZE = 32
 EMBEDDING, OCCLUSION = "embedding.png", "occlusion.png"
 
 
-def draw_maps(folder: Path, opened: OpenedModel, result: SplitResult, table: SplitTable, drawer: Drawer) -> None:
+def draw_maps(folder: Path, opened: RunModel, result: SplitResult, table: SplitTable, drawer: Drawer) -> None:
     """Hand embedding.png and, where an answer is wrong, occlusion.png to the drawer.
 
     Args:
@@ -65,7 +65,7 @@ def forget_maps(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _embedding(opened: OpenedModel, result: SplitResult, table: SplitTable) -> EmbeddingFigure:
+def _embedding(opened: RunModel, result: SplitResult, table: SplitTable) -> EmbeddingFigure:
     number = min(MAX_POINTS, len(result.targets))
     rows = np.unique(np.linspace(0, len(result.targets) - 1, number).round().astype(int))
     paths = tuple(table.paths[result.indices[row]] for row in rows)
@@ -82,7 +82,7 @@ def _embedding(opened: OpenedModel, result: SplitResult, table: SplitTable) -> E
 
 
 def _features(
-    opened: OpenedModel, result: SplitResult, rows: NDArray[np.int64], paths: tuple[str, ...]
+    opened: RunModel, result: SplitResult, rows: NDArray[np.int64], paths: tuple[str, ...]
 ) -> NDArray[np.float32] | None:
     """Return what the last layer gets [N, D]; None where the model does not give it."""
     path = opened.path if opened.path.suffix == ".onnx" else opened.run_dir.onnx
@@ -102,7 +102,7 @@ def _features(
     return found if len(found) == len(rows) else None
 
 
-def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> tuple[OcclusionTile, ...]:
+def _occlusions(opened: RunModel, result: SplitResult, table: SplitTable) -> tuple[OcclusionTile, ...]:
     predictor, names = opened.predictor, opened.predictor.class_names
     began = time.monotonic()
     tiles: list[OcclusionTile] = []

@@ -10,8 +10,9 @@ import yaml
 
 from classifier_training.core.errors import shown
 from classifier_training.core.run_dir import write_text
+from classifier_training.core.run_reader import RunReader
 from classifier_training.evaluation.verdict import Standing, percent
-from classifier_training.workflows.evaluating.run_facts import RunFacts
+from classifier_training.workflows.evaluating.finished import train_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,19 +49,19 @@ def write_model_card(run_dir: RunDir, evaluation: Evaluation) -> None:
         run_dir: the run.
         evaluation: of its held-out images.
     """
-    facts = RunFacts.read(run_dir)
-    front = yaml.safe_dump(_front_matter(facts, run_dir, evaluation), sort_keys=False, allow_unicode=True)
-    text = "\n".join(["---", front + "---", "", *_body(facts, run_dir, evaluation), ""])
+    run = RunReader(run_dir)
+    front = yaml.safe_dump(_front_matter(run, run_dir, evaluation), sort_keys=False, allow_unicode=True)
+    text = "\n".join(["---", front + "---", "", *_body(run, run_dir, evaluation), ""])
     write_text(run_dir.model_card, text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _front_matter(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> dict[str, Any]:
+def _front_matter(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> dict[str, Any]:
     metrics = [
         {"type": kind, "name": words, "value": round(found.value, 6), "verified": False}
         for key, (kind, words) in {**HUB_METRICS, **OWN_METRICS}.items()
         if (found := evaluation.measures.overall.get(key)) is not None and np.isfinite(found.value)
     ]
-    data = str(facts.config.get("data", {}).get("type", "images"))
+    data = str(run.config.get("data", {}).get("type", "images"))
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": {"type": data, "name": data, "split": evaluation.split},
@@ -69,19 +70,19 @@ def _front_matter(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> d
     return {
         "library_name": "timm" if run_dir.hub_config.exists() else "onnx",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "onnx", "safetensors", *([facts.architecture] if facts.architecture else [])],
+        "tags": ["image-classification", "onnx", "safetensors", *([run.architecture] if run.architecture else [])],
         "metrics": [kind for kind, _ in HUB_METRICS.values()],
         "model-index": [{"name": run_dir.path.absolute().name, "results": [result]}],
     }
 
 
-def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
+def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
     measures = evaluation.measures
-    names: Sequence[str] = facts.info.get("class_names", [])
-    height, width = facts.info.get("input_size", (0, 0))
-    counts = ", ".join(f"{found['num_images']:,} {name}" for name, found in facts.statistics.get("splits", {}).items())
+    names: Sequence[str] = run.info.get("class_names", [])
+    height, width = run.info.get("input_size", (0, 0))
+    counts = ", ".join(f"{found['num_images']:,} {name}" for name, found in run.statistics.get("splits", {}).items())
     lines = [
-        f"# {_plain(facts.architecture or 'Image classifier')}",
+        f"# {_plain(run.architecture or 'Image classifier')}",
         "",
         f"Tells {len(measures.support):,} classes apart"
         + (f", on images that it sees at {width} x {height} pixels." if width else "."),
@@ -98,7 +99,7 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
             if key in measures.overall
         ),
         "",
-        *_calibration(facts),
+        *_calibration(run),
     ]
     if names:
         standing = Standing.of(measures.by_class["recall"])
@@ -134,18 +135,18 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
         listed = ", ".join(_plain(shown(name)) for name in names[:MAX_CLASSES])
         more = f", and {len(names) - MAX_CLASSES:,} more" if len(names) > MAX_CLASSES else ""
         lines += [f"Classes: {listed}{more}.", ""]
-    if facts.command:
-        start = [f"It started from {_plain(facts.start)}.", ""] if facts.start else []
-        lines += ["## Training", "", *start, "```bash", facts.command, "```", ""]
-    if facts.versions:
-        listed = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if name != "platform")
+    if run.config:
+        start = [f"It started from {_plain(run.start)}.", ""] if run.start else []
+        lines += ["## Training", "", *start, "```bash", train_command(run.config), "```", ""]
+    if run.versions:
+        listed = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name != "platform")
         lines += [f"Versions: {listed}.", ""]
     return lines
 
 
-def _calibration(facts: RunFacts) -> list[str]:
+def _calibration(run: RunReader) -> list[str]:
     """Say how sure the probabilities are to be taken."""
-    found = facts.info.get("calibration")
+    found = run.info.get("calibration")
     if found is None:
         return ["The probabilities are not calibrated.", ""]
     if found.get("reason"):

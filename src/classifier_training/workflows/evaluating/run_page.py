@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from classifier_training.core.errors import shown
+from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
 from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_pieces, pictures_of
@@ -16,7 +16,8 @@ from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.mistakes import Answers, most_confused
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.verdict import SURE, TARGET_RECALL, Grounds, headline, percent, remarks
-from classifier_training.workflows.evaluating.run_facts import RunFacts
+from classifier_training.workflows.evaluating.finished import train_command
+from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
 
 if TYPE_CHECKING:
@@ -68,31 +69,31 @@ def write_run_page(
         temperature: that the logits are to be divided by; None for a bundle that was not calibrated.
         failures: what could not be done at the end of the run, and why, besides the files that were withheld.
     """
-    facts = RunFacts.read(run_dir)
+    run = RunReader(run_dir)
     result = result if temperature is None else at_temperature(result, temperature)
     answers = Answers(result, len(class_names))
-    calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+    calibration = read_values(folder / "calibration.json")
     worst = answers.worst()
     grounds = Grounds(
         evaluation=evaluation,
         class_names=class_names,
         confusions=most_confused(answers.counts),
-        train_counts=facts.train_counts,
+        train_counts=train_counts(run_dir),
         calibration=calibration,
         num_sure_mistakes=int((answers.confidences[worst] >= SURE).sum()),
-        data_checks=facts.data_checks,
+        data_checks=tuple(run.statistics.get("checks", ())),
     )
-    title = f"{facts.architecture or 'Model'} on {evaluation.split} images"
+    title = f"{run.architecture or 'Model'} on {evaluation.split} images"
     body = [
-        *_top(title, run_dir, grounds, _missing(run_dir, facts.info.get("withheld", {}), failures)),
-        _data(facts, run_dir),
-        _training(facts, run_dir),
+        *_top(title, run_dir, grounds, _missing(run_dir, run.info.get("withheld", {}), failures)),
+        _data(run, run_dir),
+        _training(run, run_dir),
         _classes(grounds, folder),
         _confusions(answers, table, class_names, folder),
         _mistakes(answers, table, class_names, folder),
         _calibration(calibration, folder),
-        _exports(facts, run_dir),
-        _how(facts),
+        _exports(run, run_dir),
+        _how(run),
         report.footer(
             "95 % intervals where figures have them; a class is good enough when the interval of its recall lies above "
             f"{100 * TARGET_RECALL:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
@@ -134,23 +135,23 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
     ]
 
 
-def _data(facts: RunFacts, run_dir: RunDir) -> Html:
-    splits = facts.statistics.get("splits", {})
+def _data(run: RunReader, run_dir: RunDir) -> Html:
+    splits = run.statistics.get("splits", {})
     if not splits:
         return Html("")
     rows = [
         (name, int(found["num_images"]), Number(found.get("imbalance_ratio"), f"{found['imbalance_ratio']:,.1f} : 1"))
         for name, found in splits.items()
     ]
-    root = report.facts([("images in", str(facts.statistics.get("root", "")))])
+    root = report.facts([("images in", str(run.statistics.get("root", "")))])
     listed = report.table(("split", "images", "most to fewest of a class"), rows)
     plots = {"class_distribution": "images of each class", "image_sizes": "width and height of the images"}
     return report.section("Data", root, listed, *_images(run_dir.dataset, plots))
 
 
-def _training(facts: RunFacts, run_dir: RunDir) -> Html:
+def _training(run: RunReader, run_dir: RunDir) -> Html:
     plots = {"loss": "loss by epoch", "accuracy": "accuracy by epoch", "learning_rate": "learning rate by epoch"}
-    start = [report.facts([("started from", facts.start)])] if facts.start else []
+    start = [report.facts([("started from", run.start)])] if run.start else []
     pieces = [*start, *_images(run_dir.history_plots, plots)]
     return report.section("Training", *pieces) if pieces else Html("")
 
@@ -263,9 +264,9 @@ def _temperature_words(found: dict[str, Any]) -> str:
     return f"1: {found['reason']}" if found.get("reason") else f"{found['temperature']:.3f}, fitted on validation"
 
 
-def _exports(facts: RunFacts, run_dir: RunDir) -> Html:
+def _exports(run: RunReader, run_dir: RunDir) -> Html:
     rows: list[tuple[Cell, ...]] = []
-    for name, entry in facts.info.get("files", {}).items():
+    for name, entry in run.info.get("files", {}).items():
         parity, gate = entry.get("parity") or {}, entry.get("gate") or {}
         path = run_dir.path / name
         agreement = parity.get("top1_agreement", gate.get("top1_agreement"))
@@ -296,18 +297,18 @@ def _mebibytes(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f}" if path.is_file() else ""
 
 
-def _how(facts: RunFacts) -> Html:
+def _how(run: RunReader) -> Html:
     pieces = []
-    if facts.command:
+    if run.config:
         pieces += [
             report.paragraph("The same configuration, data and versions train it again:"),
-            report.code(facts.command),
+            report.code(train_command(run.config)),
         ]
-    if facts.config:
-        text = yaml.safe_dump(dict(facts.config), sort_keys=False, allow_unicode=True)
+    if run.config:
+        text = yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True)
         pieces.append(report.folded("configuration", report.code(text)))
-    if facts.versions:
-        pieces.append(report.folded("versions", report.facts(facts.versions.items())))
+    if run.versions:
+        pieces.append(report.folded("versions", report.facts(run.versions.items())))
     return report.section("How to reproduce", *pieces) if pieces else Html("")
 
 

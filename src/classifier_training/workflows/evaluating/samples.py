@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.types import SplitTable
+from classifier_training.core.types import TRAIN, SplitTable
+from classifier_training.data.index import split_table
 from classifier_training.data.splitting.splits import read_manifest
 
 if TYPE_CHECKING:
@@ -52,6 +51,12 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[S
     return read_manifest(run_dir.splits), own_source(run_dir).read().root
 
 
+def train_counts(run_dir: RunDir) -> dict[str, int]:
+    """Count a run's training images by label; empty where the folder does not say which they were."""
+    samples = read_manifest(run_dir.splits) if run_dir.splits.exists() else []
+    return dict(Counter(sample.label for sample in samples if sample.split == TRAIN))
+
+
 def with_metadata(rows: Iterable[Sample], index: SampleIndex) -> list[Sample]:
     """Give the samples of a manifest the metadata that the data has for them."""
     found = {(sample.path, sample.label): sample.metadata for sample in index.samples}
@@ -73,7 +78,6 @@ def unknown_labels(rows: Iterable[Sample], split: str, class_names: Sequence[str
 
 def tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequence[str]) -> SplitTable:
     """Number the labels as the model does; those that it does not know are named and left out."""
-    numbers = {name: number for number, name in enumerate(class_names)}
     unknown = unknown_labels(rows, split, class_names)
     if unknown:
         log.warning(
@@ -87,9 +91,4 @@ def tabulate(rows: Sequence[Sample], root: Path, split: str, class_names: Sequen
             f"labels out of {enumerate_words(class_names)}",
             "choose the data that the model is for",
         )
-    return SplitTable(
-        name=split or "all",
-        paths=[str(root / sample.path) for sample in known],
-        targets=np.array([numbers[sample.label] for sample in known], dtype=np.int64),
-        groups=[sample.group for sample in known],
-    )
+    return split_table(split or "all", root, known, class_names)

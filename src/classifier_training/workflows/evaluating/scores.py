@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.drawing import Drawer
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import Calibration
 
 
 Attempt = Callable[[str], AbstractContextManager[object]]

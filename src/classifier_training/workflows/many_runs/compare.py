@@ -22,7 +22,7 @@ from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait
 from classifier_training.evaluation.leaderboard import Contestant, Leaderboard, middle_seed, rank
-from classifier_training.export.latency import measure_latency_ms
+from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
 from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
 from classifier_training.workflows.many_runs.jobs import Job, read_outcome, run_jobs

@@ -21,8 +21,7 @@ from classifier_training.core.types import TRAIN, goal_of
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
-from classifier_training.workflows.evaluating.opened import open_model
-from classifier_training.workflows.evaluating.trained import describe_trained
+from classifier_training.workflows.evaluating.run_model import describe_trained, open_model
 from classifier_training.workflows.many_runs.student_report import DistillResult, TeacherAnswers, report_students
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult, train

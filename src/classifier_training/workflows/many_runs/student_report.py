@@ -17,9 +17,8 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
 from classifier_training.evaluation.figures.training import DistillationFigure
 from classifier_training.evaluation.students import Served, StudentScore, Summary, choose, conclude, summarize
-from classifier_training.export.latency import Latency, measure_side_by_side
-from classifier_training.workflows.evaluating.opened import open_model
-from classifier_training.workflows.evaluating.trained import describe_trained
+from classifier_training.export.session import Latency, measure_side_by_side
+from classifier_training.workflows.evaluating.run_model import describe_trained, open_model
 from classifier_training.workflows.training.teaching import match_classes
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.types import SplitTable
-    from classifier_training.workflows.evaluating.opened import OpenedModel
+    from classifier_training.workflows.evaluating.run_model import RunModel
     from classifier_training.workflows.training.train import TrainResult
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class TeacherAnswers:
         opened: the teachers.
     """
 
-    def __init__(self, opened: Sequence[OpenedModel]) -> None:
+    def __init__(self, opened: Sequence[RunModel]) -> None:
         self._opened = opened
         self._known: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
@@ -111,7 +110,7 @@ class TeacherAnswers:
 
 def report_students(
     folder: Path,
-    opened: Sequence[OpenedModel],
+    opened: Sequence[RunModel],
     answers: TeacherAnswers,
     scores: Sequence[StudentScore],
     results: Sequence[TrainResult],
@@ -216,7 +215,7 @@ def report_students(
     return DistillResult(folder, summaries, best, served[0], served[1], words, failed)
 
 
-def _probabilities(teacher: OpenedModel, paths: Sequence[str], class_names: Sequence[str]) -> NDArray[np.float32]:
+def _probabilities(teacher: RunModel, paths: Sequence[str], class_names: Sequence[str]) -> NDArray[np.float32]:
     order = match_classes(class_names, teacher.predictor.class_names, teacher=teacher.run_dir.path)
     rows = []
     for answer in teacher.predictor.raw_outputs(paths):
@@ -230,20 +229,20 @@ def _names(result: TrainResult) -> Sequence[str]:
     return describe_trained(result.run_dir)[0].class_names
 
 
-def _asked(models: Sequence[OpenedModel]) -> Callable[[], object]:
+def _asked(models: Sequence[RunModel]) -> Callable[[], object]:
     inputs = [np.zeros((1, 3, *model.predictor.preprocessing.size), dtype=np.float32) for model in models]
     return lambda: [model.predictor.run(pixels) for model, pixels in zip(models, inputs, strict=True)]
 
 
-def _size_mb(models: Sequence[OpenedModel]) -> float:
+def _size_mb(models: Sequence[RunModel]) -> float:
     return sum(model.path.stat().st_size for model in models) / 1e6
 
 
-def _architecture(model: OpenedModel) -> str:
+def _architecture(model: RunModel) -> str:
     return describe_trained(model.run_dir)[0].architecture
 
 
-def _cost(served: Served, latency: Latency, models: Sequence[OpenedModel]) -> dict[str, object]:
+def _cost(served: Served, latency: Latency, models: Sequence[RunModel]) -> dict[str, object]:
     runs = [str(model.run_dir.path) for model in models]
     return {**asdict(served), "runs": runs, "runtime": models[0].predictor.device, "latency": asdict(latency)}
 

@@ -20,7 +20,7 @@ from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry, entry_of
 from classifier_training.core.run_dir import write_text
 from classifier_training.export.bundle import withheld_reason
-from classifier_training.export.latency import measure_latency_ms
+from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import train
 

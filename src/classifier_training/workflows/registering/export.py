@@ -11,7 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Word, entries, register
-from classifier_training.export.quantize import Quantization
+from classifier_training.export.job import Quantization
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
 from classifier_training.workflows.serving.export import export
 
@@ -65,9 +65,7 @@ def export_all(
     run_dir = find_run(run, output=output)
     lines: list[str] = []
     failed: dict[str, str] = {}
-    formats = {
-        item.name: item.build({name: one.default for name, one in item.options.items()}) for item in entries("format")
-    }
+    formats = {item.name: item.target() for item in entries("format")}
 
     def write(name: str, written: str, scheme: Quantization) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +14,18 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.processes import is_held
 from classifier_training.core.register import Word, register
 from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_reader import RunReader
 from classifier_training.core.types import epoch_name, goal_of
-from classifier_training.registry.record import BUNDLE, DAMAGED, FINISHED, UNFINISHED, RunRecord, read_record
+from classifier_training.registry.record import (
+    BUNDLE,
+    DAMAGED,
+    FINISHED,
+    UNFINISHED,
+    RunRecord,
+    read_promotions,
+    read_record,
+)
 from classifier_training.registry.references import present_holders
-from classifier_training.registry.registration import read_promotions
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
 from classifier_training.registry.scan import Registry
 
@@ -161,9 +168,10 @@ def show(*, run: Annotated[str, Word()], output: str = DEFAULT_OUTPUT) -> ShowRe
         "monitored": "" if record.monitor is None else f"{record.monitor[0]} {record.monitor[1]:.4f}",
         **{f"{record.split}/{name}": f"{value:.4f}" for name, value in record.metrics.items()},
     }
-    for name, description in _described(RunDir(folder), "files").items():
+    info = _described(RunDir(folder))
+    for name, description in info.get("files", {}).items():
         facts[name] = _proof(description)
-    for name, reason in _described(RunDir(folder), "withheld").items():
+    for name, reason in info.get("withheld", {}).items():
         facts[name] = f"WITHHELD: {reason}"
     for item in read_promotions(RunDir(folder)):
         facts[f"promoted {item['number']}"] = (
@@ -263,13 +271,12 @@ def _training(record: RunRecord) -> str:
     return f"{record.num_epochs} epochs{seconds}{best}"
 
 
-def _described(run: RunDir, key: str) -> dict[str, Any]:
+def _described(run: RunDir) -> dict[str, Any]:
     try:
-        files: dict[str, Any] = json.loads(run.model_info.read_text(encoding="utf-8")).get(key, {})
-    except (OSError, ValueError, AttributeError):
-        # An unfinished run has none; a damaged one has said so.
+        return RunReader(run).info
+    except (OSError, UserError):
+        # A damaged one has said so.
         return {}
-    return files
 
 
 def _proof(description: dict[str, Any]) -> str:

@@ -22,10 +22,19 @@ from classifier_training.core.runtime import num_cores, versions
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
+from classifier_training.export.benchmark import (
+    FORMS,
+    TITLES,
+    Candidate,
+    CandidateResult,
+    Form,
+    compare_predictions,
+    has_compiler,
+    measure_candidates,
+)
 from classifier_training.export.bundle import BundleInfo, read_info
-from classifier_training.export.contest import Contestant, Standing, hold_contest, judge_answers
-from classifier_training.export.contestants import FORMS, TITLES, Form, has_compiler
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.formats.pytorch import TorchScript
 from classifier_training.export.recommend import Setting, write_recommendations
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
@@ -55,18 +64,18 @@ class BenchmarkResult:
 
     Args:
         folder: where the files are.
-        standings: what was measured of each form.
+        results: what was measured of each form.
         lines: the table, and what it was measured on.
     """
 
     folder: Path
-    standings: tuple[Standing, ...]
+    results: tuple[CandidateResult, ...]
     lines: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
         """0, or 3 when a form could not be measured."""
-        return 3 if any(standing.problem for standing in self.standings) else 0
+        return 3 if any(result.problem for result in self.results) else 0
 
     def __str__(self) -> str:
         return "\n".join([*self.lines, f"written to {self.folder}"])
@@ -124,13 +133,13 @@ def benchmark(
     make_folder(folder)
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
-        contestants, missing = _gather(run_dir, info, tables, forms, scratch, num_images)
+        candidates, missing = _gather(run_dir, info, tables, forms, scratch, num_images)
         inputs, targets, preprocessing_ms = _prepare_inputs(tables[chosen], info, scratch, num_images)
-        log.info("%d forms, %d images of the %s split, %d threads", len(contestants), len(targets), chosen, threads)
-        standings = hold_contest(
-            contestants, inputs, batch_sizes=sizes, threads=threads, num_runs=num_runs, scratch=scratch
+        log.info("%d forms, %d images of the %s split, %d threads", len(candidates), len(targets), chosen, threads)
+        results = measure_candidates(
+            candidates, inputs, batch_sizes=sizes, threads=threads, num_runs=num_runs, scratch=scratch
         )
-    standings = sorted([*standings, *missing], key=lambda standing: FORMS.index(standing.form))
+    results = sorted([*results, *missing], key=lambda result: FORMS.index(result.form))
     setting = Setting(
         run=str(run_dir.path),
         processor=processor_name(),
@@ -138,12 +147,12 @@ def benchmark(
         threads=threads,
         split=chosen,
         num_images=len(targets),
-        reference=judge_answers(standings, targets),
+        reference=compare_predictions(results, targets),
         preprocessing_ms=preprocessing_ms,
         pipeline_bytes=run_dir.pipeline.stat().st_size if run_dir.pipeline.is_file() else None,
     )
-    _write(folder, setting, standings, sizes)
-    return BenchmarkResult(folder, tuple(standings), tuple(_table(setting, standings)))
+    _write(folder, setting, results, sizes)
+    return BenchmarkResult(folder, tuple(results), tuple(_table(setting, results)))
 
 
 def _choose_forms(formats: tuple[Form, ...]) -> list[Form]:
@@ -170,15 +179,15 @@ def _gather(
     forms: list[Form],
     scratch: Path,
     num_images: int,
-) -> tuple[list[Contestant], list[Standing]]:
+) -> tuple[list[Candidate], list[CandidateResult]]:
     """Find the file of each form, or make it; what cannot be made is named."""
-    contestants, missing = [], []
+    candidates, missing = [], []
     for form in forms:
         if form in ("eager", "compiled"):
-            from classifier_training.workflows.evaluating.trained import describe_trained
+            from classifier_training.workflows.evaluating.run_model import describe_trained
 
             _, weights = describe_trained(run_dir)
-            contestants.append(Contestant(form=form, path=run_dir.path, file=weights, kept=True))
+            candidates.append(Candidate(form=form, path=run_dir.path, file=weights, kept=True))
             continue
         kept, made = _file_of(run_dir, form), _file_of(RunDir(scratch), form)
         if not kept.is_file():
@@ -186,16 +195,16 @@ def _gather(
             try:
                 _make(form, run_dir, info, tables, scratch, num_images)
             except UserError as error:
-                missing.append(Standing(form=form, kept=False, problem=error.came))
+                missing.append(CandidateResult(form=form, kept=False, problem=error.came))
                 continue
         path = kept if kept.is_file() else made
-        contestants.append(Contestant(form=form, path=path, file=path, kept=path == kept))
-    return contestants, missing
+        candidates.append(Candidate(form=form, path=path, file=path, kept=path == kept))
+    return candidates, missing
 
 
 def _file_of(run_dir: RunDir, form: Form) -> Path:
     if form == "torchscript":
-        return run_dir.torchscript
+        return run_dir.path / TorchScript.file
     return run_dir.onnx if form == "onnx" else run_dir.quantized(run_dir.onnx, form)
 
 
@@ -226,13 +235,14 @@ def _make(
         return
     if form != "torchscript":
         raise UserError(f"{run_dir.onnx} is missing", "the run's float32 export", f"export run={run_dir.path}")
-    from classifier_training.export.formats.torchscript import torchscript
     from classifier_training.export.job import ExportJob
-    from classifier_training.workflows.evaluating.trained import load_trained
+    from classifier_training.workflows.evaluating.run_model import load_trained
 
     network, _ = load_trained(run_dir)
     examples = read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES)
-    torchscript(ExportJob(target=RunDir(scratch), network=network, info=info, examples=examples, scratch=scratch))
+    TorchScript().export(
+        ExportJob(target=RunDir(scratch), network=network, info=info, examples=examples, scratch=scratch)
+    )
 
 
 def _prepare_inputs(
@@ -246,7 +256,7 @@ def _prepare_inputs(
     path = scratch / "inputs.npy"
     height, width = info.preprocessing.size
     shape = (min(num_images, len(table)), 3, height, width)
-    # On disk: thousands of large images would not fit into memory beside the contestants.
+    # On disk: thousands of large images would not fit into memory beside the candidates.
     inputs = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     targets: list[int] = []
     seconds, began = 0.0, time.perf_counter()
@@ -273,13 +283,13 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _table(setting: Setting, standings: list[Standing]) -> list[str]:
+def _table(setting: Setting, results: list[CandidateResult]) -> list[str]:
     header = (
         "form", "batch", "median ms", "p10", "p90", "images/s", "start s", "peak MiB", "file MiB", "accuracy", "change",
         "agreement",
     )  # fmt: skip
     rows = []
-    for one in standings:
+    for one in results:
         for timing in one.timings if one.quality is not None else ():
             assert one.quality is not None
             rows.append(
@@ -299,23 +309,23 @@ def _table(setting: Setting, standings: list[Standing]) -> list[str]:
                 )
             )
     lines = align(header, rows, right=frozenset(header[1:]))
-    runs = next(timing.num_runs for one in standings for timing in one.timings)
+    runs = next(timing.num_runs for one in results for timing in one.timings)
     lines.append(
         f"\n{setting.processor}, {setting.threads} of {setting.num_cores} cores, {runs} runs each; accuracy on "
         f"{setting.num_images} {setting.split} images, changes in points against {TITLES[setting.reference]}"
     )
-    if not all(one.kept for one in standings if not one.problem):
+    if not all(one.kept for one in results if not one.problem):
         lines.append("* made for the benchmark and not kept: export quantization=int8 or format=torchscript keeps it")
-    return [*lines, *(f"not measured: {TITLES[one.form]}: {one.problem}" for one in standings if one.problem)]
+    return [*lines, *(f"not measured: {TITLES[one.form]}: {one.problem}" for one in results if one.problem)]
 
 
-def _write(folder: Path, setting: Setting, standings: list[Standing], sizes: list[int]) -> None:
+def _write(folder: Path, setting: Setting, results: list[CandidateResult], sizes: list[int]) -> None:
     """Write benchmark.json, benchmark.csv, deployment_recommendations.md and the plots."""
-    forms = [_plain(standing) for standing in standings]
+    forms = [_plain(result) for result in results]
     write_json(folder / "benchmark.json", {"setting": asdict(setting), "versions": versions(), "forms": forms})
-    write_csv(folder / "benchmark.csv", HEADER, _rows(standings))
-    write_text(folder / "deployment_recommendations.md", write_recommendations(setting, standings, sizes))
-    answered = [one for one in standings if one.quality is not None and one.timings]
+    write_csv(folder / "benchmark.csv", HEADER, _rows(results))
+    write_text(folder / "deployment_recommendations.md", write_recommendations(setting, results, sizes))
+    answered = [one for one in results if one.quality is not None and one.timings]
     names = tuple(TITLES[one.form] for one in answered)
     accuracies = tuple(one.quality.accuracy for one in answered if one.quality is not None)
     with Drawer() as drawer:
@@ -344,22 +354,22 @@ def _write(folder: Path, setting: Setting, standings: list[Standing], sizes: lis
         drawer.submit(by_size, folder / "size.png")
 
 
-def _plain(standing: Standing) -> dict[str, Any]:
+def _plain(result: CandidateResult) -> dict[str, Any]:
     return {
-        "form": standing.form,
-        "title": TITLES[standing.form],
-        "size_bytes": standing.size_bytes,
-        "kept": standing.kept,
-        "start_seconds": standing.start_seconds,
-        "peak_memory_mb": standing.peak_memory_mb,
-        "timings": [asdict(timing) for timing in standing.timings],
-        "quality": None if standing.quality is None else asdict(standing.quality),
-        "problem": standing.problem,
+        "form": result.form,
+        "title": TITLES[result.form],
+        "size_bytes": result.size_bytes,
+        "kept": result.kept,
+        "start_seconds": result.start_seconds,
+        "peak_memory_mb": result.peak_memory_mb,
+        "timings": [asdict(timing) for timing in result.timings],
+        "quality": None if result.quality is None else asdict(result.quality),
+        "problem": result.problem,
     }
 
 
-def _rows(standings: list[Standing]) -> Iterator[tuple[object, ...]]:
-    for one in standings:
+def _rows(results: list[CandidateResult]) -> Iterator[tuple[object, ...]]:
+    for one in results:
         quality = one.quality
         answers = (
             (quality.accuracy, quality.change_points, quality.agreement, quality.max_probability_difference,

@@ -1,4 +1,4 @@
-"""One form of a run's network in a process of its own, told by its standard input what to do: `benchmark`'s other end.
+"""The worker of `benchmark`: one form of a run's network in a process of its own, told by its input what to do.
 
 Nothing but the form is loaded, so that the process's memory is what the form takes.
 """
@@ -16,12 +16,11 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import peak_memory_mb
-from classifier_training.export.contestants import open_network, open_torchscript
 from classifier_training.export.session import Runner, onnx_runner
 
 
-def main() -> None:
-    """Open the form that the first argument describes, then obey line after line until there are no more."""
+def run_worker() -> None:
+    """Open the form that the first argument describes, then do what line after line says."""
     # Libraries may print; the answers go where they cannot.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -32,7 +31,7 @@ def main() -> None:
         inputs = np.load(spec["inputs"], mmap_mode="r")
         _say(out, {"ready": True})
         for line in sys.stdin:
-            _say(out, obey(json.loads(line), answer, inputs))
+            _say(out, run_order(json.loads(line), answer, inputs))
     except UserError as error:
         _say(out, {"problem": error.came})
 
@@ -54,16 +53,18 @@ def open_form(spec: dict[str, Any]) -> Runner:
     path, threads = Path(spec["path"]), spec["threads"]
     if spec["form"] in ("onnx", "fp16", "int8"):
         return onnx_runner(path, num_threads=threads)
+    from classifier_training.export.formats.pytorch import open_network, open_torchscript
+
     if spec["form"] == "torchscript":
         return open_torchscript(path, threads=threads)
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.workflows.evaluating.trained import load_trained
+    from classifier_training.workflows.evaluating.run_model import load_trained
 
     network, _ = load_trained(RunDir(path))
     return open_network(network, threads=threads, compiled=spec["form"] == "compiled")
 
 
-def obey(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+def run_order(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
     """Do one thing: time a block of runs, say the peak of the memory, or answer all inputs into a file."""
     if order["do"] == "time":
         batch = np.array(inputs[np.arange(order["batch_size"]) % len(inputs)])
@@ -103,4 +104,4 @@ def own_peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()

@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,22 +21,20 @@ from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
-from classifier_training.export.demo import find_ort, write_demo
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
-from classifier_training.export.hub import check_repository
-from classifier_training.export.hub import push_to_hub as upload
-from classifier_training.export.quantize import Quantization
+from classifier_training.export.job import ExportFormat, Quantization
+from classifier_training.export.sharing import check_repository, find_ort, write_demo
+from classifier_training.export.sharing import push_to_hub as upload
 from classifier_training.registry.runs import find_run
+from classifier_training.workflows.evaluating.run_model import load_trained
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
-from classifier_training.workflows.evaluating.trained import load_trained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
     from classifier_training.core.types import SplitTable
-    from classifier_training.export.bundle import BundleInfo
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.job import ExportedFile, ExportJob
 
 log = logging.getLogger(__name__)
@@ -70,7 +68,7 @@ class ExportResult:
 def export(
     *,
     run: str = "latest",
-    format: Annotated[Mapping[str, Callable[..., Any]], Choice("onnx", many=True)],  # noqa: A002 - the user's word
+    format: Annotated[Mapping[str, ExportFormat], Choice("onnx", many=True)],  # noqa: A002 - the user's word
     quantization: Quantization = "none",
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
     force: bool = False,
@@ -130,7 +128,7 @@ def export(
             tables=tables,
             bake_temperature=bake_temperature,
         )
-        files = [file for write in format.values() for file in write(job)]
+        files = [file for chosen in format.values() for file in chosen.export(job)]
         if quantization != "none":
             fitted = with_files(info, files).calibration
             files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)

@@ -23,7 +23,7 @@ from classifier_training.inference.rows import Summary, to_row
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.registry.runs import find_model
-from classifier_training.workflows.evaluating.opened import open_exported
+from classifier_training.workflows.evaluating.run_model import open_exported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.data.index import Sample
     from classifier_training.evaluation.results import Evaluation
-    from classifier_training.export.calibration import Calibration
+    from classifier_training.export.bundle import Calibration
     from classifier_training.export.write import BundleWriter
     from classifier_training.workflows.evaluating.scores import Attempt
 

@@ -229,7 +229,7 @@ def suit_images(
 
 def _known_size(built: BuiltModel, start: Start, origin: RunDir | None) -> ChosenSize | None:
     """Return the side that a run, or the one whose weights it starts from, was trained at; None where there is none."""
-    from classifier_training.workflows.evaluating.trained import describe_trained
+    from classifier_training.workflows.evaluating.run_model import describe_trained
 
     if start.decisions.image_size is not None:
         return ChosenSize(start.decisions.image_size, "as the run began")
@@ -291,7 +291,7 @@ def inherit(built: BuiltModel, build: ModelBuilder, origin: RunDir, class_names:
     """
     from classifier_training.models.head import class_axes, inherit_weights
     from classifier_training.models.weights import trained_state
-    from classifier_training.workflows.evaluating.trained import describe_trained
+    from classifier_training.workflows.evaluating.run_model import describe_trained
 
     info, weights = describe_trained(origin)
     if info.architecture != built.architecture:

@@ -16,7 +16,7 @@ from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TRAIN
 from classifier_training.registry.runs import find_run
-from classifier_training.workflows.evaluating.trained import describe_trained, load_trained
+from classifier_training.workflows.evaluating.run_model import describe_trained, load_trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

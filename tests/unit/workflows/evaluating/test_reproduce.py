@@ -7,7 +7,7 @@ import pytest
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
 from classifier_training.core.register import describe, entry
-from classifier_training.workflows.evaluating.run_facts import train_command
+from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.training.settings import plain
 
 TRAIN = entry("verb", "train")

@@ -1,4 +1,4 @@
-"""A run's model, ready to answer: its ONNX file, another one such as a quantised, or a checkpoint."""
+"""A run's model: its network built again, or a predictor from its ONNX file, another of its files, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,25 +9,84 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.conf.resume import saved_values
+from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError
+from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
-from classifier_training.export.bundle import withheld_reason
+from classifier_training.export.bundle import BundleInfo, read_info, withheld_reason
 from classifier_training.export.session import OUTPUT_NAME
 from classifier_training.inference.model import LoadedModel
 from classifier_training.inference.predictor import Predictor
 from classifier_training.registry.runs import find_model
-from classifier_training.workflows.evaluating.trained import describe_trained, load_trained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
 
     from classifier_training.export.session import Accelerator
 
 log = logging.getLogger(__name__)
 
 
+def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Module, BundleInfo]:
+    """Build a run's network again, on the CPU, in float32 and evaluation mode, and say what it is.
+
+    The weights are those of the checkpoint, if one is given; else the exported ones, or those of best.ckpt where a run
+    exported nothing.
+
+    Raises:
+        UserError: when the folder lacks its configuration or weights, or they do not belong together.
+    """
+    from classifier_training.export.formats.onnx import evaluation_copy
+    from classifier_training.models.meta import fit_input
+    from classifier_training.models.weights import load_trained_weights, without_weights
+
+    info, weights = describe_trained(run_dir)
+    config = saved_values(run_dir.config)
+    # Trained weights take the place of those that the run started from, which may be out of reach here.
+    built = without_weights(build_node("model", config.get("model"), "model"))(len(info.class_names))
+    fit_input(built, image_size=info.preprocessing.size[0], batch_size=2)
+    load_trained_weights(built.network, checkpoint or weights)
+    return evaluation_copy(built.network), info
+
+
+def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
+    """Say what a run's network is and where its weights are: exported, or in best.ckpt where they were not.
+
+    Raises:
+        UserError: when the folder has neither.
+    """
+    if not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
+        return _checkpoint_info(run_dir), run_dir.best_checkpoint
+    # A run that exported nothing may have been exported since, without its weights.
+    has_weights = run_dir.weights.exists() and withheld_reason(run_dir, run_dir.weights.name) is None
+    use_checkpoint = not has_weights and run_dir.best_checkpoint.exists()
+    return read_info(run_dir), run_dir.best_checkpoint if use_checkpoint else run_dir.weights
+
+
+def _checkpoint_info(run_dir: RunDir) -> BundleInfo:
+    from classifier_training.training.checkpoint_files import read_checkpoint, share_of
+    from classifier_training.training.decisions import read_decisions
+
+    best = read_checkpoint(run_dir.best_checkpoint)
+    started = read_decisions(run_dir.decisions).weights
+    return BundleInfo(
+        class_names=tuple(best["class_names"]),
+        preprocessing=Preprocessing.from_dict(best["preprocessing"]),
+        architecture=best["architecture"],
+        training_info={
+            "best_metric": {"name": best["monitor"], "value": best["score"]},
+            "epoch": best["epoch"],
+            "share": share_of(best),
+            "config": saved_values(run_dir.config),
+            "weights": started.to_dict() if started else None,
+        },
+    )
+
+
 @dataclass(frozen=True)
-class OpenedModel:
+class RunModel:
     """A model and where it lies.
 
     Args:
@@ -52,7 +111,7 @@ class OpenedModel:
         return folder if self.is_main else f"{folder}/{self.path.name}"
 
 
-def open_model(reference: str, *, setting: str = "run") -> OpenedModel:
+def open_model(reference: str, *, setting: str = "run") -> RunModel:
     """Open what a word or path stands for.
 
     Args:
@@ -72,13 +131,13 @@ def open_model(reference: str, *, setting: str = "run") -> OpenedModel:
                 f"{setting}=latest takes the newest run below outputs/",
             )
         run_dir = RunDir(path.absolute().parent.parent)
-        return OpenedModel(CheckpointPredictor(run_dir, path), run_dir.path / "checkpoints" / path.name, run_dir)
+        return RunModel(CheckpointPredictor(run_dir, path), run_dir.path / "checkpoints" / path.name, run_dir)
     found = find_model(reference, setting=setting)
     run_dir = RunDir(found if found.is_dir() else found.parent)
     if found.is_dir() and not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
-        return OpenedModel(CheckpointPredictor(run_dir, run_dir.best_checkpoint), run_dir.best_checkpoint, run_dir)
+        return RunModel(CheckpointPredictor(run_dir, run_dir.best_checkpoint), run_dir.best_checkpoint, run_dir)
     predictor = open_exported(found)
-    return OpenedModel(predictor, predictor.model_path, run_dir)
+    return RunModel(predictor, predictor.model_path, run_dir)
 
 
 def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor:

@@ -1,9 +1,10 @@
-"""Forms of one network timed side by side, each in a process of its own. Needs no torch."""
+"""Measuring the candidates of a benchmark, the forms of one network, each in a process of its own. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,13 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.types import softmax
-from classifier_training.export.latency import BLOCK, NUM_WARM_UPS, REST_SECONDS
+from classifier_training.export.session import BLOCK, NUM_WARM_UPS, REST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +27,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.export.contestants import Form
 
 log = logging.getLogger(__name__)
+
+Form = Literal["eager", "compiled", "torchscript", "onnx", "fp16", "int8"]
+FORMS: tuple[Form, ...] = ("eager", "compiled", "torchscript", "onnx", "fp16", "int8")
+TITLES: dict[str, str] = {
+    "eager": "PyTorch eager",
+    "compiled": "PyTorch compiled",
+    "torchscript": "TorchScript",
+    "onnx": "ONNX float32",
+    "fp16": "ONNX fp16",
+    "int8": "ONNX int8",
+}
+
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler here."""
+    return any(map(shutil.which, COMPILERS))
+
 
 WORKER = "classifier_training.workflows.serving.benchmark_worker"
 """The program at the other end, by its name: it may know more floors than this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class Candidate:
     """One form of the network.
 
     Args:
@@ -96,7 +115,7 @@ class Quality:
 
 
 @dataclass(kw_only=True)
-class Standing:
+class CandidateResult:
     """What was measured of a form.
 
     Args:
@@ -126,96 +145,96 @@ class Standing:
         return next((timing for timing in self.timings if timing.batch_size == batch_size), None)
 
 
-class ContestantError(Exception):
-    """A contestant cannot go on; the text says why."""
+class CandidateError(Exception):
+    """A candidate cannot go on; the text says why."""
 
 
-def hold_contest(
-    contestants: Sequence[Contestant],
+def measure_candidates(
+    candidates: Sequence[Candidate],
     inputs: Path,
     *,
     batch_sizes: Sequence[int],
     threads: int,
     num_runs: int,
     scratch: Path,
-) -> list[Standing]:
-    """Measure every contestant; one that fails is named, and the others go on.
+) -> list[CandidateResult]:
+    """Measure every candidate; one that fails is named, and the others go on.
 
     They are timed in turn, a block of runs each, so that a noisy minute hits all of them. The memory is read after the
     timing and before the answers.
 
     Args:
-        contestants: the forms.
+        candidates: the forms.
         inputs: .npy file, float32 [N, 3, H, W].
         batch_sizes: to time.
         threads: of each.
         num_runs: timed for each batch size.
         scratch: folder for temporary files.
     """
-    standings = [Standing(form=one.form, size_bytes=size_of(one.file), kept=one.kept) for one in contestants]
+    results = [CandidateResult(form=one.form, size_bytes=size_of(one.file), kept=one.kept) for one in candidates]
     with ExitStack() as stack:
-        running: list[tuple[Standing, _Worker]] = []
-        for contestant, standing in zip(contestants, standings, strict=True):
+        running: list[tuple[CandidateResult, _Worker]] = []
+        for candidate, result in zip(candidates, results, strict=True):
             began = time.perf_counter()
-            worker = stack.enter_context(_Worker(contestant, inputs, threads=threads))
+            worker = stack.enter_context(_Worker(candidate, inputs, threads=threads))
             try:
                 worker.receive()
                 worker.ask(do="time", batch_size=batch_sizes[0], num_runs=1, num_warm_ups=0)
-            except ContestantError as error:
-                standing.problem = str(error)
+            except CandidateError as error:
+                result.problem = str(error)
                 continue
-            standing.start_seconds = time.perf_counter() - began
-            running.append((standing, worker))
+            result.start_seconds = time.perf_counter() - began
+            running.append((result, worker))
         for batch_size in batch_sizes:
             _time_in_turn(running, batch_size, num_runs)
-        for standing, worker in running:
-            if standing.problem:
+        for result, worker in running:
+            if result.problem:
                 continue
-            target = scratch / f"{standing.form}.npy"
+            target = scratch / f"{result.form}.npy"
             try:
-                standing.peak_memory_mb = worker.ask(do="memory")["peak_mb"]
+                result.peak_memory_mb = worker.ask(do="memory")["peak_mb"]
                 worker.ask(do="answer", batch_size=max(batch_sizes), output=str(target))
-                standing.logits = np.load(target)
-            except ContestantError as error:
-                standing.problem = str(error)
-    return standings
+                result.logits = np.load(target)
+            except CandidateError as error:
+                result.problem = str(error)
+    return results
 
 
-def _time_in_turn(running: Sequence[tuple[Standing, _Worker]], batch_size: int, num_runs: int) -> None:
-    seconds: dict[str, list[float]] = {standing.form: [] for standing, _ in running}
+def _time_in_turn(running: Sequence[tuple[CandidateResult, _Worker]], batch_size: int, num_runs: int) -> None:
+    seconds: dict[str, list[float]] = {result.form: [] for result, _ in running}
     for start in range(0, num_runs, BLOCK):
-        for standing, worker in running:
-            if standing.problem:
+        for result, worker in running:
+            if result.problem:
                 continue
             # The threads of the one before go on spinning for a while, and would take the cores away.
             time.sleep(REST_SECONDS)
             block = min(BLOCK, num_runs - start)
             try:
                 found = worker.ask(do="time", batch_size=batch_size, num_runs=block, num_warm_ups=NUM_WARM_UPS)
-            except ContestantError as error:
-                standing.problem = f"at batch size {batch_size}: {error}"
+            except CandidateError as error:
+                result.problem = f"at batch size {batch_size}: {error}"
             else:
-                seconds[standing.form] += found["seconds"]
-    for standing, _ in running:
-        if not standing.problem:
-            low, middle, high = np.quantile(np.array(seconds[standing.form]) * 1e3, [0.1, 0.5, 0.9]).tolist()
-            standing.timings.append(
+                seconds[result.form] += found["seconds"]
+    for result, _ in running:
+        if not result.problem:
+            low, middle, high = np.quantile(np.array(seconds[result.form]) * 1e3, [0.1, 0.5, 0.9]).tolist()
+            result.timings.append(
                 Timing(
                     batch_size=batch_size,
                     median_ms=middle,
                     p10_ms=low,
                     p90_ms=high,
-                    num_runs=len(seconds[standing.form]),
+                    num_runs=len(seconds[result.form]),
                     images_per_second=batch_size / middle * 1e3,
                 )
             )
 
 
-def judge_answers(standings: Sequence[Standing], targets: NDArray[np.int64]) -> Form:
+def compare_predictions(results: Sequence[CandidateResult], targets: NDArray[np.int64]) -> Form:
     """Fill in the quality of each, against eager PyTorch, or else the first that answered.
 
     Args:
-        standings: with their logits.
+        results: with their logits.
         targets: true classes [N].
 
     Returns:
@@ -224,21 +243,21 @@ def judge_answers(standings: Sequence[Standing], targets: NDArray[np.int64]) -> 
     Raises:
         CheckFailedError: when none has answered.
     """
-    answered = [standing for standing in standings if standing.logits is not None]
+    answered = [result for result in results if result.logits is not None]
     if not answered:
-        reasons = "; ".join(f"{standing.form}: {standing.problem}" for standing in standings)
+        reasons = "; ".join(f"{result.form}: {result.problem}" for result in results)
         raise CheckFailedError(
             f"no form could be run: {reasons}", "one that runs here", "choose others: formats=[onnx]"
         )
     reference = answered[0]
     assert reference.logits is not None
     expected = reference.logits.argmax(axis=1)
-    for standing in answered:
-        assert standing.logits is not None
-        found = standing.logits.argmax(axis=1)
+    for result in answered:
+        assert result.logits is not None
+        found = result.logits.argmax(axis=1)
         right, was_right = found == targets, expected == targets
-        difference = np.abs(softmax(standing.logits) - softmax(reference.logits))
-        standing.quality = Quality(
+        difference = np.abs(softmax(result.logits) - softmax(reference.logits))
+        result.quality = Quality(
             num_images=len(targets),
             accuracy=float(right.mean()),
             change_points=100 * float(right.mean() - was_right.mean()),
@@ -256,12 +275,12 @@ def size_of(path: Path) -> int:
 
 
 class _Worker:
-    """A contestant's process; it ends with the `with` block."""
+    """A candidate's process; it ends with the `with` block."""
 
-    def __init__(self, contestant: Contestant, inputs: Path, *, threads: int) -> None:
+    def __init__(self, candidate: Candidate, inputs: Path, *, threads: int) -> None:
         spec = {
-            "form": contestant.form,
-            "path": str(contestant.path),
+            "form": candidate.form,
+            "path": str(candidate.path),
             "inputs": str(inputs),
             "threads": threads,
         }
@@ -289,7 +308,7 @@ class _Worker:
         """Give an order, and wait for what comes back.
 
         Raises:
-            ContestantError: when the process has ended, or says that it cannot.
+            CandidateError: when the process has ended, or says that it cannot.
         """
         assert self._process.stdin is not None
         try:
@@ -305,10 +324,10 @@ class _Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise ContestantError(self._last_words())
+            raise CandidateError(self._last_words())
         found: dict[str, Any] = json.loads(line)
         if "problem" in found:
-            raise ContestantError(found["problem"])
+            raise CandidateError(found["problem"])
         return found
 
     def _last_words(self) -> str:
@@ -318,5 +337,5 @@ class _Worker:
             return f"its process was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", errors="replace").strip().splitlines()
-        log.debug("contestant: %s", "\n".join(lines))
+        log.debug("candidate: %s", "\n".join(lines))
         return lines[-1] if lines else f"its process ended with exit code {code}"

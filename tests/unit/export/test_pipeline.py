@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.export.graph import GraphBuilder
-from classifier_training.export.resize import fit
+from classifier_training.export.pipeline import fit
 
 KERNELS = [("pillow", "bilinear"), ("pillow", "bicubic"), ("pillow", "area"), ("opencv", "area")]
 POLICIES = ["squash", "crop", "letterbox"]

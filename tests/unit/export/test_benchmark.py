@@ -7,8 +7,15 @@ import pytest
 from tests.bundles import write_small_bundle
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.export.contest import Contestant, Quality, Standing, Timing, hold_contest, judge_answers
-from classifier_training.export.contestants import Form
+from classifier_training.export.benchmark import (
+    Candidate,
+    CandidateResult,
+    Form,
+    Quality,
+    Timing,
+    compare_predictions,
+    measure_candidates,
+)
 from classifier_training.export.recommend import Setting, write_recommendations
 from classifier_training.export.session import onnx_runner
 
@@ -18,7 +25,7 @@ SETTING = Setting(
 )  # fmt: skip
 
 
-def standing(form: Form, *, ms: float, change: float = 0.0, mb: float = 100, spread: float = 0.1) -> Standing:
+def result(form: Form, *, ms: float, change: float = 0.0, mb: float = 100, spread: float = 0.1) -> CandidateResult:
     timing = Timing(
         batch_size=1, median_ms=ms, p10_ms=ms * (1 - spread), p90_ms=ms * (1 + spread), num_runs=20,
         images_per_second=1e3 / ms,
@@ -27,7 +34,7 @@ def standing(form: Form, *, ms: float, change: float = 0.0, mb: float = 100, spr
         num_images=200, accuracy=0.9 + change / 100, change_points=change, num_won=0, num_lost=2, agreement=0.99,
         max_probability_difference=0.01,
     )  # fmt: skip
-    return Standing(
+    return CandidateResult(
         form=form, size_bytes=int(mb * 2**20), start_seconds=1.0, peak_memory_mb=mb, timings=[timing], quality=quality
     )
 
@@ -38,8 +45,8 @@ def test_forms_run_in_processes_of_their_own_and_one_that_fails_leaves_the_other
     inputs = np.random.default_rng(0).normal(size=(5, 3, 48, 48)).astype(np.float32)
     np.save(tmp_path / "inputs.npy", inputs)
     forms: list[tuple[Form, Path]] = [("onnx", run.onnx), ("int8", tmp_path / "broken.onnx")]
-    good, broken = hold_contest(
-        [Contestant(form=form, path=path, file=path, kept=True) for form, path in forms],
+    good, broken = measure_candidates(
+        [Candidate(form=form, path=path, file=path, kept=True) for form, path in forms],
         tmp_path / "inputs.npy",
         batch_sizes=[1, 3],
         threads=1,
@@ -62,22 +69,22 @@ def test_forms_run_in_processes_of_their_own_and_one_that_fails_leaves_the_other
 
 
 def test_answers_are_held_against_the_first_that_answered() -> None:
-    silent = Standing(form="eager", problem="no room")
-    reference, other = Standing(form="onnx"), Standing(form="int8")
+    silent = CandidateResult(form="eager", problem="no room")
+    reference, other = CandidateResult(form="onnx"), CandidateResult(form="int8")
     reference.logits = np.array([[2, 0], [2, 0], [0, 2], [0, 2]], np.float32)
     other.logits = np.array([[2, 0], [0, 2], [2, 0], [0, 2]], np.float32)
-    assert judge_answers([silent, reference, other], np.array([0, 0, 0, 1])) == "onnx"
+    assert compare_predictions([silent, reference, other], np.array([0, 0, 0, 1])) == "onnx"
     assert other.quality is not None
     assert (other.quality.accuracy, other.quality.change_points) == (0.75, 0.0)
     assert (other.quality.num_won, other.quality.num_lost, other.quality.agreement) == (1, 1, 0.5)
     with pytest.raises(CheckFailedError, match="eager: no room"):
-        judge_answers([silent], np.array([0]))
+        compare_predictions([silent], np.array([0]))
 
 
 def test_recommendations_are_the_figures_and_say_what_was_not_measured() -> None:
     text = write_recommendations(
         SETTING,
-        [standing("eager", ms=10, mb=500), standing("onnx", ms=4), standing("int8", ms=1, change=-5, mb=30)],
+        [result("eager", ms=10, mb=500), result("onnx", ms=4), result("int8", ms=1, change=-5, mb=30)],
         [1],
     )
     assert "Use ONNX float32: the highest throughput of what was measured, 250.0 images a second" in text
@@ -88,9 +95,9 @@ def test_recommendations_are_the_figures_and_say_what_was_not_measured() -> None
     assert "No edge device was measured" in text
     assert "overlap" not in text
     assert "| ONNX int8 | 0.30x | 4.00x | -5.00 |" in text
-    close = write_recommendations(SETTING, [standing("eager", ms=4.1), standing("onnx", ms=4)], [1])
+    close = write_recommendations(SETTING, [result("eager", ms=4.1), result("onnx", ms=4)], [1])
     assert "their spreads overlap" in close
     lost = write_recommendations(
-        SETTING, [standing("onnx", ms=4), Standing(form="compiled", problem="no compiler")], [1]
+        SETTING, [result("onnx", ms=4), CandidateResult(form="compiled", problem="no compiler")], [1]
     )
     assert "PyTorch compiled: no compiler" in lost

@@ -1,0 +1,59 @@
+"""What a package needs that adds a model, a callback, a data format, an export format or a metric.
+
+    from classifier_training.plugins import BuiltModel, InputSpec, register
+
+A package is found by an entry point in the group `classifier_training.plugins`, which names a module whose import
+registers its components, or a function that does so. CONTRIBUTING.md has an example of each. Names that are not listed
+here may change in any version.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
+    from classifier_training.core.errors import CheckFailedError, UserError
+    from classifier_training.core.register import register
+    from classifier_training.core.run_dir import RunDir, atomic_path, write_csv, write_json, write_text
+    from classifier_training.core.settings import PathText, Pretrained
+    from classifier_training.core.types import BuiltModel, InputSpec, SplitResult, SplitTable, Weights
+    from classifier_training.data.formats.source import DataSource, FolderSource
+    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.walk import Walker
+    from classifier_training.export.formats.pytorch import torch_runner
+    from classifier_training.export.job import ExportedFile, ExportFormat, ExportJob
+    from classifier_training.export.session import Runner
+    from classifier_training.models.shallow import ShallowModel
+
+_PLACES = {
+    "callbacks.observer": ("EpochEnd", "FitEnd", "Observer", "RunContext"),
+    "core.errors": ("CheckFailedError", "UserError"),
+    "core.register": ("register",),
+    "core.run_dir": ("RunDir", "atomic_path", "write_csv", "write_json", "write_text"),
+    "core.settings": ("PathText", "Pretrained"),
+    "core.types": ("BuiltModel", "InputSpec", "SplitResult", "SplitTable", "Weights"),
+    "data.formats.source": ("DataSource", "FolderSource"),
+    "data.index": ("Sample", "SampleIndex"),
+    "data.walk": ("Walker",),
+    "export.formats.pytorch": ("torch_runner",),
+    "export.job": ("ExportFormat", "ExportJob", "ExportedFile"),
+    "export.session": ("Runner",),
+    "models.shallow.builders": ("ShallowModel",),
+}
+
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "BuiltModel", "CheckFailedError", "DataSource", "EpochEnd", "ExportFormat", "ExportJob", "ExportedFile", "FitEnd",
+    "FolderSource", "InputSpec", "Observer", "PathText", "Pretrained", "RunContext", "RunDir", "Runner", "Sample",
+    "SampleIndex", "ShallowModel", "SplitResult", "SplitTable", "UserError", "Walker", "Weights", "atomic_path",
+    "register", "torch_runner", "write_csv", "write_json", "write_text",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: a model shall not pay for what a data format needs."""
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"classifier_training.{_MODULES[name]}"), name)

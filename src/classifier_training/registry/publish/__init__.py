@@ -1,1 +1,0 @@
-"""Registries elsewhere that a promotion can be told to."""
