@@ -23,7 +23,7 @@ from typing import IO, Any
 IMPORTS = (
     "classifier_training.cli", "classifier_training.callbacks.assemble", "classifier_training.workflows.training.fit",
     "classifier_training.training.module", "classifier_training.data.datamodule", "timm", "torchvision",
-    "classifier_training.training.interrupts", "torch", "pytorch_lightning", "onnxruntime",
+    "classifier_training.training.run_callbacks", "torch", "pytorch_lightning", "onnxruntime",
     # What the first export of a process imports.
     "torch.onnx._internal.exporter._core", "onnxscript.function_libs.torch_lib.ops", "torch._functorch.partitioners",
     # A painter that is started anew would import it for as long as it draws.

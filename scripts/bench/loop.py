@@ -31,13 +31,12 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import Batch
 from classifier_training.models.torchvision_models import IMAGENET, ResNet18
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO
-from classifier_training.training.checkpoints import RunCheckpoints
+from classifier_training.training.checkpoints import ExponentialMovingAverage, RunCheckpoints
 from classifier_training.training.device import Device, choose_device
-from classifier_training.training.ema import ExponentialMovingAverage
 from classifier_training.training.losses import cross_entropy
 from classifier_training.training.module import ClassifierModule
 from classifier_training.training.optim import SchedulePlan, adamw, cosine, warmup_cosine
-from classifier_training.training.recorder import EpochRecorder
+from classifier_training.training.run_callbacks import EpochRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

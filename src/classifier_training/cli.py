@@ -23,11 +23,8 @@ import classifier_training.workflows.many_runs.compare
 import classifier_training.workflows.many_runs.distill
 import classifier_training.workflows.many_runs.tune
 import classifier_training.workflows.models
-import classifier_training.workflows.registering.cleanup
-import classifier_training.workflows.registering.export
-import classifier_training.workflows.registering.promote
 import classifier_training.workflows.registering.registry
-import classifier_training.workflows.registering.report
+import classifier_training.workflows.registering.sub_verbs
 import classifier_training.workflows.serving.benchmark
 import classifier_training.workflows.serving.export
 import classifier_training.workflows.serving.predict

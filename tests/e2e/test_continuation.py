@@ -17,7 +17,7 @@ from tests.e2e.test_resume import exact, timeless
 
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.evaluation import drawing
-from classifier_training.training import batch_size, lr_range
+from classifier_training.training import batch_size, trial
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
 from classifier_training.workflows.training import resolve
@@ -174,7 +174,7 @@ def test_what_a_run_found_out_is_kept_and_used_again(
     caplog.set_level("INFO")
     words = [f"data.root={split_folder}", *SETTINGS, "data.batch_size=auto", "optimizer.lr=auto"]
     words += ["trainer.max_epochs=3", "model.dropout=0.3"]
-    monkeypatch.setattr(lr_range, "NUM_STEPS", 20)
+    monkeypatch.setattr(trial, "NUM_STEPS", 20)
     monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 20 * 2**20)
     whole = train_here([*words, "output=whole"])
     monkeypatch.setattr(drawing.Drawer, "submit", lambda *_: None)
@@ -197,7 +197,7 @@ def test_what_a_run_found_out_is_kept_and_used_again(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("found out again")
 
-    monkeypatch.setattr(lr_range, "sweep", fail)
+    monkeypatch.setattr(trial, "sweep", fail)
     monkeypatch.setattr(batch_size, "find_batch_size", fail)
     train_here([f"resume={cut}"])
     assert saved(cut) == saved(whole)

@@ -16,8 +16,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import console
 from classifier_training.core.types import VAL
 from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
-from classifier_training.training.interrupts import Interrupts
-from classifier_training.training.recorder import EpochRecorder
+from classifier_training.training.run_callbacks import EpochRecorder, Interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

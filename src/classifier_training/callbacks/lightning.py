@@ -87,7 +87,7 @@ def ema(run: RunContext, *, decay: Annotated[float, Field(gt=0, lt=1)] = 0.999) 
     Args:
         decay: share of the average that a step keeps, once warm: 0.999 remembers about a thousand steps.
     """
-    from classifier_training.training.ema import ExponentialMovingAverage
+    from classifier_training.training.checkpoints import ExponentialMovingAverage
 
     return ExponentialMovingAverage(decay)
 

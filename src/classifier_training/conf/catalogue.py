@@ -24,7 +24,6 @@ import classifier_training.models.shallow
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models
 import classifier_training.registry.publishing
-import classifier_training.training.distillation
 import classifier_training.training.imbalance
 import classifier_training.training.loggers
 import classifier_training.training.losses

@@ -1,4 +1,4 @@
-"""When a run is saved: last.ckpt and step.ckpt to resume from, best.ckpt to keep."""
+"""When a run is saved and with which weights: last.ckpt and step.ckpt to resume, best.ckpt to keep, averaged ones."""
 
 from __future__ import annotations
 
@@ -8,23 +8,69 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.types import PROBE_EPOCH
 from classifier_training.training.checkpoint_files import ENDS_TRAINING, AtomicCheckpointIO, read_checkpoint
-from classifier_training.training.ema import validated_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pytorch_lightning as pl
+    from torch import Tensor
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.training.module import ClassifierModule
 
 log = logging.getLogger(__name__)
+
+
+def warmed_decay(decay: float, num_updates: int) -> float:
+    """Decay of an update, growing from 0.18 to `decay`, so that a short run is not held at its start.
+
+    As in TensorFlow's ExponentialMovingAverage: min(decay, (1 + n) / (10 + n)).
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
+class ExponentialMovingAverage(WeightAveraging):
+    """Lightning's weight averaging with a decay that warms up.
+
+    It averages from the first step on, on the device of the weights, batch-norm statistics included; the average is
+    swapped in for validation and left in place when training ends, and checkpoints hold it as their `state_dict`.
+
+    Args:
+        decay: share of the average that a step keeps, once warm.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self._update)
+        self.decay = decay
+
+    @torch.no_grad()
+    def _update(self, averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            weight = 1 - warmed_decay(self.decay, int(num_averaged))
+            torch._foreach_lerp_(list(averaged), list(current), weight)
+        else:
+            for average, value in zip(averaged, current, strict=True):
+                average.copy_(value)
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The averaged weights under the names of the module's own."""
+        assert self._average_model is not None
+        return self._average_model.module.state_dict()
+
+
+def validated_state(trainer: pl.Trainer) -> dict[str, Tensor]:
+    """Weights that the last validation scored: the average where there is one, else the module's own."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage):
+            return callback.averaged_state()
+    return trainer.lightning_module.state_dict()
+
 
 LONG_VALIDATION_SECONDS = 3.0
 """A validation that takes longer is not waited for when a signal comes; the state of before its last step is kept."""

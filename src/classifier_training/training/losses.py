@@ -1,15 +1,13 @@
-"""Losses, as pure functions of logits, targets and class weights.
-
-Targets are class numbers, or the share of each class in a mixed image. A loss of shares is the mean over classes by
-their share times the class's weight, so that a share of 1 gives what the class number gives.
-"""
+"""Losses: of the labels, and of the outputs of other networks; pure functions and their settings."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 
 if TYPE_CHECKING:
@@ -74,3 +72,78 @@ def focal(
         targets = functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
     weights = targets if class_weights is None else targets * class_weights
     return (weights * -((1 - log_likelihoods.exp()) ** gamma) * log_likelihoods).sum() / weights.sum()
+
+
+@register(group="distillation", name="soft_labels")
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Learn from the outputs of finished runs besides the labels (Hinton et al. 2015, arXiv:1503.02531).
+
+    The loss is (1 - alpha) * (loss of the labels) + alpha * temperature^2 * KL(teacher || student) + hint_weight *
+    (mean squared error of the features), the divergence being that of the probabilities at the temperature.
+
+    Args:
+        teacher: run folder, latest or best; of several in a list, the mean probabilities are learnt from.
+        temperature: what the logits of both are divided by: the higher, the more the unlikely classes tell.
+        alpha: share of the teacher's outputs in the loss, against the labels.
+        hint_weight: weight of the hints: the features before the student's last layer, projected by a matrix that
+            learns along, shall come near the teacher's (Romero et al. 2015, arXiv:1412.6550).
+        keep_answers: run the teacher once and keep its outputs on disk, where augmentation leaves the images as they
+            are; otherwise it is asked at every step.
+    """
+
+    teacher: str | list[str]
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
+    hint_weight: Annotated[float, Field(ge=0)] = 0.0
+    keep_answers: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise UserError("distillation.teacher=[]: no teacher", "a finished run", "distillation.teacher=RUN")
+        if self.alpha == 0 and self.hint_weight == 0:
+            raise UserError(
+                "distillation.alpha=0 without hints: the teacher has no effect",
+                "a share above 0, or a weight of the hints",
+                "distillation.alpha=0.7, or leave distillation= out",
+            )
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers, as they were named."""
+        return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher)
+
+
+def soft_labels(logits: Tensor, temperature: float) -> Tensor:
+    """Return the mean over the teachers of their probabilities at a temperature.
+
+    Args:
+        logits: of M teachers, float32 [B, M, K].
+        temperature: above 0.
+
+    Returns:
+        float32 [B, K], rows of sum 1.
+    """
+    return (logits / temperature).softmax(dim=2).mean(dim=1)
+
+
+def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """Return temperature^2 * KL(labels || student), the weighted mean over the batch.
+
+    The gradients of the divergence shrink with the square of the temperature, which the factor undoes, so that alpha
+    means the same at any (Hinton et al. 2015, section 2).
+
+    Args:
+        logits: of the student, float32 [B, K].
+        labels: of the teachers at the same temperature, float32 [B, K].
+        temperature: above 0.
+        weights: of the images, float32 [B]; None for all alike.
+
+    Returns:
+        A scalar, 0 or more.
+    """
+    from torch.nn import functional
+
+    answered = functional.log_softmax(logits / temperature, dim=1)
+    divergences = functional.kl_div(answered, labels, reduction="none").sum(dim=1) * temperature**2
+    return divergences.mean() if weights is None else (weights * divergences).sum() / weights.sum()

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.training.batch_transforms import TrainingView
     from classifier_training.training.distillation_loss import DistillationLoss
     from classifier_training.training.optim import SchedulePlan
-    from classifier_training.training.view import TrainingView
 
 
 class ClassifierModule(pl.LightningModule):

@@ -12,8 +12,7 @@ from tests.runs import make_run
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import hold, is_held, work_in
 from classifier_training.core.run_dir import RunDir
-from classifier_training.workflows.registering.cleanup import cleanup
-from classifier_training.workflows.registering.promote import promote_run
+from classifier_training.workflows.registering.sub_verbs import cleanup, promote_run
 
 
 def age(folder: Path, *, days: float) -> None:

@@ -10,7 +10,7 @@ from tests.runs import make_run
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.registry.runs import find_model, find_run
 from classifier_training.registry.scan import CACHE_NAME
-from classifier_training.workflows.registering.promote import promote_run
+from classifier_training.workflows.registering.sub_verbs import promote_run
 
 
 @pytest.fixture

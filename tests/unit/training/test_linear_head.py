@@ -11,8 +11,14 @@ from torch import nn
 from classifier_training.core.errors import UserError
 from classifier_training.training import linear_head as fitting
 from classifier_training.training.device import Device
-from classifier_training.training.features import Features, ends_linear, extract_features, linear_head
-from classifier_training.training.linear_head import fit_linear_head, head_logits
+from classifier_training.training.linear_head import (
+    Features,
+    ends_linear,
+    extract_features,
+    fit_linear_head,
+    head_logits,
+    linear_head,
+)
 
 CPU = Device("cpu", "32-true", channels_last=False, words="")
 

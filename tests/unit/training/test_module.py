@@ -14,10 +14,10 @@ from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch
 from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.training.batch_transforms import TrainingView
 from classifier_training.training.losses import cross_entropy
 from classifier_training.training.module import ClassifierModule
 from classifier_training.training.optim import SchedulePlan, adamw, constant
-from classifier_training.training.view import TrainingView
 
 PREPROCESSING = Preprocessing(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 

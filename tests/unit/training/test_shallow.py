@@ -11,8 +11,7 @@ import torch
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.types import Batch
 from classifier_training.models.shallow_classifiers import LinearVectors
-from classifier_training.training.descriptors import Described, describe_split, open_cache
-from classifier_training.training.shallow import fit_classifier, fit_sharpness
+from classifier_training.training.shallow import Described, describe_split, fit_classifier, fit_sharpness, open_cache
 
 
 def batches(number: int = 40, *, seed: int = 0) -> list[Batch]:

@@ -49,9 +49,9 @@ def make_module(job: TrainingJob, course: Course | None = None) -> ClassifierMod
         job: with numbers in place of auto.
         course: how far the schedule is, where a budget plans it.
     """
+    from classifier_training.training.batch_transforms import TrainingView
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.optim import SchedulePlan, constant
-    from classifier_training.training.view import TrainingView
 
     run, settings, phase = job.run, job.settings, job.decisions.phase
     if course is None:
@@ -190,7 +190,7 @@ def _trainer_maker(
     import pytorch_lightning as pl
 
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO
-    from classifier_training.training.freezing import StageFreezing
+    from classifier_training.training.run_callbacks import StageFreezing
 
     # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")

@@ -38,9 +38,8 @@ def fit_shallow(job: TrainingJob) -> Trained:
     Raises:
         UserError: when nothing would keep what was fitted.
     """
-    from classifier_training.training.descriptors import describe_split, open_cache
     from classifier_training.training.loggers import closed_after_errors
-    from classifier_training.training.shallow import fit_classifier, score
+    from classifier_training.training.shallow import describe_split, fit_classifier, open_cache, score
 
     run, datamodule, settings = job.run, job.datamodule, job.settings
     model = cast("ShallowModel", settings.model)

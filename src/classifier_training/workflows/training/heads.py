@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from classifier_training.callbacks.observer import RunContext
-    from classifier_training.training.features import Features
-    from classifier_training.training.linear_head import LinearHead
+    from classifier_training.training.linear_head import Features, LinearHead
     from classifier_training.training.module import ClassifierModule
     from classifier_training.workflows.training.job import TrainingJob
 
@@ -189,8 +188,7 @@ def _fit(
     """
     import torch
 
-    from classifier_training.training.features import extract_features, linear_head
-    from classifier_training.training.linear_head import fit_linear_head, head_logits
+    from classifier_training.training.linear_head import extract_features, fit_linear_head, head_logits, linear_head
 
     val = extract_features(module, job.datamodule.evaluation_loader(VAL), job.device, setting=setting)
     loader = job.datamodule.evaluation_loader(TRAIN, limit=limit(len(val.targets)))
@@ -217,8 +215,7 @@ def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
 
 def validation_result(job: TrainingJob, module: ClassifierModule, *, limit: int | None = None) -> SplitResult:
     """Predict the validation images, or so many of them, with a network that ends in one linear layer."""
-    from classifier_training.training.features import extract_features, linear_head
-    from classifier_training.training.linear_head import head_logits
+    from classifier_training.training.linear_head import extract_features, head_logits, linear_head
 
     loader = job.datamodule.evaluation_loader(VAL, limit=limit)
     val = extract_features(module, loader, job.device, setting="transfer=lp_ft")

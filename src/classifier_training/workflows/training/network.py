@@ -139,8 +139,8 @@ def build_network(
     from classifier_training.models.stages import checkpointed_modules
     from classifier_training.models.weights import without_weights
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, suited_batch_size
-    from classifier_training.training.features import ends_linear, linear_head
-    from classifier_training.training.progressive import check_progressive
+    from classifier_training.training.batch_transforms import check_progressive
+    from classifier_training.training.linear_head import ends_linear, linear_head
 
     model, data, transforms = settings.model, settings.data, settings.transforms
     transfer, trainer = settings.transfer, settings.trainer
@@ -211,7 +211,7 @@ def suit_images(
     """
     from classifier_training.models.meta import can_train
     from classifier_training.models.shallow_classifiers import ShallowNetwork
-    from classifier_training.training.progressive import epoch_size
+    from classifier_training.training.batch_transforms import epoch_size
 
     num_images = 1 if data.batch_size == 1 else 2
     start_scale = transforms.start_scale

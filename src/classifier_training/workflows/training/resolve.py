@@ -140,8 +140,7 @@ def _resolve_batch_size(job: TrainingJob) -> TrainingJob:
 
 
 def _find_lr(job: TrainingJob) -> float:
-    from classifier_training.training.lr_range import NUM_STEPS, suggest, sweep
-    from classifier_training.training.trial import trial_of
+    from classifier_training.training.trial import NUM_STEPS, suggest, sweep, trial_of
 
     log.info("optimizer.lr=auto: %d steps on a copy of the weights, with a rising learning rate", NUM_STEPS)
     module = _trial_module(job, lr=1.0)

@@ -15,8 +15,8 @@ from classifier_training.core.secrets import mask
 from classifier_training.core.settings import Duration, Fit, Resume, Trait
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
-from classifier_training.training.distillation import Distillation
 from classifier_training.training.imbalance import Switch
+from classifier_training.training.losses import Distillation
 from classifier_training.training.settings import (
     LoggerBuilder,
     LossBuilder,

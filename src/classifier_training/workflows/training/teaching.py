@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
     from classifier_training.callbacks.observer import RunContext
     from classifier_training.export.bundle import BundleInfo
-    from classifier_training.training.distillation import Distillation
-    from classifier_training.training.distillation_loss import DistillationLoss
+    from classifier_training.training.distillation_loss import DistillationLoss, Teacher
+    from classifier_training.training.losses import Distillation
     from classifier_training.training.settings import TrainerSettings
-    from classifier_training.training.teachers import Teacher
     from classifier_training.workflows.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -71,9 +70,14 @@ def make_distillation_loss(settings: Distillation, job: TrainingJob) -> Distilla
     Raises:
         UserError: when a teacher is missing or knows other classes, or hints cannot be given.
     """
-    from classifier_training.training.distillation_loss import DistillationLoss, FeatureHints
-    from classifier_training.training.features import count_features
-    from classifier_training.training.teachers import Teacher, Teachers, keep_answers
+    from classifier_training.training.distillation_loss import (
+        DistillationLoss,
+        FeatureHints,
+        Teacher,
+        Teachers,
+        keep_answers,
+    )
+    from classifier_training.training.linear_head import count_features
 
     run, datamodule = job.run, job.datamodule
     gives_hints = settings.hint_weight > 0

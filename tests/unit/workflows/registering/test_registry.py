@@ -14,10 +14,8 @@ from classifier_training.core.processes import work_in
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
 from classifier_training.workflows.completion import candidates
-from classifier_training.workflows.registering.export import export_all
-from classifier_training.workflows.registering.promote import promote_run
 from classifier_training.workflows.registering.registry import list_runs, show
-from classifier_training.workflows.registering.report import report
+from classifier_training.workflows.registering.sub_verbs import export_all, promote_run, report
 from classifier_training.workflows.serving.export import ExportResult
 
 
@@ -122,7 +120,7 @@ def test_a_format_whose_converter_crashes_is_named_and_the_others_are_written(
         lines = (f"{name}.x: fine",) if quantization == "none" else ("onnx.x: fine", f"model_{quantization}.x: fine")
         return ExportResult(outputs, lines, demo=False)
 
-    monkeypatch.setattr("classifier_training.workflows.registering.export.export", export)
+    monkeypatch.setattr("classifier_training.workflows.registering.sub_verbs.export", export)
     found = export_all(run=str(outputs / "2026-01-02/10-00-00"))
     assert found.failed == {"fp16": "RuntimeError: Nodes in a graph must be topologically sorted"}
     assert found.exit_code == 3

@@ -10,9 +10,8 @@ from tests.unit.training.test_module import batches, make
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Entry, entries
-from classifier_training.training.lr_range import HIGHEST_LR, LOWEST_LR, LrRange, longest_fall, suggest, sweep
 from classifier_training.training.optim import adamw
-from classifier_training.training.trial import trial_of
+from classifier_training.training.trial import HIGHEST_LR, LOWEST_LR, LrRange, longest_fall, suggest, sweep, trial_of
 
 RATES = np.geomspace(LOWEST_LR, HIGHEST_LR, 100)
 

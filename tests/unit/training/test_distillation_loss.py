@@ -15,11 +15,18 @@ from tests.unit.training.test_module import PREPROCESSING, batches, make
 from torch import nn
 
 from classifier_training.core.errors import UserError
-from classifier_training.training.distillation import Distillation, soft_label_loss, soft_labels
-from classifier_training.training.distillation_loss import DistillationLoss, FeatureHints
-from classifier_training.training.features import count_features
+from classifier_training.training.distillation_loss import (
+    Answers,
+    DistillationLoss,
+    FeatureHints,
+    KeptAnswers,
+    Teacher,
+    Teachers,
+    keep_answers,
+)
+from classifier_training.training.linear_head import count_features
+from classifier_training.training.losses import Distillation, soft_label_loss, soft_labels
 from classifier_training.training.optim import adamw
-from classifier_training.training.teachers import Answers, KeptAnswers, Teacher, Teachers, keep_answers
 
 
 def test_the_loss_is_the_papers() -> None:

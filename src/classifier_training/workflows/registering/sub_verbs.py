@@ -1,0 +1,301 @@
+"""registry promote, export, cleanup and report."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from classifier_training.core.display import align
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.register import Choice, Word, entries, register
+from classifier_training.core.run_dir import RunDir, make_folder, write_json, write_text
+from classifier_training.core.runtime import command, setting
+from classifier_training.export.job import Quantization
+from classifier_training.registry.cleanup import Removal, clean_up
+from classifier_training.registry.leaders import find_leaders, leaders_markdown
+from classifier_training.registry.promotion import Check, promote
+from classifier_training.registry.record import RunRecord
+from classifier_training.registry.references import BEST, LATEST, VERSION
+from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
+from classifier_training.registry.scan import Registry
+from classifier_training.workflows.serving.export import export
+
+log = logging.getLogger(__name__)
+
+ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class PromoteResult:
+    """A promotion.
+
+    Args:
+        record: the run that holds the alias now.
+        alias: which.
+        former: the run that held it.
+        checks: of the gate.
+        published: what a registry elsewhere was told.
+    """
+
+    record: RunRecord
+    alias: str
+    former: RunRecord | None
+    checks: tuple[Check, ...]
+    published: str
+
+    def __str__(self) -> str:
+        others = self.former is not None and self.former.folder != self.record.folder
+        instead = f", instead of {self.former.version_name}" if self.former is not None and others else ""
+        checks = [f"  {'passed' if check.passed else 'FAILED'}  {check.words}" for check in self.checks]
+        word = self.alias if not self.record.scope else f"{self.record.scope}:{self.alias}"
+        lines = [f"{self.record.version_name} is {word} now{instead}", *checks]
+        lines += [self.published] if self.published else []
+        return "\n".join([*lines, f"\nnext:\n  {command('predict')} {setting('run', word)} source=…"])
+
+
+@register(group="registry", name="promote")
+def promote_run(
+    *,
+    run: Annotated[str, Word()],
+    alias: str,
+    output: str = DEFAULT_OUTPUT,
+    metric: str = "balanced_accuracy",
+    at_least: float | None = None,
+    force: bool = False,
+    publish: Annotated[Callable[..., Any] | None, Choice(None)] = None,
+) -> PromoteResult:
+    """Give a run an alias such as production, which run=production then stands for in every verb.
+
+    The gate: a finished run; every exported file shown to answer as PyTorch does; the classes of the present holder;
+    and a metric at least as good as the holder's, or as the bound that is given.
+
+    Args:
+        run: run folder, latest, best, NAME, NAME:v2 or an alias.
+        alias: a word, such as production or staging.
+        output: folder of all runs.
+        metric: figure that is compared, of the split that the run was scored on.
+        at_least: what the metric must reach instead of the holder's; for a loss, what it must not pass.
+        force: promote even if a check fails; the record says so.
+        publish: a registry elsewhere that is told too, mlflow or wandb.
+    """
+    if not ALIAS.fullmatch(alias) or alias in (LATEST, BEST) or VERSION.fullmatch(alias):
+        raise UserError(
+            f"alias={alias}: cannot be an alias",
+            f"letters, digits, - and _, beginning with a letter; {LATEST}, {BEST} and v1, v2, … have a meaning",
+            "alias=production",
+        )
+    root = Path(output).expanduser()
+    folder = find_run(run, output=output).path.resolve()
+    if not root.is_dir() or not folder.is_relative_to(root.resolve()):
+        raise UserError(
+            f"run={run}: {folder} is not below {root.absolute()}",
+            "a run of the registry's folder: aliases are looked for there",
+            "output=FOLDER that the run is in",
+        )
+    registry = Registry.open(root)
+    relative = folder.relative_to(root.resolve()).as_posix()
+    if relative not in registry.runs:
+        raise UserError(f"{folder}: no run folder", "a folder with config.yaml and model_info.json", "run=latest")
+    try:
+        record, former, checks = promote(registry, relative, alias, metric=metric, bound=at_least, force=force)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror})",
+            "a run folder that can be written to: the promotion is recorded there",
+            "mend the permissions, or work on a copy: output=…",
+        ) from error
+    published = "" if publish is None else str(publish(RunDir(folder), record, alias))
+    return PromoteResult(record, alias, former, tuple(checks), published)
+
+
+SCHEMES: tuple[Quantization, ...] = ("fp16", "int8")
+
+
+@dataclass(frozen=True)
+class ExportAllResult:
+    """What was written.
+
+    Args:
+        folder: where to.
+        lines: a sentence on each file.
+        failed: why a format was not written, by its name.
+    """
+
+    folder: Path
+    lines: tuple[str, ...]
+    failed: dict[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when a format could not be written."""
+        return 3 if self.failed else 0
+
+    def __str__(self) -> str:
+        failed = [f"not written: {name}: {reason}" for name, reason in self.failed.items()]
+        return "\n".join([*self.lines, *failed, f"written to {self.folder}"])
+
+
+@register(group="registry", name="export")
+def export_all(
+    *,
+    run: Annotated[str, Word()] = "latest",
+    output: str = DEFAULT_OUTPUT,
+    folder: str | None = None,
+    images: str | None = None,
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
+) -> ExportAllResult:
+    """Export a run in every format, and quantised, each compared with PyTorch; what fails is named, the rest goes on.
+
+    Args:
+        run: run folder, latest, best, NAME, NAME:v2 or an alias.
+        output: folder of all runs.
+        folder: folder for the files; the run's own when left out.
+        images: folder of the run's images, if they have moved since.
+        max_drop: most points of top-1 accuracy on validation that quantisation may cost.
+    """
+    run_dir = find_run(run, output=output)
+    lines: list[str] = []
+    failed: dict[str, str] = {}
+    formats = {item.name: item.target() for item in entries("format")}
+
+    def write(name: str, written: str, scheme: Quantization) -> None:
+        try:
+            result = export(
+                run=str(run_dir.path),
+                format={written: formats[written]},
+                quantization=scheme,
+                max_drop=1.0 if scheme == "none" else max_drop,
+                images=images,
+                output=folder,
+            )
+        except UserError as error:
+            failed[name] = error.came
+        except Exception as error:  # converters fail with whatever exception lies next
+            failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.debug("%s failed", name, exc_info=True)
+        else:
+            lines.extend(line for line in result.lines if scheme == "none" or scheme in line.partition(":")[0])
+            return
+        log.warning("%s: %s", name, failed[name])
+
+    # ONNX before its quantised copies, which are made of it.
+    for name in sorted(formats, key=lambda name: name != "onnx"):
+        write(name, name, "none")
+    for scheme in SCHEMES if "onnx" not in failed else ():
+        write(scheme, "onnx", scheme)
+    if not lines:
+        raise UserError(
+            f"{run_dir.path}: no format could be written; the first reason: {next(iter(failed.values()))}",
+            "a finished run and its images",
+            "images=FOLDER if they have moved since",
+        )
+    return ExportAllResult(Path(folder).expanduser() if folder else run_dir.path, tuple(lines), failed)
+
+
+@dataclass(frozen=True)
+class CleanupResult:
+    """What went, or would go.
+
+    Args:
+        removals: runs and logs.
+        spared: what was left alone, and why.
+        freed_bytes: that this freed; None for a dry run.
+    """
+
+    removals: tuple[Removal, ...]
+    spared: tuple[str, ...]
+    freed_bytes: int | None
+
+    def __str__(self) -> str:
+        total = sum(removal.size_bytes for removal in self.removals)
+        rows = [(f"{one.size_bytes / 2**20:.1f}", one.reason, str(one.path)) for one in self.removals]
+        lines = align(("MiB", "why", "what"), rows, right=frozenset({"MiB"})) if rows else ["nothing to clean up"]
+        lines += [f"left alone: {words}" for words in self.spared]
+        if self.freed_bytes is not None:
+            lines.append(f"freed {self.freed_bytes / 2**20:.1f} MiB")
+        elif rows:
+            lines.append(f"{len(rows)} would go and free {total / 2**20:.1f} MiB; nothing was removed: add apply=true")
+        return "\n".join(lines)
+
+
+@register(group="registry", name="cleanup")
+def cleanup(
+    *,
+    output: str = DEFAULT_OUTPUT,
+    failed: bool = False,
+    keep: Annotated[int, Field(ge=1)] | None = None,
+    log_days: Annotated[float, Field(ge=0)] | None = None,
+    apply: bool = False,
+) -> CleanupResult:
+    """Remove failed runs, old versions and old logs; never a promoted run, nor one that a process works in.
+
+    It is a dry run that says what would go, unless apply=true. Links are removed, what they lead to is not.
+
+    Args:
+        output: folder of all runs.
+        failed: remove runs that did not finish, and damaged ones; those that wrote in the last hour stay.
+        keep: remove the finished runs of each name and model but for so many of the newest.
+        log_days: remove train.log, tensorboard/ and wandb/ of finished runs when they are older than so many days.
+        apply: remove them; else only say what would go.
+    """
+    if not failed and keep is None and log_days is None:
+        raise UserError(
+            "registry cleanup without a word on what may go",
+            "one or more of failed=true, keep=3, log_days=7",
+            "classifier-training registry cleanup failed=true   (a dry run, until apply=true is added)",
+        )
+    registry = Registry.open(Path(output).expanduser())
+    removals, spared, freed = clean_up(registry, failed=failed, keep=keep, log_days=log_days, apply=apply)
+    return CleanupResult(tuple(removals), tuple(spared), freed if apply else None)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A report.
+
+    Args:
+        text: the page.
+        files: JSON and Markdown.
+    """
+
+    text: str
+    files: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return f"{self.text}\nwritten to {' and '.join(map(str, self.files))}"
+
+
+@register(group="registry", name="report")
+def report(
+    *, output: str = DEFAULT_OUTPUT, metric: str = "balanced_accuracy", folder: str | None = None
+) -> ReportResult:
+    """Write the best model of each data set, and of each kind of model on it: model_selection.json and .md.
+
+    Args:
+        output: folder of all runs.
+        metric: figure that decides, of the split that the runs were scored on.
+        folder: folder for the report; that of all runs when left out.
+    """
+    root = Path(output).expanduser()
+    registry = Registry.open(root)
+    found = find_leaders(registry, metric)
+    if not found["tasks"]:
+        known = sorted({name for record in registry.runs.values() for name in record.metrics})
+        raise UserError(
+            f"metric={metric}: no finished run below {root} has exported a model and has this metric",
+            f"one of {enumerate_words(known)}" if known else "a finished run",
+            f"metric={known[0]}" if known else "classifier-training train",
+        )
+    target = Path(folder).expanduser() if folder else root
+    make_folder(target)
+    files = target / "model_selection.json", target / "model_selection.md"
+    text = leaders_markdown(found)
+    write_json(files[0], found)
+    write_text(files[1], text)
+    return ReportResult(text, files)
