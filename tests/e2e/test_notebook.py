@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).parents[2]
+EXAMPLE = Path(__file__).parents[2] / "examples/first_run.ipynb"
 
 
 class Watched(NotebookClient):
@@ -54,3 +55,31 @@ def test_a_notebook_shows_a_bar_that_moves_and_plain_lines(tmp_path: Path) -> No
     bar, lines = notebook.cells[0].outputs
     assert bar.data["text/html"] == ""
     assert (lines.name, lines.text) == ("stdout", "one line\nand another\n")
+
+
+def test_the_example_is_kept_without_outputs() -> None:
+    notebook = nbformat.read(EXAMPLE, as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_shows_progress_metrics_and_errors(tmp_path: Path) -> None:
+    notebook = nbformat.read(EXAMPLE, as_version=4)
+    watched = Watched(notebook, tmp_path)
+    watched.execute()
+    outputs = {
+        cell.source: [output.get("text") or "".join(output.data.values()) for output in cell.outputs]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+    (training,) = [found for source, found in outputs.items() if source.startswith("run = ct.train(")]
+    assert any("epoch 2/2" in text for text in training)
+    assert any("<progress value=" in change and "epoch" in change for change in watched.changes)
+    assert not any("IProgress" in text for text in training)
+    (table, *_) = outputs["run"]
+    assert "<th>balanced_accuracy</th>" in table
+    assert 'src="data:image/jpeg;base64,' in table, "the errors are shown as thumbnails"
+    written = next(found for source, found in outputs.items() if "run.export" in source)
+    assert any("model.torchscript\n" in text for text in written)
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}

@@ -85,8 +85,8 @@ def test_the_tools_of_both_set_ups_are_the_same() -> None:
     assert tools <= set(PIXI["dependencies"])
 
 
-def test_the_readme_names_the_runtimes_that_are_tested() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_name_the_runtimes_that_are_tested() -> None:
+    text = (ROOT / "docs/deployment.md").read_text()
     lock = (ROOT / "requirements.lock").read_text()
     versions = {"onnxruntime-web": ORT_VERSION}
     for package in ("onnxruntime", "openvino", "opencv-python-headless"):
@@ -98,7 +98,7 @@ def test_the_readme_names_the_runtimes_that_are_tested() -> None:
         ("OpenCV dnn", "opencv-python-headless"),
     ):
         release = ".".join(versions[package].split(".")[:2])
-        assert re.search(rf"^\| {title} {re.escape(release)}\b", readme, re.MULTILINE), (title, release)
+        assert re.search(rf"^\| {title} {re.escape(release)}\b", text, re.MULTILINE), (title, release)
 
 
 def test_the_lock_names_every_dependency_and_no_host() -> None:
