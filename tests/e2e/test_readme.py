@@ -142,8 +142,9 @@ def test_a_command_of_the_documents_runs(
 @pytest.mark.parametrize("line", sorted({line for name in READ for line in commands(name)}))
 def test_a_command_of_the_other_documents_is_understood(line: str, images: Path, jsonl_folder: Path) -> None:
     words = local_form(line)
-    if words[0] == "python":
-        assert (ROOT / words[1]).is_file(), line
+    if words[0] in ("python", "jupytext"):
+        # Of which tests/e2e/test_research.py runs what is there.
+        assert any((ROOT / word).is_file() for word in words), line
         return
     assert words[0] == "classifier-training", line
     words = with_data(words[1:], str(images), str(jsonl_folder))
