@@ -1,6 +1,6 @@
 """Lay images of a run out as one, for the README.
 
-python scripts/docs/image.py outputs/2026-11-20/10-30-00 docs/run.png
+python scripts/docs/picture.py outputs/2026-11-20/10-30-00 docs/run.png
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from classifier_training.conf.overrides import word
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import read_rows, read_values
-from classifier_training.core.runtime import log_to_screen
+from classifier_training.core.runtime import log_to_screen, main_hidden
 from classifier_training.export.bundle import read_info
 from classifier_training.inference.predictor import Predictor as BasePredictor
 from classifier_training.registry.runs import find_model, find_run
@@ -38,6 +38,11 @@ Settings = Mapping[str, object]
 
 NUM_SHOWN = 12
 """Mistakes that a notebook shows of a run."""
+
+SHOWN = ("balanced_accuracy", "acc_top1", "macro_f1", "loss")
+"""Metrics that a notebook shows of a run."""
+
+EMPTY = "(empty)"
 
 
 @dataclass(frozen=True)
@@ -121,11 +126,12 @@ class Run:
         quantizations = [name for name in what if name in get_args(Quantization)]
         formats = [name for name in what if name not in quantizations]
         before = {path: path.stat().st_mtime_ns for path in self.folder.iterdir()}
-        for quantization in quantizations or ["none"]:
-            words = {"run": self.folder, "quantization": quantization}
-            if formats:
-                words["format"] = formats
-            _perform("export", {**words, **(settings or {})})
+        # It is the ONNX files that are quantised, whatever other formats are asked for besides.
+        exports: list[Settings] = [{"quantization": quantization} for quantization in quantizations]
+        if formats or not exports:
+            exports.insert(0, {"format": formats} if formats else {})
+        for words in exports:
+            _perform("export", {"run": self.folder, **words, **(settings or {})})
         return sorted(path for path in self.folder.iterdir() if before.get(path) != path.stat().st_mtime_ns)
 
     def mistakes(self) -> list[dict[str, str]]:
@@ -142,16 +148,21 @@ class Run:
 
         from classifier_training.evaluation.gallery import thumbnail
 
-        names = ("balanced_accuracy", "acc_top1", "macro_f1")
         rows = "".join(
-            f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in names if name in self.metrics
+            f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in SHOWN if name in self.metrics
         )
-        pieces = [f"<p>{escape(str(self.folder))}</p><table>{rows}</table>"]
-        for row in self.mistakes()[:NUM_SHOWN]:
-            shown = thumbnail(Path(row["path"]), row["true"], f"predicted: {row['predicted']} ({row['confidence']})")
+        head = "<tr><th>metric</th><th>value [95 % interval]</th></tr>"
+        mistakes = self.mistakes()
+        title = f"{len(mistakes)} misclassified image{'' if len(mistakes) == 1 else 's'}"
+        title += f", the {NUM_SHOWN} with the highest loss" if len(mistakes) > NUM_SHOWN else ""
+        pieces = [f"<p>{escape(str(self.folder))}</p><table>{head}{rows}</table><p>{title}</p>"]
+        for row in mistakes[:NUM_SHOWN]:
+            words = f"predicted: {row['predicted'] or EMPTY} ({float(row['confidence']):.2f})"
+            shown = thumbnail(Path(row["path"]), row["true"] or EMPTY, words)
             image = f'<img src="{shown.uri}" alt="">' if shown.uri else ""
             pieces.append(
-                '<figure style="display:inline-block;margin:4px;text-align:center">'
+                '<figure style="display:inline-block;vertical-align:top;width:140px;margin:4px;text-align:center;'
+                'overflow-wrap:anywhere">'
                 f"{image}<figcaption><b>{escape(shown.title)}</b><br>{escape(shown.words)}</figcaption></figure>"
             )
         return "".join(pieces)
@@ -226,7 +237,8 @@ def load_run(run: Path | str = "latest", *, output: Path | str = "outputs") -> R
 
 def _perform(verb: str, settings: Settings) -> Any:
     known = entry("verb", verb)
-    return known.run(compose(known, [_word(key, value) for key, value in settings.items()]))
+    with main_hidden():
+        return known.run(compose(known, [_word(key, value) for key, value in settings.items()]))
 
 
 def _word(key: str, value: object) -> str:

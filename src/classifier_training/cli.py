@@ -167,7 +167,8 @@ def perform(verb: str, words: Sequence[str]) -> Any:
         UserError: when the words are wrong.
     """
     known = entry("verb", verb)
-    return known.run(compose(known, words))
+    with runtime.main_hidden():
+        return known.run(compose(known, words))
 
 
 def report(result: Any) -> None:

@@ -1,4 +1,4 @@
-"""The exported files of trained runs in the runtimes that README.md lists, compared with PyTorch on golden images."""
+"""Exported files of trained runs in the runtimes of docs/deployment.md, compared with PyTorch on golden images."""
 
 from __future__ import annotations
 

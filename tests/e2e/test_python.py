@@ -43,13 +43,14 @@ def test_a_run_is_trained_looked_at_used_and_found_again(run: ct.Run, split_fold
     assert ct.Predictor(run.folder)(path).top_k == one.top_k
     page = run._repr_html_()
     assert f"<td>{score}</td>" in page
+    assert f"<p>{len(run.mistakes())} misclassified image" in page
     assert page.count("<figure") == min(len(run.mistakes()), 12)
     assert "data:image/" in page or not run.mistakes()
 
 
 def test_a_run_is_exported_by_format(run: ct.Run) -> None:
-    written = run.export("torchscript")
-    assert "model.torchscript" in {path.name for path in written}
+    written = {path.name for path in run.export("torchscript", "fp16")}
+    assert {"model.torchscript", "model_fp16.onnx"} <= written
     with pytest.raises(ct.UserError, match="there is no format of that name"):
         run.export("floppy")
 

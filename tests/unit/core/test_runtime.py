@@ -117,3 +117,23 @@ def test_a_setting_to_be_pasted_reads_back_as_it_was(value: str) -> None:
 
     (word,) = shlex.split(setting("data.root", value))
     assert compose(entry("verb", "train"), [word])["data"].root.endswith(value.removeprefix("~/"))
+
+
+SCRIPT = """
+from multiprocessing import get_context
+from classifier_training.core.runtime import main_hidden
+
+print("the script runs")
+with main_hidden():
+    child = get_context("spawn").Process(target=print, args=["the process runs"])
+    child.start()
+    child.join()
+print(__file__, child.exitcode)
+"""
+
+
+def test_a_script_without_a_guard_can_start_processes(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.splitlines()) == sorted(["the script runs", "the process runs", f"{path} 0"])
