@@ -23,6 +23,7 @@ import classifier_training.data.formats.slides
 import classifier_training.data.formats.table
 import classifier_training.data.formats.torchvision_sets
 import classifier_training.data.samplers
+import classifier_training.evaluation.metrics
 import classifier_training.export.formats.coreml
 import classifier_training.export.formats.litert
 import classifier_training.export.formats.onnx

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.types import softmax
-from classifier_training.evaluation.probabilities import calibration_error, log_softmax
+from classifier_training.evaluation.predictions import calibration_error, log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.metrics import all_metrics
 from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
 from classifier_training.evaluation.ranking import Ranking
 
@@ -16,35 +17,49 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.metrics import Metric
+
 ROC_GRID = np.linspace(0, 1, 101)
+
+COSTS = ("train_seconds", "size_mb", "memory_mb")
 
 BEST, WORSE, UNCLEAR, UNCOMPARED = "best", "worse", "not told apart", "not compared"
 
 
+RANKED_BY = "balanced_accuracy"
+
+
+def metric_columns() -> dict[str, Metric]:
+    """The metrics of a leaderboard by the name of their column; the one that decides comes first."""
+    columns = {metric.leaderboard: metric for metric in all_metrics() if metric.leaderboard}
+    return {RANKED_BY: columns[RANKED_BY], **columns}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class RunScores:
     """What one run is worth and costs.
 
     Args:
-        balanced_accuracy: on the scored split.
-        accuracy: on the scored split.
-        macro_f1: on the scored split.
+        metrics: on the scored split, by column; those that the run has.
         train_seconds: of all its epochs.
         size_mb: of the exported file, in MB; None where there is none.
         memory_mb: most that training took, in MiB; None where it was not written down.
     """
 
-    balanced_accuracy: float
-    accuracy: float
-    macro_f1: float
+    metrics: Mapping[str, float]
     train_seconds: float
     size_mb: float | None
     memory_mb: float | None
 
+    def to_dict(self) -> dict[str, float | None]:
+        """All of it by column, with null for what the run does not have."""
+        costs = {name: getattr(self, name) for name in COSTS}
+        return {**{name: self.metrics.get(name) for name in metric_columns()}, **costs}
+
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds.
+    """A value over seeds.
 
     Args:
         mean: of the seeds that have it.
@@ -84,7 +99,7 @@ class Contestant:
     Args:
         model: its name.
         data: name of the data.
-        runs: figures of each run, by seed.
+        runs: scores of each run, by seed.
         representative: seed of the run in the middle, which is timed and compared.
         latency_ms: of an answer for one image, the median; None where it could not be measured.
         answers: of the run in the middle.
@@ -92,25 +107,25 @@ class Contestant:
 
     model: str
     data: str
-    runs: Mapping[int, Figures]
+    runs: Mapping[int, RunScores]
     representative: int
     latency_ms: float | None
     answers: Answers
 
-    def figure(self, name: str) -> Spread | None:
-        """Return a figure over the seeds; None where no run has it."""
-        values = [value for run in self.runs.values() if (value := getattr(run, name)) is not None]
+    def spread(self, column: str) -> Spread | None:
+        """Return a column over the seeds; None where no run has it."""
+        values = [value for run in self.runs.values() if (value := run.to_dict()[column]) is not None]
         return spread(values) if values else None
 
     @property
     def score(self) -> float:
         """Mean balanced accuracy, by which contestants are ranked."""
-        return spread([run.balanced_accuracy for run in self.runs.values()]).mean
+        return spread([run.metrics[RANKED_BY] for run in self.runs.values()]).mean
 
 
-def middle_seed(runs: Mapping[int, Figures]) -> int:
+def middle_seed(runs: Mapping[int, RunScores]) -> int:
     """Return the seed of the run whose balanced accuracy is in the middle, the lower of two."""
-    ordered = sorted(runs, key=lambda seed: (runs[seed].balanced_accuracy, seed))
+    ordered = sorted(runs, key=lambda seed: (runs[seed].metrics[RANKED_BY], seed))
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -137,7 +152,7 @@ class Standing:
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
         found = self.contestant
-        spreads = {item.name: found.figure(item.name) for item in fields(Figures)}
+        spreads = {name: found.spread(name) for name in (*metric_columns(), *COSTS)}
         difference = None if self.comparison is None else self.comparison.balanced_accuracy_difference
         return {
             "rank": self.rank,
@@ -170,7 +185,7 @@ class Leaderboard:
     def verdict(self) -> str:
         """Name the best in one sentence, and why."""
         best = self.standings[0].contestant
-        found = best.figure("balanced_accuracy")
+        found = best.spread(RANKED_BY)
         assert found is not None
         seeds = f"{len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
         sentence = f"{self.data}: {best.model} is the best, with a balanced accuracy of {shown(found)} over {seeds}"
@@ -283,7 +298,7 @@ def _compare(best: Answers, other: Answers) -> Comparison | None:
 
 
 def _mean(item: Contestant, name: str) -> float | None:
-    found = item.figure(name)
+    found = item.spread(name)
     return None if found is None else found.mean
 
 

@@ -17,7 +17,7 @@ from classifier_training.evaluation.leaderboard import (
     WORSE,
     Answers,
     Contestant,
-    Figures,
+    RunScores,
     macro_roc,
     middle_seed,
     pareto_front,
@@ -25,9 +25,9 @@ from classifier_training.evaluation.leaderboard import (
 )
 
 
-def figures(score: float, **others: float) -> Figures:
-    values = {"accuracy": score, "macro_f1": score, "train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others}
-    return Figures(balanced_accuracy=score, **values)
+def figures(score: float, **others: float) -> RunScores:
+    metrics = {"balanced_accuracy": score, "accuracy": score, "macro_f1": score}
+    return RunScores(metrics=metrics, **{"train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others})
 
 
 def answers(num_right: int, *, number: int = 200, folder: str = "a") -> Answers:

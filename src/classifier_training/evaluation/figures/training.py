@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
@@ -40,7 +41,7 @@ class HistoryFigure(Figure):
 
         figure = new_figure(7, 4.2)
         axes = figure.add_subplot()
-        for (label, values), colour in zip(self.curves.items(), (BLUE, ORANGE, GREEN, GREY), strict=False):
+        for (label, values), colour in zip(self.curves.items(), cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
             shown = [float("nan") if value is None else value for value in values]
             axes.plot(self.epochs, shown, label=label, color=colour, marker="o", markersize=3, linewidth=1.6)
         if self.best_epoch is not None:

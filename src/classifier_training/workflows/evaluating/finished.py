@@ -15,7 +15,7 @@ from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.run_dir import RunDir
-from classifier_training.evaluation.leaderboard import Answers, Figures, macro_roc
+from classifier_training.evaluation.leaderboard import RANKED_BY, Answers, RunScores, macro_roc, metric_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Finished:
     data: str
     seed: int
     settings: Mapping[str, Any]
-    figures: Figures
+    figures: RunScores
     failures: Mapping[str, str]
 
 
@@ -64,10 +64,14 @@ def read_finished(run_dir: RunDir) -> Finished:
         metrics = result["metrics"]
         with run_dir.metrics.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        figures = Figures(
-            balanced_accuracy=float(metrics["balanced_accuracy"]),
-            accuracy=float(metrics["acc_top1"]),
-            macro_f1=float(metrics["macro_f1"]),
+        columns = {name: metric.main_column for name, metric in metric_columns().items()}
+        figures = RunScores(
+            metrics={
+                # A run may be older than a metric, but not than the one that it is ranked by.
+                name: float(metrics[column])
+                for name, column in columns.items()
+                if column in metrics or name == RANKED_BY
+            },
             train_seconds=sum(float(row["epoch_seconds"]) for row in rows),
             size_mb=run_dir.onnx.stat().st_size / 1e6 if run_dir.onnx.exists() else None,
             memory_mb=max((float(row["peak_memory_mb"]) for row in rows), default=None),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier_training.core.errors import shown
+from classifier_training.core.metrics import all_metrics
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
 from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_pieces, pictures_of
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from classifier_training.core.metrics import Metric
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.evaluation.intervals import Estimate
     from classifier_training.evaluation.results import Evaluation
 
 NUM_MISTAKES, NUM_UNSURE = 36, 12
@@ -32,15 +35,6 @@ MAX_REMARKS = 8
 """Findings that are seen at once; the others are folded."""
 
 BADGES = {"error": "fix", "warning": "warning", "note": "info", "good": "good"}
-
-METRICS = {
-    "acc_top1": "top-1 accuracy", "acc_top5": "top-5 accuracy", "balanced_accuracy": "balanced accuracy",
-    "macro_precision": "macro precision", "macro_recall": "macro recall", "macro_f1": "macro F1",
-    "weighted_f1": "weighted F1", "macro_auroc": "macro AUROC", "macro_average_precision": "macro average precision",
-    "matthews": "Matthews correlation", "cohen_kappa": "Cohen's kappa", "loss": "log loss", "brier": "Brier score",
-    "ece": "calibration error (ECE)", "calibrated_loss": "log loss, calibrated",
-    "calibrated_brier": "Brier score, calibrated", "calibrated_ece": "calibration error (ECE), calibrated",
-}  # fmt: skip
 
 
 def write_run_page(
@@ -157,31 +151,34 @@ def _training(facts: RunFacts, run_dir: RunDir) -> Html:
 
 def _classes(grounds: Grounds, folder: Path) -> Html:
     measures, names = grounds.evaluation.measures, grounds.class_names
+    # Those of which less is better stand last.
+    metrics = sorted((metric for metric in all_metrics() if metric.on_page), key=lambda item: item.lower_is_better)
+    by_class = [metric for metric in metrics if metric.name in measures.by_class]
     most: dict[int, str] = {}
     for item in grounds.confusions:
         most.setdefault(item.true, f"{shown(names[item.answer])} ({item.count:,})")
     rows: list[tuple[Cell, ...]] = []
     for number, name in enumerate(names):
-        scores = {figure: estimates[number] for figure, estimates in measures.by_class.items()}
         rows.append(
             (
                 shown(name),
                 int(measures.support[number]),
                 Number(grounds.train_counts.get(name), f"{grounds.train_counts.get(name, 0):,}"),
-                *(Number(scores[key].value, percent(scores[key])) for key in ("recall", "precision")),
-                *(Number(scores[key].value) for key in ("f1", "auroc", "average_precision")),
+                *(_score(metric, measures.by_class[metric.name][number]) for metric in by_class),
                 most.get(number, ""),
             )
         )
     columns = (
-        "class", f"{grounds.evaluation.split} images", "training images", "recall", "precision", "F1", "AUROC",
-        "average precision", "most often confused with",
+        "class", f"{grounds.evaluation.split} images", "training images", *(metric.title for metric in by_class),
+        "most often confused with",
     )  # fmt: skip
+    titles = {name: title for metric in metrics for name, title in metric.titles.items()}
+    titles |= {name: title for metric in metrics for name, title in metric.calibrated_titles.items()}
     overall = report.table(
         ("metric", "value", "from", "to", "interval"),
         [
             (words, Number(found.value), Number(found.low), Number(found.high), found.method)
-            for key, words in METRICS.items()
+            for key, words in titles.items()
             if (found := measures.overall.get(key)) is not None
         ],
     )
@@ -194,6 +191,11 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         "Classes", report.table(columns, rows), report.folded("all metrics, over all classes", overall),
         *_slices(grounds.evaluation), *_images(folder, plots),
     )  # fmt: skip
+
+
+def _score(metric: Metric, found: Estimate) -> Number:
+    """Show a metric of a class, in per cent where it is a share of images."""
+    return Number(found.value, percent(found) if metric.interval == "exact" else "")
 
 
 def _slices(evaluation: Evaluation) -> list[Html]:

@@ -13,9 +13,9 @@ from pydantic import Field
 from classifier_training.conf.compose import compose
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import PassedOn, entry, register
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.types import goal_of
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.opened import open_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,15 @@ from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
 from classifier_training.evaluation.gallery import plot_uri
-from classifier_training.evaluation.leaderboard import BEST, UNCLEAR, WORSE, pareto_front, shown
+from classifier_training.evaluation.leaderboard import (
+    BEST,
+    RANKED_BY,
+    UNCLEAR,
+    WORSE,
+    metric_columns,
+    pareto_front,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,12 +28,6 @@ if TYPE_CHECKING:
 
     from classifier_training.evaluation.leaderboard import Leaderboard, Standing
     from classifier_training.evaluation.report import Html
-
-COLUMNS = (
-    "rank", "data", "model", "seeds", "balanced_accuracy", "balanced_accuracy_deviation", "accuracy",
-    "accuracy_deviation", "macro_f1", "macro_f1_deviation", "train_seconds", "train_seconds_deviation", "size_mb",
-    "latency_ms", "memory_mb", "on_front", "verdict", "p_value", "run",
-)  # fmt: skip
 
 MARKS = {BEST: "", WORSE: "*", UNCLEAR: "≈"}
 
@@ -55,11 +56,13 @@ def write_leaderboard(
         failures: why a job gave no run, by its name.
     """
     standings = [_row(item, runs) for board in boards for item in board.standings]
-    write_csv(
-        folder / "leaderboard.csv",
-        COLUMNS,
-        (["" if row[name] is None else _cell(row[name]) for name in COLUMNS] for row in standings),
-    )
+    columns = (
+        "rank", "data", "model", "seeds", *(f"{name}{end}" for name in metric_columns() for end in ("", "_deviation")),
+        "train_seconds", "train_seconds_deviation", "size_mb", "latency_ms", "memory_mb", "on_front", "verdict",
+        "p_value", "run",
+    )  # fmt: skip
+    lines = (["" if row[name] is None else _cell(row[name]) for name in columns] for row in standings)
+    write_csv(folder / "leaderboard.csv", columns, lines)
     write_json(
         folder / "leaderboard.json",
         {
@@ -87,14 +90,14 @@ def write_leaderboard(
 
 def table_lines(boards: Sequence[Leaderboard]) -> list[str]:
     """Return the table for a screen."""
-    header = ("", "model", "balanced acc.", "accuracy", "macro F1", "train s", "size MB", "latency ms", "memory MB", "")
+    header = ("", "model", *_titles(), "train s", "size MB", "latency ms", "memory MB", "")
     lines = []
     for board in boards:
         rows = [
             (
                 f"{item.rank}{'+' if item.on_front else ''}",
                 item.contestant.model,
-                *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
+                *(_spread(item, name) for name in metric_columns()),
                 *(_spread(item, name, 1) for name in ("train_seconds", "size_mb")),
                 "" if item.contestant.latency_ms is None else f"{item.contestant.latency_ms:.2f}",
                 _spread(item, "memory_mb", 0),
@@ -102,8 +105,12 @@ def table_lines(boards: Sequence[Leaderboard]) -> list[str]:
             )
             for item in board.standings
         ]
-        lines += [f"{board.data}:", *align(header, rows, right=frozenset(header[2:9])), ""]
+        lines += [f"{board.data}:", *align(header, rows, right=frozenset(header[2:-1])), ""]
     return [*lines, LEGEND]
+
+
+def _titles() -> list[str]:
+    return [metric.short_title for metric in metric_columns().values()]
 
 
 def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
@@ -116,7 +123,7 @@ def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
         items, costs = [item for item, _ in pairs], [value for _, value in pairs]
         if items:
             words = f"{board.data}: accuracy against {name}"
-            scores = [item.contestant.figure("balanced_accuracy") for item in items]
+            scores = [item.contestant.spread(RANKED_BY) for item in items]
             figure = ParetoFigure(
                 names=[item.contestant.model for item in items],
                 costs=costs,
@@ -158,7 +165,7 @@ def _body(
         rows = [
             (
                 item.rank, item.contestant.model,
-                *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
+                *(_spread(item, name) for name in metric_columns()),
                 _rounded(_mean(item.contestant, "train_seconds"), 1),
                 _rounded(_mean(item.contestant, "size_mb"), 1),
                 _rounded(item.contestant.latency_ms, 2),
@@ -170,8 +177,8 @@ def _body(
             for item in board.standings
         ]  # fmt: skip
         columns = (
-            "rank", "model", "balanced accuracy", "accuracy", "macro F1", "training, s", "size, MB", "latency, ms",
-            "memory, MiB", "Pareto front", "against the best", "p",
+            "rank", "model", *_titles(), "training, s", "size, MB", "latency, ms", "memory, MiB", "Pareto front",
+            "against the best", "p",
         )  # fmt: skip
         body.append(report.section(board.data, report.table(columns, rows), report.paragraph(f"{LEGEND}.")))
     if images:
@@ -179,12 +186,13 @@ def _body(
     if failures:
         rows_failed = [(name, reason) for name, reason in failures.items()]
         body.append(report.section("Failed jobs", report.table(("job", "reason"), rows_failed)))
-    listed = [
-        (item.contestant.data, item.contestant.model, seed, figures.balanced_accuracy, figures.accuracy,
-         figures.macro_f1, figures.train_seconds, runs[item.contestant.data, item.contestant.model, seed])
-        for board in boards for item in board.standings for seed, figures in sorted(item.contestant.runs.items())
+    listed: list[tuple[report.Cell, ...]] = [
+        (item.contestant.data, item.contestant.model, seed,
+         *(report.Number(scores.metrics.get(name)) for name in metric_columns()), scores.train_seconds,
+         runs[item.contestant.data, item.contestant.model, seed])
+        for board in boards for item in board.standings for seed, scores in sorted(item.contestant.runs.items())
     ]  # fmt: skip
-    run_columns = ("data", "model", "seed", "balanced accuracy", "accuracy", "macro F1", "training, s", "run")
+    run_columns = ("data", "model", "seed", *_titles(), "training, s", "run")
     body.append(report.section("All runs", report.folded("every seed", report.table(run_columns, listed))))
     body.append(
         report.footer(
@@ -201,8 +209,8 @@ def _row(item: Standing, runs: Mapping[tuple[str, str, int], str]) -> dict[str, 
         **item.to_dict(),
         "run": runs[found.data, found.model, found.representative],
         "runs": {
-            str(seed): {"run": runs[found.data, found.model, seed], **asdict(figures)}
-            for seed, figures in sorted(found.runs.items())
+            str(seed): {"run": runs[found.data, found.model, seed], **scores.to_dict()}
+            for seed, scores in sorted(found.runs.items())
         },
     }
 
@@ -216,7 +224,7 @@ def _cell(value: Any) -> str:
 
 
 def _spread(item: Standing, name: str, decimals: int = 4) -> str:
-    found = item.contestant.figure(name)
+    found = item.contestant.spread(name)
     return "" if found is None else shown(found, decimals)
 
 
@@ -225,5 +233,5 @@ def _rounded(value: float | None, decimals: int) -> report.Cell:
 
 
 def _mean(contestant: Any, name: str) -> float | None:
-    found = contestant.figure(name)
+    found = contestant.spread(name)
     return None if found is None else found.mean

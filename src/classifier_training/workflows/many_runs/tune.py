@@ -16,10 +16,10 @@ from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.searches import family_of
 from classifier_training.conf.typed import word
 from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, PassedOn, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
-from classifier_training.core.types import goal_of
 from classifier_training.workflows.evaluating.finished import data_label, model_label
 from classifier_training.workflows.many_runs.contestants import refuse_own
 from classifier_training.workflows.many_runs.tuning.report import StudySummary, summarize, write_study

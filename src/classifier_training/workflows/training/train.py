@@ -20,13 +20,14 @@ from pydantic import Field
 
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.locks import work_in
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.ranks import following
 from classifier_training.core.register import Choice, describe, register
 from classifier_training.core.room import size_bytes
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
 from classifier_training.core.settings import Duration
-from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_name, goal_of
+from classifier_training.core.types import TEST, SplitResult, SplitTable, epoch_name
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.drawing import Drawer
