@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import classifier_training.evaluation.metrics  # noqa: F401 - fills the table
 from classifier_training.core.metrics import all_metrics
 from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
 from classifier_training.evaluation.ranking import Ranking

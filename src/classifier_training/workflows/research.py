@@ -9,8 +9,9 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_csv, write_text
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.dataset import BarsFigure, FlowFigure, RocFigure
-from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
+from classifier_training.evaluation.figures.curves import RocFigure
+from classifier_training.evaluation.figures.dataset import FlowFigure
+from classifier_training.evaluation.figures.leaderboard import BarsFigure, TradeOffFigure
 from classifier_training.workflows.evaluating.evaluate import evaluate
 from classifier_training.workflows.models import models
 from classifier_training.workflows.training.train import TrainResult, train

@@ -18,8 +18,7 @@ from tests.conftest import draw_picture
 
 from classifier_training.evaluation.drawing import Drawer, Figure
 from classifier_training.evaluation.figures import style
-from classifier_training.evaluation.figures.analysis import MeanImagesFigure
-from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
+from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure, MeanImagesFigure
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile, caption
 from classifier_training.evaluation.figures.maps import OcclusionFigure, OcclusionTile
 from classifier_training.evaluation.figures.predictions import ConfusedPair, ConfusedPairsFigure, ConfusionMatrixFigure

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
-from classifier_training.evaluation.figures.tuning import ImportancesFigure, ParallelFigure, SearchHistoryFigure
+from classifier_training.evaluation.figures.curves import RocOverlayFigure
+from classifier_training.evaluation.figures.leaderboard import ParetoFigure
+from classifier_training.evaluation.figures.training import ImportancesFigure, ParallelFigure, SearchHistoryFigure
 from classifier_training.evaluation.leaderboard import (
     BEST,
     UNCLEAR,

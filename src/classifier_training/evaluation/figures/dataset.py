@@ -1,4 +1,4 @@
-"""A data set in numbers: classes, image sizes, what happens to an image on its way into the network."""
+"""Plots of a data set: classes, sizes, histograms, mean images, sample sheets, an image's way into a network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, RED, label_of, new_figure
+from classifier_training.evaluation.figures.grid import TILE, draw_tile, lay_out, show_canvas
+from classifier_training.evaluation.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    fit_lines,
+    label_of,
+    legible,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -104,9 +114,6 @@ class ImageSizesFigure(Figure):
         return figure
 
 
-COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
-
-
 @dataclass(frozen=True, kw_only=True)
 class FlowFigure(Figure):
     """Steps, one after the other, each with what is known of it.
@@ -137,59 +144,83 @@ class FlowFigure(Figure):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BarsFigure(Figure):
-    """Figures of several networks, a panel for each figure.
+class HistogramFigure(Figure):
+    """How many files have which value.
 
     Args:
-        names: of the networks [M].
-        panels: values [M] by the figure's name with its unit.
+        values: one a file [N].
         title: above the image.
+        x_label: below it.
+        span: from where to where; the values' own when None.
     """
 
-    names: tuple[str, ...]
-    panels: dict[str, list[float]]
+    values: NDArray[np.float64]
     title: str
+    x_label: str
+    span: tuple[float, float] | None = None
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(1 + 2.8 * len(self.panels), 1.6 + 0.4 * len(self.names))
-        figure.suptitle(self.title)
-        for place, (label, values) in enumerate(self.panels.items()):
-            axes = figure.add_subplot(1, len(self.panels), place + 1)
-            bars = axes.barh(range(len(values)), values, color=COLOURS[place % len(COLOURS)], alpha=0.8)
-            axes.bar_label(bars, fmt="%.4g", padding=2, fontsize=8)
-            axes.margins(x=0.25)
-            axes.set_yticks(range(len(values)), self.names if place == 0 else [""] * len(values))
-            axes.invert_yaxis()
-            axes.set_xlabel(label)
-            axes.spines[["top", "right"]].set_visible(False)
+        figure = new_figure(6, 3.6)
+        axes = figure.add_subplot()
+        axes.hist(self.values, bins=40, range=self.span, color=BLUE)
+        axes.set_xlabel(self.x_label)
+        axes.set_ylabel("files")
+        axes.set_title(self.title)
+        axes.spines[["top", "right"]].set_visible(False)
         return figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class RocFigure(Figure):
-    """ROC curves of several networks over each other, all classes pooled (micro-average).
+class MeanImagesFigure(Figure):
+    """The mean image of each class; a sharp one says that its images share their background.
 
     Args:
-        answers: probabilities [N, K] and class numbers [N] of each network, by its name.
+        means: uint8 [K, S, S, 3].
+        class_names: [K].
+        columns: images in a row.
     """
 
-    answers: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
+    means: NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    columns: int = 6
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        from sklearn.metrics import auc, roc_curve
-
-        figure = new_figure(5.4, 4.8)
+        scale, caption, gap = 3, 22, 8
+        side = self.means.shape[1] * scale
+        columns = min(self.columns, len(self.means))
+        canvas, corners = lay_out(len(self.means), columns, height=side + caption, width=side, gap=gap)
+        figure = new_figure(max(canvas.shape[1] / 72, 4), canvas.shape[0] / 72 + 0.5)
         axes = figure.add_subplot()
-        for place, (name, (probabilities, targets)) in enumerate(self.answers.items()):
-            is_class = np.arange(probabilities.shape[1]) == targets[:, None]
-            false_alarms, hits, _ = roc_curve(is_class.ravel(), probabilities.ravel())
-            label = f"{name} ({auc(false_alarms, hits):.3f})"
-            axes.plot(false_alarms, hits, color=COLOURS[place % len(COLOURS)], linewidth=1.6, label=label)
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate")
-        axes.set_title("ROC, all classes pooled (area)")
-        axes.legend(frameon=False, loc="lower right")
+        for mean, name, (top, left) in zip(self.means, self.class_names, corners, strict=True):
+            canvas[top : top + side, left : left + side] = mean.repeat(scale, axis=0).repeat(scale, axis=1)
+            # The canvas is shown larger than its pixels.
+            words = fit_lines(legible(name), 0.96 * (side + gap / 2) * 100 / 72, size=9)[0].replace("$", r"\$")
+            axes.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=9)
+        show_canvas(axes, canvas, "Mean image of each class")
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSheetFigure(Figure):
+    """Images of one class.
+
+    Args:
+        paths: of the files.
+        title: above the sheet.
+        columns: images in a row.
+    """
+
+    paths: tuple[str, ...]
+    title: str
+    columns: int = 8
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        canvas, corners = lay_out(len(self.paths), min(self.columns, len(self.paths)), height=TILE, width=TILE)
+        for path, (top, left) in zip(self.paths, corners, strict=True):
+            canvas[top : top + TILE, left : left + TILE] = draw_tile(path)
+        figure = new_figure(max(canvas.shape[1] / 100, 4), canvas.shape[0] / 100 + 0.4)
+        show_canvas(figure.add_subplot(), canvas, label_of(self.title))
         return figure

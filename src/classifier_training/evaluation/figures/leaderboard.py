@@ -1,4 +1,4 @@
-"""Many classifiers in one plot: accuracy against cost, and their ROC curves."""
+"""Many classifiers in one plot: accuracy against cost, and their metrics as bars."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, RED, label_of, new_figure
+from classifier_training.evaluation.figures.style import BLUE, COLOURS, GREY, ORANGE, label_of, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
-
-MAX_CURVES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,36 +56,6 @@ class ParetoFigure(Figure):
         axes.set_title(self.title)
         axes.grid(alpha=0.25)
         return figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class RocOverlayFigure(Figure):
-    """ROC curves of several classifiers, each the mean over its classes.
-
-    Args:
-        curves: false and true positive rates, by name; the first are drawn.
-        title: above the image.
-    """
-
-    curves: dict[str, tuple[list[float], list[float]]]
-    title: str
-
-    def render(self) -> matplotlib.figure.Figure:
-        """Paint it; see the base class."""
-        figure = new_figure(5.6, 5)
-        axes = figure.add_subplot()
-        for name, (alarms, hits) in list(self.curves.items())[:MAX_CURVES]:
-            axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate, mean over classes")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
-        return figure
-
-
-COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "#6b46c1", "#b7791f", "#2c7a7b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,4 +106,34 @@ class TradeOffFigure(Figure):
         axes.set_ylabel(self.y_label)
         axes.set_title(self.title)
         axes.grid(alpha=0.25)
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarsFigure(Figure):
+    """Figures of several networks, a panel for each figure.
+
+    Args:
+        names: of the networks [M].
+        panels: values [M] by the figure's name with its unit.
+        title: above the image.
+    """
+
+    names: tuple[str, ...]
+    panels: dict[str, list[float]]
+    title: str
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        figure = new_figure(1 + 2.8 * len(self.panels), 1.6 + 0.4 * len(self.names))
+        figure.suptitle(self.title)
+        for place, (label, values) in enumerate(self.panels.items()):
+            axes = figure.add_subplot(1, len(self.panels), place + 1)
+            bars = axes.barh(range(len(values)), values, color=COLOURS[place % len(COLOURS)], alpha=0.8)
+            axes.bar_label(bars, fmt="%.4g", padding=2, fontsize=8)
+            axes.margins(x=0.25)
+            axes.set_yticks(range(len(values)), self.names if place == 0 else [""] * len(values))
+            axes.invert_yaxis()
+            axes.set_xlabel(label)
+            axes.spines[["top", "right"]].set_visible(False)
         return figure

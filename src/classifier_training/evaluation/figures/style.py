@@ -31,6 +31,7 @@ FONT_PACKAGE = "matplotlib_fontja"
 """A package with a Japanese font (of the extra `fonts`)."""
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#718096"
+COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "#6b46c1", "#b7791f", "#2c7a7b")
 
 
 def new_figure(width: float, height: float) -> matplotlib.figure.Figure:

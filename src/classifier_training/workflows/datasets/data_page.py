@@ -12,8 +12,13 @@ from classifier_training.core.types import TRAIN
 from classifier_training.data.checking.findings import plural, shown
 from classifier_training.data.checking.quality import imbalance_ratio, mean_images
 from classifier_training.evaluation import report
-from classifier_training.evaluation.figures.analysis import HistogramFigure, MeanImagesFigure, SampleSheetFigure
-from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
+from classifier_training.evaluation.figures.dataset import (
+    ClassBarsFigure,
+    HistogramFigure,
+    ImageSizesFigure,
+    MeanImagesFigure,
+    SampleSheetFigure,
+)
 from classifier_training.evaluation.gallery import plot_uri, strip_uri, thumbnail
 
 if TYPE_CHECKING:

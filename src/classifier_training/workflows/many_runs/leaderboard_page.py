@@ -10,7 +10,8 @@ from classifier_training.core.runtime import num_cores, versions
 from classifier_training.core.table import align
 from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
+from classifier_training.evaluation.figures.curves import RocOverlayFigure
+from classifier_training.evaluation.figures.leaderboard import ParetoFigure
 from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.leaderboard import (
     BEST,
