@@ -266,9 +266,7 @@ def macro_roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) ->
     for number in range(probabilities.shape[1]):
         ranking = Ranking.of(probabilities[:, number], targets == number)
         if ranking.num_positive and ranking.num_negative:
-            alarms = np.concatenate([[0], ranking.ends + 1 - ranking.hits]) / ranking.num_negative
-            hits = np.concatenate([[0], ranking.hits]) / ranking.num_positive
-            curves.append(np.interp(ROC_GRID, alarms, hits))
+            curves.append(np.interp(ROC_GRID, *ranking.roc_curve))
     if not curves:
         return [], []
     # The curves begin at the origin, where interpolation gives the highest of several values.

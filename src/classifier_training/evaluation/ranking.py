@@ -64,6 +64,12 @@ class Ranking:
         return below, above
 
     @property
+    def roc_curve(self) -> tuple[Floats, Floats]:
+        """False and true positive rates from the origin on, both [S + 1]; each side has an image."""
+        alarms = np.concatenate([[0], self._false_alarms]) / self.num_negative
+        return alarms, np.concatenate([[0], self.hits]) / self.num_positive
+
+    @property
     def auroc(self) -> float:
         """Area under the ROC curve; NaN when one side has no image."""
         if not self.num_positive or not self.num_negative:

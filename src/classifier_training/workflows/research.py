@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_csv, write_text
@@ -12,6 +14,7 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.curves import RocFigure
 from classifier_training.evaluation.figures.dataset import FlowFigure
 from classifier_training.evaluation.figures.leaderboard import BarsFigure, TradeOffFigure
+from classifier_training.evaluation.ranking import Ranking
 from classifier_training.workflows.evaluating.evaluate import evaluate
 from classifier_training.workflows.models import models
 from classifier_training.workflows.training.train import TrainResult, train
@@ -20,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from classifier_training.core.types import SplitResult
     from classifier_training.workflows.many_runs.student_report import DistillResult
 
 PIPELINE = (
     ("analyze", "broken files, copies,\nleaks, balance"),
     ("train", "splits, augmentation,\nbest weights kept"),
-    ("evaluate", "figures with intervals,\nerrors, comparison"),
+    ("evaluate", "metrics with intervals,\nerrors, comparison"),
     ("distill", "a small student\nof a large teacher"),
     ("export", "ONNX, checked against\nPyTorch, quantised"),
     ("predict", "labels, rejection,\nno torch needed"),
@@ -101,8 +105,10 @@ def compare_models(names: Sequence[str], words: Sequence[str], folder: Path) -> 
             y_label="macro precision",
         )
         drawer.submit(points, folder / "precision_recall.png")
-        answers = {name: (result.scored.probabilities, result.scored.targets) for name, result in runs.items()}
-        drawer.submit(RocFigure(answers=answers), folder / "roc.png")
+        pooled = {name: _pool(result.scored) for name, result in runs.items()}
+        curves = {f"{name} ({ranking.auroc:.3f})": ranking.roc_curve for name, ranking in pooled.items()}
+        roc = RocFigure(curves=curves, title="ROC, all classes pooled (area)", y_label="true positive rate")
+        drawer.submit(roc, folder / "roc.png")
     rows = [(name, runs[name].run_dir.path, *(f"{value:.6f}" for value in row)) for name, row in table.items()]
     write_csv(folder / "model_comparison.csv", ("model", "run", *figures), rows)
     ranked = sorted(runs, key=lambda name: table[name][0], reverse=True)
@@ -117,6 +123,12 @@ def write_recommendations(path: Path, result: DistillResult) -> None:
     ]
     head = ["| network | accuracy | size | one image, CPU |", "|---|---|---|---|"]
     write_text(path, "\n".join(["# Deployment recommendations", "", result.words, "", *head, *rows, ""]))
+
+
+def _pool(scored: SplitResult) -> Ranking:
+    """Rank the probabilities of all classes together (micro-average)."""
+    is_class = np.arange(scored.logits.shape[1]) == scored.targets[:, None]
+    return Ranking.of(scored.probabilities.astype(np.float64).ravel(), is_class.ravel())
 
 
 def _verdict(runs: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from classifier_training.evaluation.figures.curves import RocOverlayFigure
+from classifier_training.evaluation.figures.curves import RocFigure
 from classifier_training.evaluation.figures.leaderboard import ParetoFigure
 from classifier_training.evaluation.figures.training import ImportancesFigure, ParallelFigure, SearchHistoryFigure
 from classifier_training.evaluation.leaderboard import (
@@ -108,7 +108,7 @@ def test_the_figures_are_painted(tmp_path: Path) -> None:
             names=["a", "b"], costs=[1.0, 2.0], scores=[0.5, 0.6], deviations=[0.0, 0.1], on_front=[True, True],
             cost_label="ms", title="t",
         ),
-        "roc": RocOverlayFigure(curves={"a": ([0.0, 1.0], [0.0, 1.0])}, title="t"),
+        "roc": RocFigure(curves={"a": ([0.0, 1.0], [0.0, 1.0])}, title="t"),
         "history": SearchHistoryFigure(
             numbers=[0, 2], scores=[0.4, 0.6], pruned_numbers=[1], pruned_scores=[0.2], is_high_good=True
         ),

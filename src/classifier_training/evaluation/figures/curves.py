@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of classes."""
+"""ROC and precision-recall curves, of classes and of classifiers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import COLOURS, GREY, label_of, new_figure
+from classifier_training.evaluation.figures.style import GREY, label_of, new_figure
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import matplotlib.figure
     from numpy.typing import NDArray
 
@@ -104,27 +106,28 @@ def ranking_curves(
 
 
 def _read_off(kind: Kind, ranking: Ranking) -> Floats:
-    found = ranking.hits / ranking.num_positive
     if kind == "roc":
-        alarms = (ranking.ends + 1 - ranking.hits) / ranking.num_negative
         # Of the corners above one place the highest counts, as on a drawn step.
-        return np.asarray(np.interp(GRID, np.append(0, alarms), np.append(0, found)))
+        return np.asarray(np.interp(GRID, *ranking.roc_curve))
+    found = ranking.hits / ranking.num_positive
     precision = ranking.hits / (ranking.ends + 1)
     # A step holds to the next share that is found, so the average precision is the area that is seen.
     return np.asarray(precision[np.searchsorted(found, GRID, side="left").clip(max=len(found) - 1)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class RocOverlayFigure(Figure):
-    """ROC curves of several classifiers, each the mean over its classes.
+class RocFigure(Figure):
+    """ROC curves of several classifiers, one each.
 
     Args:
         curves: false and true positive rates, by name; the first are drawn.
         title: above the image.
+        y_label: beside it.
     """
 
-    curves: dict[str, tuple[list[float], list[float]]]
+    curves: Mapping[str, tuple[Sequence[float] | Floats, Sequence[float] | Floats]]
     title: str
+    y_label: str = "true positive rate, mean over classes"
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
@@ -134,37 +137,8 @@ class RocOverlayFigure(Figure):
             axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
         axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate, mean over classes")
+        axes.set_ylabel(self.y_label)
         axes.set_title(self.title)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="lower right", fontsize=8)
-        return figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class RocFigure(Figure):
-    """ROC curves of several networks over each other, all classes pooled (micro-average).
-
-    Args:
-        answers: probabilities [N, K] and class numbers [N] of each network, by its name.
-    """
-
-    answers: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
-
-    def render(self) -> matplotlib.figure.Figure:
-        """Paint it; see the base class."""
-        from sklearn.metrics import auc, roc_curve
-
-        figure = new_figure(5.4, 4.8)
-        axes = figure.add_subplot()
-        for place, (name, (probabilities, targets)) in enumerate(self.answers.items()):
-            is_class = np.arange(probabilities.shape[1]) == targets[:, None]
-            false_alarms, hits, _ = roc_curve(is_class.ravel(), probabilities.ravel())
-            label = f"{name} ({auc(false_alarms, hits):.3f})"
-            axes.plot(false_alarms, hits, color=COLOURS[place % len(COLOURS)], linewidth=1.6, label=label)
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate")
-        axes.set_title("ROC, all classes pooled (area)")
-        axes.legend(frameon=False, loc="lower right")
         return figure

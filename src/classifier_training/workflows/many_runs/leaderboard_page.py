@@ -10,7 +10,7 @@ from classifier_training.core.runtime import num_cores, versions
 from classifier_training.core.table import align
 from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.curves import RocOverlayFigure
+from classifier_training.evaluation.figures.curves import RocFigure
 from classifier_training.evaluation.figures.leaderboard import ParetoFigure
 from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.leaderboard import (
@@ -140,7 +140,7 @@ def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     if curves:
         words = f"{board.data}: ROC curves, mean over classes"
-        found.append(("roc", words, RocOverlayFigure(curves=curves, title=words)))
+        found.append(("roc", words, RocFigure(curves=curves, title=words)))
     return found
 
 
