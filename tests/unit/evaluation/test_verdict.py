@@ -8,7 +8,6 @@ from classifier_training.core.types import SplitResult
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.mistakes import Answers, most_confused
-from classifier_training.evaluation.occlusion import occlusion_map
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.evaluation.verdict import Grounds, Standing, headline, remarks
 
@@ -66,17 +65,3 @@ def test_answers_are_ordered_as_a_person_looks_at_them() -> None:
     assert answers.worst().tolist() == [2, 1]
     assert answers.unsure().tolist() == [3, 0]
     assert {pair: rows.tolist() for pair, rows in answers.cells().items()} == {(0, 0): [0, 3], (0, 1): [2, 1]}
-
-
-def test_occlusion_finds_the_place_that_an_answer_rests_on() -> None:
-    picture = np.zeros((3, 32, 32), dtype=np.float32)
-    picture[:, 4:8, 20:24] = 1
-
-    def run(inputs: np.ndarray) -> np.ndarray:
-        bright = inputs[:, :, 4:8, 20:24].mean(axis=(1, 2, 3))
-        return np.stack([4 * bright, np.ones(len(inputs))], axis=1).astype(np.float32)
-
-    falls = occlusion_map(run, picture, 0)
-    assert falls.shape == (8, 8)
-    assert divmod(int(falls.argmax()), 8) == (1, 5)
-    assert abs(falls[6, 1]) < 1e-6

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.images import UnreadableImageError
-from classifier_training.core.types import SplitTable
+from classifier_training.core.types import SplitTable, softmax
 from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
 from classifier_training.evaluation.mistakes import Answers
-from classifier_training.evaluation.occlusion import occlusion_map
 from classifier_training.export.examples import iterate_examples
 from classifier_training.export.novelty import FEATURES_NAME
 from classifier_training.export.session import INPUT_NAME, open_session
@@ -35,6 +35,15 @@ MAX_SECONDS = 60.0
 """For the occlusion maps: a large network on a small machine gets fewer of them."""
 
 BATCH_SIZE = 32
+Run = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+"""Inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
+
+NUM_PLACES = 8
+"""Places of the square along each side."""
+
+REACH = 2
+"""Width of the square in places: neighbours overlap, so that nothing is cut in two everywhere."""
+
 EMBEDDING, OCCLUSION = "embedding.png", "occlusion.png"
 
 
@@ -128,3 +137,40 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
             )
         )
     return tuple(tiles)
+
+
+def occlusion_map(run: Run, image: NDArray[np.float32], answer: int) -> NDArray[np.float32]:
+    """Return by how much the probability of a class falls when a place is hidden, float32 [P, P].
+
+    Grey squares are moved over the image (Zeiler & Fergus 2014), which asks nothing of a network but its predictions:
+    it works on every exported file.
+
+    A place's value is the mean over the squares that hide it; below 0 the image is surer without it.
+
+    Args:
+        run: the network.
+        image: a preprocessed input, float32 [3, H, W]; the square takes the image's mean.
+        answer: number of the class.
+    """
+    _, height, width = image.shape
+    num_places = min(NUM_PLACES, height, width)
+    rows, columns = (np.linspace(0, side, num_places + 1).round().astype(int) for side in (height, width))
+    corners = [
+        (row, column) for row in range(1 - REACH, num_places) for column in range(1 - REACH, num_places)
+    ]  # fmt: skip
+    hidden = np.repeat(image[None], len(corners), axis=0)
+    grey = image.mean(axis=(1, 2))[:, None, None]
+    for number, (row, column) in enumerate(corners):
+        top, bottom = rows[max(row, 0)], rows[min(row + REACH, num_places)]
+        left, right = columns[max(column, 0)], columns[min(column + REACH, num_places)]
+        hidden[number, :, top:bottom, left:right] = grey
+    inputs = np.concatenate([image[None], hidden])
+    logits = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)])
+    shares = softmax(logits)[:, answer]
+    falls = shares[0] - shares[1:]
+    total, times = np.zeros((num_places, num_places)), np.zeros((num_places, num_places))
+    for (row, column), fall in zip(corners, falls, strict=True):
+        place = (slice(max(row, 0), row + REACH), slice(max(column, 0), column + REACH))
+        total[place] += fall
+        times[place] += 1
+    return np.asarray(total / times, dtype=np.float32)
