@@ -22,7 +22,8 @@ from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import draw_results, evaluate_answers, write_results
+from classifier_training.evaluation.plots import draw_results
+from classifier_training.evaluation.results import evaluate_answers, write_results
 
 TASKS = ("figures", "intervals", "files")
 

@@ -143,7 +143,7 @@ class Run:
         """Show metrics and the worst mistakes in a notebook."""
         from html import escape
 
-        from classifier_training.evaluation.gallery import thumbnail
+        from classifier_training.evaluation.report import thumbnail
 
         names = ("balanced_accuracy", "acc_top1", "macro_f1")
         rows = "".join(

@@ -1,19 +1,46 @@
-"""Which predictions a person should look at: confused classes, the worst mistakes, the unsure ones."""
+"""Which predictions a person should look at: confused classes, the worst mistakes, the unsure ones; and their pages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.errors import shown
+from classifier_training.core.table import shorten
 from classifier_training.evaluation.metrics import confusion_counts
+from classifier_training.evaluation.report import (
+    Html,
+    Number,
+    Opener,
+    Thumbnail,
+    escape,
+    opener,
+    panels,
+    paragraph,
+    table,
+    thumbnail,
+    thumbnails,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
-    from classifier_training.core.types import SplitResult
+    from classifier_training.core.types import SplitResult, SplitTable
+
+MAX_MATRIX = 25
+"""Classes up to which the page shows every cell; of more, the most confused pairs."""
+
+MAX_PAIRS = 100
+MAX_CAPTION, MAX_HEADING = 40, 32
+PER_WRONG_CELL, PER_RIGHT_CELL = 12, 4
+MAX_PICTURES = 400
+"""On the page, all cells together: it stays under 10 MB, and opens on a phone."""
 
 
 @dataclass(frozen=True)
@@ -98,3 +125,106 @@ class Answers:
         for pair in np.unique(pairs).tolist():
             found[divmod(pair, self.num_classes)] = order[pairs == pair]
         return found
+
+
+def image_paths(rows: Iterable[int], result: SplitResult, table_: SplitTable) -> list[str]:
+    """Paths of the images of some predictions."""
+    return [table_.paths[result.indices[row]] for row in rows]
+
+
+def confusion_pieces(answers: Answers, table_: SplitTable, class_names: Sequence[str]) -> list[Html]:
+    """Return the matrix, or of many classes the list of confused pairs, and the panels with the images.
+
+    Args:
+        answers: of the split.
+        table_: its samples.
+        class_names: [K].
+    """
+    counts, cells = answers.counts, answers.cells()
+    pairs = [(item.true, item.answer) for item in most_confused(counts)]
+    small = len(class_names) <= MAX_MATRIX
+    opened = [*pairs, *((n, n) for n in range(len(class_names)) if (n, n) in cells)] if small else pairs[:MAX_PAIRS]
+    contents, left = [], MAX_PICTURES
+    for true, answer in opened:
+        rows = cells[true, answer]
+        limit = PER_RIGHT_CELL if true == answer else PER_WRONG_CELL
+        chosen = rows[: max(0, min(limit, left))]
+        left -= len(chosen)
+        hidden = len(rows) - len(chosen)
+        words = "right" if true == answer else f"predicted as {shown(class_names[answer])}"
+        inside = [thumbnails(pictures_of(chosen, answers, table_, class_names))] if len(chosen) else []
+        if hidden:
+            inside.append(paragraph(f"{hidden:,} more are in predictions.csv."))
+        contents.append(
+            (_panel(true, answer), f"{shown(class_names[true])}, {words}: {len(rows):,}", Html("".join(inside)))
+        )
+    listed = _matrix(counts, class_names) if small else _pairs(counts, pairs, class_names)
+    return [listed, panels(contents)]
+
+
+def pictures_of(
+    rows: NDArray[np.int64], answers: Answers, table_: SplitTable, class_names: Sequence[str]
+) -> list[Thumbnail]:
+    """Return thumbnails of some answers: what each is, what was answered, how surely, and the file."""
+    result = answers.result
+    found = []
+    for path, target, answer, share in zip(
+        image_paths(rows, result, table_),
+        result.targets[rows],
+        answers.predicted[rows],
+        answers.confidences[rows],
+        strict=True,
+    ):
+        name = _short(class_names[answer])
+        truth = "" if answer == target else f"is {_short(class_names[target])}; "
+        found.append(thumbnail(Path(path), f"{name} {share:.0%}", f"{truth}{Path(path).name}"))
+    return found
+
+
+def _short(name: str, length: int = MAX_CAPTION) -> str:
+    """Cut a name to what fits there; the panels and the table of the classes have it whole."""
+    return shorten(shown(name), length)
+
+
+def _panel(true: int, answer: int) -> str:
+    # By number: a class may be called what no identifier can be.
+    return f"cell-{true}-{answer}"
+
+
+def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
+    support = counts.sum(axis=1)
+    heads = "".join(
+        f'<th scope="col" title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>' for name in class_names
+    )
+    lines = []
+    for true, name in enumerate(class_names):
+        cells = []
+        for answer, count in enumerate(counts[true].tolist()):
+            if not count:
+                cells.append("<td></td>")
+                continue
+            words = "right" if answer == true else f"predicted as {shown(class_names[answer])}"
+            button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, answer)))
+            kind = "right" if answer == true else "wrong"
+            cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
+        lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(shown(name))}</th>{"".join(cells)}</tr>')
+    return Html(
+        '<div class="scroll" tabindex="0"><table class="matrix"><caption>Rows: true; columns: predicted. A click on '
+        f"a cell shows its images.</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        "</table></div>"
+    )
+
+
+def _pairs(
+    counts: NDArray[np.int64], pairs: Sequence[tuple[int, int]], class_names: Sequence[str]
+) -> Html:  # fmt: skip
+    support = counts.sum(axis=1)
+    rows = []
+    for true, answer in pairs[:MAX_PAIRS]:
+        one, other, count = shown(class_names[true]), shown(class_names[answer]), int(counts[true, answer])
+        share = count / support[true]
+        button = Opener("show", f"{one} predicted as {other}: {count:,}", _panel(true, answer))
+        rows.append((one, other, count, Number(share, f"{share:.0%}"), button))
+    more = [paragraph(f"The {MAX_PAIRS} most frequent of {len(pairs):,} pairs.")] if len(pairs) > MAX_PAIRS else []
+    columns = ("true class", "answer", "images", "share of the class", "images")
+    return Html("".join([table(columns, rows), *more]))

@@ -9,8 +9,6 @@ import numpy as np
 
 from classifier_training.core.errors import enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.core.types import softmax
-from classifier_training.evaluation.gallery import draw_figures
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.mistakes import Answers
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.evaluation.drawing import Drawer
 
 SCHEMA = 1
 
@@ -174,34 +171,6 @@ def write_results(
     write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first), is_safe=csv_safe)
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices), is_safe=csv_safe)
-
-
-def draw_results(
-    folder: Path,
-    result: SplitResult,
-    table: SplitTable,
-    class_names: Sequence[str],
-    evaluation: Evaluation,
-    drawer: Drawer,
-    *,
-    temperature: float | None = None,
-) -> None:
-    """Hand the figures, which `draw_figures` lists, to the drawer.
-
-    Args:
-        folder: where to.
-        result: the answers.
-        table: the samples of the split.
-        class_names: [K].
-        evaluation: figures of the answers.
-        drawer: paints.
-        temperature: that the logits were divided by, where they were.
-    """
-    confidences = {"as given": result.probabilities.max(axis=1)}
-    if temperature not in (None, 1.0):
-        before = softmax(result.logits * np.float32(temperature)).max(axis=1)
-        confidences = {"before calibration": before, "after calibration": confidences["as given"]}
-    draw_figures(folder, result, table, class_names, drawer, measures=evaluation.measures, confidences=confidences)
 
 
 def _report(

@@ -14,7 +14,8 @@ from classifier_training.core.table import FORMULA_STARTS
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
+from classifier_training.evaluation.plots import draw_results
+from classifier_training.evaluation.results import Evaluation, evaluate_answers, write_results
 
 NAMES = ("accuracy", "metrics", "split")
 """A class may be called like a part of the report."""

@@ -14,7 +14,6 @@ from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
 from classifier_training.data.checking.findings import plural, shown
 from classifier_training.evaluation import report
-from classifier_training.evaluation.gallery import thumbnail
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
 from classifier_training.workflows.evaluating.opened import open_exported
@@ -190,7 +189,7 @@ def _write_report(
         name = Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
         if len(images) < MAX_SHOWN:
             words = f"model: {shown(class_names[likely])} {confidence:.0%}\n{name}"
-            images.append(thumbnail(Path(path), f"label: {shown(class_names[given])}", words))
+            images.append(report.thumbnail(Path(path), f"label: {shown(class_names[given])}", words))
         rows.append((name, split, shown(class_names[given]), shown(class_names[likely]), confidence, quality))
     share = len(rows) / len(scored.samples)
     facts = [

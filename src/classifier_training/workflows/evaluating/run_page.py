@@ -12,9 +12,13 @@ from classifier_training.core.errors import shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
-from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_pieces, pictures_of
-from classifier_training.evaluation.gallery import plot_uri
-from classifier_training.evaluation.mistakes import Answers, most_confused
+from classifier_training.evaluation.mistakes import (
+    MAX_MATRIX,
+    Answers,
+    confusion_pieces,
+    most_confused,
+    pictures_of,
+)
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.verdict import SURE, TARGET_RECALL, Grounds, headline, percent, remarks
 from classifier_training.workflows.evaluating.run_facts import RunFacts
@@ -316,6 +320,8 @@ def _how(facts: RunFacts) -> Html:
 def _images(folder: Path, names: dict[str, str]) -> list[Html]:
     """Return the PNG files that are there; one that could not be drawn has been told of."""
     uris: Iterable[tuple[str, str]] = [
-        (plot_uri(folder / f"{name}.png"), words) for name, words in names.items() if (folder / f"{name}.png").exists()
+        (report.plot_uri(folder / f"{name}.png"), words)
+        for name, words in names.items()
+        if (folder / f"{name}.png").exists()
     ]
     return [report.plots(uris)] if uris else []

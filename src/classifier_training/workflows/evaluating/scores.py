@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.evaluation.metrics import cross_entropies
+from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.reject import write_selective
-from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
+from classifier_training.evaluation.results import Evaluation, evaluate_answers, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

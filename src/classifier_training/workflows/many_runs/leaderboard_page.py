@@ -12,7 +12,6 @@ from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.curves import RocFigure
 from classifier_training.evaluation.figures.leaderboard import ParetoFigure
-from classifier_training.evaluation.gallery import plot_uri
 from classifier_training.evaluation.leaderboard import (
     BEST,
     RANKED_BY,
@@ -84,7 +83,7 @@ def write_leaderboard(
         for _, path, figure in drawn:
             drawer.submit(figure, path)
     page = folder / "leaderboard.html"
-    images = [(plot_uri(path), words) for words, path, _ in drawn if path.exists()]
+    images = [(report.plot_uri(path), words) for words, path, _ in drawn if path.exists()]
     report.write_page(page, title="Leaderboard", body=_body(boards, runs, failures, images))
     return page
 

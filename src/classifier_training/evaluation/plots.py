@@ -1,15 +1,12 @@
-"""The figures of an evaluation, drawn in the background, and the images that pages show."""
+"""The plots of an evaluation, painted in the background."""
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.types import softmax
 from classifier_training.evaluation.figures.curves import ranking_curves
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
 from classifier_training.evaluation.figures.predictions import (
@@ -19,96 +16,51 @@ from classifier_training.evaluation.figures.predictions import (
     ConfusionMatrixFigure,
     ReliabilityFigure,
 )
-from classifier_training.evaluation.mistakes import Answers, most_confused
-from classifier_training.evaluation.report import Thumbnail
+from classifier_training.evaluation.mistakes import Answers, image_paths, most_confused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.drawing import Drawer, Figure
-    from classifier_training.evaluation.measures import Measures
-
-SIDE = 112
-STRIP_SIDE, STRIP_GAP = 96, 4
-
-
-def thumbnail(path: Path, title: str, words: str = "") -> Thumbnail:
-    """Return a file's image for a page, or only its words when it cannot be read."""
-    image = _small(path, SIDE)
-    if image is None:
-        return Thumbnail("", title, words)
-    return Thumbnail(_uri(image), title, words, enlarged=max(image.size) < SIDE // 2)
-
-
-def strip_uri(paths: Sequence[Path]) -> str:
-    """Return files' images in a row, as one data URI; what cannot be read leaves its place grey."""
-    width = len(paths) * (STRIP_SIDE + STRIP_GAP) - STRIP_GAP
-    row = Image.new("RGB", (max(1, width), STRIP_SIDE), (235, 235, 235))
-    for number, path in enumerate(paths):
-        image = _small(path, STRIP_SIDE)
-        if image is not None:
-            scale = STRIP_SIDE / max(image.size)
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            fitted = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
-            left = number * (STRIP_SIDE + STRIP_GAP) + (STRIP_SIDE - size[0]) // 2
-            row.paste(fitted, (left, (STRIP_SIDE - size[1]) // 2))
-    return _uri(row)
-
-
-def plot_uri(path: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _small(path: Path, side: int) -> Image.Image | None:
-    try:
-        image = read_preview(path, min_side=side).image
-    except UnreadableImageError:
-        return None
-    image.thumbnail((side, side), Image.Resampling.BILINEAR)
-    return image
-
-
-def _uri(image: Image.Image) -> str:
-    content = io.BytesIO()
-    # Of the smallest, JPEG would show its own blocks.
-    kind = "PNG" if max(image.size) < SIDE // 2 else "JPEG"
-    image.save(content, kind, **({"quality": 80} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
-
+    from classifier_training.evaluation.results import Evaluation
 
 NUM_TILES, NUM_PAIRS, NUM_EXAMPLES = 24, 8, 6
 
 
-def draw_figures(
+def draw_results(
     folder: Path,
     result: SplitResult,
     table: SplitTable,
     class_names: Sequence[str],
+    evaluation: Evaluation,
     drawer: Drawer,
     *,
-    measures: Measures,
-    confidences: dict[str, NDArray[np.floating]],
+    temperature: float | None = None,
 ) -> None:
-    """Hand the figures of an evaluation to the drawer: PNG files in the folder.
+    """Submit the plots of an evaluation to the drawer: PNG files in the folder.
 
     confusion_matrix, confusion_matrix_normalised, class_scores, reliability; roc_curves and precision_recall_curves
-    where some class has images and some have not; confused_pairs and worst_mistakes where an answer is wrong;
-    unsure_answers where one is right.
+    where some class has images and some have not; confused_pairs and worst_mistakes where a prediction is wrong;
+    unsure_answers where one is correct.
 
     Args:
         folder: where to.
-        result: the answers, as they are given to users.
+        result: the predictions, as they are given to users.
         table: the samples of the split.
         class_names: [K].
+        evaluation: metrics of the predictions.
         drawer: paints.
-        measures: figures of the answers.
-        confidences: of the answers [N], by what they are: before and after calibration, or as they are.
+        temperature: that the logits were divided by, where they were.
     """
+    measures = evaluation.measures
+    confidences = {"as given": result.probabilities.max(axis=1)}
+    if temperature not in (None, 1.0):
+        before = softmax(result.logits * np.float32(temperature)).max(axis=1)
+        confidences = {"before calibration": before, "after calibration": confidences["as given"]}
     names, answers = tuple(class_names), Answers(result, len(class_names))
     split = result.split.capitalize()
 
@@ -188,8 +140,3 @@ def _grid(
         )
     )  # fmt: skip
     return SampleGridFigure(tiles=tiles, title=title)
-
-
-def image_paths(rows: Iterable[int], result: SplitResult, table: SplitTable) -> list[str]:
-    """Paths of the images of some answers."""
-    return [table.paths[result.indices[row]] for row in rows]
