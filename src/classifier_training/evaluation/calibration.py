@@ -37,7 +37,7 @@ METHOD = "temperature scaling (Guo et al. 2017, arXiv:1706.04599)"
 class TemperatureChoice:
     """A temperature, and what it does to predictions that it was not fitted to.
 
-    For the figures named `after`, the temperature of each prediction comes from the other folds (cross-fitting).
+    For the values named `after`, the temperature of each prediction comes from the other folds (cross-fitting).
 
     Args:
         temperature: to use: the fitted one, or 1.

@@ -77,18 +77,18 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What a run answered on the images it was scored on.
+class RunPredictions:
+    """What a run predicted on the images it was scored on.
 
     Args:
         targets: name of each image's class, by its path.
-        right: paths of the images that it labelled rightly.
+        correct: paths of the images that it classified correctly.
         false_positive_rates: of the macro-averaged ROC curve, growing from 0 to 1.
         true_positive_rates: of the same points.
     """
 
     targets: Mapping[str, str]
-    right: frozenset[str]
+    correct: frozenset[str]
     false_positive_rates: list[float]
     true_positive_rates: list[float]
 
@@ -102,8 +102,8 @@ class Contestant:
         data: name of the data.
         runs: scores of each run, by seed.
         representative: seed of the run in the middle, which is timed and compared.
-        latency_ms: of an answer for one image, the median; None where it could not be measured.
-        answers: of the run in the middle.
+        latency_ms: of a prediction for one image, the median; None where it could not be measured.
+        predictions: of the run in the middle.
     """
 
     model: str
@@ -111,7 +111,7 @@ class Contestant:
     runs: Mapping[int, RunScores]
     representative: int
     latency_ms: float | None
-    answers: Answers
+    predictions: RunPredictions
 
     def spread(self, column: str) -> Spread | None:
         """Return a column over the seeds; None where no run has it."""
@@ -138,7 +138,7 @@ class Standing:
         rank: from 1.
         contestant: whose.
         on_front: whether no other is at least as accurate, fast and small, and better in one of these.
-        comparison: its answers against those of the best; None for the best, or without images in common.
+        comparison: its predictions against those of the best; None for the best, or without images in common.
         p_value: McNemar's, adjusted after Holm for the number of comparisons on the data set.
         verdict: best, worse, not told apart or not compared.
     """
@@ -207,8 +207,8 @@ class Leaderboard:
             assert quickest.latency_ms is not None
             if quickest.latency_ms < best.latency_ms:
                 times = best.latency_ms / quickest.latency_ms
-                return f"{sentence}, of which {quickest.model} answers {times:.1f} times as fast."
-            return f"{sentence}, and it answers faster than these."
+                return f"{sentence}, of which {quickest.model} predicts {times:.1f} times as fast."
+            return f"{sentence}, and it predicts faster than these."
         return f"{sentence}."
 
 
@@ -226,7 +226,7 @@ def rank(contestants: Sequence[Contestant]) -> list[Leaderboard]:
             (item for item in contestants if item.data == data), key=lambda item: (-item.score, item.model)
         )
         front = pareto_front([(-item.score, _cost(item.latency_ms), _cost(_mean(item, "size_mb"))) for item in ordered])
-        comparisons = [_compare(ordered[0].answers, item.answers) for item in ordered[1:]]
+        comparisons = [_compare(ordered[0].predictions, item.predictions) for item in ordered[1:]]
         tested = [item.p_value for item in comparisons if item is not None]
         adjusted = iter(holm(tested))
         standings = [Standing(rank=1, contestant=ordered[0], on_front=front[0])]
@@ -281,8 +281,8 @@ def _verdict(comparison: Comparison | None, p_value: float | None) -> str:
     return WORSE if is_worse or (p_value < SIGNIFICANCE and comparison.gained < comparison.lost) else UNCLEAR
 
 
-def _compare(best: Answers, other: Answers) -> Comparison | None:
-    """Compare another's answers with those of the best, on the images that both answered."""
+def _compare(best: RunPredictions, other: RunPredictions) -> Comparison | None:
+    """Compare another's predictions with those of the best, on the images that both have."""
     paths = [path for path, name in other.targets.items() if best.targets.get(path) == name]
     if not paths:
         return None
@@ -290,8 +290,8 @@ def _compare(best: Answers, other: Answers) -> Comparison | None:
     numbers = {name: number for number, name in enumerate(class_names)}
     return compare(
         np.array([numbers[other.targets[path]] for path in paths], dtype=np.int64),
-        np.array([path in other.right for path in paths], dtype=bool),
-        np.array([path in best.right for path in paths], dtype=bool),
+        np.array([path in other.correct for path in paths], dtype=bool),
+        np.array([path in best.correct for path in paths], dtype=bool),
         class_names,
     )
 

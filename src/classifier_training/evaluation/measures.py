@@ -188,7 +188,7 @@ class _Split:
         return found
 
     def replicates(self, number: int) -> Replicates:
-        """Values of all metrics whose interval is the bootstrap's; the resamples are drawn once for all of them."""
+        """Values of all metrics whose interval is the bootstrap's; all of them share the resamples."""
         found: Replicates = defaultdict(list)
         of_images = {
             name: metric.function(predictions).astype(np.float32)

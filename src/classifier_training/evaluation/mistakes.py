@@ -49,13 +49,13 @@ class Confusion:
 
     Args:
         true: number of the class that they are of.
-        answer: number of the class that was answered.
+        predicted: number of the class that was predicted.
         count: how many.
         support: images of the true class.
     """
 
     true: int
-    answer: int
+    predicted: int
     count: int
     support: int
 
@@ -69,20 +69,20 @@ def most_confused(counts: NDArray[np.int64]) -> list[Confusion]:
     """Return all confusions that occur, the most frequent first; of equals, the larger share of its class.
 
     Args:
-        counts: images by true class (rows) and answer (columns), int64 [K, K].
+        counts: images by true class (rows) and predicted class (columns), int64 [K, K].
     """
     support = counts.sum(axis=1)
     rows, columns = np.nonzero(counts * (1 - np.eye(len(counts), dtype=np.int64)))
     found = [
-        Confusion(true, answer, int(counts[true, answer]), int(support[true]))
-        for true, answer in zip(rows.tolist(), columns.tolist(), strict=True)
+        Confusion(true, predicted, int(counts[true, predicted]), int(support[true]))
+        for true, predicted in zip(rows.tolist(), columns.tolist(), strict=True)
     ]
     return sorted(found, key=lambda item: (-item.count, -item.share))
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of a split in the orders that a person looks at them.
+class SortedPredictions:
+    """The predictions of a split in the orders in which a person looks at them.
 
     Args:
         result: with calibrated logits where there are such.
@@ -104,7 +104,7 @@ class Answers:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Images by true class (rows) and answer (columns), int64 [K, K]."""
+        """Images by true class (rows) and predicted class (columns), int64 [K, K]."""
         return confusion_counts(self.result.targets, self.predicted, self.num_classes)
 
     def worst(self) -> NDArray[np.int64]:
@@ -114,11 +114,11 @@ class Answers:
 
     def unsure(self) -> NDArray[np.int64]:
         """Rows of the correct predictions, the least confident first."""
-        right = np.flatnonzero(self.predicted == self.result.targets)
-        return np.asarray(right[np.argsort(self.confidences[right], kind="stable")])
+        correct = np.flatnonzero(self.predicted == self.result.targets)
+        return np.asarray(correct[np.argsort(self.confidences[correct], kind="stable")])
 
     def cells(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Rows by true class and answer, of each pair that occurs; the surest answer first."""
+        """Rows by true and predicted class, of each pair that occurs; the most confident first."""
         order = np.argsort(-self.confidences, kind="stable")
         pairs = self.result.targets[order] * self.num_classes + self.predicted[order]
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
@@ -132,51 +132,51 @@ def image_paths(rows: Iterable[int], result: SplitResult, table_: SplitTable) ->
     return [table_.paths[result.indices[row]] for row in rows]
 
 
-def confusion_pieces(answers: Answers, table_: SplitTable, class_names: Sequence[str]) -> list[Html]:
+def confusion_pieces(predictions: SortedPredictions, table_: SplitTable, class_names: Sequence[str]) -> list[Html]:
     """Return the matrix, or of many classes the list of confused pairs, and the panels with the images.
 
     Args:
-        answers: of the split.
+        predictions: of the split.
         table_: its samples.
         class_names: [K].
     """
-    counts, cells = answers.counts, answers.cells()
-    pairs = [(item.true, item.answer) for item in most_confused(counts)]
+    counts, cells = predictions.counts, predictions.cells()
+    pairs = [(item.true, item.predicted) for item in most_confused(counts)]
     small = len(class_names) <= MAX_MATRIX
     opened = [*pairs, *((n, n) for n in range(len(class_names)) if (n, n) in cells)] if small else pairs[:MAX_PAIRS]
     contents, left = [], MAX_PICTURES
-    for true, answer in opened:
-        rows = cells[true, answer]
-        limit = PER_RIGHT_CELL if true == answer else PER_WRONG_CELL
+    for true, predicted in opened:
+        rows = cells[true, predicted]
+        limit = PER_RIGHT_CELL if true == predicted else PER_WRONG_CELL
         chosen = rows[: max(0, min(limit, left))]
         left -= len(chosen)
         hidden = len(rows) - len(chosen)
-        words = "right" if true == answer else f"predicted as {shown(class_names[answer])}"
-        inside = [thumbnails(pictures_of(chosen, answers, table_, class_names))] if len(chosen) else []
+        words = "correct" if true == predicted else f"predicted as {shown(class_names[predicted])}"
+        inside = [thumbnails(pictures_of(chosen, predictions, table_, class_names))] if len(chosen) else []
         if hidden:
             inside.append(paragraph(f"{hidden:,} more are in predictions.csv."))
         contents.append(
-            (_panel(true, answer), f"{shown(class_names[true])}, {words}: {len(rows):,}", Html("".join(inside)))
+            (_panel(true, predicted), f"{shown(class_names[true])}, {words}: {len(rows):,}", Html("".join(inside)))
         )
     listed = _matrix(counts, class_names) if small else _pairs(counts, pairs, class_names)
     return [listed, panels(contents)]
 
 
 def pictures_of(
-    rows: NDArray[np.int64], answers: Answers, table_: SplitTable, class_names: Sequence[str]
+    rows: NDArray[np.int64], predictions: SortedPredictions, table_: SplitTable, class_names: Sequence[str]
 ) -> list[Thumbnail]:
-    """Return thumbnails of some answers: what each is, what was answered, how surely, and the file."""
-    result = answers.result
+    """Return thumbnails of some predictions: true class, predicted class, confidence and file."""
+    result = predictions.result
     found = []
-    for path, target, answer, share in zip(
+    for path, target, predicted, share in zip(
         image_paths(rows, result, table_),
         result.targets[rows],
-        answers.predicted[rows],
-        answers.confidences[rows],
+        predictions.predicted[rows],
+        predictions.confidences[rows],
         strict=True,
     ):
-        name = _short(class_names[answer])
-        truth = "" if answer == target else f"is {_short(class_names[target])}; "
+        name = _short(class_names[predicted])
+        truth = "" if predicted == target else f"is {_short(class_names[target])}; "
         found.append(thumbnail(Path(path), f"{name} {share:.0%}", f"{truth}{Path(path).name}"))
     return found
 
@@ -186,9 +186,9 @@ def _short(name: str, length: int = MAX_CAPTION) -> str:
     return shorten(shown(name), length)
 
 
-def _panel(true: int, answer: int) -> str:
+def _panel(true: int, predicted: int) -> str:
     # By number: a class may be called what no identifier can be.
-    return f"cell-{true}-{answer}"
+    return f"cell-{true}-{predicted}"
 
 
 def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
@@ -199,13 +199,13 @@ def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
     lines = []
     for true, name in enumerate(class_names):
         cells = []
-        for answer, count in enumerate(counts[true].tolist()):
+        for predicted, count in enumerate(counts[true].tolist()):
             if not count:
                 cells.append("<td></td>")
                 continue
-            words = "right" if answer == true else f"predicted as {shown(class_names[answer])}"
-            button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, answer)))
-            kind = "right" if answer == true else "wrong"
+            words = "correct" if predicted == true else f"predicted as {shown(class_names[predicted])}"
+            button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, predicted)))
+            kind = "right" if predicted == true else "wrong"
             cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
         lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(shown(name))}</th>{"".join(cells)}</tr>')
     return Html(
@@ -220,11 +220,11 @@ def _pairs(
 ) -> Html:  # fmt: skip
     support = counts.sum(axis=1)
     rows = []
-    for true, answer in pairs[:MAX_PAIRS]:
-        one, other, count = shown(class_names[true]), shown(class_names[answer]), int(counts[true, answer])
+    for true, predicted in pairs[:MAX_PAIRS]:
+        one, other, count = shown(class_names[true]), shown(class_names[predicted]), int(counts[true, predicted])
         share = count / support[true]
-        button = Opener("show", f"{one} predicted as {other}: {count:,}", _panel(true, answer))
+        button = Opener("show", f"{one} predicted as {other}: {count:,}", _panel(true, predicted))
         rows.append((one, other, count, Number(share, f"{share:.0%}"), button))
     more = [paragraph(f"The {MAX_PAIRS} most frequent of {len(pairs):,} pairs.")] if len(pairs) > MAX_PAIRS else []
-    columns = ("true class", "answer", "images", "share of the class", "images")
+    columns = ("true class", "predicted", "images", "share of the class", "images")
     return Html("".join([table(columns, rows), *more]))

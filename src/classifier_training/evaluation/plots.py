@@ -16,7 +16,7 @@ from classifier_training.evaluation.figures.predictions import (
     ConfusionMatrixFigure,
     ReliabilityFigure,
 )
-from classifier_training.evaluation.mistakes import Answers, image_paths, most_confused
+from classifier_training.evaluation.mistakes import SortedPredictions, image_paths, most_confused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def draw_results(
     if temperature not in (None, 1.0):
         before = softmax(result.logits * np.float32(temperature)).max(axis=1)
         confidences = {"before calibration": before, "after calibration": confidences["as given"]}
-    names, answers = tuple(class_names), Answers(result, len(class_names))
+    names, predictions = tuple(class_names), SortedPredictions(result, len(class_names))
     split = result.split.capitalize()
 
     def draw(name: str, figure: Figure | None) -> None:
@@ -71,7 +71,7 @@ def draw_results(
             # Of an earlier evaluation in the same folder.
             (folder / f"{name}.png").unlink(missing_ok=True)
 
-    counts = answers.counts
+    counts = predictions.counts
     balanced = f"{split}: balanced accuracy {measures.overall['balanced_accuracy'].value:.3f}"
     draw("confusion_matrix", ConfusionMatrixFigure(counts=counts, class_names=names, title=balanced))
     draw(
@@ -97,46 +97,46 @@ def draw_results(
         "reliability",
         ReliabilityFigure(
             confidences=confidences,
-            correct=answers.predicted == result.targets,
-            title=f"{split}: how often answers of a confidence are right",
+            correct=predictions.predicted == result.targets,
+            title=f"{split}: how often predictions of a confidence are correct",
         ),
     )
-    worst, unsure = answers.worst(), answers.unsure()
-    draw("confused_pairs", _pairs(answers, counts, table, names) if len(worst) else None)
+    worst, unsure = predictions.worst(), predictions.unsure()
+    draw("confused_pairs", _pairs(predictions, counts, table, names) if len(worst) else None)
     title = f"{split}: the worst of {len(worst):,} mistakes, the largest loss first"
-    draw("worst_mistakes", _grid(worst, answers, table, names, title) if len(worst) else None)
-    title = f"{split}: right, but unsure"
-    draw("unsure_answers", _grid(unsure, answers, table, names, title) if len(unsure) else None)
+    draw("worst_mistakes", _grid(worst, predictions, table, names, title) if len(worst) else None)
+    title = f"{split}: correct, but unsure"
+    draw("unsure_answers", _grid(unsure, predictions, table, names, title) if len(unsure) else None)
 
 
 def _pairs(
-    answers: Answers, counts: NDArray[np.int64], table: SplitTable, names: tuple[str, ...]
+    predictions: SortedPredictions, counts: NDArray[np.int64], table: SplitTable, names: tuple[str, ...]
 ) -> ConfusedPairsFigure:
-    cells = answers.cells()
+    cells = predictions.cells()
     pairs = tuple(
         ConfusedPair(
             true_label=names[item.true],
-            answer=names[item.answer],
+            predicted_label=names[item.predicted],
             count=item.count,
             support=item.support,
-            paths=tuple(image_paths(cells[item.true, item.answer][:NUM_EXAMPLES], answers.result, table)),
+            paths=tuple(image_paths(cells[item.true, item.predicted][:NUM_EXAMPLES], predictions.result, table)),
         )
         for item in most_confused(counts)[:NUM_PAIRS]
     )
-    return ConfusedPairsFigure(pairs=pairs, title=f"{answers.result.split.capitalize()}: the most confused classes")
+    return ConfusedPairsFigure(pairs=pairs, title=f"{predictions.result.split.capitalize()}: the most confused classes")
 
 
 def _grid(
-    rows: NDArray[np.int64], answers: Answers, table: SplitTable, names: tuple[str, ...], title: str
+    rows: NDArray[np.int64], predictions: SortedPredictions, table: SplitTable, names: tuple[str, ...], title: str
 ) -> SampleGridFigure:
-    chosen, result = rows[:NUM_TILES], answers.result
+    chosen, result = rows[:NUM_TILES], predictions.result
     tiles = tuple(
         Tile(
-            path=path, true_label=names[target], predicted_label=names[answer], confidence=float(share)
+            path=path, true_label=names[target], predicted_label=names[predicted], confidence=float(share)
         )
-        for path, target, answer, share in zip(
-            image_paths(chosen, result, table), result.targets[chosen], answers.predicted[chosen],
-            answers.confidences[chosen], strict=True,
+        for path, target, predicted, share in zip(
+            image_paths(chosen, result, table), result.targets[chosen], predictions.predicted[chosen],
+            predictions.confidences[chosen], strict=True,
         )
     )  # fmt: skip
     return SampleGridFigure(tiles=tiles, title=title)

@@ -54,7 +54,7 @@ class Ranking:
 
     @cached_property
     def _placements(self) -> tuple[Floats, Floats]:
-        """For an image in each step, by step: the share of the other kind that it stands on the right side of.
+        """For an image in each step, by step: the share of the other kind that it is ordered correctly against.
 
         These are DeLong's structural components: of images of the class, and of others; a tie counts half.
         """
@@ -119,7 +119,7 @@ class Ranking:
             weights: of the images, by row, in each resample [N, B].
 
         Returns:
-            The figure of each resample [B].
+            The value for each resample [B].
         """
         from scipy.sparse import csr_array
 
@@ -135,8 +135,8 @@ class Ranking:
             )
             return np.asarray(picked @ weights)
 
-        drawn = sums(positives, hits)
-        found = drawn.cumsum(axis=0)
-        answered = sums(self.order, ends).cumsum(axis=0)
-        precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
-        return np.asarray((drawn * precision).sum(axis=0, dtype=np.float64) / found[-1])
+        positive = sums(positives, hits)
+        found = positive.cumsum(axis=0)
+        predicted = sums(self.order, ends).cumsum(axis=0)
+        precision = np.divide(found, predicted, out=np.zeros_like(found), where=predicted > 0)
+        return np.asarray((positive * precision).sum(axis=0, dtype=np.float64) / found[-1])

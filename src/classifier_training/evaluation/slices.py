@@ -1,4 +1,4 @@
-"""Figures of parts of a split: where a classifier is worse than its average says."""
+"""Metrics of parts of a split: where a classifier is worse than its average says."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Slice:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
-        figures = {"accuracy": self.accuracy.to_dict(), "balanced_accuracy": self.balanced_accuracy.to_dict()}
-        return {"by": self.by, "value": self.value, "num_images": self.num_images, **figures}
+        metrics = {"accuracy": self.accuracy.to_dict(), "balanced_accuracy": self.balanced_accuracy.to_dict()}
+        return {"by": self.by, "value": self.value, "num_images": self.num_images, **metrics}
 
 
-def slice_figures(
+def slice_metrics(
     by: str,
     values: Sequence[str],
     targets: NDArray[np.int64],
@@ -64,7 +64,7 @@ def slice_figures(
         by: what it is divided by.
         values: of each image [N].
         targets: class numbers [N].
-        predicted: answers [N].
+        predicted: predicted class numbers [N].
         num_classes: K.
 
     Returns:
@@ -82,9 +82,9 @@ def slice_figures(
 
 
 def worst_slice(slices: Sequence[Slice]) -> Slice | None:
-    """The slice that is surely bad: the one whose accuracy is lowest at the upper end of its interval.
+    """The slice that is certainly bad: the one whose accuracy is lowest at the upper end of its interval.
 
-    By the figure alone a slice of two images would win. None when there is nothing to choose from.
+    By the accuracy alone a slice of two images would win. None when there is nothing to choose from.
     """
     return min(slices, key=lambda item: (item.accuracy.high, item.accuracy.value)) if len(slices) > 1 else None
 
@@ -117,7 +117,7 @@ def _balanced(counts: ClassCounts, seed: Sequence[int]) -> Estimate:
     value = float(balanced_accuracy(counts))
     present = counts.support > 0
     support = counts.support[present]
-    # Drawing a class's images anew gives binomial hits; each class by itself, as in `intervals.resample`.
+    # Resampling a class's images gives binomial hits; each class by itself, as in `intervals.resample`.
     recalls = counts.hits[present] / support
-    drawn = np.random.default_rng(seed).binomial(support.astype(np.int64), recalls, (MAX_RESAMPLES, len(support)))
-    return bootstrap_interval(value, (drawn / support).mean(axis=1))
+    hits = np.random.default_rng(seed).binomial(support.astype(np.int64), recalls, (MAX_RESAMPLES, len(support)))
+    return bootstrap_interval(value, (hits / support).mean(axis=1))

@@ -16,8 +16,8 @@ from classifier_training.evaluation.leaderboard import (
     UNCLEAR,
     UNCOMPARED,
     WORSE,
-    Answers,
     Contestant,
+    RunPredictions,
     RunScores,
     macro_roc,
     middle_seed,
@@ -31,11 +31,11 @@ def figures(score: float, **others: float) -> RunScores:
     return RunScores(metrics=metrics, **{"train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others})
 
 
-def answers(num_right: int, *, number: int = 200, folder: str = "a") -> Answers:
+def predictions(num_right: int, *, number: int = 200, folder: str = "a") -> RunPredictions:
     paths = [f"{folder}/{place}.png" for place in range(number)]
-    return Answers(
+    return RunPredictions(
         targets={path: str(place % 2) for place, path in enumerate(paths)},
-        right=frozenset(paths[:num_right]),
+        correct=frozenset(paths[:num_right]),
         false_positive_rates=[0.0, 1.0],
         true_positive_rates=[0.0, 1.0],
     )
@@ -50,7 +50,7 @@ def contestant(model: str, num_right: int, *, latency_ms: float = 1.0, folder: s
         runs=runs,
         representative=middle_seed(runs),
         latency_ms=latency_ms,
-        answers=answers(num_right, folder=folder),
+        predictions=predictions(num_right, folder=folder),
     )
 
 
@@ -60,7 +60,7 @@ def test_contestants_are_ranked_and_told_apart_on_the_same_images() -> None:
     assert [item.verdict for item in board.standings] == [BEST, UNCLEAR, WORSE]
     assert board.verdict == (
         "images: good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not "
-        "tell it from near, of which near answers 3.0 times as fast."
+        "tell it from near, of which near predicts 3.0 times as fast."
     )
     row = board.standings[0].to_dict()
     assert row["balanced_accuracy_deviation"] == pytest.approx(0.01)

@@ -24,7 +24,7 @@ MAX_CURVES = 10
 
 NUM_WORST = 5
 GRID = np.linspace(0, 1, 201)
-"""Where curves are read off, to be averaged and to be drawn: a curve of 50,000 images has as many corners."""
+"""Where curves are read off, to be averaged and plotted: a curve of 50,000 images has as many corners."""
 
 Kind = Literal["roc", "precision_recall"]
 
@@ -35,7 +35,7 @@ class RankingCurvesFigure(Figure):
 
     Args:
         kind: roc or precision_recall.
-        curves: values at `GRID`, by legend; the first is drawn heavier where it is a mean.
+        curves: values at `GRID`, by legend; the first is plotted heavier where it is a mean.
         title: above the image.
         has_mean: whether the first curve is the mean over the classes.
     """
@@ -107,7 +107,7 @@ def ranking_curves(
 
 def _read_off(kind: Kind, ranking: Ranking) -> Floats:
     if kind == "roc":
-        # Of the corners above one place the highest counts, as on a drawn step.
+        # Of the corners above one place the highest counts, as on a plotted step.
         return np.asarray(np.interp(GRID, *ranking.roc_curve))
     found = ranking.hits / ranking.num_positive
     precision = ranking.hits / (ranking.ends + 1)
@@ -120,7 +120,7 @@ class RocFigure(Figure):
     """ROC curves of several classifiers, one each.
 
     Args:
-        curves: false and true positive rates, by name; the first are drawn.
+        curves: false and true positive rates, by name; the first are plotted.
         title: above the image.
         y_label: beside it.
     """

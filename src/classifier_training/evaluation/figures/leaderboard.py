@@ -93,7 +93,7 @@ class TradeOffFigure(Figure):
         for place, (name, across, height, (low, high)) in enumerate(points):
             number = place % len(COLOURS)
             colour = COLOURS[number]
-            # Several have the same height, so each is drawn a little smaller than the one below it.
+            # Several have the same height, so each is plotted a little smaller than the one below it.
             axes.plot([low, high], [height, height], color=colour, linewidth=5 - 0.7 * number, alpha=0.5)
             axes.plot(across, height, "o", color=colour, markersize=12 - 1.2 * number, label=label_of(name))
         if self.log_x:
@@ -111,11 +111,11 @@ class TradeOffFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class BarsFigure(Figure):
-    """Figures of several networks, a panel for each figure.
+    """Metrics of several networks, a panel for each.
 
     Args:
         names: of the networks [M].
-        panels: values [M] by the figure's name with its unit.
+        panels: values [M] by the name of the metric with its unit.
         title: above the image.
     """
 

@@ -1,4 +1,4 @@
-"""What a network sees: its images by their likeness to it, and the places that its answers rest on."""
+"""What a network sees: which images are alike to it, and the places that its predictions rest on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EmbeddingFigure(Figure):
     Args:
         features: what the network sees, float32 [N, D].
         targets: class of each image [N].
-        correct: whether its answer is right [N].
+        correct: whether its prediction is [N].
         paths: image files [N].
         class_names: [K].
         title: above the image.
@@ -76,7 +76,7 @@ class EmbeddingFigure(Figure):
             facecolors="none",
             edgecolors=RED,
             linewidths=1.1,
-            label="wrong answer",
+            label="wrong prediction",
         )
         for row in spread(points, MAX_THUMBNAILS):
             small = Image.fromarray(draw_tile(self.paths[row])).resize((THUMBNAIL, THUMBNAIL))
@@ -123,26 +123,26 @@ def spread(points: NDArray[np.float64], number: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class OcclusionTile:
-    """An image and the places that its answer rests on.
+    """An image and the places that its prediction rests on.
 
     Args:
         image: what the network was shown, uint8 [H, W, 3].
-        falls: by how much the answer's probability falls when a place is hidden, float32 [P, P].
+        falls: by how much the predicted class's probability falls when a place is hidden, float32 [P, P].
         true_label: what it is.
-        answer: what was answered.
-        confidence: how surely.
+        predicted_label: what it was predicted as.
+        confidence: of the prediction.
     """
 
     image: NDArray[np.uint8]
     falls: NDArray[np.float32]
     true_label: str
-    answer: str
+    predicted_label: str
     confidence: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class OcclusionFigure(Figure):
-    """Pairs of an image and the same with its places coloured: red where the answer rests, blue where it suffers.
+    """Pairs of an image and the same with its places coloured: red where the prediction rests, blue where it suffers.
 
     Args:
         tiles: the worst first.
@@ -158,7 +158,7 @@ class OcclusionFigure(Figure):
         """Paint it; see the base class."""
         columns = min(self.columns, len(self.tiles))
         width = 2 * TILE + GAP
-        captions = [caption(tile.true_label, tile.answer, tile.confidence, width=width) for tile in self.tiles]
+        captions = [caption(tile.true_label, tile.predicted_label, tile.confidence, width=width) for tile in self.tiles]
         canvas, corners = lay_out(len(self.tiles), columns, height=TILE + caption_height(captions), width=width)
         figure = new_figure(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
         axes = figure.add_subplot()
@@ -167,7 +167,7 @@ class OcclusionFigure(Figure):
             canvas[top : top + TILE, left : left + TILE] = plain
             canvas[top : top + TILE, left + TILE : left + 2 * TILE] = tint(plain, tile.falls)
             write_caption(axes, text, left + TILE, top + TILE, RED)
-        show_canvas(axes, canvas, f"{self.title}\nred: hiding it weakens the answer; blue: strengthens it")
+        show_canvas(axes, canvas, f"{self.title}\nred: hiding it weakens the prediction; blue: strengthens it")
         return figure
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts for the letters of class names, and names that fit their place."""
+"""What all plots share: colours, fonts for the letters of class names, and names that fit their place."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class _Fonts:
         self._others = _other_fonts()
 
     def can_show(self, letter: str) -> bool:
-        """Whether a letter can be drawn, perhaps by a font that is taken up for it."""
+        """Whether a letter can be shown, perhaps by a font that is taken up for it."""
         if ord(letter) in self._letters:
             return letter.isprintable() or letter == "\N{ZERO WIDTH JOINER}"
         category = unicodedata.category(letter)
@@ -227,7 +227,7 @@ def _other_fonts() -> list[str]:
 
 
 def _packaged_fonts() -> Iterator[str]:
-    # Found and not imported: the package would change how everything is drawn.
+    # Found and not imported: the package would change how everything is painted.
     spec = importlib.util.find_spec(FONT_PACKAGE)
     for place in spec.submodule_search_locations or () if spec else ():
         yield from map(str, sorted(Path(place).glob("fonts/*.ttf")))
@@ -235,7 +235,7 @@ def _packaged_fonts() -> Iterator[str]:
 
 @functools.lru_cache(maxsize=512)
 def _letters_of(path: str) -> frozenset[int]:
-    """The letters that a font file has, none where it cannot be drawn with: colour images, or damaged."""
+    """The letters that a font file has, none where it cannot be used: colour images, or damaged."""
     from matplotlib.ft2font import FaceFlags, FT2Font
 
     try:

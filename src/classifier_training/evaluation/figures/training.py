@@ -99,7 +99,7 @@ class DistillationFigure(Figure):
 
     Args:
         scores: the runs.
-        teacher_accuracy: drawn as a line.
+        teacher_accuracy: shown as a line.
     """
 
     scores: tuple[StudentScore, ...]
@@ -110,7 +110,7 @@ class DistillationFigure(Figure):
         ways = sorted(dict.fromkeys(score.taught for score in self.scores), key=lambda way: way is not None)
         labels = ["alone" if way is None else str(way) for way in ways]
         figure = new_figure(10, 1.8 + 0.42 * len(ways))
-        for place, (title, name) in enumerate([("accuracy", "accuracy"), ("answers as the teacher", "agreement")]):
+        for place, (title, name) in enumerate([("accuracy", "accuracy"), ("agreement with the teacher", "agreement")]):
             axes = figure.add_subplot(1, 2, place + 1)
             for row, way in enumerate(ways):
                 values = [getattr(score, name) for score in self.scores if score.taught == way]

@@ -1,4 +1,4 @@
-"""`evaluate`: a finished run's answers on labelled images."""
+"""`evaluate`: a finished run's metrics on labelled images."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class EvaluateResult:
 
     Args:
         folder: where the result files are.
-        result: the answers.
-        evaluation: their figures.
+        result: the predictions.
+        evaluation: their metrics.
         verdict: on the comparison with another run, in one sentence; empty without one.
     """
 
@@ -93,9 +93,9 @@ def evaluate(
             checkpoints/best.ckpt.
         split: which part of the data; test when left out, or all of data that is not split.
         against: another run, named in the same way, to compare with on the same images.
-        slices: what to give figures of parts by: group, size (of the image) or a field of the metadata; one or
+        slices: what to give metrics of parts by: group, size (of the image) or a field of the metadata; one or
             several.
-        intervals: find the 95 % interval of every figure.
+        intervals: find the 95 % interval of every metric.
         maps: also draw embedding.png, a map of the images by what the network sees in them, and occlusion.png, the
             places that the worst mistakes were decided by; it takes a minute or so more.
         output: folder for the result files; a folder inside the run when left out.
@@ -158,7 +158,7 @@ def evaluate(
 
 
 def _refuse_idle(data: DataSource) -> None:
-    """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its images."""
+    """Refuse what would change nothing: an evaluation splits nothing, and the model says how it wants its images."""
     for field in dataclasses.fields(data):
         idle = field.name in TRAINING_ALONE or (field.name not in ("root", "on_error") and not data.is_named)
         if idle and getattr(data, field.name) != field.default:
@@ -214,7 +214,7 @@ def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResu
 
 
 def _default_folder(opened: OpenedModel, root: Path, split: str, *, own_data: bool) -> Path:
-    # What another file of the run answers does not take the place of what model.onnx does.
+    # The predictions of another file of the run do not replace those of model.onnx.
     file = [] if opened.is_main else [opened.path.stem]
     data = [] if own_data else [root.name]
     part = [split] if split and not (own_data and split == TEST) else []

@@ -15,7 +15,7 @@ from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.run_dir import RunDir
-from classifier_training.evaluation.leaderboard import RANKED_BY, Answers, RunScores, macro_roc, metric_columns
+from classifier_training.evaluation.leaderboard import RANKED_BY, RunPredictions, RunScores, macro_roc, metric_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ def read_finished(run_dir: RunDir) -> Finished:
         raise _damaged(run_dir, error) from error
 
 
-def read_answers(run_dir: RunDir) -> Answers:
+def read_answers(run_dir: RunDir) -> RunPredictions:
     """Read what a run answered on the images that it was scored on.
 
     Raises:
@@ -122,7 +122,9 @@ def read_answers(run_dir: RunDir) -> Answers:
         alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), np.array(numbers, dtype=np.int64))
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise _damaged(run_dir, error) from error
-    return Answers(targets=targets, right=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits)
+    return RunPredictions(
+        targets=targets, correct=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits
+    )
 
 
 def group_runs(runs: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]]:

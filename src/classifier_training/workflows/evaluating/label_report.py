@@ -80,7 +80,7 @@ def import_cleanlab() -> tuple[Any, Any]:
 
 
 def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.float32]) -> LabelIssues:
-    """Find samples whose label the network contradicts more surely than it usually does for that class.
+    """Find samples whose label the network contradicts with more confidence than it usually does for that class.
 
     Args:
         targets: class numbers as labelled, int64 [N].
@@ -105,7 +105,7 @@ def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.floa
 
 @dataclass(frozen=True)
 class _Scored:
-    """The answers for all held-out images, in one order."""
+    """The predictions for all held-out images, in one order."""
 
     samples: list[tuple[str, str]]
     targets: NDArray[np.int64]
@@ -204,8 +204,8 @@ def _write_report(
             report.section(
                 "The most doubtful first",
                 report.paragraph(
-                    "The model, which did not learn from these images, is surer of another class than it usually is. "
-                    "A weak model doubts right labels too: look before you change one." + more
+                    "The model, which did not learn from these images, is more confident of another class than "
+                    "it usually is. A weak model doubts correct labels, too: look before you change one." + more
                 ),
                 report.thumbnails(images),
             )

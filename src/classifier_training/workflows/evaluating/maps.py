@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import SplitTable, softmax
 from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
-from classifier_training.evaluation.mistakes import Answers
+from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.export.examples import iterate_examples
 from classifier_training.export.novelty import FEATURES_NAME
 from classifier_training.export.session import INPUT_NAME, open_session
@@ -48,14 +48,14 @@ EMBEDDING, OCCLUSION = "embedding.png", "occlusion.png"
 
 
 def draw_maps(folder: Path, opened: OpenedModel, result: SplitResult, table: SplitTable, drawer: Drawer) -> None:
-    """Hand embedding.png and, where an answer is wrong, occlusion.png to the drawer.
+    """Submit embedding.png and, where a prediction is wrong, occlusion.png to the drawer.
 
     Args:
         folder: where to.
-        opened: the model that answered.
-        result: its answers, with logits as the network gives them.
+        opened: the model.
+        result: its predictions, with logits as the network gives them.
         table: the samples of the split.
-        drawer: paints the figures.
+        drawer: paints the plots.
     """
     forget_maps(folder)
     calibration = opened.predictor.calibration
@@ -69,7 +69,7 @@ def draw_maps(folder: Path, opened: OpenedModel, result: SplitResult, table: Spl
 
 
 def forget_maps(folder: Path) -> None:
-    """Take away the maps of an earlier evaluation, which shows other answers."""
+    """Take away the maps of an earlier evaluation, which shows other predictions."""
     for name in (EMBEDDING, OCCLUSION):
         (folder / name).unlink(missing_ok=True)
 
@@ -115,8 +115,8 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
     predictor, names = opened.predictor, opened.predictor.class_names
     began = time.monotonic()
     tiles: list[OcclusionTile] = []
-    answers = Answers(result, len(names))
-    worst = answers.worst()[:NUM_OCCLUDED]
+    predictions = SortedPredictions(result, len(names))
+    worst = predictions.worst()[:NUM_OCCLUDED]
     for row in worst.tolist():
         if time.monotonic() - began > MAX_SECONDS:
             log.info("occlusion maps: %d of %d, for the time was up", len(tiles), len(worst))
@@ -126,20 +126,20 @@ def _occlusions(opened: OpenedModel, result: SplitResult, table: SplitTable) -> 
         except UnreadableImageError as error:
             log.warning("left out %s: %s", error.path, error.reason)
             continue
-        answer = int(answers.predicted[row])
+        predicted = int(predictions.predicted[row])
         tiles.append(
             OcclusionTile(
                 image=predictor.preprocessing.pixels(image),
-                falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), answer),
+                falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), predicted),
                 true_label=names[result.targets[row]],
-                answer=names[answer],
-                confidence=float(answers.confidences[row]),
+                predicted_label=names[predicted],
+                confidence=float(predictions.confidences[row]),
             )
         )
     return tuple(tiles)
 
 
-def occlusion_map(run: Run, image: NDArray[np.float32], answer: int) -> NDArray[np.float32]:
+def occlusion_map(run: Run, image: NDArray[np.float32], number: int) -> NDArray[np.float32]:
     """Return by how much the probability of a class falls when a place is hidden, float32 [P, P].
 
     Grey squares are moved over the image (Zeiler & Fergus 2014), which asks nothing of a network but its predictions:
@@ -150,7 +150,7 @@ def occlusion_map(run: Run, image: NDArray[np.float32], answer: int) -> NDArray[
     Args:
         run: the network.
         image: a preprocessed input, float32 [3, H, W]; the square takes the image's mean.
-        answer: number of the class.
+        number: of the class.
     """
     _, height, width = image.shape
     num_places = min(NUM_PLACES, height, width)
@@ -160,13 +160,13 @@ def occlusion_map(run: Run, image: NDArray[np.float32], answer: int) -> NDArray[
     ]  # fmt: skip
     hidden = np.repeat(image[None], len(corners), axis=0)
     grey = image.mean(axis=(1, 2))[:, None, None]
-    for number, (row, column) in enumerate(corners):
+    for square, (row, column) in enumerate(corners):
         top, bottom = rows[max(row, 0)], rows[min(row + REACH, num_places)]
         left, right = columns[max(column, 0)], columns[min(column + REACH, num_places)]
-        hidden[number, :, top:bottom, left:right] = grey
+        hidden[square, :, top:bottom, left:right] = grey
     inputs = np.concatenate([image[None], hidden])
     logits = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)])
-    shares = softmax(logits)[:, answer]
+    shares = softmax(logits)[:, number]
     falls = shares[0] - shares[1:]
     total, times = np.zeros((num_places, num_places)), np.zeros((num_places, num_places))
     for (row, column), fall in zip(corners, falls, strict=True):

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.results import Evaluation
 
 LIMITS = (
-    "It answers one of its classes to whatever image it is shown. Images of another kind than those that it was "
-    "trained on get an answer too: use the reject option of `predict`. Nobody has looked at what its mistakes mean for "
-    "the people concerned; whoever uses it has to."
+    "It predicts one of its classes for whatever image it is shown. Images of another kind than those that it was "
+    "trained on get a prediction, too: use the reject option of `predict`. Nobody has looked at what its mistakes mean "
+    "for the people concerned; whoever uses it has to."
 )
 
 MAX_CLASSES = 100
@@ -147,7 +147,7 @@ def _body(facts: RunFacts, run_dir: RunDir, evaluation: Evaluation) -> list[str]
 
 
 def _calibration(facts: RunFacts) -> list[str]:
-    """Say how sure the probabilities are to be taken."""
+    """Say whether the probabilities are calibrated."""
     found = facts.info.get("calibration")
     if found is None:
         return ["The probabilities are not calibrated.", ""]

@@ -14,7 +14,7 @@ from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
 from classifier_training.evaluation.mistakes import (
     MAX_MATRIX,
-    Answers,
+    SortedPredictions,
     confusion_pieces,
     most_confused,
     pictures_of,
@@ -53,31 +53,31 @@ def write_run_page(
     temperature: float | None,
     failures: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the page; the figures must have been painted.
+    """Write the page; the plots must have been painted.
 
     Args:
         path: of the page.
         run_dir: the run folder, or the folder of a lone file.
         folder: of the evaluation.
-        result: the answers, with logits as the network gives them.
+        result: the predictions, with logits as the network gives them.
         table: the samples of the split.
         class_names: [K].
-        evaluation: the figures.
+        evaluation: the metrics.
         temperature: that the logits are to be divided by; None for a bundle that was not calibrated.
         failures: what could not be done at the end of the run, and why, besides the files that were withheld.
     """
     facts = RunFacts.read(run_dir)
     result = result if temperature is None else at_temperature(result, temperature)
-    answers = Answers(result, len(class_names))
+    predictions = SortedPredictions(result, len(class_names))
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-    worst = answers.worst()
+    worst = predictions.worst()
     grounds = Grounds(
         evaluation=evaluation,
         class_names=class_names,
-        confusions=most_confused(answers.counts),
+        confusions=most_confused(predictions.counts),
         train_counts=facts.train_counts,
         calibration=calibration,
-        num_sure_mistakes=int((answers.confidences[worst] >= SURE).sum()),
+        num_sure_mistakes=int((predictions.confidences[worst] >= SURE).sum()),
         data_checks=facts.data_checks,
     )
     title = f"{facts.architecture or 'Model'} on {evaluation.split} images"
@@ -86,14 +86,14 @@ def write_run_page(
         _data(facts, run_dir),
         _training(facts, run_dir),
         _classes(grounds, folder),
-        _confusions(answers, table, class_names, folder),
-        _mistakes(answers, table, class_names, folder),
+        _confusions(predictions, table, class_names, folder),
+        _mistakes(predictions, table, class_names, folder),
         _calibration(calibration, folder),
         _exports(facts, run_dir),
         _how(facts),
         report.footer(
-            "95 % intervals where figures have them; a class is good enough when the interval of its recall lies above "
-            f"{100 * TARGET_RECALL:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
+            "95 % intervals where metrics have them; a class is good enough when the interval of its recall lies above "
+            f"{100 * TARGET_RECALL:.0f} %. All metrics: classification_report.json, predictions.csv and errors.csv in "
             f"{folder.name}/."
         ),
     ]  # fmt: skip
@@ -160,7 +160,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
     by_class = [metric for metric in metrics if metric.name in measures.by_class]
     most: dict[int, str] = {}
     for item in grounds.confusions:
-        most.setdefault(item.true, f"{shown(names[item.answer])} ({item.count:,})")
+        most.setdefault(item.true, f"{shown(names[item.predicted])} ({item.count:,})")
     rows: list[tuple[Cell, ...]] = []
     for number, name in enumerate(names):
         rows.append(
@@ -208,32 +208,32 @@ def _slices(evaluation: Evaluation) -> list[Html]:
         for item in evaluation.slices
     ]
     columns = ("sliced by", "slice", "images", "accuracy")
-    return [report.folded("figures of slices", report.table(columns, rows), unfolded=True)] if rows else []
+    return [report.folded("metrics of slices", report.table(columns, rows), unfolded=True)] if rows else []
 
 
-def _confusions(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
-    pieces = confusion_pieces(answers, table, class_names)
+def _confusions(predictions: SortedPredictions, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
+    pieces = confusion_pieces(predictions, table, class_names)
     images = {"embedding": "map of the images by what the network sees in them"}
     if len(class_names) > MAX_MATRIX:
         images = {"confusion_matrix": "confusion matrix, coloured by the share of the true class", **images}
     return report.section("Confusion matrix", *pieces, *_images(folder, images))
 
 
-def _mistakes(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
-    worst, unsure = answers.worst(), answers.unsure()
+def _mistakes(predictions: SortedPredictions, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
+    worst, unsure = predictions.worst(), predictions.unsure()
     pieces = []
     if len(worst):
         words = f"The {min(NUM_MISTAKES, len(worst))} of {len(worst):,} with the largest loss."
         pieces += [
             report.paragraph(words),
-            report.thumbnails(pictures_of(worst[:NUM_MISTAKES], answers, table, class_names)),
+            report.thumbnails(pictures_of(worst[:NUM_MISTAKES], predictions, table, class_names)),
             *_images(folder, {"occlusion": "what the worst mistakes were decided by"}),
         ]
     else:
-        pieces.append(report.paragraph("No answer is wrong."))
+        pieces.append(report.paragraph("No prediction is wrong."))
     if len(unsure):
-        gallery = report.thumbnails(pictures_of(unsure[:NUM_UNSURE], answers, table, class_names))
-        pieces.append(report.folded("right, but unsure", gallery))
+        gallery = report.thumbnails(pictures_of(unsure[:NUM_UNSURE], predictions, table, class_names))
+        pieces.append(report.folded("correct, but unsure", gallery))
     return report.section("Worst mistakes", *pieces)
 
 
@@ -255,10 +255,10 @@ def _calibration(found: dict[str, Any], folder: Path) -> Html:
         for item in found.get("rejecting", [])
     ]
     columns = ("asked for", "precision found", "coverage found", "images accepted")
-    listed = [report.folded("what rejecting unsure answers gives", report.table(columns, rows))] if rows else []
+    listed = [report.folded("what rejecting unsure predictions gives", report.table(columns, rows))] if rows else []
     plots = {
         "reliability": "share of correct predictions by confidence, and how often each confidence is given",
-        "risk_coverage": "share of wrong answers by how many are accepted",
+        "risk_coverage": "share of wrong predictions by how many are accepted",
     }
     return report.section("Confidence", report.facts(pairs), *listed, *_images(folder, plots))
 
@@ -290,7 +290,7 @@ def _exports(facts: RunFacts, run_dir: RunDir) -> Html:
         )
     if not rows:
         return Html("")
-    columns = ("file", "quantised", "MiB", "same answers", "largest difference", "points lost", "ms an image")
+    columns = ("file", "quantised", "MiB", "same predictions", "largest difference", "points lost", "ms an image")
     words = (
         "Each file was compared with PyTorch on validation images, a quantised one with the file that it was made of. "
         "The time is for one image on the machine that exported."
@@ -318,7 +318,7 @@ def _how(facts: RunFacts) -> Html:
 
 
 def _images(folder: Path, names: dict[str, str]) -> list[Html]:
-    """Return the PNG files that are there; one that could not be drawn has been told of."""
+    """Return the PNG files that are there; one that could not be painted was reported."""
     uris: Iterable[tuple[str, str]] = [
         (report.plot_uri(folder / f"{name}.png"), words)
         for name, words in names.items()

@@ -1,4 +1,4 @@
-"""The files of an evaluation: figures, answers, calibration and what rejecting is worth."""
+"""The files of an evaluation: metrics, predictions, calibration and what rejecting is worth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.reject import write_selective
-from classifier_training.evaluation.results import Evaluation, evaluate_answers, write_results
+from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,16 +41,16 @@ def write_scores(
     csv_safe: bool = False,
     attempt: Attempt = nullcontext,
 ) -> Evaluation:
-    """Score the answers as they are given to users, which is with the calibrated probabilities where there are such.
+    """Score the predictions as they are given to users: with calibrated probabilities where there are such.
 
     Args:
         folder: where to.
-        result: the answers, with logits as the network gives them.
+        result: the predictions, with logits as the network gives them.
         table: the samples of the split.
         class_names: [K].
-        drawer: paints the figures.
+        drawer: paints the plots.
         calibration: what the bundle knows of its own doubts, if it does.
-        source: name of the file that answered.
+        source: name of the file that predicted.
         slices: for each thing to slice by, the value of each sample of the table.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
@@ -58,11 +58,11 @@ def write_scores(
         attempt: a `with` block around each part of the writing, given its name; the metrics are known before.
 
     Raises:
-        UserError: for answers that cannot be scored.
+        UserError: for predictions that cannot be scored.
     """
     temperature = None if calibration is None else calibration.temperature
     given = result if temperature is None else at_temperature(result, temperature)
-    evaluation = evaluate_answers(
+    evaluation = evaluate_predictions(
         given,
         table,
         class_names,
@@ -90,6 +90,6 @@ def write_scores(
 
 
 def at_temperature(result: SplitResult, temperature: float) -> SplitResult:
-    """Return the answers with logits divided by a temperature, which changes no answer, only how sure it is."""
+    """Return the predictions with logits divided by a temperature, which changes confidences, but no class."""
     logits = result.logits / np.float32(temperature)
     return replace(result, logits=logits, losses=cross_entropies(logits, result.targets))

@@ -247,7 +247,7 @@ def _rank(
         middle = middle_seed(figures)
         run_dir = next(run.run_dir for run in runs if run.seed == middle)
         try:
-            answers = read_answers(run_dir)
+            predictions = read_answers(run_dir)
         except UserError as error:
             failures[str(run_dir.path)] = error.came
             continue
@@ -259,7 +259,7 @@ def _rank(
                 runs=figures,
                 representative=middle,
                 latency_ms=measure_latency_ms(run_dir.onnx) if run_dir.onnx.exists() else None,
-                answers=answers,
+                predictions=predictions,
             )
         )
     return rank(contestants), paths

@@ -134,8 +134,8 @@ def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
                 title=words,
             )
             found.append((f"pareto_{name}", words, figure))
-    answers = {item.contestant.model: item.contestant.answers for item in board.standings}
-    curves = {name: (one.false_positive_rates, one.true_positive_rates) for name, one in answers.items()}
+    predictions = {item.contestant.model: item.contestant.predictions for item in board.standings}
+    curves = {name: (one.false_positive_rates, one.true_positive_rates) for name, one in predictions.items()}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     if curves:
         words = f"{board.data}: ROC curves, mean over classes"
