@@ -5,7 +5,6 @@ The metrics that are logged after each epoch are in `metrics`, under the same na
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,13 +22,7 @@ from classifier_training.evaluation.intervals import (
     exact_shares,
     resample,
 )
-from classifier_training.evaluation.metrics import (
-    FromCounts,
-    FromImages,
-    FromProbabilities,
-    FromRanking,
-    defined_mean,
-)
+from classifier_training.evaluation.metrics import FromCounts, FromImages, Values, evaluate
 from classifier_training.evaluation.predictions import Predictions, check_scores
 
 if TYPE_CHECKING:
@@ -95,127 +88,111 @@ def measure(
     own = given if divided_by == 1 else Predictions(scores=scores * divided_by, targets=targets, kind=kind)
     split = _Split(given, own, [given.ranking(number) for number in range(num_classes)], all_metrics(num_classes))
     number = choose_num_resamples(len(targets), num_classes) if intervals else 0
-    replicates = split.replicates(number) if intervals else None
+    values, replicates = split.values(), split.replicates(number) if intervals else None
     return Measures(
         num_images=len(targets),
         num_resamples=number,
-        overall=split.overall(replicates),
-        by_class=split.by_class(replicates),
+        overall=split.overall(values, replicates),
+        by_class=split.by_class(values, replicates),
         support=given.counts.support.astype(np.int64),
         predicted=given.counts.predicted.astype(np.int64),
     )
 
 
-Replicates = defaultdict[str, list["Floats"]]
-"""Values of resamples, [B] over all classes and [B, K] of each class, by name, in parts."""
-
-
 class _Split:
-    """All metrics of one split; where there are replicates, with their intervals."""
+    """All metrics of one split; where there are replicates, with their intervals.
+
+    Args:
+        given: predictions with the given probabilities.
+        own: the same with the network's own; the same object where they do not differ.
+        rankings: of each class [K], by the given probabilities.
+        metrics: the table.
+    """
 
     def __init__(self, given: Predictions, own: Predictions, rankings: list[Ranking], metrics: list[Metric]) -> None:
         self._given = given
+        self._own = own
         self._rankings = rankings
-        self._counted = [metric for metric in metrics if isinstance(metric, FromCounts)]
-        self._ranked = [metric for metric in metrics if isinstance(metric, FromRanking)]
         self._metrics = metrics
-        # Of the given probabilities, beside the network's own, where they differ.
-        self._scored: list[tuple[str, FromImages | FromProbabilities, Predictions]] = [
-            (prefix + metric.name, metric, predictions)
-            for prefix, predictions in (("", own), *([(CALIBRATED, given)] if own is not given else []))
-            for metric in metrics
-            if isinstance(metric, FromImages | FromProbabilities) and (not prefix or metric.calibrated)
+
+    def values(
+        self,
+        metrics: Sequence[Metric] | None = None,
+        counts: ClassCounts | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> Values:
+        """Values of metrics, all when left out, for the split or for resamples of it; see `evaluate`."""
+        metrics = self._metrics if metrics is None else metrics
+        present = [(number, one) for number, one in enumerate(self._rankings) if weights is None or one.num_positive]
+        found = evaluate(metrics, self._own, present, counts=counts, weights=weights)
+        if self._own is not self._given:
+            calibrated = [metric for metric in metrics if metric.calibrated]
+            others = evaluate(calibrated, self._given, (), counts=counts, weights=weights).overall
+            found.overall.update({CALIBRATED + name: value for name, value in others.items()})
+        return found
+
+    def replicates(self, number: int) -> Values:
+        """Values of the metrics whose intervals, or whose averages' intervals, are found by the bootstrap."""
+        metrics = [
+            metric
+            for metric in self._metrics
+            if metric.interval == "bootstrap" or (metric.by_class and metric.interval == "exact")
         ]
-        self._class_values = {metric.name: metric.values(given.counts) for metric in self._counted if metric.by_class}
-        self._class_values |= {
-            metric.name: np.array([metric.function(ranking, None) for ranking in rankings], dtype=np.float64)
-            for metric in self._ranked
-        }
+        parts = [self.values(metrics, counts, weights) for counts, weights in self._resamples(number)]
+        return Values(
+            *(
+                {name: np.concatenate([one[name] for one in kind]) for name in kind[0]}
+                for kind in zip(*parts, strict=True)
+            )
+        )
 
-    def overall(self, replicates: Replicates | None) -> dict[str, Estimate]:
+    def overall(self, values: Values, replicates: Values | None) -> dict[str, Estimate]:
         """Metrics of all classes together, in the order of the table."""
+        metrics = {name: metric for metric in self._metrics for name in metric.titles}
+        metrics |= {name: metric for metric in self._metrics for name in metric.calibrated_titles}
         found = {}
-        for metric in self._counted:
-            values = self._class_values[metric.name] if metric.by_class else metric.values(self._given.counts)
-            share = metric.function(self._given.counts)
-            for name, value in metric.averaged(values, self._given.counts).items():
-                exact = share if isinstance(share, Share) and not metric.by_class else None
-                found[name] = self._estimate(metric, float(value), name, replicates, exact)
-        for name, scored, predictions in self._scored:
-            if isinstance(scored, FromImages):
-                of_images = scored.function(predictions)
-                hits = Share(np.asarray(of_images.sum()), np.asarray(float(len(of_images))))
-                found[name] = self._estimate(scored, float(of_images.mean()), name, replicates, hits)
-            else:
-                found[name] = self._estimate(scored, float(scored.function(predictions, None)), name, replicates)
-        for ranked in self._ranked:
-            name, mean = ranked.main_column, defined_mean(self._class_values[ranked.name])
-            if replicates is not None and ranked.interval == "delong":
-                found[name] = delong_interval(mean, self._macro_auroc_variance())
-            else:
-                found[name] = self._estimate(ranked, mean, name, replicates)
-        order = [name for metric in self._metrics for name in metric.titles]
-        order += [name for metric in self._metrics for name in metric.calibrated_titles]
-        return {name: found[name] for name in order if name in found}
+        for name, metric in metrics.items():
+            if name in values.overall:
+                value = float(values.overall[name])
+                if replicates is None or metric.interval == "none":
+                    found[name] = Estimate(value)
+                elif metric.interval == "delong":
+                    found[name] = delong_interval(value, self._macro_auroc_variance())
+                elif metric.interval == "exact" and not metric.by_class:
+                    (found[name],) = exact_shares(*self._share(metric))
+                else:
+                    found[name] = bootstrap_interval(value, replicates.overall[name])
+        return found
 
-    def _estimate(
-        self, metric: Metric, value: float, name: str, replicates: Replicates | None, share: Share | None = None
-    ) -> Estimate:
-        if replicates is None or metric.interval == "none":
-            return Estimate(value)
-        if metric.interval == "exact" and share is not None:
-            (found,) = exact_shares(*share)
-            return found
-        return bootstrap_interval(value, np.concatenate(replicates[name]))
-
-    def by_class(self, replicates: Replicates | None) -> dict[str, Sequence[Estimate]]:
+    def by_class(self, values: Values, replicates: Values | None) -> dict[str, Sequence[Estimate]]:
         """Metrics of each class [K], in the order of the table."""
         found: dict[str, Sequence[Estimate]] = {}
         for metric in self._metrics:
-            if metric.name not in self._class_values:
+            if not metric.by_class:
                 continue
-            values = self._class_values[metric.name].tolist()
-            share = metric.function(self._given.counts) if isinstance(metric, FromCounts) else None
+            of_class = values.by_class[metric.name].tolist()
             if replicates is None or metric.interval == "none":
-                found[metric.name] = [Estimate(value) for value in values]
+                found[metric.name] = [Estimate(value) for value in of_class]
             elif metric.interval == "delong":
                 found[metric.name] = [auroc_estimate(ranking) for ranking in self._rankings]
-            elif metric.interval == "exact" and isinstance(share, Share):
-                found[metric.name] = exact_shares(*share)
+            elif metric.interval == "exact":
+                found[metric.name] = exact_shares(*self._share(metric))
             else:
-                columns = np.concatenate(replicates[metric.name]).T
-                found[metric.name] = [bootstrap_interval(*pair) for pair in zip(values, columns, strict=True)]
+                pairs = zip(of_class, replicates.by_class[metric.name].T, strict=True)
+                found[metric.name] = [bootstrap_interval(*pair) for pair in pairs]
         return found
 
-    def replicates(self, number: int) -> Replicates:
-        """Values of all metrics whose interval is the bootstrap's; all of them share the resamples."""
-        found: Replicates = defaultdict(list)
-        of_images = {
-            name: metric.function(predictions).astype(np.float32)
-            for name, metric, predictions in self._scored
-            if isinstance(metric, FromImages)
-        }
-        defined = {name: np.isfinite(values) for name, values in self._class_values.items()}
-        for counts, weights in self._resamples(number):
-            for metric in self._counted:
-                values = metric.values(counts)
-                if metric.by_class and metric.interval == "bootstrap":
-                    found[metric.name].append(values)
-                for name, averaged in metric.averaged(values, counts).items():
-                    found[name].append(averaged)
-            for name, scored, predictions in self._scored:
-                if isinstance(scored, FromImages):
-                    found[name].append(of_images[name] @ weights / len(weights))
-                elif scored.interval == "bootstrap":
-                    found[name].append(np.asarray(scored.function(predictions, weights)))
-            for ranked in self._ranked:
-                if ranked.interval == "bootstrap":
-                    values = np.full((weights.shape[1], len(self._rankings)), np.nan)
-                    for place in np.flatnonzero(defined[ranked.name]).tolist():
-                        values[:, place] = ranked.function(self._rankings[place], weights)
-                    found[ranked.name].append(values)
-                    found[ranked.main_column].append(values[:, defined[ranked.name]].mean(axis=1))
-        return found
+    def _share(self, metric: Metric) -> Share:
+        """Images that count for a metric with an exact interval, and all of them."""
+        share = None
+        if isinstance(metric, FromCounts):
+            share = metric.function(self._given.counts)
+        elif isinstance(metric, FromImages):
+            of_images = metric.function(self._given)
+            share = Share(np.asarray(of_images.sum(dtype=np.float64)), np.asarray(float(len(of_images))))
+        if not isinstance(share, Share):
+            raise TypeError(f"the metric {metric.name} is no share of images: it has no exact interval")
+        return share
 
     def _resamples(self, number: int) -> Iterator[tuple[ClassCounts, NDArray[np.float32]]]:
         """Counts of some resamples [B, K], and how often each image counts in them [N, B]."""

@@ -6,7 +6,7 @@ The entries are at the end of this file; `measures` adds intervals for reports.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from classifier_training.evaluation.predictions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -134,58 +134,97 @@ def classification_metrics(
         Value by name. A metric that is not defined here, such as that of a class without images, is left out.
     """
     predictions = Predictions(scores=logits, targets=targets, given_losses=losses)
-    wanted = list(dict.fromkeys([*metric_names(class_names), *also]))
-    values: dict[str, float] = {}
-    ranked = []
-    for metric in _needed(wanted, class_names):
-        if isinstance(metric, FromCounts):
-            found = metric.values(predictions.counts)
-            values |= {name: float(value) for name, value in metric.averaged(found, predictions.counts).items()}
-            if metric.by_class:
-                # Until a class is predicted once its precision counts as 0: a metric that comes and goes can choose
-                # nothing.
-                never = (predictions.counts.support > 0) & (predictions.counts.predicted == 0)
-                shown = np.where(never, np.nan_to_num(found), found).tolist()
-                values |= zip(metric.class_columns(class_names), shown, strict=True)
-        elif isinstance(metric, FromImages):
-            values[metric.name] = float(metric.function(predictions).mean())
-        elif isinstance(metric, FromProbabilities):
-            values[metric.name] = float(metric.function(predictions, None))
-        elif isinstance(metric, FromRanking):
-            ranked.append(metric)
-    values |= _from_rankings(ranked, predictions, wanted, class_names)
+    wanted = dict.fromkeys([*metric_names(class_names), *also])
+    metrics = _needed(wanted, class_names)
+    found = evaluate(metrics, predictions, _needed_rankings(metrics, predictions, wanted, class_names))
+    values = {name: float(value) for name, value in found.overall.items()}
+    # Until a class is predicted once its precision counts as 0: a metric that comes and goes can choose nothing.
+    never = (predictions.counts.support > 0) & (predictions.counts.predicted == 0)
+    for metric in metrics:
+        if metric.by_class:
+            of_class = found.by_class[metric.name]
+            shown = np.where(never, np.nan_to_num(of_class), of_class) if isinstance(metric, FromCounts) else of_class
+            values |= zip(metric.class_columns(class_names), shown.tolist(), strict=True)
     # A loss that is no number is to be seen.
     return {name: values[name] for name in wanted if name == "loss" or np.isfinite(values.get(name, np.nan))}
 
 
-def _needed(wanted: Sequence[str], class_names: Sequence[str]) -> list[Metric]:
+def _needed(wanted: Collection[str], class_names: Sequence[str]) -> list[Metric]:
     """The metrics that have one of the wanted columns."""
     heads = {"".join(name.partition(OF_CLASS)[:2]) for name in wanted}
-    return [metric for metric in all_metrics(len(class_names)) if heads & {*metric.titles, *metric.class_columns([""])}]
+    metrics = all_metrics(len(class_names))
+    return [metric for metric in metrics if heads & {*metric.titles, *metric.class_columns([""])}]
 
 
-def _from_rankings(
-    metrics: Sequence[FromRanking], predictions: Predictions, wanted: Sequence[str], class_names: Sequence[str]
-) -> dict[str, float]:
-    """Rank the images by each class that is needed, one after the other: all rankings at once may not fit in memory."""
-    columns = {metric.name: metric.class_columns(class_names) for metric in metrics}
-    averaged = any(metric.main_column in wanted for metric in metrics)
-    found = {metric.name: np.full(len(class_names), np.nan) for metric in metrics}
-    for number in range(len(class_names)) if metrics else ():
-        if averaged or any(names[number] in wanted for names in columns.values()):
-            ranking = predictions.ranking(number)
-            for metric in metrics:
-                found[metric.name][number] = metric.function(ranking, None)
-    values = {metric.main_column: defined_mean(found[metric.name]) for metric in metrics if averaged}
-    for name, names in columns.items():
-        values |= zip(names, found[name].tolist(), strict=True)
-    return values
+def _needed_rankings(
+    metrics: Sequence[Metric], predictions: Predictions, wanted: Collection[str], class_names: Sequence[str]
+) -> Iterator[tuple[int, Ranking]]:
+    """Rank the images by the classes that are needed, one after the other: all at once may not fit in memory."""
+    ranked = [metric for metric in metrics if isinstance(metric, FromRanking)]
+    averaged = any(metric.main_column in wanted for metric in ranked)
+    for number, name in enumerate(class_names):
+        if averaged or any(metric.class_columns([name])[0] in wanted for metric in ranked):
+            yield number, predictions.ranking(number)
 
 
-def defined_mean(values: Floats) -> float:
-    """Mean of the values that are defined; NaN when none is."""
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
+class Values(NamedTuple):
+    """Values of metrics for one split, or for B resamples of it.
+
+    Args:
+        overall: over all classes, [] or [B], by column.
+        by_class: of each class, [K] or [B, K], by metric.
+    """
+
+    overall: dict[str, Floats]
+    by_class: dict[str, Floats]
+
+
+def evaluate(
+    metrics: Iterable[Metric],
+    predictions: Predictions,
+    rankings: Iterable[tuple[int, Ranking]],
+    *,
+    counts: ClassCounts | None = None,
+    weights: Weights = None,
+) -> Values:
+    """Compute metrics.
+
+    Args:
+        metrics: which.
+        predictions: of the split.
+        rankings: the images ranked by classes, with the number of each; for the other classes there are no values.
+        counts: of the resamples; those of the predictions when left out.
+        weights: how often each image counts in each resample [N, B]; once when left out.
+    """
+    counts = predictions.counts if counts is None else counts
+    overall: dict[str, Floats] = {}
+    by_class: dict[str, Floats] = {}
+    ranked = []
+    for metric in metrics:
+        if isinstance(metric, FromCounts):
+            values = metric.values(counts)
+            overall |= metric.averaged(values, counts)
+            by_class |= {metric.name: values} if metric.by_class else {}
+        elif isinstance(metric, FromImages):
+            of_images = metric.function(predictions)
+            means = of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / len(of_images)
+            overall[metric.name] = np.asarray(means)
+        elif isinstance(metric, FromProbabilities):
+            overall[metric.name] = np.asarray(metric.function(predictions, weights))
+        elif isinstance(metric, FromRanking):
+            ranked.append(metric)
+            by_class[metric.name] = np.full((*counts.hits.shape[:-1], predictions.num_classes), np.nan)
+    for number, ranking in rankings:
+        for metric in ranked:
+            by_class[metric.name][..., number] = metric.function(ranking, weights)
+    overall |= {metric.main_column: _defined_mean(by_class[metric.name]) for metric in ranked}
+    return Values(overall, by_class)
+
+
+def _defined_mean(values: Floats) -> Floats:
+    """Mean over the classes [..., K] that have values; NaN where none has."""
+    defined = np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0)
+    return np.asarray(values[..., defined].mean(axis=-1) if defined.any() else values[..., 0])
 
 
 def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
