@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREY, label_of, new_figure
+from classifier_training.evaluation.figures.style import GREY, label_of, new_axes
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class RankingCurvesFigure(Figure):
         """Paint it; see the base class."""
         import matplotlib as mpl
 
-        figure = new_figure(7, 5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(7, 5, title=self.title, grid=True)
         colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
         for number, (label, values) in enumerate(self.curves.items()):
             mean = self.has_mean and number == 0
@@ -63,8 +62,6 @@ class RankingCurvesFigure(Figure):
         roc = self.kind == "roc"
         axes.set_xlabel("false positive rate" if roc else "recall")
         axes.set_ylabel("true positive rate" if roc else "precision")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         axes.legend(framealpha=0.8, edgecolor="none", fontsize=8, loc="lower right" if roc else "lower left")
         return figure
 
@@ -131,14 +128,11 @@ class RocFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(5.6, 5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            5.6, 5, title=self.title, x_label="false positive rate", y_label=self.y_label, grid=True
+        )
         for name, (alarms, hits) in list(self.curves.items())[:MAX_CURVES]:
             axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel(self.y_label)
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="lower right", fontsize=8)
         return figure

@@ -17,6 +17,7 @@ from classifier_training.evaluation.figures.style import (
     fit_lines,
     label_of,
     legible,
+    new_axes,
     new_figure,
 )
 
@@ -51,8 +52,9 @@ class ClassBarsFigure(Figure):
         left_out = max(0, len(order) - MAX_BARS)
         if left_out:
             order = np.concatenate([order[: MAX_BARS // 2], order[-(MAX_BARS // 2) :]])
-        figure = new_figure(8, float(np.clip(1.4 + 0.26 * len(order), 3, 17)))
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            8, float(np.clip(1.4 + 0.26 * len(order), 3, 17)), x_label=self.x_label, open_frame=True
+        )
         rows = np.arange(len(order))
         thickness = 0.8 / len(self.series)
         for number, ((label, values), colour) in enumerate(
@@ -69,10 +71,8 @@ class ClassBarsFigure(Figure):
         axes.set_yticks(rows, [label_of(self.class_names[row]) for row in order], fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.08)
-        axes.set_xlabel(self.x_label)
         note = f"\n({left_out} classes in the middle are not shown)" if left_out else ""
         axes.set_title(self.title + note)
-        axes.spines[["top", "right"]].set_visible(False)
         if len(self.series) > 1:
             axes.legend(frameon=False)
         return figure
@@ -92,8 +92,7 @@ class ImageSizesFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(5.6, 5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(5.6, 5, x_label="width (pixels)", y_label="height (pixels)")
         distinct, counts = np.unique(self.sizes, axis=0, return_counts=True)
         area = np.clip(400 * counts / counts.max(), 12, None)
         axes.scatter(distinct[:, 0], distinct[:, 1], s=area, color=BLUE, alpha=0.5, linewidths=0, label="images")
@@ -106,8 +105,6 @@ class ImageSizesFigure(Figure):
         axes.set_xlim(0, reach)
         axes.set_ylim(0, reach)
         axes.set_aspect("equal")
-        axes.set_xlabel("width (pixels)")
-        axes.set_ylabel("height (pixels)")
         sizes = "one size" if len(distinct) == 1 else f"{len(distinct):,} sizes"
         axes.set_title(f"Image sizes: {len(self.sizes):,} files, {sizes}")
         axes.legend(frameon=False, loc="upper left")
@@ -128,8 +125,7 @@ class FlowFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(2.3 * len(self.steps), 2.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(2.3 * len(self.steps), 2.2, title=self.title)
         for place, (title, words) in enumerate(self.steps):
             box = {"boxstyle": "round,pad=0.6", "facecolor": "white", "edgecolor": BLUE}
             axes.text(place, 0, f"{title}\n\n{words}", ha="center", va="center", fontsize=9, bbox=box)
@@ -139,7 +135,6 @@ class FlowFigure(Figure):
         axes.set_xlim(-0.6, len(self.steps) - 0.4)
         axes.set_ylim(-1, 1)
         axes.set_axis_off()
-        axes.set_title(self.title)
         return figure
 
 
@@ -161,13 +156,8 @@ class HistogramFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(6, 3.6)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(6, 3.6, title=self.title, x_label=self.x_label, y_label="files", open_frame=True)
         axes.hist(self.values, bins=40, range=self.span, color=BLUE)
-        axes.set_xlabel(self.x_label)
-        axes.set_ylabel("files")
-        axes.set_title(self.title)
-        axes.spines[["top", "right"]].set_visible(False)
         return figure
 
 
@@ -191,8 +181,7 @@ class MeanImagesFigure(Figure):
         side = self.means.shape[1] * scale
         columns = min(self.columns, len(self.means))
         canvas, corners = lay_out(len(self.means), columns, height=side + caption, width=side, gap=gap)
-        figure = new_figure(max(canvas.shape[1] / 72, 4), canvas.shape[0] / 72 + 0.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(max(canvas.shape[1] / 72, 4), canvas.shape[0] / 72 + 0.5)
         for mean, name, (top, left) in zip(self.means, self.class_names, corners, strict=True):
             canvas[top : top + side, left : left + side] = mean.repeat(scale, axis=0).repeat(scale, axis=1)
             # The canvas is shown larger than its pixels.

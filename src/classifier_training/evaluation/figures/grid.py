@@ -10,7 +10,7 @@ from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREEN, RED, fit_lines, legible, new_figure, text_width
+from classifier_training.evaluation.figures.style import GREEN, RED, fit_lines, legible, new_axes, text_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,8 +56,7 @@ class SampleGridFigure(Figure):
         captions = [caption(tile.true_label, tile.predicted_label, tile.confidence) for tile in self.tiles]
         height = TILE + caption_height(captions)
         canvas, corners = lay_out(len(self.tiles), self.columns, height=height, width=TILE)
-        figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
             canvas[top : top + TILE, left : left + TILE] = draw_tile(tile.path)
             colour = GREEN if tile.true_label == tile.predicted_label else RED

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, COLOURS, GREY, ORANGE, label_of, new_figure
+from classifier_training.evaluation.figures.style import BLUE, COLOURS, GREY, ORANGE, label_of, new_axes, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -36,8 +36,9 @@ class ParetoFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            7, 4.2, title=self.title, x_label=self.cost_label, y_label="balanced accuracy", grid=True
+        )
         colours = [ORANGE if front else BLUE for front in self.on_front]
         axes.errorbar(self.costs, self.scores, yerr=self.deviations, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
         axes.scatter(self.costs, self.scores, c=colours, s=36, zorder=2)
@@ -51,10 +52,6 @@ class ParetoFigure(Figure):
             axes.annotate(label_of(name), (cost, score), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.margins(0.12)
-        axes.set_xlabel(self.cost_label)
-        axes.set_ylabel("balanced accuracy")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         return figure
 
 
@@ -86,8 +83,7 @@ class TradeOffFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(7.6, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(7.6, 4.2, title=self.title, x_label=self.x_label, y_label=self.y_label, grid=True)
         spans = self.x_spans or tuple((across, across) for across in self.x)
         points = zip(self.names, self.x, self.y, spans, strict=True)
         for place, (name, across, height, (low, high)) in enumerate(points):
@@ -102,10 +98,6 @@ class TradeOffFigure(Figure):
             axes.set_xlim(left=0)
         axes.margins(y=0.2)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        axes.set_xlabel(self.x_label)
-        axes.set_ylabel(self.y_label)
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         return figure
 
 

@@ -19,7 +19,7 @@ from classifier_training.evaluation.figures.grid import (
     show_canvas,
     write_caption,
 )
-from classifier_training.evaluation.figures.style import RED, label_of, new_figure
+from classifier_training.evaluation.figures.style import RED, label_of, new_axes
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -58,8 +58,7 @@ class EmbeddingFigure(Figure):
         from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
         points = embed(self.features)
-        figure = new_figure(9, 7.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(9, 7.5)
         present = np.unique(self.targets)
         colours = mpl.colormaps["tab20" if len(present) > 10 else "tab10"].colors  # type: ignore[attr-defined]
         for number, target in enumerate(present):
@@ -160,8 +159,7 @@ class OcclusionFigure(Figure):
         width = 2 * TILE + GAP
         captions = [caption(tile.true_label, tile.predicted_label, tile.confidence, width=width) for tile in self.tiles]
         canvas, corners = lay_out(len(self.tiles), columns, height=TILE + caption_height(captions), width=width)
-        figure = new_figure(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
         for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
             plain = np.asarray(Image.fromarray(tile.image).resize((TILE, TILE), Image.Resampling.BILINEAR))
             canvas[top : top + TILE, left : left + TILE] = plain

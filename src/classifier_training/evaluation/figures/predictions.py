@@ -18,6 +18,7 @@ from classifier_training.evaluation.figures.style import (
     fit_lines,
     label_of,
     legible,
+    new_axes,
     new_figure,
 )
 
@@ -172,8 +173,14 @@ class RiskCoverageFigure(Figure):
         """Paint it; see the base class."""
         from matplotlib.ticker import PercentFormatter
 
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            7,
+            4.2,
+            title=self.title,
+            x_label="accepted predictions, the most confident first",
+            y_label="wrong among them",
+            grid=True,
+        )
         axes.step(self.coverage, self.risk, where="post", color=BLUE, linewidth=1.6)
         overall = float(self.risk[-1])
         axes.axhline(overall, color=GREY, linestyle="--", linewidth=1, label=f"all accepted: {overall:.1%} wrong")
@@ -181,10 +188,6 @@ class RiskCoverageFigure(Figure):
         axes.set_ylim(0, max(float(self.risk.max()) * 1.1, 0.01))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        axes.set_xlabel("accepted predictions, the most confident first")
-        axes.set_ylabel("wrong among them")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         return figure
 
@@ -213,8 +216,7 @@ class ClassScoresFigure(Figure):
 
         present = np.flatnonzero(np.isfinite(self.recall[:, 0]))
         order = present[np.argsort(self.recall[present, 0], kind="stable")][:MAX_BARS]
-        figure = new_figure(8, float(np.clip(1.5 + 0.28 * len(order), 2.6, 14)))
-        axes = figure.add_subplot()
+        figure, axes = new_axes(8, float(np.clip(1.5 + 0.28 * len(order), 2.6, 14)), open_frame=True)
         rows = np.arange(len(order))
         values, low, high = self.recall[order].T
         reach = np.vstack([values - low, high - values])
@@ -233,7 +235,6 @@ class ClassScoresFigure(Figure):
         axes.set_title(
             self.title + (f"\n(the {len(order)} worst; {hidden} better ones are not shown)" if hidden else "")
         )
-        axes.spines[["top", "right"]].set_visible(False)
         figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside lower center")
         return figure
 
@@ -271,8 +272,7 @@ class ConfusedPairsFigure(Figure):
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         canvas, corners = lay_out(len(self.pairs) * self.columns, self.columns, height=CAPTION + TILE, width=TILE)
-        figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         for row, pair in enumerate(self.pairs):
             places = corners[row * self.columns : (row + 1) * self.columns]
             top = places[0][0]

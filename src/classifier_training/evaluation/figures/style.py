@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import matplotlib.figure
+    from matplotlib.axes import Axes
 
 MAX_LABEL_LENGTH = 24
 
@@ -41,6 +42,25 @@ def new_figure(width: float, height: float) -> matplotlib.figure.Figure:
 
     mpl.rcParams["font.family"] = _fonts().families
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def new_axes(
+    width: float,
+    height: float,
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    grid: bool = False,
+    open_frame: bool = False,
+) -> tuple[matplotlib.figure.Figure, Axes]:
+    """Return a figure of a size in inches with one plot; an open frame leaves out the lines above and on the right."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot(title=title, xlabel=x_label, ylabel=y_label)
+    axes.spines[["top", "right"]].set_visible(not open_frame)
+    if grid:
+        axes.grid(alpha=0.25)
+    return figure, axes
 
 
 def adopt_fonts(figure: matplotlib.figure.Figure) -> None:

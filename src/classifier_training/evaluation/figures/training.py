@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, new_figure
+from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, new_axes, new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -40,8 +40,7 @@ class HistoryFigure(Figure):
         """Paint it; see the base class."""
         from matplotlib.ticker import MaxNLocator
 
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(7, 4.2, title=self.title, x_label="epoch", y_label=self.y_label, grid=True)
         for (label, values), colour in zip(self.curves.items(), cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
             shown = [float("nan") if value is None else value for value in values]
             axes.plot(self.epochs, shown, label=label, color=colour, marker="o", markersize=3, linewidth=1.6)
@@ -56,10 +55,6 @@ class HistoryFigure(Figure):
         if self.log_scale:
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(self.y_label)
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         return figure
 
@@ -80,15 +75,17 @@ class LrRangeFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            7,
+            4.2,
+            title="Learning-rate range test",
+            x_label="learning rate",
+            y_label="smoothed training loss",
+            grid=True,
+        )
         axes.plot(self.rates, self.losses, color=BLUE, linewidth=1.6)
         axes.axvline(self.chosen, color=ORANGE, linestyle="--", linewidth=1.2, label=f"chosen: {self.chosen:g}")
         axes.set_xscale("log")
-        axes.set_xlabel("learning rate")
-        axes.set_ylabel("smoothed training loss")
-        axes.set_title("Learning-rate range test")
-        axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         return figure
 
@@ -150,18 +147,13 @@ class SearchHistoryFigure(Figure):
         """Paint it; see the base class."""
         from matplotlib.ticker import MaxNLocator
 
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(7, 4.2, title="Trials", x_label="trial", y_label="score on validation", grid=True)
         axes.scatter(self.pruned_numbers, self.pruned_scores, color=GREY, marker="x", s=26, label="ended early")
         axes.scatter(self.numbers, self.scores, color=BLUE, s=26, label="finished")
         choose = max if self.is_high_good else min
         best = [choose(self.scores[: place + 1]) for place in range(len(self.scores))]
         axes.step(self.numbers, best, where="post", color=ORANGE, linewidth=1.4, label="best so far")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("trial")
-        axes.set_ylabel("score on validation")
-        axes.set_title("Trials")
-        axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         return figure
 
@@ -178,14 +170,13 @@ class ImportancesFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(7, 0.9 + 0.42 * len(self.shares))
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            7, 0.9 + 0.42 * len(self.shares), title="What mattered", x_label="importance (PED-ANOVA)"
+        )
         ordered = sorted(self.shares.items(), key=lambda item: item[1])
         bars = axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=BLUE)
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axes.set_xlim(0, max(self.shares.values()) * 1.15)
-        axes.set_xlabel("importance (PED-ANOVA)")
-        axes.set_title("What mattered")
         return figure
 
 
@@ -208,8 +199,7 @@ class ParallelFigure(Figure):
         import matplotlib as mpl
         from matplotlib.colors import Normalize
 
-        figure = new_figure(max(7, 1.7 * len(self.axes)), 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(max(7, 1.7 * len(self.axes)), 4.2, title="Finished trials")
         scaled = [
             _scale([row[column] for row in self.values], is_log) for column, is_log in enumerate(self.axes.values())
         ]
@@ -226,7 +216,6 @@ class ParallelFigure(Figure):
         axes.set_xticks(range(len(self.axes)), list(self.axes), fontsize=8)
         axes.set_yticks([])
         axes.set_ylim(-0.1, 1.1)
-        axes.set_title("Finished trials")
         figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label="score on validation")
         return figure
 
