@@ -143,9 +143,10 @@ class Run:
         """Show metrics and the worst mistakes in a notebook."""
         from html import escape
 
+        from classifier_training.evaluation.leaderboard import metric_columns
         from classifier_training.evaluation.report import thumbnail
 
-        names = ("balanced_accuracy", "acc_top1", "macro_f1")
+        names = [metric.main_column for metric in metric_columns().values()]
         rows = "".join(
             f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in names if name in self.metrics
         )

@@ -73,7 +73,12 @@ class Spread:
 
 def spread(values: Sequence[float]) -> Spread:
     """Return mean and standard deviation."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Spread(statistics.fmean(values), deviation(values))
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample; None for one value."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,7 @@ class RunPredictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class Candidate:
     """A model with its settings on one data set, whatever the seed.
 
     Args:
@@ -120,7 +125,7 @@ class Contestant:
 
     @property
     def score(self) -> float:
-        """Mean balanced accuracy, by which contestants are ranked."""
+        """Mean balanced accuracy, by which candidates are ranked."""
         return spread([run.metrics[RANKED_BY] for run in self.runs.values()]).mean
 
 
@@ -132,11 +137,11 @@ def middle_seed(runs: Mapping[int, RunScores]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A contestant's place on its data set.
+    """A candidate's place on its data set.
 
     Args:
         rank: from 1.
-        contestant: whose.
+        candidate: whose.
         on_front: whether no other is at least as accurate, fast and small, and better in one of these.
         comparison: its predictions against those of the best; None for the best, or without images in common.
         p_value: McNemar's, adjusted after Holm for the number of comparisons on the data set.
@@ -144,7 +149,7 @@ class Standing:
     """
 
     rank: int
-    contestant: Contestant
+    candidate: Candidate
     on_front: bool
     comparison: Comparison | None = None
     p_value: float | None = None
@@ -152,7 +157,7 @@ class Standing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
-        found = self.contestant
+        found = self.candidate
         spreads = {name: found.spread(name) for name in (*metric_columns(), *COSTS)}
         difference = None if self.comparison is None else self.comparison.balanced_accuracy_difference
         return {
@@ -172,7 +177,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The contestants on one data set, best first.
+    """The candidates on one data set, best first.
 
     Args:
         data: its name.
@@ -185,7 +190,7 @@ class Leaderboard:
     @property
     def verdict(self) -> str:
         """Name the best in one sentence, and why."""
-        best = self.standings[0].contestant
+        best = self.standings[0].candidate
         found = best.spread(RANKED_BY)
         assert found is not None
         seeds = f"{len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
@@ -196,12 +201,12 @@ class Leaderboard:
         close = [item for item in others if item.verdict == UNCLEAR]
         if not close:
             second = others[0]
-            gap = found.mean - second.contestant.score
+            gap = found.mean - second.candidate.score
             tested = "" if second.p_value is None else f" (McNemar p = {second.p_value:.2g}, after Holm)"
-            return f"{sentence}, {gap:.4f} ahead of {second.contestant.model}{tested}."
-        names = ", ".join(item.contestant.model for item in close)
+            return f"{sentence}, {gap:.4f} ahead of {second.candidate.model}{tested}."
+        names = ", ".join(item.candidate.model for item in close)
         sentence += f", but these images do not tell it from {names}"
-        timed = [item.contestant for item in close if item.contestant.latency_ms is not None]
+        timed = [item.candidate for item in close if item.candidate.latency_ms is not None]
         if best.latency_ms is not None and timed:
             quickest = min(timed, key=lambda item: item.latency_ms or 0.0)
             assert quickest.latency_ms is not None
@@ -218,24 +223,22 @@ def shown(value: Spread, decimals: int = 4) -> str:
     return f"{value.mean:.{decimals}f}{deviation}"
 
 
-def rank(contestants: Sequence[Contestant]) -> list[Leaderboard]:
-    """Rank contestants on each data set, and compare each with the best on the images that both were scored on."""
+def rank(candidates: Sequence[Candidate]) -> list[Leaderboard]:
+    """Rank candidates on each data set, and compare each with the best on the images that both were scored on."""
     boards = []
-    for data in dict.fromkeys(item.data for item in contestants):
-        ordered = sorted(
-            (item for item in contestants if item.data == data), key=lambda item: (-item.score, item.model)
-        )
+    for data in dict.fromkeys(item.data for item in candidates):
+        ordered = sorted((item for item in candidates if item.data == data), key=lambda item: (-item.score, item.model))
         front = pareto_front([(-item.score, _cost(item.latency_ms), _cost(_mean(item, "size_mb"))) for item in ordered])
         comparisons = [_compare(ordered[0].predictions, item.predictions) for item in ordered[1:]]
         tested = [item.p_value for item in comparisons if item is not None]
         adjusted = iter(holm(tested))
-        standings = [Standing(rank=1, contestant=ordered[0], on_front=front[0])]
+        standings = [Standing(rank=1, candidate=ordered[0], on_front=front[0])]
         for place, (item, comparison) in enumerate(zip(ordered[1:], comparisons, strict=True), start=2):
             p_value = None if comparison is None else next(adjusted)
             standings.append(
                 Standing(
                     rank=place,
-                    contestant=item,
+                    candidate=item,
                     on_front=front[place - 1],
                     comparison=comparison,
                     p_value=p_value,
@@ -296,7 +299,7 @@ def _compare(best: RunPredictions, other: RunPredictions) -> Comparison | None:
     )
 
 
-def _mean(item: Contestant, name: str) -> float | None:
+def _mean(item: Candidate, name: str) -> float | None:
     found = item.spread(name)
     return None if found is None else found.mean
 

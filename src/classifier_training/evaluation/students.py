@@ -6,6 +6,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from classifier_training.evaluation.leaderboard import deviation
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -152,17 +154,13 @@ def _summarize(scores: Sequence[StudentScore], alone: dict[int, float], teacher_
         num_runs=len(scores),
         validation=statistics.fmean(item.validation for item in scores),
         accuracy=statistics.fmean(accuracies),
-        accuracy_spread=_spread(accuracies),
+        accuracy_spread=deviation(accuracies),
         balanced_accuracy=statistics.fmean(item.balanced_accuracy for item in scores),
         agreement=statistics.fmean(item.agreement for item in scores),
         gain=gain,
-        gain_spread=_spread(gains),
+        gain_spread=deviation(gains),
         gain_kept=gain / lead if gain is not None and lead > 0 else None,
     )
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _with_spread(value: float, spread: float | None) -> str:

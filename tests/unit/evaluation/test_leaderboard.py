@@ -16,7 +16,7 @@ from classifier_training.evaluation.leaderboard import (
     UNCLEAR,
     UNCOMPARED,
     WORSE,
-    Contestant,
+    Candidate,
     RunPredictions,
     RunScores,
     macro_roc,
@@ -41,10 +41,10 @@ def predictions(num_right: int, *, number: int = 200, folder: str = "a") -> RunP
     )
 
 
-def contestant(model: str, num_right: int, *, latency_ms: float = 1.0, folder: str = "a") -> Contestant:
+def candidate(model: str, num_right: int, *, latency_ms: float = 1.0, folder: str = "a") -> Candidate:
     score = num_right / 200
     runs = {0: figures(score - 0.01), 1: figures(score), 2: figures(score + 0.01)}
-    return Contestant(
+    return Candidate(
         model=model,
         data="images",
         runs=runs,
@@ -54,9 +54,9 @@ def contestant(model: str, num_right: int, *, latency_ms: float = 1.0, folder: s
     )
 
 
-def test_contestants_are_ranked_and_told_apart_on_the_same_images() -> None:
-    (board,) = rank([contestant("poor", 120), contestant("good", 180, latency_ms=3), contestant("near", 178)])
-    assert [item.contestant.model for item in board.standings] == ["good", "near", "poor"]
+def test_candidates_are_ranked_and_told_apart_on_the_same_images() -> None:
+    (board,) = rank([candidate("poor", 120), candidate("good", 180, latency_ms=3), candidate("near", 178)])
+    assert [item.candidate.model for item in board.standings] == ["good", "near", "poor"]
     assert [item.verdict for item in board.standings] == [BEST, UNCLEAR, WORSE]
     assert board.verdict == (
         "images: good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not "
@@ -68,17 +68,17 @@ def test_contestants_are_ranked_and_told_apart_on_the_same_images() -> None:
 
 
 def test_a_clear_winner_is_named_with_its_lead() -> None:
-    (board,) = rank([contestant("poor", 120), contestant("good", 180)])
+    (board,) = rank([candidate("poor", 120), candidate("good", 180)])
     assert board.verdict.endswith("over 3 seeds, 0.3000 ahead of poor (McNemar p = 1.7e-18, after Holm).")
 
 
 def test_other_images_are_not_compared() -> None:
-    (board,) = rank([contestant("good", 180), contestant("other", 100, folder="b")])
+    (board,) = rank([candidate("good", 180), candidate("other", 100, folder="b")])
     assert board.standings[1].verdict == UNCOMPARED
     assert board.standings[1].p_value is None
 
 
-def test_the_run_in_the_middle_stands_for_a_contestant() -> None:
+def test_the_run_in_the_middle_stands_for_a_candidate() -> None:
     assert middle_seed({4: figures(0.5), 5: figures(0.9), 6: figures(0.7)}) == 6
     assert middle_seed({4: figures(0.5), 5: figures(0.9)}) == 4
 

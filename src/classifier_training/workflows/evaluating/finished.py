@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VARYING = ("seed", "output", "name", "category", "resume", "extend", "experiment")
-"""Settings in which runs of one contestant differ, or that name a place."""
+"""Settings in which runs of one candidate differ, or that name a place."""
 
 
 @dataclass(frozen=True, kw_only=True)

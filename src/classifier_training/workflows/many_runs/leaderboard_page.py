@@ -96,10 +96,10 @@ def table_lines(boards: Sequence[Leaderboard]) -> list[str]:
         rows = [
             (
                 f"{item.rank}{'+' if item.on_front else ''}",
-                item.contestant.model,
+                item.candidate.model,
                 *(_spread(item, name) for name in metric_columns()),
                 *(_spread(item, name, 1) for name in ("train_seconds", "size_mb")),
-                "" if item.contestant.latency_ms is None else f"{item.contestant.latency_ms:.2f}",
+                "" if item.candidate.latency_ms is None else f"{item.candidate.latency_ms:.2f}",
                 _spread(item, "memory_mb", 0),
                 MARKS.get(item.verdict, "?"),
             )
@@ -119,22 +119,22 @@ def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
         ("latency", "latency of one image on the CPU, ms", lambda item: item.latency_ms),
         ("size", "size of model.onnx, MB", lambda item: _mean(item, "size_mb")),
     ):
-        pairs = [(item, value) for item in board.standings if (value := cost(item.contestant)) is not None]
+        pairs = [(item, value) for item in board.standings if (value := cost(item.candidate)) is not None]
         items, costs = [item for item, _ in pairs], [value for _, value in pairs]
         if items:
             words = f"{board.data}: accuracy against {name}"
-            scores = [item.contestant.spread(RANKED_BY) for item in items]
+            scores = [item.candidate.spread(RANKED_BY) for item in items]
             figure = ParetoFigure(
-                names=[item.contestant.model for item in items],
+                names=[item.candidate.model for item in items],
                 costs=costs,
-                scores=[item.contestant.score for item in items],
+                scores=[item.candidate.score for item in items],
                 deviations=[0.0 if one is None else one.deviation or 0.0 for one in scores],
-                on_front=pareto_front(list(zip([-item.contestant.score for item in items], costs, strict=True))),
+                on_front=pareto_front(list(zip([-item.candidate.score for item in items], costs, strict=True))),
                 cost_label=label,
                 title=words,
             )
             found.append((f"pareto_{name}", words, figure))
-    predictions = {item.contestant.model: item.contestant.predictions for item in board.standings}
+    predictions = {item.candidate.model: item.candidate.predictions for item in board.standings}
     curves = {name: (one.false_positive_rates, one.true_positive_rates) for name, one in predictions.items()}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     if curves:
@@ -149,10 +149,10 @@ def _body(
     failures: Mapping[str, str],
     images: Sequence[tuple[str, str]],
 ) -> list[Html]:
-    num_runs = sum(len(item.contestant.runs) for board in boards for item in board.standings)
+    num_runs = sum(len(item.candidate.runs) for board in boards for item in board.standings)
     facts = [
         (str(num_runs), "finished runs"),
-        (str(len({item.contestant.model for board in boards for item in board.standings})), "models"),
+        (str(len({item.candidate.model for board in boards for item in board.standings})), "models"),
         (str(len(boards)), "data sets"),
         (str(len(failures)), "failed jobs"),
     ]
@@ -164,12 +164,12 @@ def _body(
     for board in boards:
         rows = [
             (
-                item.rank, item.contestant.model,
+                item.rank, item.candidate.model,
                 *(_spread(item, name) for name in metric_columns()),
-                _rounded(_mean(item.contestant, "train_seconds"), 1),
-                _rounded(_mean(item.contestant, "size_mb"), 1),
-                _rounded(item.contestant.latency_ms, 2),
-                _rounded(_mean(item.contestant, "memory_mb"), 0),
+                _rounded(_mean(item.candidate, "train_seconds"), 1),
+                _rounded(_mean(item.candidate, "size_mb"), 1),
+                _rounded(item.candidate.latency_ms, 2),
+                _rounded(_mean(item.candidate, "memory_mb"), 0),
                 "yes" if item.on_front else "",
                 item.verdict,
                 "" if item.p_value is None else f"{item.p_value:.3g}",
@@ -187,10 +187,10 @@ def _body(
         rows_failed = [(name, reason) for name, reason in failures.items()]
         body.append(report.section("Failed jobs", report.table(("job", "reason"), rows_failed)))
     listed: list[tuple[report.Cell, ...]] = [
-        (item.contestant.data, item.contestant.model, seed,
+        (item.candidate.data, item.candidate.model, seed,
          *(report.Number(scores.metrics.get(name)) for name in metric_columns()), scores.train_seconds,
-         runs[item.contestant.data, item.contestant.model, seed])
-        for board in boards for item in board.standings for seed, scores in sorted(item.contestant.runs.items())
+         runs[item.candidate.data, item.candidate.model, seed])
+        for board in boards for item in board.standings for seed, scores in sorted(item.candidate.runs.items())
     ]  # fmt: skip
     run_columns = ("data", "model", "seed", *_titles(), "training, s", "run")
     body.append(report.section("All runs", report.folded("every seed", report.table(run_columns, listed))))
@@ -204,7 +204,7 @@ def _body(
 
 
 def _row(item: Standing, runs: Mapping[tuple[str, str, int], str]) -> dict[str, Any]:
-    found = item.contestant
+    found = item.candidate
     return {
         **item.to_dict(),
         "run": runs[found.data, found.model, found.representative],
@@ -224,7 +224,7 @@ def _cell(value: Any) -> str:
 
 
 def _spread(item: Standing, name: str, decimals: int = 4) -> str:
-    found = item.contestant.spread(name)
+    found = item.candidate.spread(name)
     return "" if found is None else shown(found, decimals)
 
 
@@ -232,6 +232,6 @@ def _rounded(value: float | None, decimals: int) -> report.Cell:
     return "-" if value is None else report.Number(value, f"{value:,.{decimals}f}")
 
 
-def _mean(contestant: Any, name: str) -> float | None:
-    found = contestant.spread(name)
+def _mean(candidate: Any, name: str) -> float | None:
+    found = candidate.spread(name)
     return None if found is None else found.mean
