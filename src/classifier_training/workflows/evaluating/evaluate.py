@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-
-from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import Choice, register
 from classifier_training.core.run_dir import make_folder
-from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
+from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.formats.auto import AutoData
 from classifier_training.data.formats.source import TRAINING_ALONE, DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import Evaluation
-from classifier_training.evaluation.slices import field_bins, size_bins
+from classifier_training.evaluation.slices import slice_columns
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
 from classifier_training.workflows.evaluating.opened import OpenedModel, open_model
@@ -36,14 +30,12 @@ from classifier_training.workflows.evaluating.samples import (
     unknown_labels,
     with_metadata,
 )
-from classifier_training.workflows.evaluating.scores import write_scores
+from classifier_training.workflows.evaluating.scores import score_table, write_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.core.types import SplitTable
     from classifier_training.data.index import Sample
-    from classifier_training.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +120,9 @@ def evaluate(
     make_folder(folder)
     table = tabulate(rows, index.root, chosen, predictor.class_names)
     names = [slices] if isinstance(slices, str) else slices or []
-    columns = slice_columns(names, known_samples(rows, chosen, predictor.class_names), table)
-    result = _score(predictor, table, skips="skip" in (data.on_error, source.on_error))
+    metadata = [sample.metadata for sample in known_samples(rows, chosen, predictor.class_names)]
+    columns = slice_columns(names, metadata, table)
+    result = score_table(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
         evaluation = write_scores(
             folder,
@@ -189,82 +182,9 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
     return wanted
 
 
-def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
-    logits, indices = [], []
-    for index, answer in enumerate(predictor.answers(table.paths)):
-        if answer.logits is None:
-            if not skips:
-                raise UnreadableImageError(answer.path, str(answer.error))
-            log.warning("left out %s: %s", answer.path, answer.error)
-        else:
-            logits.append(answer.logits)
-            indices.append(index)
-    if not logits:
-        raise UserError(
-            f"{table.paths[0]}: neither this nor any other image can be read",
-            "readable images",
-            "look at the files",
-        )
-    stacked = np.stack(logits)
-    rows = np.array(indices, dtype=np.int64)
-    targets = table.targets[rows]
-    losses = cross_entropies(stacked, targets)
-    metrics = classification_metrics(stacked, targets, losses, predictor.class_names)
-    return SplitResult(table.name, stacked, targets, rows, losses, metrics)
-
-
 def _default_folder(opened: OpenedModel, root: Path, split: str, *, own_data: bool) -> Path:
     # The predictions of another file of the run do not replace those of model.onnx.
     file = [] if opened.is_main else [opened.path.stem]
     data = [] if own_data else [root.name]
     part = [split] if split and not (own_data and split == TEST) else []
     return opened.run_dir.path / "_".join([opened.run_dir.evaluation.name, *file, *data, *part])
-
-
-GROUP, SIZE = "group", "size"
-
-
-def slice_columns(names: Sequence[str], samples: Sequence[Sample], table: SplitTable) -> dict[str, list[str]]:
-    """Return, for each name, the slice of each sample.
-
-    Args:
-        names: group, size (by the shorter side in pixels), or a field of the metadata.
-        samples: of the table, in its order, with their metadata.
-        table: the split.
-
-    Raises:
-        UserError: for a name that these images do not have.
-    """
-    fields = list(dict.fromkeys(name for sample in samples for name in sample.metadata or {}))
-    found = {}
-    for name in names:
-        if name == SIZE:
-            found[name] = _sizes(table.paths)
-        elif name == GROUP and any(table.groups):
-            found[name] = [group or "(none)" for group in table.groups]
-        elif name in fields:
-            found[name] = field_bins([(sample.metadata or {}).get(name) for sample in samples])
-        else:
-            known = [SIZE, *([GROUP] if any(table.groups) else []), *fields]
-            close = nearest(name, known)
-            raise UserError(
-                f"slices={name}: the images have no {'groups' if name == GROUP else 'such field'}",
-                f"one of {enumerate_words(known)}",
-                f"slices=[{close[0] if close else SIZE}]",
-            )
-    return found
-
-
-def _sizes(paths: Sequence[str]) -> list[str]:
-    """Bin the sizes in the files' headers; whoever decodes a file that has none will name it."""
-
-    def read(path: str) -> tuple[int, int] | None:
-        try:
-            return read_size(path)
-        except UnreadableImageError:
-            return None
-
-    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
-        sizes = list(pool.map(read, paths, chunksize=64))
-    bins = iter(size_bins([size for size in sizes if size is not None]))
-    return ["(unreadable)" if size is None else next(bins) for size in sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -9,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.evaluation.metrics import cross_entropies
+from classifier_training.core.errors import UserError
+from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.types import SplitResult
+from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.reject import write_selective
 from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
@@ -18,12 +22,49 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.core.types import SplitTable
     from classifier_training.evaluation.drawing import Drawer
     from classifier_training.export.calibration import Calibration
+    from classifier_training.inference.predictor import Predictor
 
+log = logging.getLogger(__name__)
 
 Attempt = Callable[[str], AbstractContextManager[object]]
+
+
+def score_table(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
+    """Predict the images of a split, and compute the metrics of an epoch.
+
+    Args:
+        predictor: predicts.
+        table: the samples of the split.
+        skips: whether images that cannot be read are left out.
+
+    Raises:
+        UnreadableImageError: for an image that cannot be read and may not be left out.
+        UserError: when none can be read.
+    """
+    logits, indices = [], []
+    for index, answer in enumerate(predictor.answers(table.paths)):
+        if answer.logits is None:
+            if not skips:
+                raise UnreadableImageError(answer.path, str(answer.error))
+            log.warning("left out %s: %s", answer.path, answer.error)
+        else:
+            logits.append(answer.logits)
+            indices.append(index)
+    if not logits:
+        raise UserError(
+            f"{table.paths[0]}: neither this nor any other image can be read",
+            "readable images",
+            "look at the files",
+        )
+    stacked = np.stack(logits)
+    rows = np.array(indices, dtype=np.int64)
+    targets = table.targets[rows]
+    losses = cross_entropies(stacked, targets)
+    metrics = classification_metrics(stacked, targets, losses, predictor.class_names)
+    return SplitResult(table.name, stacked, targets, rows, losses, metrics)
 
 
 def write_scores(
