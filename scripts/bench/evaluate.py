@@ -22,7 +22,8 @@ from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import draw_results, evaluate_answers, write_results
+from classifier_training.evaluation.plots import draw_results
+from classifier_training.evaluation.results import evaluate_predictions, write_results
 
 TASKS = ("figures", "intervals", "files")
 
@@ -47,7 +48,7 @@ def run_task(task: str, images: int, classes: int) -> None:
         table = SplitTable("test", [f"{row:06d}.png" for row in range(images)], targets, [""] * images)
         result = SplitResult("test", logits, targets, np.arange(images), losses, {"balanced_accuracy": 0.0})
         with tempfile.TemporaryDirectory() as folder, Drawer() as drawer:
-            evaluation = evaluate_answers(result, table, names)
+            evaluation = evaluate_predictions(result, table, names)
             write_results(Path(folder), result, table, names, evaluation, source="bench")
             draw_results(Path(folder), result, table, names, evaluation, drawer)
     else:

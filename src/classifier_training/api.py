@@ -146,10 +146,12 @@ class Run:
         """Show metrics and the worst mistakes in a notebook."""
         from html import escape
 
-        from classifier_training.evaluation.gallery import thumbnail
+        from classifier_training.evaluation.leaderboard import metric_columns
+        from classifier_training.evaluation.report import thumbnail
 
+        names = [metric.main_column for metric in metric_columns().values()]
         rows = "".join(
-            f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in SHOWN if name in self.metrics
+            f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in names if name in self.metrics
         )
         head = "<tr><th>metric</th><th>value [95 % interval]</th></tr>"
         mistakes = self.mistakes()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
     from classifier_training.core.errors import CheckFailedError, UserError
+    from classifier_training.core.metrics import register_metric
     from classifier_training.core.register import register
     from classifier_training.core.run_dir import RunDir, atomic_path, write_csv, write_json, write_text
     from classifier_training.core.settings import PathText, Pretrained
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from classifier_training.data.formats.source import DataSource, FolderSource
     from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.data.walk import Walker
+    from classifier_training.evaluation.metrics import FromCounts, FromImages, FromProbabilities, FromRanking
     from classifier_training.export.formats.pytorch import torch_runner
     from classifier_training.export.job import ExportedFile, ExportFormat, ExportJob
     from classifier_training.export.session import Runner
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "callbacks.observer": ("EpochEnd", "FitEnd", "Observer", "RunContext"),
     "core.errors": ("CheckFailedError", "UserError"),
+    "core.metrics": ("register_metric",),
     "core.register": ("register",),
     "core.run_dir": ("RunDir", "atomic_path", "write_csv", "write_json", "write_text"),
     "core.settings": ("PathText", "Pretrained"),
@@ -37,16 +40,18 @@ _PLACES = {
     "export.formats.pytorch": ("torch_runner",),
     "export.job": ("ExportFormat", "ExportJob", "ExportedFile"),
     "export.session": ("Runner",),
-    "models.shallow.builders": ("ShallowModel",),
+    "evaluation.metrics": ("FromCounts", "FromImages", "FromProbabilities", "FromRanking"),
+    "models.shallow": ("ShallowModel",),
 }
 
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "BuiltModel", "CheckFailedError", "DataSource", "EpochEnd", "ExportFormat", "ExportJob", "ExportedFile", "FitEnd",
-    "FolderSource", "InputSpec", "Observer", "PathText", "Pretrained", "RunContext", "RunDir", "Runner", "Sample",
-    "SampleIndex", "ShallowModel", "SplitResult", "SplitTable", "UserError", "Walker", "Weights", "atomic_path",
-    "register", "torch_runner", "write_csv", "write_json", "write_text",
+    "BuiltModel", "CheckFailedError", "DataSource", "EpochEnd", "ExportFormat", "ExportJob", "ExportedFile",
+    "FitEnd", "FolderSource", "FromCounts", "FromImages", "FromProbabilities", "FromRanking", "InputSpec",
+    "Observer", "PathText", "Pretrained", "RunContext", "RunDir", "Runner", "Sample", "SampleIndex", "ShallowModel",
+    "SplitResult", "SplitTable", "UserError", "Walker", "Weights", "atomic_path", "register", "register_metric",
+    "torch_runner", "write_csv", "write_json", "write_text",
 ]  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_runs_of_others_are_ranked_and_damaged_ones_are_named(tmp_path: Path) ->
         str(deaf): f"{deaf}: the run folder is damaged (predictions.csv is missing)",
     }
     (board,) = result.boards
-    assert [item.contestant.model for item in board.standings] == [
+    assert [item.candidate.model for item in board.standings] == [
         "good optimizer.lr=0.1", "good optimizer.lr=0.2", "poor",
     ]  # fmt: skip
     row = board.standings[0].to_dict()

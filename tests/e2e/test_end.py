@@ -88,7 +88,7 @@ PIECES: dict[str, tuple[str, Callable[..., None], dict[str, str]]] = {
     ),
     "golden": ("classifier_training.export.examples.write_golden", crash, {"golden": "RuntimeError: out of luck"}),
     "plots": (
-        "classifier_training.evaluation.results.draw_figures", crash,
+        "classifier_training.workflows.evaluating.scores.draw_results", crash,
         {"the plots of evaluation/": "RuntimeError: out of luck"},
     ),
     "tables": (

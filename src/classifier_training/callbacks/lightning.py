@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import register
 from classifier_training.core.settings import Resume
-from classifier_training.core.types import VAL, goal_of
+from classifier_training.core.types import VAL
 from classifier_training.evaluation.metrics import check_monitor
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.metrics import metrics_all_or_none
 from classifier_training.core.register import all_or_none, entries
 from classifier_training.core.runtime import LOGGER_NAME, PLUGIN_GROUP
 
@@ -25,7 +26,7 @@ def load_plugins() -> None:
     groups = {known.group for known in entries()}
     for point in _points():
         try:
-            with all_or_none():
+            with all_or_none(), metrics_all_or_none():
                 _load(point, groups)
         # Code of other people may raise anything, and a command that does not need it shall go on.
         except (Exception, SystemExit) as error:
@@ -69,5 +70,5 @@ def _failed(point: EntryPoint, error: BaseException) -> UserError:
         f"the plug-in {package} ({point.value}) cannot be loaded, and adds nothing: {type(error).__name__}"
         + (f": {said}" if said else ""),
         "a package whose module can be imported and registers each name once",
-        f'mend or remove it (pip uninstall {package}); python -c "{again}" shows where it fails',
+        f'fix or remove it (pip uninstall {package}); python -c "{again}" shows where it fails',
     )

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 
-MINIMISED = ("loss", "brier", "ece", "calibrated_loss", "calibrated_brier", "calibrated_ece")
-"""Metrics that are better when they are smaller; all others are better when they are larger."""
-
-
 PROBE_EPOCH = -1
 """In place of an epoch's number: the weights after the linear probe, before the first epoch."""
 
@@ -253,8 +249,3 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax over the last axis, shifted by its maximum so that nothing overflows."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
-
-
-def goal_of(metric: str) -> str:
-    """Whether a metric, named with its split as in val/loss, is to be made large (max) or small (min)."""
-    return "min" if metric.partition("/")[2] in MINIMISED else "max"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.types import softmax
-from classifier_training.evaluation.probabilities import calibration_error, log_softmax
+from classifier_training.evaluation.predictions import calibration_error, log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ METHOD = "temperature scaling (Guo et al. 2017, arXiv:1706.04599)"
 class TemperatureChoice:
     """A temperature, and what it does to predictions that it was not fitted to.
 
-    For the figures named `after`, the temperature of each prediction comes from the other folds (cross-fitting).
+    For the values named `after`, the temperature of each prediction comes from the other folds (cross-fitting).
 
     Args:
         temperature: to use: the fitted one, or 1.

@@ -27,8 +27,8 @@ class ClassChange:
         support: its images.
         recall: of the one classifier.
         recall_against: of the other.
-        gained: images that the one alone answers rightly.
-        lost: images that the other alone answers rightly.
+        gained: images that the one alone classifies correctly.
+        lost: images that the other alone classifies correctly.
         p_value: McNemar's, exact, adjusted after Holm for the number of classes.
     """
 
@@ -61,8 +61,8 @@ class Comparison:
 
     Args:
         num_images: N.
-        gained: images that the one alone answers rightly.
-        lost: images that the other alone answers rightly.
+        gained: images that the one alone classifies correctly.
+        lost: images that the other alone classifies correctly.
         p_value: McNemar's, exact: the chance of so uneven a division if neither were better.
         accuracy: of the one and of the other.
         balanced_accuracy: of the one and of the other.
@@ -95,7 +95,7 @@ class Comparison:
         elif overall + balanced:
             said = f"{name} is {'better' if overall + balanced > 0 else 'worse'} than {against}"
         elif not self.gained and not self.lost:
-            return f"{name} and {against} are right on the same {self.num_images:,} images and wrong on the same."
+            return f"{name} and {against} classify the same of the {self.num_images:,} images correctly."
         else:
             said = f"These images do not tell which of {name} and {against} is better"
         return f"{said}: {evidence}{self._classes()}."
@@ -129,11 +129,11 @@ def compare(
     correct_against: NDArray[np.bool_],
     class_names: Sequence[str],
 ) -> Comparison:
-    """Compare the answers of two classifiers to the same images.
+    """Compare the predictions of two classifiers for the same images.
 
     Args:
         targets: class numbers [N].
-        correct: whether the one is right [N].
+        correct: whether the prediction of the one is correct [N].
         correct_against: whether the other is [N].
         class_names: [K].
     """
@@ -143,8 +143,8 @@ def compare(
     lost = np.bincount(targets[~correct & correct_against], minlength=num_classes)
     present = np.flatnonzero(support)
     recalls = [
-        np.bincount(targets[right], minlength=num_classes)[present] / support[present]
-        for right in (correct, correct_against)
+        np.bincount(targets[hits], minlength=num_classes)[present] / support[present]
+        for hits in (correct, correct_against)
     ]
     accuracies = (float(correct.mean()), float(correct_against.mean()))
     balanced = (float(recalls[0].mean()), float(recalls[1].mean()))
@@ -194,11 +194,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _resampled_changes(
     support: NDArray[np.int64], gained: NDArray[np.int64], lost: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Images gained minus lost in each class when its images are drawn anew, both answers together [B, K]."""
+    """Images gained minus lost in each class when its images are resampled, both predictions together [B, K]."""
     random = np.random.default_rng(SEED)
     shares = np.stack([gained, lost, support - gained - lost], axis=1) / support[:, None]
-    drawn = random.multinomial(support, shares, size=(MAX_RESAMPLES, len(support)))
-    return np.asarray(drawn[..., 0] - drawn[..., 1], dtype=np.float64)
+    sampled = random.multinomial(support, shares, size=(MAX_RESAMPLES, len(support)))
+    return np.asarray(sampled[..., 0] - sampled[..., 1], dtype=np.float64)
 
 
 def _paired(value: float, replicates: NDArray[np.float64]) -> Estimate:

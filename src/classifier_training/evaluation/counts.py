@@ -1,14 +1,14 @@
-"""Figures that follow from how often each class was given, answered and hit.
+"""Metrics that follow from how often each class was given, predicted and hit.
 
 All take arrays with the classes on the last axis, so that one call serves one split or a thousand resamples of it.
-Where a figure is not defined it is NaN; averages over the classes count it as 0 there, as scikit-learn does with
-zero_division=0, and go over the classes that occur as truth or as answer.
+Where a metric is not defined it is NaN; averages over the classes count it as 0 there, as scikit-learn does with
+zero_division=0, and go over the classes that occur as truth or as prediction.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Answers counted by class; all that these figures need of a confusion matrix.
+    """Predictions counted by class; all that these metrics need of a confusion matrix.
 
     Args:
         hits: images of each class that were correctly classified [..., K].
         support: images of each class [..., K].
-        predicted: answers of each class [..., K].
+        predicted: images that were predicted as each class [..., K].
     """
 
     hits: Floats
@@ -34,7 +34,7 @@ class ClassCounts:
 
     @classmethod
     def of(cls, targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> ClassCounts:
-        """Count one split: targets and answers, both int64 [N]."""
+        """Count one split: targets and predictions, both int64 [N]."""
         counted = (targets[targets == predicted], targets, predicted)
         return cls(*(np.bincount(rows, minlength=num_classes).astype(np.float64) for rows in counted))
 
@@ -45,7 +45,7 @@ class ClassCounts:
 
     @property
     def occurs(self) -> NDArray[np.bool_]:
-        """Which classes occur as truth or answer [..., K]."""
+        """Which classes occur as truth or prediction [..., K]."""
         return np.asarray(self.support + self.predicted > 0)
 
 
@@ -57,33 +57,42 @@ def ratio(above: Floats, below: Floats, *, empty: float = np.nan) -> Floats:
     return found
 
 
-def recalls(counts: ClassCounts) -> Floats:
+class Share(NamedTuple):
+    """A share of images, kept as its two numbers: an exact interval needs both.
+
+    Args:
+        hits: images that count [...].
+        trials: images in all [...].
+    """
+
+    hits: Floats
+    trials: Floats
+
+    @property
+    def value(self) -> Floats:
+        """Hits / trials [...], NaN where there is no trial."""
+        return ratio(self.hits, self.trials)
+
+
+def recall(counts: ClassCounts) -> Share:
     """Share of each class's images that were found [..., K]; of a class without images it is not defined."""
-    return ratio(counts.hits, counts.support)
+    return Share(counts.hits, counts.support)
 
 
-def precisions(counts: ClassCounts) -> Floats:
-    """Share of each class's answers that are right [..., K]; of a class never answered it is not defined."""
-    return ratio(counts.hits, counts.predicted)
+def precision(counts: ClassCounts) -> Share:
+    """Share of each class's predictions that are correct [..., K]; of a class never predicted it is not defined."""
+    return Share(counts.hits, counts.predicted)
 
 
-def f1_scores(counts: ClassCounts) -> Floats:
+def f1(counts: ClassCounts) -> Floats:
     """Harmonic mean of precision and recall [..., K]; of a class that does not occur it is not defined."""
     return ratio(2 * counts.hits, counts.support + counts.predicted)
 
 
-def specificities(counts: ClassCounts) -> Floats:
-    """Share of the other classes' images that were not taken for this class [..., K]."""
+def specificity(counts: ClassCounts) -> Share:
+    """Share of the other classes' images that were not predicted as this class [..., K]."""
     others = counts.num_images[..., None] - counts.support
-    return ratio(others - (counts.predicted - counts.hits), others)
-
-
-BY_CLASS = {
-    "precision": precisions,
-    "recall": recalls,
-    "f1": f1_scores,
-    "specificity": specificities,
-}
+    return Share(others - (counts.predicted - counts.hits), others)
 
 
 def macro(counts: ClassCounts, values: Floats) -> Floats:
@@ -92,22 +101,22 @@ def macro(counts: ClassCounts, values: Floats) -> Floats:
 
 
 def weighted(counts: ClassCounts, values: Floats) -> Floats:
-    """Mean over the images [...]: of each the figure of its class."""
+    """Mean over the images [...]: of each the value of its class."""
     return ratio((counts.support * np.nan_to_num(values)).sum(axis=-1), counts.num_images)
 
 
-def accuracy(counts: ClassCounts) -> Floats:
-    """Share of right answers [...]."""
-    return ratio(counts.hits.sum(axis=-1), counts.num_images)
+def accuracy(counts: ClassCounts) -> Share:
+    """Share of correct predictions [...]."""
+    return Share(counts.hits.sum(axis=-1), counts.num_images)
 
 
 def balanced_accuracy(counts: ClassCounts) -> Floats:
     """Mean recall of the classes that have images [...]."""
-    return ratio(np.nan_to_num(recalls(counts)).sum(axis=-1), (counts.support > 0).sum(axis=-1))
+    return ratio(np.nan_to_num(recall(counts).value).sum(axis=-1), (counts.support > 0).sum(axis=-1))
 
 
 def matthews(counts: ClassCounts) -> Floats:
-    """Correlation of truth and answers [...], -1 to 1 (Gorodkin 2004); 0 where either names one class alone."""
+    """Correlation of truth and predictions [...], -1 to 1 (Gorodkin 2004); 0 where either names one class alone."""
     number = counts.num_images
     covariance = counts.hits.sum(axis=-1) * number - (counts.support * counts.predicted).sum(axis=-1)
     spreads = [number**2 - (side**2).sum(axis=-1) for side in (counts.support, counts.predicted)]
@@ -115,24 +124,7 @@ def matthews(counts: ClassCounts) -> Floats:
 
 
 def cohen_kappa(counts: ClassCounts) -> Floats:
-    """Agreement beyond chance [...]; not defined where truth and answers name one and the same class alone."""
+    """Agreement beyond chance [...]; not defined where truth and predictions name one and the same class alone."""
     number = counts.num_images
     chance = (counts.support * counts.predicted).sum(axis=-1)
     return ratio(counts.hits.sum(axis=-1) * number - chance, number**2 - chance)
-
-
-OVERALL = {
-    "acc_top1": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "matthews": matthews,
-    "cohen_kappa": cohen_kappa,
-}
-
-
-def overall_figures(counts: ClassCounts) -> dict[str, Floats]:
-    """All figures of this module that speak of the classes together, by name, each [...]."""
-    found = {name: figure(counts) for name, figure in OVERALL.items()}
-    for name, figure in BY_CLASS.items():
-        values = figure(counts)
-        found |= {f"macro_{name}": macro(counts, values), f"weighted_{name}": weighted(counts, values)}
-    return found

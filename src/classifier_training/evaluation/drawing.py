@@ -1,4 +1,4 @@
-"""Drawing beside the run: figures are described here and painted in another process, at a low priority."""
+"""Painting plots beside the run: figures are described here and painted in another process, at a low priority."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Drawer:
         if letters and not self._has_told:
             self._has_told = True
             log.warning(
-                "no font of this machine has the letters %s, so figures show their numbers; install one, such as %s",
+                "no font of this machine has the letters %s, so plots show their numbers; install one, such as %s",
                 letters if len(letters) <= MAX_TOLD else f"{letters[:MAX_TOLD]}…", font_advice(letters),
             )  # fmt: skip
 
@@ -157,7 +157,7 @@ class Drawer:
 
 
 def _step_back() -> None:
-    """Set the painter up: low priority, Ctrl-C left to the parent to answer, gone when the parent is."""
+    """Set the painter up: low priority, Ctrl-C left to the parent, gone when the parent is."""
     os.nice(PAINTER_NICENESS)
     leave_interrupts()
     Thread(target=_leave_with_parent, daemon=True).start()

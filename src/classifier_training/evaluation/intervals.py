@@ -1,7 +1,7 @@
-"""How sure a figure is: 95 % intervals, each by the method that fits it.
+"""How certain a metric is: 95 % intervals, each by the method that fits it.
 
 Exact: Clopper and Pearson's, for shares of images. DeLong's, for areas under ROC curves. The bootstrap for the rest:
-images are drawn anew within each true class, as many as it has. So a rare class never vanishes from a resample, and the
+images are resampled within each true class, as many as it has. So a rare class never vanishes from a resample, and the
 interval is, like the exact ones, for the given number of images of each class.
 """
 
@@ -38,7 +38,7 @@ EXACT, DELONG, BOOTSTRAP, NONE = "exact (Clopper-Pearson)", "DeLong", "bootstrap
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval.
+    """A value with its 95 % interval.
 
     Args:
         value: NaN when it is not defined, such as the recall of a class without images.
@@ -99,7 +99,7 @@ def auroc_estimate(ranking: Ranking) -> Estimate:
     """A class's area under the ROC curve.
 
     One that is perfect leaves DeLong nothing to go by. The bound is then the exact one for as many trials as the
-    smaller side has images: of so few that all stood right, more cannot be said.
+    smaller side has images: of so few that are all on their side, more cannot be said.
     """
     value = ranking.auroc
     trials = min(ranking.num_positive, ranking.num_negative)
@@ -110,10 +110,11 @@ def auroc_estimate(ranking: Ranking) -> Estimate:
 
 
 def bootstrap_interval(value: float, replicates: Floats) -> Estimate:
-    """A figure with the percentile interval of its resamples [B].
+    """A value with the percentile interval of its resamples [B].
 
-    Resampling moves some figures to one side (a calibration error upwards); the interval always holds the figure
-    itself. Where the resamples do not differ, as when every answer is right, they say nothing and there is no interval.
+    Resampling moves some metrics to one side (a calibration error upwards); the interval always contains the value
+    itself. Where the resamples do not differ, as when every prediction is correct, they say nothing and there is no
+    interval.
     """
     replicates = replicates[np.isfinite(replicates)]
     if not np.isfinite(value) or not len(replicates) or np.ptp(replicates) <= 1e-12:
@@ -128,7 +129,7 @@ def choose_num_resamples(num_images: int, num_classes: int) -> int:
 
 
 def resample(targets: NDArray[np.int64], number: int, *, seed: int = SEED) -> Iterator[NDArray[np.float32]]:
-    """Draw images anew within each true class.
+    """Resample images within each true class.
 
     Args:
         targets: class numbers [N].

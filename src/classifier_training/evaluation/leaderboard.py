@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import classifier_training.evaluation.metrics  # noqa: F401 - fills the table
 from classifier_training.core.labels import label_indices, sort_labels
+from classifier_training.core.metrics import all_metrics
 from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
 from classifier_training.evaluation.ranking import Ranking
 
@@ -17,35 +19,49 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.metrics import Metric
+
 ROC_GRID = np.linspace(0, 1, 101)
+
+COSTS = ("train_seconds", "size_mb", "memory_mb")
 
 BEST, WORSE, UNCLEAR, UNCOMPARED = "best", "worse", "not told apart", "not compared"
 
 
+RANKED_BY = "balanced_accuracy"
+
+
+def metric_columns() -> dict[str, Metric]:
+    """The metrics of a leaderboard by the name of their column; the one that decides comes first."""
+    columns = {metric.leaderboard: metric for metric in all_metrics() if metric.leaderboard}
+    return {RANKED_BY: columns[RANKED_BY], **columns}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class RunScores:
     """What one run is worth and costs.
 
     Args:
-        balanced_accuracy: on the scored split.
-        accuracy: on the scored split.
-        macro_f1: on the scored split.
+        metrics: on the scored split, by column; those that the run has.
         train_seconds: of all its epochs.
         size_mb: of the exported file, in MB; None where there is none.
         memory_mb: most that training took, in MiB; None where it was not written down.
     """
 
-    balanced_accuracy: float
-    accuracy: float
-    macro_f1: float
+    metrics: Mapping[str, float]
     train_seconds: float
     size_mb: float | None
     memory_mb: float | None
 
+    def to_dict(self) -> dict[str, float | None]:
+        """All of it by column, with null for what the run does not have."""
+        costs = {name: getattr(self, name) for name in COSTS}
+        return {**{name: self.metrics.get(name) for name in metric_columns()}, **costs}
+
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds.
+    """A value over seeds.
 
     Args:
         mean: of the seeds that have it.
@@ -58,78 +74,83 @@ class Spread:
 
 def spread(values: Sequence[float]) -> Spread:
     """Return mean and standard deviation."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Spread(statistics.fmean(values), deviation(values))
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample; None for one value."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What a run answered on the images it was scored on.
+class RunPredictions:
+    """What a run predicted on the images it was scored on.
 
     Args:
         targets: name of each image's class, by its path.
-        right: paths of the images that it labelled rightly.
+        correct: paths of the images that it classified correctly.
         false_positive_rates: of the macro-averaged ROC curve, growing from 0 to 1.
         true_positive_rates: of the same points.
     """
 
     targets: Mapping[str, str]
-    right: frozenset[str]
+    correct: frozenset[str]
     false_positive_rates: list[float]
     true_positive_rates: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class Candidate:
     """A model with its settings on one data set, whatever the seed.
 
     Args:
         model: its name.
         data: name of the data.
-        runs: figures of each run, by seed.
+        runs: scores of each run, by seed.
         representative: seed of the run in the middle, which is timed and compared.
-        latency_ms: of an answer for one image, the median; None where it could not be measured.
-        answers: of the run in the middle.
+        latency_ms: of a prediction for one image, the median; None where it could not be measured.
+        predictions: of the run in the middle.
     """
 
     model: str
     data: str
-    runs: Mapping[int, Figures]
+    runs: Mapping[int, RunScores]
     representative: int
     latency_ms: float | None
-    answers: Answers
+    predictions: RunPredictions
 
-    def figure(self, name: str) -> Spread | None:
-        """Return a figure over the seeds; None where no run has it."""
-        values = [value for run in self.runs.values() if (value := getattr(run, name)) is not None]
+    def spread(self, column: str) -> Spread | None:
+        """Return a column over the seeds; None where no run has it."""
+        values = [value for run in self.runs.values() if (value := run.to_dict()[column]) is not None]
         return spread(values) if values else None
 
     @property
     def score(self) -> float:
-        """Mean balanced accuracy, by which contestants are ranked."""
-        return spread([run.balanced_accuracy for run in self.runs.values()]).mean
+        """Mean balanced accuracy, by which candidates are ranked."""
+        return spread([run.metrics[RANKED_BY] for run in self.runs.values()]).mean
 
 
-def middle_seed(runs: Mapping[int, Figures]) -> int:
+def middle_seed(runs: Mapping[int, RunScores]) -> int:
     """Return the seed of the run whose balanced accuracy is in the middle, the lower of two."""
-    ordered = sorted(runs, key=lambda seed: (runs[seed].balanced_accuracy, seed))
+    ordered = sorted(runs, key=lambda seed: (runs[seed].metrics[RANKED_BY], seed))
     return ordered[(len(ordered) - 1) // 2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A contestant's place on its data set.
+    """A candidate's place on its data set.
 
     Args:
         rank: from 1.
-        contestant: whose.
+        candidate: whose.
         on_front: whether no other is at least as accurate, fast and small, and better in one of these.
-        comparison: its answers against those of the best; None for the best, or without images in common.
+        comparison: its predictions against those of the best; None for the best, or without images in common.
         p_value: McNemar's, adjusted after Holm for the number of comparisons on the data set.
         verdict: best, worse, not told apart or not compared.
     """
 
     rank: int
-    contestant: Contestant
+    candidate: Candidate
     on_front: bool
     comparison: Comparison | None = None
     p_value: float | None = None
@@ -137,8 +158,8 @@ class Standing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
-        found = self.contestant
-        spreads = {item.name: found.figure(item.name) for item in fields(Figures)}
+        found = self.candidate
+        spreads = {name: found.spread(name) for name in (*metric_columns(), *COSTS)}
         difference = None if self.comparison is None else self.comparison.balanced_accuracy_difference
         return {
             "rank": self.rank,
@@ -157,7 +178,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The contestants on one data set, best first.
+    """The candidates on one data set, best first.
 
     Args:
         data: its name.
@@ -170,8 +191,8 @@ class Leaderboard:
     @property
     def verdict(self) -> str:
         """Name the best in one sentence, and why."""
-        best = self.standings[0].contestant
-        found = best.figure("balanced_accuracy")
+        best = self.standings[0].candidate
+        found = best.spread(RANKED_BY)
         assert found is not None
         seeds = f"{len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
         sentence = f"{self.data}: {best.model} is the best, with a balanced accuracy of {shown(found)} over {seeds}"
@@ -181,19 +202,19 @@ class Leaderboard:
         close = [item for item in others if item.verdict == UNCLEAR]
         if not close:
             second = others[0]
-            gap = found.mean - second.contestant.score
+            gap = found.mean - second.candidate.score
             tested = "" if second.p_value is None else f" (McNemar p = {second.p_value:.2g}, after Holm)"
-            return f"{sentence}, {gap:.4f} ahead of {second.contestant.model}{tested}."
-        names = ", ".join(item.contestant.model for item in close)
+            return f"{sentence}, {gap:.4f} ahead of {second.candidate.model}{tested}."
+        names = ", ".join(item.candidate.model for item in close)
         sentence += f", but these images do not tell it from {names}"
-        timed = [item.contestant for item in close if item.contestant.latency_ms is not None]
+        timed = [item.candidate for item in close if item.candidate.latency_ms is not None]
         if best.latency_ms is not None and timed:
             quickest = min(timed, key=lambda item: item.latency_ms or 0.0)
             assert quickest.latency_ms is not None
             if quickest.latency_ms < best.latency_ms:
                 times = best.latency_ms / quickest.latency_ms
-                return f"{sentence}, of which {quickest.model} answers {times:.1f} times as fast."
-            return f"{sentence}, and it answers faster than these."
+                return f"{sentence}, of which {quickest.model} predicts {times:.1f} times as fast."
+            return f"{sentence}, and it predicts faster than these."
         return f"{sentence}."
 
 
@@ -203,24 +224,22 @@ def shown(value: Spread, decimals: int = 4) -> str:
     return f"{value.mean:.{decimals}f}{deviation}"
 
 
-def rank(contestants: Sequence[Contestant]) -> list[Leaderboard]:
-    """Rank contestants on each data set, and compare each with the best on the images that both were scored on."""
+def rank(candidates: Sequence[Candidate]) -> list[Leaderboard]:
+    """Rank candidates on each data set, and compare each with the best on the images that both were scored on."""
     boards = []
-    for data in dict.fromkeys(item.data for item in contestants):
-        ordered = sorted(
-            (item for item in contestants if item.data == data), key=lambda item: (-item.score, item.model)
-        )
+    for data in dict.fromkeys(item.data for item in candidates):
+        ordered = sorted((item for item in candidates if item.data == data), key=lambda item: (-item.score, item.model))
         front = pareto_front([(-item.score, _cost(item.latency_ms), _cost(_mean(item, "size_mb"))) for item in ordered])
-        comparisons = [_compare(ordered[0].answers, item.answers) for item in ordered[1:]]
+        comparisons = [_compare(ordered[0].predictions, item.predictions) for item in ordered[1:]]
         tested = [item.p_value for item in comparisons if item is not None]
         adjusted = iter(holm(tested))
-        standings = [Standing(rank=1, contestant=ordered[0], on_front=front[0])]
+        standings = [Standing(rank=1, candidate=ordered[0], on_front=front[0])]
         for place, (item, comparison) in enumerate(zip(ordered[1:], comparisons, strict=True), start=2):
             p_value = None if comparison is None else next(adjusted)
             standings.append(
                 Standing(
                     rank=place,
-                    contestant=item,
+                    candidate=item,
                     on_front=front[place - 1],
                     comparison=comparison,
                     p_value=p_value,
@@ -251,9 +270,7 @@ def macro_roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) ->
     for number in range(probabilities.shape[1]):
         ranking = Ranking.of(probabilities[:, number], targets == number)
         if ranking.num_positive and ranking.num_negative:
-            alarms = np.concatenate([[0], ranking.ends + 1 - ranking.hits]) / ranking.num_negative
-            hits = np.concatenate([[0], ranking.hits]) / ranking.num_positive
-            curves.append(np.interp(ROC_GRID, alarms, hits))
+            curves.append(np.interp(ROC_GRID, *ranking.roc_curve))
     if not curves:
         return [], []
     # The curves begin at the origin, where interpolation gives the highest of several values.
@@ -268,8 +285,8 @@ def _verdict(comparison: Comparison | None, p_value: float | None) -> str:
     return WORSE if is_worse or (p_value < SIGNIFICANCE and comparison.gained < comparison.lost) else UNCLEAR
 
 
-def _compare(best: Answers, other: Answers) -> Comparison | None:
-    """Compare another's answers with those of the best, on the images that both answered."""
+def _compare(best: RunPredictions, other: RunPredictions) -> Comparison | None:
+    """Compare another's predictions with those of the best, on the images that both have."""
     paths = [path for path, name in other.targets.items() if best.targets.get(path) == name]
     if not paths:
         return None
@@ -277,14 +294,14 @@ def _compare(best: Answers, other: Answers) -> Comparison | None:
     class_names = sort_labels(labels)
     return compare(
         label_indices(labels, class_names),
-        np.array([path in other.right for path in paths], dtype=bool),
-        np.array([path in best.right for path in paths], dtype=bool),
+        np.array([path in other.correct for path in paths], dtype=bool),
+        np.array([path in best.correct for path in paths], dtype=bool),
         class_names,
     )
 
 
-def _mean(item: Contestant, name: str) -> float | None:
-    found = item.figure(name)
+def _mean(item: Candidate, name: str) -> float | None:
+    found = item.spread(name)
     return None if found is None else found.mean
 
 

@@ -1,6 +1,6 @@
-"""Every figure of one split with its 95 % interval: what reports are made of.
+"""Every metric of one split with its 95 % interval: what reports are made of.
 
-The figures that are logged after each epoch are in `metrics`, under the same names.
+The metrics that are logged after each epoch are in `metrics`, under the same names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.evaluation.counts import BY_CLASS, ClassCounts, f1_scores, overall_figures
+from classifier_training.core.metrics import CALIBRATED, all_metrics
+from classifier_training.evaluation.counts import ClassCounts, Share
 from classifier_training.evaluation.intervals import (
     Estimate,
     auroc_estimate,
@@ -21,40 +22,32 @@ from classifier_training.evaluation.intervals import (
     exact_shares,
     resample,
 )
-from classifier_training.evaluation.probabilities import (
-    brier_losses,
-    calibration_error,
-    check_scores,
-    log_losses,
-    log_softmax,
-)
-from classifier_training.evaluation.ranking import Ranking
+from classifier_training.evaluation.metrics import FromCounts, FromImages, Values, evaluate
+from classifier_training.evaluation.predictions import Predictions, check_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from classifier_training.evaluation.probabilities import Scores
+    from classifier_training.core.metrics import Metric
+    from classifier_training.evaluation.predictions import Scores
+    from classifier_training.evaluation.ranking import Ranking
 
     Floats = NDArray[np.float64]
-
-MAX_RANK = 5
-CALIBRATED = "calibrated_"
-"""Begins the names of figures of probabilities that a temperature was applied to."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """The figures of one split.
+    """The metrics of one split.
 
     Args:
         num_images: N.
         num_resamples: of the bootstrap; 0 without intervals.
-        overall: figures of all classes together, by name.
-        by_class: figures of each class [K], by name: precision, recall, f1, specificity, auroc, average_precision.
+        overall: metrics of all classes together, by name.
+        by_class: metrics of each class [K], by name: recall, precision and others.
         support: images of each class, int64 [K].
-        predicted: answers of each class, int64 [K].
+        predicted: images that were predicted as each class, int64 [K].
     """
 
     num_images: int
@@ -74,7 +67,7 @@ def measure(
     divided_by: float = 1.0,
     intervals: bool = True,
 ) -> Measures:
-    """Score one split.
+    """Compute all metrics of one split.
 
     loss, brier and ece are those of the network's own probabilities, as during training. Where the logits were divided
     by a temperature, calibrated_loss, calibrated_brier and calibrated_ece are those of the given ones.
@@ -85,181 +78,141 @@ def measure(
         num_classes: K.
         kind: what `scores` are.
         divided_by: the temperature that logits were divided by.
-        intervals: whether to find intervals; figures alone take a few per cent of the time.
+        intervals: whether to find intervals; metrics alone take a few per cent of the time.
 
     Raises:
-        UserError: for answers that cannot be scored; see `check_scores`.
+        UserError: for predictions that cannot be scored; see `check_scores`.
     """
     check_scores(scores, targets, num_classes, kind=kind)
-    answers = _Answers.of(scores, targets, kind=kind)
-    counts = ClassCounts.of(targets, answers.predicted, num_classes)
-    overall = {name: float(value) for name, value in overall_figures(counts).items()}
-    by_prefix = {"": answers}
-    if divided_by != 1:
-        by_prefix = {"": _Answers.of(scores * divided_by, targets, kind=kind), CALIBRATED: answers}
-    overall |= {name: float(value) for name, value in _named_means(by_prefix).items()}
-    by_class = {name: figure(counts) for name, figure in BY_CLASS.items()}
-    rankings = [Ranking.of(answers.probabilities[:, number], targets == number) for number in range(num_classes)]
-    by_class["auroc"] = np.array([ranking.auroc for ranking in rankings])
-    by_class["average_precision"] = np.array([ranking.average_precision for ranking in rankings])
-    overall |= {f"macro_{name}": defined_mean(by_class[name]) for name in ("auroc", "average_precision")}
-    if num_classes > MAX_RANK:
-        overall["acc_top5"] = float(is_among_first(scores, targets).mean())
-    bounded = _Intervals(answers, by_prefix, counts, rankings) if intervals else None
-    plain = {name: [Estimate(value) for value in values.tolist()] for name, values in by_class.items()}
+    given = Predictions(scores=scores, targets=targets, kind=kind)
+    own = given if divided_by == 1 else Predictions(scores=scores * divided_by, targets=targets, kind=kind)
+    split = _Split(given, own, [given.ranking(number) for number in range(num_classes)], all_metrics(num_classes))
+    number = choose_num_resamples(len(targets), num_classes) if intervals else 0
+    values, replicates = split.values(), split.replicates(number) if intervals else None
     return Measures(
         num_images=len(targets),
-        num_resamples=bounded.num_resamples if bounded else 0,
-        overall=bounded.overall(overall) if bounded else {name: Estimate(value) for name, value in overall.items()},
-        by_class=bounded.by_class(by_class) if bounded else plain,
-        support=counts.support.astype(np.int64),
-        predicted=counts.predicted.astype(np.int64),
+        num_resamples=number,
+        overall=split.overall(values, replicates),
+        by_class=split.by_class(values, replicates),
+        support=given.counts.support.astype(np.int64),
+        predicted=given.counts.predicted.astype(np.int64),
     )
 
 
-def is_among_first(
-    scores: NDArray[np.floating], targets: NDArray[np.int64], number: int = MAX_RANK
-) -> NDArray[np.bool_]:
-    """Whether the true class is among those of the highest scores [N]; of equal scores the first class counts more."""
-    given = scores[np.arange(len(targets)), targets][:, None]
-    ahead = (scores > given).sum(axis=1)
-    ahead += ((scores == given) & (np.arange(scores.shape[1]) < targets[:, None])).sum(axis=1)
-    return np.asarray(ahead < number)
+class _Split:
+    """All metrics of one split; where there are replicates, with their intervals.
 
+    Args:
+        given: predictions with the given probabilities.
+        own: the same with the network's own; the same object where they do not differ.
+        rankings: of each class [K], by the given probabilities.
+        metrics: the table.
+    """
 
-def defined_mean(values: Floats) -> float:
-    """Mean of the values that are defined; NaN when none is."""
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What is known of each image [N], beside its probabilities [N, K]."""
-
-    targets: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    probabilities: Floats
-    confidences: Floats
-    log_losses: Floats
-    brier_losses: Floats
-
-    @classmethod
-    def of(cls, scores: NDArray[np.floating], targets: NDArray[np.int64], *, kind: Scores) -> _Answers:
-        if kind == "logits":
-            logarithms = log_softmax(scores)
-            losses = -logarithms[np.arange(len(targets)), targets]
-            probabilities = np.exp(logarithms, out=logarithms)
-        else:
-            probabilities = scores.astype(np.float64, copy=False)
-            losses = log_losses(probabilities, targets)
-        return cls(
-            targets=targets,
-            predicted=scores.argmax(axis=1),
-            probabilities=probabilities,
-            confidences=probabilities.max(axis=1),
-            log_losses=losses,
-            brier_losses=brier_losses(probabilities, targets),
-        )
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        return np.asarray(self.predicted == self.targets)
-
-    def means(self, weights: NDArray[np.float32] | None = None) -> dict[str, Floats]:
-        """Figures of the probabilities, [] or, for resamples that count the images [N, B], [B]."""
-        losses = {"loss": self.log_losses, "brier": self.brier_losses}
-        averaged = {
-            name: np.asarray(values.mean() if weights is None else values.astype(np.float32) @ weights / len(values))
-            for name, values in losses.items()
-        }
-        return {**averaged, "ece": calibration_error(self.confidences, self.correct, weights)}
-
-
-def _named_means(by_prefix: Mapping[str, _Answers], weights: NDArray[np.float32] | None = None) -> dict[str, Floats]:
-    return {
-        f"{prefix}{name}": value
-        for prefix, answers in by_prefix.items()
-        for name, value in answers.means(weights).items()
-    }
-
-
-class _Intervals:
-    """Intervals of the figures; the resamples are drawn once for all of them."""
-
-    def __init__(
-        self, answers: _Answers, by_prefix: Mapping[str, _Answers], counts: ClassCounts, rankings: Sequence[Ranking]
-    ) -> None:
-        self._by_prefix = by_prefix
-        self._counts = counts
+    def __init__(self, given: Predictions, own: Predictions, rankings: list[Ranking], metrics: list[Metric]) -> None:
+        self._given = given
+        self._own = own
         self._rankings = rankings
-        self._answers = answers
-        self.num_resamples = choose_num_resamples(len(answers.targets), len(rankings))
-        self._overall: dict[str, list[Floats]] = {}
-        self._by_class: dict[str, list[Floats]] = {"f1": [], "average_precision": []}
-        self._draw()
+        self._metrics = metrics
 
-    def overall(self, values: Mapping[str, float]) -> dict[str, Estimate]:
-        """Return the figures of all classes together."""
-        found = {}
-        for name, value in values.items():
-            if name in ("acc_top1", "acc_top5"):
-                (found[name],) = exact_shares(
-                    np.array([value * len(self._answers.targets)]).round(), np.array([len(self._answers.targets)])
-                )
-            elif name == "macro_auroc":
-                found[name] = delong_interval(value, self._macro_auroc_variance())
-            else:
-                found[name] = bootstrap_interval(value, np.concatenate(self._overall[name]))
+    def values(
+        self,
+        metrics: Sequence[Metric] | None = None,
+        counts: ClassCounts | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> Values:
+        """Values of metrics, all when left out, for the split or for resamples of it; see `evaluate`."""
+        metrics = self._metrics if metrics is None else metrics
+        present = [(number, one) for number, one in enumerate(self._rankings) if weights is None or one.num_positive]
+        found = evaluate(metrics, self._own, present, counts=counts, weights=weights)
+        if self._own is not self._given:
+            calibrated = [metric for metric in metrics if metric.calibrated]
+            others = evaluate(calibrated, self._given, (), counts=counts, weights=weights).overall
+            found.overall.update({CALIBRATED + name: value for name, value in others.items()})
         return found
 
-    def by_class(self, values: Mapping[str, Floats]) -> dict[str, Sequence[Estimate]]:
-        """Return the figures of each class."""
-        counts = self._counts
-        others = counts.num_images - counts.support
-        found: dict[str, Sequence[Estimate]] = {
-            "precision": exact_shares(counts.hits, counts.predicted),
-            "recall": exact_shares(counts.hits, counts.support),
-            "specificity": exact_shares(others - (counts.predicted - counts.hits), others),
-            "auroc": [auroc_estimate(ranking) for ranking in self._rankings],
-        }
-        for name, parts in self._by_class.items():
-            replicates = np.concatenate(parts)
-            pairs = zip(values[name].tolist(), replicates.T, strict=True)
-            found[name] = [bootstrap_interval(value, column) for value, column in pairs]
-        return {name: found[name] for name in values}
+    def replicates(self, number: int) -> Values:
+        """Values of the metrics whose intervals, or whose averages' intervals, are found by the bootstrap."""
+        metrics = [
+            metric
+            for metric in self._metrics
+            if metric.interval == "bootstrap" or (metric.by_class and metric.interval == "exact")
+        ]
+        parts = [self.values(metrics, counts, weights) for counts, weights in self._resamples(number)]
+        return Values(
+            *(
+                {name: np.concatenate([one[name] for one in kind]) for name in kind[0]}
+                for kind in zip(*parts, strict=True)
+            )
+        )
 
-    def _draw(self) -> None:
+    def overall(self, values: Values, replicates: Values | None) -> dict[str, Estimate]:
+        """Metrics of all classes together, in the order of the table."""
+        metrics = {name: metric for metric in self._metrics for name in metric.titles}
+        metrics |= {name: metric for metric in self._metrics for name in metric.calibrated_titles}
+        found = {}
+        for name, metric in metrics.items():
+            if name in values.overall:
+                value = float(values.overall[name])
+                if replicates is None or metric.interval == "none":
+                    found[name] = Estimate(value)
+                elif metric.interval == "delong":
+                    found[name] = delong_interval(value, self._macro_auroc_variance())
+                elif metric.interval == "exact" and not metric.by_class:
+                    (found[name],) = exact_shares(*self._share(metric))
+                else:
+                    found[name] = bootstrap_interval(value, replicates.overall[name])
+        return found
+
+    def by_class(self, values: Values, replicates: Values | None) -> dict[str, Sequence[Estimate]]:
+        """Metrics of each class [K], in the order of the table."""
+        found: dict[str, Sequence[Estimate]] = {}
+        for metric in self._metrics:
+            if not metric.by_class:
+                continue
+            of_class = values.by_class[metric.name].tolist()
+            if replicates is None or metric.interval == "none":
+                found[metric.name] = [Estimate(value) for value in of_class]
+            elif metric.interval == "delong":
+                found[metric.name] = [auroc_estimate(ranking) for ranking in self._rankings]
+            elif metric.interval == "exact":
+                found[metric.name] = exact_shares(*self._share(metric))
+            else:
+                pairs = zip(of_class, replicates.by_class[metric.name].T, strict=True)
+                found[metric.name] = [bootstrap_interval(*pair) for pair in pairs]
+        return found
+
+    def _share(self, metric: Metric) -> Share:
+        """Images that count for a metric with an exact interval, and all of them."""
+        share = None
+        if isinstance(metric, FromCounts):
+            share = metric.function(self._given.counts)
+        elif isinstance(metric, FromImages):
+            of_images = metric.function(self._given)
+            share = Share(np.asarray(of_images.sum(dtype=np.float64)), np.asarray(float(len(of_images))))
+        if not isinstance(share, Share):
+            raise TypeError(f"the metric {metric.name} is no share of images: it has no exact interval")
+        return share
+
+    def _resamples(self, number: int) -> Iterator[tuple[ClassCounts, NDArray[np.float32]]]:
+        """Counts of some resamples [B, K], and how often each image counts in them [N, B]."""
         from scipy.sparse import csr_array
 
-        answers, num_images, num_classes = self._answers, len(self._answers.targets), len(self._rankings)
-        counted: Callable[..., csr_array] = partial(csr_array, shape=(num_classes, num_images), dtype=np.float32)
+        given, num_images = self._given, len(self._given.targets)
+        counted: Callable[..., csr_array] = partial(csr_array, shape=(given.num_classes, num_images), dtype=np.float32)
         rows = np.arange(num_images)
-        hits = counted((answers.correct, (answers.targets, rows)))
-        predicted = counted((np.ones(num_images), (answers.predicted, rows)))
-        for weights in resample(answers.targets, self.num_resamples):
-            drawn_hits, drawn_answers = (np.asarray(part @ weights, dtype=np.float64).T for part in (hits, predicted))
-            self._keep(ClassCounts(drawn_hits, self._counts.support, drawn_answers), weights)
-
-    def _keep(self, drawn: ClassCounts, weights: NDArray[np.float32]) -> None:
-        means = _named_means(self._by_prefix, weights)
-        precisions = np.full((weights.shape[1], len(self._rankings)), np.nan)
-        for number, ranking in enumerate(self._rankings):
-            if ranking.num_positive:
-                precisions[:, number] = ranking.resampled_average_precisions(weights)
-        present = self._counts.support > 0
-        for name, values in (overall_figures(drawn) | means).items():
-            self._overall.setdefault(name, []).append(np.asarray(values, dtype=np.float64))
-        self._overall.setdefault("macro_average_precision", []).append(precisions[:, present].mean(axis=1))
-        self._by_class["f1"].append(f1_scores(drawn))
-        self._by_class["average_precision"].append(precisions)
+        hits = counted((given.correct, (given.targets, rows)))
+        predicted = counted((np.ones(num_images), (given.predicted, rows)))
+        for weights in resample(given.targets, number):
+            sums = [np.asarray(part @ weights, dtype=np.float64).T for part in (hits, predicted)]
+            yield ClassCounts(sums[0], given.counts.support, sums[1]), weights
 
     def _macro_auroc_variance(self) -> float:
         """DeLong's variance of the mean over the classes, whose areas come from the same images."""
         ranked = [ranking for ranking in self._rankings if ranking.num_positive and ranking.num_negative]
         if not ranked:
             return float("nan")
-        total = np.zeros(len(self._answers.targets))
+        total = np.zeros(len(self._given.targets))
         for ranking in ranked:
             total += ranking.auroc_influence()
         return float(((total / len(ranked)) ** 2).sum())

@@ -1,63 +1,115 @@
-"""The figures of an epoch: cheap enough for each one, and those besides that somebody watches.
+"""The metrics, one entry each, and their values for a split.
 
-All figures with their intervals, for reports, are in `measures`.
+The entries are at the end of this file; `measures` adds intervals for reports.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.evaluation.counts import (
-    BY_CLASS,
-    ClassCounts,
-    accuracy,
-    balanced_accuracy,
-    f1_scores,
-    macro,
-    overall_figures,
-    recalls,
+from classifier_training.core.metrics import OF_CLASS, Metric, all_metrics, register_metric
+from classifier_training.evaluation import counts as of_counts
+from classifier_training.evaluation.counts import ClassCounts, Share, macro, weighted
+from classifier_training.evaluation.predictions import (
+    MAX_RANK,
+    Predictions,
+    brier_losses,
+    calibration_error,
+    is_among_first,
 )
-from classifier_training.evaluation.measures import defined_mean, is_among_first
-from classifier_training.evaluation.probabilities import brier_losses, calibration_error, log_softmax
-from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
+    from classifier_training.evaluation.ranking import Ranking
 
-FROM_COUNTS = (
-    *(f"{average}_{name}" for name in BY_CLASS for average in ("macro", "weighted")), "matthews", "cohen_kappa",
-)  # fmt: skip
-FROM_PROBABILITIES = ("brier", "ece")
-FROM_RANKING = ("auroc", "average_precision")
-WATCHED_BY_CLASS = ("precision", "f1", "specificity", *FROM_RANKING)
+    Floats = NDArray[np.float64]
+    Weights = NDArray[np.float32] | None
+
+AVERAGES = {"macro": macro, "weighted": weighted}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromCounts(Metric):
+    """A metric of how often each class was given, predicted and hit.
+
+    Args:
+        function: counts [..., K] -> [...], or [..., K] where it is by class; a `Share` has an exact interval.
+    """
+
+    function: Callable[[ClassCounts], Floats | Share]
+
+    def values(self, counts: ClassCounts) -> Floats:
+        """Value, [...] or [..., K]."""
+        found = self.function(counts)
+        return found.value if isinstance(found, Share) else found
+
+    def averaged(self, values: Floats, counts: ClassCounts) -> dict[str, Floats]:
+        """Values over all classes [...], by column, from those of `values`."""
+        if not self.by_class:
+            return {self.name: values}
+        return {f"{average}_{self.name}": AVERAGES[average](counts, values) for average in self.averages}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromImages(Metric):
+    """A mean over the images.
+
+    Args:
+        function: predictions -> value of each image [N]; of booleans the interval may be exact.
+    """
+
+    function: Callable[[Predictions], NDArray[np.floating] | NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromProbabilities(Metric):
+    """A metric of the probabilities that is no mean over the images.
+
+    Args:
+        function: predictions and how often each image counts -> [] for None, [B] for the weights [N, B] of B resamples.
+            Weights come where the interval is bootstrap.
+    """
+
+    function: Callable[[Predictions, Weights], Floats | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromRanking(Metric):
+    """A metric, by class, of how the images are ordered by the class's probability.
+
+    Its macro average is over the classes for which it is defined.
+
+    Args:
+        function: a class's ranking and weights as for `FromProbabilities` -> [] or [B]; NaN where it is not defined.
+    """
+
+    by_class: bool = True
+    averages: tuple[Literal["macro"], ...] = ("macro",)
+    function: Callable[[Ranking, Weights], Floats | float]
 
 
 def metric_names(class_names: Sequence[str]) -> list[str]:
-    """Names of all figures that `classification_metrics` gives for these classes."""
-    top5 = ["acc_top5"] if len(class_names) > 5 else []
+    """Names of all metrics that are logged after each epoch with these classes."""
+    metrics = all_metrics(len(class_names))
     return [
-        "loss",
-        "acc_top1",
-        *top5,
-        "balanced_accuracy",
-        "macro_f1",
-        *(f"acc_class_{name}" for name in class_names),
+        *(metric.main_column for metric in metrics if metric.logged),
+        *(name for metric in metrics if metric.logs_classes for name in metric.class_columns(class_names)),
     ]
 
 
 def watchable_names(class_names: Sequence[str]) -> list[str]:
-    """Names of all figures that `classification_metrics` can give for these classes, when they are asked for."""
-    always = metric_names(class_names)
-    averages = [*FROM_COUNTS, *(f"macro_{name}" for name in FROM_RANKING), *FROM_PROBABILITIES]
-    by_class = [f"{figure}_class_{name}" for figure in WATCHED_BY_CLASS for name in class_names]
-    return list(dict.fromkeys([*always, *averages, *by_class]))
+    """Names of all metrics that `classification_metrics` gives for these classes, when they are asked for."""
+    metrics = all_metrics(len(class_names))
+    averages = [name for metric in metrics for name in metric.titles]
+    by_class = [name for metric in metrics for name in metric.class_columns(class_names)]
+    return list(dict.fromkeys([*metric_names(class_names), *averages, *by_class]))
 
 
 def classification_metrics(
@@ -68,78 +120,115 @@ def classification_metrics(
     *,
     also: Collection[str] = (),
 ) -> dict[str, float]:
-    """Compute the figures of one split.
+    """Compute the metrics of one split that are logged after each epoch.
 
     Args:
         logits: or probabilities, float [N, K].
         targets: int64 [N].
         losses: cross-entropy of each sample [N].
         class_names: [K].
-        also: names of further figures, out of `watchable_names`; of those made from probabilities, `logits` must be
-            logits. A figure that is not defined here, such as that of a class without images, is left out.
+        also: names of further metrics, out of `watchable_names`; for those made from probabilities, `logits` must be
+            logits.
 
     Returns:
-        Loss, accuracies, balanced accuracy (mean recall of the classes that occur), macro F1 (over classes that occur
-        in targets or answers), the recall of each class that occurs, and what was asked for besides.
+        Value by name. A metric that is not defined here, such as that of a class without images, is left out.
     """
-    counts = ClassCounts.of(targets, logits.argmax(axis=1), len(class_names))
-    found = {"loss": float(losses.astype(np.float64).mean()), "acc_top1": float(accuracy(counts))}
-    if len(class_names) > 5:
-        found["acc_top5"] = float(is_among_first(logits, targets).mean())
-    found["balanced_accuracy"] = float(balanced_accuracy(counts))
-    found["macro_f1"] = float(macro(counts, f1_scores(counts)))
-    found |= {
-        f"acc_class_{name}": value
-        for name, value in zip(class_names, recalls(counts).tolist(), strict=True)
-        if np.isfinite(value)
-    }
-    further = [name for name in also if name not in found]
-    return found | (_further(further, counts, logits, targets, class_names) if further else {})
+    predictions = Predictions(scores=logits, targets=targets, given_losses=losses)
+    wanted = dict.fromkeys([*metric_names(class_names), *also])
+    metrics = _needed(wanted, class_names)
+    found = evaluate(metrics, predictions, _needed_rankings(metrics, predictions, wanted, class_names))
+    values = {name: float(value) for name, value in found.overall.items()}
+    # Until a class is predicted once its precision counts as 0: a metric that comes and goes can choose nothing.
+    never = (predictions.counts.support > 0) & (predictions.counts.predicted == 0)
+    for metric in metrics:
+        if metric.by_class:
+            of_class = found.by_class[metric.name]
+            shown = np.where(never, np.nan_to_num(of_class), of_class) if isinstance(metric, FromCounts) else of_class
+            values |= zip(metric.class_columns(class_names), shown.tolist(), strict=True)
+    # A loss that is no number is to be seen.
+    return {name: values[name] for name in wanted if name == "loss" or np.isfinite(values.get(name, np.nan))}
 
 
-def _further(
-    wanted: Collection[str],
-    counts: ClassCounts,
-    logits: NDArray[np.float32],
-    targets: NDArray[np.int64],
-    class_names: Sequence[str],
-) -> dict[str, float]:
-    """Compute the wanted figures that are defined; of what they need nothing more than that."""
-    values = {name: float(value) for name, value in overall_figures(counts).items()}
-    for figure, function in BY_CLASS.items():
-        # Until a class is answered once its precision counts as 0: a metric that comes and goes can choose nothing.
-        defined = np.where(
-            (figure == "precision") & (counts.support > 0), np.nan_to_num(function(counts)), function(counts)
-        )
-        values |= {f"{figure}_class_{name}": value for name, value in zip(class_names, defined.tolist(), strict=True)}
-    if not values.keys() >= set(wanted):
-        values |= _from_probabilities(wanted, logits, targets, class_names)
-    return {name: values[name] for name in wanted if np.isfinite(values.get(name, np.nan))}
+def _needed(wanted: Collection[str], class_names: Sequence[str]) -> list[Metric]:
+    """The metrics that have one of the wanted columns."""
+    heads = {"".join(name.partition(OF_CLASS)[:2]) for name in wanted}
+    metrics = all_metrics(len(class_names))
+    return [metric for metric in metrics if heads & {*metric.titles, *metric.class_columns([""])}]
 
 
-def _from_probabilities(
-    wanted: Collection[str], logits: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]
-) -> dict[str, float]:
-    probabilities = np.exp(log_softmax(logits))
-    found = {
-        "brier": float(brier_losses(probabilities, targets).mean()),
-        "ece": float(calibration_error(probabilities.max(axis=1), logits.argmax(axis=1) == targets)),
-    }
-    averaged = {f"macro_{figure}" for figure in FROM_RANKING} & set(wanted)
-    columns: dict[str, list[float]] = {figure: [] for figure in FROM_RANKING}
+def _needed_rankings(
+    metrics: Sequence[Metric], predictions: Predictions, wanted: Collection[str], class_names: Sequence[str]
+) -> Iterator[tuple[int, Ranking]]:
+    """Rank the images by the classes that are needed, one after the other: all at once may not fit in memory."""
+    ranked = [metric for metric in metrics if isinstance(metric, FromRanking)]
+    averaged = any(metric.main_column in wanted for metric in ranked)
     for number, name in enumerate(class_names):
-        named = {figure: f"{figure}_class_{name}" for figure in FROM_RANKING}
-        if not averaged and not set(named.values()) & set(wanted):
-            continue
-        ranking = Ranking.of(probabilities[:, number], targets == number)
-        for figure, values in columns.items():
-            values.append(getattr(ranking, figure))
-            found[named[figure]] = values[-1]
-    return found | {name: defined_mean(np.array(columns[name.removeprefix("macro_")])) for name in averaged}
+        if averaged or any(metric.class_columns([name])[0] in wanted for metric in ranked):
+            yield number, predictions.ranking(number)
+
+
+class Values(NamedTuple):
+    """Values of metrics for one split, or for B resamples of it.
+
+    Args:
+        overall: over all classes, [] or [B], by column.
+        by_class: of each class, [K] or [B, K], by metric.
+    """
+
+    overall: dict[str, Floats]
+    by_class: dict[str, Floats]
+
+
+def evaluate(
+    metrics: Iterable[Metric],
+    predictions: Predictions,
+    rankings: Iterable[tuple[int, Ranking]],
+    *,
+    counts: ClassCounts | None = None,
+    weights: Weights = None,
+) -> Values:
+    """Compute metrics.
+
+    Args:
+        metrics: which.
+        predictions: of the split.
+        rankings: the images ranked by classes, with the number of each; for the other classes there are no values.
+        counts: of the resamples; those of the predictions when left out.
+        weights: how often each image counts in each resample [N, B]; once when left out.
+    """
+    counts = predictions.counts if counts is None else counts
+    overall: dict[str, Floats] = {}
+    by_class: dict[str, Floats] = {}
+    ranked = []
+    for metric in metrics:
+        if isinstance(metric, FromCounts):
+            values = metric.values(counts)
+            overall |= metric.averaged(values, counts)
+            by_class |= {metric.name: values} if metric.by_class else {}
+        elif isinstance(metric, FromImages):
+            of_images = metric.function(predictions)
+            means = of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / len(of_images)
+            overall[metric.name] = np.asarray(means)
+        elif isinstance(metric, FromProbabilities):
+            overall[metric.name] = np.asarray(metric.function(predictions, weights))
+        elif isinstance(metric, FromRanking):
+            ranked.append(metric)
+            by_class[metric.name] = np.full((*counts.hits.shape[:-1], predictions.num_classes), np.nan)
+    for number, ranking in rankings:
+        for metric in ranked:
+            by_class[metric.name][..., number] = metric.function(ranking, weights)
+    overall |= {metric.main_column: _defined_mean(by_class[metric.name]) for metric in ranked}
+    return Values(overall, by_class)
+
+
+def _defined_mean(values: Floats) -> Floats:
+    """Mean over the classes [..., K] that have values; NaN where none has."""
+    defined = np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0)
+    return np.asarray(values[..., defined].mean(axis=-1) if defined.any() else values[..., 0])
 
 
 def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Count answers by true class (rows) and predicted class (columns), int64 [K, K]."""
+    """Count predictions by true class (rows) and predicted class (columns), int64 [K, K]."""
     pairs = np.bincount(targets * num_classes + predicted, minlength=num_classes**2)
     return pairs.reshape(num_classes, num_classes).astype(np.int64)
 
@@ -158,16 +247,17 @@ def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.
     Args:
         monitor: name of the metric.
         class_names: [K].
-        targets: class numbers of the validation images [N]; a class that does not occur has no figure.
+        targets: class numbers of the validation images [N]; a class that does not occur has no metric.
         setting: what the user set, for the message.
 
     Raises:
         UserError: when it will not, with the nearest names.
     """
-    known = [f"val/{name}" for name in watchable_names(class_names) if name not in _undefined(class_names, targets)]
+    undefined = _undefined(class_names, targets)
+    known = [f"val/{name}" for name in watchable_names(class_names) if name not in undefined]
     if monitor not in known:
         always = [f"val/{name}" for name in metric_names(class_names)]
-        shown = [name for name in known if "_class_" not in name or name in always]
+        shown = [name for name in known if OF_CLASS not in name or name in always]
         close = nearest(monitor, known)
         raise UserError(
             f"{setting}={monitor}: there is no such metric",
@@ -177,17 +267,66 @@ def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.
 
 
 def _undefined(class_names: Sequence[str], targets: NDArray[np.int64]) -> set[str]:
-    """Figures that these validation images cannot give."""
+    """Metrics that these validation images cannot give."""
     present = set(targets.tolist())
-    figures = ("acc", *WATCHED_BY_CLASS)
-    absent = {
-        f"{figure}_class_{name}"
-        for number, name in enumerate(class_names)
-        if number not in present
-        for figure in figures
-    }
-    if len(present) > 1:
-        return absent
-    # With one class alone there is nothing that its images could be told from.
-    alone = {f"{figure}_class_{name}" for figure in ("specificity", "auroc") for name in class_names}
-    return absent | alone | {"macro_auroc", "cohen_kappa"}
+    absent = [name for number, name in enumerate(class_names) if number not in present]
+    undefined = {name for metric in all_metrics() for name in metric.class_columns(absent)}
+    if len(present) == 1:
+        # There is nothing that images of one class alone could be told from: two of them, classified correctly, show
+        # what is not defined then.
+        logits = np.eye(len(class_names), dtype=np.float32)[targets[:2]]
+        names = watchable_names(class_names)
+        losses = cross_entropies(logits, targets[:2])
+        undefined |= set(names) - classification_metrics(logits, targets[:2], losses, class_names, also=names).keys()
+    return undefined
+
+
+def _average_precision(ranking: Ranking, weights: Weights) -> Floats | float:
+    return ranking.average_precision if weights is None else ranking.resampled_average_precisions(weights)
+
+
+for _metric in (
+    FromImages(
+        name="loss", title="log loss", function=lambda found: found.losses,
+        lower_is_better=True, logged=True, calibrated=True, plot="loss",
+    ),
+    FromCounts(
+        name="acc_top1", title="top-1 accuracy", short="accuracy", function=of_counts.accuracy, interval="exact",
+        logged=True, plot="accuracy", on_card=True, hub="accuracy", leaderboard="accuracy",
+    ),
+    FromImages(
+        name="acc_top5", title="top-5 accuracy", function=lambda found: is_among_first(found.scores, found.targets),
+        interval="exact", min_classes=MAX_RANK + 1, logged=True,
+    ),
+    FromCounts(
+        name="balanced_accuracy", title="balanced accuracy", function=of_counts.balanced_accuracy,
+        logged=True, plot="accuracy", on_card=True, leaderboard="balanced_accuracy",
+    ),
+    FromCounts(
+        name="recall", title="recall", function=of_counts.recall, by_class=True, interval="exact",
+        class_column="acc", logs_classes=True,
+    ),
+    FromCounts(name="precision", title="precision", function=of_counts.precision, by_class=True, interval="exact"),
+    FromCounts(
+        name="f1", title="F1", function=of_counts.f1, by_class=True,
+        logged=True, on_card=True, hub="f1", leaderboard="macro_f1",
+    ),
+    FromCounts(
+        name="specificity", title="specificity", function=of_counts.specificity, by_class=True, interval="exact",
+        on_page=False,
+    ),
+    FromRanking(name="auroc", title="AUROC", function=lambda ranking, _: ranking.auroc, interval="delong"),
+    FromRanking(name="average_precision", title="average precision", function=_average_precision),
+    FromCounts(name="matthews", title="Matthews correlation", function=of_counts.matthews),
+    FromCounts(name="cohen_kappa", title="Cohen's kappa", function=of_counts.cohen_kappa),
+    FromImages(
+        name="brier", title="Brier score", function=lambda found: brier_losses(found.probabilities, found.targets),
+        lower_is_better=True, calibrated=True,
+    ),
+    FromProbabilities(
+        name="ece", title="calibration error (ECE)", short="calibration error",
+        function=lambda found, weights: calibration_error(found.confidences, found.correct, weights),
+        lower_is_better=True, calibrated=True, on_card=True,
+    ),
+):  # fmt: skip
+    register_metric(_metric)

@@ -1,20 +1,46 @@
-"""Which predictions a person should look at: confused classes, the worst mistakes, labels that may be wrong."""
+"""Which predictions a person should look at: confused classes, the worst mistakes, the unsure ones; and their pages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import require_extra
+from classifier_training.core.display import shorten
+from classifier_training.core.errors import shown
 from classifier_training.evaluation.metrics import confusion_counts
+from classifier_training.evaluation.report import (
+    Html,
+    Number,
+    Opener,
+    Thumbnail,
+    escape,
+    opener,
+    panels,
+    paragraph,
+    table,
+    thumbnail,
+    thumbnails,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
-    from classifier_training.core.types import SplitResult
+    from classifier_training.core.types import SplitResult, SplitTable
+
+MAX_MATRIX = 25
+"""Classes up to which the page shows every cell; of more, the most confused pairs."""
+
+MAX_PAIRS = 100
+MAX_CAPTION, MAX_HEADING = 40, 32
+PER_WRONG_CELL, PER_RIGHT_CELL = 12, 4
+MAX_PICTURES = 400
+"""On the page, all cells together: it stays under 10 MB, and opens on a phone."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +49,13 @@ class Confusion:
 
     Args:
         true: number of the class that they are of.
-        answer: number of the class that was answered.
+        predicted: number of the class that was predicted.
         count: how many.
         support: images of the true class.
     """
 
     true: int
-    answer: int
+    predicted: int
     count: int
     support: int
 
@@ -43,20 +69,20 @@ def most_confused(counts: NDArray[np.int64]) -> list[Confusion]:
     """Return all confusions that occur, the most frequent first; of equals, the larger share of its class.
 
     Args:
-        counts: images by true class (rows) and answer (columns), int64 [K, K].
+        counts: images by true class (rows) and predicted class (columns), int64 [K, K].
     """
     support = counts.sum(axis=1)
     rows, columns = np.nonzero(counts * (1 - np.eye(len(counts), dtype=np.int64)))
     found = [
-        Confusion(true, answer, int(counts[true, answer]), int(support[true]))
-        for true, answer in zip(rows.tolist(), columns.tolist(), strict=True)
+        Confusion(true, predicted, int(counts[true, predicted]), int(support[true]))
+        for true, predicted in zip(rows.tolist(), columns.tolist(), strict=True)
     ]
     return sorted(found, key=lambda item: (-item.count, -item.share))
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of a split in the orders that a person looks at them.
+class SortedPredictions:
+    """The predictions of a split in the orders in which a person looks at them.
 
     Args:
         result: with calibrated logits where there are such.
@@ -78,7 +104,7 @@ class Answers:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Images by true class (rows) and answer (columns), int64 [K, K]."""
+        """Images by true class (rows) and predicted class (columns), int64 [K, K]."""
         return confusion_counts(self.result.targets, self.predicted, self.num_classes)
 
     def worst(self) -> NDArray[np.int64]:
@@ -88,11 +114,11 @@ class Answers:
 
     def unsure(self) -> NDArray[np.int64]:
         """Rows of the correct predictions, the least confident first."""
-        right = np.flatnonzero(self.predicted == self.result.targets)
-        return np.asarray(right[np.argsort(self.confidences[right], kind="stable")])
+        correct = np.flatnonzero(self.predicted == self.result.targets)
+        return np.asarray(correct[np.argsort(self.confidences[correct], kind="stable")])
 
     def cells(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Rows by true class and answer, of each pair that occurs; the surest answer first."""
+        """Rows by true and predicted class, of each pair that occurs; the most confident first."""
         order = np.argsort(-self.confidences, kind="stable")
         pairs = self.result.targets[order] * self.num_classes + self.predicted[order]
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
@@ -101,52 +127,104 @@ class Answers:
         return found
 
 
-@dataclass(frozen=True)
-class LabelIssues:
-    """Which labels are probably wrong.
+def image_paths(rows: Iterable[int], result: SplitResult, table_: SplitTable) -> list[str]:
+    """Paths of the images of some predictions."""
+    return [table_.paths[result.indices[row]] for row in rows]
+
+
+def confusion_pieces(predictions: SortedPredictions, table_: SplitTable, class_names: Sequence[str]) -> list[Html]:
+    """Return the matrix, or of many classes the list of confused pairs, and the panels with the images.
 
     Args:
-        rows: of the samples with doubtful labels, the most doubtful first, int64 [M].
-        quality: probability of the given label of every sample, float [N]: the lower, the more doubtful.
+        predictions: of the split.
+        table_: its samples.
+        class_names: [K].
     """
+    counts, cells = predictions.counts, predictions.cells()
+    pairs = [(item.true, item.predicted) for item in most_confused(counts)]
+    small = len(class_names) <= MAX_MATRIX
+    opened = [*pairs, *((n, n) for n in range(len(class_names)) if (n, n) in cells)] if small else pairs[:MAX_PAIRS]
+    contents, left = [], MAX_PICTURES
+    for true, predicted in opened:
+        rows = cells[true, predicted]
+        limit = PER_RIGHT_CELL if true == predicted else PER_WRONG_CELL
+        chosen = rows[: max(0, min(limit, left))]
+        left -= len(chosen)
+        hidden = len(rows) - len(chosen)
+        words = "correct" if true == predicted else f"predicted as {shown(class_names[predicted])}"
+        inside = [thumbnails(pictures_of(chosen, predictions, table_, class_names))] if len(chosen) else []
+        if hidden:
+            inside.append(paragraph(f"{hidden:,} more are in predictions.csv."))
+        contents.append(
+            (_panel(true, predicted), f"{shown(class_names[true])}, {words}: {len(rows):,}", Html("".join(inside)))
+        )
+    listed = _matrix(counts, class_names) if small else _pairs(counts, pairs, class_names)
+    return [listed, panels(contents)]
 
-    rows: NDArray[np.int64]
-    quality: NDArray[np.float64]
+
+def pictures_of(
+    rows: NDArray[np.int64], predictions: SortedPredictions, table_: SplitTable, class_names: Sequence[str]
+) -> list[Thumbnail]:
+    """Return thumbnails of some predictions: true class, predicted class, confidence and file."""
+    result = predictions.result
+    found = []
+    for path, target, predicted, share in zip(
+        image_paths(rows, result, table_),
+        result.targets[rows],
+        predictions.predicted[rows],
+        predictions.confidences[rows],
+        strict=True,
+    ):
+        name = _short(class_names[predicted])
+        truth = "" if predicted == target else f"is {_short(class_names[target])}; "
+        found.append(thumbnail(Path(path), f"{name} {share:.0%}", f"{truth}{Path(path).name}"))
+    return found
 
 
-def import_cleanlab() -> tuple[Any, Any]:
-    """Return cleanlab's search for label issues and its scores.
-
-    Raises:
-        UserError: when it is not installed.
-    """
-    try:
-        from cleanlab.filter import find_label_issues as find
-        from cleanlab.rank import get_label_quality_scores
-    except ImportError as error:
-        raise require_extra("cleanlab", extra="cleanlab", purpose="analyze run=…") from error
-    return find, get_label_quality_scores
+def _short(name: str, length: int = MAX_CAPTION) -> str:
+    """Cut a name to what fits there; the panels and the table of the classes have it whole."""
+    return shorten(shown(name), length)
 
 
-def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.float32]) -> LabelIssues:
-    """Find samples whose label the network contradicts more surely than it usually does for that class.
+def _panel(true: int, predicted: int) -> str:
+    # By number: a class may be called what no identifier can be.
+    return f"cell-{true}-{predicted}"
 
-    Args:
-        targets: class numbers as labelled, int64 [N].
-        probabilities: of a network that was not trained on these samples, float [N, K].
 
-    Raises:
-        UserError: when cleanlab is not installed.
-    """
-    find, get_label_quality_scores = import_cleanlab()
-    # float32 sums may miss 1 by more than cleanlab allows.
-    shares = probabilities.astype(np.float64)
-    shares /= shares.sum(axis=1, keepdims=True)
-    quality = np.asarray(get_label_quality_scores(targets, shares, method="self_confidence"), dtype=np.float64)
-    if len(set(targets.tolist())) < 2:
-        # With one class there is no noise rate to estimate; the samples that are predicted otherwise are all there is.
-        doubtful = np.flatnonzero(shares.argmax(axis=1) != targets)
-    else:
-        # Processes of its own would be forked from one that holds ONNX Runtime's threads.
-        doubtful = np.flatnonzero(find(targets, shares, filter_by="prune_by_noise_rate", n_jobs=1))
-    return LabelIssues(doubtful[np.argsort(quality[doubtful], kind="stable")], quality)
+def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
+    support = counts.sum(axis=1)
+    heads = "".join(
+        f'<th scope="col" title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>' for name in class_names
+    )
+    lines = []
+    for true, name in enumerate(class_names):
+        cells = []
+        for predicted, count in enumerate(counts[true].tolist()):
+            if not count:
+                cells.append("<td></td>")
+                continue
+            words = "correct" if predicted == true else f"predicted as {shown(class_names[predicted])}"
+            button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, predicted)))
+            kind = "right" if predicted == true else "wrong"
+            cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
+        lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(shown(name))}</th>{"".join(cells)}</tr>')
+    return Html(
+        '<div class="scroll" tabindex="0"><table class="matrix"><caption>Rows: true; columns: predicted. A click on '
+        f"a cell shows its images.</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        "</table></div>"
+    )
+
+
+def _pairs(
+    counts: NDArray[np.int64], pairs: Sequence[tuple[int, int]], class_names: Sequence[str]
+) -> Html:  # fmt: skip
+    support = counts.sum(axis=1)
+    rows = []
+    for true, predicted in pairs[:MAX_PAIRS]:
+        one, other, count = shown(class_names[true]), shown(class_names[predicted]), int(counts[true, predicted])
+        share = count / support[true]
+        button = Opener("show", f"{one} predicted as {other}: {count:,}", _panel(true, predicted))
+        rows.append((one, other, count, Number(share, f"{share:.0%}"), button))
+    more = [paragraph(f"The {MAX_PAIRS} most frequent of {len(pairs):,} pairs.")] if len(pairs) > MAX_PAIRS else []
+    columns = ("true class", "predicted", "images", "share of the class", "images")
+    return Html("".join([table(columns, rows), *more]))

@@ -54,7 +54,7 @@ class Ranking:
 
     @cached_property
     def _placements(self) -> tuple[Floats, Floats]:
-        """For an image in each step, by step: the share of the other kind that it stands on the right side of.
+        """For an image in each step, by step: the share of the other kind that it is ordered correctly against.
 
         These are DeLong's structural components: of images of the class, and of others; a tie counts half.
         """
@@ -62,6 +62,12 @@ class Ranking:
         below = (self.num_negative - self._false_alarms + negatives / 2) / self.num_negative
         above = (self.hits - positives / 2) / self.num_positive
         return below, above
+
+    @property
+    def roc_curve(self) -> tuple[Floats, Floats]:
+        """False and true positive rates from the origin on, both [S + 1]; each side has an image."""
+        alarms = np.concatenate([[0], self._false_alarms]) / self.num_negative
+        return alarms, np.concatenate([[0], self.hits]) / self.num_positive
 
     @property
     def auroc(self) -> float:
@@ -113,7 +119,7 @@ class Ranking:
             weights: of the images, by row, in each resample [N, B].
 
         Returns:
-            The figure of each resample [B].
+            The value for each resample [B].
         """
         from scipy.sparse import csr_array
 
@@ -129,8 +135,8 @@ class Ranking:
             )
             return np.asarray(picked @ weights)
 
-        drawn = sums(positives, hits)
-        found = drawn.cumsum(axis=0)
-        answered = sums(self.order, ends).cumsum(axis=0)
-        precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
-        return np.asarray((drawn * precision).sum(axis=0, dtype=np.float64) / found[-1])
+        positive = sums(positives, hits)
+        found = positive.cumsum(axis=0)
+        predicted = sums(self.order, ends).cumsum(axis=0)
+        precision = np.divide(found, predicted, out=np.zeros_like(found), where=predicted > 0)
+        return np.asarray((positive * precision).sum(axis=0, dtype=np.float64) / found[-1])

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 NEVER = 2.0
 """A threshold that no confidence reaches."""
 
-MIN_ANSWERS = 20
-"""Validation answers that a class needs for a threshold of its own; below, that of all classes together is taken."""
+MIN_PREDICTIONS = 20
+"""Validation predictions that a class needs for a threshold of its own; below, that of all classes together is used."""
 
 DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class AcceptanceCurve:
-    """Labelled answers, the surest first, from which any threshold follows.
+    """Labelled predictions, the most confident first, from which any threshold follows.
 
     Args:
         confidences: float64 [N], falling.
@@ -46,7 +46,7 @@ class AcceptanceCurve:
 
     @classmethod
     def of(cls, confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> AcceptanceCurve:
-        """Sort answers; confidences are rounded down, so that an image at its own threshold is accepted."""
+        """Sort predictions; confidences are rounded down, so that an image at its own threshold is accepted."""
         order = np.argsort(-confidences, kind="stable")
         scale = 10**DECIMALS
         rounded = np.floor(confidences[order].astype(np.float64) * scale) / scale
@@ -58,16 +58,16 @@ class AcceptanceCurve:
     def for_precision(self, wanted: float) -> float:
         """Lowest threshold from which on the share of correct predictions is `wanted`; NEVER where there is none."""
         shares = np.cumsum(self.correct) / np.arange(1, len(self) + 1)
-        # Answers of one confidence are accepted together or not at all.
+        # Predictions of one confidence are accepted together or not at all.
         last_of_equals = np.append(self.confidences[1:] < self.confidences[:-1], [True])[: len(self)]
         good = np.flatnonzero((shares >= wanted) & last_of_equals)
         return float(self.confidences[good[-1]]) if len(good) else NEVER
 
     def for_coverage(self, wanted: float) -> float:
-        """Highest threshold that at least the share `wanted` of the answers reaches."""
+        """Highest threshold that at least the share `wanted` of the predictions reaches."""
         if not len(self):
             return NEVER
-        # A share such as 0.9 of 10 answers is 9 of them, whatever the last bit of the product says.
+        # A share such as 0.9 of 10 predictions is 9 of them, whatever the last bit of the product says.
         number = max(int(np.ceil(wanted * len(self) - 1e-9)), 1)
         return float(self.confidences[number - 1])
 
@@ -92,7 +92,7 @@ class AcceptanceCurve:
 def class_curves(
     probabilities: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]
 ) -> dict[str, AcceptanceCurve]:
-    """Return the curve of the answers that name each class.
+    """Return the curve of the predictions of each class.
 
     Args:
         probabilities: float [N, K].
@@ -109,12 +109,12 @@ def class_curves(
 def class_thresholds(
     curves: Mapping[str, AcceptanceCurve], *, precision: float | None = None, coverage: float | None = None
 ) -> dict[str, float]:
-    """Return the confidence that an answer needs, by the class that it names, for exactly one of two wishes.
+    """Return the confidence that a prediction needs, by the predicted class, for exactly one of two wishes.
 
     Args:
-        curves: answers by the class that they name.
+        curves: predictions by class.
         precision: wanted share of correct predictions among the accepted ones of each class.
-        coverage: wanted share of accepted answers of each class.
+        coverage: wanted share of accepted predictions of each class.
     """
     pooled = AcceptanceCurve.of(
         np.concatenate([curve.confidences for curve in curves.values()]),
@@ -127,18 +127,18 @@ def class_thresholds(
         assert coverage is not None
         return curve.for_coverage(coverage)
 
-    return {name: threshold(curve if len(curve) >= MIN_ANSWERS else pooled) for name, curve in curves.items()}
+    return {name: threshold(curve if len(curve) >= MIN_PREDICTIONS else pooled) for name, curve in curves.items()}
 
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """What accepting only the surest answers gives (El-Yaniv and Wiener 2010), one point for each confidence.
+    """What accepting the most confident predictions gives (El-Yaniv and Wiener 2010), one point for each confidence.
 
     Args:
         thresholds: lowest confidence that is accepted, float64 [M], falling.
-        coverage: share of the answers that are accepted [M].
+        coverage: share of the predictions that are accepted [M].
         risk: share of wrong ones among them [M].
-        area: mean risk over the numbers of accepted answers from one to all (AURC; Geifman et al. 2019).
+        area: mean risk over the numbers of accepted predictions from one to all (AURC; Geifman et al. 2019).
     """
 
     thresholds: NDArray[np.float64]
@@ -148,7 +148,7 @@ class RiskCoverage:
 
 
 def risk_coverage(confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> RiskCoverage:
-    """Compute the curve; answers of one confidence are accepted together, and share their risk evenly.
+    """Compute the curve; predictions of one confidence are accepted together, and share their risk evenly.
 
     Args:
         confidences: float [N].
@@ -158,7 +158,7 @@ def risk_coverage(confidences: NDArray[np.floating], correct: NDArray[np.bool_])
     ordered = confidences[order].astype(np.float64)
     ends = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], [True])) + 1
     wrong = np.cumsum(~correct[order])[ends - 1]
-    # Within a group of equals the expected number of wrong answers grows on a straight line.
+    # Within a group of equals the expected number of wrong predictions grows on a straight line.
     numbers = np.arange(1, len(ordered) + 1)
     expected = np.interp(numbers, np.append([0], ends), np.append([0], wrong))
     return RiskCoverage(
@@ -194,8 +194,8 @@ def write_selective(
         result: logits before the temperature.
         class_names: [K].
         choice: the temperature that validation decided on; None for a bundle without one.
-        curves: the validation answers that thresholds come from; None for a bundle without them.
-        drawer: paints the figure.
+        curves: the validation predictions that thresholds come from; None for a bundle without them.
+        drawer: paints the plot.
     """
     temperature = None if choice is None else choice.temperature
     shares = softmax(result.logits / np.float32(temperature or 1.0))
@@ -225,7 +225,7 @@ def write_selective(
     figure = RiskCoverageFigure(
         coverage=curve.coverage,
         risk=curve.risk,
-        title=f"{result.split.capitalize()}: errors among the accepted answers (AURC {curve.area:.4f})",
+        title=f"{result.split.capitalize()}: errors among the accepted predictions (AURC {curve.area:.4f})",
     )
     drawer.submit(figure, folder / "risk_coverage.png")
 

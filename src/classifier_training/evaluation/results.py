@@ -9,19 +9,16 @@ import numpy as np
 
 from classifier_training.core.errors import enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.core.types import softmax
-from classifier_training.evaluation.gallery import draw_figures
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
-from classifier_training.evaluation.mistakes import Answers
-from classifier_training.evaluation.slices import Slice, slice_figures, worst_slice
+from classifier_training.evaluation.mistakes import SortedPredictions
+from classifier_training.evaluation.slices import Slice, slice_metrics, worst_slice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.evaluation.drawing import Drawer
 
 SCHEMA = 1
 
@@ -32,11 +29,11 @@ class Evaluation:
 
     Args:
         split: which part of the data.
-        measures: the figures.
-        slices: figures of parts of it.
-        unknown_labels: images of labels that the model does not know, by label; they are in no figure.
+        measures: the metrics.
+        slices: metrics of parts of it.
+        unknown_labels: images of labels that the model does not know, by label; left out of all metrics.
         missing_classes: classes of the model without an image.
-        unreadable: paths of the images that gave no answer; they are in no figure.
+        unreadable: paths of the images that could not be read; left out of all metrics.
     """
 
     split: str
@@ -60,7 +57,7 @@ class Evaluation:
         if self.unreadable:
             lines.append(f"left out, because they cannot be read: {len(self.unreadable):,}")
         if self.missing_classes:
-            lines.append(f"no image, and so no figure, of {enumerate_words(map(repr, self.missing_classes))}")
+            lines.append(f"no image, and so no metric, of {enumerate_words(map(repr, self.missing_classes))}")
         worst = worst_slice(self.slices)
         if worst is not None:
             lines.append(
@@ -69,7 +66,7 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate_answers(
+def evaluate_predictions(
     result: SplitResult,
     table: SplitTable,
     class_names: Sequence[str],
@@ -79,10 +76,10 @@ def evaluate_answers(
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
 ) -> Evaluation:
-    """Return the figures of answers; nothing is written.
+    """Compute the metrics of predictions; nothing is written.
 
     Args:
-        result: the answers.
+        result: the predictions.
         table: the samples of the split.
         class_names: [K].
         slices: for each thing to slice by, the value of each sample of the table.
@@ -91,7 +88,7 @@ def evaluate_answers(
         intervals: whether to find intervals.
 
     Raises:
-        UserError: for answers that cannot be scored.
+        UserError: for predictions that cannot be scored.
     """
     measures = measure(
         result.logits,
@@ -107,7 +104,7 @@ def evaluate_answers(
         slices=[
             item
             for by, values in (slices or {}).items()
-            for item in slice_figures(
+            for item in slice_metrics(
                 by, [values[row] for row in result.indices], result.targets, predicted, num_classes=len(class_names)
             )
         ],
@@ -131,14 +128,14 @@ def write_results(
     """Write classification_report.json, predictions.csv, errors.csv and, if any, slices.csv.
 
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
-    wrong answers alone, the largest loss first. Confidence and loss are those of the probabilities in the same row.
+    wrong predictions alone, the largest loss first. Confidence and loss are those of the probabilities in the same row.
 
-    classification_report.json holds, with every figure as {value, low, high, method} and null for what is not defined:
+    classification_report.json holds, with every metric as {value, low, high, method} and null for what is not defined:
 
-    - schema: 1. split. source: the file that answered. temperature: that its logits were divided by, or null.
+    - schema: 1. split. source: the file that predicted. temperature: that its logits were divided by, or null.
       num_images.
     - intervals: {level, resamples, seed, bootstrap}; resamples is 0 when there are none.
-    - metrics: figures of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
+    - metrics: those of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
       more than five classes), balanced_accuracy, matthews, cohen_kappa, brier, ece, macro_auroc,
       macro_average_precision, and macro_ and weighted_ precision, recall, f1, specificity. loss, brier and ece are
       those of the network's own probabilities; with a temperature, calibrated_loss, calibrated_brier and
@@ -150,11 +147,11 @@ def write_results(
 
     Args:
         folder: where to.
-        result: the answers.
+        result: the predictions.
         table: the samples of the split.
         class_names: [K].
-        evaluation: figures of the answers.
-        source: name of the file that answered.
+        evaluation: metrics of the predictions.
+        source: name of the file that predicted.
         temperature: that the logits were divided by, where they were.
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
     """
@@ -170,38 +167,10 @@ def write_results(
     )
     everything = np.arange(len(result.targets))
     write_csv(folder / "predictions.csv", header, _rows(result, table, class_names, everything), is_safe=csv_safe)
-    worst_first = Answers(result, len(class_names)).worst()
+    worst_first = SortedPredictions(result, len(class_names)).worst()
     write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first), is_safe=csv_safe)
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices), is_safe=csv_safe)
-
-
-def draw_results(
-    folder: Path,
-    result: SplitResult,
-    table: SplitTable,
-    class_names: Sequence[str],
-    evaluation: Evaluation,
-    drawer: Drawer,
-    *,
-    temperature: float | None = None,
-) -> None:
-    """Hand the figures, which `draw_figures` lists, to the drawer.
-
-    Args:
-        folder: where to.
-        result: the answers.
-        table: the samples of the split.
-        class_names: [K].
-        evaluation: figures of the answers.
-        drawer: paints.
-        temperature: that the logits were divided by, where they were.
-    """
-    confidences = {"as given": result.probabilities.max(axis=1)}
-    if temperature not in (None, 1.0):
-        before = softmax(result.logits * np.float32(temperature)).max(axis=1)
-        confidences = {"before calibration": before, "after calibration": confidences["as given"]}
-    draw_figures(folder, result, table, class_names, drawer, measures=evaluation.measures, confidences=confidences)
 
 
 def _report(
@@ -226,7 +195,7 @@ def _report(
             name: {
                 "support": int(measures.support[number]),
                 "predicted": int(measures.predicted[number]),
-                **{figure: estimates[number].to_dict() for figure, estimates in measures.by_class.items()},
+                **{metric: estimates[number].to_dict() for metric, estimates in measures.by_class.items()},
             }
             for number, name in enumerate(class_names)
         },
@@ -249,8 +218,8 @@ SLICE_COLUMNS = (
 def _slice_row(item: Slice) -> tuple[object, ...]:
     ends = [
         "" if np.isnan(value) else f"{value:.6f}"
-        for figure in (item.accuracy, item.balanced_accuracy)
-        for value in (figure.value, figure.low, figure.high)
+        for metric in (item.accuracy, item.balanced_accuracy)
+        for value in (metric.value, metric.low, metric.high)
     ]
     return (item.by, item.value, item.num_images, *ends)
 

@@ -1,13 +1,17 @@
-"""Figures of parts of a split: where a classifier is worse than its average says."""
+"""Metrics of parts of a split: where a classifier is worse than its average says."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.runtime import num_cores
 from classifier_training.evaluation.counts import ClassCounts, balanced_accuracy
 from classifier_training.evaluation.intervals import (
     MAX_RESAMPLES,
@@ -18,9 +22,13 @@ from classifier_training.evaluation.intervals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitTable
+
+GROUP, SIZE = "group", "size"
 
 MAX_VALUES = 12
 """Numbers up to which each value of a field is a slice of its own; more are put into four bins."""
@@ -46,11 +54,11 @@ class Slice:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
-        figures = {"accuracy": self.accuracy.to_dict(), "balanced_accuracy": self.balanced_accuracy.to_dict()}
-        return {"by": self.by, "value": self.value, "num_images": self.num_images, **figures}
+        metrics = {"accuracy": self.accuracy.to_dict(), "balanced_accuracy": self.balanced_accuracy.to_dict()}
+        return {"by": self.by, "value": self.value, "num_images": self.num_images, **metrics}
 
 
-def slice_figures(
+def slice_metrics(
     by: str,
     values: Sequence[str],
     targets: NDArray[np.int64],
@@ -64,7 +72,7 @@ def slice_figures(
         by: what it is divided by.
         values: of each image [N].
         targets: class numbers [N].
-        predicted: answers [N].
+        predicted: predicted class numbers [N].
         num_classes: K.
 
     Returns:
@@ -82,11 +90,59 @@ def slice_figures(
 
 
 def worst_slice(slices: Sequence[Slice]) -> Slice | None:
-    """The slice that is surely bad: the one whose accuracy is lowest at the upper end of its interval.
+    """The slice that is certainly bad: the one whose accuracy is lowest at the upper end of its interval.
 
-    By the figure alone a slice of two images would win. None when there is nothing to choose from.
+    By the accuracy alone a slice of two images would win. None when there is nothing to choose from.
     """
     return min(slices, key=lambda item: (item.accuracy.high, item.accuracy.value)) if len(slices) > 1 else None
+
+
+def slice_columns(
+    names: Sequence[str], metadata: Sequence[Mapping[str, object] | None], table: SplitTable
+) -> dict[str, list[str]]:
+    """Return, for each name, the slice of each sample.
+
+    Args:
+        names: group, size (by the shorter side in pixels), or a field of the metadata.
+        metadata: of each sample of the table [N]; None where it has none.
+        table: the split.
+
+    Raises:
+        UserError: for a name that these images do not have.
+    """
+    known_fields = list(dict.fromkeys(name for fields in metadata for name in fields or {}))
+    found = {}
+    for name in names:
+        if name == SIZE:
+            found[name] = _sizes(table.paths)
+        elif name == GROUP and any(table.groups):
+            found[name] = [group or "(none)" for group in table.groups]
+        elif name in known_fields:
+            found[name] = field_bins([(fields or {}).get(name) for fields in metadata])
+        else:
+            known = [SIZE, *([GROUP] if any(table.groups) else []), *known_fields]
+            close = nearest(name, known)
+            raise UserError(
+                f"slices={name}: the images have no {'groups' if name == GROUP else 'such field'}",
+                f"one of {enumerate_words(known)}",
+                f"slices=[{close[0] if close else SIZE}]",
+            )
+    return found
+
+
+def _sizes(paths: Sequence[str]) -> list[str]:
+    """Bin the sizes in the files' headers; whoever decodes a file that has none will name it."""
+
+    def read(path: str) -> tuple[int, int] | None:
+        try:
+            return read_size(path)
+        except UnreadableImageError:
+            return None
+
+    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
+        sizes = list(pool.map(read, paths, chunksize=64))
+    bins = iter(size_bins([size for size in sizes if size is not None]))
+    return ["(unreadable)" if size is None else next(bins) for size in sizes]
 
 
 def size_bins(sizes: Sequence[tuple[int, int]]) -> list[str]:
@@ -117,7 +173,7 @@ def _balanced(counts: ClassCounts, seed: Sequence[int]) -> Estimate:
     value = float(balanced_accuracy(counts))
     present = counts.support > 0
     support = counts.support[present]
-    # Drawing a class's images anew gives binomial hits; each class by itself, as in `intervals.resample`.
+    # Resampling a class's images gives binomial hits; each class by itself, as in `intervals.resample`.
     recalls = counts.hits[present] / support
-    drawn = np.random.default_rng(seed).binomial(support.astype(np.int64), recalls, (MAX_RESAMPLES, len(support)))
-    return bootstrap_interval(value, (drawn / support).mean(axis=1))
+    hits = np.random.default_rng(seed).binomial(support.astype(np.int64), recalls, (MAX_RESAMPLES, len(support)))
+    return bootstrap_interval(value, (hits / support).mean(axis=1))

@@ -1,10 +1,12 @@
-"""What a teacher was worth: students with and without it, over seeds, in figures and in words."""
+"""What a teacher was worth: students with and without it, over seeds, in numbers and in words."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from classifier_training.evaluation.leaderboard import deviation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +35,7 @@ class StudentScore:
         validation: its monitored metric on validation, turned so that larger is better.
         accuracy: on the held-out images, as are the next two.
         balanced_accuracy: mean recall of the classes.
-        agreement: share of the images that it answers as its teacher does.
+        agreement: share of the images for which it predicts the class that its teacher does.
     """
 
     run: str
@@ -123,21 +125,22 @@ def conclude(alone: Summary, best: Summary, teacher: Served, student: Served, *,
     """
     assert best.gain is not None
     kept = "" if best.gain_kept is None else f", {best.gain_kept:.0%} of the teacher's lead"
-    right = (
-        f"On {num_images:,} held-out images {teacher.name} as the teacher is right on {teacher.accuracy:.2%}, "
+    accuracy = (
+        f"On {num_images:,} held-out images {teacher.name} as the teacher has an accuracy of {teacher.accuracy:.2%}, "
         f"{student.name} alone on {_with_spread(alone.accuracy, alone.accuracy_spread)}, and with the teacher on "
         f"{_with_spread(best.accuracy, best.accuracy_spread)} ({best.taught}; {best.num_runs} "
         f"{'seed' if best.num_runs == 1 else 'seeds'}): {100 * best.gain:+.2f} points{kept}."
     )
     alike = (
-        f"It answers as the teacher does on {best.agreement:.2%} of the images; alone it does on {alone.agreement:.2%}."
+        f"Its predictions agree with the teacher's on {best.agreement:.2%} of the images; alone, on "
+        f"{alone.agreement:.2%}."
     )
     cost = (
         f"The student takes {student.size_mb:.2f} MB against {teacher.size_mb:.2f} MB "
         f"({teacher.size_mb / student.size_mb:.1f} times smaller) and {student.latency_ms:.2f} ms an image against "
         f"{teacher.latency_ms:.2f} ms ({teacher.latency_ms / student.latency_ms:.1f} times faster on this machine)."
     )
-    return " ".join([right, alike, cost, verdict, _certainty(best), _advice(best, teacher, student)])
+    return " ".join([accuracy, alike, cost, verdict, _certainty(best), _advice(best, teacher, student)])
 
 
 def _summarize(scores: Sequence[StudentScore], alone: dict[int, float], teacher_accuracy: float) -> Summary:
@@ -151,17 +154,13 @@ def _summarize(scores: Sequence[StudentScore], alone: dict[int, float], teacher_
         num_runs=len(scores),
         validation=statistics.fmean(item.validation for item in scores),
         accuracy=statistics.fmean(accuracies),
-        accuracy_spread=_spread(accuracies),
+        accuracy_spread=deviation(accuracies),
         balanced_accuracy=statistics.fmean(item.balanced_accuracy for item in scores),
         agreement=statistics.fmean(item.agreement for item in scores),
         gain=gain,
-        gain_spread=_spread(gains),
+        gain_spread=deviation(gains),
         gain_kept=gain / lead if gain is not None and lead > 0 else None,
     )
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _with_spread(value: float, spread: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation mean, in plain words: what is good enough, what is not, what to do next.
+"""What the metrics of an evaluation mean, in plain words: what is good enough, what is not, what to do next.
 
 A class is judged by the 95 % interval of its recall and one target: it is good enough when the whole interval lies
 above the target, weak when it lies below, and open when the target lies within, which is for more images to decide.
@@ -25,7 +25,7 @@ TARGET_RECALL = 0.9
 """Share of a class's images that must be found for the class to count as good enough."""
 
 FEW_IMAGES = 20
-"""Training images below which a class is mended by more images before anything else."""
+"""Training images below which a class needs more images before anything else."""
 
 UNCALIBRATED = 0.05
 """Calibration error above which a confidence misleads."""
@@ -60,12 +60,12 @@ class Grounds:
     """What a verdict is made from.
 
     Args:
-        evaluation: the figures.
+        evaluation: the metrics.
         class_names: [K].
         confusions: the most frequent first.
         train_counts: training images of each class, by name; empty where they are not known.
         calibration: content of calibration.json.
-        num_sure_mistakes: wrong answers of high confidence.
+        num_sure_mistakes: wrong predictions of high confidence.
         data_checks: lines that the checks before training said.
     """
 
@@ -130,7 +130,7 @@ def headline(grounds: Grounds) -> str:
 
 
 def remarks(grounds: Grounds) -> list[Remark]:
-    """Return what there is to say, the gravest first."""
+    """Return what there is to say, the most severe first."""
     found = [
         *_of_classes(grounds),
         *_of_confusions(grounds),
@@ -191,8 +191,8 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
         found.append(
             Remark(
                 "error",
-                f"Never answered: {enumerate_words(map(shown, never), limit=NUM_NAMED)}",
-                "These classes are never predicted.",
+                f"Never predicted: {enumerate_words(map(shown, never), limit=NUM_NAMED)}",
+                "No image was classified as one of these.",
                 "train longer, or with imbalance=sampler, and collect images of them",
             )
         )
@@ -203,16 +203,16 @@ def _of_confusions(grounds: Grounds) -> list[Remark]:
     if not grounds.confusions:
         return []
     first = grounds.confusions[0]
-    true, answer = shown(grounds.class_names[first.true]), shown(grounds.class_names[first.answer])
+    true, predicted = shown(grounds.class_names[first.true]), shown(grounds.class_names[first.predicted])
     if first.count < 2:
         return []
     return [
         Remark(
             "warning" if first.share > 1 - TARGET_RECALL else "note",
-            f"Most confused: {true} is predicted as {answer}",
+            f"Most confused: {true} is predicted as {predicted}",
             f"{first.count:,} of {first.support:,} images of {true} ({100 * first.share:.0f} %). Its cell "
             "below shows them.",
-            f"look whether their labels are right, then collect images that tell {true} from {answer}",
+            f"check their labels, then collect images that tell {true} from {predicted}",
         )
     ]
 
@@ -226,7 +226,7 @@ def _of_images(grounds: Grounds) -> list[Remark]:
             Remark(
                 "warning",
                 f"These are {evaluation.split} images",
-                f"They {why}, so the figures are better than new images will be.",
+                f"They {why}, so the metrics are better than on new images.",
                 "set images aside for a test split" if evaluation.split == VAL else f"split={TEST}",
             )
         )
@@ -237,7 +237,10 @@ def _of_images(grounds: Grounds) -> list[Remark]:
         number = len(evaluation.unreadable)
         found.append(
             Remark(
-                "warning", f"Images that cannot be read: {number:,}", "They are in no figure.", "mend or remove them"
+                "warning",
+                f"Images that cannot be read: {number:,}",
+                "They are left out of all metrics.",
+                "fix or remove them",
             )
         )
     if evaluation.unknown_labels:
@@ -245,10 +248,12 @@ def _of_images(grounds: Grounds) -> list[Remark]:
         named = enumerate_words(map(shown, evaluation.unknown_labels), limit=NUM_NAMED)
         found.append(
             Remark(
-                "warning", f"Labels that the model does not know: {named}", f"{number:,} images are in no figure.",
+                "warning",
+                f"Labels that the model does not know: {named}",
+                f"{number:,} images are left out of all metrics.",
                 "train with images of these classes",
             )
-        )  # fmt: skip
+        )
     if grounds.num_sure_mistakes:
         found.append(
             Remark(

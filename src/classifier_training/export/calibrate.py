@@ -14,11 +14,17 @@ import onnx
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.evaluation.calibration import choose_temperature
-from classifier_training.evaluation.novelty import FeatureSubspace, alarm_threshold
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.export.bundle import Calibration, Novelty
 from classifier_training.export.examples import iterate_examples
-from classifier_training.export.novelty import FEATURES_NAME, add_novelty, expose_features, remove_novelty
+from classifier_training.export.novelty import (
+    FEATURES_NAME,
+    FeatureSubspace,
+    add_novelty,
+    alarm_threshold,
+    expose_features,
+    remove_novelty,
+)
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.display import markdown
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.types import goal_of
 from classifier_training.registry.record import DAMAGED, FINISHED, RunRecord
 from classifier_training.registry.references import present_holders
 

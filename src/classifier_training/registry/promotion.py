@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import command, setting, versions
-from classifier_training.core.types import goal_of
 from classifier_training.registry.record import (
     DAMAGED,
     FINISHED,

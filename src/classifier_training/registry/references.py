@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.types import goal_of
+from classifier_training.core.metrics import goal_of
 from classifier_training.registry.record import DAMAGED, FINISHED, RunRecord
 from classifier_training.registry.scan import Registry
 

@@ -51,7 +51,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
         made({0: (20, 2, 1), 1: (20, 0, 1)}).verdict("x", "y").startswith("These images do not tell which of x and y")
     )
     same = made({0: (20, 0, 0), 1: (5, 0, 0)})
-    assert same.verdict("x", "y") == "x and y are right on the same 25 images and wrong on the same."
+    assert same.verdict("x", "y") == "x and y classify the same of the 25 images correctly."
     assert np.isnan(same.balanced_accuracy_difference.low)
     assert same.to_dict()["accuracy"]["difference"] == {"value": 0.0, "low": None, "high": None, "method": "none"}
 

@@ -18,8 +18,7 @@ from tests.conftest import draw_picture
 
 from classifier_training.evaluation.drawing import Drawer, Figure
 from classifier_training.evaluation.figures import style
-from classifier_training.evaluation.figures.analysis import MeanImagesFigure
-from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
+from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure, MeanImagesFigure
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile, caption
 from classifier_training.evaluation.figures.maps import OcclusionFigure, OcclusionTile
 from classifier_training.evaluation.figures.predictions import ConfusedPair, ConfusedPairsFigure, ConfusionMatrixFigure
@@ -146,10 +145,10 @@ def test_captions_stay_below_their_picture_and_can_be_told_apart(names: tuple[st
         Tile(path="none", true_label=names[-row % len(names)], predicted_label=names[row % len(names)], confidence=0.87)
         for row in range(16)
     )
-    pair = ConfusedPair(true_label=names[0], answer=names[-1], count=3, support=20, paths=())
+    pair = ConfusedPair(true_label=names[0], predicted_label=names[-1], count=3, support=20, paths=())
     occluded = OcclusionTile(
-        image=np.zeros((8, 8, 3), np.uint8), falls=np.ones((2, 2), np.float32), true_label=names[0], answer=names[-1],
-        confidence=0.9,
+        image=np.zeros((8, 8, 3), np.uint8), falls=np.ones((2, 2), np.float32), true_label=names[0],
+        predicted_label=names[-1], confidence=0.9,
     )  # fmt: skip
     means = np.zeros((len(names[:12]), 32, 32, 3), np.uint8)
     for figure in (

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
-from classifier_training.evaluation.figures.tuning import ImportancesFigure, ParallelFigure, SearchHistoryFigure
+from classifier_training.evaluation.figures.curves import RocFigure
+from classifier_training.evaluation.figures.leaderboard import ParetoFigure
+from classifier_training.evaluation.figures.training import ImportancesFigure, ParallelFigure, SearchHistoryFigure
 from classifier_training.evaluation.leaderboard import (
     BEST,
     UNCLEAR,
     UNCOMPARED,
     WORSE,
-    Answers,
-    Contestant,
-    Figures,
+    Candidate,
+    RunPredictions,
+    RunScores,
     macro_roc,
     middle_seed,
     pareto_front,
@@ -25,41 +26,41 @@ from classifier_training.evaluation.leaderboard import (
 )
 
 
-def figures(score: float, **others: float) -> Figures:
-    values = {"accuracy": score, "macro_f1": score, "train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others}
-    return Figures(balanced_accuracy=score, **values)
+def figures(score: float, **others: float) -> RunScores:
+    metrics = {"balanced_accuracy": score, "accuracy": score, "macro_f1": score}
+    return RunScores(metrics=metrics, **{"train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others})
 
 
-def answers(num_right: int, *, number: int = 200, folder: str = "a") -> Answers:
+def predictions(num_right: int, *, number: int = 200, folder: str = "a") -> RunPredictions:
     paths = [f"{folder}/{place}.png" for place in range(number)]
-    return Answers(
+    return RunPredictions(
         targets={path: str(place % 2) for place, path in enumerate(paths)},
-        right=frozenset(paths[:num_right]),
+        correct=frozenset(paths[:num_right]),
         false_positive_rates=[0.0, 1.0],
         true_positive_rates=[0.0, 1.0],
     )
 
 
-def contestant(model: str, num_right: int, *, latency_ms: float = 1.0, folder: str = "a") -> Contestant:
+def candidate(model: str, num_right: int, *, latency_ms: float = 1.0, folder: str = "a") -> Candidate:
     score = num_right / 200
     runs = {0: figures(score - 0.01), 1: figures(score), 2: figures(score + 0.01)}
-    return Contestant(
+    return Candidate(
         model=model,
         data="images",
         runs=runs,
         representative=middle_seed(runs),
         latency_ms=latency_ms,
-        answers=answers(num_right, folder=folder),
+        predictions=predictions(num_right, folder=folder),
     )
 
 
-def test_contestants_are_ranked_and_told_apart_on_the_same_images() -> None:
-    (board,) = rank([contestant("poor", 120), contestant("good", 180, latency_ms=3), contestant("near", 178)])
-    assert [item.contestant.model for item in board.standings] == ["good", "near", "poor"]
+def test_candidates_are_ranked_and_told_apart_on_the_same_images() -> None:
+    (board,) = rank([candidate("poor", 120), candidate("good", 180, latency_ms=3), candidate("near", 178)])
+    assert [item.candidate.model for item in board.standings] == ["good", "near", "poor"]
     assert [item.verdict for item in board.standings] == [BEST, UNCLEAR, WORSE]
     assert board.verdict == (
         "images: good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not "
-        "tell it from near, of which near answers 3.0 times as fast."
+        "tell it from near, of which near predicts 3.0 times as fast."
     )
     row = board.standings[0].to_dict()
     assert row["balanced_accuracy_deviation"] == pytest.approx(0.01)
@@ -67,17 +68,17 @@ def test_contestants_are_ranked_and_told_apart_on_the_same_images() -> None:
 
 
 def test_a_clear_winner_is_named_with_its_lead() -> None:
-    (board,) = rank([contestant("poor", 120), contestant("good", 180)])
+    (board,) = rank([candidate("poor", 120), candidate("good", 180)])
     assert board.verdict.endswith("over 3 seeds, 0.3000 ahead of poor (McNemar p = 1.7e-18, after Holm).")
 
 
 def test_other_images_are_not_compared() -> None:
-    (board,) = rank([contestant("good", 180), contestant("other", 100, folder="b")])
+    (board,) = rank([candidate("good", 180), candidate("other", 100, folder="b")])
     assert board.standings[1].verdict == UNCOMPARED
     assert board.standings[1].p_value is None
 
 
-def test_the_run_in_the_middle_stands_for_a_contestant() -> None:
+def test_the_run_in_the_middle_stands_for_a_candidate() -> None:
     assert middle_seed({4: figures(0.5), 5: figures(0.9), 6: figures(0.7)}) == 6
     assert middle_seed({4: figures(0.5), 5: figures(0.9)}) == 4
 
@@ -107,7 +108,7 @@ def test_the_figures_are_painted(tmp_path: Path) -> None:
             names=["a", "b"], costs=[1.0, 2.0], scores=[0.5, 0.6], deviations=[0.0, 0.1], on_front=[True, True],
             cost_label="ms", title="t",
         ),
-        "roc": RocOverlayFigure(curves={"a": ([0.0, 1.0], [0.0, 1.0])}, title="t"),
+        "roc": RocFigure(curves={"a": ([0.0, 1.0], [0.0, 1.0])}, title="t"),
         "history": SearchHistoryFigure(
             numbers=[0, 2], scores=[0.4, 0.6], pruned_numbers=[1], pruned_scores=[0.2], is_high_good=True
         ),

@@ -13,9 +13,9 @@ from sklearn.preprocessing import label_binarize
 
 from classifier_training.core.errors import UserError
 from classifier_training.evaluation.intervals import bootstrap_interval, choose_num_resamples, exact_shares, resample
-from classifier_training.evaluation.measures import Measures, is_among_first, measure
+from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies, watchable_names
-from classifier_training.evaluation.probabilities import log_softmax
+from classifier_training.evaluation.predictions import is_among_first, log_softmax
 from classifier_training.evaluation.ranking import Ranking
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -238,12 +238,17 @@ def test_odd_splits_are_scored_without_a_warning() -> None:
     ("scores", "targets", "kind", "came"),
     [
         (np.zeros((0, 3)), [], "logits", "no image to score"),
-        ([[1, 2], [np.nan, 1]], [0, 1], "logits", "1 of 2 answers hold values that are not finite, the first in row 1"),
+        (
+            [[1, 2], [np.nan, 1]],
+            [0, 1],
+            "logits",
+            "1 of 2 predictions hold values that are not finite, the first in row 1",
+        ),
         ([[1, 2], [np.inf, 1]], [0, 1], "logits", "not finite"),
         ([[0.5, 0.5], [0.5, 0.6]], [0, 1], "probabilities", "those of row 1 sum to 1.1000"),
         ([[0.5, 0.5], [1.5, -0.5]], [0, 1], "probabilities", "the smallest is -0.5000"),
         ([[1, 2]], [2], "logits", "a class number of 2"),
-        ([[1, 2]], [0, 1], "logits", r"answers of shape \[1, 2\] for 2 images"),
+        ([[1, 2]], [0, 1], "logits", r"predictions of shape \[1, 2\] for 2 images"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_words(scores: object, targets: list[int], kind: str, came: str) -> None:

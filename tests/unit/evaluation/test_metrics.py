@@ -5,7 +5,8 @@ import pytest
 from sklearn import metrics as reference
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.types import goal_of, softmax
+from classifier_training.core.metrics import goal_of
+from classifier_training.core.types import softmax
 from classifier_training.evaluation.metrics import (
     check_monitor,
     classification_metrics,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from classifier_training.evaluation.reject import (
-    MIN_ANSWERS,
+    MIN_PREDICTIONS,
     NEVER,
     AcceptanceCurve,
     class_curves,
@@ -50,7 +50,7 @@ def test_curves_survive_json_and_a_cut_one_is_refused() -> None:
 
 
 def test_a_class_with_few_answers_takes_the_threshold_of_all() -> None:
-    predicted = np.array([0] * 50 + [1] * (MIN_ANSWERS - 10))
+    predicted = np.array([0] * 50 + [1] * (MIN_PREDICTIONS - 10))
     shares = np.zeros((60, 3), dtype=np.float32)
     shares[np.arange(60), predicted] = np.maximum(confidences, 0.4)
     targets = np.where(correct, predicted, 2)

@@ -14,7 +14,8 @@ from classifier_training.core.display import FORMULA_STARTS
 from classifier_training.core.types import SplitResult, SplitTable
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
-from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
+from classifier_training.evaluation.plots import draw_results
+from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
 
 NAMES = ("accuracy", "metrics", "split")
 """A class may be called like a part of the report."""
@@ -37,7 +38,7 @@ def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> 
     logits = np.eye(3, dtype=np.float32)[answers] * (1 + np.arange(len(rows), dtype=np.float32)[:, None])
     losses = cross_entropies(logits, targets)
     result = SplitResult("test", logits, targets, np.array(rows), losses)
-    found = evaluate_answers(result, table, NAMES, **options)
+    found = evaluate_predictions(result, table, NAMES, **options)
     write_results(folder, result, table, NAMES, found, source="model.onnx")
     draw_results(folder, result, table, NAMES, found, DRAWER)
     return found, json.loads((folder / "classification_report.json").read_text())
@@ -114,7 +115,7 @@ def test_a_class_without_images_is_named_and_has_no_figures(tmp_path: Path) -> N
     found, report = write(tmp_path, [0, 4], [0, 0])
     assert report["missing_classes"] == ["metrics", "split"]
     assert report["classes"]["split"]["recall"]["value"] is None
-    assert "no image, and so no figure, of 'metrics', 'split'" in str(found)
+    assert "no image, and so no metric, of 'metrics', 'split'" in str(found)
 
 
 def test_no_cell_of_a_safe_table_is_a_formula(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_no_cell_of_a_safe_table_is_a_formula(tmp_path: Path) -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 2, 2]]
     losses = cross_entropies(logits, table.targets)
     result = SplitResult("test", logits, table.targets, np.arange(3), losses)
-    found = evaluate_answers(result, table, names, slices={"group": table.groups})
+    found = evaluate_predictions(result, table, names, slices={"group": table.groups})
     for is_safe in (False, True):
         write_results(tmp_path, result, table, names, found, source="m.onnx", csv_safe=is_safe)
         for name in ("predictions.csv", "errors.csv", "slices.csv"):

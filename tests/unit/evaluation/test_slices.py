@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from classifier_training.evaluation.slices import field_bins, size_bins, slice_figures, worst_slice
+from classifier_training.evaluation.slices import field_bins, size_bins, slice_metrics, worst_slice
 
 
 def test_the_worst_slice_is_the_one_that_is_surely_bad() -> None:
@@ -11,7 +11,7 @@ def test_the_worst_slice_is_the_one_that_is_surely_bad() -> None:
     predicted = targets.copy()
     predicted[:2] = 1 - targets[:2]  # both wrong, but two images prove little
     predicted[2:62] = 1 - targets[2:62]
-    found = slice_figures("day", values, targets, predicted, num_classes=3)
+    found = slice_metrics("day", values, targets, predicted, num_classes=3)
     assert [(item.value, item.num_images, item.accuracy.value) for item in found] == [
         ("tiny", 2, 0.0), ("bad", 100, 0.4), ("good", 100, 1.0),
     ]  # fmt: skip

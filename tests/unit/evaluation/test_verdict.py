@@ -7,8 +7,7 @@ import numpy as np
 from classifier_training.core.types import SplitResult
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import confusion_counts
-from classifier_training.evaluation.mistakes import Answers, most_confused
-from classifier_training.evaluation.occlusion import occlusion_map
+from classifier_training.evaluation.mistakes import SortedPredictions, most_confused
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.evaluation.verdict import Grounds, Standing, headline, remarks
 
@@ -40,7 +39,7 @@ def test_classes_are_judged_by_their_intervals() -> None:
 
 def test_the_verdict_says_what_is_wrong_and_what_to_do() -> None:
     found = {remark.title: remark for remark in remarks(grounds())}
-    assert [*found][:2] == ["Not good enough: never, weak", "Never answered: never"]
+    assert [*found][:2] == ["Not good enough: never, weak", "Never predicted: never"]
     assert found["Not good enough: never, weak"].remedy == "collect training images of weak first"
     assert found["Most confused: weak is predicted as good"].words.startswith("25 of 50 images of weak (50 %)")
     assert found["Data check"].words == "2 groups of exact copies"
@@ -62,21 +61,9 @@ def test_the_verdict_says_why_no_temperature_is_applied() -> None:
 def test_answers_are_ordered_as_a_person_looks_at_them() -> None:
     logits = np.array([[9, 0], [0, 1], [0, 5], [1, 0]], dtype=np.float32)
     targets = np.array([0, 0, 0, 0])
-    answers = Answers(SplitResult("test", logits, targets, np.arange(4), np.array([0, 1.3, 5, 0.3], np.float32)), 2)
+    answers = SortedPredictions(
+        SplitResult("test", logits, targets, np.arange(4), np.array([0, 1.3, 5, 0.3], np.float32)), 2
+    )
     assert answers.worst().tolist() == [2, 1]
     assert answers.unsure().tolist() == [3, 0]
     assert {pair: rows.tolist() for pair, rows in answers.cells().items()} == {(0, 0): [0, 3], (0, 1): [2, 1]}
-
-
-def test_occlusion_finds_the_place_that_an_answer_rests_on() -> None:
-    picture = np.zeros((3, 32, 32), dtype=np.float32)
-    picture[:, 4:8, 20:24] = 1
-
-    def run(inputs: np.ndarray) -> np.ndarray:
-        bright = inputs[:, :, 4:8, 20:24].mean(axis=(1, 2, 3))
-        return np.stack([4 * bright, np.ones(len(inputs))], axis=1).astype(np.float32)
-
-    falls = occlusion_map(run, picture, 0)
-    assert falls.shape == (8, 8)
-    assert divmod(int(falls.argmax()), 8) == (1, 5)
-    assert abs(falls[6, 1]) < 1e-6

@@ -19,11 +19,10 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import BuiltModel, InputSpec, SplitTable, softmax
-from classifier_training.evaluation.novelty import FeatureSubspace
 from classifier_training.export.bundle import BundleInfo, read_info, write_info
 from classifier_training.export.calibrate import calibrate
 from classifier_training.export.examples import read_examples
-from classifier_training.export.novelty import FEATURES_NAME
+from classifier_training.export.novelty import FEATURES_NAME, FeatureSubspace
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import open_session
 from classifier_training.export.write import write_bundle

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of classes."""
+"""ROC and precision-recall curves, of classes and of classifiers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREY, label_of, new_figure
+from classifier_training.evaluation.figures.style import GREY, label_of, new_axes
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import matplotlib.figure
     from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ MAX_CURVES = 10
 
 NUM_WORST = 5
 GRID = np.linspace(0, 1, 201)
-"""Where curves are read off, to be averaged and to be drawn: a curve of 50,000 images has as many corners."""
+"""Where curves are read off, to be averaged and plotted: a curve of 50,000 images has as many corners."""
 
 Kind = Literal["roc", "precision_recall"]
 
@@ -33,7 +35,7 @@ class RankingCurvesFigure(Figure):
 
     Args:
         kind: roc or precision_recall.
-        curves: values at `GRID`, by legend; the first is drawn heavier where it is a mean.
+        curves: values at `GRID`, by legend; the first is plotted heavier where it is a mean.
         title: above the image.
         has_mean: whether the first curve is the mean over the classes.
     """
@@ -47,8 +49,7 @@ class RankingCurvesFigure(Figure):
         """Paint it; see the base class."""
         import matplotlib as mpl
 
-        figure = new_figure(7, 5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(7, 5, title=self.title, grid=True)
         colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
         for number, (label, values) in enumerate(self.curves.items()):
             mean = self.has_mean and number == 0
@@ -61,8 +62,6 @@ class RankingCurvesFigure(Figure):
         roc = self.kind == "roc"
         axes.set_xlabel("false positive rate" if roc else "recall")
         axes.set_ylabel("true positive rate" if roc else "precision")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         axes.legend(framealpha=0.8, edgecolor="none", fontsize=8, loc="lower right" if roc else "lower left")
         return figure
 
@@ -104,11 +103,36 @@ def ranking_curves(
 
 
 def _read_off(kind: Kind, ranking: Ranking) -> Floats:
-    found = ranking.hits / ranking.num_positive
     if kind == "roc":
-        alarms = (ranking.ends + 1 - ranking.hits) / ranking.num_negative
-        # Of the corners above one place the highest counts, as on a drawn step.
-        return np.asarray(np.interp(GRID, np.append(0, alarms), np.append(0, found)))
+        # Of the corners above one place the highest counts, as on a plotted step.
+        return np.asarray(np.interp(GRID, *ranking.roc_curve))
+    found = ranking.hits / ranking.num_positive
     precision = ranking.hits / (ranking.ends + 1)
     # A step holds to the next share that is found, so the average precision is the area that is seen.
     return np.asarray(precision[np.searchsorted(found, GRID, side="left").clip(max=len(found) - 1)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RocFigure(Figure):
+    """ROC curves of several classifiers, one each.
+
+    Args:
+        curves: false and true positive rates, by name; the first are plotted.
+        title: above the image.
+        y_label: beside it.
+    """
+
+    curves: Mapping[str, tuple[Sequence[float] | Floats, Sequence[float] | Floats]]
+    title: str
+    y_label: str = "true positive rate, mean over classes"
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        figure, axes = new_axes(
+            5.6, 5, title=self.title, x_label="false positive rate", y_label=self.y_label, grid=True
+        )
+        for name, (alarms, hits) in list(self.curves.items())[:MAX_CURVES]:
+            axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        return figure

@@ -1,4 +1,4 @@
-"""A data set in numbers: classes, image sizes, what happens to an image on its way into the network."""
+"""Plots of a data set: classes, sizes, histograms, mean images, sample sheets, an image's way into a network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, label_of, new_figure
+from classifier_training.evaluation.figures.grid import TILE, draw_tile, lay_out, show_canvas
+from classifier_training.evaluation.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    fit_lines,
+    label_of,
+    legible,
+    new_axes,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -41,8 +52,9 @@ class ClassBarsFigure(Figure):
         left_out = max(0, len(order) - MAX_BARS)
         if left_out:
             order = np.concatenate([order[: MAX_BARS // 2], order[-(MAX_BARS // 2) :]])
-        figure = new_figure(8, float(np.clip(1.4 + 0.26 * len(order), 3, 17)))
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            8, float(np.clip(1.4 + 0.26 * len(order), 3, 17)), x_label=self.x_label, open_frame=True
+        )
         rows = np.arange(len(order))
         thickness = 0.8 / len(self.series)
         for number, ((label, values), colour) in enumerate(
@@ -59,10 +71,8 @@ class ClassBarsFigure(Figure):
         axes.set_yticks(rows, [label_of(self.class_names[row]) for row in order], fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.08)
-        axes.set_xlabel(self.x_label)
         note = f"\n({left_out} classes in the middle are not shown)" if left_out else ""
         axes.set_title(self.title + note)
-        axes.spines[["top", "right"]].set_visible(False)
         if len(self.series) > 1:
             axes.legend(frameon=False)
         return figure
@@ -82,8 +92,7 @@ class ImageSizesFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(5.6, 5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(5.6, 5, x_label="width (pixels)", y_label="height (pixels)")
         distinct, counts = np.unique(self.sizes, axis=0, return_counts=True)
         area = np.clip(400 * counts / counts.max(), 12, None)
         axes.scatter(distinct[:, 0], distinct[:, 1], s=area, color=BLUE, alpha=0.5, linewidths=0, label="images")
@@ -96,9 +105,84 @@ class ImageSizesFigure(Figure):
         axes.set_xlim(0, reach)
         axes.set_ylim(0, reach)
         axes.set_aspect("equal")
-        axes.set_xlabel("width (pixels)")
-        axes.set_ylabel("height (pixels)")
         sizes = "one size" if len(distinct) == 1 else f"{len(distinct):,} sizes"
         axes.set_title(f"Image sizes: {len(self.sizes):,} files, {sizes}")
         axes.legend(frameon=False, loc="upper left")
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistogramFigure(Figure):
+    """How many files have which value.
+
+    Args:
+        values: one a file [N].
+        title: above the image.
+        x_label: below it.
+        span: from where to where; the values' own when None.
+    """
+
+    values: NDArray[np.float64]
+    title: str
+    x_label: str
+    span: tuple[float, float] | None = None
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        figure, axes = new_axes(6, 3.6, title=self.title, x_label=self.x_label, y_label="files", open_frame=True)
+        axes.hist(self.values, bins=40, range=self.span, color=BLUE)
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanImagesFigure(Figure):
+    """The mean image of each class; a sharp one says that its images share their background.
+
+    Args:
+        means: uint8 [K, S, S, 3].
+        class_names: [K].
+        columns: images in a row.
+    """
+
+    means: NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    columns: int = 6
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        scale, caption, gap = 3, 22, 8
+        side = self.means.shape[1] * scale
+        columns = min(self.columns, len(self.means))
+        canvas, corners = lay_out(len(self.means), columns, height=side + caption, width=side, gap=gap)
+        figure, axes = new_axes(max(canvas.shape[1] / 72, 4), canvas.shape[0] / 72 + 0.5)
+        for mean, name, (top, left) in zip(self.means, self.class_names, corners, strict=True):
+            canvas[top : top + side, left : left + side] = mean.repeat(scale, axis=0).repeat(scale, axis=1)
+            # The canvas is shown larger than its pixels.
+            words = fit_lines(legible(name), 0.96 * (side + gap / 2) * 100 / 72, size=9)[0].replace("$", r"\$")
+            axes.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=9)
+        show_canvas(axes, canvas, "Mean image of each class")
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSheetFigure(Figure):
+    """Images of one class.
+
+    Args:
+        paths: of the files.
+        title: above the sheet.
+        columns: images in a row.
+    """
+
+    paths: tuple[str, ...]
+    title: str
+    columns: int = 8
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        canvas, corners = lay_out(len(self.paths), min(self.columns, len(self.paths)), height=TILE, width=TILE)
+        for path, (top, left) in zip(self.paths, corners, strict=True):
+            canvas[top : top + TILE, left : left + TILE] = draw_tile(path)
+        figure = new_figure(max(canvas.shape[1] / 100, 4), canvas.shape[0] / 100 + 0.4)
+        show_canvas(figure.add_subplot(), canvas, label_of(self.title))
         return figure

@@ -10,7 +10,7 @@ from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREEN, RED, fit_lines, legible, new_figure, text_width
+from classifier_training.evaluation.figures.style import GREEN, RED, fit_lines, legible, new_axes, text_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleGridFigure(Figure):
-    """Rows of images, wrong answers first, each with truth, answer and confidence.
+    """Rows of images, wrong predictions first, each with true class, predicted class and confidence.
 
     Args:
         tiles: in the order to show them.
@@ -56,8 +56,7 @@ class SampleGridFigure(Figure):
         captions = [caption(tile.true_label, tile.predicted_label, tile.confidence) for tile in self.tiles]
         height = TILE + caption_height(captions)
         canvas, corners = lay_out(len(self.tiles), self.columns, height=height, width=TILE)
-        figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
             canvas[top : top + TILE, left : left + TILE] = draw_tile(tile.path)
             colour = GREEN if tile.true_label == tile.predicted_label else RED
@@ -66,13 +65,13 @@ class SampleGridFigure(Figure):
         return figure
 
 
-def caption(true_label: str, answer: str, confidence: float, *, width: int = TILE) -> list[str]:
-    """Say below an image what it was predicted as, how surely and, where that is wrong, what it is.
+def caption(true_label: str, predicted_label: str, confidence: float, *, width: int = TILE) -> list[str]:
+    """Say below an image what it was predicted as, with which confidence and, where that is wrong, what it is.
 
     Args:
         true_label: class of the image.
-        answer: class that it was predicted as.
-        confidence: of the answer.
+        predicted_label: class that it was predicted as.
+        confidence: of the prediction.
         width: of the image in pixels.
 
     Returns:
@@ -82,9 +81,9 @@ def caption(true_label: str, answer: str, confidence: float, *, width: int = TIL
     room = 0.96 * width + GAP / 2
     share = f" {confidence:.0%}"
     reserve = text_width(share, size=FONT_SIZE)
-    lines = fit_lines(legible(answer), room, size=FONT_SIZE, lines=NAME_LINES, reserve=reserve)
+    lines = fit_lines(legible(predicted_label), room, size=FONT_SIZE, lines=NAME_LINES, reserve=reserve)
     lines[-1] += share
-    if answer != true_label:
+    if predicted_label != true_label:
         lines += fit_lines(f"is {legible(true_label)}", room, size=FONT_SIZE, lines=NAME_LINES)
     return lines
 

@@ -1,4 +1,4 @@
-"""Many classifiers in one plot: accuracy against cost, and their ROC curves."""
+"""Many classifiers in one plot: accuracy against cost, and their metrics as bars."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import BLUE, GREEN, GREY, ORANGE, RED, label_of, new_figure
+from classifier_training.evaluation.figures.style import BLUE, COLOURS, GREY, ORANGE, label_of, new_axes
 
 if TYPE_CHECKING:
     import matplotlib.figure
-
-MAX_CURVES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +36,9 @@ class ParetoFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            7, 4.2, title=self.title, x_label=self.cost_label, y_label="balanced accuracy", grid=True
+        )
         colours = [ORANGE if front else BLUE for front in self.on_front]
         axes.errorbar(self.costs, self.scores, yerr=self.deviations, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
         axes.scatter(self.costs, self.scores, c=colours, s=36, zorder=2)
@@ -53,41 +52,7 @@ class ParetoFigure(Figure):
             axes.annotate(label_of(name), (cost, score), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.margins(0.12)
-        axes.set_xlabel(self.cost_label)
-        axes.set_ylabel("balanced accuracy")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         return figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class RocOverlayFigure(Figure):
-    """ROC curves of several classifiers, each the mean over its classes.
-
-    Args:
-        curves: false and true positive rates, by name; the first are drawn.
-        title: above the image.
-    """
-
-    curves: dict[str, tuple[list[float], list[float]]]
-    title: str
-
-    def render(self) -> matplotlib.figure.Figure:
-        """Paint it; see the base class."""
-        figure = new_figure(5.6, 5)
-        axes = figure.add_subplot()
-        for name, (alarms, hits) in list(self.curves.items())[:MAX_CURVES]:
-            axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate, mean over classes")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
-        return figure
-
-
-COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "#6b46c1", "#b7791f", "#2c7a7b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +83,13 @@ class TradeOffFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        figure = new_figure(7.6, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(7.6, 4.2, title=self.title, x_label=self.x_label, y_label=self.y_label, grid=True)
         spans = self.x_spans or tuple((across, across) for across in self.x)
         points = zip(self.names, self.x, self.y, spans, strict=True)
         for place, (name, across, height, (low, high)) in enumerate(points):
             number = place % len(COLOURS)
             colour = COLOURS[number]
-            # Several have the same height, so each is drawn a little smaller than the one below it.
+            # Several have the same height, so each is plotted a little smaller than the one below it.
             axes.plot([low, high], [height, height], color=colour, linewidth=5 - 0.7 * number, alpha=0.5)
             axes.plot(across, height, "o", color=colour, markersize=12 - 1.2 * number, label=label_of(name))
         if self.log_x:
@@ -134,8 +98,4 @@ class TradeOffFigure(Figure):
             axes.set_xlim(left=0)
         axes.margins(y=0.2)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        axes.set_xlabel(self.x_label)
-        axes.set_ylabel(self.y_label)
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         return figure

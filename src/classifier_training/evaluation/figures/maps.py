@@ -1,4 +1,4 @@
-"""What a network sees: its images by their likeness to it, and the places that its answers rest on."""
+"""What a network sees: which images are alike to it, and the places that its predictions rest on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from classifier_training.evaluation.figures.grid import (
     show_canvas,
     write_caption,
 )
-from classifier_training.evaluation.figures.style import RED, label_of, new_figure
+from classifier_training.evaluation.figures.style import RED, label_of, new_axes
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -39,7 +39,7 @@ class EmbeddingFigure(Figure):
     Args:
         features: what the network sees, float32 [N, D].
         targets: class of each image [N].
-        correct: whether its answer is right [N].
+        correct: whether its prediction is [N].
         paths: image files [N].
         class_names: [K].
         title: above the image.
@@ -58,8 +58,7 @@ class EmbeddingFigure(Figure):
         from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
         points = embed(self.features)
-        figure = new_figure(9, 7.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(9, 7.5)
         present = np.unique(self.targets)
         colours = mpl.colormaps["tab20" if len(present) > 10 else "tab10"].colors  # type: ignore[attr-defined]
         for number, target in enumerate(present):
@@ -76,7 +75,7 @@ class EmbeddingFigure(Figure):
             facecolors="none",
             edgecolors=RED,
             linewidths=1.1,
-            label="wrong answer",
+            label="wrong prediction",
         )
         for row in spread(points, MAX_THUMBNAILS):
             small = Image.fromarray(draw_tile(self.paths[row])).resize((THUMBNAIL, THUMBNAIL))
@@ -123,26 +122,26 @@ def spread(points: NDArray[np.float64], number: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class OcclusionTile:
-    """An image and the places that its answer rests on.
+    """An image and the places that its prediction rests on.
 
     Args:
         image: what the network was shown, uint8 [H, W, 3].
-        falls: by how much the answer's probability falls when a place is hidden, float32 [P, P].
+        falls: by how much the predicted class's probability falls when a place is hidden, float32 [P, P].
         true_label: what it is.
-        answer: what was answered.
-        confidence: how surely.
+        predicted_label: what it was predicted as.
+        confidence: of the prediction.
     """
 
     image: NDArray[np.uint8]
     falls: NDArray[np.float32]
     true_label: str
-    answer: str
+    predicted_label: str
     confidence: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class OcclusionFigure(Figure):
-    """Pairs of an image and the same with its places coloured: red where the answer rests, blue where it suffers.
+    """Pairs of an image and the same with its places coloured: red where the prediction rests, blue where it suffers.
 
     Args:
         tiles: the worst first.
@@ -158,16 +157,15 @@ class OcclusionFigure(Figure):
         """Paint it; see the base class."""
         columns = min(self.columns, len(self.tiles))
         width = 2 * TILE + GAP
-        captions = [caption(tile.true_label, tile.answer, tile.confidence, width=width) for tile in self.tiles]
+        captions = [caption(tile.true_label, tile.predicted_label, tile.confidence, width=width) for tile in self.tiles]
         canvas, corners = lay_out(len(self.tiles), columns, height=TILE + caption_height(captions), width=width)
-        figure = new_figure(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(max(canvas.shape[1] / 100, 5), canvas.shape[0] / 100 + 0.6)
         for tile, text, (top, left) in zip(self.tiles, captions, corners, strict=True):
             plain = np.asarray(Image.fromarray(tile.image).resize((TILE, TILE), Image.Resampling.BILINEAR))
             canvas[top : top + TILE, left : left + TILE] = plain
             canvas[top : top + TILE, left + TILE : left + 2 * TILE] = tint(plain, tile.falls)
             write_caption(axes, text, left + TILE, top + TILE, RED)
-        show_canvas(axes, canvas, f"{self.title}\nred: hiding it weakens the answer; blue: strengthens it")
+        show_canvas(axes, canvas, f"{self.title}\nred: hiding it weakens the prediction; blue: strengthens it")
         return figure
 
 

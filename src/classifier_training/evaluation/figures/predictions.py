@@ -18,6 +18,7 @@ from classifier_training.evaluation.figures.style import (
     fit_lines,
     label_of,
     legible,
+    new_axes,
     new_figure,
 )
 
@@ -35,10 +36,10 @@ MAX_ANNOTATED = 25
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrixFigure(Figure):
-    """Heat map of the answers, coloured by the share of each true class.
+    """Heat map of the predictions, coloured by the share of each true class.
 
     Args:
-        counts: images by true class (rows) and answer (columns), int64 [K, K].
+        counts: images by true class (rows) and predicted class (columns), int64 [K, K].
         class_names: [K].
         title: above the image.
         normalised: whether the cells show shares of the true class in per cent instead of numbers of images.
@@ -85,7 +86,7 @@ class ConfusionMatrixFigure(Figure):
         fits = max(map(len, names)) * 0.1 < (side - 1) / num_classes
         axes.set_xticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0 if fits else 90)
         axes.set_yticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0)
-        axes.set_xlabel("answer")
+        axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.set_title(self.title, fontsize=float(np.clip(side, 11, 18)))
         return figure
@@ -102,11 +103,11 @@ NUM_BINS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityFigure(Figure):
-    """Share of right answers by confidence, above how often each confidence is given, of correct and wrong predictions.
+    """Share of correct predictions by confidence, above the histogram of confidences of correct and wrong ones.
 
     Args:
         confidences: highest probability of each image [N], by what they are, such as before and after calibration.
-        correct: whether the answer is right, bool [N].
+        correct: whether the prediction is, bool [N].
         title: above the image.
     """
 
@@ -129,7 +130,7 @@ class ReliabilityFigure(Figure):
         edges = np.linspace(0, 1, NUM_BINS + 1)
         lower.hist(
             [last[self.correct], last[~self.correct]], bins=edges.tolist(), stacked=True, color=[GREEN, RED],
-            label=["right", "wrong"],
+            label=["correct", "wrong"],
         )  # fmt: skip
         upper.set_xlim(0, 1)
         upper.set_ylim(0, 1)
@@ -156,10 +157,10 @@ class ReliabilityFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCoverageFigure(Figure):
-    """Share of wrong answers among those that are accepted, by how many are.
+    """Share of wrong predictions among those that are accepted, by how many are.
 
     Args:
-        coverage: share of accepted answers [M], growing.
+        coverage: share of accepted predictions [M], growing.
         risk: share of wrong ones among them [M].
         title: above the image.
     """
@@ -172,8 +173,14 @@ class RiskCoverageFigure(Figure):
         """Paint it; see the base class."""
         from matplotlib.ticker import PercentFormatter
 
-        figure = new_figure(7, 4.2)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(
+            7,
+            4.2,
+            title=self.title,
+            x_label="accepted predictions, the most confident first",
+            y_label="wrong among them",
+            grid=True,
+        )
         axes.step(self.coverage, self.risk, where="post", color=BLUE, linewidth=1.6)
         overall = float(self.risk[-1])
         axes.axhline(overall, color=GREY, linestyle="--", linewidth=1, label=f"all accepted: {overall:.1%} wrong")
@@ -181,10 +188,6 @@ class RiskCoverageFigure(Figure):
         axes.set_ylim(0, max(float(self.risk.max()) * 1.1, 0.01))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        axes.set_xlabel("accepted answers, the surest first")
-        axes.set_ylabel("wrong among them")
-        axes.set_title(self.title)
-        axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         return figure
 
@@ -213,8 +216,7 @@ class ClassScoresFigure(Figure):
 
         present = np.flatnonzero(np.isfinite(self.recall[:, 0]))
         order = present[np.argsort(self.recall[present, 0], kind="stable")][:MAX_BARS]
-        figure = new_figure(8, float(np.clip(1.5 + 0.28 * len(order), 2.6, 14)))
-        axes = figure.add_subplot()
+        figure, axes = new_axes(8, float(np.clip(1.5 + 0.28 * len(order), 2.6, 14)), open_frame=True)
         rows = np.arange(len(order))
         values, low, high = self.recall[order].T
         reach = np.vstack([values - low, high - values])
@@ -233,7 +235,6 @@ class ClassScoresFigure(Figure):
         axes.set_title(
             self.title + (f"\n(the {len(order)} worst; {hidden} better ones are not shown)" if hidden else "")
         )
-        axes.spines[["top", "right"]].set_visible(False)
         figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside lower center")
         return figure
 
@@ -244,10 +245,10 @@ CAPTION, NAME_WIDTH = 26, 300
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusedPair:
-    """A row of the figure: images of one class that were predicted as another."""
+    """A row of the plot: images of one class that were predicted as another."""
 
     true_label: str
-    answer: str
+    predicted_label: str
     count: int
     support: int
     paths: tuple[str, ...]
@@ -271,12 +272,13 @@ class ConfusedPairsFigure(Figure):
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         canvas, corners = lay_out(len(self.pairs) * self.columns, self.columns, height=CAPTION + TILE, width=TILE)
-        figure = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
-        axes = figure.add_subplot()
+        figure, axes = new_axes(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.5)
         for row, pair in enumerate(self.pairs):
             places = corners[row * self.columns : (row + 1) * self.columns]
             top = places[0][0]
-            names = [fit_lines(legible(name), NAME_WIDTH, size=10)[0] for name in (pair.true_label, pair.answer)]
+            names = [
+                fit_lines(legible(name), NAME_WIDTH, size=10)[0] for name in (pair.true_label, pair.predicted_label)
+            ]
             words = f"{names[0]} predicted as {names[1]}: {pair.count:,} of {pair.support:,}".replace("$", r"\$")
             axes.text(GAP, top + CAPTION / 2, words, ha="left", va="center", fontsize=10)
             for path, (_, left) in zip(pair.paths, places, strict=False):

@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts for the letters of class names, and names that fit their place."""
+"""What all plots share: colours, fonts for the letters of class names, and names that fit their place."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import matplotlib.figure
+    from matplotlib.axes import Axes
 
 MAX_LABEL_LENGTH = 24
 
@@ -31,6 +32,7 @@ FONT_PACKAGE = "matplotlib_fontja"
 """A package with a Japanese font (of the extra `fonts`)."""
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#718096"
+COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "#6b46c1", "#b7791f", "#2c7a7b")
 
 
 def new_figure(width: float, height: float) -> matplotlib.figure.Figure:
@@ -40,6 +42,25 @@ def new_figure(width: float, height: float) -> matplotlib.figure.Figure:
 
     mpl.rcParams["font.family"] = _fonts().families
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def new_axes(
+    width: float,
+    height: float,
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    grid: bool = False,
+    open_frame: bool = False,
+) -> tuple[matplotlib.figure.Figure, Axes]:
+    """Return a figure of a size in inches with one plot; an open frame leaves out the lines above and on the right."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot(title=title, xlabel=x_label, ylabel=y_label)
+    axes.spines[["top", "right"]].set_visible(not open_frame)
+    if grid:
+        axes.grid(alpha=0.25)
+    return figure, axes
 
 
 def adopt_fonts(figure: matplotlib.figure.Figure) -> None:
@@ -177,7 +198,7 @@ class _Fonts:
         self._others = _other_fonts()
 
     def can_show(self, letter: str) -> bool:
-        """Whether a letter can be drawn, perhaps by a font that is taken up for it."""
+        """Whether a letter can be shown, perhaps by a font that is taken up for it."""
         if ord(letter) in self._letters:
             return letter.isprintable() or letter == "\N{ZERO WIDTH JOINER}"
         category = unicodedata.category(letter)
@@ -226,7 +247,7 @@ def _other_fonts() -> list[str]:
 
 
 def _packaged_fonts() -> Iterator[str]:
-    # Found and not imported: the package would change how everything is drawn.
+    # Found and not imported: the package would change how everything is painted.
     spec = importlib.util.find_spec(FONT_PACKAGE)
     for place in spec.submodule_search_locations or () if spec else ():
         yield from map(str, sorted(Path(place).glob("fonts/*.ttf")))
@@ -234,7 +255,7 @@ def _packaged_fonts() -> Iterator[str]:
 
 @functools.lru_cache(maxsize=512)
 def _letters_of(path: str) -> frozenset[int]:
-    """The letters that a font file has, none where it cannot be drawn with: colour images, or damaged."""
+    """The letters that a font file has, none where it cannot be used: colour images, or damaged."""
     from matplotlib.ft2font import FaceFlags, FT2Font
 
     try:

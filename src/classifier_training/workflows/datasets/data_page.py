@@ -12,9 +12,13 @@ from classifier_training.core.errors import plural, shown
 from classifier_training.core.types import TRAIN
 from classifier_training.data.checking.statistics import imbalance_ratio, mean_images
 from classifier_training.evaluation import report
-from classifier_training.evaluation.figures.analysis import HistogramFigure, MeanImagesFigure, SampleSheetFigure
-from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
-from classifier_training.evaluation.gallery import plot_uri, strip_uri, thumbnail
+from classifier_training.evaluation.figures.dataset import (
+    ClassBarsFigure,
+    HistogramFigure,
+    ImageSizesFigure,
+    MeanImagesFigure,
+    SampleSheetFigure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,9 +167,9 @@ def write_data_page(
     ]
     body.append(report.section("Classes", report.table(("class", *counted.tables), rows)))
     # A plot that could not be drawn has been told of.
-    uris = [(plot_uri(path), words) for path, words in drawn.plots if path.exists()]
+    uris = [(report.plot_uri(path), words) for path, words in drawn.plots if path.exists()]
     body.append(report.section("Plots", report.plots(uris)))
-    strips = [report.strip(shown(name), strip_uri(paths[:NUM_STRIP])) for name, paths in drawn.samples.items()]
+    strips = [report.strip(shown(name), report.strip_uri(paths[:NUM_STRIP])) for name, paths in drawn.samples.items()]
     hidden = counted.num_classes - len(strips)
     note = [report.paragraph(f"{plural(hidden, 'class', 'classes')} not shown.")] if hidden else []
     body.append(report.section("Samples of each class", *strips, *note))
@@ -186,7 +190,7 @@ def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
         chosen = group[: max(0, left - used)]
         used += len(chosen)
         if chosen:
-            images = [thumbnail(root / image.path, image.caption, image.path) for image in chosen]
+            images = [report.thumbnail(root / image.path, image.caption, image.path) for image in chosen]
             framed.append(report.thumbnails(images, kind="gallery" if single else "group"))
     pieces = [report.groups(framed)] if framed else []
     hidden = finding.count - len(finding.examples)

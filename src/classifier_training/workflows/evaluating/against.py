@@ -36,21 +36,21 @@ def compare_runs(
     *,
     csv_safe: bool = False,
 ) -> str:
-    """Have another run answer the same images; write comparison.json and comparison.csv.
+    """Have another run predict the same images; write comparison.json and comparison.csv.
 
     Left out are images that the other run was trained on, by path or by content, since it would look too good on them,
-    those whose label it does not know, and those that it gave no answer to.
+    those whose label it does not know, and those that it could not read.
 
     comparison.json holds schema (1), split, run and against (the files compared), num_images, verdict, gained and lost
-    (images that run or against alone answers rightly), mcnemar {p_value, method}, accuracy and balanced_accuracy
+    (images that run or against alone classifies correctly), mcnemar {p_value, method}, accuracy and balanced_accuracy
     {run, against, difference {value, low, high, method}}, classes {name: {support, recall, recall_against, gained,
     lost, p_value, verdict}}, and left_out {trained_on, unknown_labels, unreadable}, in images.
 
-    comparison.csv lists the images whose answer differs; change is gained, lost, or other where both are wrong.
+    comparison.csv lists the images whose prediction differs; change is gained, lost, or other where both are wrong.
 
     Args:
         folder: where to.
-        result: answers of the one run.
+        result: predictions of the one run.
         table: the samples of the split.
         opened: the one run.
         against: the other.
@@ -92,8 +92,8 @@ def compare_runs(
     true = [class_names[number] for number in result.targets[rows]]
     own = [class_names[number] for number in result.predicted[rows]]
     theirs = [other_names[number] for number in others.argmax(axis=1)]
-    right, right_against = _equal(own, true), _equal(theirs, true)
-    comparison = compare(result.targets[rows], right, right_against, class_names)
+    correct, correct_against = _equal(own, true), _equal(theirs, true)
+    comparison = compare(result.targets[rows], correct, correct_against, class_names)
     titles = [opened.title, against.title]
     # Runs of two days may have been started at the same time of day.
     names = titles if titles[0] != titles[1] else [str(opened.path), str(against.path)]
@@ -111,7 +111,7 @@ def compare_runs(
         },
     )
     confidences, others_confidences = result.probabilities[rows].max(axis=1), others.max(axis=1)
-    change = np.where(right, "gained", np.where(right_against, "lost", "other"))
+    change = np.where(correct, "gained", np.where(correct_against, "lost", "other"))
     changed = np.flatnonzero(~_equal(own, theirs))
     write_csv(
         folder / "comparison.csv",

@@ -1,29 +1,23 @@
-"""`evaluate`: a finished run's answers on labelled images."""
+"""`evaluate`: a finished run's metrics on labelled images."""
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-
-from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import Choice, changed_options, register
 from classifier_training.core.run_dir import make_folder
-from classifier_training.core.runtime import num_cores
-from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult, SplitTable
+from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.results import Evaluation
-from classifier_training.evaluation.slices import field_bins, size_bins
+from classifier_training.evaluation.slices import slice_columns
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
 from classifier_training.workflows.evaluating.run_model import RunModel, open_model
@@ -35,14 +29,12 @@ from classifier_training.workflows.evaluating.samples import (
     unknown_labels,
     with_metadata,
 )
-from classifier_training.workflows.evaluating.scores import write_scores
+from classifier_training.workflows.evaluating.scores import score_table, write_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.core.types import SplitTable
     from classifier_training.data.index import Sample
-    from classifier_training.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +45,8 @@ class EvaluateResult:
 
     Args:
         folder: where the result files are.
-        result: the answers.
-        evaluation: their figures.
+        result: the predictions.
+        evaluation: their metrics.
         verdict: on the comparison with another run, in one sentence; empty without one.
     """
 
@@ -92,9 +84,9 @@ def evaluate(
             checkpoints/best.ckpt.
         split: which part of the data; test when left out, or all of data that is not split.
         against: another run, named in the same way, to compare with on the same images.
-        slices: what to give figures of parts by: group, size (of the image) or a field of the metadata; one or
+        slices: what to give metrics of parts by: group, size (of the image) or a field of the metadata; one or
             several.
-        intervals: find the 95 % interval of every figure.
+        intervals: find the 95 % interval of every metric.
         maps: also draw embedding.png, a map of the images by what the network sees in them, and occlusion.png, the
             places that the worst mistakes were decided by; it takes a minute or so more.
         output: folder for the result files; a folder inside the run when left out.
@@ -127,8 +119,9 @@ def evaluate(
     make_folder(folder)
     table = tabulate(rows, index.root, chosen, predictor.class_names)
     names = [slices] if isinstance(slices, str) else slices or []
-    columns = slice_columns(names, known_samples(rows, chosen, predictor.class_names), table)
-    result = _score(predictor, table, skips="skip" in (data.on_error, source.on_error))
+    metadata = [sample.metadata for sample in known_samples(rows, chosen, predictor.class_names)]
+    columns = slice_columns(names, metadata, table)
+    result = score_table(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
         evaluation = write_scores(
             folder,
@@ -157,7 +150,7 @@ def evaluate(
 
 
 def _refuse_idle(data: DataSource) -> None:
-    """Refuse what would change nothing: an evaluation draws no splits, and the model says how it wants its images."""
+    """Refuse what would change nothing: an evaluation splits nothing, and the model says how it wants its images."""
     for option in changed_options(data):
         if not option.acts_in("evaluate") or (option.name not in ("root", "on_error") and not data.is_named):
             raise UserError(
@@ -187,82 +180,9 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
     return wanted
 
 
-def _score(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
-    logits, indices = [], []
-    for index, answer in enumerate(predictor.raw_outputs(table.paths)):
-        if answer.logits is None:
-            if not skips:
-                raise UnreadableImageError(answer.path, str(answer.error))
-            log.warning("left out %s: %s", answer.path, answer.error)
-        else:
-            logits.append(answer.logits)
-            indices.append(index)
-    if not logits:
-        raise UserError(
-            f"{table.paths[0]}: neither this nor any other image can be read",
-            "readable images",
-            "look at the files",
-        )
-    stacked = np.stack(logits)
-    rows = np.array(indices, dtype=np.int64)
-    targets = table.targets[rows]
-    losses = cross_entropies(stacked, targets)
-    metrics = classification_metrics(stacked, targets, losses, predictor.class_names)
-    return SplitResult(table.name, stacked, targets, rows, losses, metrics)
-
-
 def _default_folder(opened: RunModel, root: Path, split: str, *, own_data: bool) -> Path:
-    # What another file of the run answers does not take the place of what model.onnx does.
+    # The predictions of another file of the run do not replace those of model.onnx.
     file = [] if opened.is_main else [opened.path.stem]
     data = [] if own_data else [root.name]
     part = [split] if split and not (own_data and split == TEST) else []
     return opened.run_dir.path / "_".join([opened.run_dir.evaluation.name, *file, *data, *part])
-
-
-GROUP, SIZE = "group", "size"
-
-
-def slice_columns(names: Sequence[str], samples: Sequence[Sample], table: SplitTable) -> dict[str, list[str]]:
-    """Return, for each name, the slice of each sample.
-
-    Args:
-        names: group, size (by the shorter side in pixels), or a field of the metadata.
-        samples: of the table, in its order, with their metadata.
-        table: the split.
-
-    Raises:
-        UserError: for a name that these images do not have.
-    """
-    fields = list(dict.fromkeys(name for sample in samples for name in sample.metadata or {}))
-    found = {}
-    for name in names:
-        if name == SIZE:
-            found[name] = _sizes(table.paths)
-        elif name == GROUP and any(table.groups):
-            found[name] = [group or "(none)" for group in table.groups]
-        elif name in fields:
-            found[name] = field_bins([(sample.metadata or {}).get(name) for sample in samples])
-        else:
-            known = [SIZE, *([GROUP] if any(table.groups) else []), *fields]
-            close = nearest(name, known)
-            raise UserError(
-                f"slices={name}: the images have no {'groups' if name == GROUP else 'such field'}",
-                f"one of {enumerate_words(known)}",
-                f"slices=[{close[0] if close else SIZE}]",
-            )
-    return found
-
-
-def _sizes(paths: Sequence[str]) -> list[str]:
-    """Bin the sizes in the files' headers; whoever decodes a file that has none will name it."""
-
-    def read(path: str) -> tuple[int, int] | None:
-        try:
-            return read_size(path)
-        except UnreadableImageError:
-            return None
-
-    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
-        sizes = list(pool.map(read, paths, chunksize=64))
-    bins = iter(size_bins([size for size in sizes if size is not None]))
-    return ["(unreadable)" if size is None else next(bins) for size in sizes]

@@ -18,7 +18,13 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import read_rows, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait
-from classifier_training.evaluation.leaderboard import Answers, Figures, macro_roc
+from classifier_training.evaluation.leaderboard import (
+    RANKED_BY,
+    RunPredictions,
+    RunScores,
+    macro_roc,
+    metric_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +54,7 @@ class Finished:
     data: str
     seed: int
     settings: Mapping[str, Any]
-    figures: Figures
+    figures: RunScores
     failures: Mapping[str, str]
 
 
@@ -67,10 +73,14 @@ def read_finished(run_dir: RunDir) -> Finished:
     try:
         values, result = read_values(run_dir.config), read_values(run_dir.result)
         metrics, rows = result["metrics"], read_rows(run_dir.metrics)
-        figures = Figures(
-            balanced_accuracy=float(metrics["balanced_accuracy"]),
-            accuracy=float(metrics["acc_top1"]),
-            macro_f1=float(metrics["macro_f1"]),
+        columns = {name: metric.main_column for name, metric in metric_columns().items()}
+        figures = RunScores(
+            metrics={
+                # A run may be older than a metric, but not than the one that it is ranked by.
+                name: float(metrics[column])
+                for name, column in columns.items()
+                if column in metrics or name == RANKED_BY
+            },
             train_seconds=sum(float(row["epoch_seconds"]) for row in rows),
             size_mb=run_dir.onnx.stat().st_size / 1e6 if run_dir.onnx.exists() else None,
             memory_mb=max((float(row["peak_memory_mb"]) for row in rows), default=None),
@@ -94,7 +104,7 @@ def read_finished(run_dir: RunDir) -> Finished:
         raise _damaged(run_dir, error) from error
 
 
-def read_answers(run_dir: RunDir) -> Answers:
+def read_answers(run_dir: RunDir) -> RunPredictions:
     """Read what a run answered on the images that it was scored on.
 
     Raises:
@@ -120,7 +130,9 @@ def read_answers(run_dir: RunDir) -> Answers:
         alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), label_indices(labels, names))
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise _damaged(run_dir, error) from error
-    return Answers(targets=targets, right=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits)
+    return RunPredictions(
+        targets=targets, correct=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits
+    )
 
 
 def group_runs(runs: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]]:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.errors import UserError, plural, shown
+from classifier_training.core.errors import UserError, plural, require_extra, shown
 from classifier_training.core.run_dir import make_folder, write_csv
 from classifier_training.core.types import TEST, VAL, softmax
 from classifier_training.evaluation import report
-from classifier_training.evaluation.gallery import thumbnail
-from classifier_training.evaluation.mistakes import find_label_issues, import_cleanlab
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
 from classifier_training.workflows.evaluating.run_model import open_exported
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 
 if TYPE_CHECKING:
-    from classifier_training.evaluation.mistakes import LabelIssues
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +52,63 @@ class LabelReport:
 
 
 @dataclass(frozen=True)
+class LabelIssues:
+    """Which labels are probably wrong.
+
+    Args:
+        rows: of the samples with doubtful labels, the most doubtful first, int64 [M].
+        quality: probability of the given label of every sample, float [N]: the lower, the more doubtful.
+    """
+
+    rows: NDArray[np.int64]
+    quality: NDArray[np.float64]
+
+
+def import_cleanlab() -> tuple[Any, Any]:
+    """Return cleanlab's search for label issues and its scores.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        from cleanlab.filter import find_label_issues as find
+        from cleanlab.rank import get_label_quality_scores
+    except ImportError as error:
+        raise require_extra("cleanlab", extra="cleanlab", purpose="analyze run=…") from error
+    return find, get_label_quality_scores
+
+
+def find_label_issues(targets: NDArray[np.int64], probabilities: NDArray[np.float32]) -> LabelIssues:
+    """Find samples whose label the network contradicts with more confidence than it usually does for that class.
+
+    Args:
+        targets: class numbers as labelled, int64 [N].
+        probabilities: of a network that was not trained on these samples, float [N, K].
+
+    Raises:
+        UserError: when cleanlab is not installed.
+    """
+    find, get_label_quality_scores = import_cleanlab()
+    # float32 sums may miss 1 by more than cleanlab allows.
+    shares = probabilities.astype(np.float64)
+    shares /= shares.sum(axis=1, keepdims=True)
+    quality = np.asarray(get_label_quality_scores(targets, shares, method="self_confidence"), dtype=np.float64)
+    if len(set(targets.tolist())) < 2:
+        # With one class there is no noise rate to estimate; the samples that are predicted otherwise are all there is.
+        doubtful = np.flatnonzero(shares.argmax(axis=1) != targets)
+    else:
+        # Processes of its own would be forked from one that holds ONNX Runtime's threads.
+        doubtful = np.flatnonzero(find(targets, shares, filter_by="prune_by_noise_rate", n_jobs=1))
+    return LabelIssues(doubtful[np.argsort(quality[doubtful], kind="stable")], quality)
+
+
+@dataclass(frozen=True)
 class _Scored:
-    """The answers for all held-out images, in one order."""
+    """The predictions for all held-out images, in one order."""
 
     samples: list[tuple[str, str]]
-    targets: np.ndarray[tuple[int], np.dtype[np.int64]]
-    probabilities: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    targets: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
 
 
 def report_labels(run: str, *, moved_to: str | None, output: str | None) -> LabelReport:
@@ -139,7 +188,7 @@ def _write_report(
         name = Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
         if len(images) < MAX_SHOWN:
             words = f"model: {shown(class_names[likely])} {confidence:.0%}\n{name}"
-            images.append(thumbnail(Path(path), f"label: {shown(class_names[given])}", words))
+            images.append(report.thumbnail(Path(path), f"label: {shown(class_names[given])}", words))
         rows.append((name, split, shown(class_names[given]), shown(class_names[likely]), confidence, quality))
     share = len(rows) / len(scored.samples)
     facts = [
@@ -154,8 +203,8 @@ def _write_report(
             report.section(
                 "The most doubtful first",
                 report.paragraph(
-                    "The model, which did not learn from these images, is surer of another class than it usually is. "
-                    "A weak model doubts right labels too: look before you change one." + more
+                    "The model, which did not learn from these images, is more confident of another class than "
+                    "it usually is. A weak model doubts correct labels, too: look before you change one." + more
                 ),
                 report.thumbnails(images),
             )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.images import UnreadableImageError
-from classifier_training.core.types import SplitTable
+from classifier_training.core.types import SplitTable, softmax
 from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
-from classifier_training.evaluation.mistakes import Answers
-from classifier_training.evaluation.occlusion import occlusion_map
+from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.export.examples import iterate_examples
 from classifier_training.export.novelty import FEATURES_NAME
 from classifier_training.export.session import INPUT_NAME, open_session
@@ -35,18 +35,27 @@ MAX_SECONDS = 60.0
 """For the occlusion maps: a large network on a small machine gets fewer of them."""
 
 BATCH_SIZE = 32
+Run = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+"""Inputs, float32 [B, 3, H, W] -> logits, float32 [B, K]."""
+
+NUM_PLACES = 8
+"""Places of the square along each side."""
+
+REACH = 2
+"""Width of the square in places: neighbours overlap, so that nothing is cut in two everywhere."""
+
 EMBEDDING, OCCLUSION = "embedding.png", "occlusion.png"
 
 
 def draw_maps(folder: Path, opened: RunModel, result: SplitResult, table: SplitTable, drawer: Drawer) -> None:
-    """Hand embedding.png and, where an answer is wrong, occlusion.png to the drawer.
+    """Submit embedding.png and, where a prediction is wrong, occlusion.png to the drawer.
 
     Args:
         folder: where to.
-        opened: the model that answered.
-        result: its answers, with logits as the network gives them.
+        opened: the model.
+        result: its predictions, with logits as the network gives them.
         table: the samples of the split.
-        drawer: paints the figures.
+        drawer: paints the plots.
     """
     forget_maps(folder)
     calibration = opened.predictor.calibration
@@ -60,7 +69,7 @@ def draw_maps(folder: Path, opened: RunModel, result: SplitResult, table: SplitT
 
 
 def forget_maps(folder: Path) -> None:
-    """Take away the maps of an earlier evaluation, which shows other answers."""
+    """Take away the maps of an earlier evaluation, which shows other predictions."""
     for name in (EMBEDDING, OCCLUSION):
         (folder / name).unlink(missing_ok=True)
 
@@ -106,8 +115,8 @@ def _occlusions(opened: RunModel, result: SplitResult, table: SplitTable) -> tup
     predictor, names = opened.predictor, opened.predictor.class_names
     began = time.monotonic()
     tiles: list[OcclusionTile] = []
-    answers = Answers(result, len(names))
-    worst = answers.worst()[:NUM_OCCLUDED]
+    predictions = SortedPredictions(result, len(names))
+    worst = predictions.worst()[:NUM_OCCLUDED]
     for row in worst.tolist():
         if time.monotonic() - began > MAX_SECONDS:
             log.info("occlusion maps: %d of %d, for the time was up", len(tiles), len(worst))
@@ -117,14 +126,51 @@ def _occlusions(opened: RunModel, result: SplitResult, table: SplitTable) -> tup
         except UnreadableImageError as error:
             log.warning("left out %s: %s", error.path, error.reason)
             continue
-        answer = int(answers.predicted[row])
+        predicted = int(predictions.predicted[row])
         tiles.append(
             OcclusionTile(
                 image=predictor.preprocessing.pixels(image),
-                falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), answer),
+                falls=occlusion_map(predictor.run, predictor.preprocessing.tensor(image), predicted),
                 true_label=names[result.targets[row]],
-                answer=names[answer],
-                confidence=float(answers.confidences[row]),
+                predicted_label=names[predicted],
+                confidence=float(predictions.confidences[row]),
             )
         )
     return tuple(tiles)
+
+
+def occlusion_map(run: Run, image: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+    """Return by how much the probability of a class falls when a place is hidden, float32 [P, P].
+
+    Grey squares are moved over the image (Zeiler & Fergus 2014), which asks nothing of a network but its predictions:
+    it works on every exported file.
+
+    A place's value is the mean over the squares that hide it; below 0 the image is surer without it.
+
+    Args:
+        run: the network.
+        image: a preprocessed input, float32 [3, H, W]; the square takes the image's mean.
+        number: of the class.
+    """
+    _, height, width = image.shape
+    num_places = min(NUM_PLACES, height, width)
+    rows, columns = (np.linspace(0, side, num_places + 1).round().astype(int) for side in (height, width))
+    corners = [
+        (row, column) for row in range(1 - REACH, num_places) for column in range(1 - REACH, num_places)
+    ]  # fmt: skip
+    hidden = np.repeat(image[None], len(corners), axis=0)
+    grey = image.mean(axis=(1, 2))[:, None, None]
+    for square, (row, column) in enumerate(corners):
+        top, bottom = rows[max(row, 0)], rows[min(row + REACH, num_places)]
+        left, right = columns[max(column, 0)], columns[min(column + REACH, num_places)]
+        hidden[square, :, top:bottom, left:right] = grey
+    inputs = np.concatenate([image[None], hidden])
+    logits = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)])
+    shares = softmax(logits)[:, number]
+    falls = shares[0] - shares[1:]
+    total, times = np.zeros((num_places, num_places)), np.zeros((num_places, num_places))
+    for (row, column), fall in zip(corners, falls, strict=True):
+        place = (slice(max(row, 0), row + REACH), slice(max(column, 0), column + REACH))
+        total[place] += fall
+        times[place] += 1
+    return np.asarray(total / times, dtype=np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from classifier_training.core.errors import shown
+from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.run_reader import RunReader
 from classifier_training.evaluation.verdict import Standing, percent
@@ -20,19 +21,10 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.evaluation.results import Evaluation
 
-HUB_METRICS = {"acc_top1": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
-"""Our figures that the Hub has a name for."""
-
-OWN_METRICS = {
-    "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
-    "ece": ("ece", "Calibration error"),
-    "calibrated_ece": ("calibrated_ece", "Calibration error of the calibrated probabilities"),
-}
-
 LIMITS = (
-    "It answers one of its classes to whatever image it is shown. Images of another kind than those that it was "
-    "trained on get an answer too: use the reject option of `predict`. Nobody has looked at what its mistakes mean for "
-    "the people concerned; whoever uses it has to."
+    "It predicts one of its classes for whatever image it is shown. Images of another kind than those that it was "
+    "trained on get a prediction, too: use the reject option of `predict`. Nobody has looked at what its mistakes mean "
+    "for the people concerned; whoever uses it has to."
 )
 
 MAX_CLASSES = 100
@@ -55,10 +47,21 @@ def write_model_card(run_dir: RunDir, evaluation: Evaluation) -> None:
     write_text(run_dir.model_card, text.encode("utf-8", "replace").decode("utf-8"))
 
 
+def _listed() -> dict[str, tuple[str, str]]:
+    """The metrics of the card: the Hub's name, or ours where it has none, and words by column; the Hub's first."""
+    found = {}
+    for metric in sorted((metric for metric in all_metrics() if metric.on_card), key=lambda metric: not metric.hub):
+        words = metric.short_title[0].upper() + metric.short_title[1:]
+        found[metric.main_column] = (metric.hub or metric.main_column, words)
+        for name in metric.calibrated_titles:
+            found[name] = (name, f"{words} of the calibrated probabilities")
+    return found
+
+
 def _front_matter(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> dict[str, Any]:
     metrics = [
         {"type": kind, "name": words, "value": round(found.value, 6), "verified": False}
-        for key, (kind, words) in {**HUB_METRICS, **OWN_METRICS}.items()
+        for key, (kind, words) in _listed().items()
         if (found := evaluation.measures.overall.get(key)) is not None and np.isfinite(found.value)
     ]
     data = str(run.config.get("data", {}).get("type", "images"))
@@ -71,7 +74,7 @@ def _front_matter(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> di
         "library_name": "timm" if run_dir.hub_config.exists() else "onnx",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "onnx", "safetensors", *([run.architecture] if run.architecture else [])],
-        "metrics": [kind for kind, _ in HUB_METRICS.values()],
+        "metrics": [metric.hub for metric in all_metrics() if metric.hub],
         "model-index": [{"name": run_dir.path.absolute().name, "results": [result]}],
     }
 
@@ -91,11 +94,11 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
         "",
         f"On {measures.num_images:,} {evaluation.split} images, with 95 % intervals:",
         "",
-        "| figure | value |",
+        "| metric | value |",
         "|---|---|",
         *(
             f"| {words} | {percent(measures.overall[key])} |"
-            for key, (_, words) in {**HUB_METRICS, **OWN_METRICS}.items()
+            for key, (_, words) in _listed().items()
             if key in measures.overall
         ),
         "",
@@ -145,7 +148,7 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
 
 
 def _calibration(run: RunReader) -> list[str]:
-    """Say how sure the probabilities are to be taken."""
+    """Say whether the probabilities are calibrated."""
     found = run.info.get("calibration")
     if found is None:
         return ["The probabilities are not calibrated.", ""]

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier_training.core.errors import shown
+from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation import report
-from classifier_training.evaluation.confusion_page import MAX_MATRIX, confusion_pieces, pictures_of
-from classifier_training.evaluation.gallery import plot_uri
-from classifier_training.evaluation.mistakes import Answers, most_confused
+from classifier_training.evaluation.mistakes import (
+    MAX_MATRIX,
+    SortedPredictions,
+    confusion_pieces,
+    most_confused,
+    pictures_of,
+)
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.verdict import SURE, TARGET_RECALL, Grounds, headline, percent, remarks
 from classifier_training.workflows.evaluating.finished import train_command
@@ -24,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from classifier_training.core.metrics import Metric
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.evaluation.intervals import Estimate
     from classifier_training.evaluation.results import Evaluation
 
 NUM_MISTAKES, NUM_UNSURE = 36, 12
@@ -33,15 +40,6 @@ MAX_REMARKS = 8
 """Findings that are seen at once; the others are folded."""
 
 BADGES = {"error": "fix", "warning": "warning", "note": "info", "good": "good"}
-
-METRICS = {
-    "acc_top1": "top-1 accuracy", "acc_top5": "top-5 accuracy", "balanced_accuracy": "balanced accuracy",
-    "macro_precision": "macro precision", "macro_recall": "macro recall", "macro_f1": "macro F1",
-    "weighted_f1": "weighted F1", "macro_auroc": "macro AUROC", "macro_average_precision": "macro average precision",
-    "matthews": "Matthews correlation", "cohen_kappa": "Cohen's kappa", "loss": "log loss", "brier": "Brier score",
-    "ece": "calibration error (ECE)", "calibrated_loss": "log loss, calibrated",
-    "calibrated_brier": "Brier score, calibrated", "calibrated_ece": "calibration error (ECE), calibrated",
-}  # fmt: skip
 
 
 def write_run_page(
@@ -56,31 +54,31 @@ def write_run_page(
     temperature: float | None,
     failures: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the page; the figures must have been painted.
+    """Write the page; the plots must have been painted.
 
     Args:
         path: of the page.
         run_dir: the run folder, or the folder of a lone file.
         folder: of the evaluation.
-        result: the answers, with logits as the network gives them.
+        result: the predictions, with logits as the network gives them.
         table: the samples of the split.
         class_names: [K].
-        evaluation: the figures.
+        evaluation: the metrics.
         temperature: that the logits are to be divided by; None for a bundle that was not calibrated.
         failures: what could not be done at the end of the run, and why, besides the files that were withheld.
     """
     run = RunReader(run_dir)
     result = result if temperature is None else at_temperature(result, temperature)
-    answers = Answers(result, len(class_names))
+    predictions = SortedPredictions(result, len(class_names))
     calibration = read_values(folder / "calibration.json")
-    worst = answers.worst()
+    worst = predictions.worst()
     grounds = Grounds(
         evaluation=evaluation,
         class_names=class_names,
-        confusions=most_confused(answers.counts),
+        confusions=most_confused(predictions.counts),
         train_counts=train_counts(run_dir),
         calibration=calibration,
-        num_sure_mistakes=int((answers.confidences[worst] >= SURE).sum()),
+        num_sure_mistakes=int((predictions.confidences[worst] >= SURE).sum()),
         data_checks=tuple(run.statistics.get("checks", ())),
     )
     title = f"{run.architecture or 'Model'} on {evaluation.split} images"
@@ -89,14 +87,14 @@ def write_run_page(
         _data(run, run_dir),
         _training(run, run_dir),
         _classes(grounds, folder),
-        _confusions(answers, table, class_names, folder),
-        _mistakes(answers, table, class_names, folder),
+        _confusions(predictions, table, class_names, folder),
+        _mistakes(predictions, table, class_names, folder),
         _calibration(calibration, folder),
         _exports(run, run_dir),
         _how(run),
         report.footer(
-            "95 % intervals where figures have them; a class is good enough when the interval of its recall lies above "
-            f"{100 * TARGET_RECALL:.0f} %. All figures: classification_report.json, predictions.csv and errors.csv in "
+            "95 % intervals where metrics have them; a class is good enough when the interval of its recall lies above "
+            f"{100 * TARGET_RECALL:.0f} %. All metrics: classification_report.json, predictions.csv and errors.csv in "
             f"{folder.name}/."
         ),
     ]  # fmt: skip
@@ -158,31 +156,34 @@ def _training(run: RunReader, run_dir: RunDir) -> Html:
 
 def _classes(grounds: Grounds, folder: Path) -> Html:
     measures, names = grounds.evaluation.measures, grounds.class_names
+    # Those of which less is better stand last.
+    metrics = sorted((metric for metric in all_metrics() if metric.on_page), key=lambda item: item.lower_is_better)
+    by_class = [metric for metric in metrics if metric.name in measures.by_class]
     most: dict[int, str] = {}
     for item in grounds.confusions:
-        most.setdefault(item.true, f"{shown(names[item.answer])} ({item.count:,})")
+        most.setdefault(item.true, f"{shown(names[item.predicted])} ({item.count:,})")
     rows: list[tuple[Cell, ...]] = []
     for number, name in enumerate(names):
-        scores = {figure: estimates[number] for figure, estimates in measures.by_class.items()}
         rows.append(
             (
                 shown(name),
                 int(measures.support[number]),
                 Number(grounds.train_counts.get(name), f"{grounds.train_counts.get(name, 0):,}"),
-                *(Number(scores[key].value, percent(scores[key])) for key in ("recall", "precision")),
-                *(Number(scores[key].value) for key in ("f1", "auroc", "average_precision")),
+                *(_score(metric, measures.by_class[metric.name][number]) for metric in by_class),
                 most.get(number, ""),
             )
         )
     columns = (
-        "class", f"{grounds.evaluation.split} images", "training images", "recall", "precision", "F1", "AUROC",
-        "average precision", "most often confused with",
+        "class", f"{grounds.evaluation.split} images", "training images", *(metric.title for metric in by_class),
+        "most often confused with",
     )  # fmt: skip
+    titles = {name: title for metric in metrics for name, title in metric.titles.items()}
+    titles |= {name: title for metric in metrics for name, title in metric.calibrated_titles.items()}
     overall = report.table(
         ("metric", "value", "from", "to", "interval"),
         [
             (words, Number(found.value), Number(found.low), Number(found.high), found.method)
-            for key, words in METRICS.items()
+            for key, words in titles.items()
             if (found := measures.overall.get(key)) is not None
         ],
     )
@@ -197,38 +198,43 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
     )  # fmt: skip
 
 
+def _score(metric: Metric, found: Estimate) -> Number:
+    """Show a metric of a class, in per cent where it is a share of images."""
+    return Number(found.value, percent(found) if metric.interval == "exact" else "")
+
+
 def _slices(evaluation: Evaluation) -> list[Html]:
     rows = [
         (item.by, item.value, item.num_images, Number(item.accuracy.value, percent(item.accuracy)))
         for item in evaluation.slices
     ]
     columns = ("sliced by", "slice", "images", "accuracy")
-    return [report.folded("figures of slices", report.table(columns, rows), unfolded=True)] if rows else []
+    return [report.folded("metrics of slices", report.table(columns, rows), unfolded=True)] if rows else []
 
 
-def _confusions(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
-    pieces = confusion_pieces(answers, table, class_names)
+def _confusions(predictions: SortedPredictions, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
+    pieces = confusion_pieces(predictions, table, class_names)
     images = {"embedding": "map of the images by what the network sees in them"}
     if len(class_names) > MAX_MATRIX:
         images = {"confusion_matrix": "confusion matrix, coloured by the share of the true class", **images}
     return report.section("Confusion matrix", *pieces, *_images(folder, images))
 
 
-def _mistakes(answers: Answers, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
-    worst, unsure = answers.worst(), answers.unsure()
+def _mistakes(predictions: SortedPredictions, table: SplitTable, class_names: Sequence[str], folder: Path) -> Html:
+    worst, unsure = predictions.worst(), predictions.unsure()
     pieces = []
     if len(worst):
         words = f"The {min(NUM_MISTAKES, len(worst))} of {len(worst):,} with the largest loss."
         pieces += [
             report.paragraph(words),
-            report.thumbnails(pictures_of(worst[:NUM_MISTAKES], answers, table, class_names)),
+            report.thumbnails(pictures_of(worst[:NUM_MISTAKES], predictions, table, class_names)),
             *_images(folder, {"occlusion": "what the worst mistakes were decided by"}),
         ]
     else:
-        pieces.append(report.paragraph("No answer is wrong."))
+        pieces.append(report.paragraph("No prediction is wrong."))
     if len(unsure):
-        gallery = report.thumbnails(pictures_of(unsure[:NUM_UNSURE], answers, table, class_names))
-        pieces.append(report.folded("right, but unsure", gallery))
+        gallery = report.thumbnails(pictures_of(unsure[:NUM_UNSURE], predictions, table, class_names))
+        pieces.append(report.folded("correct, but unsure", gallery))
     return report.section("Worst mistakes", *pieces)
 
 
@@ -250,10 +256,10 @@ def _calibration(found: dict[str, Any], folder: Path) -> Html:
         for item in found.get("rejecting", [])
     ]
     columns = ("asked for", "precision found", "coverage found", "images accepted")
-    listed = [report.folded("what rejecting unsure answers gives", report.table(columns, rows))] if rows else []
+    listed = [report.folded("what rejecting unsure predictions gives", report.table(columns, rows))] if rows else []
     plots = {
         "reliability": "share of correct predictions by confidence, and how often each confidence is given",
-        "risk_coverage": "share of wrong answers by how many are accepted",
+        "risk_coverage": "share of wrong predictions by how many are accepted",
     }
     return report.section("Confidence", report.facts(pairs), *listed, *_images(folder, plots))
 
@@ -285,7 +291,7 @@ def _exports(run: RunReader, run_dir: RunDir) -> Html:
         )
     if not rows:
         return Html("")
-    columns = ("file", "quantised", "MiB", "same answers", "largest difference", "points lost", "ms an image")
+    columns = ("file", "quantised", "MiB", "same predictions", "largest difference", "points lost", "ms an image")
     words = (
         "Each file was compared with PyTorch on validation images, a quantised one with the file that it was made of. "
         "The time is for one image on the machine that exported."
@@ -313,8 +319,10 @@ def _how(run: RunReader) -> Html:
 
 
 def _images(folder: Path, names: dict[str, str]) -> list[Html]:
-    """Return the PNG files that are there; one that could not be drawn has been told of."""
+    """Return the PNG files that are there; one that could not be painted was reported."""
     uris: Iterable[tuple[str, str]] = [
-        (plot_uri(folder / f"{name}.png"), words) for name, words in names.items() if (folder / f"{name}.png").exists()
+        (report.plot_uri(folder / f"{name}.png"), words)
+        for name, words in names.items()
+        if (folder / f"{name}.png").exists()
     ]
     return [report.plots(uris)] if uris else []

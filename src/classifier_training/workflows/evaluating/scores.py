@@ -1,7 +1,8 @@
-"""The files of an evaluation: figures, answers, calibration and what rejecting is worth."""
+"""The files of an evaluation: metrics, predictions, calibration and what rejecting is worth."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -9,20 +10,61 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.evaluation.metrics import cross_entropies
+from classifier_training.core.errors import UserError
+from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.types import SplitResult
+from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
+from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.reject import write_selective
-from classifier_training.evaluation.results import Evaluation, draw_results, evaluate_answers, write_results
+from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.core.types import SplitTable
     from classifier_training.evaluation.drawing import Drawer
     from classifier_training.export.bundle import Calibration
+    from classifier_training.inference.predictor import Predictor
 
+log = logging.getLogger(__name__)
 
 Attempt = Callable[[str], AbstractContextManager[object]]
+
+
+def score_table(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
+    """Predict the images of a split, and compute the metrics of an epoch.
+
+    Args:
+        predictor: predicts.
+        table: the samples of the split.
+        skips: whether images that cannot be read are left out.
+
+    Raises:
+        UnreadableImageError: for an image that cannot be read and may not be left out.
+        UserError: when none can be read.
+    """
+    logits, indices = [], []
+    for index, answer in enumerate(predictor.raw_outputs(table.paths)):
+        if answer.logits is None:
+            if not skips:
+                raise UnreadableImageError(answer.path, str(answer.error))
+            log.warning("left out %s: %s", answer.path, answer.error)
+        else:
+            logits.append(answer.logits)
+            indices.append(index)
+    if not logits:
+        raise UserError(
+            f"{table.paths[0]}: neither this nor any other image can be read",
+            "readable images",
+            "look at the files",
+        )
+    stacked = np.stack(logits)
+    rows = np.array(indices, dtype=np.int64)
+    targets = table.targets[rows]
+    losses = cross_entropies(stacked, targets)
+    metrics = classification_metrics(stacked, targets, losses, predictor.class_names)
+    return SplitResult(table.name, stacked, targets, rows, losses, metrics)
 
 
 def write_scores(
@@ -40,16 +82,16 @@ def write_scores(
     csv_safe: bool = False,
     attempt: Attempt = nullcontext,
 ) -> Evaluation:
-    """Score the answers as they are given to users, which is with the calibrated probabilities where there are such.
+    """Score the predictions as they are given to users: with calibrated probabilities where there are such.
 
     Args:
         folder: where to.
-        result: the answers, with logits as the network gives them.
+        result: the predictions, with logits as the network gives them.
         table: the samples of the split.
         class_names: [K].
-        drawer: paints the figures.
+        drawer: paints the plots.
         calibration: what the bundle knows of its own doubts, if it does.
-        source: name of the file that answered.
+        source: name of the file that predicted.
         slices: for each thing to slice by, the value of each sample of the table.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
@@ -57,11 +99,11 @@ def write_scores(
         attempt: a `with` block around each part of the writing, given its name; the metrics are known before.
 
     Raises:
-        UserError: for answers that cannot be scored.
+        UserError: for predictions that cannot be scored.
     """
     temperature = None if calibration is None else calibration.temperature
     given = result if temperature is None else at_temperature(result, temperature)
-    evaluation = evaluate_answers(
+    evaluation = evaluate_predictions(
         given,
         table,
         class_names,
@@ -89,6 +131,6 @@ def write_scores(
 
 
 def at_temperature(result: SplitResult, temperature: float) -> SplitResult:
-    """Return the answers with logits divided by a temperature, which changes no answer, only how sure it is."""
+    """Return the predictions with logits divided by a temperature, which changes confidences, but no class."""
     logits = result.logits / np.float32(temperature)
     return replace(result, logits=logits, losses=cross_entropies(logits, result.targets))

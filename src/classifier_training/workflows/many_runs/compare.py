@@ -21,7 +21,7 @@ from classifier_training.core.register import Replaces, SettingsOf, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait
-from classifier_training.evaluation.leaderboard import Contestant, Leaderboard, middle_seed, rank
+from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, middle_seed, rank
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
 from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
@@ -45,7 +45,7 @@ class CompareResult:
     """What a comparison gave.
 
     Args:
-        boards: the contestants on each data set, best first.
+        boards: the candidates on each data set, best first.
         failures: why a job gave no run, by its name.
         incomplete: what finished runs could not do after training, such as a withheld file; a line each.
         best: folder of the best run on each data set.
@@ -162,7 +162,7 @@ def compare(
     best = {
         board.data: paths[board.data, leader.model, leader.representative]
         for board in boards
-        for leader in [board.standings[0].contestant]
+        for leader in [board.standings[0].candidate]
     }
     incomplete = [f"{run.run_dir.path}: {name}: {why}" for run in found for name, why in run.failures.items()]
     return CompareResult(boards, failures, incomplete, best, page)
@@ -240,29 +240,29 @@ def _rank(
     found: Sequence[Finished], failures: dict[str, str]
 ) -> tuple[list[Leaderboard], dict[tuple[str, str, int], Path]]:
     """Rank the runs; what cannot be read goes to the failures."""
-    contestants = []
+    candidates = []
     paths: dict[tuple[str, str, int], Path] = {}
     for (model, data), runs in group_runs(found).items():
         figures = {run.seed: run.figures for run in runs}
         middle = middle_seed(figures)
         run_dir = next(run.run_dir for run in runs if run.seed == middle)
         try:
-            answers = read_answers(run_dir)
+            predictions = read_answers(run_dir)
         except UserError as error:
             failures[str(run_dir.path)] = error.came
             continue
         paths |= {(data, model, run.seed): run.run_dir.path for run in runs}
-        contestants.append(
-            Contestant(
+        candidates.append(
+            Candidate(
                 model=model,
                 data=data,
                 runs=figures,
                 representative=middle,
                 latency_ms=measure_latency_ms(run_dir.onnx) if run_dir.onnx.exists() else None,
-                answers=answers,
+                predictions=predictions,
             )
         )
-    return rank(contestants), paths
+    return rank(candidates), paths
 
 
 def _clean(runs: Iterable[RunDir]) -> None:

@@ -14,10 +14,11 @@ from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, SettingsOf, entry, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.settings import Trait
-from classifier_training.core.types import TRAIN, goal_of
+from classifier_training.core.types import TRAIN
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,17 @@ from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import num_cores, versions
 from classifier_training.evaluation import report
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.leaderboard import ParetoFigure, RocOverlayFigure
-from classifier_training.evaluation.gallery import plot_uri
-from classifier_training.evaluation.leaderboard import BEST, UNCLEAR, WORSE, pareto_front, shown
+from classifier_training.evaluation.figures.curves import RocFigure
+from classifier_training.evaluation.figures.leaderboard import ParetoFigure
+from classifier_training.evaluation.leaderboard import (
+    BEST,
+    RANKED_BY,
+    UNCLEAR,
+    WORSE,
+    metric_columns,
+    pareto_front,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,12 +28,6 @@ if TYPE_CHECKING:
 
     from classifier_training.evaluation.leaderboard import Leaderboard, Standing
     from classifier_training.evaluation.report import Html
-
-COLUMNS = (
-    "rank", "data", "model", "seeds", "balanced_accuracy", "balanced_accuracy_deviation", "accuracy",
-    "accuracy_deviation", "macro_f1", "macro_f1_deviation", "train_seconds", "train_seconds_deviation", "size_mb",
-    "latency_ms", "memory_mb", "on_front", "verdict", "p_value", "run",
-)  # fmt: skip
 
 MARKS = {BEST: "", WORSE: "*", UNCLEAR: "≈"}
 
@@ -55,11 +56,13 @@ def write_leaderboard(
         failures: why a job gave no run, by its name.
     """
     standings = [_row(item, runs) for board in boards for item in board.standings]
-    write_csv(
-        folder / "leaderboard.csv",
-        COLUMNS,
-        (["" if row[name] is None else _cell(row[name]) for name in COLUMNS] for row in standings),
-    )
+    columns = (
+        "rank", "data", "model", "seeds", *(f"{name}{end}" for name in metric_columns() for end in ("", "_deviation")),
+        "train_seconds", "train_seconds_deviation", "size_mb", "latency_ms", "memory_mb", "on_front", "verdict",
+        "p_value", "run",
+    )  # fmt: skip
+    lines = (["" if row[name] is None else _cell(row[name]) for name in columns] for row in standings)
+    write_csv(folder / "leaderboard.csv", columns, lines)
     write_json(
         folder / "leaderboard.json",
         {
@@ -80,30 +83,34 @@ def write_leaderboard(
         for _, path, figure in drawn:
             drawer.submit(figure, path)
     page = folder / "leaderboard.html"
-    images = [(plot_uri(path), words) for words, path, _ in drawn if path.exists()]
+    images = [(report.plot_uri(path), words) for words, path, _ in drawn if path.exists()]
     report.write_page(page, title="Leaderboard", body=_body(boards, runs, failures, images))
     return page
 
 
 def table_lines(boards: Sequence[Leaderboard]) -> list[str]:
     """Return the table for a screen."""
-    header = ("", "model", "balanced acc.", "accuracy", "macro F1", "train s", "size MB", "latency ms", "memory MB", "")
+    header = ("", "model", *_titles(), "train s", "size MB", "latency ms", "memory MB", "")
     lines = []
     for board in boards:
         rows = [
             (
                 f"{item.rank}{'+' if item.on_front else ''}",
-                item.contestant.model,
-                *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
+                item.candidate.model,
+                *(_spread(item, name) for name in metric_columns()),
                 *(_spread(item, name, 1) for name in ("train_seconds", "size_mb")),
-                "" if item.contestant.latency_ms is None else f"{item.contestant.latency_ms:.2f}",
+                "" if item.candidate.latency_ms is None else f"{item.candidate.latency_ms:.2f}",
                 _spread(item, "memory_mb", 0),
                 MARKS.get(item.verdict, "?"),
             )
             for item in board.standings
         ]
-        lines += [f"{board.data}:", *align(header, rows, right=frozenset(header[2:9])), ""]
+        lines += [f"{board.data}:", *align(header, rows, right=frozenset(header[2:-1])), ""]
     return [*lines, LEGEND]
+
+
+def _titles() -> list[str]:
+    return [metric.short_title for metric in metric_columns().values()]
 
 
 def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
@@ -112,27 +119,27 @@ def _figures(board: Leaderboard) -> list[tuple[str, str, Any]]:
         ("latency", "latency of one image on the CPU, ms", lambda item: item.latency_ms),
         ("size", "size of model.onnx, MB", lambda item: _mean(item, "size_mb")),
     ):
-        pairs = [(item, value) for item in board.standings if (value := cost(item.contestant)) is not None]
+        pairs = [(item, value) for item in board.standings if (value := cost(item.candidate)) is not None]
         items, costs = [item for item, _ in pairs], [value for _, value in pairs]
         if items:
             words = f"{board.data}: accuracy against {name}"
-            scores = [item.contestant.figure("balanced_accuracy") for item in items]
+            scores = [item.candidate.spread(RANKED_BY) for item in items]
             figure = ParetoFigure(
-                names=[item.contestant.model for item in items],
+                names=[item.candidate.model for item in items],
                 costs=costs,
-                scores=[item.contestant.score for item in items],
+                scores=[item.candidate.score for item in items],
                 deviations=[0.0 if one is None else one.deviation or 0.0 for one in scores],
-                on_front=pareto_front(list(zip([-item.contestant.score for item in items], costs, strict=True))),
+                on_front=pareto_front(list(zip([-item.candidate.score for item in items], costs, strict=True))),
                 cost_label=label,
                 title=words,
             )
             found.append((f"pareto_{name}", words, figure))
-    answers = {item.contestant.model: item.contestant.answers for item in board.standings}
-    curves = {name: (one.false_positive_rates, one.true_positive_rates) for name, one in answers.items()}
+    predictions = {item.candidate.model: item.candidate.predictions for item in board.standings}
+    curves = {name: (one.false_positive_rates, one.true_positive_rates) for name, one in predictions.items()}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     if curves:
         words = f"{board.data}: ROC curves, mean over classes"
-        found.append(("roc", words, RocOverlayFigure(curves=curves, title=words)))
+        found.append(("roc", words, RocFigure(curves=curves, title=words)))
     return found
 
 
@@ -142,10 +149,10 @@ def _body(
     failures: Mapping[str, str],
     images: Sequence[tuple[str, str]],
 ) -> list[Html]:
-    num_runs = sum(len(item.contestant.runs) for board in boards for item in board.standings)
+    num_runs = sum(len(item.candidate.runs) for board in boards for item in board.standings)
     facts = [
         (str(num_runs), "finished runs"),
-        (str(len({item.contestant.model for board in boards for item in board.standings})), "models"),
+        (str(len({item.candidate.model for board in boards for item in board.standings})), "models"),
         (str(len(boards)), "data sets"),
         (str(len(failures)), "failed jobs"),
     ]
@@ -157,12 +164,12 @@ def _body(
     for board in boards:
         rows = [
             (
-                item.rank, item.contestant.model,
-                *(_spread(item, name) for name in ("balanced_accuracy", "accuracy", "macro_f1")),
-                _rounded(_mean(item.contestant, "train_seconds"), 1),
-                _rounded(_mean(item.contestant, "size_mb"), 1),
-                _rounded(item.contestant.latency_ms, 2),
-                _rounded(_mean(item.contestant, "memory_mb"), 0),
+                item.rank, item.candidate.model,
+                *(_spread(item, name) for name in metric_columns()),
+                _rounded(_mean(item.candidate, "train_seconds"), 1),
+                _rounded(_mean(item.candidate, "size_mb"), 1),
+                _rounded(item.candidate.latency_ms, 2),
+                _rounded(_mean(item.candidate, "memory_mb"), 0),
                 "yes" if item.on_front else "",
                 item.verdict,
                 "" if item.p_value is None else f"{item.p_value:.3g}",
@@ -170,8 +177,8 @@ def _body(
             for item in board.standings
         ]  # fmt: skip
         columns = (
-            "rank", "model", "balanced accuracy", "accuracy", "macro F1", "training, s", "size, MB", "latency, ms",
-            "memory, MiB", "Pareto front", "against the best", "p",
+            "rank", "model", *_titles(), "training, s", "size, MB", "latency, ms", "memory, MiB", "Pareto front",
+            "against the best", "p",
         )  # fmt: skip
         body.append(report.section(board.data, report.table(columns, rows), report.paragraph(f"{LEGEND}.")))
     if images:
@@ -179,12 +186,13 @@ def _body(
     if failures:
         rows_failed = [(name, reason) for name, reason in failures.items()]
         body.append(report.section("Failed jobs", report.table(("job", "reason"), rows_failed)))
-    listed = [
-        (item.contestant.data, item.contestant.model, seed, figures.balanced_accuracy, figures.accuracy,
-         figures.macro_f1, figures.train_seconds, runs[item.contestant.data, item.contestant.model, seed])
-        for board in boards for item in board.standings for seed, figures in sorted(item.contestant.runs.items())
+    listed: list[tuple[report.Cell, ...]] = [
+        (item.candidate.data, item.candidate.model, seed,
+         *(report.Number(scores.metrics.get(name)) for name in metric_columns()), scores.train_seconds,
+         runs[item.candidate.data, item.candidate.model, seed])
+        for board in boards for item in board.standings for seed, scores in sorted(item.candidate.runs.items())
     ]  # fmt: skip
-    run_columns = ("data", "model", "seed", "balanced accuracy", "accuracy", "macro F1", "training, s", "run")
+    run_columns = ("data", "model", "seed", *_titles(), "training, s", "run")
     body.append(report.section("All runs", report.folded("every seed", report.table(run_columns, listed))))
     body.append(
         report.footer(
@@ -196,13 +204,13 @@ def _body(
 
 
 def _row(item: Standing, runs: Mapping[tuple[str, str, int], str]) -> dict[str, Any]:
-    found = item.contestant
+    found = item.candidate
     return {
         **item.to_dict(),
         "run": runs[found.data, found.model, found.representative],
         "runs": {
-            str(seed): {"run": runs[found.data, found.model, seed], **asdict(figures)}
-            for seed, figures in sorted(found.runs.items())
+            str(seed): {"run": runs[found.data, found.model, seed], **scores.to_dict()}
+            for seed, scores in sorted(found.runs.items())
         },
     }
 
@@ -216,7 +224,7 @@ def _cell(value: Any) -> str:
 
 
 def _spread(item: Standing, name: str, decimals: int = 4) -> str:
-    found = item.contestant.figure(name)
+    found = item.candidate.spread(name)
     return "" if found is None else shown(found, decimals)
 
 
@@ -224,6 +232,6 @@ def _rounded(value: float | None, decimals: int) -> report.Cell:
     return "-" if value is None else report.Number(value, f"{value:,.{decimals}f}")
 
 
-def _mean(contestant: Any, name: str) -> float | None:
-    found = contestant.figure(name)
+def _mean(candidate: Any, name: str) -> float | None:
+    found = candidate.spread(name)
     return None if found is None else found.mean

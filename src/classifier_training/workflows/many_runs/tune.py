@@ -15,11 +15,11 @@ from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.overrides import value_at, word
 from classifier_training.conf.searches import family_of
 from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
 from classifier_training.core.settings import Trait
-from classifier_training.core.types import goal_of
 from classifier_training.workflows.evaluating.finished import data_label, model_label
 from classifier_training.workflows.many_runs.candidates import AGAIN, refuse_own
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study

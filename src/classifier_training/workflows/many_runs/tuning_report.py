@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.figures.tuning import ImportancesFigure, ParallelFigure, SearchHistoryFigure
-from classifier_training.workflows.many_runs.tuning_study import EPOCHS, ERROR, SECONDS, counted, import_optuna
+from classifier_training.evaluation.figures.training import (
+    ImportancesFigure,
+    ParallelFigure,
+    SearchHistoryFigure,
+)
+from classifier_training.workflows.many_runs.tuning_study import (
+    EPOCHS,
+    ERROR,
+    SECONDS,
+    counted,
+    import_optuna,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

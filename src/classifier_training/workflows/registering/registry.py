@@ -11,11 +11,12 @@ from pydantic import Field
 
 from classifier_training.core.display import align
 from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.processes import is_held
 from classifier_training.core.register import Word, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import RunReader
-from classifier_training.core.types import epoch_name, goal_of
+from classifier_training.core.types import epoch_name
 from classifier_training.registry.record import (
     BUNDLE,
     DAMAGED,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import Room, remove, size_bytes
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.processes import own_share, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.runtime import versions
-from classifier_training.core.types import TEST, VAL, goal_of
+from classifier_training.core.types import TEST, VAL
 from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.plan import open_stores
 from classifier_training.workflows.training.start import config_text, write_start

@@ -129,7 +129,7 @@ def test_every_file_of_a_run_is_evaluated_alike(
         draw_picture(other / "zebra" / f"{number}.png", COLOURS["blue"], seed=number)
     said = str(evaluate(f"run={lone}", f"data.root={other}", f"output={tmp_path}/found"))
     assert "left out, for labels that the model does not know ('zebra'): 3" in said
-    assert "no image, and so no figure, of 'blue', 'green'" in said
+    assert "no image, and so no metric, of 'blue', 'green'" in said
     report = read_json(tmp_path / "found/classification_report.json")
     assert report["left_out"]["unknown_labels"] == {"zebra": 3}
     assert report["missing_classes"] == ["blue", "green"]
@@ -163,7 +163,7 @@ def test_two_runs_are_compared_on_images_that_neither_was_trained_on(
     assert found["lost"] == sum(row["change"] == "lost" for row in changed)
 
     same = str(evaluate(f"run={run}", f"against={run}/checkpoints/best.ckpt", f"output={tmp_path}/same"))
-    assert "are right on the same 9 images and wrong on the same" in same
+    assert "classify the same of the 9 images correctly" in same
     assert read_csv(tmp_path / "same/comparison.csv") == []
     with pytest.raises(UserError, match="against=nowhere"):
         evaluate(f"run={run}", "against=nowhere")

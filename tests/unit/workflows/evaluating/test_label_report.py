@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from classifier_training.evaluation.mistakes import find_label_issues
+from classifier_training.workflows.evaluating.label_report import find_label_issues
 
 pytest.importorskip("cleanlab")
 

@@ -1,12 +1,16 @@
-"""Figures of the probabilities themselves, and the checks that they are some."""
+"""What metrics are computed from: the predictions of one split, checked, with what follows from them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from classifier_training.core.errors import UserError
+from classifier_training.evaluation.counts import ClassCounts
+from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,11 +23,79 @@ NUM_BINS = 15
 TOLERANCE = 1e-3
 """How far from 1 the probabilities of an image may sum: files round them."""
 
+MAX_RANK = 5
+"""Of top-5 accuracy."""
+
 Scores = Literal["logits", "probabilities"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The predictions of one split.
+
+    Args:
+        scores: logits or probabilities [N, K].
+        targets: class numbers, int64 [N].
+        kind: what `scores` are.
+        given_losses: cross-entropy of each image [N], where it is known already.
+    """
+
+    scores: NDArray[np.floating]
+    targets: NDArray[np.int64]
+    kind: Scores = "logits"
+    given_losses: NDArray[np.floating] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.scores.shape[1])
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """The class of the highest score [N]."""
+        return np.asarray(self.scores.argmax(axis=1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether that is the true class [N]."""
+        return np.asarray(self.predicted == self.targets)
+
+    @cached_property
+    def counts(self) -> ClassCounts:
+        """Predictions counted by class."""
+        return ClassCounts.of(self.targets, self.predicted, self.num_classes)
+
+    @property
+    def probabilities(self) -> Floats:
+        """Probability of each class [N, K]."""
+        return self._softmax[0]
+
+    @cached_property
+    def confidences(self) -> Floats:
+        """Probability of the predicted class [N]."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+    @cached_property
+    def losses(self) -> Floats:
+        """Cross-entropy of each image [N]."""
+        return self._softmax[1] if self.given_losses is None else self.given_losses.astype(np.float64)
+
+    @cached_property
+    def _softmax(self) -> tuple[Floats, Floats]:
+        if self.kind == "probabilities":
+            probabilities = self.scores.astype(np.float64, copy=False)
+            return probabilities, log_losses(probabilities, self.targets)
+        logarithms = log_softmax(self.scores)
+        losses = -logarithms[np.arange(len(self.targets)), self.targets]
+        return np.exp(logarithms, out=logarithms), losses
+
+    def ranking(self, number: int) -> Ranking:
+        """The images in the order of a class's probability."""
+        return Ranking.of(self.probabilities[:, number], self.targets == number)
+
+
 def check_scores(scores: NDArray[np.floating], targets: NDArray[np.int64], num_classes: int, *, kind: Scores) -> None:
-    """Make sure that answers can be scored.
+    """Make sure that predictions can be scored.
 
     Args:
         scores: logits or probabilities [N, K].
@@ -39,9 +111,9 @@ def check_scores(scores: NDArray[np.floating], targets: NDArray[np.int64], num_c
         raise UserError("there is no image to score", "one at least", "choose other data or another split")
     if scores.shape != (len(targets), num_classes):
         raise UserError(
-            f"answers of shape {list(scores.shape)} for {len(targets):,} images and {num_classes:,} classes",
+            f"predictions of shape {list(scores.shape)} for {len(targets):,} images and {num_classes:,} classes",
             f"{kind} of shape [{len(targets)}, {num_classes}]",
-            "take answers, labels and class names from one and the same model",
+            "take predictions, labels and class names from one and the same model",
         )
     if targets.min() < 0 or targets.max() >= num_classes:
         raise UserError(
@@ -52,9 +124,9 @@ def check_scores(scores: NDArray[np.floating], targets: NDArray[np.int64], num_c
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(bad):
         raise UserError(
-            f"{len(bad):,} of {len(scores):,} answers hold values that are not finite, the first in row {bad[0]}",
+            f"{len(bad):,} of {len(scores):,} predictions hold values that are not finite, the first in row {bad[0]}",
             f"finite {kind}",
-            "look at the model and at those images: weights or pixels that overflow give such answers",
+            "look at the model and at those images: weights or pixels that overflow give such predictions",
         )
     if kind == "probabilities":
         _check_sums(scores)
@@ -109,7 +181,7 @@ def calibration_error(
 
     Args:
         confidences: the highest probability of each image [N].
-        correct: whether its answer is right [N].
+        correct: whether its prediction is [N].
         weights: how often each image counts, [N, B] for B resamples; once when left out.
 
     Returns:
@@ -122,3 +194,13 @@ def calibration_error(
     membership = np.zeros((NUM_BINS, len(bins)), np.float32)
     membership[bins, np.arange(len(bins))] = gaps
     return np.asarray(np.abs(membership @ weights).sum(axis=0, dtype=np.float64) / len(bins))
+
+
+def is_among_first(
+    scores: NDArray[np.floating], targets: NDArray[np.int64], number: int = MAX_RANK
+) -> NDArray[np.bool_]:
+    """Whether the true class is among those of the highest scores [N]; of equal scores the first class counts more."""
+    given = scores[np.arange(len(targets)), targets][:, None]
+    ahead = (scores > given).sum(axis=1)
+    ahead += ((scores == given) & (np.arange(scores.shape[1]) < targets[:, None])).sum(axis=1)
+    return np.asarray(ahead < number)
