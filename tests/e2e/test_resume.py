@@ -177,12 +177,12 @@ def test_a_finished_run_goes_on_with_its_own_splits(
         warnings.filterwarnings("error", message=".*ckpt_path")
         train_here([f"resume={run}", "trainer.max_epochs=3", "trainer.max_time=null"])
     assert (run / "splits.csv").read_bytes() == manifest
-    assert "2 samples came after the run began" in caplog.text
+    assert "2 samples added after the run began" in caplog.text
     assert len((run / "metrics.csv").read_text().splitlines()) == 4
     assert (run / "result.json").is_file()
     assert not (run / "model_info.json").exists()
     with pytest.raises(UserError, match="no unfinished run"):
         train_here(["resume=latest", f"output={run.parents[1]}"])
     (unsplit_folder / "red/03.png").unlink()
-    with pytest.raises(UserError, match=r"are gone: red/03\.png"):
+    with pytest.raises(UserError, match=r"missing: red/03\.png"):
         train_here([f"resume={run}"])

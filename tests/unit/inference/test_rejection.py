@@ -118,7 +118,9 @@ def test_a_bundle_says_its_temperature_and_predict_applies_it(calibrated: RunDir
     assert list(lone.predict(paths, probabilities=True, reject=RejectSettings(foreign=True))) == list(
         predictor.predict(paths, probabilities=True, reject=RejectSettings(foreign=True))
     )
-    with pytest.raises(UserError, match=r"reject\.precision: .*lone\.onnx has no calibration, so it lacks the validation predictions"):
+    with pytest.raises(
+        UserError, match=r"reject\.precision: .*lone\.onnx has no calibration, so it lacks the validation predictions"
+    ):
         lone.rule(0.5, RejectSettings(precision=0.9), unknown=False)
 
 
