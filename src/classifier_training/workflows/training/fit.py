@@ -155,7 +155,7 @@ def fit(
     import pytorch_lightning as pl
 
     from classifier_training.callbacks.assemble import assemble
-    from classifier_training.data.loader import told_dead_workers
+    from classifier_training.data.loader import explain_worker_death
     from classifier_training.models.stages import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO, read_checkpoint, share_of
@@ -224,7 +224,7 @@ def fit(
                 team.sharing(datamodule),
                 interrupts,
                 memory,
-                told_dead_workers(),
+                explain_worker_death(),
                 checkpointing,
             ):
                 try:
@@ -259,7 +259,7 @@ def fit(
         scorer = lightning if team.is_one else make_trainer(devices=1)
         # One that fails must not take the score with it; it is told of the metrics afterwards.
         scorer.loggers = []
-        with told_dead_workers():
+        with explain_worker_death():
             scorer.test(module, dataloaders=datamodule.evaluation_loader(module.scored_split), verbose=False)
         return module.results[module.scored_split]
 
