@@ -17,7 +17,7 @@ from tests.conftest import SMALL, make_class_folders, read_csv
 from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.callbacks.observer import FitEnd, Observer, RunContext, watched_by
+from classifier_training.callbacks.observer import FitEnd, Observer, RunContext, observed_by
 from classifier_training.cli import perform
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.files import size_bytes
@@ -161,7 +161,7 @@ def test_an_observer_and_a_logger_that_fail_cost_nothing(pictures: Path, monkeyp
             raise ConnectionError(f"cannot say {status}")
 
     monkeypatch.setattr("pytorch_lightning.loggers.TensorBoardLogger", Flaky)
-    with watched_by(Careless()):
+    with observed_by(Careless()):
         result = train(pictures, "logging=tensorboard")
     assert result.ended.failures == {
         "the end of training": "ConnectionError: cannot say failed",

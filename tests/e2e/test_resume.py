@@ -131,7 +131,7 @@ def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
     run = folder_in(tmp_path / "outputs")
     assert ended.err.splitlines()[-3:] == [
         f"error: the run was interrupted ({number.name})",
-        "  expected: a run to its end",
+        "  expected: a complete run",
         f"  to do:    classifier-training train resume={run.relative_to(tmp_path)}",
     ]
     assert "Traceback" not in ended.err

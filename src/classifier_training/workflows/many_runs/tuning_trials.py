@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped, watched_by
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped, observed_by
 from classifier_training.conf.compose import compose
 from classifier_training.conf.store import EXPERIMENT, USER_CONF
 from classifier_training.conf.typed import word
@@ -114,7 +114,7 @@ def run_trial(
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
         shown = LEFT_OUT - keeps
         arguments["callbacks"] = {name: item for name, item in arguments["callbacks"].items() if name not in shown}
-        with watched_by(watch):
+        with observed_by(watch):
             try:
                 run_dir = train(**arguments).run_dir
             except RunStopped:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from classifier_training.callbacks.model_files import OnnxExport
-from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, watching
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, added_observers
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb
@@ -60,7 +60,7 @@ def fit_shallow(
             f"the callback that writes model.onnx and model.safetensors, which alone keep a {run.model.architecture}",
             "leave callbacks= out, or name onnx_export among them",
         )
-    observers = [*(item for item in callbacks.values() if isinstance(item, Observer)), *watching()]
+    observers = [*(item for item in callbacks.values() if isinstance(item, Observer)), *added_observers()]
     weights = _class_weights(correction, run.tables[TRAIN].class_counts(len(run.class_names)))
     run = dataclasses.replace(run, draws=lambda _epoch: _expected_draws(run, weights), max_epochs=1)
     network = cast("ShallowNetwork", run.model.network).eval()
