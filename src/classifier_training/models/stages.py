@@ -61,7 +61,7 @@ def split_stages(network: nn.Module) -> tuple[Stage, ...]:
     """Split a network in stages, the stem first and the head last; each parameter is in one of them.
 
     timm's networks are grouped by timm (`group_matcher`). In others the largest module is replaced by its children
-    until there are three stages or more; a sequence of plain layers ends at a pooling layer, and modules with only norms
+    until there are three stages or more; a sequence of plain layers ends at a pooling layer, and modules of only norms
     and biases belong to the stage before them.
     """
     heads = head_names(network)

@@ -162,7 +162,7 @@ def test_weight_files_that_are_none_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             ResNet18(weights=str(tmp_path / name))(2)
-    with pytest.raises(UserError, match="two starts"):
+    with pytest.raises(UserError, match="only one of them can be loaded"):
         ResNet18(weights="x", pretrained=True)(2)
 
 
