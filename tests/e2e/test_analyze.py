@@ -68,11 +68,11 @@ def test_training_refuses_copies_across_splits_until_told(command: Command, spli
     words = ("train", f"data.root={split_folder}", *SMALL)
     done = command(*words)
     assert done.code == 2
-    assert "exact copies across splits" in done.err
+    assert "exact duplicates across splits" in done.err
     assert "test/blue/copy.png" in done.err
     allowed = command(*words, "allow_leaks=true")
     assert allowed.code == 0, allowed.err
-    assert "data check: 2 files in 1 group are exact copies across splits" in allowed.err
+    assert "data check: 2 files in 1 group are exact duplicates across splits" in allowed.err
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -88,7 +88,7 @@ def test_twelve_bits_in_sixteen_are_named_and_read_alike_by_training_and_predict
     train_here([*words, "callbacks=[checkpoint]"])
     (warning,) = [record for record in caplog.records if "more than 8 bits" in record.message]
     assert warning.levelname == "WARNING"
-    assert "24 grey images of more than 8 bits that say not which value is white" in warning.message
+    assert "24 grey images of more than 8 bits that do not state which value is white" in warning.message
     assert "transforms.max_value=4095 if they have 12 bits" in warning.message
     caplog.clear()
     run = train_here([*words, "transforms.max_value=4095", "callbacks=[checkpoint,onnx_export]"])

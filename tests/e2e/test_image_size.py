@@ -15,7 +15,7 @@ from tests.server import Ended
 from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
 from classifier_training.data.image_settings import TRAINED_FACTOR
-from classifier_training.models.meta import on_shapes
+from classifier_training.models.meta import on_meta
 from classifier_training.workflows.training.network import suit_images
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -111,7 +111,7 @@ def test_random_weights_take_the_size_of_the_images(
 def test_a_network_that_is_not_made_for_small_images_keeps_its_own_size(name: str) -> None:
     words = ["data.root=/x", "model=torchvision", f"model.name={name}", "model.pretrained=false"]
     arguments = compose(entry("verb", "train"), words)
-    built = on_shapes(lambda: arguments["model"](3))
+    built = on_meta(lambda: arguments["model"](3))
     chosen = suit_images(
         arguments["data"], arguments["transforms"], built, np.full((5, 2), SIDE), max_epochs=3, is_trained=False
     )

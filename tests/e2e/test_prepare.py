@@ -79,7 +79,7 @@ def test_files_that_cannot_be_read_are_counted(command: Command, split_folder: P
     ("words", "line"),
     [
         (["data.store=off"], "data.store=off has no effect on prepare"),
-        (["data.store=on", "data.store_gb=1e-9"], "data.store=on: there is no room for the train pixels"),
+        (["data.store=on", "data.store_gb=1e-9"], "data.store=on: not enough disk space for the train pixels"),
         (["data.store=ram"], "data.store=ram"),
     ],
 )

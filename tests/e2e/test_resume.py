@@ -131,7 +131,7 @@ def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
     run = folder_in(tmp_path / "outputs")
     assert ended.err.splitlines()[-3:] == [
         f"error: the run was interrupted ({number.name})",
-        "  expected: a run to its end",
+        "  expected: a complete run",
         f"  to do:    classifier-training train resume={run.relative_to(tmp_path)}",
     ]
     assert "Traceback" not in ended.err
@@ -177,12 +177,12 @@ def test_a_finished_run_goes_on_with_its_own_splits(
         warnings.filterwarnings("error", message=".*ckpt_path")
         train_here([f"resume={run}", "trainer.max_epochs=3", "trainer.max_time=null"])
     assert (run / "splits.csv").read_bytes() == manifest
-    assert "2 samples came after the run began" in caplog.text
+    assert "2 samples added after the run began" in caplog.text
     assert len((run / "metrics.csv").read_text().splitlines()) == 4
     assert (run / "result.json").is_file()
     assert not (run / "model_info.json").exists()
     with pytest.raises(UserError, match="no unfinished run"):
         train_here(["resume=latest", f"output={run.parents[1]}"])
     (unsplit_folder / "red/03.png").unlink()
-    with pytest.raises(UserError, match=r"are gone: red/03\.png"):
+    with pytest.raises(UserError, match=r"missing: red/03\.png"):
         train_here([f"resume={run}"])

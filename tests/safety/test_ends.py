@@ -217,7 +217,7 @@ def test_a_signal_at_the_end_says_how_to_have_the_rest_done(
     assert ended.code == 128 + number, ended
     assert ended.err.splitlines()[-3:] == [
         f"error: the run was interrupted ({number.name})",
-        "  expected: a run to its end",
+        "  expected: a complete run",
         f"  to do:    classifier-training train resume={run}   (it trains no more)",
     ]
     assert not (run / "result.json").exists()
@@ -234,7 +234,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_before_anything_is_train
     fault = {"FAULT_ROOT": str(tmp_path), "FAULT_FREE": str(free)}
     ended = warm.run(words(photos, tmp_path / "out"), cwd=tmp_path, env=fault)
     assert ended.code == 2, ended
-    shown = f"{free / 1e6:,.1f} MB of the disk are free, and the run needs up to"
+    shown = f"{free / 1e6:,.1f} MB of the disk are free, but the run needs up to"
     (line,) = (line for line in ended.err.splitlines() if shown in line)
     assert "for checkpoints, exports and report (weights of " in line
     assert "output=/some/folder" in ended.err
@@ -244,7 +244,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_before_anything_is_train
     ended = warm.run(words(photos, tmp_path / "out", "trainer.max_epochs=1"), cwd=tmp_path, env=enough)
     assert ended.code == 0, ended.err
     (line,) = (line for line in ended.err.splitlines() if line.startswith("disk: "))
-    assert "2.0 GB are free" in line
+    assert "2.0 GB free" in line
     run = folder_in(tmp_path / "out")
     # A run that is made longer is refused as it is, too.
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}

@@ -25,7 +25,7 @@ from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.datamodule import ImageFolderDataModule
 from classifier_training.data.index import SplitData
-from classifier_training.data.loader import BatchLoader, told_dead_workers
+from classifier_training.data.loader import BatchLoader, explain_worker_death
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -161,7 +161,7 @@ def test_a_loader_process_that_dies_is_told_with_its_image(pictures: Path, monke
         return read(self, row, stored=stored)
 
     monkeypatch.setattr(dataset.ImageDataset, "_kept", kept)
-    with pytest.raises(UserError, match="a loader process ended") as caught, told_dead_workers():
+    with pytest.raises(UserError, match="a loader process died") as caught, explain_worker_death():
         list(loader)
     assert fatal in caught.value.came
     assert "data.num_workers=0" in caught.value.remedy

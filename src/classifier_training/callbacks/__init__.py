@@ -1,1 +1,1 @@
-"""What watches a run. None of them runs the network."""
+"""Callbacks of a run. None of them runs the network."""

@@ -33,7 +33,7 @@ class EpochProgress(ProgressBar, Observer):
     """Logs a line for every epoch; on a terminal and in a notebook a bar shows how far training is.
 
     Args:
-        monitor: metric to show in the lines.
+        monitor: metric in the lines.
     """
 
     def __init__(self, monitor: str) -> None:
@@ -48,7 +48,7 @@ class EpochProgress(ProgressBar, Observer):
         self._task = TaskID(0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Show the bar, when there is somebody to see it move."""
+        """Show the bar if the screen is a terminal."""
         self._started = self._epoch_started = time.monotonic()
         self._first_epoch = trainer.current_epoch
         if in_notebook():
@@ -104,23 +104,23 @@ class EpochProgress(ProgressBar, Observer):
             self._bar.update(self._task, advance=1, speed=f"{speed:,.0f} images/s")
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:  # noqa: ARG002
-        """Log the epoch's line; a linear probe, which has no epochs, has said its own."""
+        """Log the epoch's line, except for a linear probe, which has no epochs and logs its own."""
         if self._first_epoch is None:
             return
         row = end.rows[-1]
         done = end.epoch + 1 - self._first_epoch
         left = (time.monotonic() - self._started) / done * (self._max_epochs - end.epoch - 1)
         shown = dict.fromkeys(("train/loss", "val/loss", self._monitor))
-        figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
+        metrics = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
         best = "  best so far" if end.best_epoch == end.epoch else ""
         log.info(
             "epoch %*d/%d  %s  %s images/s  ETA %d:%02d%s",
-            len(str(self._max_epochs - 1)), end.epoch, self._max_epochs - 1, figures,
+            len(str(self._max_epochs - 1)), end.epoch, self._max_epochs - 1, metrics,
             f"{row['images_per_second']:,.0f}", *divmod(round(left), 60), best,
         )  # fmt: skip
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def on_exception(
@@ -129,12 +129,12 @@ class EpochProgress(ProgressBar, Observer):
         pl_module: pl.LightningModule,  # noqa: ARG002
         exception: BaseException,  # noqa: ARG002
     ) -> None:
-        """Take the bar away before the error is told."""
+        """Remove the bar before the error is shown."""
         self._close()
 
     @property
     def _max_epochs(self) -> int:
-        """Planned length of the run, which changes when a plan is corrected."""
+        """Planned length of the run, which may change during the run."""
         return self.trainer.max_epochs or 0
 
     def _close(self) -> None:
@@ -147,9 +147,9 @@ class EpochProgress(ProgressBar, Observer):
 
 
 class ObserverBridge(Checkpoint):
-    """Shows the end of each epoch to the observers.
+    """Calls the observers at the end of each epoch.
 
-    A `Checkpoint` for Lightning, so that it comes after the module's own hooks and after the recorder.
+    A subclass of Lightning's `Checkpoint`, so that it is called after the module's own hooks and after the recorder.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class ObserverBridge(Checkpoint):
         self._checkpoints = checkpoints
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
-        """Tell the observers what the epoch gave."""
+        """Pass the epoch's results to the observers."""
         end = EpochEnd(
             epoch=trainer.current_epoch,
             rows=self._recorder.rows,
@@ -175,7 +175,7 @@ class ObserverBridge(Checkpoint):
         for observer in self._observers:
             observer.epoch_ended(self._run, end)
         if is_last_epoch(trainer):
-            # The checkpoint that follows ends training: who resumes from it plots no epoch again.
+            # The next checkpoint ends training; a run that resumes from it plots no epoch again.
             self._run.drawer.wait()
 
 
@@ -185,9 +185,9 @@ class Assembly:
 
     Args:
         callbacks: for Lightning, in order.
-        observers: those that see results alone.
-        recorder: keeps the rows of metrics.csv.
-        checkpoints: keeps the weights.
+        observers: callbacks that see results only.
+        recorder: writes metrics.csv.
+        checkpoints: saves the weights.
         interrupts: ends training when a signal came; a `with` block around it.
     """
 
@@ -201,8 +201,8 @@ class Assembly:
 def assemble(run: RunContext, components: Mapping[str, Any], observers: Sequence[Observer] = ()) -> Assembly:
     """Build the configured callbacks.
 
-    Lightning calls checkpoint callbacks last. Of these the recorder comes first, since its rows travel in the
-    checkpoint; then the observers, which read the rows; then the checkpoints, which hold the state of all others.
+    Lightning calls checkpoint callbacks last. Among these, the recorder is first, because its rows are saved in the
+    checkpoint; then the observers, which read the rows; then the checkpoints, which save the state of all others.
 
     Args:
         run: that they see.
@@ -210,14 +210,14 @@ def assemble(run: RunContext, components: Mapping[str, Any], observers: Sequence
         observers: that see the run besides those.
 
     Raises:
-        UserError: when no callback keeps the weights.
+        UserError: when no callback saves the weights.
     """
     built = [item if isinstance(item, Observer) else item(run) for item in components.values()]
     checkpoints = next((item for item in built if isinstance(item, RunCheckpoints)), None)
     if checkpoints is None:
         raise UserError(
             "callbacks.checkpoint is switched off",
-            "a callback that keeps the best weights: they are what is scored and exported",
+            "a callback that saves the best weights, which are scored and exported",
             "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
         )
     observers = [*(item for item in built if isinstance(item, Observer)), *observers]

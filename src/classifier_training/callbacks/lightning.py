@@ -27,16 +27,16 @@ def checkpoint(
     every_minutes: Annotated[float, Field(ge=0), Resume.EXACT] = 10.0,
     keep_last: Annotated[bool, Resume.EXACT] = True,
 ) -> RunCheckpoints:
-    """Keep best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
+    """Save best.ckpt, by the run's `monitor`, and last.ckpt and step.ckpt, to resume from.
 
-    The first is written after the first step.
+    The first checkpoint is written after the first step.
 
     Args:
-        every_seconds: least time between two writes of last.ckpt, at the end of an epoch; 0 writes after every epoch.
+        every_seconds: shortest time between two writes of last.ckpt at the end of an epoch; 0 writes after every epoch.
             The last epoch is always written.
-        every_minutes: most time without a write; step.ckpt is then written between two steps of an epoch, 0 after each.
-        keep_last: whether a finished run keeps last.ckpt, with which it can be trained longer. It takes four times as
-            much room as the weights.
+        every_minutes: longest time without a write, after which step.ckpt is written within an epoch; 0 writes after
+            every step.
+        keep_last: whether a finished run keeps last.ckpt, to train it longer. It is four times as large as the weights.
     """
     from classifier_training.training.checkpoints import RunCheckpoints
 
@@ -63,12 +63,12 @@ def early_stopping(
     patience: Annotated[int, Field(ge=1)] = 10,
     min_delta: Annotated[float, Field(ge=0)] = 0.001,
 ) -> Callback:
-    """End training when a metric has not improved for some epochs; the best weights come back either way.
+    """Stop training when a metric has not improved for some epochs; the best weights are used either way.
 
     Args:
         monitor: metric to watch; the run's own `monitor` when left out.
-        patience: epochs without improvement that are waited for.
-        min_delta: least change that counts as improvement.
+        patience: epochs without improvement before training stops.
+        min_delta: smallest change that counts as improvement.
 
     Raises:
         UserError: when there is no such metric.
@@ -83,10 +83,10 @@ def early_stopping(
 
 @register(group="callbacks", name="ema")
 def ema(run: RunContext, *, decay: Annotated[float, Field(gt=0, lt=1)] = 0.999) -> Callback:  # noqa: ARG001
-    """Average the weights over the last steps; the average is validated, kept as best and exported.
+    """Average the weights over the last steps (EMA); the average is validated, saved as best and exported.
 
     Args:
-        decay: share of the average that a step keeps, once warm: 0.999 remembers about a thousand steps.
+        decay: weight of the previous average in each step, after a warm-up; 0.999 averages about a thousand steps.
     """
     from classifier_training.training.checkpoints import ExponentialMovingAverage
 
@@ -95,7 +95,7 @@ def ema(run: RunContext, *, decay: Annotated[float, Field(gt=0, lt=1)] = 0.999) 
 
 @register(group="callbacks", name="progress", shows_only=True)
 def progress(run: RunContext) -> Callback:
-    """A line an epoch, and on a terminal a bar with images a second and the time left."""
+    """Log a line per epoch and, on a terminal, show a bar with images per second and the remaining time."""
     from classifier_training.callbacks.assemble import EpochProgress
 
     return EpochProgress(run.monitor)

@@ -1,4 +1,4 @@
-"""Files about the network: its summary at the start, and the exported model at the end."""
+"""Files of the network: its summary at the start, and the exported model at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelInfo(Observer):
     """Writes model_summary.txt: parameters, FLOPs and output shape of every layer."""
 
     def fit_started(self, run: RunContext) -> None:
-        """Count on shapes alone; the network itself is not run."""
+        """Compute the summary from shapes; the network itself is not run."""
         summary = summarize(
             run.model.network,
             architecture=run.model.architecture,
@@ -41,20 +41,19 @@ class ModelInfo(Observer):
 @register(group="callbacks", name="onnx_export", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class OnnxExport(Observer):
-    """Writes model.onnx, pipeline.onnx and what belongs to them, and compares both with PyTorch; see `finish_run`.
+    """Writes model.onnx, pipeline.onnx and their metadata, and compares both with PyTorch; see `finish_run`.
 
     Args:
-        opset: version of the ONNX operators; the exporter's own choice when left out. Lower ones load in older
-            runtimes.
-        bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
-            temperature to whoever runs the file, in its metadata, which the clients read.
+        opset: version of the ONNX operators; the exporter's default when left out. Older runtimes need lower ones.
+        bake_temperature: let pipeline.onnx return calibrated probabilities, as predict does; with false the temperature
+            is only in its metadata, which the clients read.
     """
 
     opset: Annotated[int, Field(ge=11, le=25)] | None = None
     bake_temperature: bool = True
 
     def fit_started(self, run: RunContext) -> None:
-        """Refuse, before any training, an opset that cannot be written after it.
+        """Refuse an opset that cannot be exported, before training.
 
         Raises:
             UserError: for an opset that lacks an operator of the network.
@@ -65,7 +64,7 @@ class OnnxExport(Observer):
             check_opset(run.model.network, image_size=run.preprocessing.size[0], opset=self.opset)
 
     def writer(self, run: RunContext, end: FitEnd) -> BundleWriter:
-        """Return what writes the best weights, compares them with PyTorch and calibrates on validation images."""
+        """Return the writer of the bundle: it exports the best weights, checks the files and calibrates."""
         from classifier_training.export.bundle import BundleInfo
         from classifier_training.export.examples import read_examples
         from classifier_training.export.write import BundleWriter

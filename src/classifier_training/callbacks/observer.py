@@ -1,17 +1,15 @@
-"""What a callback is here: something that sees results and never the network at work."""
+"""Observers: callbacks that see the results of a run and never run its network."""
 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.runtime import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -24,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What is known when training begins.
+    """The run as it is when training starts.
 
     Args:
-        run_dir: where things are written.
+        run_dir: folder of the run.
         config: the run's configuration as plain values.
         class_names: [K].
         tables: the samples of each split.
         statistics: of the data set.
         image_sizes: width and height of each image, int64 [N, 2].
-        draws: how often each class is drawn in an epoch, [K], by epoch number.
+        draws: number of samples drawn of each class in an epoch, [K], by epoch number.
         model: the network and its name.
         preprocessing: what evaluation does to an image.
-        monitor: metric that decides which weights are best.
+        monitor: metric that selects the best weights.
         monitor_mode: max or min.
         max_epochs: planned length.
-        num_trainable: parameters that learn in the first epoch.
-        drawer: paints figures in the background.
-        clock: takes the time of the run's parts.
+        num_trainable: trainable parameters in the first epoch.
+        drawer: plots figures in the background.
+        clock: measures the time of the run's parts.
     """
 
     run_dir: RunDir
@@ -63,12 +61,12 @@ class RunContext:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd:
-    """What an epoch gave.
+    """Results of an epoch.
 
     Args:
         epoch: its number from 0.
-        rows: one row of figures an epoch so far, this one last, as in metrics.csv.
-        validation: answers on the validation split.
+        rows: one row of metrics per epoch so far, this one last, as in metrics.csv.
+        validation: predictions on the validation split.
         best_epoch: number of the best epoch so far.
     """
 
@@ -82,12 +80,12 @@ SHOWN_EPOCHS = 10
 
 
 def is_shown(run: RunContext, epoch: int, every_n_epochs: int | None) -> bool:
-    """Whether an epoch is drawn.
+    """Whether an epoch is plotted.
 
     Args:
-        run: its planned length counts.
+        run: for its planned length.
         epoch: from 0.
-        every_n_epochs: as configured; None draws about ten in a run, the first and the last planned one among them.
+        every_n_epochs: as configured; None plots about ten in a run, including the first and the last planned one.
     """
     if every_n_epochs is not None:
         return epoch % every_n_epochs == 0
@@ -96,13 +94,13 @@ def is_shown(run: RunContext, epoch: int, every_n_epochs: int | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FitEnd:
-    """What training gave; the network now holds the best weights.
+    """Results of training; the network has the best weights now.
 
     Args:
-        rows: one row of figures an epoch.
-        best_epoch: where the weights are from.
-        best_score: the monitored metric there.
-        share: of the weights of that epoch in a mean with those before the first one; 1 for these alone.
+        rows: one row of metrics per epoch.
+        best_epoch: epoch of the weights.
+        best_score: the monitored metric of that epoch.
+        share: of that epoch's weights in the mean with the initial weights; 1 means no mean.
     """
 
     rows: Sequence[Mapping[str, float]]
@@ -111,36 +109,18 @@ class FitEnd:
     share: float = 1.0
 
 
-class RunStopped(Exception):  # noqa: N818 - no error: an observer's wish
-    """An observer raises it to end the run where it stands: nothing is exported or scored, and `train` lets it pass."""
+class RunStopped(Exception):  # noqa: N818 - no error, but a request
+    """Raised by an observer to stop the run at once; nothing is exported or scored, and `train` does not catch it."""
 
 
 class Observer:
-    """A callback of ours: override what you need. Register it as `group="callbacks"`."""
+    """Base class of callbacks: override the methods you need. Register it with `group="callbacks"`."""
 
     def fit_started(self, run: RunContext) -> None:
-        """Training is about to begin."""
+        """Called before training starts."""
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
-        """An epoch was trained and validated."""
+        """Called after an epoch was trained and validated."""
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:
-        """Training is over and the best weights are back. What is raised here is named, and ends nothing."""
-
-
-_watching: ContextVar[tuple[Observer, ...]] = ContextVar("watching", default=())
-
-
-@contextmanager
-def watched_by(observer: Observer) -> Iterator[None]:
-    """Have an observer see the runs that are made inside the block, besides those of their configuration."""
-    token = _watching.set((*_watching.get(), observer))
-    try:
-        yield
-    finally:
-        _watching.reset(token)
-
-
-def watching() -> tuple[Observer, ...]:
-    """Return the observers of the blocks that this call is inside."""
-    return _watching.get()
+        """Called after training, with the best weights loaded. Errors raised here are logged and stop nothing."""

@@ -1,4 +1,4 @@
-"""Plots of a run: its data, what the sampler draws, predictions after an epoch, and the curves at the end."""
+"""Plots of a run: its data, the samples drawn of each class, validation predictions, and the curves at the end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TrainingHistory(Observer):
     """Writes training_history.json and plots loss, accuracy and learning rate into training_history/."""
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:
-        """Write the table and submit the plots."""
+        """Write the table and plot the curves in the background."""
         write_json(run.run_dir.history, [dict(row) for row in end.rows])
         for name, (title, y_label) in PLOTS.items():
             columns = ["lr"] if name == LEARNING_RATE else _columns(name)
@@ -72,16 +72,16 @@ def _column(rows: Sequence[Mapping[str, float]], name: str) -> list[float | None
 @register(group="callbacks", name="confusion_matrix", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrix(Observer):
-    """Draws epoch_NNN/confusion_matrix.png from the validation answers.
+    """Plots epoch_NNN/confusion_matrix.png from the validation predictions.
 
     Args:
-        every_n_epochs: draw after every n-th epoch; about ten times in a run when left out.
+        every_n_epochs: plot after every n-th epoch; about ten times in a run when left out.
     """
 
     every_n_epochs: Annotated[int, Field(ge=1)] | None = None
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
-        """Hand the epoch's matrix to the drawer."""
+        """Plot the epoch's matrix in the background."""
         if not is_shown(run, end.epoch, self.every_n_epochs):
             return
         result = end.validation
@@ -96,18 +96,18 @@ class ConfusionMatrix(Observer):
 @register(group="callbacks", name="sample_grid", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class SampleGrid(Observer):
-    """Draws epoch_NNN/sample_predictions.png: the most confident mistakes, then correct predictions.
+    """Plots epoch_NNN/sample_predictions.png: the most confident mistakes, then correct predictions.
 
     Args:
-        every_n_epochs: draw after every n-th epoch; about ten times in a run when left out.
-        num_images: images in the grid; at most half are mistakes.
+        every_n_epochs: plot after every n-th epoch; about ten times in a run when left out.
+        num_images: images in the grid; at most half of them mistakes.
     """
 
     every_n_epochs: Annotated[int, Field(ge=1)] | None = None
     num_images: Annotated[int, Field(ge=2, le=64)] = 16
 
     def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
-        """Hand the epoch's images to the drawer."""
+        """Plot the epoch's images in the background."""
         if not is_shown(run, end.epoch, self.every_n_epochs):
             return
         result = end.validation
@@ -125,13 +125,13 @@ class SampleGrid(Observer):
                 )
                 for row in chosen
             ),
-            title=f"Validation, epoch {end.epoch}: {wrong} of {len(result.targets)} wrong, the surest of them first",
+            title=f"Validation, epoch {end.epoch}: {wrong} of {len(result.targets)} wrong, most confident first",
         )
         run.drawer.submit(figure, run.run_dir.epoch(end.epoch) / "sample_predictions.png")
 
 
 def choose_samples(result: SplitResult, number: int, *, seed: int) -> NDArray[np.int64]:
-    """Pick rows to show: up to half of them the most confident mistakes, the rest correct predictions at random."""
+    """Choose rows to show: up to half are the most confident mistakes, the rest random correct predictions."""
     correct = result.predicted == result.targets
     confidence = result.probabilities.max(axis=1)
     mistakes = np.flatnonzero(~correct)
@@ -143,10 +143,10 @@ def choose_samples(result: SplitResult, number: int, *, seed: int) -> NDArray[np
 @register(group="callbacks", name="dataset_statistics", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class DatasetStatistics(Observer):
-    """Writes dataset/statistics.json and draws class counts and image sizes."""
+    """Writes dataset/statistics.json and plots class counts and image sizes."""
 
     def fit_started(self, run: RunContext) -> None:
-        """Write the figures and hand the images to the drawer."""
+        """Write the statistics and plot them in the background."""
         write_json(run.run_dir.statistics, dict(run.statistics))
         counts = {name: table.class_counts(len(run.class_names)) for name, table in run.tables.items()}
         bars = ClassBarsFigure(
@@ -164,10 +164,10 @@ class DatasetStatistics(Observer):
 @register(group="callbacks", name="sampler_monitor", shows_only=True)
 @dataclass(frozen=True, kw_only=True)
 class SamplerMonitor(Observer):
-    """Writes dataset/sampler_draws.csv and draws images and mean draws an epoch of each class."""
+    """Writes dataset/sampler_draws.csv and plots images and mean samples per epoch of each class."""
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:
-        """Count the draws of every epoch again: they follow from seed and epoch alone."""
+        """Count the samples drawn in each epoch, which are a function of seed and epoch."""
         counts = run.tables[TRAIN].class_counts(len(run.class_names))
         epochs = [int(row["epoch"]) for row in end.rows]
         draws = np.stack([run.draws(epoch) for epoch in epochs])
@@ -178,9 +178,9 @@ class SamplerMonitor(Observer):
         )
         write_csv(run.run_dir.dataset / "sampler_draws.csv", header, rows)
         figure = ClassBarsFigure(
-            series={"images": counts.astype(float), "mean draws an epoch": draws.mean(axis=0)},
+            series={"images": counts.astype(float), "mean samples per epoch": draws.mean(axis=0)},
             class_names=run.class_names,
-            title="Images and draws of each class",
+            title="Images and samples drawn of each class",
             x_label="images",
         )
         run.drawer.submit(figure, run.run_dir.dataset / "sampler_draws.png")

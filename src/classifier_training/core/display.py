@@ -60,12 +60,12 @@ class NotebookBar:
 
 @contextmanager
 def progress(words: str, *, total: Callable[[], int | None], done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Give a function to tell how many more things are done; where nobody sees a bar move, nothing is shown.
+    """Show a progress bar on a terminal or in a notebook; yields a function that advances it by a number of items.
 
     Args:
-        words: what is being done.
-        total: says how many things there are, if that can be known; asked only where a bar is shown.
-        done: how many are done already.
+        words: description of the task.
+        total: returns the number of items, or None; called only if the bar is shown.
+        done: items that are done already.
     """
     if in_notebook():
         with _notebook_progress(words, total(), done) as advance:
@@ -101,7 +101,7 @@ def _notebook_progress(words: str, total: int | None, first: int) -> Iterator[Ca
 
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""First characters by which a spreadsheet takes a cell for a formula; the last are the full-width forms."""
+"""First characters that make a spreadsheet treat a cell as a formula; the last are full-width forms."""
 
 
 def write_rows(
@@ -113,8 +113,8 @@ def write_rows(
         file: opened with newline="".
         header: names of the columns.
         rows: their cells.
-        is_safe: write texts so that no spreadsheet runs one as a formula, by OWASP's rule: an apostrophe before what
-            begins like one, and quotation marks around every cell.
+        is_safe: write texts so that no spreadsheet runs them as formulas, as OWASP advises: an apostrophe before a cell
+            that begins like one, and quotation marks around every cell.
     """
     if not is_safe:
         writer = csv.writer(file, lineterminator="\n")
@@ -136,7 +136,7 @@ def align(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
     Args:
         header: names of the columns.
         rows: their texts.
-        right: names of the columns of figures, which stand to the right.
+        right: names of right-aligned columns, such as numbers.
     """
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     return [
@@ -149,19 +149,19 @@ def align(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
 
 
 def shorten(text: str, length: int) -> str:
-    """Leave out the middle of a text that is too long: names are often told apart by their ends."""
+    """Cut a long text in the middle, because names often differ at their ends."""
     if len(text) <= length:
         return text
     end = (length - 1) // 2
     begin, rest = text[: length - 1 - end], text[len(text) - end :]
-    # An accent is nothing without its letter.
+    # A combining accent needs its letter.
     while rest and unicodedata.combining(rest[0]):
         rest = rest[1:]
     return f"{begin}…{rest}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table; what would begin a column is escaped."""
+    """Return the lines of a Markdown table; pipes in cells are escaped."""
     cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (header, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     return [lines[0], f"|{'---|' * len(header)}", *lines[1:]]

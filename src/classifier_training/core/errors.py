@@ -1,4 +1,4 @@
-"""Errors that are told to the user in three lines instead of a traceback."""
+"""Errors that are shown to the user in three lines instead of a traceback."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class UserError(Exception):
     """The user's input or configuration is wrong.
 
     Args:
-        came: what was found, naming the setting, file or line.
-        expected: what would have been right.
-        remedy: what to do now, as a command or setting where there is one.
+        came: what was found, with the setting, file or line.
+        expected: what would be correct.
+        remedy: what to do, as a command or setting if possible.
     """
 
     exit_code = 2
@@ -34,45 +34,45 @@ class UserError(Exception):
 
 
 class CheckFailedError(UserError):
-    """A check of our own work did not hold, such as the parity of an export."""
+    """A check of our own output failed, such as the parity of an export."""
 
     exit_code = 1
 
 
 class InterruptedRunError(UserError):
-    """A signal ended a run before its end."""
+    """A signal interrupted a run."""
 
     def __init__(self, signal_number: int, remedy: str) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(f"the run was interrupted ({name})", "a run to its end", remedy)
+        super().__init__(f"the run was interrupted ({name})", "a complete run", remedy)
         self.exit_code = 128 + signal_number
 
 
 SYSTEM_REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or have your quota raised",
-    errno.EIO: "look at the disk: its messages stand in the system's log (dmesg)",
+    errno.EIO: "check the disk: its messages are in the system log (dmesg)",
     errno.EROFS: "choose a folder on a disk that can be written to",
     errno.EMFILE: "raise the limit (ulimit -n 65536), or set data.num_workers=0",
     errno.ENFILE: "close other programs: the whole system has too many open files",
 }
-"""What to do about errors that any read or write may meet, and that are no mistake of the program's."""
+"""Remedies of system errors that any read or write may raise."""
 
 
 def system_error(error: OSError) -> UserError | None:
-    """Return the error for a disk that is full or broken, or too many open files; None for any other."""
+    """Return the user error of a full or broken disk, or of too many open files; None for any other error."""
     if error.errno not in SYSTEM_REMEDIES:
         return None
     where = f"{error.filename}: " if error.filename else ""
     return UserError(
         f"{where}{error.strerror}",
         "a system that can open, read and write files",
-        f"{SYSTEM_REMEDIES[error.errno]}; what was written before is whole, and a run goes on: train resume=RUN",
+        f"{SYSTEM_REMEDIES[error.errno]}; files written before are intact, and train resume=RUN resumes the run",
     )
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an error says, in one line, for a list of what went wrong."""
+    """Return the message of an error in one line, for a list of errors."""
     if isinstance(error, UserError):
         return error.came
     if isinstance(error, OSError) and error.strerror:
@@ -87,14 +87,14 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(word: str, options: Iterable[str], *, limit: int = 3) -> list[str]:
-    """Return the options spelt most like `word`, best first; empty when none is close."""
+    """Return the options most similar to `word`, best first; empty if none is similar."""
     by_folded = {option.casefold(): option for option in options}
     close = difflib.get_close_matches(word.casefold(), by_folded, n=limit, cutoff=0.6)
     return [by_folded[folded] for folded in close]
 
 
 def enumerate_words(words: Iterable[str], *, limit: int = 12) -> str:
-    """Join words for a message, cutting a long list short and saying by how much."""
+    """Join words for a message; a long list is cut and ends in the number of words left out."""
     listed = list(words)
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
@@ -106,7 +106,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def shown(label: str) -> str:
-    """Return a class name so that an empty one, or a space at its end, is seen."""
+    """Return a class name for display; an empty one, or spaces at its ends, are made visible."""
     if not label:
         return "(empty)"
     return repr(label) if label != label.strip() or not label.isprintable() else label
@@ -131,22 +131,22 @@ EXTRAS = {
 """The modules that each optional extra installs."""
 
 APART = frozenset({"litert"})
-"""Extras that hold PyTorch back, so that they are not installed beside the tools of development."""
+"""Extras that need an older PyTorch, and are not installed with the development tools."""
 
 
 def refuse_missing(extra: str, *, purpose: str) -> None:
-    """Raise when a module of an optional extra is not there; none is imported.
+    """Raise when a module of an optional extra is not installed; nothing is imported.
 
     Args:
         extra: its name.
-        purpose: what asks for it, such as logging=mlflow.
+        purpose: what needs it, such as logging=mlflow.
 
     Raises:
-        UserError: then.
+        UserError: when a module is not installed.
     """
     for module in EXTRAS[extra]:
         found = importlib.util.find_spec(module)
-        # What has no file is a folder of that name where the program was started, such as W&B's own.
+        # A module without a file is a folder of that name in the working directory, such as W&B's.
         if found is None or found.origin is None:
             raise require_extra(module, extra=extra, purpose=purpose)
 

@@ -19,21 +19,21 @@ log = logging.getLogger(__name__)
 
 
 def escapes(name: str) -> bool:
-    """Whether a name leads out of the folder that it begins from, whatever lies there; an empty one does, too."""
+    """Whether a relative name leads out of its folder, by its text alone; an empty name counts as one."""
     pure = PurePosixPath(name)
     return not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name
 
 
 def contained(root: Path, name: str, *, where: str) -> Path:
-    """Return the file of a name inside a folder, without opening it.
+    """Return the path of a name inside a folder, without opening it.
 
     Args:
         root: the folder.
         name: relative to it.
-        where: what holds the name, for messages.
+        where: file that contains the name, for messages.
 
     Raises:
-        UserError: when it is absolute, has `..` or a NUL, leads out by a link, or is no regular file.
+        UserError: when it is absolute, contains `..` or NUL, leads out by a link, or is no regular file.
     """
     if escapes(name):
         raise _refused(root, name, where, "leads out of its folder")
@@ -51,15 +51,15 @@ def contained(root: Path, name: str, *, where: str) -> Path:
 
 
 def refuse_devices(path: Path) -> None:
-    """Raise when a file of a run or model is none: a pipe would be waited for, and a device read, for ever.
+    """Raise when a path of a run or model is no regular file; reading a pipe or device might never end.
 
     Raises:
-        UserError: then; not for a file that is missing.
+        UserError: when it is no regular file; not when it is missing.
     """
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # whoever opens it says so
+        return  # opening it will report the error
     if not stat.S_ISREG(mode):
         raise UserError(
             f"{path}: is a folder, device, pipe or socket", "a file", "take it from a source that you trust"
@@ -67,7 +67,7 @@ def refuse_devices(path: Path) -> None:
 
 
 def is_inside(root: str, real: str) -> bool:
-    """Whether a path lies in a folder; both absolute, with their links resolved."""
+    """Whether a path is inside a folder; both absolute, with links resolved."""
     return os.path.commonpath((root, real)) == root
 
 
@@ -75,14 +75,14 @@ def _refused(root: Path, name: str, where: str, why: str) -> UserError:
     return UserError(
         f"{where}: the path {name!r} {why}",
         f"a file inside {root}, relative to it",
-        "mend the path, or take the file from a source that you trust",
+        "correct the path, or take the file from a source that you trust",
     )
 
 
 WEIGHTS_FACTOR = 15
-"""Most room that a run takes at once, in sizes of its weights: three whole states while one is being saved, each of
-weights, their average and two values of the optimizer, the best weights twice, and those after the linear probe. The
-exports at the end are fewer."""
+"""Most disk space of a run, as a multiple of the size of its weights: three whole states while one is being saved, each
+with weights, their average and two optimizer moments, twice the best weights, and those after the linear probe. The
+exports at the end take less."""
 
 OTHER_BYTES = 30e6
 """Report, plots, golden images and logs; measured: 10 MB."""
@@ -90,13 +90,13 @@ OTHER_BYTES = 30e6
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a run is going to write.
+    """Disk space that a run needs.
 
     Args:
-        output: its folder, or the one that it will lie in; it need not be there.
+        output: its folder, or the folder that it will be in; it need not exist.
         weights_bytes: of its network.
         table_bytes: of its predictions.
-        present_bytes: that the folder has already; a run that is resumed writes over it.
+        present_bytes: already in the folder; a resumed run overwrites them.
     """
 
     output: Path
@@ -106,18 +106,18 @@ class Room:
 
     @property
     def needed_bytes(self) -> float:
-        """Most that is added at once."""
+        """Most bytes that the run adds."""
         return max(WEIGHTS_FACTOR * self.weights_bytes + self.table_bytes + OTHER_BYTES - self.present_bytes, 0.0)
 
     def reserved_bytes(self, folder: Path) -> float:
-        """Bytes that the run needs of a folder's disk: none where it is written to another one."""
+        """Bytes that the run needs on a folder's disk; 0 if it is written to another disk."""
         return self.needed_bytes if _existing(folder).stat().st_dev == _existing(self.output).stat().st_dev else 0.0
 
     def check(self, *, store_bytes: float) -> None:
-        """Say in one line what there is and what is needed.
+        """Log free and needed disk space in one line.
 
         Args:
-            store_bytes: that a store of pixels will take of the same disk.
+            store_bytes: that the store of decoded pixels takes on the same disk.
 
         Raises:
             UserError: when the run does not fit.
@@ -127,20 +127,20 @@ class Room:
         words = (
             f"the run needs up to {_shown(self.needed_bytes)} for checkpoints, exports and report (weights of "
             f"{_shown(self.weights_bytes)})"
-            + (f", and {_shown(store_bytes)} for its store of pixels" if store_bytes else "")
+            + (f", and {_shown(store_bytes)} for its store of decoded pixels" if store_bytes else "")
         )
         if needed > free:
             raise UserError(
-                f"{self.output}: {_shown(free)} of the disk are free, and {words}",
-                "room for the whole run",
+                f"{self.output}: {_shown(free)} of the disk are free, but {words}",
+                "disk space for the whole run",
                 "free some space, or choose another disk: output=/some/folder"
-                + ("; data.store=off does without the store" if store_bytes else ""),
+                + ("; data.store=off uses no store" if store_bytes else ""),
             )
-        log.info("disk: %s are free at %s, and %s", _shown(free), self.output, words)
+        log.info("disk: %s free at %s; %s", _shown(free), self.output, words)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -148,7 +148,7 @@ def remove(path: Path) -> None:
 
 
 def size_bytes(path: Path) -> int:
-    """Return how large a file is, or all files of a folder together; 0 where there is none."""
+    """Return the size of a file, or of all files in a folder; 0 if there is none."""
     if not path.is_dir():
         return path.stat().st_size if path.exists() else 0
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

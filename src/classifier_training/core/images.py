@@ -1,6 +1,6 @@
 """Reading image files: one function from a path to upright 8-bit RGB.
 
-Every reader of pixels (training, prediction, figures, export checks) comes through here, so that all see the same.
+Training, prediction, figures and export checks all read pixels through this module, so that they see the same.
 """
 
 from __future__ import annotations
@@ -31,51 +31,51 @@ EXTENSIONS = frozenset(
 """File name endings that count as images, in lower case."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
-"""Decoders that may run: Pillow knows dozens more, and hostile files look for the forgotten ones."""
+"""Decoders that are allowed. Pillow has dozens more, which hostile files could exploit."""
 
 MAX_PIXELS = 178_956_970
 """The largest image that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
 
 MAX_BYTES = 2**30
-"""The largest file that is decoded: some decoders take the whole of it into memory."""
+"""The largest file that is decoded; some decoders read all of it into memory."""
 
 LARGE_PIXELS = 2**25
 MIN_BYTES_PER_PIXEL = 0.01
-"""An image of over 33 million pixels has at least so many bytes. A photograph has ten times as many; what has fewer is
-one colour, or made to fill the memory."""
+"""Fewest bytes per pixel of an image of over 33 million pixels. A photograph has ten times as many; a file with fewer
+is of one colour, or meant to exhaust memory."""
 
 FULL_RANGE = 65535
-"""White of grey samples of more than 8 bits, unless their file or the user says another value."""
+"""White of grey samples of more than 8 bits, unless the file or the user states another value."""
 
 TIFF_BITS, TIFF_LARGEST = 258, (341, 281)
-"""Tags of bits a sample, and of the largest value that a sample can have."""
+"""Tags of the bits per sample, and of the largest value of a sample."""
 
 MAX_CHUNKS = 100
-"""Of a PNG, that are looked through for what they say of its samples."""
+"""Most chunks of a PNG that are searched for sBIT."""
 
 _warnings_lock = threading.Lock()
-"""Silencing a warning changes the whole process, so threads that read images do it one after the other."""
+"""Silencing a warning affects the whole process, so only one thread at a time does it."""
 
 
 class UnreadableImageError(UserError):
-    """An image file that gives no pixels; `reason` says why in a few words."""
+    """An image file that cannot be decoded; `reason` says why in a few words."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(
             f"{path}: {reason}",
             f"a readable image ({', '.join(sorted(EXTENSIONS))})",
-            "repair or remove the file, or go on without such files: data.on_error=skip",
+            "repair or remove the file, or leave out such files: data.on_error=skip",
         )
         self.path = str(path)
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
-        # A loader's worker process sends this error to its parent.
+        # Worker processes send this error to their parent.
         return type(self), (self.path, self.reason)
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
-    """Return width and height from the file's header alone, as stored (before EXIF orientation).
+    """Return width and height from the file's header, as stored (before EXIF orientation).
 
     Raises:
         UnreadableImageError: when there is no such file or it is no image.
@@ -85,12 +85,12 @@ def read_size(path: Path | str) -> tuple[int, int]:
 
 
 class Header(NamedTuple):
-    """What a file's header says of its pixels.
+    """What a file's header states about its pixels.
 
     Args:
         width: in pixels, as stored.
         height: in pixels, as stored.
-        lacks_range: whether it has grey samples of more than 8 bits and does not say which value is white.
+        lacks_range: whether it has grey samples of more than 8 bits and does not state which value is white.
         is_cut: whether it has colours of more than 8 bits, of which the upper 8 are read.
     """
 
@@ -101,7 +101,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path | str) -> Header:
-    """Read a file's header alone.
+    """Read a file's header.
 
     Raises:
         UnreadableImageError: when there is no such file or it is no image.
@@ -145,13 +145,13 @@ def _decoded(path: Path | str, image: Image.Image, max_value: int | None) -> Ima
         return to_rgb(image, max_value=max_value)
     except UnreadableImageError:
         raise
-    except Exception as error:  # decoders meet hostile bytes with whatever exception lies next
+    except Exception as error:  # on hostile bytes, decoders raise any exception
         raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
 
 
 @dataclass(frozen=True)
 class Preview:
-    """An image decoded for looking at, and what its file says of it.
+    """An image decoded for display, and properties of its file.
 
     Args:
         image: upright RGB, possibly smaller than the file's.
@@ -160,7 +160,7 @@ class Preview:
         mode: Pillow's name for the stored pixels: L, RGB, RGBA, P, I;16, ...
         orientation: EXIF tag 274; 1 is upright.
         num_frames: 1 unless animated.
-        peak: largest sample, of grey ones of more than 8 bits whose file does not say which value is white; else None.
+        peak: largest grey sample of more than 8 bits if the file does not state which value is white; else None.
         is_cut: whether it has colours of more than 8 bits, of which the upper 8 are read.
     """
 
@@ -175,16 +175,16 @@ class Preview:
 
 
 def read_preview(path: Path | str, *, min_side: int) -> Preview:
-    """Decode an image to be looked at, letting a JPEG's decoder shrink it where both sides stay above `min_side`.
+    """Decode an image for display; a JPEG's decoder may shrink it as long as both sides stay above `min_side`.
 
-    It is what `read_rgb` gives, but that grey samples of more than 8 bits are shown by their own range.
+    As `read_rgb`, but grey samples of more than 8 bits are scaled by their own range.
 
     Raises:
         UnreadableImageError: see `read_rgb`.
     """
     with _open(path) as image:
         try:
-            # First of all, since to ask for more may read the pixels, after which Pillow closes the file.
+            # First, because later calls may read the pixels, after which Pillow closes the file.
             is_cut, declared = _is_cut(image), _declared_max(image)
             (width, height), mode = image.size, image.mode
             orientation = int(image.getexif().get(0x0112, 1) or 1)
@@ -202,14 +202,14 @@ def read_preview(path: Path | str, *, min_side: int) -> Preview:
 def to_rgb(image: Image.Image, *, max_value: int | None = FULL_RANGE) -> Image.Image:
     """Convert an opened image to RGB without the losses of a bare `convert`, EXIF orientation applied.
 
-    What is white in grey samples of more than 8 bits is, in this order: what the file itself says (a TIFF's bits a
-    sample or largest value, as far as it is one less than a power of two; a PNG's significant bits, where the samples
-    were not scaled up as PNG wants it); `max_value`. Samples above are white, too.
+    White of grey samples of more than 8 bits is, in this order: what the file states (a TIFF's bits per sample or
+    largest value, if it is one less than a power of two; a PNG's significant bits, if the samples were not scaled to 16
+    bits as PNG demands); `max_value`. Larger samples are white, too.
 
     Args:
         image: as Pillow opened it.
-        max_value: where the file says nothing; None for the largest value that has as many bits as the largest sample,
-            which is for looking at an image alone.
+        max_value: used if the file states nothing; None for the largest value with as many bits as the largest sample,
+            for display only.
 
     Raises:
         ValueError: for pixels whose range is not known (32-bit integers past 16 bits, floats).
@@ -277,7 +277,7 @@ def _to_rgb(image: Image.Image, declared: int | None, max_value: int | None) -> 
 def _white(values: NDArray[np.int64], declared: int | None, max_value: int | None, *, is_png: bool) -> int:
     peak = int(values.max())
     if declared is not None and is_png:
-        # PNG wants samples of fewer bits scaled up to 16. Then dark ones have zeros below.
+        # PNG demands samples of fewer bits scaled to 16. Then the lower bits of dark ones are zeros.
         below = FULL_RANGE // (declared + 1)
         return declared if peak <= declared and (values & below).any() else FULL_RANGE
     if declared is not None and peak <= declared:
@@ -295,11 +295,11 @@ def _is_cut(image: Image.Image) -> bool:
 
 
 def _declared_max(image: Image.Image) -> int | None:
-    """Return what the file says of the largest value that a grey sample can have; None where it says nothing."""
+    """Return the largest value of a grey sample as the file states it; None if it does not."""
     if not _is_deep(image):
         return None
     if image.format == "PPM":
-        return FULL_RANGE  # Pillow has scaled by what the file says
+        return FULL_RANGE  # Pillow has scaled by the file's value
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         try:
@@ -310,7 +310,7 @@ def _declared_max(image: Image.Image) -> int | None:
                 else [int(np.max(tags[name])) for name in TIFF_LARGEST if name in tags]
             )
         except (TypeError, ValueError, OverflowError):
-            return None  # a tag that holds no numbers says nothing
+            return None  # the tag contains no numbers
         return next((value for value in found if 255 <= value < FULL_RANGE and value & (value + 1) == 0), None)
     if image.format == "PNG":
         bits = _significant_bits(getattr(image, "fp", None)) or 0
@@ -319,7 +319,7 @@ def _declared_max(image: Image.Image) -> int | None:
 
 
 def _significant_bits(file: io.BufferedReader | None) -> int | None:
-    """Read a grey PNG's chunk sBIT, which stands before its pixels and palette."""
+    """Read the chunk sBIT of a grey PNG, which comes before its pixels and palette."""
     if file is None:
         return None
     place = file.tell()
@@ -391,7 +391,7 @@ def _open_file(path: Path | str) -> io.BufferedReader:
 def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
     try:
         with _warnings_lock, warnings.catch_warnings():
-            # The limit below says the same as an error, so the warning would only reach the screen.
+            # The limit below raises an error, so the warning is redundant.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:

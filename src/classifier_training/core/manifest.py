@@ -1,7 +1,7 @@
-"""Which checkpoints are whole: their SHA-256 in manifest.json, which is written after them.
+"""The manifest of complete checkpoints: their SHA-256 in manifest.json, which is written after them.
 
-A file is known by its content, not by its name. So a kill between a file and its line leaves a file without a line, and
-the one before it, which was kept under another name, with one.
+Files are identified by content, not by name. If the process is killed between a checkpoint and its entry, the new file
+has no entry, and the previous one, kept under another name, still has its own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Entry:
     Args:
         name: of the file when it was written.
         sha256: of the file's content, in hexadecimal.
-        step: steps of the optimizer behind it.
-        epochs_done: epochs that had come to their end.
-        is_mid_epoch: whether it was taken between two steps of an epoch, not at an epoch's end.
-        ends_training: whether no step was to come: the last epoch, or one that was stopped after.
+        step: optimizer steps so far.
+        epochs_done: complete epochs.
+        is_mid_epoch: whether it was saved within an epoch, not at its end.
+        ends_training: whether training ended with it, by the last epoch or an early stop.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
 
 
 def read_manifest(folder: Path) -> list[Entry] | None:
-    """Return what a folder's manifest lists; None where there is none, as in runs of earlier versions.
+    """Return the entries of a folder's manifest; None if there is none, as in runs of earlier versions.
 
     Raises:
         UserError: when it is damaged.
@@ -57,7 +57,7 @@ def read_manifest(folder: Path) -> list[Entry] | None:
         raise UserError(
             f"{path}: damaged ({type(error).__name__})",
             "the list that the run wrote beside its checkpoints",
-            "restore it from a copy; or remove it, if you are sure that the checkpoints are whole",
+            "restore it from a copy; or remove it, if you are sure that the checkpoints are intact",
         ) from error
     return entries
 
@@ -77,22 +77,22 @@ def _entry(
 
 
 def write_manifest(folder: Path, entries: Sequence[Entry]) -> None:
-    """List the whole checkpoints of a folder, and no others.
+    """Write the manifest of a folder's complete checkpoints.
 
     Raises:
-        OSError: when there is no room.
+        OSError: when the disk is full.
     """
     write_json(folder / NAME, {"checkpoints": [asdict(entry) for entry in entries]})
 
 
 def remove_checkpoints(folder: Path, names: Collection[str]) -> None:
-    """Remove checkpoints and their lines. Only for who holds the run's lock.
+    """Remove checkpoints and their entries. Only for the holder of the run's lock.
 
-    The files go first, which a full disk does not hinder; a line without a file does no harm.
+    Files are removed first, which works on a full disk; an entry without a file does no harm.
 
     Args:
         folder: of the checkpoints.
-        names: of the files; those that are not there are passed over.
+        names: of the files; missing ones are ignored.
     """
     entries = read_manifest(folder)
     for name in names:
@@ -102,10 +102,10 @@ def remove_checkpoints(folder: Path, names: Collection[str]) -> None:
 
 
 def refuse_damaged(path: Path) -> None:
-    """Raise when a file lies beside a manifest that does not list it.
+    """Raise when a file is not in the manifest beside it.
 
     Raises:
-        UserError: then.
+        UserError: when there is a manifest without the file's hash.
     """
     entries = read_manifest(path.parent)
     if entries is None or not path.is_file():
@@ -117,7 +117,7 @@ def refuse_damaged(path: Path) -> None:
 def damaged(path: Path) -> UserError:
     """Return the error for a checkpoint that is not the one that was written."""
     return UserError(
-        f"{path}: damaged, or not written to its end: its SHA-256 is not in {NAME}",
+        f"{path}: damaged or incomplete: its SHA-256 is not in {NAME}",
         "a checkpoint as the run wrote it",
-        "resume the run, which takes the newest whole one; or restore the file from a copy",
+        "resume the run, which uses the newest intact checkpoint; or restore the file from a copy",
     )

@@ -1,7 +1,7 @@
-"""The one definition of what happens between an image's file and the network's input.
+"""The definition of everything between an image file and the network's input.
 
 Training evaluation, prediction, calibration, export checks and the files we ship all execute this object, and it
-travels in the checkpoint, the bundle and the ONNX files. `export/pipeline.py` says the same in ONNX operators.
+travels in the checkpoint, the bundle and the ONNX files. `export/pipeline.py` implements the same in ONNX operators.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PADDING = 0
 
 
 class Geometry(NamedTuple):
-    """Where an image goes.
+    """Position of a resized image in the input.
 
     Args:
         height: of the resized image.
@@ -65,9 +65,9 @@ class Preprocessing:
         policy: squash (stretch to the size), crop (shortest side to the size, centre cut out) or letterbox
             (longest side to the size, black bars).
         kernel: bilinear and bicubic are antialiased; area averages source pixels.
-        backend: whose arithmetic: Pillow's, or OpenCV's (INTER_AREA, so with area alone).
-        channel_order: in which the network wants the colours, after normalisation.
-        max_value: white of grey samples of more than 8 bits, where a file does not say it; see `images.to_rgb`.
+        backend: library that resizes: pillow, or opencv (INTER_AREA, so only with kernel area).
+        channel_order: of the network's input, after normalisation.
+        max_value: white of grey samples of more than 8 bits if a file does not state it; see `images.to_rgb`.
 
     Raises:
         UserError: for a kernel that the backend does not have.
@@ -89,12 +89,12 @@ class Preprocessing:
         """Decode a file to an upright RGB image of 8 bits.
 
         Raises:
-            UnreadableImageError: when the file gives no pixels.
+            UnreadableImageError: when the file cannot be decoded.
         """
         return read_rgb(path, max_value=self.max_value)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Say where an image of this height and width goes."""
+        """Return the position of an image of this height and width."""
         target_height, target_width = self.size
         if self.policy == "squash":
             return Geometry(target_height, target_width, 0, 0)
@@ -124,7 +124,7 @@ class Preprocessing:
         return self.cut(self.resize(image, place.height, place.width), place)
 
     def cut(self, resized: NDArray[np.uint8], place: Geometry) -> NDArray[np.uint8]:
-        """Cut or pad what was resized: uint8 [place.height, place.width, 3] -> [H, W, 3]."""
+        """Crop or pad resized pixels: uint8 [place.height, place.width, 3] -> [H, W, 3]."""
         target_height, target_width = self.size
         if (place.height, place.width) == self.size:
             return resized
@@ -135,7 +135,7 @@ class Preprocessing:
         return canvas
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Make the network's input of fitted pixels: uint8 [..., H, W, 3] -> float32 [..., 3, H, W].
+        """Return the network's input of resized pixels: uint8 [..., H, W, 3] -> float32 [..., 3, H, W].
 
         Scale to 0..1, subtract the mean, divide by std, put the channels in the network's order.
         """
@@ -149,7 +149,7 @@ class Preprocessing:
         return self.normalize(self.pixels(image))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that goes into JSON; `max_value` only where it is not the usual one."""
+        """Return the form that goes into JSON; `max_value` only if it is not the default."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         if self.max_value == FULL_RANGE:
             del values["max_value"]
@@ -167,7 +167,7 @@ class Preprocessing:
             return np.asarray(image)
         if self.backend == "pillow":
             # One side after the other, width first. Pillow does so too, but since 13.0 begins with the height for some
-            # shapes; as it rounds and clips in between, the answer would depend on its version.
+            # shapes; as it rounds and clips in between, the result would depend on its version.
             narrowed = image.resize((width, image.height), RESAMPLING[self.kernel])
             return np.asarray(narrowed.resize((width, height), RESAMPLING[self.kernel]))
         cv2 = import_opencv()
@@ -175,7 +175,7 @@ class Preprocessing:
 
 
 def choose_kernel(backend: Backend, kernel: Kernel | None) -> Kernel:
-    """Return the kernel, or where none is wished for the backend's own.
+    """Return the kernel, or the backend's default if it is None.
 
     Raises:
         UserError: for a kernel that the backend does not have.
@@ -205,6 +205,6 @@ def import_opencv(purpose: str = "transforms.backend=opencv") -> Any:
         import cv2
     except ImportError as error:
         raise require_extra("OpenCV", extra="opencv", purpose=purpose) from error
-    # Images are worked on side by side already; threads of OpenCV's own would fight over the same cores.
+    # Images are processed in parallel already; OpenCV's threads would compete for the same cores.
     cv2.setNumThreads(1)
     return cv2

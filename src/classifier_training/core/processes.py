@@ -1,4 +1,4 @@
-"""Several processes: locks between them, which are released when a process exits, and the ranks that train together."""
+"""Several processes: flock-based locks, released when the process exits, and the ranks of distributed training."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOLDER_SECONDS, HOLDER_TRIES = 1.0, 50
-"""How long to wait for the number of the process that holds a lock."""
+"""Longest time to wait for the process id of a lock's holder, and number of tries in it."""
 
 
 @contextmanager
 def work_in(run: RunDir) -> Iterator[None]:
-    """Be the only one that works in a run's folder, and keep others from clearing it away.
+    """Lock a run's folder, so that no other process writes to it or removes it.
 
     Raises:
-        UserError: when another process is at work there, naming it; or the folder cannot be written to.
+        UserError: when another process holds the lock, naming it; or the folder cannot be written to.
     """
     try:
         descriptor = _open(run.lock)
@@ -40,14 +40,14 @@ def work_in(run: RunDir) -> Iterator[None]:
         raise UserError(
             f"{run.path}: cannot be written to ({error.strerror})",
             "a run folder that this program may write to",
-            "fix its permissions, or go on with a copy of it",
+            "fix its permissions, or use a copy of it",
         ) from error
     try:
         try:
             if not _take(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 raise _taken(run, _holder(descriptor))
         except OSError as error:
-            # Some network disks have no locks. Training is not refused there; a clean-up waits for an idle hour.
+            # Some network disks have no locks. Training is allowed there; a clean-up waits for an hour without changes.
             log.warning("%s: cannot be locked (%s)", run.path, error.strerror)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -57,7 +57,7 @@ def work_in(run: RunDir) -> Iterator[None]:
 
 
 def _holder(descriptor: int) -> int | None:
-    """Read who holds the lock; one that has just taken it may not have said so yet, and one before it be dead."""
+    """Return the process id of the lock's holder, which may not be written yet right after it took the lock."""
     for _ in range(HOLDER_TRIES):
         said = os.pread(descriptor, 20, 0).strip()
         if said.isdigit() and _is_alive(int(said)):
@@ -79,25 +79,25 @@ def _is_alive(pid: int) -> bool:
 def _taken(run: RunDir, pid: int | None) -> UserError:
     return UserError(
         f"{run.path}: process {pid or 'of unknown number'} is writing to this run",
-        "one writer a run",
+        "one writing process per run",
         "wait for it, or end it" + (f": kill {pid}" if pid else ""),
     )
 
 
 @contextmanager
 def hold(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a file, made when it is missing.
+    """Hold the lock of a file, which is created if it is missing.
 
     Args:
         path: of the file.
-        shared: whether others may hold it in the same way.
-        wait: whether to wait for whoever holds it otherwise.
+        shared: whether others may hold a shared lock, too.
+        wait: whether to wait until it is free.
 
     Yields:
-        Whether it is held now.
+        Whether the lock was acquired.
 
     Raises:
-        OSError: when the file cannot be made or written to.
+        OSError: when the file cannot be created or written to.
     """
     descriptor = _open(path)
     try:
@@ -115,7 +115,7 @@ def _take(descriptor: int, how: int) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of a file; one that does not exist is held by nobody."""
+    """Whether a process holds the lock of a file; False if the file does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> int | None:
-    """Return the number of the process that holds the lock of a file; None where nobody does, or it is not known."""
+    """Return the id of the process that holds the lock of a file; None if there is none, or it is unknown."""
     if not is_held(path):
         return None
     said = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -138,7 +138,7 @@ _descriptors: set[int] = set()
 
 
 def _open(path: Path) -> int:
-    _let_go_when_forked()
+    _release_when_forked()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     _descriptors.add(descriptor)
     return descriptor
@@ -146,21 +146,21 @@ def _open(path: Path) -> int:
 
 def _close(descriptor: int) -> None:
     if descriptor not in _descriptors:
-        return  # a forked process has let go of it already, and the number may be another file's there
+        return  # a forked process has closed it already, and the number may belong to another file
     _descriptors.discard(descriptor)
-    # A process that was forked a moment ago may still have it open, and closing lets go only with the last.
+    # A process forked a moment ago may still have it open, and closing releases the lock only with the last one.
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
 @functools.cache
-def _let_go_when_forked() -> None:
-    """Keep loader processes, which may outlive us by a moment, from keeping the next start out."""
-    os.register_at_fork(after_in_child=_let_go)
+def _release_when_forked() -> None:
+    """Release locks in forked workers, which may outlive this process for a moment and would block the next start."""
+    os.register_at_fork(after_in_child=_release)
 
 
-def _let_go() -> None:
+def _release() -> None:
     for descriptor in _descriptors:
         os.close(descriptor)
     _descriptors.clear()
@@ -173,31 +173,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Share:
-    """A part of every batch: all of it, unless there are several processes.
+    """This process's part of every batch in distributed training; the whole batch with one process.
 
     Args:
-        rank: number of this process; 0 leads, and alone writes.
-        num_ranks: processes that train together.
+        rank: of this process; only rank 0 writes files.
+        num_ranks: number of processes.
     """
 
     rank: int = 0
     num_ranks: int = 1
 
     def of(self, keys: list[T]) -> list[T]:
-        """Return this process's part of a batch's keys; the parts' sizes differ by one at the most."""
+        """Return this process's part of a batch's keys; the sizes of the parts differ by at most one."""
         return keys[self.rank :: self.num_ranks]
 
 
 @dataclass(frozen=True)
 class Follower:
-    """What a process is told by the one that leads it.
+    """What rank 0 passes to another rank.
 
     Args:
-        rank: its number, from 1.
-        num_ranks: processes that train together.
-        leader: process number of rank 0.
-        port: where they meet on this machine.
-        checkpoint: to go on from; None for the beginning.
+        rank: of the process, from 1.
+        num_ranks: number of processes.
+        leader: process id of rank 0.
+        port: of the rendezvous on this machine.
+        checkpoint: to resume from; None at the start.
     """
 
     rank: int
@@ -207,17 +207,17 @@ class Follower:
     checkpoint: str | None
 
     def environment(self) -> dict[str, str]:
-        """Return the variable by which a process is made this one."""
+        """Return the environment variable that makes a process this rank."""
         return {FOLLOWS_VARIABLE: json.dumps(asdict(self))}
 
 
 def following() -> Follower | None:
-    """Return what this process was told, when another one leads it."""
-    told = os.environ.get(FOLLOWS_VARIABLE)
-    return Follower(**json.loads(told)) if told else None
+    """Return what rank 0 passed to this process; None if this process is rank 0."""
+    passed = os.environ.get(FOLLOWS_VARIABLE)
+    return Follower(**json.loads(passed)) if passed else None
 
 
 def own_share(num_ranks: int) -> Share:
-    """Return this process's part of every batch, of so many."""
-    told = following()
-    return Share(told.rank if told else 0, num_ranks)
+    """Return this process's part of every batch among `num_ranks` processes."""
+    follower = following()
+    return Share(follower.rank if follower else 0, num_ranks)

@@ -1,4 +1,4 @@
-"""What surrounds a run: derived seeds, log output, limits of the process, versions for the record."""
+"""The environment of a run: derived seeds, logging, limits of the process, versions of packages."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 IMPORTED = time.monotonic()
-"""When this process began, as nearly as its own modules can say."""
+"""Approximate start of this process."""
 
 COMMAND_STARTED: ContextVar[float | None] = ContextVar("COMMAND_STARTED", default=None)
-"""When the command line that runs was started; None in a program that calls verbs by itself."""
+"""Start of the current command line; None in a program that calls verbs itself."""
 
 LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
-"""Loggers that reach the screen and a run's log: ours, and Python's warnings, by which Lightning and torch warn."""
+"""Loggers of the screen and of a run's log: ours, and Python's warnings, which Lightning and torch use."""
 
 FEW_OPEN_FILES = 2048
 
 PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
-"""What the configuration's grammar takes as it is."""
+"""Text that the configuration's grammar accepts without quotes."""
 
 CORES_VARIABLE = "CLASSIFIER_TRAINING_CORES"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -66,10 +66,10 @@ def _command_started() -> float:
 
 @dataclass
 class Clock:
-    """Seconds that the parts of a command take.
+    """Measures the seconds of the parts of a command.
 
     Attributes:
-        started: when the command began, by time.monotonic(): with the process, for the first one of a command line.
+        started: start of the command by time.monotonic(); for the first command of a process, the start of the process.
         seconds: by part.
     """
 
@@ -92,13 +92,13 @@ class Clock:
 
 
 def derive_seed(*parts: int) -> int:
-    """Mix whole numbers (seed, epoch, position, …) into one 63-bit seed, the same on every machine."""
+    """Mix integers (seed, epoch, position, …) into one 63-bit seed, the same on every machine."""
     packed = struct.pack(f"<{len(parts)}q", *parts)
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 def command(verb: str) -> str:
-    """Return how the user starts a verb, to be pasted: through uv or pixi when this process was started by them."""
+    """Return the command line of a verb, to be pasted: with uv or pixi if they started this process."""
     if "UV_RUN_RECURSION_DEPTH" in os.environ:
         return f"uv run classifier-training {verb}"
     if "PIXI_PROJECT_MANIFEST" in os.environ:
@@ -107,7 +107,7 @@ def command(verb: str) -> str:
 
 
 def setting(key: str, value: object) -> str:
-    """Return key=value, to be pasted: quoted for the configuration's grammar and for the shell where that is needed."""
+    """Return key=value, to be pasted: quoted for the configuration's grammar and the shell if needed."""
     text = str(value)
     if not PLAIN_TEXT.fullmatch(text):
         # Backslashes count only before a quotation mark; a dollar sign and a brace would begin a reference.
@@ -119,7 +119,7 @@ def setting(key: str, value: object) -> str:
 def num_cores() -> int:
     """Processor cores this process may use, which in a container is fewer than the machine has.
 
-    $CLASSIFIER_TRAINING_CORES makes them fewer still: a share for each of several processes.
+    $CLASSIFIER_TRAINING_CORES lowers it further, as a share for each of several processes.
     """
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     share = os.environ.get(CORES_VARIABLE, "")
@@ -127,30 +127,30 @@ def num_cores() -> int:
 
 
 def share_of_cores(num_threads: int) -> dict[str, str]:
-    """Return the environment of a process that shall compute with so many threads: of ours and of the libraries'."""
+    """Return the environment variables that limit a process and its libraries to a number of threads."""
     return dict.fromkeys((CORES_VARIABLE, *THREAD_VARIABLES), str(num_threads))
 
 
 def raise_open_file_limit() -> None:
-    """Lift the soft limit of open files to the hard one: loader workers pass tensors as file descriptors."""
+    """Raise the soft limit of open files to the hard one: workers pass tensors as file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else 65_536
     if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError) as error:
-            # macOS caps the limit below what it reports; the old limit still holds, so say it and go on.
+            # macOS caps the limit below what it reports; the old limit still holds.
             logging.getLogger(LOGGER_NAME).debug("open file limit stays at %d: %s", soft, error)
 
 
 def few_open_files() -> bool:
-    """Whether the limit of open files stays so low that loader processes could not pass tensors as descriptors."""
+    """Whether the limit of open files is too low for workers to pass tensors as descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft != resource.RLIM_INFINITY and soft < FEW_OPEN_FILES
 
 
 def leave_interrupts() -> None:
-    """Leave Ctrl-C to the parent: what a process of a pool does first."""
+    """Ignore Ctrl-C, which the parent handles; called first in each process of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -161,10 +161,10 @@ def peak_memory_mb() -> float:
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again: $CLASSIFIER_TRAINING_CACHE, else the user's cache folder.
+    """Folder of the cache: $CLASSIFIER_TRAINING_CACHE, else the user's cache folder.
 
     Raises:
-        UserError: when it cannot be made or written to.
+        UserError: when it cannot be created or written to.
     """
     chosen = os.environ.get("CLASSIFIER_TRAINING_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
@@ -177,14 +177,14 @@ def cache_dir() -> Path:
     if not writable:
         raise UserError(
             f"{path}: the cache folder cannot be written to",
-            "a folder for the sample data and other files that can be made again",
+            "a folder for sample data and other files that can be created again",
             "export CLASSIFIER_TRAINING_CACHE=/some/folder",
         )
     return path
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the system and the packages that shape a result, those of plug-ins among them."""
+    """Versions of Python, the system and the packages that affect results, those of plug-ins among them."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in RECORDED_PACKAGES:
         try:
@@ -202,7 +202,7 @@ class _Masked(logging.Formatter):
 
 
 class _RunFile(logging.FileHandler):
-    """A log file on a disk that may be full: what then ends the run is told by whatever else cannot be written."""
+    """A log file that ignores a full disk, which the run reports when it cannot write other files."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
         if not isinstance(sys.exc_info()[1], OSError):
@@ -212,7 +212,7 @@ class _RunFile(logging.FileHandler):
 class RunLog:
     """Copies every message of the package and every warning into a run's log file.
 
-    Use it in a `with` block; messages from before `open` wait for the file.
+    Use it in a `with` block; messages before `open` are buffered.
     """
 
     def __init__(self) -> None:
@@ -227,12 +227,12 @@ class RunLog:
         for handler in (self._waiting, self._file):
             if handler is not None:
                 self._detach(handler)
-                # The last lines do not fit on a full disk; the error that tells so must not be lost to this one.
+                # On a full disk the last lines do not fit; this error must not replace the one that is being raised.
                 with suppress(OSError):
                     handler.close()
 
     def open(self, path: Path) -> None:
-        """Write what has been said so far, and what will be, to the file."""
+        """Write the messages so far, and later ones, to the file."""
         self._file = _RunFile(path, encoding="utf-8")
         self._file.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._waiting.setTarget(self._file)
@@ -289,7 +289,7 @@ MARKS = {logging.ERROR: ("error: ", "red"), logging.WARNING: ("warning: ", "yell
 
 
 class ScreenHandler(logging.Handler):
-    """Shows the package's messages as plain lines, warnings marked as such, on the console that progress uses.
+    """Prints the package's messages as plain lines on the console of the progress bars; warnings are marked.
 
     Secrets are masked, as in a run's log file.
     """
@@ -302,7 +302,7 @@ class ScreenHandler(logging.Handler):
 
 @contextmanager
 def quiet_screen(*, but: str) -> Iterator[None]:
-    """Keep messages off the screen inside the block, except those of the loggers below `but`; log files have them."""
+    """Print only messages of the loggers below `but` inside the block; log files get all of them."""
 
     def passes(record: logging.LogRecord) -> bool:
         return record.name.startswith(but)
@@ -320,10 +320,10 @@ def quiet_screen(*, but: str) -> Iterator[None]:
 
 
 def log_to_screen() -> None:
-    """Show the package's messages from level INFO on, and warnings."""
+    """Print the package's messages from level INFO on, and warnings."""
     logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    # These speak to the developers of the libraries that raise them.
+    # These are for the developers of the libraries that raise them.
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
     # What tqdm says in a notebook without ipywidgets; no bar of its is shown here.
@@ -332,5 +332,5 @@ def log_to_screen() -> None:
         logger = logging.getLogger(name)
         logger.propagate = False
         logger.addHandler(ScreenHandler())
-    # Lightning puts its notes on the screen itself unless the root logger has a handler.
+    # Lightning prints its messages itself unless the root logger has a handler.
     logging.getLogger().addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""What is secret in settings and in texts: masked wherever a run writes something down or says something."""
+"""Secrets in settings and texts, which are masked in everything that a run writes or logs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MASK = "***"
-"""What stands in place of a secret."""
+"""Replaces a secret."""
 
 ANYWHERE = re.compile(
     r"(?:password|passwd|passphrase|passcode|pwd|secret|token|credentials?|authorization|bearer|cookie|signature"
     r"|connectionstring|(?:api|access|secret|private|account|signing|encryption|shared|storage|license)key(?:id)?)$"
 )
-"""Ends of names that mean a secret, in lower case and without what parts words."""
+"""Endings of names of secrets, in lower case and without separators."""
 
 WORDS = frozenset({"auth", "oauth", "pass", "sig", "jwt", "sas", "pat"})
-"""Names, or last words of names, that mean a secret; as the end of a longer word they mean something else."""
+"""Names, or last words of names, of secrets; as the end of a longer word they mean something else."""
 
 PARAMETERS = frozenset({"key", "code"})
-"""Names that mean a secret in the query of an address alone."""
+"""Names of secrets in the query of a URL only."""
 
 URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*)://([^\s'\"<>]+)")
 PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?]+)=([^&;#]+)")
@@ -32,18 +32,18 @@ ASSIGNMENT = re.compile(r"(?<![\w.?&;#/-])([\w.-]*\w)=(\"(?:[^\"\\]|\\.)*\"|'[^'
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting of that name holds a secret, such as `api_key`, `auth` or `storage.secretKey`."""
+    """Whether a setting of that name is a secret, such as `api_key`, `auth` or `storage.secretKey`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
     last = re.split(r"[^a-z0-9]+", words)[-1]
     return last in WORDS or ANYWHERE.search(re.sub(r"[^a-z0-9]", "", words)) is not None
 
 
 def mask(value: Any, key: str = "") -> Any:
-    """Return plain values with every secret masked: values of secret settings, and what texts hold.
+    """Return plain values with every secret masked: values of secret settings, and secrets in texts.
 
     Args:
         value: texts, numbers, mappings and lists of them.
-        key: the name that the value goes by.
+        key: name of the value.
     """
     if isinstance(value, Mapping):
         return {name: mask(item, key if is_secret(key) else str(name)) for name, item in value.items()}
@@ -73,7 +73,7 @@ def mask_words(words: Iterable[str]) -> list[str]:
 
 @contextmanager
 def masked_arguments() -> Iterator[None]:
-    """Hide the secrets of this process's command line, inside the block, from libraries that record it."""
+    """Mask the secrets of this process's command line inside the block, for libraries that record it."""
     arguments, sys.argv = sys.argv, mask_words(sys.argv)
     try:
         yield
@@ -82,18 +82,18 @@ def masked_arguments() -> Iterator[None]:
 
 
 def is_masked(value: Any) -> bool:
-    """Whether a secret was taken out of a value."""
+    """Whether a value contains a masked secret."""
     if not isinstance(value, str) or MASK not in value:
         return False
     return value == MASK or ("://" in value and mask_text(value) == value)
 
 
 def _mask_address(rest: str) -> str:
-    """Mask what is secret in an address behind its ://."""
+    """Mask the secrets of a URL after its ://."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     user, at, _ = authority.rpartition("@")
     if not at and not authority.startswith("["):
-        # A password that holds one of / ? # ends what looks like the host; a port is all digits.
+        # A password with one of / ? # looks like a host and port; a port has digits only.
         _, colon, port = authority.rpartition(":")
         if colon and port and not port.isdecimal():
             user, at, _ = rest.rpartition("@")

@@ -1,4 +1,4 @@
-"""Folders in the cache that are filled with images once: whole or not at all."""
+"""Folders in the cache that are filled with images once, completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MARKER = ".complete.json"
-"""Written last. A folder without it was cut short, or cleaned up in part, and is made again."""
+"""Written last. A folder without it is incomplete and is made again."""
 
 MIN_PARALLEL = 64
-"""Starting processes costs more than drawing fewer images than that."""
+"""Fewest images for which it pays to start processes."""
 
 
-def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return a folder of the cache, filled by `make` when it is not there yet.
+def cached_folder(name: str, fill: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return a folder of the cache; `fill` fills it if it does not exist.
 
     Args:
-        name: of the folder; what it holds follows from it alone.
-        make: fills an empty folder, and says what is to be remembered of it.
+        name: of the folder; it determines the content.
+        fill: fills an empty folder, and returns metadata for the marker file.
 
     Raises:
         UserError: when the disk is full.
@@ -50,17 +50,17 @@ def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{name[:40]}-", dir=folder.parent))
     try:
         temporary.chmod(0o755)
-        facts = make(temporary)
+        facts = fill(temporary)
         write_json(temporary / MARKER, facts)
         if folder.exists() and not (folder / MARKER).is_file():
             folder.rename(temporary.with_name(f"{temporary.name}.old"))
         temporary.rename(folder)
     except OSError as error:
-        # Another process may have finished first; its folder is as good as ours.
+        # Another process may have finished first; its folder is the same.
         if not (folder / MARKER).is_file():
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror or error})",
-                "room for the data set's images in the cache folder",
+                "disk space for the data set's images in the cache folder",
                 "free some, or export CLASSIFIER_TRAINING_CACHE=/some/folder",
             ) from error
     finally:
@@ -69,23 +69,23 @@ def made_folder(name: str, make: Callable[[Path], dict[str, Any]]) -> Path:
     return folder.resolve()
 
 
-def in_parallel(draw: Callable[[Any], None], jobs: Sequence[Any]) -> None:
-    """Call a function of a module for each job, in as many processes as there are cores."""
+def map_in_processes(work: Callable[[Any], None], jobs: Sequence[Any]) -> None:
+    """Call a module-level function for each job, in as many processes as there are cores."""
     if len(jobs) >= MIN_PARALLEL and num_cores() > 1:
-        log.info("Drawing %d images, this once.", len(jobs))
+        log.info("rendering %d images, once", len(jobs))
         try:
             with ProcessPoolExecutor(
                 min(num_cores(), 16), mp_context=get_context("spawn"), initializer=leave_interrupts
             ) as pool:
-                for _ in pool.map(draw, jobs, chunksize=8):
+                for _ in pool.map(work, jobs, chunksize=8):
                     pass
         except BrokenProcessPool:
-            # A script without `if __name__ == "__main__"` cannot start processes; its images are drawn here.
-            log.warning("the drawing processes ended early; drawing in this one")
+            # A script without `if __name__ == "__main__"` cannot start processes.
+            log.warning("the rendering processes ended early; rendering in this one")
         else:
             return
     for job in jobs:
-        draw(job)
+        work(job)
 
 
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -95,7 +95,7 @@ Content = Image.Image | bytes | Path
 
 
 def write_rows(folder: Path, split: str, rows: Iterable[tuple[Content, str]]) -> int:
-    """Write one split: its images, and annotations that keep each label to the letter.
+    """Write one split: its images, and annotations with the exact labels.
 
     Args:
         folder: of the data set.
@@ -103,33 +103,33 @@ def write_rows(folder: Path, split: str, rows: Iterable[tuple[Content, str]]) ->
         rows: image and label.
 
     Returns:
-        How many there are.
+        Number of rows.
     """
     place = folder / split
     place.mkdir(parents=True, exist_ok=True)
     number = 0
     with (place / "annotations.jsonl").open("w", encoding="utf-8") as lines:
-        for number, (picture, label) in enumerate(rows, start=1):
-            # A label may be empty, or hold a slash; the folder is for people, the row for the program.
+        for number, (image, label) in enumerate(rows, start=1):
+            # A label may be empty or contain a slash, so the folder name is not the label; the annotation has it.
             inside = NOT_IN_NAMES.sub("_", label).strip(".") or "_"
             name = f"images/{inside}/{number:06d}"
-            written = _write_image(place / name, picture)
+            written = _write_image(place / name, image)
             row: dict[str, Any] = {"image": f"{name}{written}", "suffix": label}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     return number
 
 
-def _write_image(path: Path, picture: Content) -> str:
-    """Write one image; gives the ending of its name."""
+def _write_image(path: Path, image: Content) -> str:
+    """Write one image and return its file name extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(picture, Image.Image):
-        kept = picture if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else picture.convert("RGB")
+    if isinstance(image, Image.Image):
+        kept = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else image.convert("RGB")
         kept.save(f"{path}.png")
         return ".png"
-    content = picture if isinstance(picture, bytes) else picture.read_bytes()
-    ending = "" if isinstance(picture, bytes) else picture.suffix.lower()
+    content = image if isinstance(image, bytes) else image.read_bytes()
+    ending = "" if isinstance(image, bytes) else image.suffix.lower()
     if ending not in EXTENSIONS:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            ending = f".{(image.format or 'png').lower()}"
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            ending = f".{(opened.format or 'png').lower()}"
     Path(f"{path}{ending}").write_bytes(content)
     return ending

@@ -1,4 +1,4 @@
-"""The Lightning shell around the data."""
+"""The Lightning data module."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class ImageFolderDataModule(LightningDataModule):
     Args:
         data: classes and tables.
         preprocessing: what evaluation does to an image.
-        augmentation: what training does besides.
-        class_weights: how often one image of each class is drawn [K]; None takes every image once an epoch.
+        augmentation: of training images.
+        class_weights: sampling weight of one image of each class [K]; None takes every image once an epoch.
         batch_size: images in a batch.
         num_workers: loader processes.
-        on_error: what an unreadable image does.
-        seed: order, draws and augmentation follow from it.
-        stores: pixels on disk, of the splits that have such.
-        on_device: whether batches are augmented on the device and loaded ahead, as a GPU wants it.
-        min_batch_size: images in a training batch at the least, those of all processes together.
+        on_error: raise or skip at an unreadable image.
+        seed: of the sampler and the augmentation.
+        stores: decoded pixels on disk, by split.
+        on_device: whether batches are prefetched and augmented on the device, as is fast with a GPU.
+        min_batch_size: fewest images in a training batch, of all processes together.
 
     Attributes:
-        batches_per_step: training batches whose gradients make one step.
-        num_batches: of a training epoch at the most; the images that this leaves out are others in each epoch.
-        share: the part of each batch that this process loads; all of it, except while several train together.
+        batches_per_step: training batches whose gradients are accumulated for one step.
+        num_batches: most batches of a training epoch; the images left out differ from epoch to epoch.
+        share: the part of each batch that this process loads; all of it unless several processes train together.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ImageFolderDataModule(LightningDataModule):
         return self._loader(dataset, self.sampler, sizes=self.train_batch_sizes)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
-        """Augment, on the device, what was left to it."""
+        """Augment the batch on the device, unless it is done already."""
         if batch.draws is None:
             return batch
         return batch._replace(images=augment(batch.images, batch.draws, self.augmentation), draws=None)
@@ -117,7 +117,7 @@ class ImageFolderDataModule(LightningDataModule):
 
         Args:
             split: its name.
-            limit: so many images, drawn at random by the run's seed, where the split has more; else all in order.
+            limit: number of images chosen at random by the run's seed if the split has more; else all in order.
         """
         table = self.data.tables[split]
         dataset = self._dataset(table, augmentation=None)
@@ -131,7 +131,7 @@ class ImageFolderDataModule(LightningDataModule):
         crop_scale = 1.0 if augmentation is None else augmentation.crop_scale
         return ImageDataset(
             table,
-            # Pixels that come from a store in part must all be made as those are.
+            # If a store has some of the pixels, the others must be made in the same way.
             recipe=store.folder.recipe if store else Recipe(preprocessing=self.preprocessing, crop_scale=crop_scale),
             augmentation=augmentation,
             seed=self.seed,
@@ -155,7 +155,7 @@ class ImageFolderDataModule(LightningDataModule):
 
 
 def choose_num_workers(wanted: int | Literal["auto"], *, accelerator: str, num_ranks: int = 1) -> int:
-    """Resolve auto: beside a GPU its share of the cores, up to eight; a busy CPU and MPS do better without."""
+    """Resolve auto: with CUDA its share of the cores, up to eight; none on CPU and MPS, where workers slow training."""
     if wanted != "auto":
         return wanted
     return min(max(1, num_cores() // num_ranks), MAX_AUTO_WORKERS) if accelerator == "cuda" else 0

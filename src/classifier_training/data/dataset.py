@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ALONE_PIXELS = 128 * 128
-"""Images from this size on are augmented one by one, smaller ones as a batch; either way by the size alone."""
+"""Images from this size on are augmented one by one, smaller ones as a batch."""
 
 
 class Loaded(NamedTuple):
-    """A batch, and what was decoded for it: row and kept pixels, for the store."""
+    """A batch, and the images decoded for it, as row and pixels for the store."""
 
     batch: Batch
     decoded: list[tuple[int, NDArray[np.uint8]]]
@@ -50,16 +50,16 @@ class Loaded(NamedTuple):
 class ImageDataset(Dataset[Batch]):
     """Fetches, fits and, for training, augments the samples of one split.
 
-    A loader hands over the keys of a whole batch and gets a finished `Batch`, so it needs no collate function.
+    A loader passes the keys of a whole batch and gets a finished `Batch`, so it needs no collate function.
 
     Args:
         table: the samples.
-        recipe: what is kept of an image, with a store or without.
+        recipe: size and form of decoded pixels, with a store or without.
         augmentation: None for evaluation.
         seed: of the run; the augmentation's randomness follows from it and the sample's key.
-        on_error: raise ends the run at an unreadable image; skip leaves it out of its batch and says so once.
-        store: where pixels come from, as far as they are there.
-        augments: False leaves what is done to whole batches to the device, and hands over its random numbers.
+        on_error: at an unreadable image, raise raises the error; skip leaves it out of its batch and logs it once.
+        store: decoded pixels on disk; missing ones are decoded.
+        augments: False leaves the augmentation of whole batches to the device and returns its random numbers.
     """
 
     def __init__(
@@ -104,10 +104,10 @@ class ImageDataset(Dataset[Batch]):
             tell: called with each row before its image is read.
 
         Returns:
-            The images that can be read: none at all, perhaps, when told to skip the others.
+            The images that can be read; with on_error=skip there may be none.
 
         Raises:
-            UnreadableImageError: for the first image that cannot be read, unless told to skip such.
+            UnreadableImageError: for the first image that cannot be read, with on_error=raise.
         """
         rows = np.array([key.row for key in keys], dtype=np.int64)
         if self._keeps_whole and self.store is not None and self.store.has(rows).all():
@@ -164,7 +164,7 @@ class ImageDataset(Dataset[Batch]):
 
     @property
     def _keeps_whole(self) -> bool:
-        """Whether what is kept of an image is what evaluation shows; what is kept for random crops is larger."""
+        """Whether the kept pixels are those of evaluation; for random crops, larger ones are kept."""
         return self._augmentation is None and self._recipe.crop_scale == 1
 
     def _uniforms(self, draws: NDArray[np.float64] | None) -> torch.Tensor | None:
@@ -200,7 +200,7 @@ class ImageDataset(Dataset[Batch]):
 
 
 def _in_threads(work: Callable[[int], Result], number: int, *, alone: bool) -> list[Result]:
-    """Share samples out among threads, or do them in a row in one: small ones would only wait for each other."""
+    """Process samples in several threads, or in one thread if they are small."""
     if alone:
         return map_samples(work, number)
     (found,) = map_samples(lambda _: [work(place) for place in range(number)], 1)
@@ -208,37 +208,37 @@ def _in_threads(work: Callable[[int], Result], number: int, *, alone: bool) -> l
 
 
 def map_samples(work: Callable[[int], Result], number: int) -> list[Result]:
-    """Call `work` with 0 to number - 1: in threads of one torch thread each, or in a row in a loader process.
+    """Call `work` with 0 to number - 1: in threads with one torch thread each, or one by one in a worker process.
 
-    What a sample's arithmetic gives then depends on nothing but the sample: neither on how many cores there are nor on
-    who loads it. An error of `work` is raised here.
+    The result then depends on the sample only, not on the number of cores or the process. Errors of `work` are raised
+    here.
     """
     if get_worker_info() is not None:
         return [work(place) for place in range(number)]
     tasks = _start_threads(os.getpid())
-    # A task a thread, not a sample: handing one over takes as long as a small image.
+    # One task per thread, not per sample: passing a task takes as long as a small image.
     parts = [range(start, number, num_cores()) for start in range(min(number, num_cores()))]
-    answers: SimpleQueue[Any] = SimpleQueue()
+    finished: SimpleQueue[Any] = SimpleQueue()
     for part in parts:
-        tasks.put((work, part, answers))
+        tasks.put((work, part, finished))
     results: dict[int, Result] = {}
     for _ in parts:
-        answer = answers.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        results.update(answer)
+        result = finished.get()
+        if isinstance(result, BaseException):
+            raise result
+        results.update(result)
     return [results[place] for place in range(number)]
 
 
 @functools.cache
 def _start_threads(_process: int) -> SimpleQueue[Any]:
-    """Start this process's threads; returns where they take their tasks from.
+    """Start this process's threads and return the queue of their tasks.
 
     A pool of concurrent.futures keeps its locks in Python, where a Ctrl-C between two lines leaves one locked for good.
     """
     tasks: SimpleQueue[Any] = SimpleQueue()
     started = threading.Barrier(num_cores() + 1)
-    # The number of threads is each thread's own in OpenMP, but torch also keeps it for threads to come.
+    # In OpenMP each thread has its own number of threads, but torch also keeps it for new threads.
     before = torch.get_num_threads()
     for number in range(num_cores()):
         threading.Thread(target=_serve, args=(tasks, started), name=f"samples-{number}", daemon=True).start()
@@ -251,9 +251,9 @@ def _serve(tasks: SimpleQueue[Any], started: threading.Barrier) -> None:
     torch.set_num_threads(1)
     started.wait()
     while True:
-        work, places, answers = tasks.get()
+        work, places, finished = tasks.get()
         try:
-            answers.put([(place, work(place)) for place in places])
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
-            answers.put(error)
-        del work, places, answers
+            finished.put([(place, work(place)) for place in places])
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
+            finished.put(error)
+        del work, places, finished

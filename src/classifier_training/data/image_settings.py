@@ -1,8 +1,8 @@
-"""Settings that follow from the images: white of images of more than 8 bits, and data.image_size=auto.
+"""Settings that depend on the images: the white of images of more than 8 bits, and data.image_size=auto.
 
-Cameras and scanners of 12 bits use a part of the 16-bit range alone. Which value is white decides what the network
-sees, and such a file often does not say it. One image cannot tell: a dark one looks the same. So the whole data set is
-looked at, and the user is told.
+Cameras and scanners of 12 bits use only a part of the 16-bit range. Which value is white decides what the network sees,
+and such a file often does not state it. A single image cannot show it, because a dark one looks the same, so images of
+the whole data set are checked.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from classifier_training.core.images import Header
 
 MAX_LOOKED = 256
-"""Images of a kind that are decoded before a training, spread over the data set."""
+"""Most images of a kind that are decoded before training, spread over the data set."""
 
 SETTING = "transforms.max_value"
 
 
-class Told(NamedTuple):
-    """What is wrong with images, and what to do."""
+class DepthProblem(NamedTuple):
+    """A problem of images of more than 8 bits, and its remedy."""
 
     title: str
     words: str
@@ -45,8 +45,8 @@ class Depth:
     """The images of more than 8 bits.
 
     Args:
-        lacking: paths of grey ones whose file does not say which value is white.
-        cut: paths of colour ones, of which the upper 8 bits are read.
+        lacking: paths of grey images whose file does not state which value is white.
+        cut: paths of colour images, of which the upper 8 bits are read.
     """
 
     lacking: Sequence[str] = ()
@@ -54,7 +54,7 @@ class Depth:
 
     @classmethod
     def of(cls, headers: Mapping[str, Header]) -> Depth:
-        """Choose the images by their headers."""
+        """Find the images by their headers."""
         return cls(
             lacking=[path for path, header in headers.items() if header.lacks_range],
             cut=[path for path, header in headers.items() if header.is_cut],
@@ -62,62 +62,64 @@ class Depth:
 
 
 def check_depth(depth: Depth, root: Path, *, max_value: int) -> list[str]:
-    """Look at some images of more than 8 bits, and say what is wrong with how they are read.
+    """Check some images of more than 8 bits for a wrong white.
 
     Args:
         depth: of the data set.
         root: folder that the paths are relative to.
-        max_value: the user's white.
+        max_value: white as the user set it.
 
     Returns:
-        A line for each kind.
+        One line for each problem.
 
     Raises:
-        UserError: when `max_value` is set and there is no image that it is for.
+        UserError: when `max_value` is set and no image uses it.
     """
     if max_value != FULL_RANGE and not depth.lacking:
         raise UserError(
             f"{SETTING}={max_value} has no effect: no image has grey samples of more than 8 bits "
-            "without saying itself which value is white",
+            "whose file does not state which value is white",
             f"no {SETTING} for such data",
             f"leave {SETTING} out",
         )
-    told = []
+    problems = []
     if (peak := _peak(root, depth.lacking)) is not None:
-        told.append(dark_samples(len(depth.lacking), peak, max_value=max_value))
+        problems.append(dark_samples(len(depth.lacking), peak, max_value=max_value))
     if (peak := _peak(root, depth.cut)) is not None:
-        told.append(dark_colours(len(depth.cut), peak))
-    return [str(one) for one in told if one is not None]
+        problems.append(dark_colours(len(depth.cut), peak))
+    return [str(one) for one in problems if one is not None]
 
 
-def dark_samples(number: int, peak: int, *, max_value: int = FULL_RANGE) -> Told | None:
-    """Say whether grey images come out too dark or too bright.
+def dark_samples(number: int, peak: int, *, max_value: int = FULL_RANGE) -> DepthProblem | None:
+    """Return the problem of grey images that come out too dark or too bright; None if there is none.
 
     Args:
         number: of the images.
         peak: the largest sample that was found among them.
         max_value: that they are read with.
     """
-    title = f"{plural(number, 'grey image')} of more than 8 bits that say not which value is white"
+    title = f"{plural(number, 'grey image')} of more than 8 bits that do not state which value is white"
     if peak > max_value:
-        return Told(title, f"samples of up to {peak:,} are cut off at {max_value:,}", f"{SETTING}={fitting_max(peak)}")
+        return DepthProblem(
+            title, f"samples of up to {peak:,} are cut off at {max_value:,}", f"{SETTING}={fitting_max(peak)}"
+        )
     fitting = fitting_max(peak)
     if fitting >= max_value:
         return None
-    return Told(
+    return DepthProblem(
         title,
-        f"the largest sample found is {peak:,} of {max_value:,}, so they are dark to the network",
+        f"the largest sample found is {peak:,} of {max_value:,}, so they look dark to the network",
         f"{SETTING}={fitting} if they have {fitting.bit_length()} bits",
     )
 
 
-def dark_colours(number: int, peak: int) -> Told | None:
-    """Say whether 16-bit colours come out too dark; `peak` is the largest upper byte that was found."""
+def dark_colours(number: int, peak: int) -> DepthProblem | None:
+    """Return the problem of 16-bit colours that come out too dark; `peak` is the largest upper byte found."""
     if peak > FULL_RANGE >> 9:
         return None
-    return Told(
+    return DepthProblem(
         f"{plural(number, 'colour image')} of 16 bits, of which the upper 8 are read",
-        f"the largest of these is {peak} of 255, so they are dark to the network",
+        f"the largest of these is {peak} of 255, so they look dark to the network",
         "save them with 8 bits a channel",
     )
 
@@ -140,11 +142,11 @@ def _peaks(paths: Iterable[Path]) -> Iterable[int]:
         try:
             yield read_peak(path)
         except UnreadableImageError:
-            continue  # whoever needs its pixels names it
+            continue  # reported when its pixels are needed
 
 
 STEP = 32
-"""Sizes are multiples of it: as far as most networks shrink an image."""
+"""Sizes are multiples of this number, by which most networks shrink an image."""
 
 TRAINED_FACTOR = 4
 """For trained weights, small images are enlarged to this many times their short side: see docs/benchmarks.md."""
@@ -152,11 +154,11 @@ TRAINED_FACTOR = 4
 
 @dataclass(frozen=True)
 class ChosenSize:
-    """The side of the network's input, and why.
+    """The side of the network's input, and the reason for it.
 
     Args:
         side: in pixels.
-        reason: in words.
+        reason: for the log.
     """
 
     side: int
@@ -171,16 +173,16 @@ def choose_image_size(
 ) -> ChosenSize:
     """Choose the side of the network's input for the images of a training split.
 
-    What counts is the median of the images' short sides. From the network's own size on, that size is taken. Smaller
-    images are not enlarged further than pays: from random weights the median is rounded up to a multiple of 32; from
-    trained weights, whose filters know objects of the size that they have in larger images, four times the median is,
-    at most the network's own size. A side that the network does not take is raised in steps of 32, at most to its own.
+    The choice depends on the median of the images' short sides. If it reaches the network's own size, that size is
+    used. Smaller images are enlarged only as far as it helps: with random weights, to the median rounded up to a
+    multiple of 32; with trained weights, whose filters expect objects as large as in larger images, to four times the
+    median. A side that the network does not accept is raised in steps of 32, at most to the network's own size.
 
     Args:
         own: the network's own size in pixels.
         sizes: width and height of each image of the training split, int64 [N, 2].
         is_trained: whether the network starts from trained weights.
-        takes: whether the network can be trained at a side of so many pixels.
+        takes: whether the network can be trained at a side, in pixels.
     """
     if not len(sizes):
         return ChosenSize(own, "the network's own")
@@ -196,7 +198,7 @@ def choose_image_size(
                 f"{images}; the network's own {own} px would enlarge them {own / short:.1f} times; {weights} weights"
             )
             return ChosenSize(side, reason)
-    return ChosenSize(own, f"the network's own; {images}, and it takes no smaller size")
+    return ChosenSize(own, f"the network's own; {images}, and it accepts no smaller size")
 
 
 def _round_up(side: float) -> int:

@@ -26,14 +26,14 @@ SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "t
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: an image and its label.
+    """One sample: an image and its label.
 
     Args:
         path: relative to the data root, with forward slashes.
         label: class name; an empty one is legal.
         split: train, val or test; empty when the data does not say.
-        group: what must stay on one side of a split (a session, a video); empty when unknown.
-        metadata: what else the data says of it, by name; reports slice by it and data.group may name a field.
+        group: samples of one group (a session, a video) stay in one split; empty when unknown.
+        metadata: further fields by name; reports slice by them, and data.group may name one.
     """
 
     path: str
@@ -58,7 +58,7 @@ class SampleIndex:
     empty_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse names that no file of the run could hold.
+        """Refuse names that cannot be written to the run's files.
 
         Raises:
             UserError: for the first that is not UTF-8.
@@ -97,7 +97,7 @@ class SampleIndex:
 
 @dataclass(frozen=True)
 class SplitData:
-    """Data ready to train on: classes, and a table for each split.
+    """Data ready for training: classes, and a table for each split.
 
     Args:
         root: absolute folder of the data.
@@ -123,8 +123,7 @@ class SplitData:
 def tabulate(index: SampleIndex) -> SplitData:
     """Number the classes and make one table a split.
 
-    Labels are matched by name: one that the training split lacks is reported and left out of the other splits, never
-    given another class's number.
+    Labels are matched by name. A label that the training split lacks is left out of the other splits with a warning.
 
     Raises:
         UserError: when fewer than two classes have training samples.
@@ -176,12 +175,12 @@ def _report_labels(split: str, rows: Sequence[Sample], class_names: Sequence[str
     unknown = sorted(present.keys() - set(class_names))
     if unknown:
         log.warning(
-            "%s has %d images of %d classes that train does not have; they are left out: %s",
+            "%s has %d images of %d classes that train does not have, left out: %s",
             split, sum(present[label] for label in unknown), len(unknown), enumerate_words(map(repr, unknown)),
         )  # fmt: skip
     missing = sorted(set(class_names) - present.keys())
     if missing:
-        log.warning("%s has no image of %s; their figures will be missing", split, enumerate_words(missing))
+        log.warning("%s has no image of %s; their metrics will be missing", split, enumerate_words(missing))
 
 
 def resolve_root(root: str | None) -> Path:
@@ -208,7 +207,7 @@ def resolve_root(root: str | None) -> Path:
 
 
 def split_of(folder_name: str) -> str:
-    """Return the split that a folder's name means; empty when it means none."""
+    """Return the split that a folder's name stands for; an empty text if none."""
     return SPLIT_FOLDERS.get(folder_name.casefold(), "")
 
 
@@ -221,7 +220,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def is_image(path: Path | str) -> bool:
-    """Whether the file's name ends like an image's."""
+    """Whether a file name has the extension of an image."""
     name = str(path)
     begin = name.rfind(".")
     return begin > name.rfind("/") + 1 and name[begin:].lower() in EXTENSIONS

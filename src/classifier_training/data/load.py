@@ -1,4 +1,4 @@
-"""From a data source to tables that are ready to train on: read, checked, split, numbered."""
+"""From a data source to tables that are ready for training: read, checked, split, labels numbered."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.index import tabulate
-from classifier_training.data.splitting.groups import assign_groups, join_twins, near_twins, report_straddling
+from classifier_training.data.splitting.groups import (
+    assign_groups,
+    group_duplicates,
+    near_duplicates,
+    report_straddling,
+)
 from classifier_training.data.splitting.splits import (
-    SplitWish,
+    SplitRequest,
     complete_splits,
     give_splits,
     report_overlap,
@@ -61,7 +66,7 @@ class LoadedData:
 
     @property
     def words(self) -> str:
-        """One line for people."""
+        """One line for the log."""
         sizes = ", ".join(f"{len(table):,} {name}" for name, table in self.splits.tables.items())
         return f"data: {self.splits.root}: {self.splits.num_classes} classes, images: {sizes}"
 
@@ -85,30 +90,30 @@ def load_data(
 
     Args:
         source: the data.
-        seed: of the splits that are drawn.
-        manifest: the splits of a run that goes on; they then hold.
+        seed: of random splits.
+        manifest: the splits of a run that resumes, which are used again.
 
     Raises:
-        UserError: when there is no data, a file is no image (unless such are skipped), or nothing can be validated on.
+        UserError: when there is no data, a file is no image (unless such are skipped), or there is no validation image.
     """
-    wish = split_wish(source)
+    request = split_request(source)
     index = read_samples(source)
     if manifest is None:
-        _meet_empty_classes(index, source.on_error)
+        _handle_empty_classes(index, source.on_error)
     else:
         index = restore_splits(index, manifest, source.on_error)
     scan = scan_headers(index)
-    index = _meet_unreadable(index, scan, source.on_error)
+    index = _handle_unreadable_images(index, scan, source.on_error)
     copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
     if manifest is None:
         if source.splits is not None:
             index = give_splits(index, Path(source.splits), source.on_error)
-        # Copies on both sides of a split that is drawn here would be our own fault.
+        # A random split must not put copies of an image on both sides.
         exact = {path: group[0] for group in copies for path in group}
-        twins = near_twins(index) if source.group_duplicates else exact
-        if twins and (VAL not in index.present_splits() or any(not sample.split for sample in index.samples)):
-            index = join_twins(index, twins)
-        index = complete_splits(index, wish, seed=seed)
+        clusters = near_duplicates(index) if source.group_duplicates else exact
+        if clusters and (VAL not in index.present_splits() or any(not sample.split for sample in index.samples)):
+            index = group_duplicates(index, clusters)
+        index = complete_splits(index, request, seed=seed)
     report_overlap(index)
     report_straddling(index)
     splits = tabulate(index)
@@ -128,31 +133,31 @@ def load_data(
     )
 
 
-def split_wish(source: DataSource) -> SplitWish:
-    """What the settings say on dividing.
+def split_request(source: DataSource) -> SplitRequest:
+    """Return the settings on how to split.
 
     Raises:
         UserError: when they contradict each other.
     """
     names = ("val_fraction", "test_fraction", "fold", "num_folds")
     chosen = {name: getattr(source, name) for name in names}
-    idle = [name for name in names if chosen[name] is not None]
-    if source.splits is not None and (idle or source.group_duplicates):
-        name = idle[0] if idle else "group_duplicates"
+    unused = [name for name in names if chosen[name] is not None]
+    if source.splits is not None and (unused or source.group_duplicates):
+        name = unused[0] if unused else "group_duplicates"
         raise UserError(
-            f"data.{name}={getattr(source, name)} has no effect: data.splits says what is trained on",
-            "splits that are read, or splits that are drawn",
+            f"data.{name}={getattr(source, name)} has no effect: data.splits defines the splits",
+            "splits that are read, or random splits",
             f"leave out data.{name}, or data.splits",
         )
-    return SplitWish(**chosen)
+    return SplitRequest(**chosen)
 
 
 def _nothing_to_validate(index: SampleIndex) -> UserError:
-    strangers = sorted({sample.label for sample in index.samples if sample.split == VAL})
-    if strangers:
+    unknown = sorted({sample.label for sample in index.samples if sample.split == VAL})
+    if unknown:
         return UserError(
             f"{index.root}: the validation split has only classes that train does not have: "
-            f"{enumerate_words(map(repr, strangers))}",
+            f"{enumerate_words(map(repr, unknown))}",
             "the same class names in train and in validation",
             "rename the classes, or remove the validation split to have one cut from train",
         )
@@ -169,7 +174,7 @@ def _nothing_to_validate(index: SampleIndex) -> UserError:
     )
 
 
-def _meet_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]) -> None:
+def _handle_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]) -> None:
     if not index.empty_classes:
         return
     listed = enumerate_words(index.empty_classes)
@@ -177,12 +182,12 @@ def _meet_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]) 
         raise UserError(
             f"{index.root}: {len(index.empty_classes)} class folder(s) without an image: {listed}",
             "at least one image in every class folder",
-            "fill or remove the folders, or go on without them: data.on_error=skip",
+            "fill or remove the folders, or leave them out: data.on_error=skip",
         )
     log.warning("class folders without an image are left out: %s", listed)
 
 
-def _meet_unreadable(index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"]) -> SampleIndex:
+def _handle_unreadable_images(index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"]) -> SampleIndex:
     if not scan.unreadable:
         return index
     first = next(iter(scan.unreadable.values()))

@@ -1,4 +1,4 @@
-"""A loader that takes processes while images are decoded, and none once their pixels are on disk."""
+"""Batch loader: uses worker processes while images are decoded, and none once their pixels are in the store."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ DEPTH = 2
 POLL_SECONDS = 0.1
 
 
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items, which a thread makes up to two ahead; its error is raised in its place."""
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items, of which a thread computes up to two in advance; its errors are raised here."""
     waiting: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(DEPTH)
     stopped = threading.Event()
 
@@ -54,10 +54,10 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
                 if stopped.is_set():
                     return
             put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             put(error)
 
-    thread = threading.Thread(target=make, name="ahead", daemon=True)
+    thread = threading.Thread(target=make, name="prefetch", daemon=True)
     thread.start()
     try:
         while (found := waiting.get()) is not None:
@@ -70,19 +70,19 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 WARM_SHARE = 0.02
-"""Share of an epoch's images that may have to be decoded for processes not to be worth their while."""
+"""Share of an epoch's images, still to be decoded, up to which worker processes do not pay."""
 
 
 LOADERS: WeakSet[BatchLoader] = WeakSet()
-"""Those of this process: torch tells of a dead worker wherever the program happens to be, and not whose it was."""
+"""Loaders of this process: torch reports a dead worker anywhere in the program, without naming its loader."""
 
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
 class BatchLoader(DataLoader[Batch]):
-    """Loads the batches of one split, in this process or in others, and lets the store keep what was decoded.
+    """Loads the batches of one split, in this process or in workers, and adds decoded images to the store.
 
-    torch makes an error of a worker anew from a single text, which ours cannot be made from, so they travel as values.
+    torch rebuilds a worker's exception from a single text, which is impossible for ours, so workers return them.
 
     Args:
         dataset: what to load.
@@ -90,7 +90,7 @@ class BatchLoader(DataLoader[Batch]):
         batch_size: images in a batch at the most.
         sizes: images in each batch; whole batches and the rest when left out.
         num_workers: loader processes, while images are decoded.
-        loads_ahead: whether a thread of this process loads the next batches; beside a GPU, not beside a busy CPU.
+        loads_ahead: whether a thread of this process prefetches batches; useful beside a GPU, not on a busy CPU.
         share: the part of each batch that this process loads.
     """
 
@@ -106,7 +106,7 @@ class BatchLoader(DataLoader[Batch]):
         share: Share = Share(),  # noqa: B008 - nothing of it can change
     ) -> None:
         if num_workers and few_open_files():
-            # Tensors then pass through named shared memory, which takes no descriptor each.
+            # Tensors are then sent by named shared memory, without a file descriptor for each.
             torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
         if sizes is None:
             whole, rest = divmod(len(sampler), batch_size)
@@ -133,7 +133,7 @@ class BatchLoader(DataLoader[Batch]):
         LOADERS.add(self)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # All of it when the first batch is asked for: Lightning says which epoch it is after it has asked for this.
+        # Evaluated at the first batch, because Lightning sets the epoch after it calls iter().
         begun, self._begun = self._begun, _Begun()
         self._num_given = begun.num_batches
         for batch in self._from(begun):
@@ -141,26 +141,26 @@ class BatchLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How far the epoch is, for Lightning."""
+        """Progress within the epoch, for Lightning."""
         num_batches = self._num_given % len(self)
         num_images = sum(self._sizes[:num_batches])
         return {"num_batches": num_batches, "num_images": num_images, "batch_size": self._batch_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begin the next epoch where an interrupted one was left.
+        """Start the next epoch where an interrupted one stopped.
 
         Raises:
-            UserError: when it was left in batches of another size.
+            UserError: when it had batches of another size.
         """
         if state_dict["num_batches"] and state_dict["batch_size"] != self._batch_size:
             raise UserError(
-                f"the epoch was left after {state_dict['num_batches']} batches of {state_dict['batch_size']} images, "
-                f"and goes on with {self._batch_size}",
-                "batches of the same size up to the end of the epoch",
+                f"the epoch stopped after {state_dict['num_batches']} batches of {state_dict['batch_size']} images, "
+                f"and would resume with batches of {self._batch_size}",
+                "batches of the same size until the end of the epoch",
                 f"data.batch_size={state_dict['batch_size']}",
             )
         num_batches = state_dict["num_batches"]
-        # Batches were all of the same size before they were evened out.
+        # Earlier versions did not save the number of images; all batches then had the same size.
         self._begun = _Begun(num_batches, state_dict.get("num_images", num_batches * self._batch_size))
 
     def _from(self, begun: _Begun) -> Iterator[Batch]:
@@ -174,10 +174,10 @@ class BatchLoader(DataLoader[Batch]):
             assert self.batch_sampler is not None
             batches = self._stored((self._images.load(keys) for keys in self.batch_sampler), first)
         pinned = (_pin(batch) for batch in batches) if torch.cuda.is_available() else batches
-        return ahead(pinned) if self._loads_ahead else pinned
+        return prefetch(pinned) if self._loads_ahead else pinned
 
     def dead_worker(self, pids: Sequence[int]) -> str | None:
-        """Return the path of the image that one of these processes was reading, if it is a worker of this loader."""
+        """Return the path of the image that a dead worker of this loader was reading; None if it is not one of ours."""
         workers = getattr(self._iterator, "_workers", ())
         rows = [self._reading[number] for number, worker in enumerate(workers) if worker.pid in pids]
         return next((self._images.path(row) for row in rows if row >= 0), None)
@@ -196,11 +196,11 @@ class BatchLoader(DataLoader[Batch]):
                 assert store is not None
                 store.add(row, pixels)
                 is_new = True
-            # Before the last batch: Lightning counts, and takes the generator down instead of running it to its end,
-            # where an interrupt would be lost.
+            # Before the last batch: Lightning counts the batches and then closes the generator, and an interrupt during
+            # closing would be lost.
             if number == len(self) and is_new and store is not None:
                 store.commit()
-                # They do not know what is new in the store.
+                # The workers do not know the new content of the store.
                 self._end_workers()
                 yield loaded.batch
                 return
@@ -213,14 +213,14 @@ class BatchLoader(DataLoader[Batch]):
 
 
 class _Begun(NamedTuple):
-    """The part of an epoch that was seen before a run was interrupted."""
+    """The part of an epoch that was done before a run was interrupted."""
 
     num_batches: int = 0
     num_images: int = 0
 
 
 class _SharedBatches(Sampler[list[SampleKey]]):
-    """The part of each batch that is this process's."""
+    """This process's part of each batch."""
 
     def __init__(self, sampler: EpochSampler, sizes: Sequence[int], share: Share) -> None:
         self._sampler = sampler
@@ -232,7 +232,7 @@ class _SharedBatches(Sampler[list[SampleKey]]):
         return len(self._sizes)
 
     def start_at(self, begun: _Begun) -> None:
-        """Leave out what was seen already, in the next iteration; the sampler is told by itself."""
+        """Skip batches that are done in the next iteration; the sampler is set separately."""
         self._begun = begun
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -269,11 +269,11 @@ class _ErrorsAsValues(Dataset[Loaded | UserError]):
 
 
 @contextmanager
-def told_dead_workers() -> Iterator[None]:
-    """Turn the end of a loader process into an error that names the image it was reading.
+def explain_worker_death() -> Iterator[None]:
+    """Turn the death of a worker process into an error that names the image it was reading.
 
     Raises:
-        UserError: then.
+        UserError: when a worker process died.
     """
     try:
         yield
@@ -285,22 +285,22 @@ def told_dead_workers() -> Iterator[None]:
         path = next((path for loader in list(LOADERS) if (path := loader.dead_worker(pids))), None)
         reason = str(error).partition("\n")[0].partition(": ")[2].rstrip(". ")
         raise UserError(
-            f"a loader process ended {f'while it read {path}' if path else 'between two images'} ({reason})",
-            "images that can be decoded, in processes that nobody ends; a killed one was perhaps too large for memory",
-            "look at that file, or read in one process, which says more: data.num_workers=0",
+            f"a loader process died {f'while reading {path}' if path else 'between two images'} ({reason})",
+            "images that can be decoded, and enough memory: the system kills processes when memory runs out",
+            "check that file, or load in one process, which gives a full error: data.num_workers=0",
         ) from error
 
 
 SIGNAL_SECONDS = 5.0
-"""Longest time between the end of a process and its signal."""
+"""Longest time between the death of a process and its signal."""
 
 
 def _awaiting_signals(found: Iterable[Loaded | UserError]) -> Iterator[Loaded | UserError]:
-    """Give torch the time to say which process ended, where its batch was to be fetched from it still."""
+    """Give torch time to report which process died, if its batch could not be fetched."""
     try:
         yield from found
     except (ConnectionError, EOFError):
-        # Its connections are closed before the signal of its end comes, which is raised as an error from within here.
+        # Connections close before the signal of the death arrives; torch raises its error from within the sleep.
         time.sleep(SIGNAL_SECONDS)
         raise
 

@@ -1,8 +1,8 @@
-"""What is kept of an image: the pixels that a split's batches are made from, with the store and without it.
+"""The size and form in which decoded images are kept, in memory and in the store.
 
-An evaluation sees the exact result of the preprocessing. Training cuts random parts out of an image; it is shrunk
-once before, so far that the smallest part still has as many pixels as the network's input, and never enlarged. Every
-batch is cut from that, whether it was just made or comes from disk, so a store changes no pixel.
+For evaluation it is the exact result of the preprocessing. For training with random crops, an image is shrunk once, so
+far that the smallest crop still has as many pixels as the network's input; it is never enlarged. Crops are taken from
+these pixels whether they were just decoded or come from the store, so a store changes no pixel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
 
 FORMAT_VERSION = 2
-"""Of the files in the store; pixels of another version are made anew."""
+"""Of the files in the store; pixels of another version are decoded again."""
 
 MAX_LOG_RATIO = math.log(4 / 3)
 """Random crops are stretched by up to 4:3 either way, as in Szegedy et al. 2015 (arXiv:1409.4842)."""
@@ -38,12 +38,12 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a decoded image becomes the pixels that are kept.
+    """How a decoded image becomes the kept pixels.
 
     Args:
         preprocessing: what evaluation does to an image.
         crop_scale: smallest share of the area that a random crop takes; 1 where nothing is cropped.
-        jpeg: whether pixels go through JPEG, to take less room.
+        jpeg: whether the store compresses pixels as JPEG, to take less space.
     """
 
     preprocessing: Preprocessing
@@ -51,7 +51,7 @@ class Recipe:
     jpeg: bool = False
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that are kept of an image of this height and width."""
+        """Height and width of the kept pixels of an image of this height and width."""
         if self.crop_scale == 1:
             return self.preprocessing.size
         # A crop's side is that of the image times sqrt(share), times the stretch, which may be 1 / sqrt(4/3).
@@ -63,13 +63,13 @@ class Recipe:
         return (place.height, place.width) if place.height < height and place.width <= width else (height, width)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Return what is kept of an upright RGB image: uint8 [h, w, 3]."""
+        """Return the kept pixels of an upright RGB image: uint8 [h, w, 3]."""
         if self.crop_scale == 1:
             return self.preprocessing.pixels(image)
         return self.preprocessing.resize(image, *self.shape(image.height, image.width))
 
     def restored(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return kept pixels as a store gives them back, so that the first epoch sees what the next ones will."""
+        """Return pixels as a store returns them, so that the first epoch sees the same as later ones."""
         return decode(encode(pixels)) if self.jpeg else pixels
 
     def encoded(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
@@ -77,15 +77,15 @@ class Recipe:
         return encode(pixels) if self.jpeg else np.ascontiguousarray(pixels).data.cast("B")
 
     def read(self, path: Path | str) -> NDArray[np.uint8]:
-        """Decode a file and return what is kept of it.
+        """Decode a file and return its kept pixels.
 
         Raises:
-            UnreadableImageError: when the file gives no pixels.
+            UnreadableImageError: when the file cannot be decoded.
         """
         return self.pixels(self.preprocessing.read(path))
 
     def fingerprint(self) -> str:
-        """A name for all that the kept pixels depend on, but for the files; 16 hexadecimal digits."""
+        """Hash of everything that the kept pixels depend on except the files; 16 hexadecimal digits."""
         fit = self.preprocessing
         decides = {
             "format": FORMAT_VERSION,
@@ -110,6 +110,6 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def decode(blob: bytes) -> NDArray[np.uint8]:
-    """Return the pixels of what `encode` wrote, uint8 [h, w, 3]."""
+    """Return the pixels of a JPEG from `encode`, uint8 [h, w, 3]."""
     with Image.open(io.BytesIO(blob), formats=("JPEG",)) as image:
         return np.asarray(image)

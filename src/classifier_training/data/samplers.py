@@ -33,10 +33,10 @@ def inverse_frequency_weights(
     *,
     power: Annotated[float, Field(gt=0, le=1)] = 1.0,
 ) -> NDArray[np.float64]:
-    """Draw every class equally often, however rare.
+    """Sample every class equally often, however rare.
 
     Args:
-        power: how far to go: 1 draws all classes alike, 0.5 is half way on a log scale (square-root sampling).
+        power: degree of balancing: 1 samples all classes equally often, 0.5 is square-root sampling.
     """
     return 1.0 / np.maximum(class_counts, 1).astype(np.float64) ** power
 
@@ -48,7 +48,7 @@ def manual_weights(
     *,
     weights: dict[ClassName, Annotated[float, Field(ge=0)]],
 ) -> NDArray[np.float64]:
-    """Draw a class's images in proportion to its weight.
+    """Sample the images of a class in proportion to its weight.
 
     Args:
         weights: by class name; classes left out weigh 1, as in sampler.weights={cat: 4, dog: 0.5}.
@@ -66,24 +66,26 @@ def manual_weights(
         )
     values = np.array([weights.get(name, 1.0) for name in class_names], dtype=np.float64)
     if not values.any():
-        raise UserError("sampler.weights are all 0", "at least one class to draw", "give one class a weight above 0")
+        raise UserError(
+            "sampler.weights are all 0", "a weight above 0 for at least one class", "sampler.weights={cat: 4, dog: 1}"
+        )
     return values
 
 
 def batch_sizes(num_images: int, batch_size: int, *, per_step: int = 1, smallest: int = 1) -> list[int]:
     """Divide an epoch into batches of nearly the same size, as few as the batch size allows, so that no image is left.
 
-    A batch that is much smaller than the others would have its step in full, on little; one of a single image is more
-    than a batch norm can take. Where even batches would be too small, the rest of whole batches is left out instead.
+    A much smaller last batch would weigh as much as the others in its step, and batch norm fails on a single image. If
+    even batches would be too small, the images after the last whole batch are left out instead.
 
     Args:
         num_images: of the epoch.
-        batch_size: images in a batch at the most.
-        per_step: batches whose gradients make one step; as far as images allow, every step has as many.
-        smallest: images in a batch at the least.
+        batch_size: most images in a batch.
+        per_step: batches whose gradients are accumulated for one step; if possible, every step has that many.
+        smallest: fewest images in a batch.
 
     Returns:
-        Images in each batch, the larger ones first; their sum is below `num_images` where images are left out.
+        Images in each batch, the larger ones first; their sum is below `num_images` if images are left out.
     """
     fewest = -(-num_images // batch_size)
     steps = -(-num_images // (batch_size * per_step))
@@ -94,7 +96,7 @@ def batch_sizes(num_images: int, batch_size: int, *, per_step: int = 1, smallest
 
 
 def even_parts(total: int, number: int) -> list[int]:
-    """Divide a whole number into parts that differ by one at the most, the larger ones first."""
+    """Divide an integer into parts that differ by at most one, the larger ones first."""
     size, more = divmod(total, number)
     return [size + 1] * more + [size] * (number - more)
 
@@ -105,7 +107,7 @@ class EpochSampler:
     Args:
         targets: class of each sample, int64 [N].
         class_weights: weight of one image of each class [K]; None takes every sample once.
-        seed: of the run; None keeps the samples in their order, as evaluation wants it.
+        seed: of the run; None keeps the samples in order, for evaluation.
     """
 
     def __init__(
@@ -128,11 +130,11 @@ class EpochSampler:
         return len(self._targets)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields; Lightning calls this."""
+        """Set the epoch of the next iteration; Lightning calls this."""
         self._epoch = epoch
 
     def start_at(self, position: int) -> None:
-        """Leave out the first samples of the next iteration: they were seen before a run was interrupted."""
+        """Skip the first samples of the next iteration, which were used before the run was interrupted."""
         self._first = position
 
     @property
@@ -156,5 +158,5 @@ class EpochSampler:
         return generator.choice(len(self._targets), size=len(self._targets), p=self._probabilities)
 
     def draws(self, epoch: int, num_classes: int, *, num_images: int | None = None) -> NDArray[np.int64]:
-        """How often each class is drawn in an epoch, or among its first images, int64 [K]."""
+        """Samples drawn of each class in an epoch, or among its first images, int64 [K]."""
         return np.bincount(self._targets[self.order(epoch)[:num_images]], minlength=num_classes).astype(np.int64)

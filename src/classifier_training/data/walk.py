@@ -1,8 +1,8 @@
-"""Every file below a folder, in a fixed order and fast: names come from the directories alone, no file is opened.
+"""Lists every file below a folder, in a fixed order and fast: only directories are read, no file is opened.
 
-A link is followed where it leads to a file inside the root. Links to folders, and links that lead out of the root, are
-followed when the user says so; a link that leads back to a folder it lies in is not. What cannot be used is reported by
-`Faults`.
+A link is followed if it leads to a file inside the root. Links to folders, and links that lead out of the root, are
+followed with `follow_links`; a link that leads back to a folder above it never is. `DataErrors` raises or collects what
+cannot be used.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Faults:
-    """Collects what cannot be used.
+class DataErrors:
+    """Raises or collects the errors of single rows, files and folders of a data set.
 
     Args:
-        on_error: raise ends the run at the first; skip goes on and counts.
+        on_error: raise raises the first error; skip counts them.
     """
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise") -> None:
@@ -35,11 +35,11 @@ class Faults:
         self._number = 0
         self._first = ""
 
-    def meet(self, error: UserError) -> None:
-        """Raise the error, or remember it.
+    def handle(self, error: UserError) -> None:
+        """Raise the error, or count it.
 
         Raises:
-            UserError: that very error, unless such are skipped.
+            UserError: the error, unless errors are skipped.
         """
         if self._on_error == "raise":
             raise error
@@ -48,14 +48,14 @@ class Faults:
         log.debug("left out: %s", error.came)
 
     def report(self, where: Path) -> None:
-        """Say in one line how much is left out."""
+        """Log in one line how much is left out."""
         if self._number:
             log.warning("%s: %d rows or files cannot be used and are left out; the first: %s",
                         where, self._number, self._first)  # fmt: skip
 
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
-"""Files that systems put beside images; those whose names begin with a dot are left out as well."""
+"""Files that operating systems put beside images. Names that begin with a dot are ignored, too."""
 
 
 class LinkOutError(UserError):
@@ -68,8 +68,8 @@ class UnreadableFolderError(UserError):
     def __init__(self, folder: str, reason: str) -> None:
         super().__init__(
             f"{folder}: {reason}",
-            "a data folder that can be read through",
-            "fix its permissions, choose another data.root, or go on without it: data.on_error=skip",
+            "a data folder that can be read",
+            "fix its permissions, choose another data.root, or leave it out: data.on_error=skip",
         )
         self.folder = folder
         self.reason = reason
@@ -77,19 +77,19 @@ class UnreadableFolderError(UserError):
 
 @dataclass
 class Walker:
-    """Goes through folders of one data set.
+    """Walks through the folders of one data set.
 
     Args:
         root: absolute, with its own links resolved.
         follow_links: whether links to folders and out of the root are followed.
-        faults: told of folders that cannot be read and of links that lead out.
-        setting: the name of `follow_links` for the user.
-        keeps: whether what a folder holds is kept for the next time that it is gone through.
+        errors: handles folders that cannot be read and links that lead out of the root.
+        setting: the user's name of `follow_links`, for messages.
+        keeps: whether the content of a folder is cached for the next walk.
     """
 
     root: Path
     follow_links: bool = False
-    faults: Faults = field(default_factory=Faults)
+    errors: DataErrors = field(default_factory=DataErrors)
     setting: str = "data.follow_links"
     keeps: bool = True
     _folder_links: list[str] = field(default_factory=list)
@@ -99,22 +99,22 @@ class Walker:
     _reached: dict[str, bool] = field(default_factory=dict)
 
     def files(self, folder: Path) -> Iterator[str]:
-        """Give the absolute path of each file below a folder, folder by folder in the order of the names."""
+        """Yield the absolute path of each file below a folder, sorted by folder and name."""
         yield from self._walk(str(folder), (os.path.realpath(folder),))
 
     def folders(self, folder: Path) -> list[Path]:
-        """The folders directly inside a folder that may hold data, in the order of their names."""
+        """The folders directly inside a folder, sorted by name."""
         return [folder / name for name, _ in self._scan(str(folder))[0]]
 
     def loose_files(self, folder: Path) -> list[str]:
-        """The names of the files directly inside a folder, in their order."""
+        """The names of the files directly inside a folder, sorted."""
         return self._scan(str(folder))[1]
 
     def holds(self, folder: Path, name: str) -> bool:
-        """Whether a file of that name, which may have slashes, lies in a folder; each folder is read once.
+        """Whether a folder has a file of that name, which may contain slashes; each folder is read once.
 
         Raises:
-            UserError: when it is there, but by a link that leads out of the root.
+            UserError: when the file is reached by a link that leads out of the root.
         """
         parent, _, last = f"{folder}/{name}".rpartition("/")
         if parent not in self._entries:
@@ -125,7 +125,7 @@ class Walker:
         return link is not None
 
     def reaches(self, path: str, folder: str) -> bool:
-        """Whether the way from a folder inside the root down to a path has no link that is not followed."""
+        """Whether a path below a folder inside the root is reached without a link that is not followed."""
         parent = os.path.dirname(path)  # noqa: PTH120
         if self.follow_links or path in ("", folder, parent):
             return True
@@ -137,7 +137,7 @@ class Walker:
         if not os.path.islink(path):  # noqa: PTH114
             return True
         if not self._is_inside(os.path.realpath(path)):
-            self.faults.meet(self._leads_out(path))
+            self.errors.handle(self._leads_out(path))
             return False
         if os.path.isdir(path):  # noqa: PTH112
             self._folder_links.append(path)
@@ -145,7 +145,7 @@ class Walker:
         return True
 
     def report(self) -> None:
-        """Say which links were not followed."""
+        """Log which links were not followed."""
         if self._folder_links:
             links = sorted(set(self._folder_links))
             log.warning(
@@ -153,7 +153,9 @@ class Walker:
                 self.root, len(links), self.setting, enumerate_words(links, limit=3),
             )  # fmt: skip
         if self._loops:
-            log.warning("%s: links that lead back are not followed: %s", self.root, enumerate_words(self._loops))
+            log.warning(
+                "%s: links to a folder above them are not followed: %s", self.root, enumerate_words(self._loops)
+            )
         self._folder_links.clear()
         self._loops.clear()
 
@@ -175,7 +177,7 @@ class Walker:
                 yield from self._walk(path, (*above, real))
 
     def _list(self, folder: str) -> dict[str, str]:
-        """Names of a folder's files, each with the link that leads out of the root, if one does."""
+        """Names of a folder's files, each with the link on its path that leads out of the root, or an empty text."""
         if not os.path.isdir(folder):  # noqa: PTH112
             return {}
         out = "" if self.follow_links or self._is_inside(os.path.realpath(folder)) else folder
@@ -188,7 +190,7 @@ class Walker:
         return entry.path
 
     def _scan(self, folder: str) -> tuple[list[tuple[str, bool]], list[str]]:
-        """Sort what lies in a folder into folders, each with whether it is a link, and files."""
+        """Return the folders inside a folder, each with whether it is a link, and the files."""
         if folder in self._scanned:
             return self._scanned[folder]
         folders: list[tuple[str, bool]] = []
@@ -207,7 +209,7 @@ class Walker:
                     else:
                         files.append(name)
         except OSError as error:
-            self.faults.meet(UnreadableFolderError(folder, str(error.strerror)))
+            self.errors.handle(UnreadableFolderError(folder, str(error.strerror)))
         folders.sort()
         files.sort()
         self._scanned[folder] = folders, files
@@ -215,7 +217,7 @@ class Walker:
 
     def _follows(self, entry: os.DirEntry[str]) -> bool:
         if self._link_out(entry):
-            self.faults.meet(self._leads_out(entry.path))
+            self.errors.handle(self._leads_out(entry.path))
             return False
         if _is_folder(entry) and not self.follow_links:
             self._folder_links.append(entry.path)
@@ -225,8 +227,8 @@ class Walker:
     def _leads_out(self, link: str) -> LinkOutError:
         return LinkOutError(
             f"{link} is a link that leads out of the data folder {self.root}, to {os.path.realpath(link)}",
-            "data inside data.root, or your word that such links are meant",
-            f"{self.setting}=true, or remove the link",
+            "data inside data.root",
+            f"{self.setting}=true to follow it, or remove the link",
         )
 
     def _is_inside(self, target: str) -> bool:
@@ -234,7 +236,7 @@ class Walker:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one or leads to one; a link that leads to itself is a file that cannot be read."""
+    """Whether an entry is a folder or a link to one; a link to itself counts as an unreadable file."""
     try:
         return entry.is_dir()
     except OSError:

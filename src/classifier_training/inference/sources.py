@@ -14,7 +14,7 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
 from classifier_training.core.preprocess import import_opencv
 from classifier_training.data.index import is_image
-from classifier_training.data.walk import Faults, LinkOutError, UnreadableFolderError, Walker
+from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ def find_source(source: str, *, every_s: float | None = None, follow_links: bool
     return found
 
 
-class _Skipped(Faults):
+class _Skipped(DataErrors):
     """Collects links that lead out of a folder, and folders that cannot be read."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class _Skipped(Faults):
         self.links: list[str] = []
         self.unreadable: list[UnreadableFolderError] = []
 
-    def meet(self, error: UserError) -> None:
+    def handle(self, error: UserError) -> None:
         """Keep the error; see the base class."""
         if isinstance(error, LinkOutError):
             self.links.append(error.came.partition(" is a link ")[0])
@@ -126,20 +126,20 @@ class _LinkReport:
 
     is_done: bool = False
 
-    def log(self, walker: Walker, met: _Skipped) -> None:
+    def log(self, walker: Walker, skipped: _Skipped) -> None:
         if not self.is_done:
             self.is_done = True
             walker.report()
-            if met.links:
+            if skipped.links:
                 log.warning(
                     "%s: %d links that lead out of the folder are not followed (%s=true follows them): %s",
-                    walker.root, len(met.links), walker.setting, enumerate_words(met.links, limit=3),
+                    walker.root, len(skipped.links), walker.setting, enumerate_words(skipped.links, limit=3),
                 )  # fmt: skip
 
 
-def _walker(folder: str, met: _Skipped, *, follow_links: bool) -> Walker:
+def _walker(folder: str, skipped: _Skipped, *, follow_links: bool) -> Walker:
     root = Path(os.path.realpath(folder))
-    return Walker(root, follow_links=follow_links, faults=met, setting="follow_links", keeps=False)
+    return Walker(root, follow_links=follow_links, errors=skipped, setting="follow_links", keeps=False)
 
 
 @dataclass(frozen=True)
@@ -168,14 +168,14 @@ class FolderSource:
     _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        met = _Skipped()
-        walker = _walker(self.path, met, follow_links=self.follow_links)
+        skipped = _Skipped()
+        walker = _walker(self.path, skipped, follow_links=self.follow_links)
         for path in walker.files(Path(self.path)):
-            yield from self._refused(met.unreadable)
+            yield from self._refused(skipped.unreadable)
             if is_image(Path(path)):
                 yield self._item(path)
-        yield from self._refused(met.unreadable)
-        self._linked.log(walker, met)
+        yield from self._refused(skipped.unreadable)
+        self._linked.log(walker, skipped)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
@@ -202,13 +202,13 @@ class GlobSource:
     _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        met, folder = _Skipped(), self._folder
-        walker = _walker(folder, met, follow_links=self.follow_links)
+        skipped, folder = _Skipped(), self._folder
+        walker = _walker(folder, skipped, follow_links=self.follow_links)
         # Only paths are held, for their order; a glob gives them as the file system does.
         for path in sorted(glob.iglob(self.pattern, recursive=True)):
             if is_image(Path(path)) and not os.path.isdir(path) and walker.reaches(path, folder):
                 yield Item(path, os.path.relpath(path, folder))
-        self._linked.log(walker, met)
+        self._linked.log(walker, skipped)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)

@@ -1,6 +1,6 @@
-"""Trained weights that come in Python packages: no hub, no account, no download when a network is built.
+"""Trained weights from Python packages: no hub, account or download when a network is built.
 
-The packages hold a file of weights each, and are never imported.
+Each package contains one file of weights and is never imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import sha256
 from classifier_training.core.types import Weights
-from classifier_training.models.meta import on_shapes
+from classifier_training.models.meta import on_meta
 from classifier_training.models.weights import load_state, read_tensors
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class Package:
 
     Args:
         name: as it is installed.
-        version: the one whose file has the hash below.
+        version: of the file with the hash below.
         file: of the weights, relative to where packages are installed.
         sha256: of that file.
-        extra: of ours that installs it; None for what is always installed.
+        extra: the optional extra that installs it; None if it is always installed.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Package:
 
     @property
     def path(self) -> Path | None:
-        """Where the file is; None where the package is not installed."""
+        """Path of the file; None if the package is not installed."""
         try:
             path = Path(str(distribution(self.name).locate_file(self.file)))
         except PackageNotFoundError:
@@ -52,7 +52,7 @@ class Package:
 
 
 TAG = "in1k"
-"""What timm calls the weights of these networks: they are of ImageNet-1k."""
+"""timm's tag of these weights, which are of ImageNet-1k."""
 
 LICENSE = "Apache-2.0"
 """Of the packages, and of the networks as their authors published them."""
@@ -82,17 +82,17 @@ PACKAGES = {
 """By timm's name of the network."""
 
 COUNTER = "num_batches_tracked"
-"""Of a batch norm; the files leave some out, and no result depends on it."""
+"""A buffer of batch norms; some are missing in the files, and no result depends on it."""
 
 
 def package_of(name: str) -> Package | None:
-    """Return the package with the weights that timm's name of a network stands for, if there is one."""
+    """Return the package with the weights of a network by timm's name, if there is one."""
     architecture, _, tag = name.partition(".")
     return PACKAGES.get(architecture) if tag in ("", TAG) else None
 
 
 def with_bundled_weights(built: BuiltModel) -> BuiltModel:
-    """Load the weights of a network's package into it; a last layer for another number of classes is left as it is.
+    """Load the weights of a network's package into it; a head for another number of classes keeps its random weights.
 
     Raises:
         UserError: when the package is missing or its file was changed.
@@ -116,15 +116,15 @@ def with_bundled_weights(built: BuiltModel) -> BuiltModel:
 
 
 def by_timms_names(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
-    """Rename the tensors of a package's file, which are in the order of timm's.
+    """Rename the tensors of a package's file to timm's names; they are in timm's order.
 
     Raises:
-        UserError: when timm's network is another one.
+        UserError: when timm's network has other layers.
     """
     import timm
     import torch
 
-    reference: nn.Module = on_shapes(lambda: timm.create_model(architecture))
+    reference: nn.Module = on_meta(lambda: timm.create_model(architecture))
     own = reference.state_dict()
     names = [name for name in own if not name.endswith(COUNTER)]
     tensors = [tensor for name, tensor in state.items() if not name.endswith(COUNTER)]

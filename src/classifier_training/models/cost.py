@@ -1,4 +1,4 @@
-"""Size and cost of a network: by layer, in training, and of many networks by name, measured once and kept.
+"""Size and cost of a network: by layer, in training, and of many networks by name, measured once and cached.
 
 Everything is found on the meta device: no weight is read, no image needed.
 """
@@ -19,7 +19,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir, versions
 from classifier_training.core.types import BuiltModel
-from classifier_training.models.meta import on_shapes, shadow_of
+from classifier_training.models.meta import meta_copy, on_meta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer that has parameters or does arithmetic.
+    """One layer with parameters or FLOPs.
 
     Args:
         name: dotted path in the network.
@@ -56,7 +56,7 @@ class ModelSummary:
         architecture: the network's name.
         input_shape: channels, height and width of the image that was counted.
         num_parameters: weights and biases.
-        num_trainable: those of them that learn.
+        num_trainable: trainable parameters.
         num_flops: for one image, a multiply and an add counted as two.
         layers: the rows, in the order of the network.
     """
@@ -74,14 +74,14 @@ class ModelSummary:
         return self.num_parameters * 4 / 2**20
 
     def to_text(self) -> str:
-        """Lay the table out for a text file."""
+        """Return the table as text."""
         width = max([len(row.name) for row in self.layers] + [5])
         trainable = f"{self.num_trainable:,} of {_rounded(self.num_parameters)}"
         total = (
             f"{self.architecture}, input {'x'.join(map(str, self.input_shape))}: {self.num_parameters:,} parameters "
             f"(trainable: {'all' if self.num_trainable == self.num_parameters else trainable}; "
             f"{self.size_mb:.1f} MiB as float32), "
-            f"{self.num_flops / 1e9:.3f} GFLOPs an image"
+            f"{self.num_flops / 1e9:.3f} GFLOPs per image"
         )
         lines = [total, "", f"{'layer':<{width}}  {'kind':<18}  {'output':<16}  {'parameters':>12}  {'MFLOPs':>10}"]
         for row in self.layers:
@@ -94,19 +94,19 @@ class ModelSummary:
 def summarize(
     network: nn.Module, *, architecture: str, image_size: int, num_trainable: int | None = None
 ) -> ModelSummary:
-    """Count parameters and operations of one forward pass on shapes alone: no weight is read, no image needed.
+    """Count parameters and FLOPs of one forward pass on the meta device.
 
     Args:
         network: any.
         architecture: its name.
         image_size: side of the square input in pixels.
-        num_trainable: parameters that learn; all that want gradients when left out.
+        num_trainable: trainable parameters; those that require gradients when left out.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     input_shape = (3, image_size, image_size)
-    shadow = shadow_of(network).eval()
+    shadow = meta_copy(network).eval()
     shapes: dict[str, tuple[int, ...]] = {}
     leaves = {name: layer for name, layer in shadow.named_modules() if not list(layer.children())}
     for name, layer in leaves.items():
@@ -146,23 +146,23 @@ def _output_shape(output: object) -> tuple[int, ...]:
 
 
 MEASURED_BATCH = 2
-"""Batch norm in training needs two values."""
+"""Batch norm needs two values in training."""
 
 FLOAT_BYTES = 4
 COPIES = 4
-"""Of each weight: itself, its gradient, and AdamW's two averages."""
+"""Copies of each weight: itself, its gradient, and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Figures of one network, in float32.
+    """Cost of one network, in float32.
 
     Args:
         image_size: side of the square input in pixels.
         num_parameters: weights and biases.
         num_flops: of one forward pass of one image, a multiply and an add counted as two.
-        fixed_bytes: weights, gradients, AdamW's averages and buffers.
-        bytes_per_image: what the forward pass keeps of one image for the backward pass.
+        fixed_bytes: weights, gradients, AdamW's moments and buffers.
+        bytes_per_image: activations of one image that are kept for the backward pass.
     """
 
     image_size: int
@@ -172,12 +172,12 @@ class Cost:
     bytes_per_image: int
 
     def training_mb(self, batch_size: int) -> float:
-        """Memory for training on so many images at once, in MiB, without what libraries and kernels need."""
+        """Memory for training with a batch size, in MiB, without that of libraries and kernels."""
         return (self.fixed_bytes + batch_size * self.bytes_per_image) / 2**20
 
 
 def cost(built: BuiltModel, *, image_size: int) -> Cost:
-    """Measure one network, which must take images of that size."""
+    """Measure one network, which must accept images of that size."""
     network = built.network
     summary = summarize(network, architecture=built.architecture, image_size=image_size)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in network.buffers())
@@ -191,12 +191,12 @@ def cost(built: BuiltModel, *, image_size: int) -> Cost:
 
 
 def kept_bytes(network: nn.Module, *, image_size: int) -> int:
-    """Count the bytes that autograd keeps of one image between the forward and the backward pass."""
+    """Count the bytes that autograd keeps per image between the forward and the backward pass."""
     import torch
 
     shadow = copy.deepcopy(network).to("meta").train().requires_grad_(requires_grad=True)
     own = {tensor.untyped_storage()._cdata for tensor in (*shadow.parameters(), *shadow.buffers())}  # noqa: SLF001
-    # Views share one storage; the tensors are held so that no later storage gets an address twice.
+    # Views share one storage; the tensors are kept alive so that no address is reused.
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -213,21 +213,21 @@ def kept_bytes(network: nn.Module, *, image_size: int) -> int:
 Build = Callable[[int], Any]
 
 SHAPED_BY = ("python", "torch", "torchvision", "timm")
-"""Packages that decide what a network is made of, besides this one."""
+"""Packages that define the networks, besides this one."""
 
 
 def measure(
     builders: Mapping[str, Build], *, num_classes: int, image_size: int | None, foreign: Collection[str] = ()
 ) -> dict[str, Cost | str]:
-    """Return the cost of each network by its name, or in words why there is none.
+    """Return the cost of each network by name, or the reason why it cannot be measured.
 
-    What was measured once is read from the cache folder, without torch, until a package that shapes it changes.
+    Results are cached on disk and read without torch, until a package in `SHAPED_BY` changes.
 
     Args:
-        builders: makes a network for a number of classes, by a name that stands for it alone.
+        builders: functions that build a network for a number of classes, by a unique name.
         num_classes: outputs of the networks.
-        image_size: side of the input in pixels; the network's own where it is None.
-        foreign: names of networks that other packages make, which may change unseen: they are measured each time.
+        image_size: side of the input in pixels; the network's own if None.
+        foreign: names of networks of other packages, which may change without notice: they are measured each time.
     """
     path = cache_dir() / "model_figures.json"
     stamp = _stamp()
@@ -248,7 +248,7 @@ def _measure(build: Build, *, num_classes: int, image_size: int | None) -> Cost 
     from classifier_training.models.meta import fit_input
 
     try:
-        built = on_shapes(lambda: build(num_classes))
+        built = on_meta(lambda: build(num_classes))
         if not isinstance(built, BuiltModel):
             return "it is no neural network"
         size = image_size or built.input_spec.size
@@ -259,7 +259,7 @@ def _measure(build: Build, *, num_classes: int, image_size: int | None) -> Cost 
 
 
 def _stamp() -> str:
-    """Name the state of all that a figure follows from."""
+    """Hash everything that a cost depends on."""
     found = versions()
     digest = hashlib.sha256(" ".join(found[name] for name in SHAPED_BY).encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
@@ -268,7 +268,7 @@ def _stamp() -> str:
 
 
 def _read(path: Path, stamp: str) -> dict[str, Any]:
-    """Return the figures that were kept; none when they are of another state, or the file is damaged."""
+    """Return the cached costs; none if they have another stamp, or the file is damaged."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):

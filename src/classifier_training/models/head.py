@@ -1,6 +1,6 @@
-"""The last layers of any classifier: found, initialised, given dropout, and loaded by the names of the classes.
+"""The head of any classifier: finding it, initialising it, adding dropout, and loading it by class names.
 
-They are found by what sets them apart: their shape follows from the number of classes.
+The layers of the head are those whose shape depends on the number of classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.labels import index_labels
-from classifier_training.models.meta import on_shapes
+from classifier_training.models.meta import on_meta
 from classifier_training.models.stages import head_names
 
 if TYPE_CHECKING:
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HEAD_STD = 0.001
-"""Of the weights of a new last layer. At the usual 0.01 a resnet50 begins 11 % above the loss of guessing."""
+"""Standard deviation of the weights of a new head. At the usual 0.01 a resnet50 starts 11 % above the chance loss."""
 
 
 def class_axes(build: Callable[[int], nn.Module]) -> dict[str, int]:
-    """Find the tensors of a network that have an axis of classes, and which axis that is.
+    """Return the tensors of a network whose shape depends on the number of classes, with their axis of classes.
 
-    The network is built twice, on shapes alone; nothing random is used up.
+    The network is built twice on the meta device; the random state is restored.
 
     Args:
-        build: makes the network for a number of classes.
+        build: builds the network for a number of classes.
     """
     from torch.random import fork_rng
 
     with fork_rng(devices=[]):
-        two, three = (on_shapes(functools.partial(_shapes, build, number)) for number in (2, 3))
+        two, three = (on_meta(functools.partial(_shapes, build, number)) for number in (2, 3))
     return {
         name: next(axis for axis, side in enumerate(shape) if side != three[name][axis])
         for name, shape in two.items()
@@ -53,10 +53,10 @@ def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, to
 
 
 def start_small(network: nn.Module, num_classes: int) -> None:
-    """Give new last layers small random weights and no bias, so that all classes are answered nearly alike at first.
+    """Initialise a new head with small random weights and no bias, so that all classes start with similar logits.
 
-    What libraries start them with differs by a factor of 30, and a loss far above that of guessing pushes trained
-    features away in the first steps.
+    The initial weights of libraries differ by a factor of 30, and a loss far above chance damages trained features in
+    the first steps.
 
     Args:
         network: changed in place.
@@ -66,7 +66,7 @@ def start_small(network: nn.Module, num_classes: int) -> None:
 
     for name in head_names(network):
         for layer in network.get_submodule(name).modules():
-            # A last layer may have a norm of its own before its matrix.
+            # A head may have a norm before its linear layer.
             if (
                 isinstance(layer, (nn.Linear, nn.Conv2d))
                 and layer.weight.shape[0] == num_classes
@@ -78,12 +78,12 @@ def start_small(network: nn.Module, num_classes: int) -> None:
 
 
 def drop_before(network: nn.Module, heads: tuple[str, ...], share: float) -> None:
-    """Drop a share of the features that each head gets: by the dropout that stands there, or by one that is added.
+    """Set the dropout before each head; a dropout layer is added if there is none.
 
     Args:
         network: changed in place.
-        heads: dotted names of its last layers.
-        share: from 0 to below 1.
+        heads: dotted names of the head's layers.
+        share: dropped features, from 0 to below 1.
     """
     from torch import nn
 
@@ -105,22 +105,22 @@ def inherit_weights(
     own_classes: Sequence[str],
     their_classes: Sequence[str],
 ) -> str:
-    """Load the weights of an earlier run; rows of the head go by the names of the classes.
+    """Load the weights of an earlier run; rows of the head are matched by class name.
 
-    Rows of classes that the earlier run did not have keep their random start.
+    Rows of new classes keep their random weights.
 
     Args:
-        network: what to load into, in place.
+        network: changed in place.
         state: weights by name.
-        axes: the tensors of the head and their axis of classes, as `head.class_axes` finds them.
+        axes: tensors of the head and their axis of classes; see `class_axes`.
         own_classes: [K].
-        their_classes: of the earlier run, in the order of its outputs.
+        their_classes: classes of the earlier run, in the order of its outputs.
 
     Returns:
-        One line for people on what became of the head.
+        One line for the log about the head.
 
     Raises:
-        UserError: when the weights are of another network; the network is then unchanged.
+        UserError: when the weights are of another network; then the network is unchanged.
     """
     own = network.state_dict()
     strange = sorted(own.keys() ^ state.keys())
@@ -131,8 +131,8 @@ def inherit_weights(
     ]
     if strange:
         raise UserError(
-            f"init_from: its weights are of another network: {len(strange)} tensors are missing, strange or do not fit "
-            f"({enumerate_words(strange, limit=3)})",
+            f"init_from: its weights are of another network: {len(strange)} tensors are missing, unexpected or do not "
+            f"fit ({enumerate_words(strange, limit=3)})",
             "a run of the same model= with the same settings and data.image_size",
             "choose the model of that run, as its config.yaml has it",
         )

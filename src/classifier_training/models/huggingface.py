@@ -1,4 +1,4 @@
-"""Any image classifier of the Hugging Face hub, or of a folder in its form."""
+"""Any image classifier of the Hugging Face hub, or of a folder in its format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CACHE = "$HF_HOME/hub (~/.cache/huggingface unless set)"
 
 
 def folder_or_name(name: str) -> str:
-    """Return a folder's absolute path, so that it means the same on resume, and a name of the hub as it is."""
+    """Return the absolute path of a folder, which resume needs, and a name of the hub unchanged."""
     return absolute(name) if Path(name).expanduser().is_dir() else name
 
 
@@ -42,18 +42,18 @@ def huggingface_model(
     pretrained: Pretrained = "auto",
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None,
 ) -> BuiltModel:
-    """Any image classifier of the Hugging Face hub, by its name there, or a folder in that form.
+    """Any image classifier of the Hugging Face hub, by its name there, or a folder in that format.
 
-    No code that comes with a network is run, and weights are read from safetensors alone.
+    No code of a network's repository is run, and weights are read only from safetensors.
 
     Args:
         name: repository such as google/vit-base-patch16-224-in21k, or a folder with a config.json.
-        pretrained: start from the weights that the name stands for, fetched the first time; auto: yes, unless init_from
+        pretrained: start from the weights of that name, fetched the first time; auto: yes, unless init_from
             names others.
         dropout: share of features dropped before the last layer; the network's own unless given.
 
     Raises:
-        UserError: when there is no such network, it is none for images, or its weights cannot be had.
+        UserError: when there is no such network, it is no image classifier, or its weights cannot be fetched.
     """
     import transformers
 
@@ -93,7 +93,7 @@ def _create(name: str, config: Any, num_classes: int) -> nn.Module:
 def _load(
     name: str, config: Any, num_classes: int, heads: tuple[str, ...], no_connection: Exception | None
 ) -> nn.Module:
-    """Build a network with its trained weights; a head for other classes keeps its random start."""
+    """Build a network with its trained weights; a head for other classes keeps its random weights."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
@@ -123,14 +123,14 @@ def _load(
             f"model.name={name}: {len(strange)} tensors are missing from its weights or do not fit its config.json "
             f"({enumerate_words(strange, limit=3)})",
             "weights of the network that config.json describes",
-            "take another network, or start anew: model.pretrained=false",
+            "choose another network, or random weights: model.pretrained=false",
         )
-    # Loaded networks come in evaluation mode, in which dropout and the statistics of batch norm would stand still.
+    # Loaded networks are in evaluation mode, in which dropout is off and batch norm statistics do not change.
     return model.train()  # type: ignore[no-any-return]
 
 
 def _read_input(name: str, config: Any) -> InputSpec:
-    """Say what a network wants to see, from the settings of its preprocessor; ImageNet's where it has none."""
+    """Return the input of a network from the settings of its preprocessor; ImageNet's if it has none."""
     from transformers import ImageProcessingMixin
 
     size = getattr(config, "image_size", None)
@@ -138,10 +138,10 @@ def _read_input(name: str, config: Any) -> InputSpec:
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
-        log.info("%s has no preprocessor_config.json: its pixels are normalised as ImageNet's are", name)
+        log.info("%s has no preprocessor_config.json: its pixels are normalised with ImageNet's mean and std", name)
         return InputSpec(size, IMAGENET.mean, IMAGENET.std)
     side = _side(settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")) or size
-    # What reaches the network is (pixel * factor - offset - mean) / std; here pixels are scaled to 0..1 first.
+    # The network's input is (pixel * factor - offset - mean) / std; here pixels are scaled to 0..1 first.
     factor = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     offset = 1.0 if settings.get("rescale_offset") else 0.0
     normalises = settings.get("do_normalize", True)
@@ -153,7 +153,7 @@ def _read_input(name: str, config: Any) -> InputSpec:
 
 
 def _license(name: str) -> str | None:
-    """Return the license that a network's model card states, where there is a card and it states one."""
+    """Return the license in a network's model card; None if there is none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.repocard import metadata_load
@@ -167,7 +167,7 @@ def _license(name: str) -> str | None:
 
 
 def _side(size: int | Mapping[str, int] | None) -> int | None:
-    """Read a side in pixels from one of the forms that preprocessors write it in."""
+    """Return a side in pixels from one of the formats of preprocessors."""
     if isinstance(size, int) or size is None:
         return size
     return size.get("height") or size.get("shortest_edge")
@@ -175,7 +175,7 @@ def _side(size: int | Mapping[str, int] | None) -> int | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's notes, reports and progress bars off the screen; errors still raise."""
+    """Silence the library's messages and progress bars inside the block; errors still raise."""
     from transformers.utils import logging as notes
 
     level, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
@@ -191,7 +191,7 @@ def _quiet() -> Iterator[None]:
 
 def _unreadable(name: str, error: Exception) -> UserError:
     return UserError(
-        f"model.name={name}: no image classifier can be made of it ({reason_of(error)})",
+        f"model.name={name}: it cannot be loaded as an image classifier ({reason_of(error)})",
         f"a repository of the hub, or a folder with config.json, for image classification; offline, one in {CACHE}",
         "check the name and the connection; model=tf_efficientnet_lite0 needs none, its weights come with this package",
     )

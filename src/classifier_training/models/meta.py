@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from classifier_training.core.types import BuiltModel
 
-Made = TypeVar("Made")
+Built = TypeVar("Built")
 
 
-def on_shapes(make: Callable[[], Made]) -> Made:
-    """Make something of networks with no memory for their weights, which takes hundredths of a second.
+def on_meta(make: Callable[[], Built]) -> Built:
+    """Build networks on the meta device, without memory for their weights, which takes hundredths of a second.
 
-    What reads values while it is made, as torchvision's RegNet does, has them nevertheless.
+    Networks that read values while they are built, such as torchvision's RegNet, are built on the CPU.
     """
     import torch
 
@@ -32,8 +32,8 @@ def on_shapes(make: Callable[[], Made]) -> Made:
         return make()
 
 
-def shadow_of(network: nn.Module) -> nn.Module:
-    """Return a copy of a network on shapes alone; its weights are not copied first."""
+def meta_copy(network: nn.Module) -> nn.Module:
+    """Return a copy of a network on the meta device; its weights are never copied."""
     import torch
     from torch import nn
 
@@ -42,12 +42,12 @@ def shadow_of(network: nn.Module) -> nn.Module:
         empty = torch.empty_like(tensor, device="meta")
         is_learnt = isinstance(tensor, nn.Parameter)
         bare[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_learnt else empty
-    # What is no parameter or buffer, but a tensor none the less, is brought along.
+    # Tensors that are neither parameters nor buffers are moved, too.
     return copy.deepcopy(network, bare).to("meta")
 
 
 def can_train(network: nn.Module, *, image_size: int, num_images: int) -> bool:
-    """Whether a network, as it is, can be trained on so many images of a size at once.
+    """Whether a network can be trained on a batch of images of a size.
 
     Args:
         network: the network, unchanged.
@@ -58,7 +58,7 @@ def can_train(network: nn.Module, *, image_size: int, num_images: int) -> bool:
 
 
 def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
-    """Make sure that a network takes images of a size; one of fixed size is set to it where it can be.
+    """Check that a network accepts images of a size; a network of fixed size is set to it if possible.
 
     Args:
         built: the network, changed in place.
@@ -66,7 +66,7 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
         batch_size: images in the smallest batch of training.
 
     Returns:
-        The fewest images that the network can be trained on at once: 1, or 2 where a batch norm needs two values.
+        The smallest batch that the network can be trained on: 1, or 2 if a batch norm needs two values.
 
     Raises:
         UserError: when the size does not fit, or the batch is too small.
@@ -87,10 +87,10 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
 
 
 def fit_smaller(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
-    """Make sure that a network, as it is, also takes the smaller images of early epochs; returns as `fit_input`.
+    """Check that a network also accepts the smaller images of early epochs; returns the same as `fit_input`.
 
     Raises:
-        UserError: when it takes no other size than its own, or the batch is too small.
+        UserError: when it accepts only its own size, or the batch is too small.
     """
     error = _dry_run(built.network, image_size, 2)
     if error is not None:
@@ -109,7 +109,7 @@ def _fewest_images(built: BuiltModel, image_size: int, batch_size: int) -> int:
     if batch_size < 2:
         raise UserError(
             f"data.batch_size={batch_size}: at data.image_size={image_size} a batch norm of {built.architecture} gets "
-            "a single value, which has no spread",
+            "a single value, which has no variance",
             "at least two images in a batch, or larger ones",
             "data.batch_size=2",
         )
@@ -117,10 +117,10 @@ def _fewest_images(built: BuiltModel, image_size: int, batch_size: int) -> int:
 
 
 def _dry_run(network: nn.Module, image_size: int, num_images: int) -> Exception | None:
-    """Return what a step of training on shapes alone raises; no weight is read."""
+    """Return the error of a training step on the meta device; None if it works."""
     import torch
 
-    shadow = shadow_of(network).train()
+    shadow = meta_copy(network).train()
     try:
         with torch.no_grad():
             shadow(torch.empty(num_images, 3, image_size, image_size, device="meta"))

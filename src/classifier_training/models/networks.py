@@ -20,17 +20,18 @@ from classifier_training.core.types import InputSpec
 from classifier_training.models.torchvision_models import IMAGENET
 
 MIN_SIZE = 16
-"""Sides below this would be halved away: each of our networks halves its image four times."""
+"""Smallest side: each of these networks halves its image four times."""
 
 OWN_INPUT = InputSpec(size=128, mean=IMAGENET.mean, std=IMAGENET.std)
-"""No published weights fix a size; a third of the arithmetic of 224 px, and enough for what fills the image."""
+"""No published weights fix the size. 128 px take a third of the FLOPs of 224 px and suffice for objects that fill the
+image."""
 
 HEAD_DIM = 32
 """Features of one attention head."""
 
 
 class SizeGuard(nn.Module):
-    """Passes images on, and refuses those that are too small, in words."""
+    """Returns images unchanged, and raises an error for those that are too small."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the images, [B, 3, H, W].
@@ -44,7 +45,7 @@ class SizeGuard(nn.Module):
 
 
 def conv(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
-    """Make a convolution with its batch norm, and the nonlinearity unless a sum comes first."""
+    """Build a convolution with its batch norm, and the nonlinearity unless a sum comes first."""
     made: nn.Sequential = Conv2dNormActivation(
         inputs, outputs, kernel, stride, activation_layer=nn.ReLU if relu else None
     )
@@ -52,13 +53,13 @@ def conv(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, relu: b
 
 
 def separable(inputs: int, outputs: int, *, stride: int = 1, relu: bool = True) -> nn.Sequential:
-    """Make a 3x3 convolution of each channel alone, then one across the channels (Chollet 2017, arXiv:1610.02357)."""
+    """Build a depthwise separable 3x3 convolution (Chollet 2017, arXiv:1610.02357)."""
     depthwise = Conv2dNormActivation(inputs, inputs, 3, stride, groups=inputs, activation_layer=None)
     return nn.Sequential(*depthwise, *conv(inputs, outputs, kernel=1, relu=relu))
 
 
 def squeeze_excitation(channels: int) -> nn.Module:
-    """Make a weighting of the channels by their means over the image (Hu et al. 2018, arXiv:1709.01507)."""
+    """Build a squeeze-and-excitation block, which weights the channels (Hu et al. 2018, arXiv:1709.01507)."""
     weighting: nn.Module = SqueezeExcitation(channels, max(channels // 16, 8), scale_activation=nn.Hardsigmoid)
     return weighting
 
@@ -66,7 +67,7 @@ def squeeze_excitation(channels: int) -> nn.Module:
 class SelfAttention(nn.Module):
     """Adds to each place of a feature map what attention over all places finds (Vaswani et al. 2017, arXiv:1706.03762).
 
-    Places have no numbers here: the convolutions before it have seen their borders.
+    There is no position embedding: the convolutions before it have seen the borders.
 
     Args:
         channels: a multiple of 32, split into heads of 32.
@@ -80,7 +81,7 @@ class SelfAttention(nn.Module):
         self.num_heads = channels // HEAD_DIM
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the sum of features, [B, C, H, W], and what was found."""
+        """Return the sum of features, [B, C, H, W], and their attention."""
         batch, channels, height, width = features.shape
         heads = self.qkv(self.norm(features)).reshape(batch, 3, self.num_heads, HEAD_DIM, height * width)
         query, key, value = heads.transpose(-1, -2).unbind(1)
@@ -91,7 +92,7 @@ class SelfAttention(nn.Module):
 
 
 class Head(nn.Sequential):
-    """Features averaged over the image, some of them dropped, and one linear layer."""
+    """Global average pooling, dropout and one linear layer."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, num_classes))
@@ -103,17 +104,17 @@ def drop_path(share: float) -> nn.Module:
 
 
 def zero_gain(branch: nn.Sequential) -> nn.Sequential:
-    """Silence a branch at first by its last batch norm, so that a deep network begins shallow (arXiv:1706.02677)."""
+    """Initialise the last batch norm of a branch to 0, so that a deep network starts shallow (arXiv:1706.02677)."""
     norms = [layer for layer in branch if isinstance(layer, nn.BatchNorm2d)]
     nn.init.zeros_(norms[-1].weight)
     return branch
 
 
 def initialise(network: nn.Module) -> None:
-    """Begin with variances that survive the rectifiers (He et al. 2015, arXiv:1502.01852)."""
+    """Initialise weights so that ReLUs preserve the variance (He et al. 2015, arXiv:1502.01852)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
-            # PyTorch counts the outputs of all groups as one neuron's.
+            # PyTorch counts the outputs of all groups together.
             nn.init.kaiming_normal_(layer.weight, mode="fan_in" if layer.groups > 1 else "fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -123,7 +124,7 @@ def initialise(network: nn.Module) -> None:
 
 
 def rising(share: float, number: int) -> list[float]:
-    """Return shares for a number of blocks, from 0 for the first to the whole for the last."""
+    """Return shares for a number of blocks, rising linearly from 0 to `share`."""
     return [share * block / max(number - 1, 1) for block in range(number)]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class FittedClassifier(nn.Module):
-    """A classifier whose state is what a scikit-learn estimator has learnt: float32 [B, D] -> logits [B, K].
+    """A classifier whose state is what a scikit-learn estimator has learned: float32 [B, D] -> logits [B, K].
 
     The state is empty until `adopt` or `load_state_dict` gives it; its shapes are those of what was fitted. Before
     that, all logits are 0.
@@ -44,26 +44,26 @@ class FittedClassifier(nn.Module):
         self.register_load_state_dict_pre_hook(_take_shapes)  # type: ignore[no-untyped-call]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Answer a batch: the logits of `answer`, times the inverse of a temperature (Guo et al. 2017)."""
+        """Return the logits of `classify` times the inverse of a temperature (Guo et al. 2017)."""
         if not self._is_fitted:
             return features.new_zeros(features.shape[0], self.num_classes)
-        return self.answer(features) * self.sharpness
+        return self.classify(features) * self.sharpness
 
     @abstractmethod
-    def answer(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Return logits [B, K] whose largest is the estimator's prediction."""
 
     @abstractmethod
-    def learnt(self, estimator: ClassifierMixin) -> Mapping[str, Tensor]:
+    def learned_state(self, estimator: ClassifierMixin) -> Mapping[str, Tensor]:
         """Return a fitted estimator's state as tensors, by the names in `state_names`."""
 
     def adopt(self, estimator: ClassifierMixin) -> None:
-        """Take over what an estimator has learnt.
+        """Take over what an estimator has learned.
 
         Raises:
             UserError: when it is too large to be written.
         """
-        for name, value in self.learnt(estimator).items():
+        for name, value in self.learned_state(estimator).items():
             self._set(name, value)
         self._is_fitted = True
 
@@ -115,7 +115,7 @@ class ShallowNetwork(nn.Module):
         self._shift = 255 * input_spec.mean[0] + 0.5
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Answer a batch."""
+        """Return the logits of a batch."""
         # Features count whole grey levels, which float32 has only nearly after mean and std.
         logits: Tensor = self.classifier(self.describe(torch.floor(inputs * self._scale + self._shift).clamp(0, 255)))
         return logits
@@ -165,7 +165,7 @@ class Forest(FittedClassifier):
     shares: Tensor
     levels: Tensor
 
-    def answer(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
         node = self.roots.long().expand(features.shape[0], -1)
         # Levels are a shape, not a number: what is exported cannot depend on a value.
@@ -177,7 +177,7 @@ class Forest(FittedClassifier):
         num_trees = self.roots.shape[0]
         return torch.log(num_trees * shares + PRIOR)
 
-    def learnt(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
+    def learned_state(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
         """Return the state of a fitted forest.
 
         Raises:
@@ -260,7 +260,7 @@ class SupportVectors(FittedClassifier):
         sides = np.eye(num_classes, dtype=np.float32)[first] - np.eye(num_classes, dtype=np.float32)[second]
         self.register_buffer("_sides", torch.from_numpy(sides), persistent=False)
 
-    def answer(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
         lengths = (features * features).sum(dim=1, keepdim=True) + (self.vectors * self.vectors).sum(dim=1)
         distances = (lengths - 2 * features @ self.vectors.T).clamp(min=0)
@@ -271,7 +271,7 @@ class SupportVectors(FittedClassifier):
         sums = margins @ self._sides
         return votes + sums / (3 * (sums.abs() + 1))
 
-    def learnt(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
+    def learned_state(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
         """Return the state of a fitted SVC."""
         machine: Any = estimator
         weights, intercepts = _by_pair(machine), machine.intercept_
@@ -294,11 +294,11 @@ class LinearVectors(FittedClassifier):
     weights: Tensor
     intercepts: Tensor
 
-    def answer(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Return logits; see the base class."""
         return features @ self.weights.T + self.intercepts
 
-    def learnt(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
+    def learned_state(self, estimator: ClassifierMixin) -> dict[str, Tensor]:
         """Return the state of a fitted LinearSVC."""
         machine: Any = estimator
         weights, intercepts = machine.coef_, machine.intercept_

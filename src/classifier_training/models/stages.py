@@ -1,7 +1,11 @@
-"""The parts of a network, from its stem to its head: what is frozen, unfrozen and slowed down together.
+"""The stages of a network, from stem to head, for freezing, layer-wise learning rates and gradient checkpointing.
 
-Networks are read, not configured: timm's say how their parameters are grouped, others are taken apart along their own
-modules. Nothing here needs to know which library a network is from.
+Stages are found from the network itself: timm's networks state how their parameters are grouped, others are split along
+their modules.
+
+Gradient checkpointing recomputes activations in the backward pass instead of keeping them (Chen et al. 2016,
+arXiv:1604.06174). The implementations of libraries run batch norms a second time with everything that follows, so their
+statistics are updated twice a step. Here they are updated once, so a run's results are the same without checkpointing.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MIN_STAGES = 3
-"""Groups that a backbone is taken apart into, where it has as many."""
+"""Fewest stages that a backbone is split into, if it has as many."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Stage:
     """Neighbouring layers.
 
     Args:
-        name: of the modules that it is made of.
+        name: of its modules.
         parameters: their dotted names in the network.
     """
 
@@ -37,9 +41,9 @@ class Stage:
 
 
 def head_names(network: nn.Module) -> tuple[str, ...]:
-    """Return the dotted names of the layers that give the logits: mostly one; none where there is no such layer.
+    """Return the dotted names of the layers that give the logits; mostly one, none if there is no such layer.
 
-    timm names its own; of other networks it is the last linear or convolutional layer.
+    timm names them; in other networks it is the last linear or convolutional layer.
     """
     from torch import nn
 
@@ -56,9 +60,9 @@ def head_names(network: nn.Module) -> tuple[str, ...]:
 def split_stages(network: nn.Module) -> tuple[Stage, ...]:
     """Split a network in stages, the stem first and the head last; each parameter is in one of them.
 
-    timm's networks are grouped as timm does (`group_matcher`). Others are taken apart from the outside in, the largest
-    part first, until there are three groups or more; a run of plain layers ends at a pooling, and what has norms and
-    biases alone goes with what it follows.
+    timm's networks are grouped by timm (`group_matcher`). In others the largest module is replaced by its children
+    until there are three stages or more; a sequence of plain layers ends at a pooling layer, and modules of only norms
+    and biases belong to the stage before them.
     """
     heads = head_names(network)
     names = [name for name, _ in network.named_parameters()]
@@ -71,21 +75,21 @@ def split_stages(network: nn.Module) -> tuple[Stage, ...]:
 def freeze_stages(
     network: nn.Module, stages: Sequence[Stage], num_frozen: int, *, freezes_statistics: bool = False
 ) -> None:
-    """Keep the first stages of a network in training mode as they are, and let the others learn.
+    """Freeze the first stages of a network in training mode, and unfreeze the others.
 
-    Frozen parameters want no gradients, and since the stem is frozen first, no graph is built for them. Frozen batch
-    norms normalise by their statistics and leave those alone.
+    Frozen parameters require no gradients; as the stem is frozen first, no graph is built for them. Frozen batch norms
+    use their running statistics and do not update them.
 
     Args:
         network: changed in place.
         stages: of it.
-        num_frozen: how many to freeze, counted from the stem.
-        freezes_statistics: whether the batch norms of the others normalize by their statistics, too.
+        num_frozen: number of frozen stages, counted from the stem.
+        freezes_statistics: whether the batch norms of the other stages use their running statistics, too.
     """
     frozen = {name for stage in stages[:num_frozen] for name in stage.parameters}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    # A batch norm without parameters goes with those before it.
+    # A batch norm without parameters is frozen with the layers before it.
     is_frozen = num_frozen > 0
     for prefix, module in network.named_modules():
         own = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)]
@@ -95,7 +99,7 @@ def freeze_stages(
 
 
 def _timm_part(network: nn.Module) -> tuple[str, nn.Module | None]:
-    """The network of timm in a network: itself, or what it wraps; with its dotted name."""
+    """The timm network that a network is or wraps, with its dotted name."""
     for name, module in network.named_modules():
         if hasattr(module, "get_classifier") and hasattr(module, "group_matcher"):
             return name, module
@@ -116,7 +120,7 @@ def _timm_stages(network: nn.Module, backbone: Mapping[str, nn.Parameter]) -> li
 
 
 class _Part(NamedTuple):
-    """A module with its parameters, or parameters that stand beside modules."""
+    """A module with its parameters, or parameters that belong to no child module."""
 
     prefix: str
     module: nn.Module | None
@@ -144,7 +148,7 @@ def _generic_stages(network: nn.Module, backbone: Mapping[str, nn.Parameter]) ->
 
 
 def _open(part: _Part) -> list[_Part]:
-    """The modules of a module, after the parameters that it holds itself."""
+    """The children of a module, after its own parameters."""
     assert part.module is not None
     start = f"{part.prefix}." if part.prefix else ""
     own = tuple(name for name in part.parameters if "." not in name.removeprefix(start))
@@ -156,7 +160,7 @@ def _open(part: _Part) -> list[_Part]:
 
 
 def _gather(parts: Sequence[_Part]) -> list[Stage]:
-    """Make each container a stage, and each run of plain layers as far as the next pooling."""
+    """Make a stage of each container, and of each sequence of plain layers up to the next pooling layer."""
     stages: list[Stage] = []
     run: list[_Part] = []
 
@@ -180,7 +184,7 @@ def _gather(parts: Sequence[_Part]) -> list[Stage]:
 
 
 def _merge(stages: Sequence[Stage], backbone: Mapping[str, nn.Parameter]) -> list[Stage]:
-    """Add stages of norms and biases alone to those that they follow."""
+    """Merge stages of only norms and biases into the stage before them."""
     merged: list[Stage] = []
     for stage in stages:
         if merged and not any(backbone[name].ndim > 1 for name in stage.parameters):
@@ -194,7 +198,7 @@ def _below(name: str, prefixes: Sequence[str]) -> bool:
 
 
 def _shared_name(names: Sequence[str], backbone: Mapping[str, nn.Parameter]) -> str:
-    """What dotted names, and no others, begin with; else the first module and the last."""
+    """Return the longest prefix that only these dotted names have; else the first and the last module."""
     paths = [name.split(".") for name in names]
     shared = [words[0] for words in itertools.takewhile(lambda words: len(set(words)) == 1, zip(*paths, strict=False))]
     for depth in range(1, len(shared) + 1):
@@ -206,10 +210,10 @@ def _shared_name(names: Sequence[str], backbone: Mapping[str, nn.Parameter]) -> 
 
 
 def checkpointed_modules(network: nn.Module) -> list[nn.Module]:
-    """Return the modules that a network is recomputed by: the blocks of its stages, without the head.
+    """Return the modules that are recomputed: the blocks of a network's stages, without the head.
 
     Raises:
-        UserError: when it has none.
+        UserError: when there are none.
     """
     from torch import nn
 
@@ -231,25 +235,25 @@ def checkpointed_modules(network: nn.Module) -> list[nn.Module]:
     visit(network, "")
     if not found:
         raise UserError(
-            "trainer.gradient_checkpointing=true: the network has no blocks of layers that could be computed again",
+            "trainer.gradient_checkpointing=true: the network has no blocks of layers that could be recomputed",
             "a network of blocks, such as resnet18 or those of timm",
-            "trainer.gradient_checkpointing=false; data.batch_size=… with a smaller number saves memory too",
+            "trainer.gradient_checkpointing=false; or a smaller data.batch_size=…, which saves memory, too",
         )
     return found
 
 
 @contextmanager
 def gradient_checkpointing(network: nn.Module) -> Iterator[None]:
-    """Keep no activations inside the blocks of a network while it is trained within.
+    """Train a network inside the block without keeping the activations of its blocks.
 
-    Dropout draws the same numbers again.
+    Dropout uses the same random numbers in the second forward pass.
 
     Raises:
         UserError: when the network has no blocks.
     """
     modules = checkpointed_modules(network)
     for module in modules:
-        # A partial over a bound method is bound to the copy when a network is copied, as averaged weights do.
+        # A partial of a bound method is bound to the copy when a network is copied, as for averaged weights.
         module.forward = functools.partial(_checkpointed, module.forward)
     try:
         yield
@@ -277,7 +281,7 @@ def _checkpointed(forward: Callable[..., Any], *arguments: Any, **named: Any) ->
 
 @contextmanager
 def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
-    """Let batch norms in training keep count in copies that are thrown away."""
+    """Let batch norms in training update copies of their statistics, which are discarded."""
     counting = [one for one in module.modules() if one.training and getattr(one, "running_mean", None) is not None]
     with ExitStack() as stack:
         for norm in counting:

@@ -1,4 +1,4 @@
-"""Networks of timm: any of them by its name there, and some by names of their own."""
+"""timm's networks: any by its name there, and some by their own names."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def timm_model(
 
     Args:
         name: as timm lists it, such as mobilenetv4_conv_small or convnext_tiny.fb_in22k.
-        pretrained: start from the weights that the name stands for, fetched the first time; auto: yes, where there are
-            such, unless model.weights or init_from names others.
+        pretrained: start from the weights of that name, fetched the first time; auto: yes if there are any, unless
+            model.weights or init_from names others.
         weights: start from this file instead (.safetensors, or a PyTorch state_dict).
         dropout: share of features dropped before the last layer.
         drop_path: share of residual branches dropped (stochastic depth).
 
     Raises:
-        UserError: when timm has no such network, or weights are wanted and cannot be had.
+        UserError: when timm has no such network, or the weights cannot be fetched.
     """
     import timm
     from timm.data.config import resolve_model_data_config
@@ -57,8 +57,8 @@ def timm_model(
             f"a name that timm.list_models() gives, such as {', '.join(close) or 'resnet18'}",
             f"model.name={close[0]}" if close else "look the name up in timm's documentation",
         )
-    # timm refuses arguments that an architecture does not have; only those asked for are passed.
-    asked: dict[str, Any] = {
+    # timm refuses arguments that an architecture does not have; only those that are set are passed.
+    arguments: dict[str, Any] = {
         key: value for key, value in (("drop_rate", dropout), ("drop_path_rate", drop_path)) if value
     }
     is_untrained = is_pretrained and not timm.is_model_pretrained(architecture)
@@ -73,7 +73,7 @@ def timm_model(
     is_bundled = is_pretrained and package is not None and package.path is not None
     is_fetched = is_pretrained and not is_bundled
     with hub_access() if is_fetched else nullcontext() as no_connection:
-        network = _create(architecture, name, is_fetched, num_classes, asked, no_connection)
+        network = _create(architecture, name, is_fetched, num_classes, arguments, no_connection)
     if is_untrained:
         log.info("model.name=%s: there are no trained weights of it; it starts from random ones", name)
     found = _published(network, architecture) if is_fetched else None
@@ -89,26 +89,26 @@ def timm_model(
 
 
 def _architecture(name: str) -> str:
-    """Return a name as timm itself has it."""
+    """Return a name without the prefix of a hub."""
     return name.removeprefix("timm/").removeprefix("hf_hub:timm/")
 
 
 def timm_names(*, tags: bool) -> list[str]:
-    """List timm's networks: architectures, or each with every set of weights that there is for it."""
+    """List timm's networks: architectures, or with tags, each with every set of its weights."""
     import timm
 
     return list(timm.list_pretrained() if tags else timm.list_models())
 
 
 def has_weights(name: str) -> bool:
-    """Whether there are trained weights of that name."""
+    """Whether there are trained weights of a name."""
     import timm
 
     return bool(timm.is_model_pretrained(_architecture(name)))
 
 
 def _published(network: nn.Module, architecture: str) -> Weights:
-    """Name the weights that timm has fetched."""
+    """Describe the weights that timm has fetched."""
     known = cast("dict[str, Any]", network.pretrained_cfg)
     tag = known.get("tag")
     name = architecture if "." in architecture or not tag else f"{architecture}.{tag}"
@@ -121,17 +121,17 @@ def _create(
     name: str,
     pretrained: bool,  # noqa: FBT001
     num_classes: int,
-    asked: dict[str, Any],
+    arguments: dict[str, Any],
     no_connection: Exception | None,
 ) -> nn.Module:
     import timm
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return timm.create_model(architecture, pretrained=pretrained, num_classes=num_classes, **asked)
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=num_classes, **arguments)
     except TypeError as error:
         raise UserError(
-            f"{name} does not take {' or '.join(asked)} ({error})",
+            f"{name} has no setting {' or '.join(arguments)} ({error})",
             "settings that the network has",
             "leave model.dropout and model.drop_path out",
         ) from error
@@ -139,7 +139,7 @@ def _create(
         if not pretrained:
             tags = [known for known in timm.list_pretrained() if known.startswith(f"{architecture.partition('.')[0]}.")]
             raise UserError(
-                f"model.name={name}: timm cannot make it ({error})",
+                f"model.name={name}: timm cannot build it ({error})",
                 f"one of {enumerate_words(tags)}" if tags else "a name that timm.list_models() gives",
                 f"model.name={architecture.partition('.')[0]}",
             ) from error
@@ -152,7 +152,7 @@ def _create(
 
 @dataclass(frozen=True, kw_only=True)
 class Lite:
-    """A network of timm whose trained weights come in a package.
+    """A network of timm whose trained weights are in a Python package.
 
     Args:
         pretrained: start from the ImageNet weights of the package, without a connection; auto: yes, unless
@@ -171,7 +171,7 @@ class Lite:
         """Build the network.
 
         Raises:
-            UserError: when weights are wanted and cannot be had.
+            UserError: when the weights cannot be fetched.
         """
         is_pretrained = wants_published(self.pretrained, self.weights)
         built = timm_model(
@@ -218,7 +218,7 @@ def mobilenetv4_conv_medium(
         dropout: share of features dropped before the last layer.
 
     Raises:
-        UserError: when weights are wanted and cannot be had.
+        UserError: when the weights cannot be fetched.
     """
     return timm_model(
         num_classes,

@@ -1,4 +1,4 @@
-"""torchvision's classifiers: any of them by its name there, and the common ones by names of their own."""
+"""torchvision's classifiers: any by its name there, and common ones by their own names."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 IMAGENET = InputSpec(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
-"""How the files of DenseNets name their tensors; a module's name cannot have a dot any more."""
+"""Old tensor names in the files of DenseNets; module names cannot contain a dot any more."""
 
 HALVES = (0.5, 0.5, 0.5)
 
 USUAL_TAG = "IMAGENET1K_V1"
-"""The weights of the papers' own recipes. Later ones score higher on ImageNet, but several move worse to other data."""
+"""Weights of the original recipes. Later ones score higher on ImageNet, but several transfer worse to other data."""
 
-LICENSE = "BSD-3-Clause, torchvision's own; what the weights learned from may bring further terms"
+LICENSE = "BSD-3-Clause, torchvision's own; the training data of the weights may add further terms"
 LICENSES = {"SWAG": "CC-BY-NC-4.0"}
-"""Of published weights whose names have this part, as torchvision's README says; of all others it is the one above."""
+"""Licenses of published weights by a part of their name, as in torchvision's README; of all others it is the above."""
 
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
-"""Second outputs in the middle of a network, for training from scratch in 2015; batch norm has made them needless."""
+"""Auxiliary outputs in the middle of a network, which batch norm has made unnecessary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Torchvision:
         """Build the network.
 
         Raises:
-            UserError: when weights are wanted and cannot be had.
+            UserError: when the weights cannot be fetched.
         """
         return torchvision_model(
             num_classes,
@@ -94,7 +94,7 @@ def torchvision_model(
         dropout: share of features dropped before the last layer; the network's own unless given.
 
     Raises:
-        UserError: when torchvision has no such network, or weights are wanted and cannot be had.
+        UserError: when torchvision has no such network, or the weights cannot be fetched.
     """
     is_pretrained = wants_published(pretrained, weights)
     architecture, published = _find(name)
@@ -117,7 +117,7 @@ def torchvision_names() -> list[str]:
 
 
 def _find(name: str) -> tuple[str, WeightsEnum]:
-    """Return the architecture and the published weights that a name stands for.
+    """Return the architecture and the published weights of a name.
 
     Raises:
         UserError: when there is none of that name.
@@ -149,14 +149,14 @@ def _find(name: str) -> tuple[str, WeightsEnum]:
 def _create(architecture: str, num_classes: int) -> nn.Module:
     from torchvision.models import get_model
 
-    # Both of these warn unless they are told how to begin, and answer training with a tuple unless aux_logits is off.
+    # These two warn unless init_weights is given, and return a tuple in training unless aux_logits is off.
     settings: dict[str, Any] = {"aux_logits": False, "init_weights": True} if architecture in AUXILIARY else {}
     network: nn.Module = get_model(architecture, weights=None, num_classes=num_classes, **settings)
     return network
 
 
 def _published_network(architecture: str, published: WeightsEnum) -> nn.Module:
-    """Build the network that published weights are of, with random ones."""
+    """Build the network of published weights, with random weights."""
     from torchvision.models import get_model
 
     settings: dict[str, Any] = {"init_weights": False} if architecture in AUXILIARY else {}
@@ -176,8 +176,7 @@ def _load_published(network: nn.Module, architecture: str, published: WeightsEnu
     if not Path(torch.hub.get_dir(), "checkpoints", file).exists():
         log.info("fetching the pretrained weights of %s: %s", architecture, published.url)
     try:
-        # torchvision's own builder would read a file that is in the cache already as a pickle, whatever is in it.
-        # torch writes on the screen as it fetches.
+        # torchvision's own builder would unpickle a cached file. torch prints while it fetches.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             state = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
         source = _published_network(architecture, published)
@@ -186,9 +185,9 @@ def _load_published(network: nn.Module, architecture: str, published: WeightsEnu
         source.load_state_dict(state)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"the file {file} holds more than tensors; it was not read further ({first_line(error)})",
+            f"the file {file} contains more than tensors and was not loaded ({first_line(error)})",
             "the weights that torchvision publishes",
-            f"remove {Path(torch.hub.get_dir(), 'checkpoints', file)}, and it is fetched again",
+            f"remove {Path(torch.hub.get_dir(), 'checkpoints', file)}, to fetch it again",
         ) from error
     except (OSError, RuntimeError) as error:
         cache = "$TORCH_HOME/hub/checkpoints (~/.cache/torch unless set)"
@@ -203,8 +202,8 @@ def _input_spec(architecture: str, published: WeightsEnum) -> InputSpec:
     transforms = published.transforms()
     size = transforms.crop_size[0]
     if architecture in AUXILIARY:
-        # These two learnt from pixels of -1 to 1. torchvision converts inside the network when weights are published;
-        # here the preprocessing does it, with weights or without.
+        # These two were trained on pixels of -1 to 1. torchvision converts inside the pretrained network; here the
+        # preprocessing does it, with weights or without.
         return InputSpec(size, HALVES, HALVES)
     return InputSpec(size, tuple(transforms.mean), tuple(transforms.std))
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def wants_published(pretrained: Pretrained, weights: str | None) -> bool:
-    """Whether a network starts from published weights: a file that is named goes before auto.
+    """Whether a network starts from published weights; with auto, not if a file is given.
 
     Raises:
         UserError: when both published weights and a file are asked for.
     """
     if pretrained is True and weights is not None:
         raise UserError(
-            f"model.pretrained=true and model.weights={weights}: two starts for one network",
+            f"model.pretrained=true and model.weights={weights}: only one of them can be loaded",
             "one of them",
             "leave model.pretrained out to start from the file",
         )
@@ -38,22 +38,22 @@ def wants_published(pretrained: Pretrained, weights: str | None) -> bool:
 
 
 def without_weights(build: Callable[..., BuiltModel]) -> Callable[..., BuiltModel]:
-    """Return what builds the same network from random weights: nothing is read or fetched."""
+    """Return a builder of the same network with random weights; nothing is read or fetched."""
     return with_settings(build, pretrained=False, weights=None)  # type: ignore[no-any-return]
 
 
 def unfetched(came: str, error: Exception, *, cached_at: str, takes_file: bool = True) -> UserError:
-    """Return the error for published weights that cannot be had.
+    """Return the error for published weights that cannot be fetched.
 
     Args:
-        came: whose weights they are, in words.
+        came: description of the weights.
         error: why.
-        cached_at: where they would have been found without a connection.
+        cached_at: where they are searched without a connection.
         takes_file: whether the network can start from a file instead.
     """
     file = "a file: model.weights=/path/to/weights.safetensors; or " if takes_file else ""
     return UserError(
-        f"{came} cannot be had ({reason_of(error)})",
+        f"{came} cannot be fetched ({reason_of(error)})",
         f"a connection to fetch them once, or the weights in {cached_at}",
         "connect; or take model=tf_efficientnet_lite0, whose weights come with this package; or "
         f"{file}random weights: model.pretrained=false",
@@ -86,7 +86,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
         network: what to load into, in place.
         state: tensors by name.
         head: prefixes of the classifier's parameters.
-        came: where the table is from, in words.
+        came: description of the source of the tensors.
 
     Returns:
         Whether the head was loaded too.
@@ -100,20 +100,20 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
     strange = [name for name, value in headless.items() if not _fits(own, name, value)]
     if missing or strange:
         raise UserError(
-            f"{came} is of another network: {len(missing)} tensors are missing, {len(strange)} do not "
+            f"{came} is of another network: {len(missing)} tensors are missing and {len(strange)} do not "
             f"fit ({enumerate_words([*missing, *strange], limit=3)})",
             "weights saved from the same model=",
             "choose the model that the file was saved from",
         )
     has_head = all(name in headless for name in own if name.startswith(head))
-    # Over its own, which know what version of the network they are; some networks ask.
+    # Updated in place, because state dicts carry version metadata that some networks check.
     own.update(headless)
     network.load_state_dict(own)
     return has_head
 
 
 def load_trained_weights(network: nn.Module, path: Path) -> None:
-    """Load the weights that a run keeps, all of them: its safetensors file, or a checkpoint.
+    """Load all weights of a run: from its safetensors file, or a checkpoint.
 
     Raises:
         UserError: when the file is missing, damaged, or of another network.
@@ -126,7 +126,7 @@ def load_trained_weights(network: nn.Module, path: Path) -> None:
 
 
 def trained_state(path: Path) -> dict[str, Tensor]:
-    """Read the weights that a run keeps, by the names of its network: its safetensors file, or a checkpoint.
+    """Return the weights of a run by name: from its safetensors file, or a checkpoint.
 
     Raises:
         UserError: when the file is missing or damaged.
@@ -141,7 +141,7 @@ def trained_state(path: Path) -> dict[str, Tensor]:
         kept = found.get("state_dict") if isinstance(found, dict) else None
         if not isinstance(kept, dict) or not all(isinstance(name, str) for name in kept):
             raise _unusable(path, ValueError("holds no weights"))
-        # What a student's hints are compared by is in its checkpoint too, and no part of the network.
+        # The projections of feature hints are in a student's checkpoint, too, and no part of the network.
         return {name.removeprefix("network."): value for name, value in kept.items() if not name.startswith("guide.")}
     try:
         return load_file(path)
@@ -163,21 +163,21 @@ def _fits(own: Mapping[str, Tensor], name: str, value: Tensor) -> bool:
 
 
 def read_tensors(path: Path, *, map_location: Any = "cpu") -> Any:
-    """Read a PyTorch file of tensors and plain values; code in it is never run.
+    """Read a PyTorch file of tensors and plain values, without executing code in it.
 
     Raises:
-        UserError: when the file is missing, damaged, or holds anything else.
+        UserError: when the file is missing, damaged, or contains anything else.
     """
     import torch
 
     refuse_devices(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # what the reader raises for a damaged file depends on where the damage is
+    except Exception as error:  # which exception a damaged file raises depends on the damage
         reason = _why_unreadable(path) or first_line(error)
         raise UserError(
             f"{path}: cannot be read ({reason})",
-            "a PyTorch file of tensors and plain values alone",
+            "a PyTorch file of only tensors and plain values",
             "check the path, or take another file",
         ) from error
 
@@ -210,7 +210,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
-            f"model.weights={path}: holds no table of tensors",
+            f"model.weights={path}: contains no state_dict",
             "a state_dict",
             "save model.state_dict() and nothing else",
         )
@@ -222,12 +222,12 @@ CONNECT_SECONDS = 10.0
 
 @contextmanager
 def hub_access() -> Iterator[Exception | None]:
-    """Let the hub's client work; without a connection it looks into its cache alone.
+    """Set the hub's client to offline mode inside the block if there is no connection.
 
-    The client would ask again and again, for most of a minute, and write a warning each time.
+    Otherwise the client retries for most of a minute, with a warning each time.
 
     Yields:
-        Why there is no connection; None when there is one.
+        The connection error; None if there is a connection.
     """
     from huggingface_hub import constants
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import following
 from classifier_training.core.runtime import num_cores
-from classifier_training.models.meta import shadow_of
+from classifier_training.models.meta import meta_copy
 
 if TYPE_CHECKING:
     from classifier_training.training.settings import Accelerator, Precision
@@ -131,7 +131,7 @@ def unset_gradients(network: nn.Module, *, image_size: int) -> str | None:
     It is one with a stride over maps of one pixel, or with a kernel more than three times as large as its maps.
     Found by filling memory with large numbers (MALLOC_PERTURB_=128) and comparing with float32, on PyTorch 2.15.
     """
-    shadow = shadow_of(network).eval()
+    shadow = meta_copy(network).eval()
     found: list[str] = []
 
     def look(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:

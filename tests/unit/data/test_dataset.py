@@ -18,7 +18,7 @@ from classifier_training.data.datamodule import ImageFolderDataModule, choose_nu
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import SplitData, tabulate
-from classifier_training.data.loader import ahead
+from classifier_training.data.loader import prefetch
 from classifier_training.data.recipe import Recipe
 from classifier_training.data.samplers import inverse_frequency_weights
 from classifier_training.data.store.folder import TableStore
@@ -129,7 +129,7 @@ def test_an_epoch_that_was_left_is_ended_in_the_same_batches_even_those_of_an_ea
     again = module.train_dataloader()
     again.load_state_dict({"num_batches": 1, "batch_size": 7})
     assert [batch.indices.tolist() for batch in again] == [order[7:13], order[13:]]
-    with pytest.raises(UserError, match="left after 3 batches of 4 images, and goes on with 7"):
+    with pytest.raises(UserError, match="stopped after 3 batches of 4 images, and would resume with batches of 7"):
         again.load_state_dict(left)
 
 
@@ -187,7 +187,7 @@ def test_an_error_of_the_thread_that_loads_ahead_comes_in_its_place() -> None:
         yield 1
         raise ValueError("the second")
 
-    found = ahead(items())
+    found = prefetch(items())
     assert next(found) == 1
     with pytest.raises(ValueError, match="the second"):
         next(found)

@@ -60,7 +60,7 @@ def test_the_reason_names_the_sizes() -> None:
         "32 px (images are 32 px at their short side; the network's own 224 px would enlarge them 7.0 times; random "
         "weights)"
     )
-    assert "takes no smaller" in str(choose_image_size(224, sizes, is_trained=False, takes=lambda _: False))
+    assert "accepts no smaller" in str(choose_image_size(224, sizes, is_trained=False, takes=lambda _: False))
     assert str(choose_image_size(32, sizes, is_trained=True, takes=lambda _: True)) == (
         "32 px (the network's own; images are 32 px at their short side)"
     )

@@ -55,11 +55,11 @@ def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
     made = plan("auto", 8e-6)
     assert made.recipes["train"].jpeg
     assert not made.recipes["val"].jpeg
-    assert "as JPEG, which changes them a little" in caplog.text
+    assert "as JPEG, which changes them slightly" in caplog.text
     assert plan("auto", 1e-9).folders == {}
-    assert "there is room for 0.00 GB" in caplog.text
+    assert "but only 0.00 GB may be used" in caplog.text
     assert plan("off", 1).folders == {}
-    with pytest.raises(UserError, match=r"data\.store=on: there is no room"):
+    with pytest.raises(UserError, match=r"data\.store=on: not enough disk space"):
         plan("on", 1e-9)
 
 
@@ -74,15 +74,15 @@ def test_a_store_leaves_the_room_that_the_run_needs(
     room = Room(output=tmp_path / "outputs", weights_bytes=free / 2 / WEIGHTS_FACTOR)
     with open_stores(data, store="auto", room=room, **settings) as stores:
         assert set(stores) == {"train", "val"}
-    assert ", and 0.0 MB for its store of pixels" in caplog.text
+    assert ", and 0.0 MB for its store of decoded pixels" in caplog.text
     room = Room(output=tmp_path / "outputs", weights_bytes=free)
     with (
-        pytest.raises(UserError, match=r"data\.store=on: there is no room"),
+        pytest.raises(UserError, match=r"data\.store=on: not enough disk space"),
         open_stores(data, store="on", room=room, **settings),
     ):
         pass
     with (
-        pytest.raises(UserError, match="free, and the run needs up to") as caught,
+        pytest.raises(UserError, match="free, but the run needs up to") as caught,
         open_stores(data, store="off", room=Room(output=tmp_path, weights_bytes=free), **settings),
     ):
         pass
@@ -99,6 +99,6 @@ def test_without_a_folder_to_keep_pixels_in_auto_keeps_none_and_on_refuses(
     plan = StorePlan(splits_of(tmp_path, paths), store="auto", **settings)
     plan.open()
     assert plan.tables() == {}
-    assert "none is kept" in caplog.text
+    assert "no store is used" in caplog.text
     with pytest.raises(UserError, match="cache folder cannot be written to"):
         StorePlan(splits_of(tmp_path, paths), store="on", **settings).open()

@@ -77,7 +77,7 @@ def test_a_file_that_has_gone_is_told_and_the_others_are_sorted(
     sorter = Sorter(str(tmp_path / "sorted"), "copy", source)
     for item in items:
         sorter.place(item, Prediction(item.path, label="c"))
-    assert "has gone" in caplog.text
+    assert "no longer exists" in caplog.text
     assert len([path for path in (tmp_path / "sorted").rglob("*") if path.is_file()]) == 3
 
 

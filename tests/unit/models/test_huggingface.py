@@ -92,7 +92,7 @@ def test_a_random_start_needs_no_weights_and_the_dropout_stands_before_the_head(
     assert not built.pretrained
     head = built.network.model.classifier  # type: ignore[union-attr]
     assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear"]  # type: ignore[union-attr]
-    with pytest.raises(UserError, match="its weights cannot be had") as caught:
+    with pytest.raises(UserError, match="its weights cannot be fetched") as caught:
         huggingface_model(3, name=str(folder))
     assert "model.pretrained=false" in caught.value.remedy
     assert "model.weights" not in caught.value.remedy
@@ -120,7 +120,7 @@ def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     folder = save(tiny("vit"), tmp_path / "vit")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="its weights cannot be had") as caught:
+    with pytest.raises(UserError, match="its weights cannot be fetched") as caught:
         huggingface_model(3, name=str(folder))
     assert "a pickle are not read" in caught.value.expected
 
@@ -132,7 +132,7 @@ def test_code_beside_a_network_is_never_run(tmp_path: Path) -> None:
         json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}})
     )
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(UserError, match="no image classifier can be made of it"):
+    with pytest.raises(UserError, match="it cannot be loaded as an image classifier"):
         huggingface_model(3, name=str(folder))
     assert not (tmp_path / "ran").exists()
 
@@ -146,10 +146,10 @@ def test_weights_that_do_not_belong_are_an_error_and_no_random_start(tmp_path: P
 
 
 def test_what_is_no_image_classifier_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no image classifier"):
+    with pytest.raises(UserError, match="as an image classifier"):
         huggingface_model(3, name=str(tmp_path))
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="no image classifier"):
+    with pytest.raises(UserError, match="as an image classifier"):
         huggingface_model(3, name=str(tmp_path / "bert"), pretrained=False)
 
 
@@ -195,7 +195,7 @@ def test_a_name_is_found_in_the_local_cache_of_the_hub(tmp_path: Path, monkeypat
     built = huggingface_model(NUM_LABELS, name="some/vit-tiny")
     assert torch.equal(built.network.state_dict()["model.classifier.weight"], weights["classifier.weight"])
     assert built.architecture == "some/vit-tiny"
-    with pytest.raises(UserError, match="some/other: no image classifier"):
+    with pytest.raises(UserError, match="some/other: it cannot be loaded as an image classifier"):
         huggingface_model(3, name="some/other")
 
 

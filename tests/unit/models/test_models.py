@@ -90,7 +90,7 @@ def test_weights_that_cannot_be_fetched_are_an_error_with_remedies(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="the trained weights of resnet18 cannot be had") as caught:
+    with pytest.raises(UserError, match="the trained weights of resnet18 cannot be fetched") as caught:
         ResNet18()(5)
     assert "fetching" in caplog.text
     assert capfd.readouterr() == ("", "")
@@ -100,7 +100,7 @@ def test_weights_that_cannot_be_fetched_are_an_error_with_remedies(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"test_resnet cannot be had \(Connect"):
+    with pytest.raises(UserError, match=r"test_resnet cannot be fetched \(Connect"):
         timm_model(5, name="test_resnet")
     assert time.monotonic() - started < 10
     assert "Retrying" not in caplog.text
@@ -156,13 +156,13 @@ def test_weight_files_that_are_none_are_named(tmp_path: Path) -> None:
     draw_picture(tmp_path / "d.png", (1, 2, 3), seed=0)
     for name, words in (
         ("a.safetensors", "cannot be read"),
-        ("b.pth", "no table"),
+        ("b.pth", "contains no state_dict"),
         ("c.pth", "no such file"),
         ("d.png", "no PyTorch file"),
     ):
         with pytest.raises(UserError, match=words):
             ResNet18(weights=str(tmp_path / name))(2)
-    with pytest.raises(UserError, match="two starts"):
+    with pytest.raises(UserError, match="only one of them can be loaded"):
         ResNet18(weights="x", pretrained=True)(2)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.models.head import class_layers, drop_before
-from classifier_training.models.meta import on_shapes
+from classifier_training.models.meta import on_meta
 from classifier_training.models.torchvision_models import torchvision_model, torchvision_names
 
 
@@ -34,7 +34,7 @@ def test_the_head_is_found_wherever_it_stands(name: str, head: str, image_size: 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", torchvision_names())
 def test_every_classifier_answers_with_logits_alone(name: str) -> None:
-    built = on_shapes(lambda: torchvision_model(7, name=name, pretrained=False))
+    built = on_meta(lambda: torchvision_model(7, name=name, pretrained=False))
     with torch.device("meta"):
         built.network.to("meta")
         for network in (built.network.train(), built.network.eval()):
@@ -116,7 +116,7 @@ def test_a_pickle_in_the_cache_is_refused_and_does_not_run(tmp_path: Path, monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     torch.save({"conv1.weight": Payload()}, in_the_cache(tmp_path, ResNet18_Weights.IMAGENET1K_V1.url))
-    with pytest.raises(UserError, match="holds more than tensors"):
+    with pytest.raises(UserError, match="contains more than tensors"):
         torchvision_model(3, name="resnet18", pretrained=True)
     assert not (tmp_path / "canary").exists()
 

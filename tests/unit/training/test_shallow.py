@@ -68,8 +68,8 @@ def test_a_network_that_answers_otherwise_than_scikit_learn_is_caught() -> None:
     from sklearn.svm import LinearSVC
 
     class Wrong(LinearVectors):
-        def learnt(self, estimator: object) -> dict[str, torch.Tensor]:
-            found = super().learnt(estimator)
+        def learned_state(self, estimator: object) -> dict[str, torch.Tensor]:
+            found = super().learned_state(estimator)
             return {name: -value for name, value in found.items()}
 
     features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)

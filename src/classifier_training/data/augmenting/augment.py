@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch with each sample's own parameters, on whatever device the batch is."""
+"""Augmentation of a whole batch with each sample's own parameters, on the batch's device."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.522
 
 
 def augment(images: Tensor, draws: Tensor, transforms: Transforms) -> Tensor:
-    """Move and recolour a batch, all at once.
+    """Apply the geometric and colour augmentations to a batch at once.
 
     Args:
         images: uint8 [B, 3, H, W].
         draws: float32 [B, len(DRAWS)] in [0, 1), the random numbers of each sample.
-        transforms: how far each change may go.
+        transforms: largest strength of each change.
 
     Returns:
         uint8 [B, 3, H, W].
@@ -36,11 +36,11 @@ def augment(images: Tensor, draws: Tensor, transforms: Transforms) -> Tensor:
 
 
 class Changes:
-    """What is done to each image of a batch: a movement [B, 2, 3], a matrix of colours [B, 3, 3] and a share of grey.
+    """The changes of each image of a batch: an affine matrix [B, 2, 3], a colour matrix [B, 3, 3] and a share of grey.
 
     Args:
         draws: float32 [B, len(DRAWS)].
-        transforms: how far each change may go.
+        transforms: largest strength of each change.
         height: of the images.
         width: of the images.
     """
@@ -68,12 +68,12 @@ class Changes:
         return _levels(pixels)
 
     def apply_one(self, row: int, image: Tensor, out: Tensor) -> None:
-        """Change one image of the batch on the CPU, in memory that is used again, so that it stays in the cache.
+        """Change one image of the batch on the CPU, in reused memory that stays in the cache.
 
         Args:
-            row: its place in the batch.
+            row: its index in the batch.
             image: uint8 [3, H, W].
-            out: uint8 [3, H, W], where the result goes.
+            out: uint8 [3, H, W], receives the result.
         """
         if self._moves is None and self._colours is None:
             out.copy_(image)
@@ -97,7 +97,7 @@ def changes_batch(transforms: Transforms) -> bool:
 
 
 def _recolours(transforms: Transforms) -> bool:
-    # With the other backend the colours have been changed, one image after the other.
+    # With OpenCV, the colours have been changed image by image.
     return transforms.changes_colours and transforms.backend == "pillow"
 
 
@@ -107,7 +107,7 @@ def _resample(pixels: Tensor, moves: Tensor) -> Tensor:
 
 
 def _levels(pixels: Tensor) -> Tensor:
-    # By way of int16, which on the CPU takes a quarter of the time.
+    # Conversion by int16 takes a quarter of the time on the CPU.
     return pixels.round_().clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
@@ -115,7 +115,7 @@ _memory = threading.local()
 
 
 def _scratch(shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory of this thread's own for one image: getting it anew each time takes as long as the work."""
+    """Reused memory of this thread for one image; allocating it each time takes as long as the work."""
     if getattr(_memory, "shape", None) != shape:
         _memory.shape = shape
         _memory.tensors = torch.empty(shape), torch.empty(shape), torch.empty(shape, dtype=torch.int16)
@@ -124,7 +124,7 @@ def _scratch(shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _movement(signed: dict[str, Tensor], transforms: Transforms, aspect: float) -> Tensor:
-    """One resampling for mirror, rotation, zoom and shift, [B, 2, 3]; the border is reflected."""
+    """Affine matrices of flip, rotation, zoom and shift, [B, 2, 3]; the border is reflected."""
     angle = signed["angle"] * math.radians(transforms.rotation_degrees)
     scale = 1 + signed["zoom"] * transforms.zoom
     mirror = torch.where(signed["flip"] < 2 * transforms.hflip - 1, -1.0, 1.0)
@@ -146,7 +146,7 @@ def _movement(signed: dict[str, Tensor], transforms: Transforms, aspect: float) 
 def _colours(signed: dict[str, Tensor], transforms: Transforms) -> tuple[Tensor, Tensor]:
     """Brightness, contrast, saturation and hue as one 3 x 3 matrix a sample, and how much of its mean grey is added.
 
-    The hue turns in the plane of YIQ's I and Q, which keeps it linear, where HSV would need six cases a pixel.
+    The hue rotates in the plane of YIQ's I and Q, which is linear; HSV would need six cases a pixel.
     """
     brightness = 1 + transforms.brightness * signed["brightness"]
     contrast = 1 + transforms.contrast * signed["contrast"]

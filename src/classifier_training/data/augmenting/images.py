@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 def training_pixels(
     kept: NDArray[np.uint8], preprocessing: Preprocessing, crop_scale: float, draws: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """Cut a random part out of what a recipe keeps of an image, and fit it to the size.
+    """Take a random crop of an image's kept pixels, and resize it to the network's input.
 
-    The crop keeps between `crop_scale` and all of the area, in the shape that the policy gives the whole image.
+    The crop takes between `crop_scale` and all of the area, in the aspect ratio that the policy gives the whole image.
 
     Args:
-        kept: uint8 [h, w, 3].
-        preprocessing: its size, policy and kernel are what the part is fitted with.
+        kept: uint8 [h, w, 3]; see `data/recipe.py`.
+        preprocessing: size, policy and kernel of the resize.
         crop_scale: of the recipe.
         draws: float64 [len(DRAWS)], the sample's random numbers.
 
@@ -59,7 +59,7 @@ def training_pixels(
     cut_height = max(1, round(min(kept_height, height * math.sqrt(share) / stretch)))
     left, top = round((kept_width - cut_width) * x), round((kept_height - cut_height) * y)
     part = kept[top : top + cut_height, left : left + cut_width]
-    # What was cut out has the wanted shape already, or one stretched on purpose.
+    # The crop has the wanted aspect ratio already, apart from the random stretch.
     fitted = replace(preprocessing, policy="squash") if preprocessing.policy == "crop" else preprocessing
     if fitted.backend == "opencv" or fitted.kernel == "area":
         return fitted.pixels(Image.fromarray(part))
@@ -68,10 +68,10 @@ def training_pixels(
 
 
 def _resize_fast(pixels: NDArray[np.uint8], height: int, width: int, kernel: str) -> NDArray[np.uint8]:
-    """Do what Pillow does, to within one level, in a quarter of the time."""
+    """Resize as Pillow does, to within one grey level, in a quarter of the time."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    # Copies what is read-only, as Pillow's own memory is; torch takes no such arrays.
+    # Copies read-only arrays such as Pillow's, which torch does not accept.
     image = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
     found: NDArray[np.uint8] = (
         interpolate(image, (height, width), mode=kernel, antialias=True)[0].permute(1, 2, 0).numpy()
@@ -96,40 +96,40 @@ ERASED_LOG_RATIO = math.log(3.3)
 
 
 def degrade(pixels: NDArray[np.uint8], draws: NDArray[np.float64], transforms: Transforms) -> NDArray[np.uint8]:
-    """Make an image worse in the order in which it happens: what stands in front, then the lens, then the sensor.
+    """Degrade an image in the order of a camera: occlusion, then motion and lens, then sensor.
 
     Args:
         pixels: uint8 [H, W, 3].
         draws: float64 [len(DRAWS)] in [0, 1), the sample's random numbers.
-        transforms: how probable each change is.
+        transforms: probability of each degradation.
 
     Returns:
-        uint8 [H, W, 3]; the image that came is left as it is.
+        uint8 [H, W, 3]; the input is not changed.
     """
-    drawn = dict(zip(DRAWS, draws.tolist(), strict=True))
+    values = dict(zip(DRAWS, draws.tolist(), strict=True))
     height, width = pixels.shape[:2]
-    if drawn["erase"] < transforms.erase:
-        pixels = _erase(pixels, drawn)
-    if drawn["motion"] < transforms.motion_blur:
-        pixels = move(pixels, 2 + int(drawn["motion_length"] * LONGEST_MOTION * width))
-    if drawn["blur"] < transforms.blur:
-        sigma = drawn["sigma"] * LARGEST_SIGMA * min(height, width)
+    if values["erase"] < transforms.erase:
+        pixels = _erase(pixels, values)
+    if values["motion"] < transforms.motion_blur:
+        pixels = move(pixels, 2 + int(values["motion_length"] * LONGEST_MOTION * width))
+    if values["blur"] < transforms.blur:
+        sigma = values["sigma"] * LARGEST_SIGMA * min(height, width)
         pixels = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
-    if drawn["downscale"] < transforms.downscale:
-        scale = SMALLEST_SCALE + (1 - SMALLEST_SCALE) * drawn["downscale_side"]
+    if values["downscale"] < transforms.downscale:
+        scale = SMALLEST_SCALE + (1 - SMALLEST_SCALE) * values["downscale_side"]
         small = max(1, round(width * scale)), max(1, round(height * scale))
         image = Image.fromarray(pixels).resize(small, Image.Resampling.BOX)
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    if drawn["noise"] < transforms.noise:
-        generator = np.random.default_rng(int(drawn["noise_seed"] * 2**53))
-        sigma = np.float32(LARGEST_NOISE * drawn["noise_level"])
+    if values["noise"] < transforms.noise:
+        generator = np.random.default_rng(int(values["noise_seed"] * 2**53))
+        sigma = np.float32(LARGEST_NOISE * values["noise_level"])
         noisy = pixels + sigma * generator.standard_normal(pixels.shape, dtype=np.float32)
         pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     return pixels
 
 
 def move(pixels: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
-    """Average each pixel with its neighbours on the row, `length` in all; the border is repeated."""
+    """Average each pixel with its neighbours in the row, `length` in total; the border is repeated."""
     before = (length - 1) // 2
     padded = np.pad(pixels, ((0, 0), (before + 1, length - 1 - before), (0, 0)), mode="edge")
     # The sum over a window is the difference of two sums from the start of the row.
@@ -138,16 +138,16 @@ def move(pixels: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     return found
 
 
-def _erase(pixels: NDArray[np.uint8], drawn: dict[str, float]) -> NDArray[np.uint8]:
+def _erase(pixels: NDArray[np.uint8], values: dict[str, float]) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     smallest, largest = ERASED_AREA
-    area = height * width * (smallest + (largest - smallest) * drawn["erase_area"])
-    stretch = math.exp(ERASED_LOG_RATIO * (2 * drawn["erase_ratio"] - 1) / 2)
+    area = height * width * (smallest + (largest - smallest) * values["erase_area"])
+    stretch = math.exp(ERASED_LOG_RATIO * (2 * values["erase_ratio"] - 1) / 2)
     tall = min(height, max(1, round(math.sqrt(area) * stretch)))
     wide = min(width, max(1, round(math.sqrt(area) / stretch)))
-    top, left = round((height - tall) * drawn["erase_y"]), round((width - wide) * drawn["erase_x"])
+    top, left = round((height - tall) * values["erase_y"]), round((width - wide) * values["erase_x"])
     found = pixels.copy()
-    found[top : top + tall, left : left + wide] = int(256 * drawn["erase_grey"])
+    found[top : top + tall, left : left + wide] = int(256 * values["erase_grey"])
     return found
 
 
@@ -158,13 +158,12 @@ NUM_HUES = 180
 def jitter(pixels: NDArray[np.uint8], draws: NDArray[np.float64], transforms: Transforms) -> NDArray[np.uint8]:
     """Change brightness and contrast in RGB, then saturation and hue in HSV.
 
-    Everything is a table of 256 entries that OpenCV looks up: whatever the strength, the cost is that of four passes
-    over the bytes.
+    Each change is a look-up table of 256 entries, so the cost is four passes over the bytes at any strength.
 
     Args:
         pixels: uint8 [H, W, 3], RGB.
         draws: float64 [len(DRAWS)] in [0, 1), the sample's random numbers.
-        transforms: how far each change may go.
+        transforms: largest strength of each change.
 
     Returns:
         uint8 [H, W, 3].
@@ -193,7 +192,7 @@ def _table(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 NUM_STRENGTHS = 31
 
 LARGEST_SHIFT = 32
-"""Pixels; in images of less than 64, half of the side, or nothing would be left of them."""
+"""In pixels; half of the side in images below 64 pixels."""
 
 
 @functools.cache
@@ -244,11 +243,11 @@ def trivial_augment(pixels: NDArray[np.uint8], draws: NDArray[np.float64]) -> ND
     TrivialAugment (arXiv:2103.10158): one operation an image, its name and its strength uniformly distributed.
     Operations and strengths are those of torchvision's `TrivialAugmentWide`, which uses torch's global generator.
     """
-    drawn = dict(zip(DRAWS, draws.tolist(), strict=True))
+    values = dict(zip(DRAWS, draws.tolist(), strict=True))
     names = tuple(operations())
-    name = names[int(drawn["trivial"] * len(names))]
-    strength = int(drawn["strength"] * NUM_STRENGTHS) / (NUM_STRENGTHS - 1)
-    return operate(pixels, name, -strength if operations()[name][1] and drawn["sign"] < 0.5 else strength)
+    name = names[int(values["trivial"] * len(names))]
+    strength = int(values["strength"] * NUM_STRENGTHS) / (NUM_STRENGTHS - 1)
+    return operate(pixels, name, -strength if operations()[name][1] and values["sign"] < 0.5 else strength)
 
 
 def operate(pixels: NDArray[np.uint8], name: str, strength: float) -> NDArray[np.uint8]:

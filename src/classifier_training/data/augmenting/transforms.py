@@ -1,7 +1,7 @@
-"""How images become training batches: settings, and the random numbers behind them.
+"""Preprocessing and augmentation settings, and the random numbers of each sample.
 
-Every random number of a sample is a pure function of (seed, epoch, position), so that the number of workers, a resume
-or a kill changes nothing. `recipe.py` shrinks an image once. `images.py` augments single images: random crop,
+Every random number of a sample is a pure function of (seed, epoch, position), so the number of workers, a resume or a
+kill changes nothing. `recipe.py` shrinks an image once. `images.py` augments single images: random crop,
 degradations and, with OpenCV, colour jitter. `augment.py` moves and recolours whole batches. `training/view.py` mixes
 and resizes them.
 """
@@ -48,45 +48,45 @@ DRAWS = (
     "blur", "sigma", "motion", "motion_length", "downscale", "downscale_side", "noise", "noise_level", "noise_seed",
     "erase", "erase_area", "erase_ratio", "erase_x", "erase_y", "erase_grey",
 )  # fmt: skip
-"""Names of a sample's random numbers; their place in `draw_uniforms` is their place here."""
+"""Names of a sample's random numbers, in the order of `draw_uniforms`."""
 
 NUM_BLOCKS = math.ceil(len(DRAWS) / 8)
-"""Hashes of 64 bytes for 8 numbers each."""
+"""Hashes of 64 bytes, each for 8 numbers."""
 
 
 @register(group="transforms", name="standard")
 @dataclass(frozen=True, kw_only=True)
 class Transforms:
-    """Evaluation preprocessing and training augmentation; everything random is off unless asked for here.
+    """Evaluation preprocessing and training augmentation; everything random is off unless set here.
 
     Args:
         policy: squash stretches to the square, crop cuts the centre, letterbox adds black bars.
-        backend: whose arithmetic fits and recolours images: pillow, or opencv, which averages areas and recolours
-            in HSV.
+        backend: library that resizes images and changes colours: pillow, or opencv, which averages areas and changes
+            colours in HSV.
         kernel: resize filter: bilinear and bicubic are antialiased, area averages whole pixels; bilinear when left
             out, area with opencv.
-        channel_order: in which the network wants the colours; bgr for weights that were trained so.
-        max_value: white of grey images of more than 8 bits that do not say it themselves, such as 4095 for 12 bits.
-        crop_scale: smallest share of the image's area that a random training crop keeps; 1 takes it whole.
-        hflip: probability of a mirror image; leave 0 where left and right mean something, as in text.
-        rotation_degrees: largest rotation either way.
-        translate: largest shift either way, as a share of the side.
-        zoom: largest change of scale either way, as a share.
+        channel_order: of the network's input; bgr for weights that were trained with it.
+        max_value: white of grey images of more than 8 bits whose file does not state it, such as 4095 for 12 bits.
+        crop_scale: smallest share of the image's area in a random training crop; 1 does not crop.
+        hflip: probability of a horizontal flip; leave 0 where left and right differ in meaning, as in text.
+        rotation_degrees: largest rotation in either direction.
+        translate: largest shift in either direction, as a share of the side.
+        zoom: largest relative change of scale.
         brightness: largest relative change of brightness.
         contrast: largest relative change of contrast.
         saturation: largest relative change of saturation.
-        hue: largest turn of the hue, as a share of the colour circle.
-        trivial_augment: change each image by one operation of TrivialAugment, drawn with its strength.
-        blur: probability of a lens out of focus.
-        motion_blur: probability of a camera or a subject that moves to one side.
-        downscale: probability of an image taken from afar, with down to a quarter of the resolution.
-        noise: probability of a noisy sensor.
-        erase: probability that a grey rectangle hides a part, as something in front of the subject would.
-        mixup: alpha of the distribution of shares with which two images are blended; 0 blends none, 0.2 is usual.
-        cutmix: alpha of that with which a part of one replaces a part of the other; 0 cuts none, 1 is usual.
+        hue: largest rotation of the hue, as a share of the colour circle.
+        trivial_augment: change each image by one random operation of TrivialAugment.
+        blur: probability of Gaussian blur, as from a lens out of focus.
+        motion_blur: probability of horizontal motion blur.
+        downscale: probability of a lower resolution, down to a quarter.
+        noise: probability of Gaussian noise, as from a sensor.
+        erase: probability of random erasing: a grey rectangle hides a part.
+        mixup: alpha of the beta distribution of the shares in mixup; 0 is off, 0.2 is usual.
+        cutmix: alpha of the beta distribution of the shares in CutMix; 0 is off, 1 is usual.
         mix_probability: share of the batches that are mixed.
-        start_scale: share of the size at which training images begin, to grow until three quarters of the epochs are
-            over; 1 is the full size throughout.
+        start_scale: share of the image size at the start of training; it grows until three quarters of the epochs;
+            1 uses the full size throughout.
     """
 
     policy: Annotated[Policy, Resume.FIXED, Fit.ANY] = "squash"
@@ -126,7 +126,7 @@ class Transforms:
             )
 
     def evaluation(self, image_size: int, spec: InputSpec) -> Preprocessing:
-        """Return what every image goes through outside training."""
+        """Return the preprocessing of images outside training."""
         return Preprocessing(
             size=(image_size, image_size),
             mean=spec.mean,
@@ -139,7 +139,7 @@ class Transforms:
         )
 
     def without_augmentation(self) -> Transforms:
-        """Return the same preprocessing with nothing random."""
+        """Return the same preprocessing without random changes."""
         return Transforms(
             policy=self.policy,
             backend=self.backend,
@@ -164,7 +164,7 @@ class Transforms:
 
     @property
     def degrades(self) -> bool:
-        """Whether images are made worse, one by one, as a poor camera would."""
+        """Whether a degradation is on."""
         return bool(self.blur or self.motion_blur or self.downscale or self.noise or self.erase)
 
     @property
@@ -173,8 +173,8 @@ class Transforms:
         return bool(self.mixup or self.cutmix)
 
     @property
-    def changes_pictures(self) -> bool:
-        """Whether an image is another one each time that it is trained on."""
+    def changes_images(self) -> bool:
+        """Whether an image differs each time it is used for training."""
         alone = self.crop_scale < 1 or self.moves_pixels or self.changes_colours or self.trivial_augment
         return bool(alone or self.degrades or self.mixes or self.start_scale < 1)
 

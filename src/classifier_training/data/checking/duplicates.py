@@ -1,9 +1,8 @@
-"""Copies: the same file twice, and the same image saved again, resized or brightened.
+"""Exact duplicates, and near duplicates: the same image re-encoded, resized or brightened.
 
-A perceptual hash alone takes smooth images for one another, so it only proposes. Here the proposal is the image's
-low frequencies as a vector of length one, for which a k-d tree finds the nearest others, with no n² anywhere; the
-decision is made on thumbnails: after the best change of brightness and contrast, two images must correlate
-everywhere, not merely on the whole.
+A perceptual hash alone confuses smooth images, so it only proposes pairs. The proposal is a unit vector of the image's
+low frequencies, whose nearest neighbours a k-d tree finds without comparing all pairs. Thumbnails decide: after the
+best change of brightness and contrast, two images must correlate in every part, not only on average.
 """
 
 from __future__ import annotations
@@ -27,27 +26,27 @@ if TYPE_CHECKING:
     from classifier_training.data.checking.scan import FileScan
 
 MIN_CONTRAST = 5.0
-"""Grey levels of standard deviation, a slope across the image taken off, below which an image shows too little to be
-told from others: a black screen, a clear sky. Of those, only images with the same pixels count as copies."""
+"""Standard deviation in grey levels, without a slope across the image, below which an image shows too little to be
+compared: a black screen, a clear sky. Of those, only images with the same pixels count as duplicates."""
 
 MIN_CORRELATION = 0.955
 MAX_LOCAL_ERROR = 0.5
 """Largest error in any sixteenth of the image, as a share of its contrast."""
 
 MAX_COLOUR_ERROR = 14.0
-"""Mean difference of the colours, brightness apart, in grey levels: a red shirt is no copy of a blue one."""
+"""Mean colour difference in grey levels, without brightness: a red shirt is no duplicate of a blue one."""
 
 MAX_ASPECT_ERROR = 0.05
 FULL_DETAIL_SIDE = 64
-"""Images whose smaller one has this side are compared at 32 x 32 pixels; others at 16 x 16, for 32 show how they were
-resized."""
+"""Pairs whose smaller image has this side are compared at 32 x 32 pixels, others at 16 x 16, because 32 x 32 would show
+how they were resized."""
 
 NUM_FREQUENCIES = 7
 NUM_NEIGHBOURS = 8
-"""Proposals for each image. Long chains of copies are joined through their members, so a few suffice."""
+"""Proposals for each image. Chains of duplicates are joined through their members, so a few suffice."""
 
 MAX_DISTANCE = 0.4
-"""Between the low frequencies of two copies."""
+"""Between the low frequencies of two near duplicates."""
 
 CHUNK = 4096
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -55,11 +54,11 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Copies:
-    """Groups of files that show the same, as places in the scan's list; each file is in one group of a kind at most.
+    """Groups of duplicates, as indices into the scan's list; each file is in at most one group of a kind.
 
     Args:
         exact: the same bytes.
-        near: the same image; a group may hold exact copies too, but not only them.
+        near: the same image; a group may contain exact duplicates, but not only those.
     """
 
     exact: tuple[tuple[int, ...], ...]
@@ -67,14 +66,14 @@ class Copies:
 
 
 def find_copies(scan: FileScan, *, near: bool = True) -> Copies:
-    """Group the files of a scan by what they show; `near=False` leaves the search for images that only look alike."""
+    """Find the duplicates among the files of a scan; `near=False` finds exact ones only."""
     readable = [place for place, fact in enumerate(scan.facts) if not fact.error]
     exact = _groups_of((scan.facts[place].file_hash, place) for place in readable)
     by_pixels = _groups_of((scan.facts[place].pixel_hash, place) for place in readable if scan.facts[place].pixel_hash)
     links = [(group[0], other) for group in (*exact, *by_pixels) for other in group[1:]]
     if not near:
         return Copies(exact, ())
-    # One of each set of identical images speaks for all, so that a thousand copies are no million pairs.
+    # One of each set of identical images represents it, so that a thousand copies do not make a million pairs.
     followers = {other for _, other in links}
     links += _near_pairs(scan, np.array([place for place in readable if place not in followers], dtype=np.int64))
     joined = join(len(scan.facts), links)
@@ -83,7 +82,7 @@ def find_copies(scan: FileScan, *, near: bool = True) -> Copies:
 
 
 def join(number: int, links: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Group what is linked, directly or through others (union-find); what stands alone is in no group."""
+    """Return the connected components of linked indices (union-find); an index without a link is in none."""
     parents = list(range(number))
 
     def root(place: int) -> int:
@@ -131,7 +130,7 @@ def _near_pairs(scan: FileScan, places: NDArray[np.int64]) -> list[tuple[int, in
 
 
 def _confirmed(scan: FileScan, pairs: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return the pairs that show the same."""
+    """Return the pairs that show the same image."""
     one, other = scan.thumbnails[pairs[:, 0]], scan.thumbnails[pairs[:, 1]]
     first, second = details(one), details(other)
     sides = np.array([[min(scan.facts[p].width, scan.facts[p].height) for p in pair] for pair in pairs])
@@ -144,7 +143,7 @@ def _confirmed(scan: FileScan, pairs: NDArray[np.int64]) -> list[tuple[int, int]
 
 
 def _agree(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether details [N, S * S] agree up to a factor, over the whole and in each of sixteen parts."""
+    """Whether details [N, S * S] agree up to a factor, as a whole and in each of sixteen parts."""
     products, first, second = (one * other).sum(1), (one * one).sum(1) + 1e-6, (other * other).sum(1) + 1e-6
     errors = one - (products / second)[:, None] * other
     side = round(one.shape[1] ** 0.5)
@@ -155,7 +154,7 @@ def _agree(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.b
 
 
 def details(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Grey thumbnails less their mean and slope, float32 [N, 32 * 32]: smooth skies are alike in little else."""
+    """Grey thumbnails without mean and slope, float32 [N, 32 * 32]; smooth skies would otherwise all look alike."""
     grey = (thumbnails.astype(np.float32) @ LUMA).reshape(len(thumbnails), -1)
     y, x = np.mgrid[:THUMBNAIL, :THUMBNAIL].reshape(2, -1) - (THUMBNAIL - 1) / 2
     basis = np.linalg.qr(np.stack([np.ones_like(x), x, y], axis=1))[0].astype(np.float32)
@@ -168,9 +167,9 @@ def _halved(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _low_frequencies(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image's slowest waves in both directions, scaled to length one; the distance of two says how they correlate.
+    """Lowest frequencies in both directions, scaled to length one; distances then measure correlation.
 
-    After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", without the step to bits.
+    After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", but not reduced to bits.
     """
     from scipy.fft import dctn
 
@@ -202,40 +201,40 @@ REMOVE = "keep one file of each group and remove the others, or move them all to
 
 
 def check_copies(data: Inspected, copies: Copies) -> Iterator[Finding]:
-    """Yield what there is to say of the copies, the gravest first; a group is told once for each of its faults."""
+    """Yield the findings about duplicates, the most severe first; a group is in one finding for each problem."""
     labels, splits = data.labels(), data.splits()
     for kind, groups in (("exact", copies.exact), ("near", copies.near)):
         exact = kind == "exact"
-        noun = "exact copies" if exact else "near-duplicates"
+        noun = "exact duplicates" if exact else "near duplicates"
         across = [group for group in groups if len(_values(data, splits, group)) > 1]
         if across:
             yield _finding(
                 data, across, f"{kind}_copies_across_splits", "error" if exact else "warning",
-                f"{plural(_size(across), 'file')} {'are exact copies' if exact else 'look the same'} "
+                f"{plural(_size(across), 'file')} {'are exact duplicates' if exact else 'look the same'} "
                 f"across splits, in {plural(len(across), 'group')}",
-                "The model is scored on the very images that it learnt from, so its scores are too good."
+                "The model is scored on images of its training data, so the scores are too high."
                 if exact
-                else "The same image, re-encoded, resized or brightened, is learnt from and scored on: scores are "
-                "too good. Frames of one recording look like this too.",
-                REMOVE if exact else "look at them; then remove them, or keep a recording on one side: data.group=…",
+                else "The same image, re-encoded, resized or brightened, is used for training and for scoring, so the "
+                "scores are too high. Frames of one recording look like this, too.",
+                REMOVE if exact else "look at them; then remove them, or keep a recording in one split: data.group=…",
             )  # fmt: skip
         contradicting = [group for group in groups if len(_label_sets(data, labels, group)) > 1]
         if contradicting:
             yield _finding(
                 data, contradicting, f"{kind}_copies_with_two_labels", "error" if exact else "warning",
                 f"{plural(len(contradicting), 'group')} of {noun} with different labels",
-                "The same image is given as two classes; at least one label is wrong.",
-                "decide for one label and remove the other file",
+                "The same image has two labels; at least one of them is wrong.",
+                "choose one label and remove the other file",
             )  # fmt: skip
         rest = [group for group in groups if group not in {*across, *contradicting}]
         if rest:
             yield _finding(
                 data, rest, f"{kind}_copies", "warning" if exact else "note",
                 f"{plural(_size(rest), 'file')} in {plural(len(rest), 'group')} of {noun}",
-                "Copies within a class and split count several times in training and in scores."
+                "Duplicates within a class and split count several times in training and in scores."
                 if data.index.present_splits()
-                else "The data is not split yet: a random split may put copies on both sides.",
-                REMOVE if exact else "remove them, or keep them on one side of the split",
+                else "The data is not split yet: a random split may put duplicates into different splits.",
+                REMOVE if exact else "remove them, or keep them in one split: data.group_duplicates=true",
             )  # fmt: skip
 
 
@@ -244,7 +243,7 @@ def _values(data: Inspected, by_path: Mapping[str, set[str]], group: Group) -> s
 
 
 def _label_sets(data: Inspected, labels: Mapping[str, set[str]], group: Group) -> set[frozenset[str]]:
-    # An image may have several labels by right; its copies then have the same.
+    # An image may rightly have several labels; its duplicates then have the same ones.
     return {frozenset(labels[data.scan.facts[place].path]) for place in group}
 
 

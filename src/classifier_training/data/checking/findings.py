@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""From what makes results wrong to what is good to know."""
+"""From what makes results wrong to mere information."""
 
 MAX_EXAMPLES = 12
-"""Examples of a finding that are kept for the page; the count says how many there are."""
+"""Most examples of a finding that are kept for the page; `count` is the number of all."""
 
 SHOWN_OF_GROUP = 8
 
@@ -35,7 +35,7 @@ class ShownImage:
 
     Args:
         path: relative to the data root.
-        caption: what is to be seen of it, such as its split and label.
+        caption: such as its split and label.
     """
 
     path: str
@@ -48,13 +48,13 @@ class Finding:
 
     Args:
         code: a name for programs, such as exact_copies_across_splits.
-        severity: error makes scores wrong or training fail, warning costs accuracy, note is good to know.
+        severity: error makes scores wrong or training fail, warning costs accuracy, note is information.
         title: one line.
         words: what it means.
         remedy: what to do.
         count: how many (files, groups, classes), for the order among equals.
-        examples: groups of images, each to be looked at together.
-        rows: facts without images, as columns of text.
+        examples: groups of images that are shown together.
+        rows: details without images, as columns of text.
     """
 
     code: str
@@ -73,7 +73,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A data set and the scan of its files, as every check sees it.
+    """A data set and the scan of its files, as the checks see it.
 
     Args:
         index: the samples.
@@ -99,19 +99,19 @@ class Inspected:
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:
-    """Order findings by what matters: severity, then the order in which the checks come."""
+    """Sort findings by severity, then by the order of the checks."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-LOSS_WORTH_SAYING = 0.05
-"""Mean share of the pixels that are thrown away."""
+REPORTED_CROP = 0.05
+"""Mean share of cropped pixels from which it is reported."""
 
 TINY_SIDE = 8
 EXTREME_ASPECT = 4.0
 
 
 def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Finding]:
-    """Yield what there is to say of the files themselves."""
+    """Yield the findings about single files."""
     unreadable, readable = data.scan.unreadable, data.scan.readable
     if unreadable:
         reasons = Counter(fact.error for fact in unreadable).most_common(3)
@@ -119,10 +119,10 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
             code="unreadable_files",
             severity="error",
             title=f"{plural(len(unreadable), 'file')} cannot be read",
-            words="Training would stop at the first. Most common: "
+            words="Training would stop at the first one. Most common reasons: "
             + "; ".join(f"{reason} ({number:,})" for reason, number in reasons)
             + ".",
-            remedy="mend or remove what quarantine.csv lists, or train without them: data.on_error=skip",
+            remedy="repair or remove the files in quarantine.csv, or train without them: data.on_error=skip",
             count=len(unreadable),
             rows=tuple((fact.path, fact.error) for fact in unreadable),
         )
@@ -130,26 +130,26 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
     for code, title, words, remedy, chosen in (
         (
             "animated", "more than one frame",
-            "Only the first frame of an animation or of a file of many pages is used.",
-            "save the frame that is meant as an image of its own",
+            "Only the first frame or page of such a file is used.",
+            "save the intended frame as a separate image",
             [fact for fact in readable if fact.num_frames > 1],
         ),
         (
             "tiny_pictures", f"a side below {TINY_SIDE} pixels",
-            "There is next to nothing to be seen on them.", "look whether they belong to the data",
+            "Such images show almost nothing.", "check whether they belong to the data",
             [fact for fact in readable if min(fact.width, fact.height) < TINY_SIDE],
         ),
         (
             "extreme_shapes", f"a side more than {EXTREME_ASPECT:.0f} times the other",
-            "The network sees a square: such images are squeezed, cut or barred strongly.",
-            "look whether they belong to the data; choose transforms.policy=letterbox to keep their shape",
+            "The network's input is a square: such images are strongly squeezed, cropped or padded.",
+            "check whether they belong to the data; or transforms.policy=letterbox",
             [fact for fact in readable if max(fact.width, fact.height) > EXTREME_ASPECT * min(fact.width, fact.height)],
         ),
         (
             "turned_by_exif", "turned by the EXIF orientation",
-            ("This project turns them upright everywhere; programs that ignore the tag see them on their side, and so "
-            "would a product that does."),
-            "nothing here; check that the product that runs the model turns them too",
+            ("Training and prediction turn them upright. A program that ignores the tag gives the model images "
+            "that are on their side."),
+            "nothing here; check that the program that runs the model applies the EXIF orientation, too",
             [fact for fact in readable if fact.orientation not in (0, 1)],
         ),
     ):  # fmt: skip
@@ -176,14 +176,14 @@ def _dark(data: Inspected) -> Iterator[Finding]:
     deep = [fact for fact in data.scan.readable if fact.peak >= 0]
     for code, is_cut, look in (("dark_samples", False, dark_samples), ("dark_colours", True, dark_colours)):
         chosen = [fact for fact in deep if fact.is_cut == is_cut]
-        told = look(len(chosen), max(fact.peak for fact in chosen)) if chosen else None
-        if told is not None:
+        finding = look(len(chosen), max(fact.peak for fact in chosen)) if chosen else None
+        if finding is not None:
             yield Finding(
                 code=code,
                 severity="warning",
-                title=told.title,
-                words=f"{told.words[0].upper()}{told.words[1:]}.",
-                remedy=told.remedy,
+                title=finding.title,
+                words=f"{finding.words[0].upper()}{finding.words[1:]}.",
+                remedy=finding.remedy,
                 count=len(chosen),
                 examples=tuple((ShownImage(fact.path, f"up to {fact.peak:,}"),) for fact in chosen[:MAX_EXAMPLES]),
                 rows=tuple((fact.path, str(fact.peak)) for fact in chosen),
@@ -191,7 +191,7 @@ def _dark(data: Inspected) -> Iterator[Finding]:
 
 
 def cropped_share(width: int, height: int, preprocessing: Preprocessing) -> float:
-    """Share of an image's pixels that never reach the network: what the crop cuts off."""
+    """Share of an image's pixels that the crop removes."""
     place = preprocessing.geometry(height, width)
     target_height, target_width = preprocessing.size
     return 1 - min(1, target_height / place.height) * min(1, target_width / place.width)
@@ -203,13 +203,13 @@ def _cropped(data: Inspected, preprocessing: Preprocessing) -> Iterator[Finding]
         return
     shares = np.array([cropped_share(*size, preprocessing) for size in sizes])
     mean = float(np.average(shares, weights=list(sizes.values())))
-    if mean >= LOSS_WORTH_SAYING:
+    if mean >= REPORTED_CROP:
         yield Finding(
             code="cropped_pixels",
             severity="warning" if mean > 0.25 else "note",
-            title=f"transforms.policy={preprocessing.policy} throws away {mean:.0%} of the pixels",
-            words=f"The centre is cut out of images that are not square; {shares.max():.0%} of the worst is lost, "
-            "and with it what lies at its sides.",
-            remedy="transforms.policy=squash or letterbox keeps all of the image",
+            title=f"transforms.policy={preprocessing.policy} crops away {mean:.0%} of the pixels",
+            words=f"Only the centre of images that are not square is used; one of them loses {shares.max():.0%}, "
+            "all of it at its sides.",
+            remedy="transforms.policy=squash or letterbox keeps the whole image",
             count=sum(number for size, number in sizes.items() if cropped_share(*size, preprocessing) > 0),
         )

@@ -1,4 +1,4 @@
-"""What is wrong with classes, groups and exact copies, found before every training: nothing is decoded."""
+"""Checks before every training: classes, groups and exact duplicates. No image is decoded."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 TINY_CLASS = 20
 """Training images below which a class is called tiny."""
 
-IMBALANCE_WORTH_SAYING = 10.0
+REPORTED_IMBALANCE = 10.0
 
 
 def check_classes(index: SampleIndex) -> Iterator[Finding]:
-    """Yield what there is to say of class names, counts and groups."""
-    yield from _spelt_twice(index)
+    """Yield the findings about class names, counts and groups."""
+    yield from _duplicate_names(index)
     yield from _groups_over_splits(index)
     yield from _missing(index)
     yield from _rare(index)
 
 
-def _spelt_twice(index: SampleIndex) -> Iterator[Finding]:
+def _duplicate_names(index: SampleIndex) -> Iterator[Finding]:
     counts = Counter(sample.label for sample in index.samples)
     similar: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
@@ -50,15 +50,21 @@ def _spelt_twice(index: SampleIndex) -> Iterator[Finding]:
         if len(key) > 2 and key.isalpha() and ending in similar
     ]
     for names, severity, code, words in (
-        (twice, "error", "class_spelt_twice", ("These names differ only in case, spaces, hyphens or in how an accent "
-         "is stored. To the network they are different classes, and it must guess between them.")),
-        (plurals, "warning", "class_singular_and_plural", "One name is the other's plural; they may be one class."),
+        (
+            twice, "error", "class_spelt_twice",
+            ("These names differ only in case, spaces, hyphens or in how an accent is stored. The network treats them "
+            "as different classes and cannot tell them apart."),
+        ),
+        (
+            plurals, "warning", "class_singular_and_plural",
+            "One name is the plural of the other; they may be the same class.",
+        ),
     ):  # fmt: skip
         if names:
             yield Finding(
                 code=code,
                 severity="error" if severity == "error" else "warning",
-                title=f"{plural(len(names), 'class', 'classes')} may be spelt in two ways: "
+                title=f"{plural(len(names), 'duplicate class name')}: "
                 + enumerate_words([" and ".join(map(_visible, group)) for group in names], limit=3),
                 words=words,
                 remedy="rename the folders or labels so that each class has one name",
@@ -77,9 +83,9 @@ def _skeleton(label: str) -> str:
 
 
 def _visible(label: str) -> str:
-    """Make visible what two spellings differ in."""
+    """Return a label with a note where its accents are stored in the rarer way."""
     if unicodedata.normalize("NFC", label) != label:
-        return f"{shown(label)} (accents as letters of their own, NFD)"
+        return f"{shown(label)} (accents stored as separate characters, NFD)"
     return shown(label)
 
 
@@ -88,17 +94,17 @@ def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
     for sample in index.samples:
         if sample.group and sample.split:
             splits[sample.group].add(sample.split)
-    torn = sorted(group for group, found in splits.items() if len(found) > 1)
-    if torn:
+    shared = sorted(group for group, found in splits.items() if len(found) > 1)
+    if shared:
         yield Finding(
             code="groups_across_splits",
             severity="error",
-            title=f"{plural(len(torn), 'group')} of {len(splits):,} on more than one side of the split",
-            words="Images of one session, video or person are learnt from and scored on: scores are too good for "
-            "a new session.",
-            remedy="move each group to one side, or have the split drawn by group: data.group=…",
-            count=len(torn),
-            rows=tuple((group, enumerate_words(sorted(splits[group]))) for group in torn),
+            title=f"{plural(len(shared), 'group')} of {len(splits):,} in more than one split",
+            words="Images of one session, video or person are used for training and for scoring, so the scores are too "
+            "high for a new session.",
+            remedy="move each group into one split, or use a random split by group: data.group=…",
+            count=len(shared),
+            rows=tuple((group, enumerate_words(sorted(splits[group]))) for group in shared),
         )
 
 
@@ -116,9 +122,9 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
                 code=f"classes_missing_from_{split}",
                 severity="error" if split == TRAIN else "warning",
                 title=f"{plural(len(missing), 'class', 'classes')} not in {split}: {listed}",
-                words="What is not learnt is never predicted; these images of other splits are left out."
+                words="A class without training images is never predicted; its images in other splits are left out."
                 if split == TRAIN
-                else f"Nothing is known of how well these are recognised: {split} has no image of them.",
+                else f"The accuracy on these classes is unknown: {split} has no image of them.",
                 remedy=f"add images of each to {split}",
                 count=len(missing),
                 rows=tuple((_visible(name),) for name in missing),
@@ -128,7 +134,7 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
             code="empty_class_folders",
             severity="warning",
             title=f"{plural(len(index.empty_classes), 'class folder')} without an image",
-            words="Training stops at an empty class folder unless it is told to go on.",
+            words="Training stops at an empty class folder unless data.on_error=skip is set.",
             remedy="fill or remove them, or train with data.on_error=skip",
             count=len(index.empty_classes),
             rows=tuple((name,) for name in index.empty_classes),
@@ -145,18 +151,18 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
             severity="warning",
             title=f"{plural(len(tiny), 'class', 'classes')} with fewer than {TINY_CLASS} "
             f"{'training ' if split else ''}images",
-            words="So few show little of what a class may look like, and scores on a handful of images say little.",
-            remedy="collect more, or merge the class with one that it is part of",
+            words="So few images show little of how a class can look, and scores on a handful are unreliable.",
+            remedy="collect more images, or merge the class into a related one",
             count=len(tiny),
             rows=tuple((_visible(name), plural(number, "image")) for number, name in tiny),
         )
     ratio = imbalance_ratio(np.array(list(counts.values()), dtype=np.int64))
-    if ratio >= IMBALANCE_WORTH_SAYING:
+    if ratio >= REPORTED_IMBALANCE:
         yield Finding(
             code="imbalance",
             severity="note",
-            title=f"The most frequent class has {ratio:,.0f} times the images of the rarest",
-            words="Training corrects this by itself (imbalance=auto); judge by balanced accuracy, not by accuracy.",
+            title=f"The most frequent class has {ratio:,.0f} times as many images as the rarest",
+            words="Training corrects this automatically (imbalance=auto); judge by balanced accuracy, not by accuracy.",
             remedy="nothing, or collect more of the rare classes",
             count=1,
         )
@@ -164,13 +170,13 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
 
 MAX_LINES = 5
 BEGINNING = 4096
-"""Bytes by which files of one size are told apart before any is read whole."""
+"""First bytes by which files of the same size are compared before they are read whole."""
 
 
 def exact_copies(root: Path, paths: Sequence[str]) -> list[tuple[str, ...]]:
-    """Group files with the same bytes: those of one size, then of one beginning, then of one hash.
+    """Group files with the same bytes: compare sizes, then the first bytes, then hashes.
 
-    Files that vanish or cannot be read meanwhile are no copies; whoever decodes them will name them.
+    Files that vanish or cannot be read are left out; decoding them will report them.
     """
     groups: list[list[str]] = [list(dict.fromkeys(paths))]
     with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
@@ -192,15 +198,15 @@ def exact_copies(root: Path, paths: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_leaks: bool) -> list[str]:
-    """Look for what spoils a run before it starts.
+    """Look for problems of the data before a run starts.
 
     Args:
         index: readable samples with their splits.
-        copies: groups of files with the same bytes; see `exact_copies`.
+        copies: groups of exact duplicates; see `exact_copies`.
         allow_leaks: whether files may be in two splits under different names.
 
     Returns:
-        What was found, in at most five lines; the gravest first.
+        The problems, in at most five lines; the most severe first.
 
     Raises:
         UserError: when a file of one split is an exact copy of another split's, and this is not allowed.
@@ -210,7 +216,7 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
     for sample in index.samples:
         splits[sample.path].add(sample.split)
         labels[sample.path].add(sample.label)
-    # Files that are not trained on after all, such as those that data.splits does not name, play no part.
+    # Files that are not used, such as those that data.splits does not name, do not count.
     kept = [tuple(path for path in group if path in splits) for group in copies]
     groups = [group for group in kept if len(group) > 1]
     leaks = [group for group in groups if len(set().union(*(splits[path] for path in group))) > 1]
@@ -218,27 +224,28 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
     if leaks:
         first = enumerate_words(sorted(leaks[0], key=lambda path: TRAIN in splits[path]), limit=2)
         came = (
-            f"{plural(sum(map(len, leaks)), 'file')} in {plural(len(leaks), 'group')} are exact copies across splits, "
-            f"so the scores would be too good; the first: {first}"
+            f"{plural(sum(map(len, leaks)), 'file')} in {plural(len(leaks), 'group')} "
+            f"are exact duplicates across splits, "
+            f"so the scores would be too high; the first: {first}"
         )
         if not allow_leaks:
             raise UserError(
                 f"{index.root}: {came}",
                 "every image in one split only",
-                "remove the copies (classifier-training analyze lists them), or train all the same: allow_leaks=true",
+                "remove the duplicates (classifier-training analyze lists them), or train anyway: allow_leaks=true",
             )
         lines.append(came)
     two_labels = [group for group in groups if len({frozenset(labels[path]) for path in group}) > 1]
     if two_labels:
         lines.append(
-            f"{plural(len(two_labels), 'group')} of exact copies with different labels; the first: "
+            f"{plural(len(two_labels), 'group')} of exact duplicates with different labels; the first: "
             f"{enumerate_words(two_labels[0], limit=2)}"
         )
     rest = len(groups) - len({*leaks, *two_labels})
     if rest:
-        lines.append(f"{plural(rest, 'group')} of exact copies within a class and split")
-    told = {"class_spelt_twice", "class_singular_and_plural", "groups_across_splits"}
-    lines += [finding.title for finding in rank(check_classes(index)) if finding.code in told]
+        lines.append(f"{plural(rest, 'group')} of exact duplicates within a class and split")
+    reported = {"class_spelt_twice", "class_singular_and_plural", "groups_across_splits"}
+    lines += [finding.title for finding in rank(check_classes(index)) if finding.code in reported]
     counts = Counter(sample.label for sample in index.samples if sample.split == TRAIN)
     if tiny := [name for name, number in counts.items() if number < TINY_CLASS]:
         named = enumerate_words(map(repr, sorted(tiny)), limit=3)

@@ -1,4 +1,4 @@
-"""One look at every file: decoded once, at reduced size, in as many processes as there are cores."""
+"""A scan of all files: each is decoded once, at reduced size, in as many processes as there are cores."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ CHUNK = 64
 """Files that a process takes at a time."""
 
 MIN_PARALLEL = 512
-"""Files below which starting processes would take longer than it saves."""
+"""Fewest files for which it pays to start processes."""
 
 
 class FileFacts(NamedTuple):
-    """What one file is.
+    """Properties of one file.
 
     Args:
         path: relative to the data root.
-        error: why it gives no pixels; empty when it does, and what follows is then meant.
+        error: why it cannot be decoded; empty if it can, and only then are the other fields set.
         width: in pixels, as stored.
         height: in pixels, as stored.
         mode: Pillow's name for the stored pixels.
@@ -46,10 +46,10 @@ class FileFacts(NamedTuple):
         num_frames: 1 unless animated.
         peak: largest sample, of grey ones of more than 8 bits whose file does not say which value is white, and largest
             upper byte of 16-bit colours; -1 for all others.
-        is_cut: whether it has such colours.
+        is_cut: whether it has 16-bit colours.
         brightness: mean luma, 0 to 255.
         file_hash: of the file's bytes; empty when they cannot be read.
-        pixel_hash: of the decoded pixels; empty for images of one colour, which are alike without being copies.
+        pixel_hash: of the decoded pixels; empty for images of one colour, which are alike without being duplicates.
     """
 
     path: str
@@ -82,12 +82,12 @@ class FileScan:
 
     @property
     def readable(self) -> list[FileFacts]:
-        """The files that give pixels."""
+        """The files that can be decoded."""
         return [fact for fact in self.facts if not fact.error]
 
     @property
     def unreadable(self) -> list[FileFacts]:
-        """The files that do not."""
+        """The files that cannot."""
         return [fact for fact in self.facts if fact.error]
 
 
@@ -96,16 +96,16 @@ def scan_files(
 ) -> FileScan:
     """Decode every file once.
 
-    Memory stays small: thumbnails go to an unnamed file, and only a few chunks are on their way at a time.
+    Memory stays small: thumbnails go to an unnamed file, and only a few chunks are in flight at a time.
 
     Args:
         root: folder that the paths are relative to.
         paths: distinct, in the order of the result.
         num_workers: processes.
-        progress: told how many more files are done.
+        progress: called with the number of files done since the last call.
     """
     facts: list[FileFacts] = []
-    # The mapping keeps the file for as long as it is used; nothing is left behind.
+    # The mapping keeps the file open while it is used; afterwards nothing is left on disk.
     with tempfile.TemporaryFile() as spilled:
         spilled.truncate(max(1, len(paths)) * THUMBNAIL * THUMBNAIL * 3)
         thumbnails: NDArray[np.uint8] = np.memmap(

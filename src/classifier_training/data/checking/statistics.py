@@ -1,4 +1,4 @@
-"""What can be said of a data set without training: readable or not, sizes, balance."""
+"""Statistics of a data set: readable files, image sizes, class balance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeaderScan:
-    """What the headers of all image files say.
+    """The headers of all image files.
 
     Args:
         sizes: width and height by relative path, of the readable files.
@@ -43,7 +43,7 @@ class HeaderScan:
 
 
 def scan_headers(index: SampleIndex) -> HeaderScan:
-    """Open every file's header, some in parallel; pixels are not decoded (about 10,000 files a second)."""
+    """Read every file's header, in threads; pixels are not decoded (about 10,000 files a second)."""
     paths = list(dict.fromkeys(sample.path for sample in index.samples))
 
     def read(path: str) -> Header | UnreadableImageError:
@@ -63,7 +63,7 @@ def scan_headers(index: SampleIndex) -> HeaderScan:
 
 
 def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """Images of the most frequent class over those of the rarest that has any; 1 when nothing is there."""
+    """Images of the most frequent class over those of the rarest that has any; 1 if there are no images."""
     present = class_counts[class_counts > 0]
     return float(present.max() / present.min()) if len(present) else 1.0
 
@@ -99,11 +99,10 @@ def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dic
 
 
 def count_data(index: SampleIndex) -> SplitData:
-    """Number all labels of a data set as it lies there, in its splits or, where it has none, as one called all.
+    """Make a table of each split as the data has them; without splits, one table called all.
 
-    Samples without a split beside others that have one are called unsplit.
-
-    Training numbers the classes of its training split alone; see `index.tabulate`.
+    Samples without a split, beside others that have one, form the table unsplit. All labels are numbered here; training
+    numbers those of its training split, see `index.tabulate`.
     """
     class_names = sort_labels(sample.label for sample in index.samples)
     rest = "unsplit" if index.present_splits() else "all"
@@ -112,7 +111,7 @@ def count_data(index: SampleIndex) -> SplitData:
 
 
 def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[str, Any]:
-    """Summarise the files: what an analysis adds to `dataset_statistics`."""
+    """Summarise the files, which an analysis adds to `dataset_statistics`."""
     readable = scan.readable
     found: dict[str, Any] = {
         "num_files": len(scan.facts),

@@ -1,4 +1,4 @@
-"""Data sets of torchvision and of the Hugging Face hub, written out once as image files."""
+"""Data sets of torchvision and the Hugging Face hub, written to the cache once as image files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir, setting
 from classifier_training.core.settings import PathText, Resume, Trait
 from classifier_training.core.types import TRAIN
-from classifier_training.data.cache_folder import Content, made_folder, write_rows
+from classifier_training.data.cache_folder import Content, cached_folder, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.index import split_of
@@ -60,28 +60,32 @@ SETS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "SVHN": TWO,
     "USPS": TRAIN_OR_NOT,
 }
-"""By name: what its class takes for each split."""
+"""Arguments of each data set's class, by split."""
 
 
 def known_set(name: str) -> str:
-    """Return the name as torchvision spells it, or say which there are."""
-    spelt = {known.casefold(): known for known in SETS}.get(name.casefold())
-    if spelt is None:
+    """Return the name as torchvision spells it.
+
+    Raises:
+        ValueError: when there is no such data set, naming those that exist.
+    """
+    found = {known.casefold(): known for known in SETS}.get(name.casefold())
+    if found is None:
         close = nearest(name, SETS)
         raise ValueError(
-            f"no such data set; {f'near it: {enumerate_words(close)}' if close else enumerate_words(SETS)}"
+            f"no such data set; {'similar names' if close else 'known names'}: {enumerate_words(close or SETS)}"
         )
-    return spelt
+    return found
 
 
 @register(group="data", name="torchvision")
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionData(DataSource):
-    """A data set of torchvision's by its name, such as CIFAR10, downloaded when it is not there.
+    """A data set of torchvision by its name, such as CIFAR10; downloaded the first time.
 
     Args:
         name: as torchvision spells it: CIFAR10, MNIST, Food101, EuroSAT, ….
-        root: folder that torchvision keeps its files in; one in the cache when left out.
+        root: folder of torchvision's files; a folder in the cache when left out.
     """
 
     name: Annotated[str, AfterValidator(known_set), Resume.FIXED]
@@ -91,7 +95,7 @@ class TorchvisionData(DataSource):
         """List the images, writing them to the cache folder the first time."""
         root = Path(self.root) if self.root else cache_dir() / "torchvision"
         key = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-        folder = made_folder(f"torchvision-{self.name}-{key}", lambda place: self._write(place, root))
+        folder = cached_folder(f"torchvision-{self.name}-{key}", lambda place: self._write(place, root))
         return read_jsonl(Walker(folder))
 
     def _write(self, folder: Path, root: Path) -> dict[str, Any]:
@@ -102,15 +106,15 @@ class TorchvisionData(DataSource):
         found = self._open(root, take)
         names = getattr(found, "classes", None) or getattr(found, "categories", None)
         for place in range(len(found)):
-            picture, target = found[place]
+            image, target = found[place]
             label = names[target] if names and isinstance(target, int) else str(int(target))
-            yield picture, label if isinstance(label, str) else str(label[0])
+            yield image, label if isinstance(label, str) else str(label[0])
 
     def _open(self, root: Path, take: Mapping[str, Any]) -> Any:
         from torchvision import datasets
 
         make = getattr(datasets, self.name)
-        # Sets that keep files hand over their paths, so that a JPEG stays the JPEG it is.
+        # Data sets of files then return the paths, so that a JPEG is copied and not encoded again.
         take = {**take, **({"loader": Path} if "loader" in inspect.signature(make).parameters else {})}
         try:
             return make(root, **take, download=False)
@@ -122,8 +126,8 @@ class TorchvisionData(DataSource):
         except (RuntimeError, OSError, ImportError, ValueError) as error:
             raise UserError(
                 f"data.name={self.name}: not in {root}, and it cannot be downloaded ({first_line(error)})",
-                "a way to the internet, or torchvision's files in that folder",
-                f"copy them from a machine that has them, and name their folder: data.root=/my/torchvision "
+                "an internet connection, or torchvision's files in that folder",
+                f"copy them from another machine, and name their folder: data.root=/my/torchvision "
                 f'(there: python -c "from torchvision.datasets import {self.name}; '
                 f"{self.name}('/my/torchvision', download=True)\")",
             ) from error
@@ -136,7 +140,7 @@ class HuggingFaceData(DataSource):
 
     Args:
         name: of the data set, such as ylecun/mnist, or a folder with Parquet files or images.
-        config: which configuration of it, where it has several.
+        config: which configuration, if the data set has several.
         revision: branch, tag or commit.
         image_column: name of the column with the images; found by its type when left out.
         label_column: name of the column with the labels; found by its type when left out.
@@ -152,10 +156,10 @@ class HuggingFaceData(DataSource):
         """List the images, writing them to the cache folder the first time."""
         chosen = (self._place(), self.config, self.revision, self.image_column, self.label_column)
         key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]
-        return read_jsonl(Walker(made_folder(f"huggingface-{key}", self._write)))
+        return read_jsonl(Walker(cached_folder(f"huggingface-{key}", self._write)))
 
     def _place(self) -> str:
-        """The name, or the folder and what lies in it, so that a changed folder is written anew."""
+        """The name, or the folder and its content, so that a changed folder is written again."""
         folder = Path(self.name).expanduser()
         if not folder.is_dir():
             return self.name
@@ -166,9 +170,9 @@ class HuggingFaceData(DataSource):
         found = self._load()
         splits = {name: split_of(name) for name in found}
         if len(found) > 1 and not all(splits.values()):
-            log.warning("%s: splits that are none of train, validation and test are left out: %s",
+            log.warning("%s: splits other than train, validation and test are left out: %s",
                         self.name, enumerate_words(name for name in found if not splits[name]))  # fmt: skip
-        # A data set of one split has none that could be compared on.
+        # A single split of the data set is split again by our own settings.
         kept = {name: splits[name] for name in found if splits[name]} if TRAIN in splits.values() else {}
         named = kept if len(kept) > 1 else dict.fromkeys(list(kept or found)[:1], "")
         counts = {name: write_rows(folder, split, self._rows(found[name])) for name, split in named.items()}
@@ -186,8 +190,8 @@ class HuggingFaceData(DataSource):
         except Exception as error:  # the hub, its client and its readers each raise their own
             raise UserError(
                 f"data.name={self.name} cannot be loaded ({first_line(error)})",
-                "a data set of the hub and a way to it, or a folder in one of its forms",
-                "check the name and data.config; without a network, copy the data set's folder here and name that",
+                "a data set of the hub and a connection to it, or a folder in one of its forms",
+                "check the name and data.config; without a network, copy the data set's folder here and name it",
             ) from error
         return found
 
@@ -196,20 +200,20 @@ class HuggingFaceData(DataSource):
 
         images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
         labels = [name for name, kind in rows.features.items() if isinstance(kind, ClassLabel)]
-        image = self._column("image", self.image_column, images, rows)
-        label = self._column(
+        image_column = self._column("image", self.image_column, images, rows)
+        label_column = self._column(
             "label", self.label_column, labels or [n for n in ("label", "labels") if n in rows.features], rows
         )
-        kind = rows.features[label]
-        for number, row in enumerate(rows.cast_column(image, Image(decode=False))):
-            picture, target = row[image], row[label]
-            if picture is None or target is None:
+        kind = rows.features[label_column]
+        for number, row in enumerate(rows.cast_column(image_column, Image(decode=False))):
+            image, target = row[image_column], row[label_column]
+            if image is None or target is None:
                 raise UserError(
-                    f"data.name={self.name}, row {number}: the {'image' if picture is None else 'label'} is null",
+                    f"data.name={self.name}, row {number}: the {'image' if image is None else 'label'} is null",
                     "an image and a label in every row",
-                    "another column, or another data set",
+                    "choose another column, or another data set",
                 )
-            content = picture["bytes"] if picture["bytes"] is not None else Path(picture["path"])
+            content = image["bytes"] if image["bytes"] is not None else Path(image["path"])
             yield content, kind.int2str(target) if isinstance(kind, ClassLabel) else str(target)
 
     def _column(self, what: str, wanted: str | None, found: list[str], rows: Any) -> str:

@@ -1,4 +1,4 @@
-"""A folder a class, and data=auto, which recognises the format of the data."""
+"""data=image_folder: a folder a class; and data=auto, which recognises the format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.register import register
 from classifier_training.core.types import SPLITS, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
@@ -53,11 +53,11 @@ def read_image_folder(walker: Walker) -> SampleIndex:
     inside = walker.folders(root)
     splits = {path: split for path in inside if (split := split_of(path.name))}
     if TRAIN in splits.values():
-        _meet_siblings(walker, [path for path in inside if path not in splits], splits)
+        _check_siblings(walker, [path for path in inside if path not in splits], splits)
         splits = dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
     else:
         for path in splits:
-            _meet_split_without_train(walker, path)
+            _check_split_without_train(walker, path)
         splits = {root: ""}
     samples: list[Sample] = []
     empty: list[str] = []
@@ -73,15 +73,15 @@ def read_image_folder(walker: Walker) -> SampleIndex:
         raise UserError(
             f"{root}: no image in any class folder",
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
-            "check data.root; a folder of loose images has no labels to learn from",
+            "check data.root; a folder of images without class folders has no labels",
         )
     for folder in dict.fromkeys([root, *splits]):
         _report_loose(walker, folder)
     return SampleIndex(root, tuple(samples), tuple(empty))
 
 
-def _meet_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
-    """Say what lies beside train/ and is no split; when train/ has no class in it, it may be a class itself."""
+def _check_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
+    """Check the folders beside train/ that are no splits; without classes in train/, it may be a class itself."""
     filled = [path.name for path in siblings if _has_image(walker, path)]
     if not filled:
         return
@@ -92,17 +92,17 @@ def _meet_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Pat
             "classes inside train/, or no class called train",
             f"rename the class: mv {shlex.quote(str(train[0]))} {shlex.quote(f'{train[0]}_')}",
         )
-    log.warning("%s: folders beside train are no splits; they are left out: %s", walker.root, enumerate_words(filled))
+    log.warning("%s: folders beside train that are no splits are left out: %s", walker.root, enumerate_words(filled))
 
 
-def _meet_split_without_train(walker: Walker, path: Path) -> None:
+def _check_split_without_train(walker: Walker, path: Path) -> None:
     if _has_classes(walker, path) and not _loose_images(walker, path):
         raise UserError(
             f"{path} looks like a split, but there is no train folder beside it",
             "root/train/CLASS/image.jpg beside it, or one folder a class",
             f"make a train folder, or rename {path.name} if it is a class",
         )
-    log.warning("%s is read as a class, for there is no train folder beside it", path)
+    log.warning("%s is read as a class, because there is no train folder beside it", path)
 
 
 def _has_image(walker: Walker, folder: Path) -> bool:
@@ -116,7 +116,7 @@ def _has_classes(walker: Walker, folder: Path) -> bool:
 def _report_loose(walker: Walker, folder: Path) -> None:
     loose = _loose_images(walker, folder)
     if loose:
-        log.warning("%s: %d images lie in no class folder and are left out, %s the first", folder, len(loose), loose[0])
+        log.warning("%s: %s in no class folder left out; the first: %s", folder, plural(len(loose), "image"), loose[0])
 
 
 def _loose_images(walker: Walker, folder: Path) -> list[str]:
@@ -154,13 +154,13 @@ class AutoData(FolderSource):
                 return self._as(FileList, listed, walker.root)
             if annotations:
                 log.warning(
-                    "%s has no row with an image; it is left out, and the folders are the classes", annotations[0]
+                    "%s has no row with an image; it is ignored, and the folders are the classes", annotations[0]
                 )
             return index
         return read_jsonl(walker)
 
     def _only(self, walker: Walker, endings: tuple[str, ...], looks_right: Callable[[Path], bool]) -> Path | None:
-        """The one file of its kind directly in the root."""
+        """The only file of its kind directly in the root; None where there is none, or several."""
         names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in endings]
         found = [walker.root / name for name in names if looks_right(walker.root / name)]
         return found[0] if len(found) == 1 else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import register
 from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
 from classifier_training.data.index import Sample, SampleIndex, split_of
@@ -29,7 +29,7 @@ OWN_FIELDS = (*IMAGE_FIELDS, *LABEL_FIELDS, "prefix", "split", "group", "metadat
 @register(group="data", name="jsonl")
 @dataclass(frozen=True, kw_only=True)
 class JSONL(NamedFileSource):
-    """Rows {"image": …, "suffix": …} or {"path": …, "label": …}, perhaps with split and group; others are metadata.
+    """Rows {"image": …, "suffix": …} or {"path": …, "label": …}, optionally with split and group; others are metadata.
 
     Args:
         file: the rows; paths in them are relative to data.root, or to its own folder. Left out, it is every .jsonl file
@@ -39,7 +39,7 @@ class JSONL(NamedFileSource):
     endings: ClassVar[tuple[str, ...]] = (".jsonl",)
 
     def find_files(self, walker: Walker) -> list[Path]:
-        """Every .jsonl file; see the base class."""
+        """Return every .jsonl file; see the base class."""
         return annotation_files(walker)
 
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
@@ -53,7 +53,7 @@ def annotation_files(walker: Walker) -> list[Path]:
 
 
 def looks_annotated(file: Path) -> bool:
-    """Whether one of a file's first rows has a field that an annotation has; notes and logs may be JSONL too."""
+    """Whether one of a file's first rows has the fields of an annotation; logs may be JSONL, too."""
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         for line in itertools.islice(lines, 20):
             try:
@@ -66,7 +66,7 @@ def looks_annotated(file: Path) -> bool:
 
 
 def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleIndex:
-    """List the rows of annotation files; a row's own split counts, else the first folder below the root names it.
+    """List the rows of annotation files; the split is a row's own, else that of the first folder below the root.
 
     Args:
         walker: of the root.
@@ -84,7 +84,7 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
                 try:
                     samples.append(_read_row(line, f"{file}:{number}", file.parent, walker, split_of(inside)))
                 except UserError as error:
-                    walker.faults.meet(error)
+                    walker.errors.handle(error)
     if not samples:
         raise UserError(
             f"{root}: no JSONL row found",
@@ -94,8 +94,8 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
     outside = [sample for sample in samples if not sample.split]
     if outside and len(outside) < len(samples):
         log.warning(
-            "%s: %d rows stand in files outside train, valid and test and are left out, the first of %s",
-            root, len(outside), outside[0].path,
+            "%s: %s in files outside train, valid and test left out; the first is of %s",
+            root, plural(len(outside), "row"), outside[0].path,
         )  # fmt: skip
         samples = [sample for sample in samples if sample.split]
     return SampleIndex(root, tuple(samples))
@@ -106,9 +106,9 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg})", expected, "mend the line") from error
+        raise UserError(f"{where}: not JSON ({error.msg})", expected, "correct the line") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: {type(row).__name__} instead of an object", expected, "mend the line")
+        raise UserError(f"{where}: {type(row).__name__} instead of an object", expected, "correct the line")
     values = []
     usual = 1 if IMAGE_FIELDS[1] in row or LABEL_FIELDS[1] in row else 0
     for names in (IMAGE_FIELDS, LABEL_FIELDS):
@@ -117,7 +117,7 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
             came = f"no field '{key}'" if key not in row else f"'{key}' is {json.dumps(row[key])}"
             raise UserError(f"{where}: {came}", expected, f"give '{key}' a text; an empty label is a class of its own")
         values.append(row[key])
-    # The image lies beside its annotations, below its split, or below the root.
+    # The image is beside its annotations, below its split, or below the root.
     top = walker.root
     folders = [top]
     if folder.is_relative_to(top):
@@ -134,7 +134,7 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
 
 
 def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a row says beside its image and label: its own further fields, and those of its metadata."""
+    """The metadata of a row: its further fields, and those of its field metadata."""
     further = {name: value for name, value in row.items() if name not in OWN_FIELDS}
     given = row.get("metadata")
     return further | (given if isinstance(given, dict) else {}) or None

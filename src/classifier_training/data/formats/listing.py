@@ -1,4 +1,4 @@
-"""Data sets that a file describes, and the simplest of them: a list of image files, one path a line."""
+"""Data sets that are described by a file, and data=files: a list of image paths."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def open_text(file: Path, *, encoding: str = "utf-8", setting: str = "") -> Iterator[str]:
-    """Give the lines of a text file, ends of line kept as they are.
+    """Yield the lines of a text file, with their line endings.
 
     Args:
         file: the file.
-        encoding: of the text; a mark at its beginning is dropped.
-        setting: the setting by which the user names another encoding, if there is one.
+        encoding: of the text; a byte order mark is removed.
+        setting: the user's setting of the encoding, if there is one.
 
     Raises:
         UserError: when it cannot be read, or a line is not in that encoding.
@@ -61,7 +61,7 @@ def named_split(word: object, where: str) -> str:
     """
     text = str(word or "")
     if text and not split_of(text):
-        raise UserError(f"{where}: split '{text}'", "train, val or test, or nothing", "mend the row")
+        raise UserError(f"{where}: split '{text}'", "train, val or test, or nothing", "correct the row")
     return split_of(text)
 
 
@@ -71,12 +71,12 @@ def image_folders(file: Path, walker: Walker) -> list[Path]:
 
 
 def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> str:
-    """Find an image in the first of the folders that holds it; never outside the root.
+    """Return the path of an image in the first of the folders that has it; never outside the root.
 
     Args:
-        name: as it is written, relative to one of the folders, or absolute and inside the root.
+        name: path in the file, relative to one of the folders, or absolute and inside the root.
         where: file and line, for messages.
-        folders: to look in.
+        folders: to search in this order.
         walker: of the root.
 
     Returns:
@@ -91,7 +91,7 @@ def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> st
         raise UserError(
             f"{where}: the image path {name!r} leads out of the data folder {walker.root}",
             f"a path relative to {folders[0]}, inside data.root",
-            "mend the path in that row, or name the folder that holds all images: data.root=…",
+            "correct the path in that row, or name the folder that holds all images: data.root=…",
         )
     if pure.is_absolute():
         pure, folders = PurePosixPath(os.path.relpath(pure, root)), [walker.root]
@@ -101,13 +101,13 @@ def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> st
     raise UserError(
         f"{where}: the image {name!r} does not exist",
         f"a file below {folders[0]}",
-        "mend the path in that row, or remove the row",
+        "correct the path in that row, or remove the row",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedFileSource(FolderSource):
-    """A data set that a file in data.root, or data.root itself, describes.
+    """A data set that is described by a file in data.root, or by data.root itself.
 
     Args:
         file: the file.
@@ -127,16 +127,16 @@ class NamedFileSource(FolderSource):
         walker = self.walker(folder)
         index = self.read_files([file] if file else self.find_files(walker), walker)
         walker.report()
-        walker.faults.report(folder)
+        walker.errors.report(folder)
         return index
 
     def _find(self, root: str | None) -> tuple[Path | None, Path]:
-        """The file, when it is named, and the folder that its paths begin from."""
+        """The file, if the settings name it, and the folder that its paths are relative to."""
         if self.file is not None:
             if isinstance(self.root, list):
                 raise UserError(
                     f"data.file={self.file} with several folders in data.root",
-                    "one folder that the paths in the file begin from",
+                    "one folder that the paths in the file are relative to",
                     "data.root=[first.csv,second.csv] for a file in each",
                 )
             file = _existing(Path(self.file), self.endings)
@@ -147,11 +147,11 @@ class NamedFileSource(FolderSource):
         return None, resolve_root(root)
 
     def find_files(self, walker: Walker) -> list[Path]:
-        """The files to read where none is named; see `loose_files`."""
+        """The files to read if the settings name none; see `loose_files`."""
         return loose_files(walker, self.endings)
 
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
-        """List what some files describe, whose images lie below the walker's root."""
+        """List the samples that files describe; the images are below the walker's root."""
         raise NotImplementedError
 
 
@@ -162,7 +162,7 @@ def _existing(file: Path, endings: Sequence[str]) -> Path:
         )
     if file.suffix.lower() not in endings:
         raise UserError(
-            f"{file}: its name does not say what it is",
+            f"{file}: its format cannot be told from its name",
             f"a name that ends in {' or '.join(endings)}",
             f"mv {file} {file.with_suffix(endings[0])}",
         )
@@ -170,16 +170,16 @@ def _existing(file: Path, endings: Sequence[str]) -> Path:
 
 
 def loose_files(walker: Walker, endings: Sequence[str]) -> list[Path]:
-    """The one file of its kind in a root, or one a split.
+    """Return the only file of its kind in a root, or one file per split.
 
     Raises:
-        UserError: when there is none, or it is not clear which.
+        UserError: when there is none, or several that are not splits.
     """
     names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in endings]
     if len(names) > 1 and not all(split_of(Path(name).stem) for name in names):
         raise UserError(
-            f"{walker.root} holds {len(names)} such files: {enumerate_words(names)}",
-            "one, or train, val and test",
+            f"{walker.root} holds {len(names)} files of this kind: {enumerate_words(names)}",
+            "one, or one each for train, val and test",
             f"data.file={walker.root / names[0]}",
         )
     if not names:
@@ -197,7 +197,7 @@ LIST_ENDINGS = (".txt", ".lst", ".list")
 @register(group="data", name="files")
 @dataclass(frozen=True, kw_only=True)
 class FileList(NamedFileSource):
-    """A text file with the path of an image a line; the folder that an image lies in is its label.
+    """A text file with one image path a line; the folder of an image is its label.
 
     Args:
         file: the list; paths in it are relative to data.root, or to its own folder. Left out, it is the only .txt file
@@ -222,7 +222,7 @@ class FileList(NamedFileSource):
                     path = locate(name, f"{file}:{number}", folders, walker)
                     samples.append(Sample(path, _label_of(path, f"{file}:{number}"), split))
                 except UserError as error:
-                    walker.faults.meet(error)
+                    walker.errors.handle(error)
         if not samples:
             raise UserError(f"{files[0]}: no path in it", "one image path a line", f"find . -name '*.jpg' > {files[0]}")
         return SampleIndex(walker.root, tuple(samples))
@@ -232,7 +232,7 @@ def _label_of(path: str, where: str) -> str:
     label = PurePosixPath(path).parent.name
     if not label:
         raise UserError(
-            f"{where}: {path!r} lies in no folder, so it has no label",
+            f"{where}: {path!r} is in no folder, so it has no label",
             "CLASS/image.jpg, below data.root",
             "name the folder above as data.root, or use a table with labels: data=csv",
         )
@@ -240,6 +240,6 @@ def _label_of(path: str, where: str) -> str:
 
 
 def looks_listed(file: Path) -> bool:
-    """Whether the first line of a text file ends like the name of an image."""
+    """Whether the first line of a text file looks like an image path."""
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         return is_image(next(lines, "").strip())

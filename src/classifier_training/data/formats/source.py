@@ -1,4 +1,4 @@
-"""What every form of data shares: its settings, several folders read as one, files that cannot be read."""
+"""Base classes of data formats: their common settings, and data sets of several folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from classifier_training.core.errors import UserError
 from classifier_training.core.settings import OnlyIn, PathText, Resume, Trait
 from classifier_training.data.index import SampleIndex, resolve_root
-from classifier_training.data.walk import Faults, Walker
+from classifier_training.data.walk import DataErrors, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ Store = Literal["auto", "off", "on", "jpeg"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A data set; a form of data derives from this, or from FolderSource, and says how its rows are read.
+    """A data set. A data format derives from this class, or from FolderSource, and implements how its rows are read.
 
     Args:
         image_size: side of the network's square input in pixels; auto takes the network's own, or less where the images
@@ -41,18 +41,17 @@ class DataSource:
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
         val_fraction: share of unsplit images kept for validation (0.15 when left out).
         test_fraction: share of unsplit images kept for the test (0.15 when left out).
-        group: what stays on one side of a split: parent (the folder an image is in, parent2 the one above), 1 (the
+        group: what stays in one split: parent (the folder an image is in, parent2 the one above), 1 (the
             first folder below the root), re:PATTERN on the path, or a column or metadata field.
-        group_duplicates: keep images that look alike on one side of a split.
-        splits: a splits.csv to take the splits from.
+        group_duplicates: keep exact and near duplicates in one split.
+        splits: a splits.csv that defines the splits.
         fold: which of num_folds parts of the training data is validated on, counted from 0.
         num_folds: parts for cross-validation; the test split is the same for all.
-        on_error: what an image, row or folder that cannot be read does: raise ends the run and names it, skip goes on
-            without it.
+        on_error: on an image, row or folder that cannot be read: raise stops and names it, skip leaves it out.
         store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not
-            at all when the room is short; on writes them before training; jpeg takes little room, at some loss; off
-            keeps nothing.
-        store_gb: room for the pixels of all data sets, in GB; half of the free disk when left out.
+            at all when disk space is short; on writes them before training; jpeg takes little space, at some loss; off
+            stores nothing.
+        store_gb: disk space for the pixels of all data sets, in GB; half of the free space when left out.
     """
 
     image_size: Annotated[Side | Literal["auto"] | None, Resume.FIXED, OnlyIn("train", "analyze")] = "auto"
@@ -73,29 +72,29 @@ class DataSource:
 
     @property
     def is_named(self) -> bool:
-        """Whether the settings say which data this is."""
+        """Whether the settings name the data."""
         return True
 
     @property
     def named_size(self) -> int | None:
-        """Side of the network's input in pixels where the settings name it; None for auto, which null means too."""
+        """Side of the network's input in pixels if the settings name it; None for auto and null."""
         return None if self.image_size == "auto" else self.image_size
 
     def read(self) -> SampleIndex:
         """List the samples.
 
         Raises:
-            UserError: when there is nothing to read or a row is wrong, with file and line.
+            UserError: when there is no data or a row is invalid, with file and line.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource(DataSource):
-    """A data set in a folder of the user's.
+    """A data set in the user's folder.
 
     Args:
-        root: the data folder, or several whose classes are put together.
+        root: the data folder, or several whose classes are merged.
         follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
@@ -104,7 +103,7 @@ class FolderSource(DataSource):
 
     @property
     def is_named(self) -> bool:
-        """Whether the settings say which data this is."""
+        """Whether the settings name the data."""
         return self.root is not None
 
     def read(self) -> SampleIndex:
@@ -116,12 +115,12 @@ class FolderSource(DataSource):
         walker = self.walker(resolve_root(root))
         index = self.read_one(walker)
         walker.report()
-        walker.faults.report(walker.root)
+        walker.errors.report(walker.root)
         return index
 
     def walker(self, root: Path) -> Walker:
-        """What goes through the files of one root."""
-        return Walker(root, follow_links=self.follow_links, faults=Faults(self.on_error))
+        """Return a walker through the files of one root."""
+        return Walker(root, follow_links=self.follow_links, errors=DataErrors(self.on_error))
 
     def read_one(self, walker: Walker) -> SampleIndex:
         """List the samples below one root."""
@@ -129,12 +128,12 @@ class FolderSource(DataSource):
 
 
 def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
-    """Put the samples of several roots together; their paths then begin from the folder that holds all of them.
+    """Merge the samples of several roots; their paths are then relative to the folder that contains all roots.
 
     Classes of the same name are one class.
 
     Raises:
-        UserError: when there is no root, or one of them lies in another.
+        UserError: when there is no root, or one of them is inside another.
     """
     if len(indexes) == 1:
         return indexes[0]
@@ -156,7 +155,7 @@ def _refuse_nested(roots: Sequence[Path]) -> None:
         for other in roots[place + 1 :]:
             if root.is_relative_to(other) or other.is_relative_to(root):
                 raise UserError(
-                    f"data.root names {root} and {other}, so the same images twice",
-                    "folders of which none lies in another",
+                    f"data.root names {root} and {other}, one of which contains the other",
+                    "folders of which none is inside another",
                     f"data.root={min(root, other, key=lambda path: len(path.parts))}",
                 )

@@ -39,7 +39,7 @@ def known_encoding(name: str) -> str:
 @register(group="data", name="csv")
 @dataclass(frozen=True, kw_only=True)
 class Table(NamedFileSource):
-    """A CSV or Parquet file with the columns path and label, perhaps split and group; others are metadata.
+    """A CSV or Parquet file with the columns path and label, optionally split and group; others are metadata.
 
     Args:
         file: the table; paths in it are relative to data.root, or to its own folder. Left out, it is the only .csv or
@@ -67,7 +67,7 @@ class Table(NamedFileSource):
                 try:
                     samples.append(self._sample(row, where, file, walker, split))
                 except UserError as error:
-                    walker.faults.meet(error)
+                    walker.errors.handle(error)
         if not samples:
             raise UserError(
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
@@ -75,7 +75,7 @@ class Table(NamedFileSource):
         return SampleIndex(walker.root, tuple(samples))
 
     def _rows(self, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Each row with where it stands."""
+        """Yield each row with its file and line."""
         if file.suffix.lower() == ".parquet":
             yield from _parquet_rows(file, self._check_columns)
             return
@@ -88,12 +88,12 @@ class Table(NamedFileSource):
                     raise UserError(
                         f"{file}:{reader.line_num}: {'more' if None in row else 'fewer'} fields than the header has",
                         f"{len(reader.fieldnames or ())} fields: {', '.join(reader.fieldnames or ())}",
-                        'mend the line; a comma inside a field stands in quotation marks: "a, b.jpg"',
+                        'correct the line; a field with a comma needs quotation marks: "a, b.jpg"',
                     )
                 yield f"{file}:{reader.line_num}", row
         except csv.Error as error:
             raise UserError(
-                f"{file}:{reader.line_num}: not CSV ({error})", "comma-separated values", "mend the line"
+                f"{file}:{reader.line_num}: not CSV ({error})", "comma-separated values", "correct the line"
             ) from error
 
     def _check_columns(self, file: Path, names: list[str]) -> None:
@@ -110,7 +110,7 @@ class Table(NamedFileSource):
                 listed = enumerate_words(map(repr, names)) or "no header"
                 raise UserError(
                     f"{file}: no column '{name}' among {listed}",
-                    "a header line with the columns path, label and, if you like, split and group",
+                    "a header line with the columns path, label and optionally split and group",
                     f"data.{key}={close[0] if close else '…'}, or name the column '{name}' in the file",
                 )
 
@@ -118,7 +118,7 @@ class Table(NamedFileSource):
         path, label = row[self.path_column], row[self.label_column]
         if not isinstance(path, str) or label is None:
             field = "path" if label is not None else "label"
-            raise UserError(f"{where}: the {field} is null", "a path and a label", "mend or remove the row")
+            raise UserError(f"{where}: the {field} is null", "a path and a label", "correct or remove the row")
         group = row.get("group")
         own = {self.path_column, self.label_column, "split", "group"}
         metadata = {name: value for name, value in row.items() if name not in own}
@@ -132,7 +132,7 @@ class Table(NamedFileSource):
 
 
 def looks_tabled(file: Path) -> bool:
-    """Whether a file has the columns of a table of images; other tables may lie beside images."""
+    """Whether a file has the columns of a table of images."""
     if file.suffix.lower() != ".csv":
         return True
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:

@@ -1,1 +1,1 @@
-"""Data sets that are made on this machine: rendered once, kept in the cache."""
+"""Sample data sets that are rendered on this machine once and cached."""

@@ -13,7 +13,7 @@ from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.settings import Resume
 from classifier_training.core.types import TEST, TRAIN, VAL
-from classifier_training.data.cache_folder import in_parallel, made_folder
+from classifier_training.data.cache_folder import cached_folder, map_in_processes
 from classifier_training.data.formats.image_folder import read_image_folder
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
@@ -43,8 +43,8 @@ class Digits(DataSource):
 
 
 def digits_folder() -> Path:
-    """Folder of the sample's images; made when it is not there yet, whole or not at all."""
-    return made_folder(DIGITS_VERSION, _write_images)
+    """Folder of the sample's images; written the first time, completely or not at all."""
+    return cached_folder(DIGITS_VERSION, _write_images)
 
 
 def split_digits(targets: NDArray[np.int64]) -> NDArray[np.str_]:
@@ -81,7 +81,7 @@ def _write_images(folder: Path) -> dict[str, Any]:
 
 
 SLIDES_VERSION = "slides-1"
-"""Of the drawings; another number makes all images anew."""
+"""Of the rendering; another version renders all images again."""
 
 NUM_CLASSES = 7
 MOST, FEWEST = 2530, 4
@@ -101,7 +101,7 @@ class Slides(DataSource):
     Args:
         num_images: images to render; 3840 have 2,530 of the most frequent class and 4 of the rarest.
         width: in pixels; the height follows.
-        seed: of the drawing.
+        seed: of the rendering.
     """
 
     num_images: Annotated[int, Field(ge=60, le=FULL_SIZE), Resume.FIXED] = 200
@@ -111,7 +111,7 @@ class Slides(DataSource):
     def read(self) -> SampleIndex:
         """List the images, rendering them into the cache folder the first time."""
         name = f"{SLIDES_VERSION}-{self.num_images}-{self.width}-{self.seed}"
-        return read_image_folder(Walker(made_folder(name, self._render)))
+        return read_image_folder(Walker(cached_folder(name, self._render)))
 
     def _render(self, folder: Path) -> dict[str, Any]:
         from classifier_training.data.sample_sets.screens import KINDS, Screen, write_screen
@@ -124,7 +124,7 @@ class Slides(DataSource):
             for number in range(count)
             for talk in [number % num_talks]
         ]
-        in_parallel(write_screen, jobs)
+        map_in_processes(write_screen, jobs)
         return {"num_images": len(jobs), "counts": dict(zip(KINDS, counts, strict=True))}
 
 
@@ -140,16 +140,16 @@ def tail_counts(num_images: int) -> list[int]:
         middle = (low + high) / 2
         low, high = (middle, high) if sum(counts(middle)) < num_images else (low, middle)
     found = counts(high)
-    # Rounding may miss the total by a few, which the most frequent class can bear.
+    # The most frequent class absorbs what rounding leaves.
     return [min(found[0] + num_images - sum(found), MOST), *found[1:]]
 
 
 JERSEYS_VERSION = "jerseys-1"
-"""Of the drawings; another number makes all images anew."""
+"""Of the rendering; another version renders all images again."""
 
 NUMBERS = ("", "1", "4", "7", "8", "9", "10", "11", "17", "23")
 SPLITS = ("train", "train", "train", "valid", "test")
-"""Players of each number in turn; a player is on one side of the split."""
+"""Splits of the players of each number in turn; all images of a player are in one split."""
 
 QUESTION = "Which number is on the shirt?"
 
@@ -163,7 +163,7 @@ class Jerseys(DataSource):
 
     Args:
         num_images: images to render.
-        seed: of the drawing.
+        seed: of the rendering.
     """
 
     num_images: Annotated[int, Field(ge=100, le=100_000), Resume.FIXED] = 1000
@@ -171,13 +171,13 @@ class Jerseys(DataSource):
 
     def read(self) -> SampleIndex:
         """List the rows, rendering the images into the cache folder the first time."""
-        return read_jsonl(Walker(made_folder(f"{JERSEYS_VERSION}-{self.num_images}-{self.seed}", self._render)))
+        return read_jsonl(Walker(cached_folder(f"{JERSEYS_VERSION}-{self.num_images}-{self.seed}", self._render)))
 
     def _render(self, folder: Path) -> dict[str, Any]:
         from classifier_training.data.sample_sets.jerseys import write_jersey
 
         jobs = plan_jerseys(folder, self.num_images, self.seed)
-        in_parallel(write_jersey, jobs)
+        map_in_processes(write_jersey, jobs)
         for split in dict.fromkeys(SPLITS):
             rows = [_annotation(job) for job in jobs if job.path.parent.parent.name == split]
             write_text(folder / split / "annotations.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
@@ -185,11 +185,11 @@ class Jerseys(DataSource):
 
 
 def plan_jerseys(folder: Path, num_images: int, seed: int) -> list[Jersey]:
-    """Which crops to draw: shots of players, low numbers being worn and seen more often."""
+    """Return the images to render: shots of players; low numbers are more frequent."""
     from classifier_training.data.sample_sets.jerseys import Jersey
 
     rng = np.random.default_rng([seed, 0])
-    # The first crops give each player one, so that every split has every number.
+    # The first images are one of each player, so that every split has every number.
     players = [*range(len(NUMBERS) * len(SPLITS))]
     weights = np.repeat(1 / (1 + np.arange(len(NUMBERS))), len(SPLITS))
     players += rng.choice(players, num_images - len(players), p=weights / weights.sum()).tolist()

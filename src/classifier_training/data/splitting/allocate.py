@@ -1,7 +1,7 @@
-"""Units (groups, or single images) dealt to parts (splits or folds) so that each part has its share of every class.
+"""Stratified random splits of groups or single images, where each split or fold gets its share of every class.
 
-scikit-learn's StratifiedGroupKFold deals to folds of one size alone, and may leave a rare class without an image to
-train on; here the parts differ in size, and the first is served first where a class has few units.
+scikit-learn's StratifiedGroupKFold makes folds of equal size only, and may leave a rare class without a training image.
+Here the parts may differ in size, and the first part comes first where a class has few units.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 
 
 def allocate(classes: Integers, units: Integers, shares: NDArray[np.float64], *, seed: int) -> Integers:
-    """Deal rows to parts, all rows of a unit to one.
+    """Assign rows to parts, all rows of a unit to the same one.
 
-    Large units go first, each to the part that is then nearest to its shares of the classes; single rows fill up what
-    is lacking. A class with fewer units than there are parts is in the first parts, one with enough is in all.
+    Large units come first, each goes to the part that it brings closest to its shares of the classes; single rows fill
+    what is left. A class with fewer units than parts is in the first parts, a class with enough units is in all.
 
     Args:
         classes: of each row [N], numbers from 0 without a gap.
         units: of each row [N], numbers from 0 without a gap.
-        shares: of each part [S], which sum to 1; no class may be missing from the first part.
-        seed: of the order in which equals are dealt.
+        shares: of each part [S], which sum to 1; the first part gets every class.
+        seed: of the random order of units of equal size.
 
     Returns:
         The part of each row [N].
     """
-    dealer = _Dealer(classes, units, shares)
-    order = np.random.default_rng(seed).permutation(dealer.num_units)
+    allocation = _Allocation(classes, units, shares)
+    order = np.random.default_rng(seed).permutation(allocation.num_units)
     sizes = np.bincount(units)
     for unit in order[np.argsort(-sizes[order], kind="stable")]:
         if sizes[unit] > 1:
-            dealer.move(int(unit), dealer.cheapest(int(unit)))
-    dealer.fill(order[sizes[order] == 1])
-    dealer.serve_rare()
-    return np.asarray(dealer.parts[units], dtype=np.int64)
+            allocation.move(int(unit), allocation.cheapest(int(unit)))
+    allocation.fill(order[sizes[order] == 1])
+    allocation.serve_rare()
+    return np.asarray(allocation.parts[units], dtype=np.int64)
 
 
-class _Dealer:
-    """How the dealing stands: the part of each unit, and the rows that each part has of each class."""
+class _Allocation:
+    """State of an allocation: the part of each unit, and the number of rows of each class in each part."""
 
     def __init__(self, classes: Integers, units: Integers, shares: NDArray[np.float64]) -> None:
         self.num_units = int(units.max()) + 1
@@ -78,15 +78,15 @@ class _Dealer:
         self.parts[unit] = part
 
     def cheapest(self, unit: int) -> int:
-        """The part that comes nearest to its shares, or strays least from them, with the unit."""
+        """The part whose class counts are closest to its shares with the unit added."""
         labels, counts = self.counts(unit)
         gap = self.have[:, labels] - self._targets[:, labels]
-        # A part's squared distance with the unit, less that without; small parts and rare classes count as others do.
+        # A part's squared distance with the unit, minus that without it, relative to the sizes of part and class.
         change = (2 * gap + counts) * counts / self._totals[labels] ** 2 / self._shares[:, None]
         return int(change.sum(axis=1).argmin())
 
     def fill(self, singles: Integers) -> None:
-        """Deal units of a single row, class by class, to the parts that lack them."""
+        """Assign units of a single row, class by class, to the parts that lack them."""
         labels = self._classes[self._begins[singles]]
         for label in np.unique(labels):
             own = singles[labels == label]
@@ -109,12 +109,12 @@ class _Dealer:
                         self.move(unit, part)
 
     def _spare(self, units: Integers, label: int, part: int) -> int | None:
-        """The smallest unit of a class that may come to a part: no other part is left without a class by it."""
+        """The smallest unit of a class that may move to a part without leaving another part without a class."""
         found: list[tuple[int, int]] = []
         for unit in units.tolist():
             labels, counts = self.counts(unit)
             emptied = self.have[self.parts[unit], labels] == counts
-            # From a later part the class itself may be taken whole, for the earlier ones are served first.
+            # A later part may lose the class itself, because earlier parts come first.
             allowed = not emptied[(labels != label) | (self.parts[unit] < part)].any()
             if allowed or part == 0:
                 found.append((int(counts.sum()) if allowed else self.num_units + len(self._units), unit))
@@ -124,19 +124,19 @@ class _Dealer:
 log = logging.getLogger(__name__)
 
 
-def draw(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw a split for each sample; an image's rows and a group's samples take the same.
+def random_split(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
+    """Return a stratified random split of samples; rows of one image and samples of one group stay together.
 
     Args:
-        samples: to draw from.
+        samples: to split.
         fractions: share of each held-out split.
-        seed: the draw.
+        seed: of the random split.
 
     Raises:
         UserError: when all samples are in one group.
     """
     if not any(sample.group for sample in samples):
-        return _draw_pictures(samples, fractions, seed=seed)
+        return _split_images(samples, fractions, seed=seed)
     labels, classes, units = _number(samples)
     num_units = int(units.max()) + 1
     if num_units == 1:
@@ -147,15 +147,15 @@ def draw(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -
         )
     parts = (TRAIN, *fractions)
     shares = np.array([1 - sum(fractions.values()), *fractions.values()])
-    drawn = allocate(classes, units, shares, seed=seed)
-    _report_missing(labels, classes, units, drawn, parts)
-    return [parts[part] for part in drawn]
+    assigned = allocate(classes, units, shares, seed=seed)
+    _report_missing(labels, classes, units, assigned, parts)
+    return [parts[part] for part in assigned]
 
 
-def draw_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[int]:
-    """Number the fold of each sample; -1 for those that every fold trains on.
+def random_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[int]:
+    """Return the fold of each sample; -1 for those that every fold trains on.
 
-    A class in a single group, or with a single image, is trained on in every fold, so that all folds know the same
+    A class in a single group, or with a single image, is trained on in every fold, so that all folds have the same
     classes.
 
     Raises:
@@ -174,8 +174,8 @@ def draw_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[
             f"data.num_folds={left}" if left > 1 else "fewer folds, or another data.group",
         )
     if len(alone):
-        log.warning("all %s of these classes are one, so every fold trains on it and none is validated on it: %s",
-                    what, enumerate_words(repr(labels[number]) for number in alone))  # fmt: skip
+        log.warning("these classes have a single %s, which every fold trains on and none validates on: %s",
+                    what.removesuffix("s"), enumerate_words(repr(labels[number]) for number in alone))  # fmt: skip
     folds = np.full(len(samples), -1, dtype=np.int64)
     shares = np.full(num_folds, 1 / num_folds)
     folds[~fixed] = allocate(_compact(classes[~fixed]), _compact(units[~fixed]), shares, seed=seed)
@@ -188,7 +188,7 @@ def _number(samples: Sequence[Sample]) -> tuple[tuple[str, ...], NDArray[np.int6
     groups = dict[str, str]()
     for sample in samples:
         groups[sample.path] = groups.get(sample.path) or sample.group
-    # Rows of one image may name different groups; the first that is named holds.
+    # Rows of one image may name different groups; the first one counts.
     units: dict[tuple[str, str], int] = {}
     found = [
         units.setdefault(("group", groups[sample.path]) if groups[sample.path] else ("path", sample.path), len(units))
@@ -205,17 +205,17 @@ def _report_missing(
     labels: Sequence[str],
     classes: NDArray[np.int64],
     units: NDArray[np.int64],
-    drawn: NDArray[np.int64],
+    assigned: NDArray[np.int64],
     parts: Sequence[str],
 ) -> None:
-    """Say which classes could not be in every split, and why."""
+    """Log which classes are not in every split, and why."""
     pairs = np.unique(np.stack([classes, units], axis=1), axis=0)
     num_units = np.bincount(pairs[:, 0])
-    served = np.zeros((len(labels), len(parts)), dtype=bool)
-    served[classes, drawn] = True
+    present = np.zeros((len(labels), len(parts)), dtype=bool)
+    present[classes, assigned] = True
     by_lack: dict[tuple[str, int], list[str]] = defaultdict(list)
     for number, label in enumerate(labels):
-        lacking = [part for place, part in enumerate(parts) if not served[number, place]]
+        lacking = [part for place, part in enumerate(parts) if not present[number, place]]
         if lacking:
             by_lack[", ".join(lacking), int(num_units[number])].append(repr(label))
     for (missing, number), names in by_lack.items():
@@ -223,28 +223,27 @@ def _report_missing(
         log.warning("%s: no image for %s, for %s", enumerate_words(names), missing, why)
 
 
-def _draw_pictures(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw a split for each image; all its rows take it, under the rarest of its labels."""
+def _split_images(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
+    """Split images, stratified by the rarest label of each; all rows of an image take its split."""
     counts = Counter(sample.label for sample in samples)
     labels: dict[str, str] = {}
     for sample in samples:
         label = labels.setdefault(sample.path, sample.label)
         labels[sample.path] = min(label, sample.label, key=lambda name: (counts[name], name))
-    drawn = dict(zip(labels, stratified_split(list(labels.values()), fractions, seed=seed), strict=True))
-    return [drawn[sample.path] for sample in samples]
+    splits = dict(zip(labels, stratified_split(list(labels.values()), fractions, seed=seed), strict=True))
+    return [splits[sample.path] for sample in samples]
 
 
 def stratified_split(labels: Sequence[str], fractions: dict[str, float], *, seed: int) -> list[str]:
-    """Draw each held-out split from every class in its proportion, and at least one sample where the class has enough.
+    """Split samples at random; a held-out split gets its fraction of every class, at least one sample if possible.
 
-    The training split always keeps at least one sample of every class, which scikit-learn's stratified splitters
-    refuse to do for classes of one or two. A class's draw depends on its name and samples alone, so that adding a class
-    moves nothing elsewhere.
+    The training split keeps at least one sample of every class; scikit-learn's stratified splitters refuse classes of
+    one or two samples. The split of a class depends on its name and samples only, so adding a class moves nothing else.
 
     Args:
         labels: class name of each sample [N].
         fractions: share of each held-out split.
-        seed: the draw.
+        seed: of the random split.
 
     Returns:
         The split of each sample [N].

@@ -1,4 +1,4 @@
-"""What stays on one side of a split: a session, a video, a player, or images that look alike."""
+"""Groups, which stay in one split: a session, a video, a player, or duplicates of an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.runtime import num_cores
 from classifier_training.data.checking.duplicates import find_copies, join
 from classifier_training.data.checking.scan import scan_files
@@ -34,7 +34,7 @@ def assign_groups(index: SampleIndex, rule: int | str | None) -> SampleIndex:
             pattern finds in the path; `group` or any other name for a column or a metadata field.
 
     Raises:
-        UserError: when the rule is no rule, or finds nothing at all.
+        UserError: when the rule is invalid, or finds no group at all.
     """
     if rule is None:
         return index
@@ -48,8 +48,8 @@ def assign_groups(index: SampleIndex, rule: int | str | None) -> SampleIndex:
             "data.group=parent for the folder that an image is in, or leave it out",
         )
     if missing:
-        log.warning("data.group=%s finds nothing for %d images, which each stand alone: %s",
-                    rule, len(missing), enumerate_words(missing, limit=3))  # fmt: skip
+        log.warning("data.group=%s finds no group for %s, so each is a group of its own: %s",
+                    rule, plural(len(missing), "image"), enumerate_words(missing, limit=3))  # fmt: skip
     return index.with_groups(groups)
 
 
@@ -78,7 +78,7 @@ def _matcher(rule: str) -> Callable[[Sample], str]:
         raise UserError(
             f"data.group={rule}: no regular expression ({error})",
             "a pattern that finds the group in a path, such as re:(session\\d+)",
-            "mend the pattern; quote it for the shell: 'data.group=\"re:(session\\d+)\"'",
+            "correct the pattern; quote it for the shell: 'data.group=\"re:(session\\d+)\"'",
         ) from error
 
     def find(sample: Sample) -> str:
@@ -114,20 +114,20 @@ def _field_reader(index: SampleIndex, rule: str) -> Callable[[Sample], str]:
     return find
 
 
-def join_twins(index: SampleIndex, twins: Mapping[str, str]) -> SampleIndex:
-    """Make one group of images that look alike, and of the groups that they belong to.
+def group_duplicates(index: SampleIndex, clusters: Mapping[str, str]) -> SampleIndex:
+    """Put duplicate images into one group, together with the groups that they belong to.
 
     Args:
         index: the samples.
-        twins: relative path to the name of its cluster, for the images that have a twin.
+        clusters: relative path to the name of its cluster of duplicates, for the images that have one.
 
     Returns:
         The samples; a joined group has the name of its first member's group or path.
     """
     keys: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for sample in index.samples:
-        if sample.path in twins:
-            keys[sample.path].add(("twins", twins[sample.path]))
+        if sample.path in clusters:
+            keys[sample.path].add(("duplicates", clusters[sample.path]))
         if sample.group:
             keys[sample.path].add(("group", sample.group))
     heads: dict[tuple[str, str], tuple[str, str]] = {}
@@ -147,12 +147,12 @@ def join_twins(index: SampleIndex, twins: Mapping[str, str]) -> SampleIndex:
     for sample in index.samples:
         found = keys.get(sample.path, set())
         groups.append(names.setdefault(head(min(found)), sample.group or sample.path) if found else "")
-    log.info("%d images have a twin; they count as %d groups.", len(twins), len({twins[path] for path in twins}))
+    log.info("%d images have duplicates; they form %d groups", len(clusters), len(set(clusters.values())))
     return index.with_groups(groups)
 
 
 def report_straddling(index: SampleIndex) -> None:
-    """Warn when a group is in more than one split, where the data came split or the splits were given."""
+    """Warn when a group is in more than one split, which happens when the data or data.splits defines the splits."""
     splits: dict[str, set[str]] = defaultdict(set)
     for sample in index.samples:
         if sample.group:
@@ -163,13 +163,13 @@ def report_straddling(index: SampleIndex) -> None:
                     len(shared), enumerate_words(shared, limit=3))  # fmt: skip
 
 
-def near_twins(index: SampleIndex) -> dict[str, str]:
-    """Name the cluster of every file that shows what another does: copied, re-encoded, resized or brightened.
+def near_duplicates(index: SampleIndex) -> dict[str, str]:
+    """Return the cluster of every file that has duplicates: exact, re-encoded, resized or brightened ones.
 
     Every file is decoded.
 
     Returns:
-        Relative path to the path of the cluster's first file, for the files that have a twin.
+        Relative path to the path of the cluster's first file, for the files that have duplicates.
     """
     paths = list(dict.fromkeys(sample.path for sample in index.samples))
     copies = find_copies(scan_files(index.root, paths, num_workers=num_cores()))

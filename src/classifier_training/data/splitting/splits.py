@@ -1,4 +1,4 @@
-"""Which sample is trained on and which is held out: stratified and seeded, or read from a file; written down."""
+"""Splits: which samples are trained on and which are held out; stratified random, or read from a file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.listing import open_text
 from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, split_of
-from classifier_training.data.splitting.allocate import draw, draw_folds
+from classifier_training.data.splitting.allocate import random_folds, random_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ DEFAULT_FRACTION = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitWish:
-    """How the user wants samples divided; see the settings of `DataSource`."""
+class SplitRequest:
+    """The settings of `DataSource` on how samples are split."""
 
     val_fraction: float | None = None
     test_fraction: float | None = None
@@ -38,10 +38,10 @@ class SplitWish:
     num_folds: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse half a wish for cross-validation.
+        """Refuse an incomplete request for cross-validation.
 
         Raises:
-            UserError: when fold and num_folds do not go together, or val_fraction is given besides.
+            UserError: when only one of fold and num_folds is given, fold is too large, or val_fraction is given, too.
         """
         if (self.fold is None) != (self.num_folds is None):
             one, other = ("fold", "num_folds") if self.num_folds is None else ("num_folds", "fold")
@@ -55,62 +55,64 @@ class SplitWish:
                 )
             if self.val_fraction is not None:
                 raise UserError(
-                    f"data.val_fraction={self.val_fraction} has no effect: the fold is validated on",
+                    f"data.val_fraction={self.val_fraction} has no effect: the fold is the validation split",
                     "a fraction or a fold",
                     "leave one of them out",
                 )
 
 
-def complete_splits(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
+def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
     """Give every sample a split.
 
-    Unsplit data is divided in three. Data that comes split keeps its splits; a missing validation split is cut from
-    the training split, a missing test split is not, for then the data's own division would be no more. Samples without
-    a split beside others that have one are divided among the splits that the others have.
+    Unsplit data is split into train, val and test. Data that comes with splits keeps them; a missing validation split
+    is taken from the training split, but a missing test split is not made. Samples without a split, beside others that
+    have one, are divided among the splits of the others.
 
     Raises:
-        UserError: when a fraction or fold is given that has nothing to divide, or leaves nothing to train on.
+        UserError: when a fraction or fold has no effect, or leaves no training data.
     """
     present = index.present_splits()
     if not present:
-        return _divide(index, wish, seed=seed)
+        return _divide(index, request, seed=seed)
     num_open = sum(not sample.split for sample in index.samples)
     if not num_open:
-        _refuse_idle("test_fraction", wish.test_fraction, TEST, present)
+        _refuse_unused("test_fraction", request.test_fraction, TEST, present)
     if VAL in present:
         if not num_open:
-            _refuse_idle("val_fraction", wish.val_fraction, VAL, present)
-        _refuse_idle("fold", wish.fold, VAL, present)
+            _refuse_unused("val_fraction", request.val_fraction, VAL, present)
+        _refuse_unused("fold", request.fold, VAL, present)
     if num_open:
-        index = _divide_rest(index, wish, present, seed=seed)
+        index = _divide_rest(index, request, present, seed=seed)
     if VAL in present:
         return index
-    drawn = _cut_validation(index, wish, seed=seed)
-    if wish.fold is None:
-        share = DEFAULT_FRACTION if wish.val_fraction is None else wish.val_fraction
+    index = _cut_validation(index, request, seed=seed)
+    if request.fold is None:
+        share = DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction
         log.info("There is no validation split: %.0f %% of train was set aside for it.", 100 * share)
-    return drawn
+    return index
 
 
-def _divide(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
-    test = DEFAULT_FRACTION if wish.test_fraction is None else wish.test_fraction
-    if wish.fold is not None:
-        # The test split is drawn first and alone, and so is the same for every fold.
-        return _cut_validation(index.with_splits(draw(index.samples, {TEST: test}, seed=seed)), wish, seed=seed)
-    fractions = {VAL: DEFAULT_FRACTION if wish.val_fraction is None else wish.val_fraction, TEST: test}
+def _divide(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
+    test = DEFAULT_FRACTION if request.test_fraction is None else request.test_fraction
+    if request.fold is not None:
+        # The test split is chosen first, so it is the same for every fold.
+        return _cut_validation(
+            index.with_splits(random_split(index.samples, {TEST: test}, seed=seed)), request, seed=seed
+        )
+    fractions = {VAL: DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction, TEST: test}
     if sum(fractions.values()) >= 1:
         raise UserError(
             f"data.val_fraction={fractions[VAL]} and data.test_fraction={fractions[TEST]} leave no training data",
             "two fractions that sum to less than 1",
             "data.val_fraction=0.15 data.test_fraction=0.15",
         )
-    return index.with_splits(draw(index.samples, fractions, seed=seed))
+    return index.with_splits(random_split(index.samples, fractions, seed=seed))
 
 
-def _divide_rest(index: SampleIndex, wish: SplitWish, present: set[str], *, seed: int) -> SampleIndex:
-    """Divide the samples without a split by the usual shares; one whose group has a split takes that."""
-    chosen = {VAL: wish.val_fraction, TEST: wish.test_fraction}
-    wanted = {VAL: VAL in present, TEST: TEST in present or wish.test_fraction is not None}
+def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *, seed: int) -> SampleIndex:
+    """Divide the samples without a split by the usual fractions; a sample whose group has a split takes that."""
+    chosen = {VAL: request.val_fraction, TEST: request.test_fraction}
+    wanted = {VAL: VAL in present, TEST: TEST in present or request.test_fraction is not None}
     fractions = {split: chosen[split] or DEFAULT_FRACTION for split in chosen if wanted[split]}
     given: dict[str, str] = {}
     for sample in index.samples:
@@ -118,28 +120,28 @@ def _divide_rest(index: SampleIndex, wish: SplitWish, present: set[str], *, seed
             given.setdefault(sample.group, sample.split)
     splits = [sample.split or given.get(sample.group, "") for sample in index.samples]
     rows = [row for row, split in enumerate(splits) if not split]
-    drawn, words = [TRAIN] * len(rows), "they are trained on"
+    assigned, words = [TRAIN] * len(rows), "they are used for training"
     rest = [index.samples[row] for row in rows]
     if TRAIN in present and fractions and len({sample.group or sample.path for sample in rest}) > 1:
-        drawn = draw(rest, fractions, seed=seed)
+        assigned = random_split(rest, fractions, seed=seed)
         words = "they are divided among " + ", ".join((TRAIN, *fractions))
-    for row, split in zip(rows, drawn, strict=True):
+    for row, split in zip(rows, assigned, strict=True):
         splits[row] = split
     number = sum(not sample.split for sample in index.samples)
     log.warning("%s: %d images come without a split beside others that have one; %s", index.root, number, words)
     return index.with_splits(splits)
 
 
-def _cut_validation(index: SampleIndex, wish: SplitWish, *, seed: int) -> SampleIndex:
+def _cut_validation(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
     rows = [row for row, sample in enumerate(index.samples) if sample.split == TRAIN]
     samples = [index.samples[row] for row in rows]
-    if wish.fold is not None and wish.num_folds is not None:
-        folds = draw_folds(samples, wish.num_folds, seed=seed)
-        drawn = [VAL if fold == wish.fold else TRAIN for fold in folds]
+    if request.fold is not None and request.num_folds is not None:
+        folds = random_folds(samples, request.num_folds, seed=seed)
+        assigned = [VAL if fold == request.fold else TRAIN for fold in folds]
     else:
-        drawn = draw(samples, {VAL: wish.val_fraction or DEFAULT_FRACTION}, seed=seed)
+        assigned = random_split(samples, {VAL: request.val_fraction or DEFAULT_FRACTION}, seed=seed)
     splits = [sample.split for sample in index.samples]
-    for row, split in zip(rows, drawn, strict=True):
+    for row, split in zip(rows, assigned, strict=True):
         splits[row] = split
     return index.with_splits(splits)
 
@@ -189,15 +191,15 @@ def read_manifest(path: Path) -> list[Sample]:
 
 
 def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Literal["raise", "skip"]) -> SampleIndex:
-    """Give the samples the splits of an earlier run, in its order; what came since is left out.
+    """Give the samples the splits of an earlier run, in its order; newer samples are left out.
 
     Args:
         index: the data as it is now.
-        manifest: what the run wrote down.
-        on_error: whether samples that are gone end the run or are left out.
+        manifest: the splits that the run wrote.
+        on_error: whether missing samples raise an error or are left out.
 
     Raises:
-        UserError: when samples are gone, or with them a class.
+        UserError: when samples are missing, or all training samples of a class.
     """
     present = Counter((sample.path, sample.label) for sample in index.samples)
     known = Counter((sample.path, sample.label) for sample in manifest)
@@ -210,24 +212,26 @@ def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Lit
     gone = sorted(path for path, _ in known - present)
     new = sum((present - known).values())
     if new:
-        log.info("%d samples came after the run began; they are left out.", new)
+        log.info("%s added after the run began; left out", plural(new, "sample"))
     lost = sorted(
         {sample.label for sample in manifest if sample.split == TRAIN} - {s.label for s in kept if s.split == TRAIN}
     )
     if lost or (gone and on_error == "raise"):
         raise UserError(
-            f"{index.root}: {len(gone)} samples of the run are gone: {enumerate_words(gone, limit=3)}",
-            "the data that the run was begun with",
-            f"train anew: no image of {enumerate_words(map(repr, lost))} is left"
+            f"{index.root}: {plural(len(gone), 'sample')} of the run missing: {enumerate_words(gone, limit=3)}",
+            "the data that the run started with",
+            f"start a new run: no image of {enumerate_words(map(repr, lost))} is left"
             if lost
-            else "bring them back, name the folder they were moved to: data.root=…, or go on: data.on_error=skip",
+            else "restore them, name the folder they were moved to: data.root=…, or leave them out: data.on_error=skip",
         )
     if gone:
-        log.warning("%d samples of the run are gone and are left out: %s", len(gone), enumerate_words(gone, limit=3))
+        log.warning(
+            "%s of the run missing and left out: %s", plural(len(gone), "sample"), enumerate_words(gone, limit=3)
+        )
     return replace(index, samples=kept)
 
 
-def _refuse_idle(option: str, value: float | None, split: str, present: set[str]) -> None:
+def _refuse_unused(option: str, value: float | None, split: str, present: set[str]) -> None:
     if value is None:
         return
     folder = next(name for name, meaning in SPLIT_FOLDERS.items() if meaning == split)
@@ -237,15 +241,15 @@ def _refuse_idle(option: str, value: float | None, split: str, present: set[str]
             f"leave it out, or move the {folder} folder away",
         )
     else:
-        came, remedy = "the data comes split, without a test", f"leave it out, or make a {folder} folder"
+        came, remedy = "the data comes with splits, without a test split", f"leave it out, or make a {folder} folder"
     raise UserError(
-        f"data.{option}={value} has no effect: {came}", "a fraction or fold only for data that is not split", remedy
+        f"data.{option}={value} has no effect: {came}", "a fraction or fold only for data without splits", remedy
     )
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a file says of one path."""
+    """What a splits.csv says of one path."""
 
     label: str | None
     split: str
@@ -253,15 +257,15 @@ class Given:
 
 
 def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip"]) -> SampleIndex:
-    """Give the samples the splits of a file, as a run writes it; labels stay those of the data.
+    """Give the samples the splits of a file such as a run's splits.csv; labels stay those of the data.
 
     Args:
-        index: the data; splits of its own do not count.
+        index: the data; its own splits are ignored.
         file: a CSV file with the columns path (relative to the data folder) and split, perhaps label and group.
-        on_error: whether images that the file names and the data lacks end the run or are left out.
+        on_error: whether images of the file that the data lacks raise an error or are left out.
 
     Raises:
-        UserError: when the file cannot be read, or images are gone.
+        UserError: when the file cannot be read, or images are missing.
     """
     given: dict[str, list[Given]] = {}
     for path, row in _read(file):
@@ -275,15 +279,15 @@ def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip
             "paths relative to the data folder, as in the splits.csv of a run on the same data",
             "data.root=… of that data"
             if len(gone) == len(given)
-            else "bring them back, or go on without them: data.on_error=skip",
+            else "restore them, or leave them out: data.on_error=skip",
         )
     samples = tuple(_assign(sample, given[sample.path]) for sample in index.samples if sample.path in given)
     others = len(index.samples) - len(samples)
     relabelled = sum(all(row.label not in (None, sample.label) for row in given[sample.path]) for sample in samples)
     for number, words in (
-        (len(gone), "images that it names are gone and are left out"),
+        (len(gone), "of its images are missing and are left out"),
         (others, "images are not in it and are left out"),
-        (relabelled, "images have another label than in it; the data's own holds"),
+        (relabelled, "images have another label in the data than in it; labels from the data folder are used"),
     ):
         if number:
             log.warning("data.splits=%s: %d %s", file, number, words)
@@ -313,6 +317,6 @@ def _read(file: Path) -> Iterator[tuple[str, Given]]:
             raise UserError(
                 f"{file}:{reader.line_num}: path {row['path']!r}, split {row['split']!r}",
                 "a path and train, val or test",
-                "mend the line",
+                "correct the line",
             )
         yield row["path"], Given(row.get("label"), split, row.get("group") or "")

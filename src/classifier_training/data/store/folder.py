@@ -1,4 +1,4 @@
-"""One store: the pixels that one recipe makes of one data set."""
+"""One store: the pixels of one data set, in one form."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 
 
 class StoreFolder:
-    """Reads one store, and writes it if nobody else does.
+    """Reads one store, and writes to it unless another process does.
 
     Args:
-        folder: made when it is not there.
-        recipe: what the pixels are.
-        limit_bytes: how much may be added.
-        wait: whether to wait for another writer to end; otherwise this one only reads.
+        folder: created if it does not exist.
+        recipe: form of the pixels.
+        limit_bytes: most bytes that may be added.
+        wait: whether to wait until another writer ends; otherwise this one only reads.
 
     Attributes:
         writes: whether images can be added.
@@ -52,7 +52,7 @@ class StoreFolder:
         self._added_bytes = 0
         self._writer: ShardWriter | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        # Eviction spares what somebody has open, and takes the longest unused first.
+        # Eviction skips stores in use and removes the least recently used first.
         self._use, self._build = ExitStack(), ExitStack()
         self._use.enter_context(hold(folder / "use.lock", shared=True))
         os.utime(folder)
@@ -62,14 +62,14 @@ class StoreFolder:
         self.refresh()
 
     def __getstate__(self) -> dict[str, object]:
-        # A loader process opens its own maps and never writes.
+        # A worker process opens its own memory maps and never writes.
         return {
             **self.__dict__, "_maps": [None] * len(self._names), "_writer": None, "writes": False,
             "_build": ExitStack(), "_use": ExitStack(),
         }  # fmt: skip
 
     def refresh(self) -> None:
-        """Take in what has been committed since."""
+        """Read what has been committed since."""
         self._names = shard_names(self.folder)
         self.entries = read_entries(self.folder, self._names)
         self._maps: list[NDArray[np.uint8] | None] = [None] * len(self._names)
@@ -89,7 +89,7 @@ class StoreFolder:
         return wanted
 
     def _find_moved(self, wanted: NDArray[np.void], paths: Sequence[str]) -> None:
-        """Recognise files that were moved, as into another class's folder, by size, time and then content."""
+        """Recognise moved files, such as into another class folder, by size, time and then content."""
         stamps = ["size", "mtime_ns"]
         missing = np.flatnonzero((wanted["shard"] < 0) & (wanted["size"] >= 0))
         known = {tuple(stamp) for stamp in self.entries[stamps].tolist()} if len(missing) else set()
@@ -98,7 +98,7 @@ class StoreFolder:
         for row in alike:
             try:
                 number = by_content.get(np.bytes_(hash_file(paths[row])))
-            except OSError:  # whoever decodes the file says what is wrong with it
+            except OSError:  # decoding the file will report the error
                 continue
             if number is not None:
                 path = wanted["path"][row]
@@ -106,7 +106,7 @@ class StoreFolder:
                 wanted["path"][row] = path
 
     def pixels(self, entry: NDArray[np.void]) -> NDArray[np.uint8]:
-        """Return the pixels of a located entry: uint8 [h, w, 3], the file's own pages where nothing is decoded."""
+        """Return the pixels of a located entry, uint8 [h, w, 3]; a view of the file unless they are JPEG."""
         start, number = int(entry["offset"]), int(entry["num_bytes"])
         data = self.shard(int(entry["shard"]))[start : start + number]
         if self.recipe.jpeg:
@@ -114,26 +114,26 @@ class StoreFolder:
         return data.reshape(int(entry["height"]), int(entry["width"]), 3)
 
     def shard(self, number: int) -> NDArray[np.uint8]:
-        """Return a shard's bytes, mapped when first asked for."""
+        """Return a shard's bytes, memory-mapped at first use."""
         found = self._maps[number]
         if found is None:
-            # Copy on write: torch wants memory that may be written to, and nothing ever reaches the file.
+            # Copy on write: torch wants writable memory, and the file must not change.
             found = self._maps[number] = np.memmap(self.folder / f"{self._names[number]}.pixels", np.uint8, "c")
         return found
 
     def add(self, path: str, entry: NDArray[np.void], pixels: NDArray[np.uint8]) -> None:
-        """Write an image; it can be read after `commit`. When there is no room, writing ends with a warning.
+        """Write an image; it can be read after `commit`. When the disk is full, writing stops with a warning.
 
         Args:
             path: of the file.
-            entry: its size and time from before it was decoded: one that changed since then is made anew.
+            entry: its size and time before it was decoded, so that a file that changes meanwhile is decoded again.
             pixels: uint8 [h, w, 3].
         """
         if not self.writes:
             return
         data = self.recipe.encoded(pixels)
         if self._added_bytes + len(data) > self.limit_bytes:
-            self._stop("its share of the disk is used up (data.store_gb)")
+            self._stop("the limit data.store_gb is reached")
             return
         entry = entry.copy()
         entry["height"], entry["width"] = pixels.shape[:2]
@@ -150,7 +150,7 @@ class StoreFolder:
             self._stop(error.strerror or str(error))
 
     def commit(self) -> None:
-        """Make what was added part of the store."""
+        """Add what was written to the store."""
         try:
             if self._writer is not None:
                 self._writer.commit()
@@ -160,14 +160,14 @@ class StoreFolder:
         self.refresh()
 
     def close(self) -> None:
-        """Commit, and let others write and evict."""
+        """Commit, and release the locks of writing and use."""
         if self._writer is not None:
             self.commit()
         self._let_others_write()
         self._use.close()
 
     def _stop(self, reason: str) -> None:
-        log.warning("%s: nothing more is stored: %s; training goes on without", self.folder, reason)
+        log.warning("%s: no more images are stored: %s; training continues without the store", self.folder, reason)
         if self._writer is not None:
             self._writer.discard()
         self._writer = None
@@ -179,7 +179,7 @@ class StoreFolder:
 
 
 class TableStore:
-    """A store, seen by the rows of one table.
+    """A store, indexed by the rows of one table.
 
     Args:
         folder: the store.
@@ -193,7 +193,7 @@ class TableStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again which rows are stored."""
+        """Update which rows are stored."""
         self._rows = self.folder.locate(self._paths)
         self._pending.clear()
 
@@ -206,7 +206,7 @@ class TableStore:
         return self.folder.pixels(self._rows[row])
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8] | None:
-        """Fetch stored rows at once: uint8 [B, h, w, 3]; None where they are not all of one shape."""
+        """Read stored rows at once: uint8 [B, h, w, 3]; None if their shapes differ."""
         found = self._rows[rows]
         if self.folder.recipe.jpeg or not len(found) or (found["num_bytes"] != found["num_bytes"][0]).any():
             return None
@@ -223,7 +223,7 @@ class TableStore:
         return out
 
     def add(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        """Write a row that is not stored yet."""
+        """Write a row, unless it is stored already."""
         if self.folder.writes and row not in self._pending and self._rows["shard"][row] < 0:
             self._pending.add(row)
             self.folder.add(self._paths[row], self._rows[row], pixels)

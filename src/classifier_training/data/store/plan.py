@@ -1,4 +1,4 @@
-"""Which stores a run uses, how much disk they may take, and which are removed when it is too little."""
+"""The stores that a run uses, the disk space they may take, and the eviction of stores when it is too little."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_DISK = 0.5
 JPEG_SHARE = 0.25
-"""Bytes of a JPEG of quality 95 over those of its pixels; photographs take less."""
+"""Estimated bytes of a JPEG of quality 95 relative to those of its pixels; photographs take less."""
 
 NUM_PROBED = 128
 
@@ -51,14 +51,14 @@ def used_bytes(base: Path) -> int:
 
 
 def estimate_bytes(recipe: Recipe, paths: Sequence[str]) -> float:
-    """Guess how much these files' pixels take, from the sizes of some."""
+    """Estimate the bytes of these files' pixels from the sizes of some."""
     if not paths:
         return 0.0
     areas = []
     for row in np.linspace(0, len(paths) - 1, min(NUM_PROBED, len(paths))).astype(int).tolist():
         try:
             width, height = read_size(paths[row])
-        except UnreadableImageError:  # takes no room; whoever decodes it says what is wrong with it
+        except UnreadableImageError:  # takes no space; decoding it will report the error
             continue
         areas.append(np.prod(recipe.shape(height, width)))
     mean = 3 * float(np.mean(areas)) if areas else 0.0
@@ -66,17 +66,17 @@ def estimate_bytes(recipe: Recipe, paths: Sequence[str]) -> float:
 
 
 def make_room(base: Path, wanted: float, budget: float, *, keep: Path) -> float:
-    """Remove the stores that were not used for longest, until so many bytes fit.
+    """Remove the least recently used stores until the wanted bytes fit.
 
     Returns:
-        Bytes that may be added now; less than wanted where stores are in use.
+        Bytes that may be added now; less than wanted if the remaining stores are in use.
     """
     free = budget - used_bytes(base)
     for folder in sorted(_stores(base), key=lambda folder: folder.stat().st_mtime):
         if free >= wanted:
             break
         if folder != keep and (size := _remove(folder)):
-            log.info("the pixels of %s were removed to make room: unused for longest, %.1f GB", folder.name, size / 1e9)
+            log.info("removed the least recently used store %s to free %.1f GB", folder.name, size / 1e9)
             free += size
     return free
 
@@ -86,13 +86,13 @@ def _stores(base: Path) -> list[Path]:
 
 
 def _remove(folder: Path) -> int:
-    """Remove a store that nobody uses; returns its bytes, or 0."""
+    """Remove a store that is not in use; return its bytes, or 0 if it is."""
     try:
         with hold(folder / "use.lock", wait=False) as free:
             if not free:
                 return 0
             size = folder_bytes(folder)
-            # The lists first: whatever stops this, what is left is no pixels without a list, or nothing.
+            # Lists first, so that an interrupted removal leaves no list without its pixels.
             for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".entries"):
                 path.unlink()
             folder.rmdir()
@@ -112,7 +112,7 @@ def open_stores(
     share: Share = Share(),  # noqa: B008 - nothing of it can change
     room: Room | None = None,
 ) -> Iterator[dict[str, TableStore]]:
-    """Give the stores that a run reads and fills, by split; see `StorePlan`.
+    """Open the stores that a run reads and fills, by split; see `StorePlan`.
 
     Args:
         data: classes and tables.
@@ -143,18 +143,18 @@ def open_stores(
 
 
 class StorePlan:
-    """The recipe of each split, and the stores that are used.
+    """The form of the pixels of each split, and the stores that are used.
 
     Args:
         data: classes and tables.
         preprocessing: what evaluation does to an image.
         crop_scale: smallest share of an image that training crops.
         store: auto, on, jpeg or off; see the data's settings.
-        store_gb: room for the pixels of all data sets; half of the free disk when left out.
-        room: what a run will write, which is left free; None where no run follows.
+        store_gb: disk space for the pixels of all data sets, in GB; half of the free space when left out.
+        room: disk space that the run needs, which is left free; None if no run follows.
 
     Attributes:
-        missing_bytes: about what the opened stores will write to the disk that the run is on.
+        missing_bytes: estimate of what the opened stores will write to the disk of the run.
     """
 
     def __init__(
@@ -174,18 +174,18 @@ class StorePlan:
         self.missing_bytes = 0.0
         evaluation = Recipe(preprocessing=preprocessing)
         self.recipes = dict.fromkeys(data.tables, evaluation)
-        # Scores never come from JPEG pixels, so that alone is a matter of training.
+        # Evaluation never uses JPEG pixels; only training may.
         self.recipes[TRAIN] = Recipe(preprocessing=preprocessing, crop_scale=crop_scale, jpeg=store == "jpeg")
         self.folders: dict[Recipe, StoreFolder] = {}
 
     def open(self, *, wait: bool = False) -> None:
-        """Open or make the stores, as far as there is room.
+        """Open or create the stores, as far as disk space allows.
 
         Args:
-            wait: whether to wait for another process that writes the same one.
+            wait: whether to wait for another process that writes the same store.
 
         Raises:
-            UserError: when a store was asked for, and there is no room or no folder for it.
+            UserError: when a store is required and there is no disk space or no folder for it.
         """
         if self._store == "off":
             return
@@ -194,7 +194,7 @@ class StorePlan:
         except UserError as error:
             if self._store != "auto":
                 raise
-            log.info("store: none is kept; %s", error.came)
+            log.info("no store is used: %s", error.came)
             return
         self._base.mkdir(exist_ok=True)
         for split in self.recipes:
@@ -220,7 +220,7 @@ class StorePlan:
         return list(dict.fromkeys(path for split in splits for path in self._data.tables[split].paths))
 
     def close(self) -> None:
-        """Let others write and evict."""
+        """Release the stores for other processes."""
         for folder in self.folders.values():
             folder.close()
 
@@ -250,12 +250,12 @@ class StorePlan:
                 return
             folder.close()
             log.info(
-                "store: the %s pixels take %.2f GB%s, and there is room for %.2f GB (data.store_gb)",
+                "store: the %s pixels take %.2f GB%s, but only %.2f GB may be used (data.store_gb)",
                 split, wanted / 1e9, " as JPEG" if choice.jpeg else "", max(0.0, free) / 1e9,
             )  # fmt: skip
         if self._store in ("on", "jpeg"):
             raise UserError(
-                f"data.store={self._store}: there is no room for the {split} pixels",
+                f"data.store={self._store}: not enough disk space for the {split} pixels",
                 f"{wanted / 1e9:.2f} GB; the limit of all stores is {budget / 1e9:.2f} GB",
                 "raise data.store_gb, free some of the disk, or data.store=auto",
             )
@@ -267,8 +267,8 @@ class StorePlan:
         self.recipes |= dict.fromkeys(same if choice == recipe else [split], choice)
         self.folders[choice] = folder
         if choice.jpeg and self._store == "auto":
-            log.info("store: the %s pixels are kept as JPEG, which changes them a little", split)
-        how = "" if folder.writes or not num_missing else "; another process is writing the others"
+            log.info("store: the %s pixels are stored as JPEG, which changes them slightly", split)
+        how = "" if folder.writes or not num_missing else "; another process is writing the rest"
         log.info(
             "store: %d of %d images (%s) are in %s%s",
             num_files - num_missing, num_files, ", ".join(same), folder.folder, how,
@@ -277,7 +277,7 @@ class StorePlan:
     def _path(self, recipe: Recipe) -> Path:
         root = blake2b(str(self._data.root).encode(), digest_size=4).hexdigest()
         path = self._base / f"{root}-{recipe.fingerprint()}"
-        # Two runs may begin at once.
+        # Two runs may start at the same time.
         path.mkdir(exist_ok=True)
         about = path / "about.json"
         if not about.exists():

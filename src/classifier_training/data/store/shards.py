@@ -1,8 +1,8 @@
-"""The files of a store: shards of pixels, and beside each the list of its entries.
+"""The files of a store: shards of pixels, each with a list of its entries; and building a whole store before training.
 
-A shard is written under a temporary name, fsynced and renamed; its list follows in the same way and marks it as
-complete. Readers go by the lists alone, so nothing half-written is ever read, and whatever a killed writer finished
-stays.
+A shard is written under a temporary name, fsynced and renamed; then its list is written in the same way and marks it as
+complete. Readers use the lists only, so incomplete shards are never read, and shards that a killed writer completed
+remain.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ ENTRY = np.dtype(
 
 SHARD_BYTES = 64 * 2**20
 SHARD_ENTRIES = 1024
-"""A writer that is killed loses at most so much."""
+"""Most entries that a killed writer loses."""
 
 
 def describe_files(paths: Sequence[str]) -> NDArray[np.void]:
-    """Return entries with path, size and time filled in [N]; the size of a file that is gone is -1."""
+    """Return entries with path, size and time filled in [N]; the size of a missing file is -1."""
     found = np.zeros(len(paths), ENTRY)
     for row, path in enumerate(paths):
         try:
-            status = os.stat(path)  # noqa: PTH116 - a Path object each would double the time
+            status = os.stat(path)  # noqa: PTH116 - Path objects would double the time
             size, mtime_ns = status.st_size, status.st_mtime_ns
         except OSError:
             size, mtime_ns = -1, 0
@@ -65,7 +65,7 @@ class ShardWriter:
 
     Args:
         folder: of the store.
-        number: place in the order of shards; of two entries for one file the later counts.
+        number: of the shard; of two entries for one file, the one in the later shard counts.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -77,14 +77,14 @@ class ShardWriter:
 
     @property
     def full(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether the shard is full."""
         return self.num_bytes >= SHARD_BYTES or len(self._entries) >= SHARD_ENTRIES
 
     def add(self, entry: NDArray[np.void], data: bytes | memoryview) -> None:
-        """Append an image; its place is filled in.
+        """Append an image and fill in its offset.
 
         Raises:
-            OSError: when there is no room.
+            OSError: when the disk is full.
         """
         entry = entry.copy()
         entry["offset"], entry["num_bytes"] = self.num_bytes, len(data)
@@ -93,10 +93,10 @@ class ShardWriter:
         self._entries.append(entry)
 
     def commit(self) -> None:
-        """Make the shard part of the store.
+        """Add the shard to the store.
 
         Raises:
-            OSError: when there is no room.
+            OSError: when the disk is full.
         """
         if not self._entries:
             self.discard()
@@ -109,8 +109,8 @@ class ShardWriter:
             np.save(file, np.stack(self._entries))
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        with contextlib.suppress(OSError):  # what is left in the buffer may find no room either
+        """Remove the files of the shard."""
+        with contextlib.suppress(OSError):  # the rest of the buffer may not fit, either
             self._file.close()
         for path in (self._temporary, self._target):
             path.unlink(missing_ok=True)
@@ -122,17 +122,17 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def next_number(folder: Path) -> int:
-    """Number for a shard that comes after all that are complete."""
+    """Return the number after that of the last complete shard."""
     names = shard_names(folder)
     return int(names[-1].partition("-")[0]) + 1 if names else 0
 
 
 def read_entries(folder: Path, names: Sequence[str]) -> NDArray[np.void]:
-    """Return the entries of the shards, sorted by path, the latest of each path alone."""
+    """Return the entries of the shards, sorted by path; only the latest of each path."""
     parts = []
     for number, name in enumerate(names):
         with (folder / f"{name}.entries").open("rb") as file:
-            # Not by np.load, which opens archives, too.
+            # np.load would also open archives.
             part = np.lib.format.read_array(file, allow_pickle=False)
         part["shard"] = number
         parts.append(part)
@@ -144,7 +144,7 @@ def read_entries(folder: Path, names: Sequence[str]) -> NDArray[np.void]:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed writer left half done; only for who holds the writers' lock."""
+    """Remove incomplete files of a killed writer; only for the holder of the writers' lock."""
     complete = set(shard_names(folder))
     for path in folder.iterdir():
         if path.suffix == ".tmp" or (path.suffix == ".pixels" and path.stem not in complete):
@@ -157,17 +157,17 @@ def folder_bytes(folder: Path) -> int:
 
 
 MAX_CHUNK = 256
-"""Files of a task: as many are lost at the most, for each process, when a build is killed."""
+"""Files of a task; a killed build loses at most as many in each process."""
 
 
 @dataclass
 class Built:
-    """What a build did.
+    """Result of a build.
 
     Args:
-        num_files: images asked for.
-        num_made: those that were decoded now; the others were there.
-        unreadable: the files that gave no pixels.
+        num_files: images in total.
+        num_made: those decoded now; the others were stored already.
+        unreadable: errors of the files that cannot be decoded.
     """
 
     num_files: int = 0
@@ -181,10 +181,10 @@ def build_store(
     """Decode and store every file that is new or has changed.
 
     Args:
-        store: opened by a writer.
+        store: open for writing.
         paths: absolute.
-        verify: compare contents, too, where size and time say that a file is the same.
-        advance: told how many files more are done.
+        verify: compare the contents of files whose size and time are unchanged, too.
+        advance: called with the number of files done since the last call.
 
     Raises:
         UserError: when the disk is full.
@@ -220,7 +220,7 @@ def build_store(
         except OSError as error:
             raise UserError(
                 f"{store.folder}: the pixels cannot be written ({error.strerror or error})",
-                "room on the disk",
+                "free disk space",
                 "free some, or choose another folder: export CLASSIFIER_TRAINING_CACHE=/some/folder",
             ) from error
         finally:
@@ -232,13 +232,13 @@ def build_store(
 def write_chunk(
     folder: Path, number: int, recipe: Recipe, paths: Sequence[str], entries: NDArray[np.void]
 ) -> list[UnreadableImageError]:
-    """Decode files into shards of their own; runs in another process.
+    """Decode files into new shards; runs in another process.
 
     Returns:
-        The files that gave no pixels.
+        Errors of the files that cannot be decoded.
 
     Raises:
-        OSError: when there is no room.
+        OSError: when the disk is full.
     """
     unreadable: list[UnreadableImageError] = []
     writer = ShardWriter(folder, number)
@@ -264,12 +264,12 @@ def write_chunk(
 
 
 def _forget_changed(entries: NDArray[np.void], paths: Sequence[str]) -> None:
-    """Mark entries whose file has another content by now as missing."""
+    """Mark entries whose file content has changed as missing."""
 
     def changed(row: int) -> bool:
         try:
             return bool(np.bytes_(hash_file(paths[row])) != entries["content"][row])
-        except OSError:  # whoever decodes the file says what is wrong with it
+        except OSError:  # decoding the file will report the error
             return True
 
     stored = np.flatnonzero(entries["shard"] >= 0).tolist()

@@ -124,10 +124,10 @@ def prepare(
 
 def _suited_size(model: ModelBuilder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:
     """Return the side that train chooses for these images; no weights are read or fetched."""
-    from classifier_training.models.meta import on_shapes
+    from classifier_training.models.meta import on_meta
     from classifier_training.models.weights import without_weights
 
-    built = on_shapes(lambda: without_weights(model)(loaded.splits.num_classes))
+    built = on_meta(lambda: without_weights(model)(loaded.splits.num_classes))
     is_trained = starts_trained({"model": describe(model)})
     chosen = suit_images(data, transforms, built, loaded.training_sizes, max_epochs=LONG, is_trained=is_trained)
     log.info("image size: %s", chosen)

@@ -123,6 +123,7 @@ def fit(
         budget: keeps the run to its plan, where there is one.
     """
     from classifier_training.callbacks.assemble import assemble
+    from classifier_training.data.loader import explain_worker_death
     from classifier_training.training.checkpoint_files import read_checkpoint, share_of
     from classifier_training.training.continuation import Continuation
     from classifier_training.training.loggers import closed_after_errors
@@ -159,13 +160,12 @@ def fit(
         best = _keep_best(job, module, last, failures)
 
     def score_held_out() -> SplitResult:
-        from classifier_training.data.loader import told_dead_workers
 
         module.scored_split = TEST if TEST in run.tables else VAL
         scorer = lightning if team.is_one else make_trainer(devices=1)
         # One that fails must not take the score with it; the metrics are logged afterwards.
         scorer.loggers = []
-        with told_dead_workers():
+        with explain_worker_death():
             scorer.test(module, dataloaders=job.datamodule.evaluation_loader(module.scored_split), verbose=False)
         return module.results[module.scored_split]
 
@@ -227,7 +227,7 @@ def _train_epochs(
     failures: Failures,
 ) -> None:
     """Train to the end of the schedule, or from a checkpoint on."""
-    from classifier_training.data.loader import told_dead_workers
+    from classifier_training.data.loader import explain_worker_death
     from classifier_training.models.stages import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
 
@@ -241,7 +241,7 @@ def _train_epochs(
         team.sharing(datamodule),
         assembly.interrupts,
         memory,
-        told_dead_workers(),
+        explain_worker_death(),
         checkpointing,
     ):
         try:

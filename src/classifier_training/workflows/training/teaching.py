@@ -100,7 +100,7 @@ def make_distillation_loss(settings: Distillation, job: TrainingJob) -> Distilla
         hints = FeatureHints(head, num_own, num_taught, seed=datamodule.seed)
     balanced = [_is_balanced(run_dir) for run_dir in run_dirs]
     asked = Teachers(teachers, gives_features=gives_hints)
-    if not settings.keep_answers or datamodule.augmentation.changes_pictures:
+    if not settings.keep_answers or datamodule.augmentation.changes_images:
         why = "augmentation changes the images" if settings.keep_answers else "keep_answers=false"
         log.info("teacher: run at every step, since %s", why)
         return DistillationLoss(settings, asked, balanced, hints)

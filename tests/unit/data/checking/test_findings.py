@@ -151,11 +151,11 @@ def test_a_leak_is_refused_unless_allowed(tmp_path: Path) -> None:
     for path in ("train/a/1.png", "val/a/1.png"):
         draw_picture(tmp_path / path, RED, seed=1)
     index = indexed(tmp_path, Sample("train/a/1.png", "a", "train"), Sample("val/a/1.png", "a", "val"))
-    with pytest.raises(UserError, match=r"exact copies across splits.*val/a/1.png, train/a/1.png") as caught:
+    with pytest.raises(UserError, match=r"exact duplicates across splits.*val/a/1.png, train/a/1.png") as caught:
         preflight(index, copies_of(index), allow_leaks=False)
     assert "allow_leaks=true" in caught.value.remedy
     lines = preflight(index, copies_of(index), allow_leaks=True)
-    assert "2 files in 1 group are exact copies across splits" in lines[0]
+    assert "2 files in 1 group are exact duplicates across splits" in lines[0]
 
 
 def test_a_preflight_says_at_most_five_lines(tmp_path: Path) -> None:

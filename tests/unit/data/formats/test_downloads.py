@@ -73,7 +73,7 @@ def test_a_set_that_cannot_be_fetched_is_told(tmp_path: Path, monkeypatch: pytes
 
 def test_names_are_spelt_as_torchvision_does_or_refused() -> None:
     assert known_set("cifar10") == "CIFAR10"
-    with pytest.raises(ValueError, match="near it: CIFAR100, CIFAR10"):
+    with pytest.raises(ValueError, match="similar names: CIFAR100, CIFAR10"):
         known_set("CIFAR1000")
 
 

@@ -72,7 +72,7 @@ def test_splits_may_be_written_large_and_what_is_left_out_is_said(
     draw_picture(split_folder / "loose.png", (1, 2, 3), seed=0)
     draw_picture(split_folder / "extra/blue/a.png", (1, 2, 3), seed=0)
     assert len(ImageFolder(root=str(split_folder)).read().samples) == 36
-    for words in ("Train: 1 images lie in no class folder", "loose.png the first", "left out: extra"):
+    for words in ("Train: 1 image in no class folder left out", "the first: loose.png", "left out: extra"):
         assert words in caplog.text
 
 
@@ -169,7 +169,7 @@ def test_auto_takes_notes_for_notes(split_folder: Path, jsonl_folder: Path, capl
 def test_rows_outside_the_splits_are_left_out_aloud(jsonl_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (jsonl_folder / "more.jsonl").write_text('{"image": "train/blue_0.png", "suffix": "7"}\n')
     assert all(sample.split for sample in JSONL(root=str(jsonl_folder)).read().samples)
-    assert "1 rows stand in files outside" in caplog.text
+    assert "1 row in files outside" in caplog.text
 
 
 def test_digits_are_whole_in_validation_and_test_and_long_tailed_in_training() -> None:

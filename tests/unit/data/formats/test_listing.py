@@ -76,7 +76,7 @@ def test_files_of_splits_are_splits(folder: Path) -> None:
     (folder / "val.csv").write_text("path,label\nx/b.png,8\n")
     assert [sample.split for sample in Table(root=str(folder)).read().samples] == ["train", "val"]
     (folder / "other.csv").write_text("path,label\nx/b.png,8\n")
-    with pytest.raises(UserError, match="holds 3 such files"):
+    with pytest.raises(UserError, match="holds 3 files of this kind"):
         Table(root=str(folder)).read()
 
 
@@ -147,7 +147,7 @@ def test_a_list_of_files_takes_labels_from_folders(folder: Path, tmp_path: Path)
     assert AutoData(root=str(folder / "list.txt")).read().samples == expected
     (folder / "list.txt").write_text("x/a.png\nloose.png\n")
     draw_picture(folder / "loose.png", (1, 2, 3), seed=0)
-    with pytest.raises(UserError, match=r"list\.txt:2: 'loose\.png' lies in no folder"):
+    with pytest.raises(UserError, match=r"list\.txt:2: 'loose\.png' is in no folder"):
         FileList(root=str(folder)).read()
     (folder / "list.txt").write_text(f"x/a.png\n{tmp_path}/other.png\n")
     with pytest.raises(UserError, match=r"list\.txt:2: the image path .* leads out"):

@@ -63,7 +63,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left on device"):
-        cache_folder.made_folder("full", fill)
+        cache_folder.cached_folder("full", fill)
     assert not list((tmp_path / "samples").iterdir())
 
 

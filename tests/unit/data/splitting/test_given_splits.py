@@ -33,7 +33,7 @@ def test_missing_and_further_images_are_told(
     assert [(sample.path, sample.label, sample.split) for sample in given.samples] == [
         ("blue/00.png", "blue", "train"), ("red/00.png", "red", "val"),
     ]  # fmt: skip
-    for words in ("1 images that it names are gone", "28 images are not in it", "1 images have another label"):
+    for words in ("1 of its images are missing", "28 images are not in it", "1 images have another label"):
         assert words in caplog.text
 
 
@@ -55,7 +55,7 @@ def test_a_file_that_gives_no_splits_is_named(unsplit_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("setting", [{"val_fraction": 0.2}, {"group_duplicates": True}, {"fold": 0, "num_folds": 2}])
 def test_a_wish_beside_a_file_of_splits_is_an_error(unsplit_folder: Path, setting: dict[str, float]) -> None:
     source = ImageFolder(root=str(unsplit_folder), splits="/x/splits.csv", **setting)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"has no effect: data\.splits says"):
+    with pytest.raises(UserError, match=r"has no effect: data\.splits defines"):
         load_data(source, seed=0)
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.data.index import Sample, SampleIndex
-from classifier_training.data.splitting.allocate import allocate, draw, draw_folds
-from classifier_training.data.splitting.groups import assign_groups, join_twins, report_straddling
-from classifier_training.data.splitting.splits import SplitWish, complete_splits
+from classifier_training.data.splitting.allocate import allocate, random_folds, random_split
+from classifier_training.data.splitting.groups import assign_groups, group_duplicates, report_straddling
+from classifier_training.data.splitting.splits import SplitRequest, complete_splits
 
 FRACTIONS = {"val": 0.15, "test": 0.15}
 PATHS = ("cat/s1/a.png", "cat/s2/a.png", "dog/s1/b.png")
@@ -49,7 +49,7 @@ def test_a_group_is_found_in_a_column_or_in_metadata(caplog: pytest.LogCaptureFi
     assert groups("group", *samples) == ["g1", "g2"]
     assert groups("player", *samples) == groups("metadata.player", *samples) == ["4", ""]
     assert groups("metadata.camera.id", *samples) == ["left", ""]
-    assert "finds nothing for 1 images, which each stand alone: b" in caplog.text
+    assert "finds no group for 1 image, so each is a group of its own: b" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def random_samples(seed: int, *, num_groups: int = 60, num_classes: int = 5, siz
 @pytest.mark.parametrize("seed", range(8))
 def test_a_group_is_on_one_side_and_every_class_on_all(seed: int) -> None:
     samples = random_samples(seed)
-    splits = draw(samples, FRACTIONS, seed=seed)
-    assert splits == draw(samples, FRACTIONS, seed=seed)
+    splits = random_split(samples, FRACTIONS, seed=seed)
+    assert splits == random_split(samples, FRACTIONS, seed=seed)
     sides, labels, own = defaultdict(set), defaultdict(set), defaultdict(set)
     for sample, split in zip(samples, splits, strict=True):
         sides[sample.group].add(split)
@@ -96,7 +96,7 @@ def test_a_group_is_on_one_side_and_every_class_on_all(seed: int) -> None:
 
 def test_single_pictures_beside_groups_fill_up_what_is_lacking() -> None:
     samples = [Sample(f"{number}", "ab"[number % 2], "", "big" if number < 40 else "") for number in range(200)]
-    splits = draw(samples, FRACTIONS, seed=0)
+    splits = random_split(samples, FRACTIONS, seed=0)
     assert {name: splits.count(name) for name in ("train", "val", "test")} == {"train": 140, "val": 30, "test": 30}
     assert len(set(splits[:40])) == 1
 
@@ -107,14 +107,14 @@ def test_a_class_in_one_group_is_trained_on_and_named(caplog: pytest.LogCaptureF
         for group in range(9)
         for n in range(4)
     ]
-    splits = draw(samples, FRACTIONS, seed=1)
+    splits = random_split(samples, FRACTIONS, seed=1)
     assert set(splits[:4]) == {"train"}
     assert "'rare': no image for val, test, for its images are all in one group" in caplog.text
 
 
 def test_one_group_of_all_images_is_an_error() -> None:
     with pytest.raises(UserError, match="all 6 images are in one group, 'g'"):
-        draw([Sample(f"{n}", "ab"[n % 2], "", "g") for n in range(6)], FRACTIONS, seed=0)
+        random_split([Sample(f"{n}", "ab"[n % 2], "", "g") for n in range(6)], FRACTIONS, seed=0)
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -126,7 +126,7 @@ def test_folds_part_the_data_and_all_know_the_same_classes(grouped: bool) -> Non
     validated: list[set[str]] = []
     tests, classes = [], []
     for fold in range(5):
-        found = complete_splits(index, SplitWish(fold=fold, num_folds=5), seed=0).samples
+        found = complete_splits(index, SplitRequest(fold=fold, num_folds=5), seed=0).samples
         validated.append({sample.path for sample in found if sample.split == "val"})
         tests.append({sample.path for sample in found if sample.split == "test"})
         classes.append({sample.label for sample in found if sample.split == "train"})
@@ -140,12 +140,12 @@ def test_folds_part_the_data_and_all_know_the_same_classes(grouped: bool) -> Non
 
 
 def test_a_class_of_one_picture_is_trained_on_in_every_fold(caplog: pytest.LogCaptureFixture) -> None:
-    folds = draw_folds([Sample("one", "rare"), *(Sample(f"{n}", "often") for n in range(10))], 5, seed=0)
+    folds = random_folds([Sample("one", "rare"), *(Sample(f"{n}", "often") for n in range(10))], 5, seed=0)
     assert folds[0] == -1
     assert sorted(folds[1:]) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert "every fold trains on it and none is validated on it: 'rare'" in caplog.text
+    assert "every fold trains on and none validates on: 'rare'" in caplog.text
     with pytest.raises(UserError, match="num_folds=5 with 3 images to divide"):
-        draw_folds([Sample(f"{n}", "often") for n in range(3)], 5, seed=0)
+        random_folds([Sample(f"{n}", "often") for n in range(3)], 5, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,21 @@ def test_a_class_of_one_picture_is_trained_on_in_every_fold(caplog: pytest.LogCa
 )  # fmt: skip
 def test_half_a_wish_for_folds_is_an_error(wish: dict[str, int], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        SplitWish(**wish)
+        SplitRequest(**wish)
     assert words in str(caught.value)
 
 
 def test_a_fold_of_data_with_a_validation_split_is_an_error() -> None:
     index = index_of(Sample("a", "x", "train"), Sample("b", "x", "val"))
     with pytest.raises(UserError, match="fold=0 has no effect"):
-        complete_splits(index, SplitWish(fold=0, num_folds=2), seed=0)
+        complete_splits(index, SplitRequest(fold=0, num_folds=2), seed=0)
 
 
 def test_twins_join_the_groups_that_they_are_in() -> None:
     index = index_of(
         *(Sample(path, "x", "", group) for path, group in zip("abcdef", ("s1", "s1", "s2", "", "", ""), strict=True))
     )
-    joined = join_twins(index, {"b": "t1", "c": "t1", "d": "t2", "e": "t2"})
+    joined = group_duplicates(index, {"b": "t1", "c": "t1", "d": "t2", "e": "t2"})
     assert [sample.group for sample in joined.samples] == ["s1", "s1", "s1", "d", "d", ""]
 
 

@@ -9,7 +9,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.data.index import Sample, SampleIndex
 from classifier_training.data.splitting.allocate import stratified_split
 from classifier_training.data.splitting.splits import (
-    SplitWish,
+    SplitRequest,
     complete_splits,
     read_manifest,
     report_overlap,
@@ -47,15 +47,17 @@ def test_the_seed_decides_and_other_classes_do_not() -> None:
 
 
 def test_unsplit_data_gets_three_splits() -> None:
-    index = complete_splits(index_of(*[("a", "")] * 20), SplitWish(val_fraction=0.1, test_fraction=0.25), seed=0)
+    index = complete_splits(index_of(*[("a", "")] * 20), SplitRequest(val_fraction=0.1, test_fraction=0.25), seed=0)
     assert Counter(sample.split for sample in index.samples) == {"train": 13, "val": 2, "test": 5}
 
 
 def test_a_missing_validation_split_is_cut_from_training_and_a_missing_test_is_not() -> None:
     rows = [("a", "train")] * 20 + [("a", "test")] * 4
-    index = complete_splits(index_of(*rows), SplitWish(val_fraction=None, test_fraction=None), seed=0)
+    index = complete_splits(index_of(*rows), SplitRequest(val_fraction=None, test_fraction=None), seed=0)
     assert Counter(sample.split for sample in index.samples) == {"train": 17, "val": 3, "test": 4}
-    index = complete_splits(index_of(*[("a", "train")] * 20), SplitWish(val_fraction=None, test_fraction=None), seed=0)
+    index = complete_splits(
+        index_of(*[("a", "train")] * 20), SplitRequest(val_fraction=None, test_fraction=None), seed=0
+    )
     assert "test" not in index.present_splits()
 
 
@@ -66,20 +68,20 @@ def test_a_missing_validation_split_is_cut_from_training_and_a_missing_test_is_n
 def test_a_fraction_without_effect_is_an_error(val: float | None, test: float | None, words: str) -> None:
     rows = [("a", "train"), ("a", "val"), ("a", "test")]
     with pytest.raises(UserError, match=words):
-        complete_splits(index_of(*rows), SplitWish(val_fraction=val, test_fraction=test), seed=0)
+        complete_splits(index_of(*rows), SplitRequest(val_fraction=val, test_fraction=test), seed=0)
 
 
 def test_all_rows_of_a_picture_are_on_one_side() -> None:
     rows = tuple(Sample(f"{number % 30}", "ab"[number // 30]) for number in range(60))
-    index = complete_splits(SampleIndex(Path("/d"), rows), SplitWish(val_fraction=None, test_fraction=None), seed=0)
+    index = complete_splits(SampleIndex(Path("/d"), rows), SplitRequest(val_fraction=None, test_fraction=None), seed=0)
     sides = [{sample.split for sample in index.samples if sample.path == path} for path in map(str, range(30))]
     assert all(len(side) == 1 for side in sides)
     assert Counter(side.pop() for side in sides) == {"train": 22, "val": 4, "test": 4}
 
 
-def rest_of(rows: list[tuple[str, str]], wish: SplitWish | None = None) -> Counter[tuple[str, str]]:
+def rest_of(rows: list[tuple[str, str]], wish: SplitRequest | None = None) -> Counter[tuple[str, str]]:
     """Count the classes of each split that are drawn for rows without one."""
-    index = complete_splits(index_of(*rows), wish or SplitWish(), seed=0)
+    index = complete_splits(index_of(*rows), wish or SplitRequest(), seed=0)
     kept = {(given, sample.split) for (_, given), sample in zip(rows, index.samples, strict=True) if given}
     assert all(given == split or (given, split) == ("train", "val") for given, split in kept)
     drawn = [sample for (_, given), sample in zip(rows, index.samples, strict=True) if not given]
@@ -98,7 +100,7 @@ def test_what_comes_without_a_split_is_divided_among_the_splits_of_the_others(
     # The others have no test, so there is none, unless one is asked for.
     no_test = [row for row in split if row[1] != "test"]
     assert rest_of([*no_test, *[("b", "")] * 20]) == {("b", "train"): 17, ("b", "val"): 3}
-    asked = SplitWish(test_fraction=0.25, val_fraction=0.1)
+    asked = SplitRequest(test_fraction=0.25, val_fraction=0.1)
     assert rest_of([*no_test, *[("b", "")] * 20], asked) == {("b", "train"): 13, ("b", "val"): 2, ("b", "test"): 5}
     # Validation is cut from all that is trained on, whatever came without a split.
     assert rest_of([*[("a", "train")] * 20, *[("b", "")] * 20]) == {("b", "train"): 17, ("b", "val"): 3}
@@ -109,7 +111,7 @@ def test_a_sample_without_a_split_goes_where_its_group_is() -> None:
     groups = ["", "x", "", "y", "x", "y", "z", "z"]
     splits = ["train", "val", "val", "test", "", "", "", ""]
     samples = [Sample(f"{n}", "a", split, group) for n, (split, group) in enumerate(zip(splits, groups, strict=True))]
-    index = complete_splits(SampleIndex(Path("/d"), tuple(samples)), SplitWish(), seed=0)
+    index = complete_splits(SampleIndex(Path("/d"), tuple(samples)), SplitRequest(), seed=0)
     *_, fifth, sixth, seventh, eighth = (sample.split for sample in index.samples)
     assert (fifth, sixth) == ("val", "test")
     assert seventh == eighth
@@ -123,7 +125,7 @@ def test_a_picture_in_two_splits_is_told(caplog: pytest.LogCaptureFixture) -> No
 
 def test_fractions_must_leave_something() -> None:
     with pytest.raises(UserError, match="no training data"):
-        complete_splits(index_of(("a", "")), SplitWish(val_fraction=0.5, test_fraction=0.5), seed=0)
+        complete_splits(index_of(("a", "")), SplitRequest(val_fraction=0.5, test_fraction=0.5), seed=0)
 
 
 def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
@@ -137,17 +139,17 @@ def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_keeps_its_splits_whatever_came_since(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    began = complete_splits(index_of(*[("a", "")] * 10), SplitWish(val_fraction=None, test_fraction=None), seed=0)
+    began = complete_splits(index_of(*[("a", "")] * 10), SplitRequest(val_fraction=None, test_fraction=None), seed=0)
     now = index_of(*[("a", "")] * 13)
     assert restore_splits(now, began.samples, "raise") == began
-    assert "3 samples came after the run began" in caplog.text
+    assert "3 samples added after the run began" in caplog.text
     fewer = SampleIndex(now.root, now.samples[1:])
-    with pytest.raises(UserError, match="1 samples of the run are gone: 0"):
+    with pytest.raises(UserError, match="1 sample of the run missing: 0"):
         restore_splits(fewer, began.samples, "raise")
     assert restore_splits(fewer, began.samples, "skip").samples == began.samples[1:]
 
 
 def test_a_run_cannot_go_on_without_one_of_its_classes() -> None:
     began = index_of(("a", "train"), ("b", "train"), ("b", "val"))
-    with pytest.raises(UserError, match="gone"):
+    with pytest.raises(UserError, match="missing"):
         restore_splits(SampleIndex(began.root, began.samples[1:]), began.samples, "skip")
