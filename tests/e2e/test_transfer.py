@@ -75,7 +75,7 @@ def test_a_run_does_not_end_below_its_linear_probe(
     assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
     probed = network(run)
     assert not torch.equal(probed["fc.weight"], network(run, "last")["fc.weight"])
-    assert "weights kept: those before fine-tuning, which score highest on validation" in caplog.text
+    assert "weights kept: those of the linear probe (the mean has" in caplog.text
     assert json.loads((run / "result.json").read_text())["best_epoch"] == PROBE_EPOCH
 
 
@@ -139,9 +139,9 @@ def test_progressive_unfreezing_goes_on_as_if_it_had_not_stopped(
     whole = train_here([*words, "trainer.max_epochs=3"])
     said = [record.getMessage() for record in caplog.records if "stages are frozen" in record.getMessage()]
     assert said == [
-        "epoch 0: 5 of 6 stages are frozen; fc learns",
-        "epoch 1: 4 of 6 stages are frozen; layer4, fc learn",
-        "epoch 2: 3 of 6 stages are frozen; layer3, layer4, fc learn",
+        "epoch 0: 5 of 6 stages are frozen; fc is trained",
+        "epoch 1: 4 of 6 stages are frozen; the stages from layer4 to fc are trained",
+        "epoch 2: 3 of 6 stages are frozen; the stages from layer3 to fc are trained",
     ]
     cut = train_here([*words, "trainer.max_epochs=2"])
     before = load_file(tiny_weights)

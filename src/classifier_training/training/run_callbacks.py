@@ -145,14 +145,10 @@ class StageFreezing(pl.Callback):
         freeze_stages(pl_module.network, stages, num_frozen, freezes_statistics=self._transfer.freezes_statistics)
         if num_frozen != self._num_frozen:
             self._num_frozen = num_frozen
-            learning = ", ".join(stage.name for stage in stages[num_frozen:])
+            first, last = stages[num_frozen].name, stages[-1].name
+            trained = f"{last} is trained" if first == last else f"the stages from {first} to {last} are trained"
             log.info(
-                "epoch %d: %d of %d stages are frozen; %s %s",
-                trainer.current_epoch,
-                num_frozen,
-                len(stages),
-                learning,
-                "learns" if len(stages) - num_frozen == 1 else "learn",
+                "epoch %d: %d of %d stages are frozen; %s", trainer.current_epoch, num_frozen, len(stages), trained
             )
 
 

@@ -121,7 +121,8 @@ def keep_interpolated(
         log.info("weights kept: those of epoch %d, %.4f (the mean has %s)", best["epoch"], best["score"], scores)
         return best
     if score < probe_score:
-        log.info("weights kept: those before fine-tuning, which score highest on validation (the mean has %s)", scores)
+        others = f", epoch {best['epoch']} {best['score']:.4f}, which is not clearly higher" if is_other else ""
+        log.info("weights kept: those of the linear probe (the mean has %s%s)", scores, others)
         kept = {**probe, "interpolation": {"share": 0.0, "step": last["global_step"]}}
     else:
         log.info("weights kept: %g before and %g after fine-tuning (%s)", 1 - share, share, scores)
