@@ -112,14 +112,14 @@ def parts_of(files: dict[str, File], name: str) -> dict[str, int]:
 def draw(files: dict[str, File], path: Path) -> None:
     """Draw the house."""
     rows = floors()
-    figure, axes = plt.subplots(figsize=(15, 1.1 * len(rows) + 0.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 1.12 * len(rows) + 0.3), layout="constrained")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, len(rows))
     axes.axis("off")
     for place, (row, colour) in enumerate(zip(rows, COLOURS, strict=True)):
         parts = {name: parts_of(files, name) for name in row}
         # A small folder still needs room for its name.
-        sizes = {name: max(sum(found.values()), 2500) for name, found in parts.items()}
+        sizes = {name: max(sum(found.values()), 3300) for name, found in parts.items()}
         x, scale = 3.0, 96.0 / sum(sizes.values())
         bottom = len(rows) - 1 - place + 0.06
         axes.text(1.2, bottom + 0.44, str(len(rows) - place), ha="center", va="center", fontsize=13, color="#777777")
@@ -130,22 +130,22 @@ def draw(files: dict[str, File], path: Path) -> None:
                 edgecolor="#777777", mutation_aspect=0.2,
             )  # fmt: skip
             axes.add_patch(box)
-            axes.text(x + 0.6, bottom + 0.74, name, fontsize=12, fontweight="bold", va="center")
+            axes.text(x + 0.6, bottom + 0.74, name, fontsize=11, fontweight="bold", va="center")
             number = f"{sum(found.values()):,} lines"
-            axes.text(x + width - 1.2, bottom + 0.74, number, fontsize=8, va="center", ha="right", color="#555555")
-            axes.text(x + 0.6, bottom + 0.57, _wrapped(found, width), fontsize=8, va="top", linespacing=1.15)
+            axes.text(x + width - 1.2, bottom + 0.74, number, fontsize=7, va="center", ha="right", color="#555555")
+            axes.text(x + 0.6, bottom + 0.6, _wrapped(found, width), fontsize=7.5, va="top", linespacing=1.15)
             x += width
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=130)
 
 
 def _wrapped(parts: dict[str, int], width: float) -> str:
     """Name the parts, the largest first, in as many lines as fit."""
-    columns, lines = int(width * 1.95), [""]
+    columns, lines = int(width * 1.55), [""]
     names = list(parts)
     for number, name in enumerate(names):
         separator = ", " if lines[-1] else ""
-        if len(lines[-1]) + len(separator) + len(name) > columns:
+        if len(lines[-1]) + len(separator) + len(name) > columns - (12 if len(lines) == 5 else 0):
             if len(lines) == 5:
                 lines[-1] += f" … {len(names) - number} more"
                 break
