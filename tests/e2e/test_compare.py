@@ -128,9 +128,9 @@ def test_runs_of_others_are_ranked_and_damaged_ones_are_named(tmp_path: Path) ->
     ("words", "message"),
     [
         (["models=[cnn_v3]", "data=digits"], "models: there is no model 'cnn_v3'"),
-        (["models=[timm]", "data=digits"], "models: 'timm' has no name of the hub's"),
-        (["models=[cnn_v1:x]", "data=digits"], "names something of no hub"),
-        (["models=[cnn_v1]", "data=[/no/where]"], "data: '/no/where' is no folder, no file and no data set"),
+        (["models=[timm]", "data=digits"], "models: 'timm' lacks the name of a network of the hub"),
+        (["models=[cnn_v1:x]", "data=digits"], "has a name after the colon, but is no hub"),
+        (["models=[cnn_v1]", "data=[/no/where]"], "data: '/no/where' is no folder, file or built-in data set"),
         (["models=[cnn_v1]", "data=digits", "model.dropuot=1"], r"model\.dropuot=1: there is no such setting"),
         (["models=[cnn_v1]", "data=digits", "seed=1"], "seed=1: is set for each run here"),
         (["models=[cnn_v1]", "tune_trials=3"], "tune_trials=3 has no effect without tune=true"),

@@ -28,14 +28,14 @@ def test_what_is_prepared_is_trained_from_and_changes_nothing(
     words = ["prepare", f"data.root={split_folder}", "data.image_size=32"]
     done = command(*words, env=env)
     assert done.code == 0, done.err
-    assert "36 images: 36 decoded now, 0 there before, 0 unreadable" in done.out
+    assert "36 images: 36 decoded now, 0 stored before, 0 unreadable" in done.out
     manifest = Path(re.findall(r"^splits: (.*)$", done.out, re.MULTILINE)[0])
     with manifest.open() as file:
         assert len(list(csv.DictReader(file))) == 36
 
     draw_picture(split_folder / "train/red/00.png", (1, 2, 3), seed=0, size=(41, 30))
     done = command(*words, f"output={tmp_path}/own.csv", "verify=true", env=env)
-    assert "36 images: 1 decoded now, 35 there before, 0 unreadable" in done.out
+    assert "36 images: 1 decoded now, 35 stored before, 0 unreadable" in done.out
     assert (tmp_path / "own.csv").is_file()
 
     weights = []

@@ -135,8 +135,8 @@ def test_trials_of_a_killed_process_are_lost_and_no_others() -> None:
         LOST,
         OWNER,
         Plan,
+        close_lost_trials,
         counted,
-        give_up_lost,
         open_study,
         owner,
     )
@@ -147,7 +147,7 @@ def test_trials_of_a_killed_process_are_lost_and_no_others() -> None:
     study = open_study(plan, "journal.log")
     for name in (f"{platform.node()}:{gone.pid}", owner(), f"elsewhere:{os.getpid()}"):
         study.ask().set_user_attr(OWNER, name)
-    assert give_up_lost(study) == [0]
+    assert close_lost_trials(study) == [0]
     assert study.trials[0].state == optuna.trial.TrialState.FAIL
     assert study.trials[0].user_attrs[LOST]
     assert [trial.number for trial in counted(study)] == [1, 2]

@@ -1,4 +1,4 @@
-"""`analyze`: what is wrong with a data set before training, and which labels are after it."""
+"""`analyze`: problems of a data set before training, and label errors after it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ FailOn = Literal["never", "error", "warning"]
 
 @dataclass(frozen=True)
 class AnalyzeResult:
-    """What an analysis gave.
+    """Result of `analyze`.
 
     Args:
-        folder: where everything is.
-        words: the data in a line.
-        findings: ranked.
-        fail_on: from which severity on the command fails.
+        folder: of the report.
+        words: the data in one line.
+        findings: sorted by severity.
+        fail_on: lowest severity with which the command fails.
     """
 
     folder: DataReportDir
@@ -57,14 +57,14 @@ class AnalyzeResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when there is a finding as grave as `fail_on`."""
+        """0, or 1 if there is a finding of severity `fail_on` or higher."""
         if self.fail_on == "never":
             return 0
         grave = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]
         return int(any(finding.severity in grave for finding in self.findings))
 
     def __str__(self) -> str:
-        lines = [f"  {finding.severity:<8} {finding.title}" for finding in self.findings] or ["  nothing was found"]
+        lines = [f"  {finding.severity:<8} {finding.title}" for finding in self.findings] or ["  no problems found"]
         return "\n".join([self.words, *lines, f"report: {self.folder.page}"])
 
 
@@ -78,15 +78,15 @@ def analyze(
     near_duplicates: bool = True,
     fail_on: FailOn = "never",
 ) -> AnalyzeResult | LabelReport:
-    """Look for what is wrong with a data set; with run=, for labels that the trained model contradicts.
+    """Check a data set for problems; with run=, find labels that the trained model contradicts.
 
     Nothing is changed or deleted: files that cannot be read are listed in quarantine.csv. Of transforms only the policy
     counts, by which pixels that the crop would throw away are counted.
 
     Args:
-        run: a finished run (a folder, latest or best): rank the labels of its held-out images by how wrong they look.
+        run: a finished run (a folder, latest or best): rank the labels of its held-out images, most likely wrong first.
         output: folder for the report; data_report, or label_issues inside the run, when left out.
-        near_duplicates: look for images that were re-encoded, resized or brightened.
+        near_duplicates: find images that were re-encoded, resized or brightened.
         fail_on: end with exit code 1 when there is a finding of this severity or higher.
     """
     if run is not None:
@@ -137,17 +137,17 @@ def _suited_size(index: SampleIndex, scan: FileScan) -> int:
 
 def _scan(index: SampleIndex, num_workers: int) -> FileScan:
     paths = list(dict.fromkeys(sample.path for sample in index.samples))
-    with progress("looking at files", total=lambda: len(paths)) as advance:
+    with progress("checking files", total=lambda: len(paths)) as advance:
         return scan_files(index.root, paths, num_workers=num_workers, progress=advance)
 
 
 def _refuse_idle(data: DataSource, transforms: Transforms) -> None:
-    """Refuse settings that change nothing here."""
+    """Refuse settings that have no effect here."""
     for option in changed_options(data):
         if not option.acts_in("analyze"):
             raise UserError(
                 f"data.{option.name}={getattr(data, option.name)} has no effect on an analysis",
-                "the settings that say which data it is",
+                "settings that name the data",
                 "leave it out",
             )
     for option in changed_options(transforms):
@@ -160,7 +160,7 @@ def _refuse_idle(data: DataSource, transforms: Transforms) -> None:
 
 
 def _refuse_for_run(data: DataSource, transforms: Transforms, *, near_duplicates: bool, fail_on: FailOn) -> None:
-    """With run=, the data is the run's own; data.root only says where it is now."""
+    """With run=, the data is the run's own; data.root only states its current folder."""
     changed = [f"data.{option.name}" for option in changed_options(data) if option.name != "root"]
     changed += [f"transforms.{option.name}" for option in changed_options(transforms)]
     changed += ["near_duplicates"] * (not near_duplicates) + ["fail_on"] * (fail_on != "never")

@@ -1,4 +1,4 @@
-"""`prepare`: index, splits and decoded pixels, before any training."""
+"""`prepare`: reads, splits and decodes a data set before training."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LONG = 100
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What was prepared.
+    """Result of `prepare`.
 
     Args:
-        built: what each split's images took.
-        folders: where the pixels are.
-        num_bytes: of all their files.
+        built: result of each store.
+        folders: of the pixels.
+        num_bytes: of all stores.
         seconds: of the whole command.
-        manifest: the splits.
+        manifest: splits.csv.
     """
 
     built: tuple[Built, ...]
@@ -51,14 +51,14 @@ class PrepareResult:
 
     @property
     def exit_code(self) -> int:
-        """3 when files were left out."""
+        """0, or 3 if files were left out."""
         return 3 if any(one.unreadable for one in self.built) else 0
 
     def __str__(self) -> str:
         made, files = sum(one.num_made for one in self.built), sum(one.num_files for one in self.built)
         errors = sum(len(one.unreadable) for one in self.built)
         lines = [
-            f"{files:,} images: {made:,} decoded now, {files - made - errors:,} there before, {errors:,} unreadable",
+            f"{files:,} images: {made:,} decoded now, {files - made - errors:,} stored before, {errors:,} unreadable",
             f"{self.num_bytes / 1e9:.3f} GB in {self.seconds:.1f} s",
             *(f"pixels: {folder}" for folder in self.folders),
             f"splits: {self.manifest}",
@@ -83,8 +83,8 @@ def prepare(
     files are decoded, and labels play no part.
 
     Args:
-        verify: compare the content of files, too, where size and time say that they are the same.
-        seed: of the splits that are drawn.
+        verify: compare the content of files whose size and time are unchanged, too.
+        seed: of the random split.
         output: file for the splits; beside the pixels when left out.
     """
     started = time.perf_counter()
@@ -112,8 +112,8 @@ def prepare(
         plan.close()
     if not folders:
         raise UserError(
-            "there is no room for the pixels",
-            "room on the disk, or a larger data.store_gb",
+            "not enough disk space for the pixels",
+            "free disk space, or a larger data.store_gb",
             setting("data.store_gb", 50),
         )
     manifest = Path(output).expanduser() if output else folders[0] / "splits.csv"

@@ -1,4 +1,4 @@
-"""Which runs a comparison makes: models x data sets x seeds, in the words of `train`."""
+"""The runs of a comparison: models x data sets x seeds, as settings of `train`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ AGAIN = "the same command again: it resumes where it was left"
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A run to make.
+    """A planned run.
 
     Args:
-        model: as the user named it.
-        data: name of the data set, for people.
+        model: the user's name of it.
+        data: display name of the data set.
         seed: of the run.
-        words: settings of `train`, but for output.
-        tuned: name of the experiment with the tuned settings; None where the run is not tuned.
+        words: settings of `train`, except output.
+        tuned: name of the experiment with the tuned settings; None if the run is not tuned.
     """
 
     model: str
@@ -48,18 +48,18 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """For people and folders; one of a kind for each set of words."""
+        """Name for display and folders, unique for the settings."""
         digest = hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:8]
         return f"{file_name(self.model)}-{file_name(self.data)}-seed{self.seed}-{digest}"
 
 
 def file_name(text: str) -> str:
-    """Return a text as part of a file's name."""
+    """Return a text as a valid part of a file name."""
     return re.sub(r"[^\w.]+", "_", text).strip("._") or "unnamed"
 
 
 def chosen_models(models: Sequence[str] | str | None) -> list[str]:
-    """Return the models to compare: one of each family unless named, or all that can be trained as they are.
+    """Return the models to compare: one of each family unless named, or all that need no further setting.
 
     Raises:
         UserError: for a name that is no model.
@@ -75,7 +75,7 @@ def chosen_models(models: Sequence[str] | str | None) -> list[str]:
 
 
 def model_words(model: str) -> list[str]:
-    """Return the words that choose a model; one of a hub is named with it, as timm:convnext_tiny.
+    """Return the settings that choose a model; models of a hub are named with it, as timm:convnext_tiny.
 
     Raises:
         UserError: when there is no such model.
@@ -92,18 +92,19 @@ def model_words(model: str) -> list[str]:
     wants_name = any(known.name == hub and "name" in known.options for known in entries("model"))
     if bool(name) != wants_name:
         raise UserError(
-            f"models: {model!r} " + ("has no name of the hub's" if wants_name else "names something of no hub"),
-            "HUB:NAME for timm, torchvision and huggingface, and a name alone for the others",
+            f"models: {model!r} "
+            + ("lacks the name of a network of the hub" if wants_name else "has a name after the colon, but is no hub"),
+            "HUB:NAME for timm, torchvision and huggingface, and only a name for the others",
             f"models=[{hub}:resnet50]" if wants_name else f"models=[{hub}]",
         )
     return [word("model", hub), *([word("model.name", name)] if name else [])]
 
 
 def data_words(data: Sequence[str]) -> dict[str, list[str]]:
-    """Return the words that choose each data set, by its name for people.
+    """Return the settings that choose each data set, by its display name.
 
     Raises:
-        UserError: when one is neither a form of data that needs no folder nor a file or folder.
+        UserError: when one is neither a built-in data set nor a file or folder.
     """
     offered = group_options(entry("verb", "train"))["data"]
     found: dict[str, list[str]] = {}
@@ -113,13 +114,13 @@ def data_words(data: Sequence[str]) -> dict[str, list[str]]:
             found[item] = [word("data", item)]
         elif path.exists():
             absolute = path.absolute()
-            # Two folders may be called alike.
+            # Two folders may have the same name.
             label = absolute.name if absolute.name not in found else str(absolute)
             found[label] = [word("data.root", absolute)]
         else:
             close = nearest(item, offered)
             raise UserError(
-                f"data: {item!r} is no folder, no file and no data set of ours",
+                f"data: {item!r} is no folder, file or built-in data set",
                 f"folders or files with images, or some of {enumerate_words(offered)}",
                 f"data=[{close[0]}]" if close else "data=[/my/images,digits]",
             )
@@ -129,19 +130,19 @@ def data_words(data: Sequence[str]) -> dict[str, list[str]]:
 def plan(
     models: Sequence[str], data: Sequence[str], seeds: Sequence[int], settings: Sequence[str], *, tuned: bool
 ) -> list[Planned]:
-    """List the runs of a comparison, each with settings that `train` takes.
+    """Return the runs of a comparison, each with its settings of `train`.
 
-    A setting that some models do not have goes to those that have it; the others are named.
+    A setting that some models do not have is applied to the others, with a warning.
 
     Args:
         models: their names.
         data: names of data sets, or folders.
         seeds: of the runs of each.
-        settings: further words of `train`.
-        tuned: whether each model trains with what `tune` found for it on the data.
+        settings: further settings of `train`.
+        tuned: whether each model uses the settings that `tune` found for it on the data.
 
     Raises:
-        UserError: for a setting that no model takes, or that a comparison sets itself.
+        UserError: for a setting that no model has, or that a comparison sets itself.
     """
     refuse_own("compare", settings, besides={EXPERIMENT: "tune=false"} if tuned else {})
     found = data_words(data)
@@ -160,7 +161,7 @@ def plan(
 
 
 def is_tuned(run: Planned) -> bool:
-    """Whether the tuned settings of a run, where it has such, are there."""
+    """Whether the tuned settings of a run exist; true for a run that is not tuned."""
     return run.tuned is None or (USER_CONF / EXPERIMENT / f"{run.tuned}.yaml").exists()
 
 
@@ -173,7 +174,7 @@ def refuse_own(verb: str, settings: Sequence[str], *, besides: Mapping[str, str]
         besides: further such keys, each with what is written instead.
 
     Raises:
-        UserError: for the first.
+        UserError: for the first such setting.
     """
     for typed in settings:
         key, equals, _ = typed.lstrip("+~").partition("=")

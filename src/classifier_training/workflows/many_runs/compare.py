@@ -1,6 +1,6 @@
 """`compare`: models x data sets x seeds, each in a process of its own, in one table.
 
-Nothing here imports torch: the runs have processes of their own, and so has each timing.
+Nothing here imports torch: each run and each timing has its own process.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What a comparison gave.
+    """Result of `compare`.
 
     Args:
-        boards: the candidates on each data set, best first.
-        failures: why a job gave no run, by its name.
-        incomplete: what finished runs could not do after training, such as a withheld file; a line each.
+        boards: the leaderboard of each data set.
+        failures: reasons of failed jobs, by name.
+        incomplete: steps after training that failed in finished runs, such as a withheld file; one line each.
         best: folder of the best run on each data set.
         page: leaderboard.html.
     """
@@ -60,7 +60,7 @@ class CompareResult:
 
     @property
     def exit_code(self) -> int:
-        """3 where some jobs failed; 1 where all runs are there, and one lacks something."""
+        """3 if some jobs failed; 1 if all runs finished, but one is incomplete."""
         return 3 if self.failures else int(bool(self.incomplete))
 
     def __str__(self) -> str:
@@ -91,9 +91,9 @@ def compare(
 ) -> CompareResult:
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
 
-    Jobs that are finished are not run again and those that were interrupted are resumed, so the same command continues
-    a comparison. `train --multirun`, with Hydra's launchers for clusters too, makes runs without comparing them; with
-    the same output=, compare report_only=true ranks those.
+    Finished jobs are not run again and interrupted ones resume, so the same command continues a comparison.
+    `train --multirun`, also with Hydra's launchers for clusters, makes runs without comparing them; with the same
+    output=, compare report_only=true ranks those.
 
     Args:
         models: their names, timm:NAME for one of a hub; one of each family when left out, all for every model that
@@ -101,15 +101,15 @@ def compare(
         data: names of data sets, and folders; the built-in digits when left out.
         seeds: of the runs of each model on each data set.
         jobs: runs at a time, each with its share of the cores or, in turn, one of the GPUs.
-        tune: train each model with what tune finds for it on the data; what was found before, and stands in
-            conf/experiment/, is taken as it is.
+        tune: train each model with the settings that tune finds for it on the data; settings found before, in
+            conf/experiment/, are used again.
         tune_trials: trials of each search; 3 when left out.
-        cleanup: delete, at the end, the checkpoints that finished runs could be trained longer from, and the remains of
-            interrupted ones.
-        report_only: write the leaderboard of what is there and train nothing; of all runs in output, unless models or
-            data say which.
+        cleanup: at the end, delete the checkpoints from which finished runs could be trained longer, and the files of
+            interrupted runs.
+        report_only: write the leaderboard of finished runs without training; of all runs in output, unless models or
+            data choose some.
         output: folder of the runs and of the leaderboard.
-        settings: every other setting of train, for all runs; those that a model does not have are left out for it.
+        settings: every other setting of train, for all runs; a model without a setting is trained without it.
     """
     if tune_trials is not None and not tune:
         raise UserError(
@@ -119,7 +119,7 @@ def compare(
     planned: list[Planned] = []
     if not report_only or models is not None or data is not None:
         if data is None:
-            log.info("No data: comparing on the built-in sample of handwritten digits.")
+            log.info("no data given: comparing on the built-in sample of handwritten digits")
         planned = plan(
             chosen_models(models),
             ["digits"] if data is None else [data] if isinstance(data, str) else data,

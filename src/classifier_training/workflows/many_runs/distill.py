@@ -23,7 +23,11 @@ from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import describe_trained, open_model
-from classifier_training.workflows.many_runs.student_report import DistillResult, TeacherAnswers, report_students
+from classifier_training.workflows.many_runs.student_report import (
+    DistillResult,
+    TeacherPredictions,
+    report_students,
+)
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult, train
 
@@ -49,7 +53,7 @@ def distill(
     seeds: Annotated[Seed | list[Seed], Replaces("seed")] = 0,
     output: Annotated[str, Trait.PLACE] = "outputs",
 ) -> DistillResult:
-    """Train a small student on a finished run's answers; compare it with itself alone and with its teacher.
+    """Train a small student on a finished run's predictions; compare it with one without teacher and with the teacher.
 
     The student is model=student and the data the teacher's with the same splits, unless other ones are named. One run
     is made of each temperature, alpha, weight of hints and seed, and one without a teacher of each seed.
@@ -58,7 +62,7 @@ def distill(
         teacher: run folder, latest or best; of several in a list, the mean probabilities are learnt from.
         training: settings of the student's training, as `train` takes them: model=student trainer.max_epochs=20.
         temperatures: what the logits of teacher and student are divided by; one or several.
-        alphas: share of the teacher's answers in the loss, against the labels; one or several.
+        alphas: weight of the teacher's predictions in the loss, against the labels; one or several.
         hint_weights: weight of the hints, by which the student's features come near the teacher's; one or several.
         seeds: one or several; the spread over five tells the teacher's part from luck.
         output: folder for the comparison and its runs.
@@ -78,7 +82,7 @@ def distill(
     for taught in [None, *grid]:
         compose(verb, run_words(words, run_dirs, taught))
     folder = RunDir.create(Path(output).expanduser(), name="distillation").path
-    answers = TeacherAnswers(opened)
+    predictions = TeacherPredictions(opened)
     scores: list[StudentScore] = []
     results: list[TrainResult] = []
     failed: list[str] = []
@@ -97,16 +101,18 @@ def distill(
                 continue
             incomplete += [f"{title}: {name}: {reason}" for name, reason in result.ended.failures.items()]
             results.append(result)
-            scores.append(_score(result, taught, seed, answers))
-    found = report_students(folder, opened, answers, scores, results, failed)
+            scores.append(_score(result, taught, seed, predictions))
+    found = report_students(folder, opened, predictions, scores, results, failed)
     return dataclasses.replace(found, incomplete=incomplete)
 
 
-def _score(result: TrainResult, taught: TeachingSettings | None, seed: int, answers: TeacherAnswers) -> StudentScore:
+def _score(
+    result: TrainResult, taught: TeachingSettings | None, seed: int, predictions: TeacherPredictions
+) -> StudentScore:
     info, _ = describe_trained(result.run_dir)
     best = info.training_info["best_metric"]
     scored = result.scored
-    theirs = answers(result.table, info.class_names).argmax(axis=1)[scored.indices]
+    theirs = predictions(result.table, info.class_names).argmax(axis=1)[scored.indices]
     return StudentScore(
         run=str(result.run_dir.path),
         taught=taught,

@@ -83,7 +83,7 @@ class DistillResult:
         return "\n".join([*lines, f"written to {self.folder}"])
 
 
-class TeacherAnswers:
+class TeacherPredictions:
     """What the teachers say to held-out images, each set of images asked for once.
 
     Args:
@@ -111,7 +111,7 @@ class TeacherAnswers:
 def report_students(
     folder: Path,
     opened: Sequence[RunModel],
-    answers: TeacherAnswers,
+    answers: TeacherPredictions,
     scores: Sequence[StudentScore],
     results: Sequence[TrainResult],
     failed: Sequence[str],

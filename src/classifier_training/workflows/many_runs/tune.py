@@ -32,8 +32,8 @@ from classifier_training.workflows.many_runs.tuning_study import (
     Plan,
     Pruner,
     Sampler,
+    close_lost_trials,
     counted,
-    give_up_lost,
     import_optuna,
     is_gone,
     make_sampler,
@@ -283,7 +283,7 @@ def _defaults(space: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict
 
 def _clear(study: Study, folder: Path) -> None:
     """Close trials that were lost with their process, and delete what they left."""
-    lost = give_up_lost(study)
+    lost = close_lost_trials(study)
     if lost:
         log.info("lost with a process that was ended: trial %s", ", ".join(map(str, lost)))
     for path in folder.glob("trial-*"):

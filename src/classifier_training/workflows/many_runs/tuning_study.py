@@ -1,4 +1,4 @@
-"""A study of Optuna's: where it is kept, that it is the one that is meant, and whose trials were lost."""
+"""Optuna studies: opening their storage, checking their identity, and closing trials of dead processes."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ Pruner = Literal["median", "hyperband", "none"]
 Sampler = Literal["tpe", "random"]
 
 IDENTITY = "identity"
-"""Attribute of a study that says what is searched, and with which settings."""
+"""Attribute of a study with its search space and settings."""
 
 OWNER, LOST, ERROR, EPOCHS, SECONDS = "owner", "lost", "error", "epochs", "seconds"
-"""Attributes of a trial: the process that runs it, whether that ended before it, why it failed, what it took."""
+"""Attributes of a trial: its process, whether that process died, its error, its epochs and seconds."""
 
 STARTUP_TRIALS = 3
-"""Trials that run to their end before others are measured by them."""
+"""Trials without pruning at the start of a study."""
 
 
 def import_optuna() -> ModuleType:
-    """Return Optuna, its own messages off.
+    """Return Optuna, with its messages switched off.
 
     Raises:
         UserError: when it is not installed.
@@ -57,14 +57,14 @@ def import_optuna() -> ModuleType:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What makes a study what it is.
+    """Definition of a study.
 
     Args:
         name: of the study in its storage.
         directions: maximize or minimize, of the score and, where it is an objective, of the latency.
         identity: the space and all settings, as plain values.
         max_epochs: of a whole trial.
-        pruner: what ends trials that do badly.
+        pruner: stops bad trials early.
     """
 
     name: str
@@ -75,14 +75,14 @@ class Plan:
 
 
 def open_study(plan: Plan, storage: str) -> Study:
-    """Open a study, or make it.
+    """Open a study, or create it.
 
     Args:
-        plan: what it must be.
+        plan: its definition.
         storage: path of a journal, or the URL of a database, which several processes may share.
 
     Raises:
-        UserError: when the storage cannot be opened, or holds another study of the name.
+        UserError: when the storage cannot be opened, or has another study of that name.
     """
     optuna = import_optuna()
     shown = mask_text(storage)
@@ -102,34 +102,34 @@ def open_study(plan: Plan, storage: str) -> Study:
             f"storage={shown}: no study can be read there ({type(error).__name__}: {str(error).splitlines()[0]})"
             if str(error)
             else f"storage={shown}: no study can be read there ({type(error).__name__})",
-            "a journal file that tune wrote, or the URL of a database that is there",
-            "restore it from a copy, or begin a new study: name=…",
+            "a journal file that tune wrote, or the URL of an existing database",
+            "restore it from a copy, or start a new study: name=…",
         ) from error
-    # As it comes back from a storage.
+    # In the form in which a storage returns it.
     identity = mask(json.loads(json.dumps(plan.identity)))
     if kept is None:
         study.set_user_attr(IDENTITY, identity)
     elif kept != identity:
         raise UserError(
             f"storage={shown}: the study {plan.name} is another one: {_difference(kept, identity)}",
-            "the search space and the settings that it began with: trials of others cannot be compared",
-            "a study of its own: name=…",
+            "the search space and settings that it started with, because other trials are not comparable",
+            "start a new study: name=…",
         )
     return study
 
 
 def make_sampler(kind: Sampler, *, seed: int, number: int) -> BaseSampler:
-    """Return what suggests the values of a trial: a pure function of the seed, its number and the trials before."""
+    """Return the sampler of a trial: a pure function of the seed, its number and the previous trials."""
     optuna = import_optuna()
     own = derive_seed(seed, number) % 2**32
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=own)  # type: ignore[no-any-return]
-    # Bergstra et al. 2011; trials that other processes are at count as bad ones, so that nobody draws next to them.
+    # Bergstra et al. 2011; running trials count as bad, so that other processes do not sample close to them.
     return optuna.samplers.TPESampler(seed=own, multivariate=False, constant_liar=True)  # type: ignore[no-any-return]
 
 
 def make_pruner(kind: Pruner, *, max_epochs: int) -> BasePruner:
-    """Return what ends trials: those below the median, or by Hyperband (Li et al. 2018, arXiv:1603.06560)."""
+    """Return the pruner: below the median, or Hyperband (Li et al. 2018, arXiv:1603.06560)."""
     pruners = import_optuna().pruners
     if kind == "median":
         return pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=max(1, max_epochs // 10))  # type: ignore[no-any-return]
@@ -139,7 +139,7 @@ def make_pruner(kind: Pruner, *, max_epochs: int) -> BasePruner:
 
 
 def suggest(trial: Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Draw the values of a trial."""
+    """Sample the values of a trial."""
     return {key: _suggest(trial, key, parameter) for key, parameter in space.items()}
 
 
@@ -155,12 +155,12 @@ def _suggest(trial: Trial, key: str, parameter: Parameter) -> Any:
 
 
 def owner() -> str:
-    """Name this process among those of all machines."""
+    """Return a name of this process that is unique across machines."""
     return f"{platform.node()}:{os.getpid()}"
 
 
 def is_gone(name: str | None) -> bool:
-    """Whether an owner was a process of this machine that has ended."""
+    """Whether an owner was a process of this machine that has exited."""
     host, _, pid = (name or "").rpartition(":")
     if host != platform.node() or not pid.isdecimal() or name == owner():
         return False
@@ -173,8 +173,8 @@ def is_gone(name: str | None) -> bool:
     return False
 
 
-def give_up_lost(study: Study) -> list[int]:
-    """Close the trials whose process of this machine has ended before them; returns their numbers."""
+def close_lost_trials(study: Study) -> list[int]:
+    """Mark the trials of dead processes of this machine as failed; returns their numbers."""
     states = import_optuna().trial.TrialState
     lost = [
         trial
@@ -188,7 +188,7 @@ def give_up_lost(study: Study) -> list[int]:
 
 
 def counted(study: Study) -> list[FrozenTrial]:
-    """Return the trials that are over or under way; neither lost ones nor those that wait."""
+    """Return the finished and running trials, without lost and waiting ones."""
     waiting = import_optuna().trial.TrialState.WAITING
     return [
         trial for trial in study.get_trials(deepcopy=False) if trial.state != waiting and not trial.user_attrs.get(LOST)
@@ -202,17 +202,17 @@ def _open_storage(optuna: ModuleType, storage: str) -> BaseStorage:
     make_folder(path.parent)
     journal = optuna.storages.journal
     if path.exists():
-        _mend(path, journal.JournalFileSymlinkLock(str(path)))
+        _truncate_partial_line(path, journal.JournalFileSymlinkLock(str(path)))
     return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path)))  # type: ignore[no-any-return]
 
 
-def _mend(path: Path, lock: Any) -> None:
-    """Cut off a last line that a killed process wrote half: whatever came behind it could not be read."""
-    if _ends_whole(path):
+def _truncate_partial_line(path: Path, lock: Any) -> None:
+    """Remove an incomplete last line of a killed process, after which nothing could be read."""
+    if _is_complete(path):
         return
     lock.acquire()
     try:
-        if not _ends_whole(path):
+        if not _is_complete(path):
             content = path.read_bytes()
             with path.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
@@ -220,7 +220,7 @@ def _mend(path: Path, lock: Any) -> None:
         lock.release()
 
 
-def _ends_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if not size:
@@ -230,7 +230,7 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _difference(kept: Any, wanted: Mapping[str, Any]) -> str:
-    """Say the first thing in which two studies differ."""
+    """Return the first difference of two studies."""
     if not isinstance(kept, dict):
         return "it was not made by tune"
     for part, value in wanted.items():

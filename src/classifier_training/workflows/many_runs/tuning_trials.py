@@ -1,4 +1,4 @@
-"""One trial: a run of `train` in this process that is watched, may be ended early, and leaves no folder."""
+"""One trial: a run of `train` in this process that may be pruned and leaves no folder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Watch(Observer):
     """Reports each epoch's score and ends the run when it is told to.
 
     Args:
-        report: is given the epoch and the score; answers whether the trial shall end.
-        num_epochs: that were trained.
-        score: of the best epoch; None where the run did not come to its end.
-        is_stopped: whether it was ended early.
+        report: called with the epoch and the score; returns whether to prune the trial.
+        num_epochs: trained epochs.
+        score: of the best epoch; None if the run did not finish.
+        is_stopped: whether it was pruned.
     """
 
     report: Callable[[int, float], bool]
@@ -62,13 +62,13 @@ class Watch(Observer):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What a trial gave.
+    """Result of a trial.
 
     Args:
-        score: the monitored metric on validation, of the best epoch; None for a trial that was ended early.
-        latency_ms: of an answer for one image, where it was asked for.
-        num_epochs: that were trained.
-        seconds: that it took.
+        score: the monitored metric on validation, of the best epoch; None for a pruned trial.
+        latency_ms: of one image, if it was measured.
+        num_epochs: trained epochs.
+        seconds: duration.
     """
 
     score: float | None
@@ -85,13 +85,13 @@ def run_trial(
     report: Callable[[int, float], bool],
     times: bool,
 ) -> TrialResult:
-    """Train with some values and forget the run.
+    """Train with some values and delete the run.
 
     Args:
-        words: settings of `train`, as typed.
+        words: settings of `train`.
         values: of the searched settings.
-        folder: to train in; it is deleted.
-        report: is given each epoch and its score; answers whether the trial shall end.
+        folder: of the run; it is deleted.
+        report: called with each epoch and its score; returns whether to prune the trial.
         times: whether to measure the latency.
 
     Raises:
@@ -105,7 +105,7 @@ def run_trial(
             entry("verb", "train"),
             [*words, *(word(key, value) for key, value in values.items()), word("output", folder)],
         )
-        # A classifier that scikit-learn fits has no checkpoint: its export is what is scored.
+        # A classifier fitted by scikit-learn has no checkpoint, so its export is scored.
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
         # A trial's folder does not outlive it.
         arguments["callbacks"] = {
@@ -138,7 +138,7 @@ def _shows_only(callback: Any) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what a run has left: networks sit in cycles, and CUDA keeps what was freed."""
+    """Free the memory of a run: networks are in reference cycles, and CUDA caches freed memory."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -146,7 +146,7 @@ def free_memory() -> None:
 
 
 def experiment_name(model: str, data: str) -> str:
-    """Return the name under which what is best for a model on some data is kept."""
+    """Return the name of the experiment with the best settings of a model on some data."""
     return "tuned_" + "_".join(re.sub(r"\W+", "_", part).strip("_") or "unnamed" for part in (model, data))
 
 

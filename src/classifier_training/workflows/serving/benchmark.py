@@ -1,4 +1,4 @@
-"""`benchmark`: what each form of a run's network costs to serve, and what it answers."""
+"""`benchmark`: speed, memory and accuracy of the exported forms of a run's network."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ HEADER = (
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What a benchmark gave.
+    """Result of `benchmark`.
 
     Args:
-        folder: where the files are.
-        results: what was measured of each form.
-        lines: the table, and what it was measured on.
+        folder: of the result files.
+        results: measurements of each form.
+        lines: the table, and the machine.
     """
 
     folder: Path
@@ -96,17 +96,17 @@ def benchmark(
 ) -> BenchmarkResult:
     """Time a run's network in PyTorch, TorchScript and ONNX, and compare their predictions, on this CPU.
 
-    Each form runs in a process of its own, and they take turns. A form that the run has no file of is made for the
-    benchmark and thrown away.
+    Each form runs in its own process, and the processes take turns. A form without a file in the run is exported for
+    the benchmark and deleted afterwards.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
-        formats: forms to measure; compiled is left out where there is no C++ compiler.
+        formats: forms to measure; compiled is left out without a C++ compiler.
         batch_sizes: images in a batch.
         threads: of each form; all cores when left out.
-        num_runs: batches that are timed, of each form and batch size.
-        split: whose images the answers are of; test when left out, or val where there is no test.
-        num_images: spread evenly over the split.
+        num_runs: timed batches of each form and batch size.
+        split: of the images to predict; test when left out, or val if there is no test.
+        num_images: number of images, spread evenly over the split.
         images: folder of the run's images, if they have moved since.
         output: folder for the result files; benchmark/ inside the run when left out.
     """
@@ -118,7 +118,7 @@ def benchmark(
     if threads > num_cores():
         raise UserError(
             f"threads={threads}: this process has {num_cores()} cores",
-            "as many threads at most: more would wait for each other, and say nothing about the network",
+            "at most one thread per core: more would wait for each other and distort the timings",
             f"threads={num_cores()}",
         )
     run_dir = find_run(run)
@@ -156,7 +156,7 @@ def benchmark(
 
 
 def _choose_forms(formats: tuple[Form, ...]) -> list[Form]:
-    """Order the forms, and leave compiled out where it cannot be; asked for by name it is an error."""
+    """Return the forms in order, without compiled if there is no compiler; naming it alone is then an error."""
     if not formats:
         raise UserError("formats=[]: nothing to measure", f"some of {', '.join(FORMS)}", "formats=[eager,onnx]")
     forms = [form for form in FORMS if form in formats]
@@ -180,7 +180,7 @@ def _gather(
     scratch: Path,
     num_images: int,
 ) -> tuple[list[Candidate], list[CandidateResult]]:
-    """Find the file of each form, or make it; what cannot be made is named."""
+    """Find or export the file of each form; forms that cannot be exported are returned with the problem."""
     candidates, missing = [], []
     for form in forms:
         if form in ("eager", "compiled"):
@@ -191,7 +191,7 @@ def _gather(
             continue
         kept, made = _file_of(run_dir, form), _file_of(RunDir(scratch), form)
         if not kept.is_file():
-            log.info("%s: the run has none; making one for the benchmark", TITLES[form])
+            log.info("%s: not in the run; exporting it for the benchmark", TITLES[form])
             try:
                 _make(form, run_dir, info, tables, scratch, num_images)
             except UserError as error:
@@ -215,7 +215,7 @@ def _make(
     from classifier_training.export.gate import write_gated
 
     if form in ("fp16", "int8") and run_dir.onnx.is_file():
-        # Made as `export quantization=` would, but on no more images than the benchmark looks at.
+        # As `export quantization=` does, but with no more images than the benchmark uses.
         def calibration() -> Iterator[Examples]:
             return iterate_examples(tables[TRAIN], info.preprocessing, batch_size=16, number=NUM_CALIBRATION_IMAGES)
 
@@ -256,7 +256,7 @@ def _prepare_inputs(
     path = scratch / "inputs.npy"
     height, width = info.preprocessing.size
     shape = (min(num_images, len(table)), 3, height, width)
-    # On disk: thousands of large images would not fit into memory beside the candidates.
+    # On disk, because thousands of large images would not fit into memory beside the candidates.
     inputs = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     targets: list[int] = []
     seconds, began = 0.0, time.perf_counter()
@@ -315,7 +315,9 @@ def _table(setting: Setting, results: list[CandidateResult]) -> list[str]:
         f"{setting.num_images} {setting.split} images, changes in points against {TITLES[setting.reference]}"
     )
     if not all(one.kept for one in results if not one.problem):
-        lines.append("* made for the benchmark and not kept: export quantization=int8 or format=torchscript keeps it")
+        lines.append(
+            "* exported for the benchmark and deleted: export quantization=int8 or format=torchscript keeps it"
+        )
     return [*lines, *(f"not measured: {TITLES[one.form]}: {one.problem}" for one in results if one.problem)]
 
 
@@ -325,13 +327,13 @@ def _write(folder: Path, setting: Setting, results: list[CandidateResult], sizes
     write_json(folder / "benchmark.json", {"setting": asdict(setting), "versions": versions(), "forms": forms})
     write_csv(folder / "benchmark.csv", HEADER, _rows(results))
     write_text(folder / "deployment_recommendations.md", write_recommendations(setting, results, sizes))
-    answered = [one for one in results if one.quality is not None and one.timings]
-    names = tuple(TITLES[one.form] for one in answered)
-    accuracies = tuple(one.quality.accuracy for one in answered if one.quality is not None)
+    measured = [one for one in results if one.quality is not None and one.timings]
+    names = tuple(TITLES[one.form] for one in measured)
+    accuracies = tuple(one.quality.accuracy for one in measured if one.quality is not None)
     with Drawer() as drawer:
         for size in sizes:
-            timings = [timing for one in answered if (timing := one.at(size)) is not None]
-            if len(timings) == len(answered):
+            timings = [timing for one in measured if (timing := one.at(size)) is not None]
+            if len(timings) == len(measured):
                 latency = TradeOffFigure(
                     names=names,
                     x=tuple(timing.median_ms for timing in timings),
@@ -339,13 +341,13 @@ def _write(folder: Path, setting: Setting, results: list[CandidateResult], sizes
                     x_spans=tuple((timing.p10_ms, timing.p90_ms) for timing in timings),
                     title=f"Batch size {size}, {setting.threads} threads",
                     log_x=True,
-                    x_label="ms a batch: median, 10 to 90 %",
+                    x_label="ms per batch: median, 10 to 90 %",
                     y_label=f"top-1 accuracy on {setting.num_images} {setting.split} images",
                 )
                 drawer.submit(latency, folder / f"latency_batch_{size}.png")
         by_size = TradeOffFigure(
             names=names,
-            x=tuple(one.size_bytes / 2**20 for one in answered),
+            x=tuple(one.size_bytes / 2**20 for one in measured),
             y=accuracies,
             title="Size of the file",
             x_label="MiB",
@@ -371,7 +373,7 @@ def _plain(result: CandidateResult) -> dict[str, Any]:
 def _rows(results: list[CandidateResult]) -> Iterator[tuple[object, ...]]:
     for one in results:
         quality = one.quality
-        answers = (
+        predictions = (
             (quality.accuracy, quality.change_points, quality.agreement, quality.max_probability_difference,
              quality.num_images) if quality else ("",) * 5
         )  # fmt: skip
@@ -381,4 +383,4 @@ def _rows(results: list[CandidateResult]) -> Iterator[tuple[object, ...]]:
                 (timing.batch_size, timing.median_ms, timing.p10_ms, timing.p90_ms, timing.num_runs,
                  timing.images_per_second) if timing else ("",) * 6
             )  # fmt: skip
-            yield (one.form, *times, *costs, *answers, one.problem)
+            yield (one.form, *times, *costs, *predictions, one.problem)

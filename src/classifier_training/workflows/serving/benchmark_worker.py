@@ -1,6 +1,6 @@
-"""The worker of `benchmark`: one form of a run's network in a process of its own, told by its input what to do.
+"""The worker process of `benchmark`: loads one form of a run's network and follows commands on standard input.
 
-Nothing but the form is loaded, so that the process's memory is what the form takes.
+Nothing else is loaded, so the memory of the process is that of the form.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from classifier_training.export.session import Runner, onnx_runner
 
 
 def run_worker() -> None:
-    """Open the form that the first argument describes, then do what line after line says."""
-    # Libraries may print; the answers go where they cannot.
+    """Open the form that the first argument describes, then run the command of each line of standard input."""
+    # Libraries may print to standard output, so results go to a copy of it.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
     try:
-        answer = open_form(spec)
-        # Private pages alone: a mapped file would count as memory of ours.
+        runner = open_form(spec)
+        # Memory-mapped, because it would otherwise count as memory of the form.
         inputs = np.load(spec["inputs"], mmap_mode="r")
         _say(out, {"ready": True})
         for line in sys.stdin:
-            _say(out, run_order(json.loads(line), answer, inputs))
+            _say(out, run_command(json.loads(line), runner, inputs))
     except UserError as error:
         _say(out, {"problem": error.came})
 
@@ -64,16 +64,16 @@ def open_form(spec: dict[str, Any]) -> Runner:
     return open_network(network, threads=threads, compiled=spec["form"] == "compiled")
 
 
-def run_order(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
-    """Do one thing: time a block of runs, say the peak of the memory, or answer all inputs into a file."""
+def run_command(order: dict[str, Any], runner: Runner, inputs: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+    """Run one command: time a block of batches, return the peak memory, or write the logits of all inputs to a file."""
     if order["do"] == "time":
         batch = np.array(inputs[np.arange(order["batch_size"]) % len(inputs)])
         for _ in range(order["num_warm_ups"]):
-            answer(batch)
+            runner(batch)
         seconds = []
         for _ in range(order["num_runs"]):
             began = time.perf_counter()
-            answer(batch)
+            runner(batch)
             seconds.append(time.perf_counter() - began)
         return {"seconds": seconds}
     if order["do"] == "memory":
@@ -82,9 +82,9 @@ def run_order(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.
     logits = []
     for start in range(0, len(inputs), size):
         part = np.array(inputs[start : start + size])
-        # A batch of another size would be compiled anew.
+        # A batch of another size would be compiled again.
         full = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
-        logits.append(answer(full)[: len(part)])
+        logits.append(runner(full)[: len(part)])
     np.save(order["output"], np.concatenate(logits))
     return {}
 
@@ -92,8 +92,7 @@ def run_order(order: dict[str, Any], answer: Runner, inputs: np.ndarray[Any, np.
 def own_peak_mb() -> float:
     """Largest resident memory of this program so far, in MiB.
 
-    Where there is /proc it is read there: what the system call says begins with the memory of the process that
-    started this one.
+    Read from /proc if possible, because the system call starts with the memory of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():

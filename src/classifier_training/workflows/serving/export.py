@@ -46,12 +46,12 @@ BATCH_SIZE = 16
 
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """Result of `export`.
 
     Args:
-        folder: where to.
-        lines: a sentence on each file.
-        demo: whether there is a page for the browser.
+        folder: of the files.
+        lines: one line for each file.
+        demo: whether demo.html was written.
     """
 
     folder: Path
@@ -80,15 +80,15 @@ def export(
     output: str | None = None,
     push_to_hub: str | None = None,
 ) -> ExportResult:
-    """Export a finished run's network: ONNX with or without quantisation, TorchScript, and others.
+    """Export a finished run's network: ONNX with or without quantisation, TorchScript, and other formats.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
         quantization: also write model_int8.onnx, model_uint8.onnx or model_fp16.onnx, with its pipeline.
-        max_drop: most points of top-1 accuracy on validation that quantisation may cost.
-        force: write the quantised file even if it costs more.
+        max_drop: largest drop of top-1 accuracy on validation, in points, that quantisation may cause.
+        force: write the quantised file even if the drop is larger.
         verify: compare each file with PyTorch on validation images.
-        bake_temperature: give calibrated probabilities from pipeline.onnx, those of predict; false leaves the
+        bake_temperature: let pipeline.onnx return calibrated probabilities, as predict does; false leaves the
             temperature to whoever runs the file, in its metadata, which the clients read.
         demo: also write demo.html, a page that classifies images in the browser with pipeline.onnx.
         ort: folder with the files of onnxruntime-web for the demo; fetched by npm when left out.
@@ -165,14 +165,14 @@ def refuse_idle(
     ort: str | None,
     bake_temperature: bool,
 ) -> None:
-    """Refuse settings that would do nothing.
+    """Refuse settings that have no effect.
 
     Raises:
         UserError: for the first of them.
     """
     for is_asked, typed, why in (
-        (quantization != "none", f"quantization={quantization}", "it is ONNX files that are quantised"),
-        (not bake_temperature, "bake_temperature=false", "it is pipeline.onnx that the temperature is left out of"),
+        (quantization != "none", f"quantization={quantization}", "only ONNX files are quantised"),
+        (not bake_temperature, "bake_temperature=false", "it concerns pipeline.onnx only"),
         (demo, "demo=true", "the page runs pipeline.onnx"),
     ):
         if is_asked and "onnx" not in formats:
@@ -181,11 +181,11 @@ def refuse_idle(
                 f"{typed} with format={listed}", f"onnx among the formats: {why}", f"format=[onnx,{listed}]"
             )
     if ort is not None and not demo:
-        raise UserError(f"ort={ort} without demo=true", "a demo page that it is for", "demo=true, or leave ort out")
+        raise UserError(f"ort={ort} without demo=true", "a demo page that uses it", "demo=true, or leave ort out")
     if quantization == "none" and (force or max_drop != 1.0):
         raise UserError(
             "max_drop or force without quantization",
-            "a scheme whose loss they judge",
+            "a quantisation to which they apply",
             "quantization=int8, or leave them out",
         )
 
