@@ -62,14 +62,18 @@ def relink(text: str, source: str) -> str:
     folder = (ROOT / source).parent
 
     def link(found: re.Match[str]) -> str:
-        target, anchor = found[1], found[2] or ""
+        words, target, anchor = found[1], found[2], found[3] or ""
         path = (folder / target).resolve()
         inside = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else target
-        if inside in OUTSIDE:
-            return f"]({OUTSIDE[inside]}{anchor})"
-        return f"]({inside.removeprefix('docs/')}{anchor})" if inside.startswith("docs/") else found[0]
+        page = OUTSIDE.get(inside) or (inside.removeprefix("docs/") if inside.startswith("docs/") else None)
+        if page is None:
+            return found[0]
+        # A file's name is what the repository shows; on the site it is the title of the page.
+        if words.endswith(".md") and path.is_file():
+            words = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        return f"[{words}]({page}{anchor})"
 
-    return re.sub(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)", link, text)
+    return re.sub(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)", link, text)
 
 
 def notebook_page(text: str) -> str:

@@ -185,6 +185,18 @@ def test_what_a_document_names_exists(document: str) -> None:
         assert any(has_key(_values(train, choice), key) for choice in chosen), key
 
 
+def test_the_experiment_of_the_documents_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/plugins.md").read_text(), re.MULTILINE | re.DOTALL)
+    file = tmp_path / "conf/experiment/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    values = compose_values(entry("verb", "train"), ["experiment=mine"])
+    assert values["model"]["type"] == "student"
+    assert values["data"]["image_size"] == 96
+    assert values["optimizer"]["lr"] == 0.001
+
+
 @functools.cache
 def _values(verb: Entry, choice: str) -> Mapping[str, Any]:
     """The settings that a verb has with a component."""

@@ -70,5 +70,6 @@ def test_the_pages_are_those_of_the_repository(site: Path) -> None:
         assert (site / path.stem / "index.html").is_file()
     first = (site / "index.html").read_text()
     assert 'href="first-run/"' in first, "links between files become links between pages"
+    assert re.search(r'<a href="\.\./data/">Data</a>', (site / "first-run/index.html").read_text()), "by their titles"
     assert "ct.train(" in words_of(site / "notebook/index.html")
     assert "load_run" in words_of(site / "reference/python/index.html")
