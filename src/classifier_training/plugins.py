@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from classifier_training.data.formats.source import DataSource, FolderSource
     from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.data.walk import Walker
+    from classifier_training.evaluation.counts import ratio
     from classifier_training.evaluation.metrics import FromCounts, FromImages, FromProbabilities, FromRanking
     from classifier_training.export.formats.pytorch import torch_runner
     from classifier_training.export.job import ExportedFile, ExportFormat, ExportJob
@@ -40,6 +41,7 @@ _PLACES = {
     "export.formats.pytorch": ("torch_runner",),
     "export.job": ("ExportFormat", "ExportJob", "ExportedFile"),
     "export.session": ("Runner",),
+    "evaluation.counts": ("ratio",),
     "evaluation.metrics": ("FromCounts", "FromImages", "FromProbabilities", "FromRanking"),
     "models.shallow": ("ShallowModel",),
 }
@@ -49,9 +51,9 @@ _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 __all__ = [
     "BuiltModel", "CheckFailedError", "DataSource", "EpochEnd", "ExportFormat", "ExportJob", "ExportedFile",
     "FitEnd", "FolderSource", "FromCounts", "FromImages", "FromProbabilities", "FromRanking", "InputSpec",
-    "Observer", "PathText", "Pretrained", "RunContext", "RunDir", "Runner", "Sample", "SampleIndex", "ShallowModel",
-    "SplitResult", "SplitTable", "UserError", "Walker", "Weights", "atomic_path", "register", "register_metric",
-    "torch_runner", "write_csv", "write_json", "write_text",
+    "Observer", "PathText", "Pretrained", "RunContext", "RunDir", "Runner", "Sample", "SampleIndex",
+    "ShallowModel", "SplitResult", "SplitTable", "UserError", "Walker", "Weights", "atomic_path", "ratio",
+    "register", "register_metric", "torch_runner", "write_csv", "write_json", "write_text",
 ]  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def test_a_model_a_callback_and_an_export_format_of_another_package(
     command: Callable[..., Ended], installed: dict[str, str], split_folder: Path, tmp_path: Path
 ) -> None:
     words = ["model=three_layers", "model.width=8", "callbacks=[checkpoint,onnx_export,worst_class]", *SETTINGS]
+    words += ["monitor=val/macro_jaccard"]
     trained = command("train", f"data.root={split_folder}", *words, env=installed)
     assert trained.code == 0, trained.err
     (run,) = tmp_path.glob("outputs/*/*")
@@ -52,6 +53,10 @@ def test_a_model_a_callback_and_an_export_format_of_another_package(
     assert re.search(r"worst: acc_class_(blue|green|red)$", trained.err, re.MULTILINE)
     assert re.search(r"my_parts: worst: acc_class_(blue|green|red)$", (run / "train.log").read_text(), re.MULTILINE)
     assert json.loads((run / "versions.json").read_text())["my-parts"] == "0.1.0"
+    assert "val/macro_jaccard" in (run / "metrics.csv").read_text().partition("\n")[0]
+    report = json.loads((run / "evaluation/classification_report.json").read_text())
+    assert 0 <= report["metrics"]["macro_jaccard"]["value"] <= 1
+    assert "warning" not in trained.err.lower()
 
     exported = command("export", "format=npz", env=installed)
     assert exported.code == 0, exported.err
