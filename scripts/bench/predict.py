@@ -39,11 +39,8 @@ import sys
 from pathlib import Path
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.export.bundle import BundleInfo
-from classifier_training.export.onnx import evaluation_copy, export_onnx
-from classifier_training.models.torchvision_models import ResNet18
 from classifier_training.export.formats.onnx import evaluation_copy, export_onnx
-from classifier_training.models.resnet import ResNet18
-from classifier_training.models.torchvision_models import IMAGENET
+from classifier_training.models.torchvision_models import IMAGENET, ResNet18
 info = BundleInfo(
     class_names=tuple(map(str, range(10))),
     preprocessing=Preprocessing(size=({IMAGE_SIZE}, {IMAGE_SIZE}), mean=IMAGENET.mean, std=IMAGENET.std),

@@ -219,7 +219,7 @@ def withheld(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
         return refuse() if path.suffix == ".onnx" else verify(path, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("classifier_training.export.job.verify", check)
+        patch.setattr("classifier_training.export.verify.verify", check)
         result = train(pictures)
     assert result.ended.failures.keys() == {"model.onnx", "pipeline.onnx"}
     return result.run_dir
@@ -269,7 +269,7 @@ def test_students_have_a_teacher_and_comparisons_a_run_whose_model_was_withheld(
     assert compared.exit_code == 1
     assert "model.onnx: answers otherwise" in str(compared)
     (standing,) = compared.boards[0].standings
-    assert standing.contestant.latency_ms is None
+    assert standing.candidate.latency_ms is None
     words = [f"teacher={withheld.path}", "model=student", "data.image_size=32", "data.batch_size=8"]
     words += ["trainer.max_epochs=1", "trainer.accelerator=cpu", "recipe=none", f"output={tmp_path}/students"]
     taught = perform("distill", words)

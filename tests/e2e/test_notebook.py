@@ -34,7 +34,7 @@ class Watched(NotebookClient):
 
 PROGRESS = """
 import time
-from classifier_training.core.progress import progress
+from classifier_training.core.display import progress
 from classifier_training.core.runtime import console
 
 with progress("images", total=lambda: 4) as advance:

@@ -2,8 +2,8 @@
 
 Every random number of a sample is a pure function of (seed, epoch, position), so the number of workers, a resume or a
 kill changes nothing. `recipe.py` shrinks an image once. `images.py` augments single images: random crop,
-degradations and, with OpenCV, colour jitter. `augment.py` moves and recolours whole batches. `training/view.py` mixes
-and resizes them.
+degradations and, with OpenCV, colour jitter. `augment.py` moves and recolours whole batches, and
+`training/batch_transforms.py` mixes and resizes them.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def text_width(text: str, *, size: float) -> float:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    properties = FontProperties(_fonts().families, size=size)
+    properties = FontProperties(family=_fonts().families, size=size)
     renderer = RendererAgg(1, 1, 100)  # type: ignore[no-untyped-call]
     width, *_ = renderer.get_text_width_height_descent(text, properties, ismath=False)  # type: ignore[no-untyped-call]
     return float(width)
