@@ -6,6 +6,7 @@ Everything that asks about a metric reads this table: monitors, reports, pages, 
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -105,11 +106,16 @@ def register_metric(metric: AnyMetric) -> AnyMetric:
     """Add a metric to the table.
 
     Raises:
-        ValueError: when one of its names is taken.
+        ValueError: when its name is taken or cannot be one, or its averages are not those that there are.
     """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", metric.name):
+        raise ValueError(f"metric {metric.name!r}: a name has small letters, digits and _")
+    unknown = sorted(set(metric.averages) - {"macro", "weighted"})
+    if unknown or (metric.by_class and "macro" not in metric.averages):
+        raise ValueError(f"metric {metric.name}: averages={metric.averages}: macro, or macro and weighted")
     taken = {column for known in _table.values() for column in _columns(known)}
     if clash := sorted(taken & _columns(metric)):
-        raise ValueError(f"metric {metric.name}: there is a metric with the column {clash[0]} already")
+        raise ValueError(f"metric {metric.name}: the column {clash[0]} is taken by another metric")
     _table[metric.name] = metric
     return metric
 

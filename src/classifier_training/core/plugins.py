@@ -70,5 +70,6 @@ def _failed(point: EntryPoint, error: BaseException) -> UserError:
         f"the plug-in {package} ({point.value}) cannot be loaded, and adds nothing: {type(error).__name__}"
         + (f": {said}" if said else ""),
         "a package whose module can be imported and registers each name once",
-        f'fix or remove it (pip uninstall {package}); python -c "{again}" shows where it fails',
+        f"fix or remove it (pip uninstall {package}); this shows where it fails: "
+        f'python -c "import classifier_training.conf.catalogue; {again}"',
     )

@@ -319,7 +319,7 @@ def entry(group: str, name: str) -> Entry:
     prefix = "classifier-training " if group == VERB else f"classifier-training {group} " if sub_verb else f"{group}="
     help_of = "--help" if group == VERB else f"{group} --help" if sub_verb else "train --help"
     raise UserError(
-        f"{prefix}{name}: there is no {'sub-verb' if sub_verb else group} of that name",
+        f"{prefix}{name}: there is no {'sub-verb' if sub_verb else group.removesuffix('s')} of that name",
         f"one of {enumerate_words(names)}",
         f"{prefix}{close[0]}" if close else f"classifier-training {help_of} lists them",
     )

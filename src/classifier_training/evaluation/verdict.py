@@ -117,12 +117,16 @@ def headline(grounds: Grounds) -> str:
         return f"{words}. They are of one class alone, which says little."
     if len(standing.good) == judged:
         return f"{words}, and every class is good enough."
+    target = f"a recall of {100 * TARGET_RECALL:.0f} %"
     parts = [
-        f"{number} {'is' if number == 1 else 'are'} {meaning}"
+        f"{number} {meaning}"
         for number, meaning in (
-            (len(standing.good), "good enough"),
-            (len(standing.weak), "not"),
-            (len(standing.open), "inconclusive: too few test images"),
+            (len(standing.good), f"reach{'es' if len(standing.good) == 1 else ''} {target}"),
+            (
+                len(standing.weak),
+                f"do{'es' if len(standing.weak) == 1 else ''} not" + ("" if standing.good else f" reach {target}"),
+            ),
+            (len(standing.open), f"{'is' if len(standing.open) == 1 else 'are'} inconclusive: too few test images"),
         )
         if number
     ]
@@ -155,7 +159,8 @@ def _of_classes(grounds: Grounds) -> list[Remark]:
         )
 
     if standing.weak:
-        more = f" Of {enumerate_words(map(shown, rare), limit=NUM_NAMED)} there are under {FEW_IMAGES} training images."
+        named = enumerate_words(map(shown, rare), limit=NUM_NAMED)
+        more = f" {'Class' if len(rare) == 1 else 'Classes'} with under {FEW_IMAGES} training images: {named}."
         found.append(
             Remark(
                 "error",

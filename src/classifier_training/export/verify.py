@@ -95,7 +95,7 @@ def verify(
     *,
     batch_sizes: tuple[int, ...] = BATCH_SIZES,
 ) -> Parity:
-    """Compare an exported file with PyTorch's answers.
+    """Compare an exported file with PyTorch's predictions.
 
     Args:
         path: the file, for messages.
@@ -118,10 +118,10 @@ def verify(
     changed = sum(_changed(shares, expected, margin=2 * TOLERANCE) for shares in found.values())
     if changed or parity.max_probability_difference > TOLERANCE:
         raise CheckFailedError(
-            f"{path.name}: answers differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, probabilities "
-            f"up to {parity.max_probability_difference:.2g} apart on {parity.num_images} images",
-            f"the same answers, and probabilities within {TOLERANCE:g}",
-            OPSET_REMEDY,
+            f"{path.name}: predictions differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, "
+            f"probabilities up to {parity.max_probability_difference:.2g} apart on {parity.num_images} images",
+            f"the same predictions, and probabilities within {TOLERANCE:g}",
+            OPSET_REMEDY if path.suffix == ".onnx" else f"look at what writes and opens {path.name}, or report it",
         )
     return parity
 

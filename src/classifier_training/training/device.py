@@ -68,7 +68,9 @@ def choose_device(accelerator: Accelerator, precision: Precision, num_devices: i
     others = ("bf16-mixed",) if precision == "auto" and chosen == "cpu" and _cpu_multiplies_bf16() else ()
     # channels_last on MPS was many times slower until late in 2026, so it stays off there.
     number = _choose_number(num_devices, chosen)
-    words = f"{name}, {settled} precision" + (f", {number} processes that share every batch" if number > 1 else "")
+    # The precision stands in a line of its own once it is timed.
+    words = name if others else f"{name}, {settled} precision"
+    words += f", {number} processes that share every batch" if number > 1 else ""
     return Device(
         chosen, settled, channels_last=chosen != "mps", words=words, num_devices=number, other_precisions=others
     )

@@ -84,12 +84,12 @@ class Distillation:
 
     Args:
         teacher: run folder, latest or best; of several in a list, the mean probabilities are learnt from.
-        temperature: what the logits of both are divided by: the higher, the more the unlikely classes tell.
+        temperature: divides the logits of both: the higher, the more the unlikely classes count.
         alpha: share of the teacher's outputs in the loss, against the labels.
         hint_weight: weight of the hints: the features before the student's last layer, projected by a matrix that
-            learns along, shall come near the teacher's (Romero et al. 2015, arXiv:1412.6550).
+            is trained with it, are pulled towards the teacher's (Romero et al. 2015, arXiv:1412.6550).
         keep_answers: run the teacher once and keep its outputs on disk, where augmentation leaves the images as they
-            are; otherwise it is asked at every step.
+            are; otherwise it is run at every step.
     """
 
     teacher: str | list[str]

@@ -35,7 +35,7 @@ class TrainerSettings:
     """Length, device, precision and gradients of a run.
 
     Args:
-        max_epochs: how often the training split is gone through at the most.
+        max_epochs: maximum number of passes over the training split.
         max_time: stop training after this long at the next step, wherever the schedule is: 90s, 10m, 1h30m, HH:MM:SS.
             time, beside it, plans a run that comes to its end in time.
         accelerator: auto takes CUDA, else MPS, else the CPU, and says which.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,22 @@ def made() -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], np.ndarra
 
 
 @pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"name": "Mean error/2"}, "small letters"),
+        ({"averages": ("makro",)}, "macro, or macro and weighted"),
+        ({"averages": ()}, "macro, or macro and weighted"),
+        ({"name": "f1"}, "is taken"),
+    ],
+)
+def test_an_entry_that_cannot_work_is_refused(changed: dict[str, Any], said: str) -> None:
+    entry = {"name": "other", "title": "Other", "by_class": True, "function": jaccard}
+    with pytest.raises(ValueError, match=said):
+        register_metric(FromCounts(**{**entry, **changed}))
+
+
 def test_a_registered_metric_is_logged_watched_and_has_an_interval() -> None:
     logits, targets = made()
     for name in ("macro_jaccard", "jaccard_class_b", "doubt"):

@@ -33,7 +33,7 @@ def grounds() -> Grounds:
 def test_classes_are_judged_by_their_intervals() -> None:
     assert Standing.of(grounds().evaluation.measures.by_class["recall"]) == Standing((0,), (3, 1), (2,))
     assert headline(grounds()).endswith(
-        "Of 4 classes 1 is good enough, 2 are not, 1 is inconclusive: too few test images."
+        "Of 4 classes 1 reaches a recall of 90 %, 2 do not, 1 is inconclusive: too few test images."
     )
 
 

@@ -34,8 +34,8 @@ class DataSource:
     Args:
         image_size: side of the network's square input in pixels; auto takes the network's own, or less where the images
             are smaller than that.
-        batch_size: images in a batch at the most; those of an epoch are of nearly the same size. When left out, 64, or
-            down to 16 where a probed head is fine-tuned on few images (20 steps an epoch). auto takes the largest
+        batch_size: largest number of images in a batch; the batches of an epoch are nearly equal. When left out, 64, or
+            down to 16 where few images are fine-tuned, so that an epoch has about 20 steps. auto takes the largest
             that fits, up to 64 x trainer.accumulate_grad_batches, and accumulates gradients until a step has seen that
             many.
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
@@ -45,7 +45,7 @@ class DataSource:
             first folder below the root), re:PATTERN on the path, or a column or metadata field.
         group_duplicates: keep exact and near duplicates in one split.
         splits: a splits.csv that defines the splits.
-        fold: which of num_folds parts of the training data is validated on, counted from 0.
+        fold: number of the fold, out of num_folds, that is used for validation, from 0.
         num_folds: parts for cross-validation; the test split is the same for all.
         on_error: on an image, row or folder that cannot be read: raise stops and names it, skip leaves it out.
         store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not

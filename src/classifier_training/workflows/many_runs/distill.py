@@ -61,7 +61,7 @@ def distill(
     Args:
         teacher: run folder, latest or best; of several in a list, the mean probabilities are learnt from.
         training: settings of the student's training, as `train` takes them: model=student trainer.max_epochs=20.
-        temperatures: what the logits of teacher and student are divided by; one or several.
+        temperatures: divide the logits of teacher and student; one or several.
         alphas: weight of the teacher's predictions in the loss, against the labels; one or several.
         hint_weights: weight of the hints, by which the student's features come near the teacher's; one or several.
         seeds: one or several; the spread over five tells the teacher's part from luck.

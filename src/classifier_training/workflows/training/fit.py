@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, RunContext
-from classifier_training.core.errors import InterruptedRunError
+from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.register import describe
-from classifier_training.core.runtime import peak_memory_mb
+from classifier_training.core.runtime import command, peak_memory_mb
 from classifier_training.core.types import PROBE_EPOCH, TEST, VAL, SplitResult
 from classifier_training.training.transfer import ProbeThenFineTune
 from classifier_training.workflows.training.end import LAST_CHECKPOINT, Failures, Trained
@@ -265,8 +265,14 @@ def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any],
     """
     from classifier_training.training.checkpoint_files import read_checkpoint
 
-    transfer = job.settings.transfer
-    best = read_checkpoint(job.run.run_dir.best_checkpoint)
+    transfer, path = job.settings.transfer, job.run.run_dir.best_checkpoint
+    if not path.exists():
+        raise UserError(
+            f"monitor={job.run.monitor} had no value after any epoch, so no weights are the best",
+            "a metric that is defined on these validation images",
+            f"{command('train')} … monitor=val/balanced_accuracy",
+        )
+    best = read_checkpoint(path)
     if isinstance(transfer, ProbeThenFineTune):
         with failures.keep("transfer.interpolation"):
             if "state_dict" not in last:
@@ -284,7 +290,7 @@ def why_ended(trainer: pl.Trainer, settings: TrainerSettings) -> str:
     """Say what ended training."""
     from pytorch_lightning.callbacks import Timer
 
-    done, planned = trainer.current_epoch, trainer.max_epochs
+    done, planned = trainer.current_epoch, trainer.max_epochs or 0
     for stopping in trainer.early_stopping_callbacks:
         if stopping.stopped_epoch:
             return f"{stopping.monitor} has not improved for {stopping.patience} epochs (callbacks.early_stopping)"
@@ -294,7 +300,9 @@ def why_ended(trainer: pl.Trainer, settings: TrainerSettings) -> str:
                 f"trainer.max_time={settings.max_time} is over after {done} of {planned} epochs, before the end of the "
                 "schedule; time=… plans one that ends in time"
             )
-    return f"all {planned} epochs are done" if done == planned else f"stopped after {done} of {planned} epochs"
+    if done < planned:
+        return f"stopped after {done} of {planned} epochs"
+    return f"all {planned} epochs are done" if planned > 1 else "its one epoch is done"
 
 
 def _record_probe(run: RunContext, assembly: Assembly, probe: Probe) -> None:

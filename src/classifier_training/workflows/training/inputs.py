@@ -63,7 +63,7 @@ def read_inputs(begun: Begun) -> Inputs:
     )  # fmt: skip
     advice = recipe_advice(begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
     if advice is not None:
-        log.info("recipe: %s", advice)
+        log.info("hint: %s", advice)
     checks = preflight(loaded.index, loaded.copies, allow_leaks=settings.allow_leaks)
     dark = check_depth(loaded.depth, loaded.index.root, max_value=settings.transforms.max_value)
     for line in dark:
@@ -91,7 +91,7 @@ def recipe_advice(recipe: str, *, num_images: int, ratio: float) -> str | None:
     if recipe not in ("finetune", "scratch"):
         return None
     if num_images < TINY_BELOW:
-        return f"{num_images:,} training images: recipe=tiny is made for fewer than {TINY_BELOW:,}, and takes longer"
+        return f"for fewer than {TINY_BELOW:,} training images there is recipe=tiny, which takes longer"
     if ratio >= LONG_TAIL_FROM:
-        return f"classes {ratio:.1f}:1: recipe=longtail is made for {LONG_TAIL_FROM}:1 and more, and takes longer"
+        return f"for classes of {LONG_TAIL_FROM}:1 and more there is recipe=longtail, which takes longer"
     return None

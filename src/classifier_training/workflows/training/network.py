@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import describe
+from classifier_training.core.register import TYPE_KEY, describe
 from classifier_training.core.runtime import setting
-from classifier_training.core.types import Weights
+from classifier_training.core.types import BuiltModel, Weights
 from classifier_training.data.image_settings import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
 from classifier_training.models.stages import split_stages
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.core.types import BuiltModel
     from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.formats.source import DataSource
     from classifier_training.training.device import Device
@@ -151,6 +150,8 @@ def build_network(
         model = only_start(model, origin)
     torch.manual_seed(settings.seed)
     built = model(len(class_names))
+    if not isinstance(built, BuiltModel):
+        raise TypeError(f"model={describe(model)[TYPE_KEY]} returned a {type(built).__name__}, and not a BuiltModel")
     if built.weights is None or not built.weights.has_head:
         start_small(built.network, len(class_names))
     if settings.retrain_head:
