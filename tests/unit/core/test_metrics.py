@@ -62,7 +62,6 @@ def made() -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], np.ndarra
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -78,6 +77,7 @@ def test_an_entry_that_cannot_work_is_refused(changed: dict[str, Any], said: str
         register_metric(FromCounts(**{**entry, **changed}))
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_registered_metric_is_logged_watched_and_has_an_interval() -> None:
     logits, targets = made()
     for name in ("macro_jaccard", "jaccard_class_b", "doubt"):
@@ -127,9 +127,9 @@ def test_a_run_chooses_its_weights_by_a_registered_metric(
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="macro_f1 already"):
+    with pytest.raises(ValueError, match="macro_f1 is taken"):
         register_metric(FromCounts(name="macro_f1", title="another", function=jaccard))
-    with pytest.raises(ValueError, match="acc_class_ already"):
+    with pytest.raises(ValueError, match="acc_class_ is taken"):
         register_metric(FromCounts(name="acc", title="another", by_class=True, function=jaccard))
 
 
