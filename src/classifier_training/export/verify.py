@@ -214,14 +214,14 @@ def compare(
     max_pixel_difference: float | None = None,
 ) -> Parity:
     """Compare probabilities [N, K], found at each batch size, with the expected ones."""
-    likeliest = expected.argmax(axis=1)
+    top_classes = expected.argmax(axis=1)
     return Parity(
         num_images=len(expected),
         batch_sizes=tuple(found),
-        top1_agreement=min(float((shares.argmax(axis=1) == likeliest).mean()) for shares in found.values()),
+        top1_agreement=min(float((shares.argmax(axis=1) == top_classes).mean()) for shares in found.values()),
         max_probability_difference=max(float(np.abs(shares - expected).max()) for shares in found.values()),
         accuracy=min(float((shares.argmax(axis=1) == targets).mean()) for shares in found.values()),
-        reference_accuracy=float((likeliest == targets).mean()),
+        reference_accuracy=float((top_classes == targets).mean()),
         max_pixel_difference=max_pixel_difference,
     )
 

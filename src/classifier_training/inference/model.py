@@ -81,7 +81,7 @@ def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
     # The cores are shared with those who decode the next images.
     session = open_session(path, accelerator=accelerator, spinning=False)
     _check_door(path, session)
-    class_names, preprocessing = _settle(path, session, info, run_dir)
+    class_names, preprocessing = _read_facts(path, session, info, run_dir)
     (num_outputs,) = [output.shape[-1] for output in session.get_outputs() if output.name == OUTPUT_NAME]
     if isinstance(num_outputs, int) and num_outputs != len(class_names):
         raise UserError(
@@ -139,7 +139,7 @@ def _check_door(path: Path, session: Any) -> None:
         )
 
 
-def _settle(
+def _read_facts(
     path: Path, session: Any, info: BundleInfo | None, run_dir: RunDir
 ) -> tuple[tuple[str, ...], Preprocessing]:
     """Return class names and preprocessing as the ONNX file and the run folder both say."""

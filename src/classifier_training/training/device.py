@@ -63,16 +63,16 @@ def choose_device(accelerator: Accelerator, precision: Precision, num_devices: i
             "auto, 32 or bf16-mixed",
             "trainer.precision=auto",
         )
-    settled = _choose_precision(chosen) if precision == "auto" else "32-true" if precision == 32 else precision
+    resolved = _choose_precision(chosen) if precision == "auto" else "32-true" if precision == 32 else precision
     # In bfloat16 some networks are faster, and those with depthwise convolutions are slower: it is timed.
     others = ("bf16-mixed",) if precision == "auto" and chosen == "cpu" and _cpu_multiplies_bf16() else ()
     # channels_last on MPS was many times slower until late in 2026, so it stays off there.
     number = _choose_number(num_devices, chosen)
     # The precision stands in a line of its own once it is timed.
-    words = name if others else f"{name}, {settled} precision"
+    words = name if others else f"{name}, {resolved} precision"
     words += f", {number} processes that share every batch" if number > 1 else ""
     return Device(
-        chosen, settled, channels_last=chosen != "mps", words=words, num_devices=number, other_precisions=others
+        chosen, resolved, channels_last=chosen != "mps", words=words, num_devices=number, other_precisions=others
     )
 
 

@@ -63,7 +63,7 @@ def _decayed_and_spared(parameters: list[nn.Parameter], weight_decay: float) -> 
     ]
 
 
-def _settled(lr: LearningRate) -> float:
+def _resolved(lr: LearningRate) -> float:
     if isinstance(lr, str):
         raise UserError(
             "optimizer.lr=auto where no range test has been made",
@@ -99,7 +99,7 @@ def adamw(
     """
     from torch.optim import AdamW
 
-    rate = _settled(lr)
+    rate = _resolved(lr)
     groups = parameter_groups(network, weight_decay, lr=rate, layer_decay=layer_decay)
     return AdamW(groups, lr=rate, betas=(beta1, beta2), fused=fused)
 
@@ -126,7 +126,7 @@ def sgd(
     """
     from torch.optim import SGD
 
-    rate = _settled(lr)
+    rate = _resolved(lr)
     return SGD(
         parameter_groups(network, weight_decay, lr=rate, layer_decay=layer_decay),
         lr=rate,
