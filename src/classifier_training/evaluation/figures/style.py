@@ -232,7 +232,7 @@ def _fonts() -> _Fonts:
 
 
 def _other_fonts() -> list[str]:
-    """Font files besides matplotlib's own, the most useful first; also those installed after it listed the machine's."""
+    """Font files besides matplotlib's own, the most useful first, and those installed after it listed the machine's."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     names = {font.fname: font.name for font in fontManager.ttflist}
