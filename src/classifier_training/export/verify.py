@@ -78,12 +78,12 @@ class Parity:
         pixels, pixel_tolerance = "", ""
         if self.max_pixel_difference is not None:
             pixels = f", pixels by at most {self.max_pixel_difference:g} of 255"
-            pixel_tolerance = f" and {PIXEL_TOLERANCE} of 255"
+            pixel_tolerance = f", pixels {PIXEL_TOLERANCE} of 255"
         return (
             f"agrees with {self.reference} on {round(self.top1_agreement * self.num_images)} of {self.num_images} "
             f"images; probabilities differ by at most {self.max_probability_difference:.1e}{pixels}; accuracy "
-            f"{self.accuracy:.3f} vs. {self.reference_accuracy:.3f}; {'passed' if self.passed else 'FAILED'}, "
-            f"tolerance {self.tolerance:g}{pixel_tolerance}"
+            f"{self.accuracy:.3f} vs. {self.reference_accuracy:.3f} on these images; "
+            f"{'passed' if self.passed else 'FAILED'} (tolerance {self.tolerance:g}{pixel_tolerance})"
         )
 
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LENGTHS = ("total_steps", "_schedule_phases")
-"""What torch's one-cycle schedule keeps of its length in its state, and a new length must replace."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleLength:
@@ -86,7 +83,7 @@ class Continuation(pl.Callback):
             scale_lr(optimizer, scheduler, now.lr / before.lr)
             if config.interval == "step" and not now.phase.is_constant:
                 epochs_done = trainer.current_epoch - now.phase.from_epoch
-                place_schedule(optimizer, scheduler, new, step=epochs_done * now.steps_per_epoch)
+                place_schedule(optimizer, scheduler, step=epochs_done * now.steps_per_epoch)
         if now.max_epochs > before.max_epochs:
             for callback in trainer.early_stopping_callbacks:
                 wait_anew(callback)
@@ -128,11 +125,8 @@ def restart_lr(optimizer: Optimizer, fresh: Optimizer) -> None:
         group.update({name: new[name] for name in ("lr", "initial_lr") if name in new})
 
 
-def place_schedule(optimizer: Optimizer, scheduler: Any, fresh: Any, *, step: int) -> None:
+def place_schedule(optimizer: Optimizer, scheduler: Any, *, step: int) -> None:
     """Put a restored schedule at a step of its new length."""
-    for name in LENGTHS:
-        if hasattr(fresh, name):
-            setattr(scheduler, name, getattr(fresh, name))
     scheduler.last_epoch = step
     if isinstance(scheduler, LambdaLR):
         # The others of torch's count on from the last learning rate, or look at the step when they are next asked.

@@ -184,17 +184,17 @@ def test_a_comparison_says_whether_it_passed_and_within_what() -> None:
         accuracy=0.964,
         reference_accuracy=0.964,
     )
-    assert str(parity).endswith("; passed, tolerance 0.001")
+    assert str(parity).endswith("; passed (tolerance 0.001)")
     assert parity.to_dict()["passed"] is True
     whole = dataclasses.replace(parity, max_pixel_difference=0.0)
     assert "pixels by at most 0 of 255" in str(whole)
-    assert str(whole).endswith("; passed, tolerance 0.001 and 1 of 255")
+    assert str(whole).endswith("; passed (tolerance 0.001, pixels 1 of 255)")
     for failed in (
         dataclasses.replace(parity, max_probability_difference=0.002),
         dataclasses.replace(parity, max_probability_difference=float("nan")),
         dataclasses.replace(whole, max_pixel_difference=2.0),
     ):
-        assert "; FAILED, tolerance 0.001" in str(failed)
+        assert "; FAILED (tolerance 0.001" in str(failed)
         assert failed.to_dict()["passed"] is False
 
 

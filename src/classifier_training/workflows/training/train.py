@@ -116,7 +116,9 @@ def folder_words(run_dir: RunDir) -> list[str]:
     needed = (run_dir.onnx, run_dir.model_info, run_dir.labels_mapping)
     kept = [path for path in (run_dir.last_checkpoint, run_dir.probe_checkpoint) if path.exists()]
     names = " and ".join(path.name for path in kept)
-    longer = f"; {sum(map(size_bytes, kept)) / 1e6:,.1f} MB of them are {names}, to train it longer" if kept else ""
+    longer = (
+        f"; {sum(map(size_bytes, kept)) / 1e6:,.1f} MB of it are {names}, needed only to train longer" if kept else ""
+    )
     lines = [
         f"run folder: {run_dir.path}   ({size_bytes(run_dir.path) / 1e6:,.1f} MB{longer})",
         f"report: {run_dir.report}",
