@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import CheckFailedError, UserError
@@ -22,6 +23,7 @@ from classifier_training.core.types import BuiltModel, SplitTable
 from classifier_training.export.bundle import BundleInfo, read_info
 from classifier_training.export.examples import Examples, read_examples
 from classifier_training.export.formats.onnx import evaluation_copy
+from classifier_training.export.formats.pytorch import sort_metadata
 from classifier_training.export.job import ExportJob
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
@@ -251,3 +253,18 @@ def test_normalization_of_a_batch_is_that_of_its_images() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     stacked = np.stack([PREPROCESSING.normalize(image) for image in pixels])
     assert (PREPROCESSING.normalize(pixels) == stacked).all()
+
+
+def test_the_same_weights_make_the_same_file(tmp_path: Path) -> None:
+    state = {name: torch.arange(6.0).reshape(2, 3) for name in ("b", "a")}
+    metadata = {name: f'{name}: ü, "quoted" / \\' for name in ("one", "three", "two", "four")}
+    found = set()
+    for number in range(8):
+        # The order of the keys is drawn when the writer's map is made.
+        save_file(state, path := tmp_path / f"{number}.safetensors", metadata=metadata)
+        sort_metadata(path)
+        found.add(path.read_bytes())
+        with safe_open(path, "pt") as opened:
+            assert opened.metadata() == metadata
+            assert torch.equal(opened.get_tensor("a"), state["a"])
+    assert len(found) == 1

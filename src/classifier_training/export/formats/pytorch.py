@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import struct
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,6 +71,7 @@ class SafeTensors(ExportFormat):
         with atomic_path(path) as temporary:
             state = {name: value.contiguous() for name, value in job.network.state_dict().items()}
             save_file(state, temporary, metadata=job.info.metadata())
+            sort_metadata(temporary)
         write_hub_config(RunDir(path.parent).hub_config, job.network, job.info)
 
     def open(self, job: ExportJob, path: Path) -> Runner:
@@ -105,6 +108,22 @@ def open_network(network: nn.Module, *, threads: int, compiled: bool) -> Runner:
     torch.set_num_threads(threads)
     # A form for each batch size: what is compiled for any size is slower at each.
     return torch_runner(torch.compile(network, dynamic=False) if compiled else network)
+
+
+def sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in the order of its keys: its writer's order is another in every process.
+
+    The same weights then make the same file. The header keeps its length; what it gets shorter by is blanks, which the
+    format allows at its end.
+    """
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def torch_runner(network: Callable[..., object]) -> Runner:
