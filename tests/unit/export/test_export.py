@@ -122,7 +122,7 @@ def test_a_file_that_answers_differently_is_a_breach(bundle: tuple[RunDir, Built
     onnx.save(changed, tmp_path / "changed.onnx")
     real = examples(tmp_path)
     expected = job_of(model, INFO, real, tmp_path).expected
-    with pytest.raises(CheckFailedError, match="answers differ"):
+    with pytest.raises(CheckFailedError, match="predictions differ"):
         verify(tmp_path / "changed.onnx", onnx_runner(tmp_path / "changed.onnx"), expected, real)
 
 
