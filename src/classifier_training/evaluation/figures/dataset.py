@@ -74,7 +74,8 @@ class ClassBarsFigure(Figure):
         note = f"\n({left_out} classes in the middle are not shown)" if left_out else ""
         axes.set_title(self.title + note)
         if len(self.series) > 1:
-            axes.legend(frameon=False)
+            # Below the axes: every place inside may have bars.
+            figure.legend(frameon=False, loc="outside lower center", ncols=len(self.series))
         return figure
 
 
