@@ -81,14 +81,17 @@ LONG_TAIL_FROM = 10
 
 
 def recipe_advice(recipe: str, *, num_images: int, ratio: float) -> str | None:
-    """Name the recipe that is made for the data, where the one taken is one of those that auto takes.
+    """Name a recipe that is made for the data, for a network from random weights whose recipe auto chose.
+
+    Not for fine-tuning: tiny gained nothing there (docs/benchmarks.md), and the learning rate of longtail is one for
+    random weights.
 
     Args:
         recipe: the run's.
         num_images: of the training split.
         ratio: images of the largest class over those of the smallest.
     """
-    if recipe not in ("finetune", "scratch"):
+    if recipe != "scratch":
         return None
     if num_images < TINY_BELOW:
         return f"for fewer than {TINY_BELOW:,} training images there is recipe=tiny, which takes longer"
