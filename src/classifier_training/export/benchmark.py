@@ -96,7 +96,7 @@ class Quality:
     """The answers of a form.
 
     Args:
-        num_images: that were answered.
+        num_images: that were predicted.
         accuracy: share of correct predictions.
         change_points: of a hundred, to the reference.
         num_won: images that it gets right and the reference wrong.
@@ -231,7 +231,7 @@ def _time_in_turn(running: Sequence[tuple[CandidateResult, _Worker]], batch_size
 
 
 def compare_predictions(results: Sequence[CandidateResult], targets: NDArray[np.int64]) -> Form:
-    """Fill in the quality of each, against eager PyTorch, or else the first that answered.
+    """Fill in the quality of each, against eager PyTorch, or else the first that ran.
 
     Args:
         results: with their logits.
@@ -241,18 +241,18 @@ def compare_predictions(results: Sequence[CandidateResult], targets: NDArray[np.
         The form that the others are held against.
 
     Raises:
-        CheckFailedError: when none has answered.
+        CheckFailedError: when none has run.
     """
-    answered = [result for result in results if result.logits is not None]
-    if not answered:
+    measured = [result for result in results if result.logits is not None]
+    if not measured:
         reasons = "; ".join(f"{result.form}: {result.problem}" for result in results)
         raise CheckFailedError(
             f"no form could be run: {reasons}", "one that runs here", "choose others: formats=[onnx]"
         )
-    reference = answered[0]
+    reference = measured[0]
     assert reference.logits is not None
     expected = reference.logits.argmax(axis=1)
-    for result in answered:
+    for result in measured:
         assert result.logits is not None
         found = result.logits.argmax(axis=1)
         right, was_right = found == targets, expected == targets

@@ -144,6 +144,6 @@ def soft_label_loss(logits: Tensor, labels: Tensor, temperature: float, weights:
     """
     from torch.nn import functional
 
-    answered = functional.log_softmax(logits / temperature, dim=1)
-    divergences = functional.kl_div(answered, labels, reduction="none").sum(dim=1) * temperature**2
+    predicted = functional.log_softmax(logits / temperature, dim=1)
+    divergences = functional.kl_div(predicted, labels, reduction="none").sum(dim=1) * temperature**2
     return divergences.mean() if weights is None else (weights * divergences).sum() / weights.sum()

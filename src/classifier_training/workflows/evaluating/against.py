@@ -69,13 +69,13 @@ def compare_runs(
     fair = np.array([path not in trained_on for path in paths])
     rows = np.flatnonzero(known & fair)
     answers = list(against.predictor.raw_outputs([paths[row] for row in rows]))
-    answered = np.array([answer.logits is not None for answer in answers], dtype=bool)
+    is_predicted = np.array([answer.logits is not None for answer in answers], dtype=bool)
     left_out = {
         "trained_on": int((~fair).sum()),
         "unknown_labels": int((fair & ~known).sum()),
-        "unreadable": int((~answered).sum()),
+        "unreadable": int((~is_predicted).sum()),
     }
-    rows = rows[answered]
+    rows = rows[is_predicted]
     if not len(rows):
         raise UserError(
             f"against={against.path}: no image is left to compare on; left out: "

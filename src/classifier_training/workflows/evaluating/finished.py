@@ -105,7 +105,7 @@ def read_finished(run_dir: RunDir) -> Finished:
 
 
 def read_answers(run_dir: RunDir) -> RunPredictions:
-    """Read what a run answered on the images that it was scored on.
+    """Read the predictions of a run on the images that it was scored on.
 
     Raises:
         UserError: when the file is missing or damaged.

@@ -156,7 +156,8 @@ def fit(
             failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
         if last is None:
             last = {"epoch": lightning.current_epoch - 1, "global_step": lightning.global_step}
-        last["score"] = assembly.recorder.rows[-1].get(run.monitor)
+        rows = assembly.recorder.rows
+        last["score"] = rows[-1].get(run.monitor) if rows else None
         best = _keep_best(job, module, last, failures)
 
     def score_held_out() -> SplitResult:
@@ -266,7 +267,7 @@ def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any],
     from classifier_training.training.checkpoint_files import read_checkpoint
 
     transfer, path = job.settings.transfer, job.run.run_dir.best_checkpoint
-    if not path.exists():
+    if not path.exists() and last["score"] is None:
         raise UserError(
             f"monitor={job.run.monitor} had no value after any epoch, so no weights are the best",
             "a metric that is defined on these validation images",

@@ -79,7 +79,8 @@ def keep_interpolated(
         job: its monitored metric, on validation, decides.
         module: predicts with all weights in turn; it holds others afterwards.
         best: what best.ckpt holds.
-        last: state_dict, epoch and global_step of the end of training, and the score of its last epoch.
+        last: state_dict, epoch and global_step of the end of training, and the score of its last epoch, None where it
+            had none.
         wanted: share of the weights after fine-tuning, or auto.
 
     Returns:
@@ -108,7 +109,8 @@ def keep_interpolated(
     if share == "auto":
         results[HALF] = result_of(mean_of(HALF), NUM_COMPARED)
         half = score_of(run, results[HALF])
-        tried = [*(LESS if probe_score > half else ()), *(MORE if oriented(run, last["score"]) > half else ())]
+        is_higher = last["score"] is not None and oriented(run, last["score"]) > half
+        tried = [*(LESS if probe_score > half else ()), *(MORE if is_higher else ())]
         results |= {share: result_of(mean_of(share), NUM_COMPARED) for share in tried}
         share = choose_share(run, results)
     state = mean_of(share)
