@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.core.display import shorten
 from classifier_training.core.errors import shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_reader import RunReader, read_values
@@ -25,7 +24,7 @@ from classifier_training.evaluation.mistakes import (
     pictures_of,
 )
 from classifier_training.evaluation.report import Cell, Html, Number
-from classifier_training.evaluation.verdict import more_words, per_cent
+from classifier_training.evaluation.verdict import more_words, named, per_cent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.verdict import Check, Verdict
 
 NUM_MISTAKES, NUM_UNSURE = 36, 12
-MAX_NAME = 40
 MAX_STEPS = 6
 """Next steps that are seen at once; the others are folded."""
 
@@ -126,11 +124,11 @@ def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str
 
 def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html]) -> list[Html]:
     measures, verdict = grounds.evaluation.measures, grounds.verdict
-    baseline = shown(grounds.class_names[verdict.baseline.label])
+    baseline = named(grounds.class_names[verdict.baseline.label])
     numbers = [
         (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
         (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
-        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {shorten(baseline, MAX_NAME)} (baseline)"),
+        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {baseline} (baseline)"),
         (f"{measures.num_images:,}", f"{grounds.evaluation.split} images"),
         (f"{len(grounds.class_names):,}", "classes"),
     ]
