@@ -247,18 +247,21 @@ def _weak(grounds: Grounds, weak: Sequence[Check]) -> Remark:
 
 
 def forecast_words(row: Mapping[str, Any], name: str) -> str:
-    """Say how many more training images a class needs by its learning curve; nothing for a row of another class."""
+    """Say how many more training images a class needs by its learning curve; nothing where that says nothing of it."""
     if row.get("label") != name:
         return ""
-    if row.get("images_for_target") is None:
-        return f"for {named(name)} no number is foreseen, more of the same images will not do"
-    more = max(1, int(row["images_for_target"]) - int(row["images_now"]))
-    ends = [row.get(end) for end in ("images_low", "images_high")]
-    low, high = (None if end is None else max(0, int(end) - int(row["images_now"])) for end in ends)
+    now, wanted, reason = int(row["images_now"]), row.get("images_for_target"), str(row.get("reason") or "")
+    if wanted is None:
+        return f"of {named(name)}: {reason}" if reason and not reason.startswith("too few") else ""
+    low, high = (None if row.get(end) is None else max(0, int(row[end]) - now) for end in ("images_low", "images_high"))
     spread = (
-        "" if low is None else f" ({rounded(low):,} to {rounded(high):,})" if high else f" ({rounded(low):,} or more)"
+        ""
+        if low is None
+        else f" ({rounded(low):,} or more)"
+        if high is None
+        else f" ({rounded(low):,} to {rounded(high):,})"
     )
-    return f"about {rounded(more):,} more of {named(name)}{spread}"
+    return f"about {rounded(max(1, int(wanted) - now)):,} more of {named(name)}{spread}"
 
 
 def _of_precision(grounds: Grounds) -> Iterator[Remark]:

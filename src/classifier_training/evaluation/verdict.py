@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from classifier_training.core.display import shorten
+from classifier_training.core.display import left_to_right, shorten
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural, shown
 from classifier_training.core.register import TYPE_KEY, register
 from classifier_training.core.types import TRAIN, VAL
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from classifier_training.evaluation.measures import Measures
 
-DEFAULT_RECALL = 0.9
+TARGET_RECALL = 0.9
 """Target of every class's recall where no target is set."""
 
 OTHERS = "*"
@@ -77,7 +77,7 @@ class Targets:
         """Return the target of each class [K]; None for a class without one."""
         wanted: float | dict[str, float] | None = self.recall if metric == "recall" else self.precision
         if self.is_default and metric == "recall":
-            wanted = DEFAULT_RECALL
+            wanted = TARGET_RECALL
         if not isinstance(wanted, dict):
             return [wanted] * len(class_names)
         return [wanted.get(name, wanted.get(OTHERS)) for name in class_names]
@@ -101,7 +101,7 @@ class Targets:
 
     def to_dict(self) -> dict[str, Any]:
         """Return those that apply, in the form that goes into JSON."""
-        found = {"recall": DEFAULT_RECALL if self.is_default else self.recall, "precision": self.precision}
+        found = {"recall": TARGET_RECALL if self.is_default else self.recall, "precision": self.precision}
         found |= {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -206,7 +206,7 @@ class Verdict:
     def target_words(self) -> str:
         """The targets and their settings in one line."""
         if self.targets.is_default:
-            return f"recall of every class: {per_cent(DEFAULT_RECALL)} (the default; target.recall=… sets another)"
+            return f"recall of every class: {per_cent(TARGET_RECALL)} (the default; target.recall=… sets another)"
         return "; ".join(
             f"{name.replace('_', ' ')}: {_by_class_words(value)} (target.{name})"
             for name, value in self.targets.to_dict().items()
@@ -241,7 +241,7 @@ class Verdict:
     def _goal(self) -> str:
         """The targets, in words that fit into a sentence."""
         if self.targets.is_default:
-            return f"the default target recall of {per_cent(DEFAULT_RECALL)}"
+            return f"the default target recall of {per_cent(TARGET_RECALL)}"
         (name, value), *others = self.targets.to_dict().items()
         if others:
             return "their targets"
@@ -447,7 +447,7 @@ def rounded(number: int) -> int:
 
 def named(label: str) -> str:
     """Return a class name as it stands in a sentence: a long one is cut in the middle."""
-    return shorten(shown(label), MAX_NAME)
+    return left_to_right(shorten(shown(label), MAX_NAME))
 
 
 def per_cent(share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -274,6 +275,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
     )
     plots = {
         "class_scores": "recall and precision of each class, the worst first",
+        "learning_curve": "forecast of the recall with more training images",
         "roc_curves": "ROC curves",
         "precision_recall_curves": "precision-recall curves",
     }
@@ -289,18 +291,21 @@ def _forecast(grounds: Grounds) -> list[Html]:
     rows: list[tuple[Cell, ...]] = []
     for row in grounds.learning_curve:
         wanted, name = row.get("images_for_target"), str(row.get("label", ""))
+        now, low, high = (math.nan if row.get(key) is None else float(row[key]) for key in ("now", "low", "high"))
+        recall = Estimate(now, low, high)
+        words = forecast_words(row, name) or str(row.get("reason") or "")
         rows.append(
             (
                 shown(name),
-                Number(row.get("now"), percent(Estimate(float(row["now"]), float(row["low"]), float(row["high"])))),
+                Number(now, percent(recall)),
                 Number(row.get("target"), per_cent(float(row["target"]))),
                 int(row["images_now"]),
                 Number(wanted, "" if wanted is None else f"{wanted:,}"),
-                forecast_words(row, name) if wanted is None or wanted > row["images_now"] else "enough",
+                words if wanted is None or wanted > row["images_now"] else "enough",
             )
         )
     columns = ("class", "recall now", "target", "training images", "for the target", "to collect")
-    words = "Training images for the target recall, extrapolated from a learning curve."
+    words = "Training images for the target recall, extrapolated from a learning curve; with 90 % intervals."
     return [report.paragraph(words), report.table(columns, rows)] if rows else []
 
 
