@@ -207,7 +207,8 @@ def evaluate(
             by_class |= {metric.name: values} if metric.by_class else {}
         elif isinstance(metric, FromImages):
             of_images = metric.function(predictions)
-            means = of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / len(of_images)
+            # Resamples of whole groups have different numbers of images.
+            means = of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / weights.sum(axis=0)
             overall[metric.name] = np.asarray(means)
         elif isinstance(metric, FromProbabilities):
             overall[metric.name] = np.asarray(metric.function(predictions, weights))
@@ -223,8 +224,8 @@ def evaluate(
 
 def _defined_mean(values: Floats) -> Floats:
     """Mean over the classes [..., K] that have values; NaN where none has."""
-    defined = np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0)
-    return np.asarray(values[..., defined].mean(axis=-1) if defined.any() else values[..., 0])
+    defined = np.isfinite(values)
+    return of_counts.ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
 def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:

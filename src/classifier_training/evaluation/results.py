@@ -9,6 +9,7 @@ import numpy as np
 
 from classifier_training.core.errors import enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
+from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.mistakes import SortedPredictions
@@ -43,13 +44,19 @@ class Evaluation:
     missing_classes: Sequence[str] = ()
     unreadable: Sequence[str] = ()
 
+    @property
+    def intervals(self) -> str:
+        """Which intervals the metrics have, in words: by groups, where images of a group are not independent."""
+        groups = self.measures.groups
+        return "95 % intervals" + ("" if groups is None else f" {groups}")
+
     def __str__(self) -> str:
         found = self.measures.overall
         calibrated = f", calibrated loss {found['calibrated_loss']}" if "calibrated_loss" in found else ""
         lines = [
             f"{self.split}: balanced accuracy {found['balanced_accuracy']}, top-1 accuracy {found['acc_top1']}, "
             f"macro F1 {found['macro_f1']}, loss {found['loss']}{calibrated} on {self.measures.num_images:,} images"
-            + (" (95 % intervals)" if self.measures.num_resamples else "")
+            + (f" ({self.intervals})" if self.measures.num_resamples else "")
         ]
         if self.unknown_labels:
             number, labels = sum(self.unknown_labels.values()), enumerate_words(map(repr, self.unknown_labels))
@@ -90,11 +97,13 @@ def evaluate_predictions(
     Raises:
         UserError: for predictions that cannot be scored.
     """
+    groups = Groups.of([table.groups[row] for row in result.indices])
     measures = measure(
         result.logits,
         result.targets,
         num_classes=len(class_names),
         divided_by=1.0 if temperature is None else temperature,
+        groups=groups,
         intervals=intervals,
     )
     predicted = result.predicted
@@ -105,7 +114,12 @@ def evaluate_predictions(
             item
             for by, values in (slices or {}).items()
             for item in slice_metrics(
-                by, [values[row] for row in result.indices], result.targets, predicted, num_classes=len(class_names)
+                by,
+                [values[row] for row in result.indices],
+                result.targets,
+                predicted,
+                num_classes=len(class_names),
+                groups=groups,
             )
         ],
         unknown_labels=unknown_labels or {},
@@ -134,7 +148,8 @@ def write_results(
 
     - schema: 1. split. source: the file that predicted. temperature: that its logits were divided by, or null.
       num_images.
-    - intervals: {level, resamples, seed, bootstrap}; resamples is 0 when there are none.
+    - intervals: {level, resamples, seed, bootstrap, groups}; resamples is 0 when there are none, groups the number of
+      groups that the intervals are by, or null where images count as independent.
     - metrics: those of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
       more than five classes), balanced_accuracy, matthews, cohen_kappa, brier, ece, macro_auroc,
       macro_average_precision, and macro_ and weighted_ precision, recall, f1, specificity. loss, brier and ece are
@@ -188,7 +203,10 @@ def _report(
             "level": LEVEL,
             "resamples": measures.num_resamples,
             "seed": SEED,
-            "bootstrap": "images drawn anew within each true class, percentiles",
+            "bootstrap": "images drawn anew within each true class, percentiles"
+            if measures.groups is None
+            else "groups drawn anew, expanded percentiles",
+            "groups": None if measures.groups is None else len(measures.groups),
         },
         "metrics": {name: estimate.to_dict() for name, estimate in measures.overall.items()},
         "classes": {
