@@ -104,3 +104,25 @@ def test_twelve_bits_in_sixteen_are_named_and_read_alike_by_training_and_predict
     assert predictor(eight_bits).confidence == from_memory.confidence
     answers = {row["path"]: float(row["confidence"]) for row in read_csv(run / "evaluation/predictions.csv")}
     assert answers[str(picture)] == pytest.approx(from_memory.confidence, abs=2e-3)
+
+
+def test_corrections_are_part_of_a_run_and_of_its_resuming(command: Command, split_folder: Path) -> None:
+    corrections = split_folder / "corrections.csv"
+    corrections.write_text(
+        "path,old,new,action\ntrain/blue/00.png,blue,red,relabel\ntest/red/00.png,red,,drop\n", encoding="utf-8"
+    )
+    done = command("train", f"data.root={split_folder}", *SMALL)
+    assert done.code == 0, done.err
+    assert "corrections: 1 label changed, 1 sample left out" in done.err
+    run = newest(split_folder.parent)
+    rows = {row["path"]: row["label"] for row in manifest(run)}
+    assert rows["train/blue/00.png"] == "red"
+    assert "test/red/00.png" not in rows
+    # The run keeps its own, whatever the data's become.
+    corrections.write_text("path,old,new,action\n", encoding="utf-8")
+    resumed = command("train", f"resume={run}", "trainer.max_epochs=2")
+    assert resumed.code == 0, resumed.err
+    assert {row["path"]: row["label"] for row in manifest(run)} == rows
+    scored = command("evaluate", f"run={run}")
+    assert scored.code == 0, scored.err
+    assert len(read_csv(run / "evaluation/predictions.csv")) == 8

@@ -47,6 +47,8 @@ class DataSource:
         splits: a splits.csv that defines the splits.
         fold: number of the fold, out of num_folds, that is used for validation, from 0.
         num_folds: parts for cross-validation; the test split is the same for all.
+        corrections: a file of corrected labels and splits; auto takes corrections.csv in the data folder, if there is
+            one, null takes none.
         on_error: on an image, row or folder that cannot be read: raise stops and names it, skip leaves it out.
         store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not
             at all when disk space is short; on writes them before training; jpeg takes little space, at some loss; off
@@ -66,6 +68,7 @@ class DataSource:
     splits: Annotated[PathText | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     fold: Annotated[NonNegative | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     num_folds: Annotated[NumFolds | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    corrections: Annotated[Literal["auto"] | PathText | None, Resume.FIXED] = "auto"
     on_error: Annotated[Literal["raise", "skip"], Resume.EXACT] = "raise"
     store: Annotated[Store, Resume.FIXED, Trait.MACHINE, OnlyIn("train")] = "auto"
     store_gb: Annotated[Positive | None, Resume.FIXED, Trait.MACHINE, OnlyIn("train")] = None

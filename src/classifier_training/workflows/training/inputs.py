@@ -10,6 +10,7 @@ from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import preflight
 from classifier_training.data.checking.statistics import imbalance_ratio
+from classifier_training.data.corrections import saved_corrections
 from classifier_training.data.image_settings import check_depth
 from classifier_training.data.load import load_data
 from classifier_training.data.splitting.splits import read_manifest
@@ -50,7 +51,8 @@ def read_inputs(begun: Begun) -> Inputs:
     """
     settings, resumed = begun.settings, begun.resumed
     manifest = read_manifest(resumed.splits) if resumed and resumed.splits.exists() else None
-    loaded = load_data(settings.data, seed=settings.seed, manifest=manifest)
+    corrections = None if manifest is None or resumed is None else saved_corrections(resumed)
+    loaded = load_data(settings.data, seed=settings.seed, manifest=manifest, corrections=corrections)
     splits = loaded.splits
     check_monitor(settings.monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
     counts = splits.counts(TRAIN)
