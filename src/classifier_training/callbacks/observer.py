@@ -101,12 +101,14 @@ class FitEnd:
         best_epoch: epoch of the weights.
         best_score: the monitored metric of that epoch.
         share: of that epoch's weights in the mean with the initial weights; 1 means no mean.
+        ended: what ended training; empty where it is not known.
     """
 
     rows: Sequence[Mapping[str, float]]
     best_epoch: int
     best_score: float
     share: float = 1.0
+    ended: str = ""
 
 
 class RunStopped(Exception):  # noqa: N818 - no error, but a request

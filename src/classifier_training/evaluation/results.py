@@ -14,6 +14,7 @@ from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.evaluation.slices import Slice, slice_metrics, worst_slice
+from classifier_training.evaluation.verdict import Targets, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ class Evaluation:
         unknown_labels: images of labels that the model does not know, by label; left out of all metrics.
         missing_classes: classes of the model without an image.
         unreadable: paths of the images that could not be read; left out of all metrics.
+        verdict: whether the model reaches its targets; None for metrics alone.
     """
 
     split: str
@@ -43,6 +45,7 @@ class Evaluation:
     unknown_labels: Mapping[str, int] = field(default_factory=dict)
     missing_classes: Sequence[str] = ()
     unreadable: Sequence[str] = ()
+    verdict: Verdict | None = None
 
     @property
     def intervals(self) -> str:
@@ -70,6 +73,8 @@ class Evaluation:
             lines.append(
                 f"worst slice: {worst.by} {worst.value!r}, accuracy {worst.accuracy} on {worst.num_images:,} images"
             )
+        if self.verdict is not None:
+            lines.append(str(self.verdict))
         return "\n".join(lines)
 
 
@@ -82,6 +87,8 @@ def evaluate_predictions(
     temperature: float | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
+    targets: Targets | None = None,
+    train_counts: Mapping[str, int] | None = None,
 ) -> Evaluation:
     """Compute the metrics of predictions; nothing is written.
 
@@ -93,6 +100,8 @@ def evaluate_predictions(
         temperature: that the logits were divided by, where they were.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
+        targets: that the verdict is about; the default ones when left out.
+        train_counts: training images by class, if they are known.
 
     Raises:
         UserError: for predictions that cannot be scored.
@@ -125,6 +134,13 @@ def evaluate_predictions(
         unknown_labels=unknown_labels or {},
         missing_classes=[name for name, number in zip(class_names, measures.support, strict=True) if not number],
         unreadable=[table.paths[row] for row in np.setdiff1d(np.arange(len(table)), result.indices)],
+        verdict=judge(
+            measures,
+            class_names,
+            targets or Targets(),
+            split=result.split,
+            train_counts=[train_counts.get(name, 0) for name in class_names] if train_counts else None,
+        ),
     )
 
 
@@ -146,7 +162,10 @@ def write_results(
 
     classification_report.json holds, with every metric as {value, low, high, method} and null for what is not defined:
 
-    - schema: 1. split. source: the file that predicted. temperature: that its logits were divided by, or null.
+    - schema: 1. verdict: {status (ready, not ready or too few test images), words, targets, is_default_target, baseline
+      {class, accuracy, balanced_accuracy} of always predicting the most frequent training class, checks [{metric,
+      class, target, value, low, high, method, num_images, standing (reached, missed or open), more_images}]}.
+    - split. source: the file that predicted. temperature: that its logits were divided by, or null.
       num_images.
     - intervals: {level, resamples, seed, bootstrap, groups}; resamples is 0 when there are none, groups the number of
       groups that the intervals are by, or null where images count as independent.
@@ -195,6 +214,7 @@ def _report(
     worst = worst_slice(evaluation.slices)
     return {
         "schema": SCHEMA,
+        "verdict": None if evaluation.verdict is None else evaluation.verdict.to_dict(),
         "split": evaluation.split,
         "source": source,
         "temperature": temperature,

@@ -17,9 +17,10 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.evaluation.verdict import Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
-from classifier_training.workflows.evaluating.samples import unknown_labels
+from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ def _write_score(
         calibration=_calibration(writer),
         source=trained.source,
         unknown_labels=unknown_labels(samples, scored.split, run.class_names),
+        targets=Targets.of(run.config),
+        train_counts=train_counts(run.run_dir),
         attempt=failures.keep,
     )
     run.drawer.wait()
@@ -221,6 +224,7 @@ def _write_documents(
         evaluation,
         calibration=_calibration(writer),
         failures=dict(failures.found),
+        ended=trained.end.ended,
         attempt=failures.keep,
     )
 
@@ -250,7 +254,7 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
             remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
     try:
         seconds = trained.run.clock.so_far()
-        record_result(run_dir, scored, trained.end.best_epoch, evaluation, failures.found, seconds)
+        record_result(run_dir, scored, trained.end, evaluation, failures.found, seconds)
     except OSError as error:
         # Nothing else would show the score.
         log.info("%s", evaluation)
@@ -271,7 +275,7 @@ def _calibration(writer: BundleWriter | None) -> Calibration | None:
 def record_result(
     run_dir: RunDir,
     scored: SplitResult,
-    best_epoch: int,
+    end: FitEnd,
     evaluation: Evaluation,
     failures: Mapping[str, str],
     seconds: Mapping[str, float],
@@ -283,7 +287,7 @@ def record_result(
     Args:
         run_dir: where to.
         scored: predictions on the held-out images.
-        best_epoch: where the weights are from.
+        end: which weights were kept, and what ended training.
         evaluation: of the predictions.
         failures: what could not be done after training, and why.
         seconds: that the parts of the command took which finished the run, and in total.
@@ -294,7 +298,9 @@ def record_result(
         run_dir.result,
         {
             "split": scored.split,
-            "best_epoch": best_epoch,
+            "best_epoch": end.best_epoch,
+            "ended": end.ended,
+            "verdict": None if evaluation.verdict is None else evaluation.verdict.to_dict(),
             "metrics": {**scored.metrics, **calibrated},
             "failures": dict(failures),
             "seconds": dict(seconds),
@@ -329,6 +335,7 @@ def write_documents(
     calibration: Calibration | None,
     failures: Mapping[str, str],
     attempt: Attempt,
+    ended: str = "",
 ) -> None:
     """Write report.html and MODEL_CARD.md into the run folder, over older ones; the plots must be drawn by then.
 
@@ -341,12 +348,13 @@ def write_documents(
         calibration: temperature and thresholds of the bundle, if it has them.
         failures: what could not be done so far, and why.
         attempt: a `with` block around each file, given its name.
+        ended: what ended training, as far as it is known.
     """
     temperature = None if calibration is None else calibration.temperature
     with attempt(run_dir.report.name):
         write_run_page(
             run_dir.report, run_dir, run_dir.evaluation, result, table, class_names, evaluation,
-            temperature=temperature, failures=failures,
+            temperature=temperature, failures=failures, ended=ended,
         )  # fmt: skip
     with attempt(run_dir.model_card.name):
         write_model_card(run_dir, evaluation)

@@ -141,6 +141,7 @@ def fit(
     if probe is not None and team.leads:
         assembly.checkpoints.begin_with(module, probe.score, margin=probe.standard_error)
     last: dict[str, Any] | None = None
+    ended = ""
     with closed_after_errors(loggers):
         if start.is_trained and start.checkpoint is not None:
             last = read_checkpoint(start.checkpoint)
@@ -148,8 +149,9 @@ def fit(
         elif not transfer.trains:
             assert probe is not None
             _record_probe(run, assembly, probe)
+            ended = "the linear probe is fitted (transfer=linear_probe)"
         else:
-            _train_epochs(job, module, lightning, assembly, team, failures)
+            ended = _train_epochs(job, module, lightning, assembly, team, failures)
         if not team.leads:
             raise SystemExit(0)
         if assembly.checkpoints.unsaved is not None:
@@ -175,7 +177,11 @@ def fit(
         observers=assembly.observers,
         loggers=loggers,
         end=FitEnd(
-            rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"], share=share_of(best)
+            rows=assembly.recorder.rows,
+            best_epoch=best["epoch"],
+            best_score=best["score"],
+            share=share_of(best),
+            ended=ended,
         ),
         score=score_held_out,
         source=run.run_dir.best_checkpoint.name,
@@ -226,8 +232,8 @@ def _train_epochs(
     assembly: Assembly,
     team: Team,
     failures: Failures,
-) -> None:
-    """Train to the end of the schedule, or from a checkpoint on."""
+) -> str:
+    """Train to the end of the schedule, or from a checkpoint on; returns what ended training."""
     from classifier_training.data.loader import explain_worker_death
     from classifier_training.models.stages import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
@@ -252,7 +258,9 @@ def _train_epochs(
             if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
                 raise
             failures.note("the end of training", error)
-    log.info("training has ended: %s", why_ended(lightning, trainer))
+    ended = why_ended(lightning, trainer)
+    log.info("training has ended: %s", ended)
+    return ended
 
 
 def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any], failures: Failures) -> dict[str, Any]:

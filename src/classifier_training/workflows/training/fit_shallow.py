@@ -114,7 +114,7 @@ def fit_shallow(job: TrainingJob) -> Trained:
         run=run,
         observers=observers,
         loggers=built_loggers,
-        end=FitEnd(rows=[row], best_epoch=0, best_score=row[run.monitor]),
+        end=FitEnd(rows=[row], best_epoch=0, best_score=row[run.monitor], ended="the model is fitted at once"),
         score=lambda: results[held_out],
         source=run.run_dir.weights.name,
     )

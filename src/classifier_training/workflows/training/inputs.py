@@ -47,7 +47,7 @@ def read_inputs(begun: Begun) -> Inputs:
         begun: the run; one that is resumed keeps its splits.
 
     Raises:
-        UserError: when the data, the monitor or the correction cannot be used.
+        UserError: when the data, the monitor, a target or the correction cannot be used.
     """
     settings, resumed = begun.settings, begun.resumed
     manifest = read_manifest(resumed.splits) if resumed and resumed.splits.exists() else None
@@ -55,6 +55,7 @@ def read_inputs(begun: Begun) -> Inputs:
     loaded = load_data(settings.data, seed=settings.seed, manifest=manifest, corrections=corrections)
     splits = loaded.splits
     check_monitor(settings.monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
+    settings.target.check_names(splits.class_names)
     counts = splits.counts(TRAIN)
     correction = correct_imbalance(
         settings.imbalance, settings.sampler, class_counts=counts, class_names=splits.class_names

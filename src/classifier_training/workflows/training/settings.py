@@ -15,6 +15,7 @@ from classifier_training.core.secrets import mask
 from classifier_training.core.settings import Duration, Fit, Resume, RunText, Trait, TypedPath
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
+from classifier_training.evaluation.verdict import NO_TARGETS, Targets
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.losses import Distillation
 from classifier_training.training.settings import (
@@ -65,6 +66,7 @@ class TrainSettings:
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS]
     trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS]
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
+    target: Annotated[Targets, Choice("default", group="evaluation_target"), Resume.EXACT, Fit.ANY] = NO_TARGETS
     recipe: Annotated[str, Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
     time: Annotated[Duration | None, Resume.FIXED, Fit.EPOCHS] = None
     retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False
