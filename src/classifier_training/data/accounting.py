@@ -147,7 +147,7 @@ class FolderFiles:
     def by_kind(self) -> dict[str, list[Count]]:
         """The counts of each kind, in the order of `KINDS`, the most frequent ending first."""
         found: dict[str, list[Count]] = {}
-        for count in sorted(self.left_out, key=lambda count: -count.number):
+        for count in sorted(self.left_out, key=lambda count: (-count.number, count.ending)):
             found.setdefault(count.kind, []).append(count)
         return {name: found[name] for name in KINDS if name in found}
 

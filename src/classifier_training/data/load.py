@@ -11,9 +11,10 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.types import TRAIN, VAL
+from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
-from classifier_training.data.index import tabulate
+from classifier_training.data.index import is_image, tabulate
 from classifier_training.data.splitting.groups import (
     assign_groups,
     group_duplicates,
@@ -187,12 +188,15 @@ def _handle_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]
         return
     listed = enumerate_words(index.empty_classes)
     if on_error == "raise":
-        missed = index.files.missed() if index.files is not None else []
+        folder = index.root / index.empty_classes[0]
+        missed = count_files(
+            folder, lambda path: "read" if is_image(path) else kind_of(path), follow_links=False
+        ).missed()
         came = f"{index.root}: {plural(len(index.empty_classes), 'class folder')} without an image: {listed}"
         raise UserError(
-            f"{came}; not read: {missed[0][0]}" if missed else came,
+            f"{came}; not read in {folder.name}: {missed[0][0]}" if missed else came,
             "at least one image in every class folder",
-            f"{missed[0][1] if missed else 'fill or remove the folders'}, or leave them out: data.on_error=skip",
+            f"{missed[0][1] if missed else 'fill or remove the folders'}; or leave them out: data.on_error=skip",
         )
     log.warning("class folders without an image are left out: %s", listed)
 

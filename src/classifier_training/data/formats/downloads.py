@@ -202,7 +202,7 @@ class HuggingFaceData(DataSource):
             found: Mapping[str, Any] = datasets.load_dataset(name, self.config, revision=self.revision)
         except Exception as error:  # the hub, its client and its readers each raise their own
             raise UserError(
-                f"data.name={self.name} cannot be loaded ({first_line(error)})",
+                f"data.name={self.name} cannot be loaded ({first_line(error.__cause__ or error)})",
                 "a data set of the hub and a connection to it, or a folder in one of its forms",
                 "check the name and data.config; without a network, copy the data set's folder here and name it",
             ) from error
