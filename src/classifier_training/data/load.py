@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.types import TRAIN, VAL
+from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.corrections import apply_corrections, find_corrections
-from classifier_training.data.index import tabulate
+from classifier_training.data.index import is_image, tabulate
 from classifier_training.data.splitting.groups import (
     assign_groups,
     group_duplicates,
@@ -117,6 +118,7 @@ def load_data(
         corrections = _corrections(source, index)
     corrected = apply_corrections(index.root, index.samples, corrections)
     corrected.report()
+    all_paths = dict.fromkeys(sample.path for sample in index.samples)
     if manifest is None:
         _handle_empty_classes(index, source.on_error)
     else:
@@ -142,6 +144,13 @@ def load_data(
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
     sizes = list(scan.sizes.values())
+    statistics = dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {})
+    if index.files is not None:
+        names = set(splits.class_names)
+        used = {sample.path for sample in index.samples if sample.label in names}
+        statistics["folder"] = index.files.without(
+            {path: "unreadable" if path in scan.unreadable else "unused" for path in all_paths if path not in used}
+        ).to_dict()
     return LoadedData(
         index=index,
         splits=splits,
@@ -149,7 +158,7 @@ def load_data(
         training_sizes=np.array(
             [scan.sizes[sample.path] for sample in index.samples if sample.split == TRAIN], dtype=np.int64
         ).reshape(-1, 2),
-        statistics=dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {}),
+        statistics=statistics,
         copies=copies,
         depth=scan.depth,
         corrections=tuple(corrections),
@@ -202,10 +211,15 @@ def _handle_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]
         return
     listed = enumerate_words(index.empty_classes)
     if on_error == "raise":
+        folder = index.root / index.empty_classes[0]
+        missed = count_files(
+            folder, lambda path: "read" if is_image(path) else kind_of(path), follow_links=False
+        ).missed()
+        came = f"{index.root}: {plural(len(index.empty_classes), 'class folder')} without an image: {listed}"
         raise UserError(
-            f"{index.root}: {len(index.empty_classes)} class folder(s) without an image: {listed}",
+            f"{came}; not read in {folder.name}: {missed[0][0]}" if missed else came,
             "at least one image in every class folder",
-            "fill or remove the folders, or leave them out: data.on_error=skip",
+            f"{missed[0][1] if missed else 'fill or remove the folders'}; or leave them out: data.on_error=skip",
         )
     log.warning("class folders without an image are left out: %s", listed)
 

@@ -74,7 +74,7 @@ class Groups:
     def counts(
         self, targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
     ) -> Iterator[ClassCounts]:
-        """Count the predictions of each group by class, some groups at a time [G', K]; targets and predicted are [N]."""
+        """Count the predictions of each group by class, some groups at a time [G', K]; both arrays are [N]."""
         order = np.argsort(self.numbers, kind="stable")
         bounds = np.concatenate([[0], np.cumsum(self.sizes)])
         step = max(1, MAX_VALUES // num_classes)

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
+from classifier_training.core.images import image_extensions
 from classifier_training.core.preprocess import import_opencv
+from classifier_training.data.accounting import (
+    BY_ENDING,
+    KINDS,
+    VIDEO_EXTENSIONS,
+    Count,
+    FolderFiles,
+    Tally,
+    count_files,
+    kind_of,
+)
 from classifier_training.data.index import is_image
-from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker
+from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker, is_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,9 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-
-VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
-"""File name endings that count as videos, in lower case."""
 
 OUTSIDE = "_"
 """Where names begin of files that a list file names outside its own folder."""
@@ -87,8 +94,12 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
             "leave follow_links= out",
         )
     for name, one in zip(named, found, strict=True):
+        files = one.files() if isinstance(one, (FolderSource, GlobSource)) else None
         if not any(True for _ in islice(one, 1)):
-            raise _nothing(name, one.empty if isinstance(one, (FolderSource, GlobSource, ListSource)) else "is empty")
+            why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource)) else "is empty"
+            raise _nothing(name, why, files.missed() if files is not None else [])
+        if files is not None:
+            files.log()
     return found[0] if len(found) == 1 else SeveralSources(tuple(found))
 
 
@@ -156,7 +167,7 @@ class FileSource:
     path: str
 
     def __iter__(self) -> Iterator[Item]:
-        yield Item(self.path, os.path.basename(self.path))
+        yield Item(self.path, os.path.basename(self.path), error=_refusal(self.path))
 
     @property
     def folder(self) -> str:  # noqa: D102
@@ -195,6 +206,11 @@ class FolderSource:
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
 
+    def files(self) -> FolderFiles:
+        """Count every file below the folder: images, which are read, and the others by kind and ending."""
+        root = Path(os.path.realpath(self.path))
+        return count_files(root, _kind, follow_links=self.follow_links, setting="follow_links")
+
     def _item(self, path: str, error: str | None = None) -> Item:
         return Item(path, os.path.relpath(path, self.path), error=error)
 
@@ -228,6 +244,18 @@ class GlobSource:
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
 
+    def files(self) -> FolderFiles:
+        """Count the files that match: images, which are read, and the others by kind and ending."""
+        tally, num_read, folder = Tally(), 0, self.folder
+        for path in glob.iglob(self.pattern, recursive=True):
+            if not os.path.isdir(path):
+                name = os.path.relpath(path, folder)
+                kind = _kind(name)
+                num_read += kind == "read"
+                if kind != "read":
+                    tally.add(kind, name)
+        return FolderFiles(Path(os.path.realpath(folder)), num_read, tally.counts(), "follow_links")
+
     @property
     def folder(self) -> str:  # noqa: D102
         parts = Path(self.pattern).parts
@@ -248,7 +276,8 @@ class ListSource:
             with open(self.path, encoding="utf-8-sig", errors="surrogateescape") as lines:
                 for line in lines:
                     if name := line.strip():
-                        yield Item(os.path.join(folder, name), self._name(folder, name))
+                        path = os.path.join(folder, name)
+                        yield Item(path, self._name(folder, name), error=_refusal(path))
         except OSError as error:
             raise _nothing(self.path, f"the list cannot be read ({error.strerror})") from error
 
@@ -318,11 +347,31 @@ class SeveralSources:
         return sum(1 for _ in self)
 
 
-def _nothing(source: str, why: str) -> UserError:
+def _refusal(path: str) -> str | None:
+    """Return why a file that is named by itself is not read; None where its content decides."""
+    kind = BY_ENDING.get(os.path.splitext(path)[1].lower())
+    # Pillow would read the small preview in a RAW photo; the decoder itself says what a HEIC photo needs.
+    if kind in (None, "heif"):
+        return None
+    files = FolderFiles(Path(os.path.dirname(path) or "."), 0, (Count(kind, "", 1, os.path.basename(path)),))
+    _, remedy = files.describe(kind)
+    return f"is {'an' if KINDS[kind].one[0] in 'aeiou' else 'a'} {KINDS[kind].one}, which is not read: {remedy}"
+
+
+def _kind(path: str) -> str:
+    if any(map(is_ignored, path.split("/"))):
+        return "hidden"
+    return "read" if is_image(path) else kind_of(path)
+
+
+def _nothing(source: str, why: str, missed: Sequence[tuple[str, str]] = ()) -> UserError:
+    words, remedy = next(
+        iter(missed), ("", "source=/path/to/image.jpg   (quotes around a glob: 'source=/path/**/*.jpg')")
+    )
     return UserError(
-        f"source={source}: {why}",
-        f"an image ({', '.join(sorted(IMAGE_EXTENSIONS))}), a folder, a glob, a .txt list or a video",
-        "source=/path/to/image.jpg   (quotes around a glob: 'source=/path/**/*.jpg')",
+        f"source={source}: {why}{f'; not read: {words}' if words else ''}",
+        f"an image ({', '.join(sorted(image_extensions()))}), a folder, a glob, a .txt list or a video",
+        remedy,
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from classifier_training.core.types import SplitResult
+from classifier_training.evaluation.advice import Grounds, Training, headline, remarks
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.mistakes import SortedPredictions, most_confused
 from classifier_training.evaluation.results import Evaluation
-from classifier_training.evaluation.advice import Grounds, Training, headline, remarks
 
 NAMES = ("good", "weak", "few", "never")
 

@@ -112,6 +112,9 @@ def analyze(
     counted = count_data(index)
     sizes = [(fact.width, fact.height) for fact in scan.readable]
     statistics = {**dataset_statistics(counted, sizes), "files": file_statistics(index, scan, copies)}
+    if index.files is not None:
+        unreadable = {fact.path: "unreadable" for fact in scan.unreadable}
+        statistics["folder"] = index.files.without(unreadable).to_dict()
     write_json(folder.statistics, statistics)
     write_json(folder.findings, [finding.to_dict() for finding in findings])
     write_csv(folder.quarantine, ("path", "reason"), ((fact.path, fact.error) for fact in scan.unreadable))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Choice, Word, changed_options, register
 from classifier_training.core.run_dir import make_folder
-from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.run_reader import RunReader
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import DataSource
