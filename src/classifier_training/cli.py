@@ -33,7 +33,7 @@ from classifier_training import __version__
 from classifier_training.conf.compose import compose
 from classifier_training.conf.help import overview, verb_help
 from classifier_training.core import runtime
-from classifier_training.core.errors import UserError, system_error
+from classifier_training.core.errors import InterruptedRunError, UserError, system_error
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import COMMAND_STARTED, log_to_screen
 from classifier_training.core.secrets import mask_text
@@ -96,6 +96,9 @@ def main() -> int:
     log_to_screen()
     try:
         return run(sys.argv[1:])
+    except InterruptedRunError as error:
+        log.info("%s", error)
+        return error.exit_code
     except UserError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the user, the traceback is not
         return error.exit_code
@@ -110,6 +113,7 @@ def main() -> int:
         log.error("%s", told)  # noqa: TRY400 - as above
         return told.exit_code
     except KeyboardInterrupt:
+        log.info("interrupted (SIGINT)")
         return 128 + signal.SIGINT
 
 

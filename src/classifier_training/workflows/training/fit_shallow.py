@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from classifier_training.callbacks.model_files import OnnxExport
-from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, metric_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
+from classifier_training.evaluation.metrics import without_value
 from classifier_training.workflows.training.end import Trained
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def fit_shallow(job: TrainingJob) -> Trained:
             "images_per_second": num_images / max(seconds, 1e-9),
             "peak_memory_mb": peak_memory_mb(),
         }
+        if run.monitor not in row:
+            raise without_value(run.monitor)
         write_csv(run.run_dir.metrics, list(row), [[v if isinstance(v, int) else f"{v:.6g}" for v in row.values()]])
         _show(run, observers, row, results[VAL])
         for logger in built_loggers:
@@ -122,7 +125,7 @@ def fit_shallow(job: TrainingJob) -> Trained:
 
 def _show(run: RunContext, observers: list[Observer], row: Mapping[str, float], validation: SplitResult) -> None:
     """Tell the observers of the one epoch; only now does the network have its size."""
-    log.info("epoch 0/0  val/loss %.4f  %s %.4f", row["val/loss"], run.monitor, row[run.monitor])
+    log.info("fitted: %s", metric_words(row, run.monitor))
     for observer in observers:
         observer.fit_started(run)
     for observer in observers:
