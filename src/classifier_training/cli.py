@@ -38,6 +38,8 @@ from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import COMMAND_STARTED, log_to_screen
 from classifier_training.core.secrets import mask_text
 from classifier_training.workflows.completion import REQUEST, print_candidates
+from classifier_training.workflows.training.settings import TrainSettings
+from classifier_training.workflows.training.unfinished import offer_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +161,8 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
-    result = verb.run(compose(verb, overrides))
+    arguments = compose(verb, overrides)
+    result = verb.run(offer_unfinished(arguments) if verb.settings is TrainSettings else arguments)
     report(result)
     return getattr(result, "exit_code", 0)
 

@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from classifier_training.callbacks.lightning import without_checkpoint
 from classifier_training.callbacks.observer import EpochEnd, Observer, metric_words
 from classifier_training.core.display import NotebookBar
-from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import console, in_notebook
 from classifier_training.core.types import VAL, epoch_name
 from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
@@ -213,11 +213,7 @@ def assemble(run: RunContext, components: Mapping[str, Any], observers: Sequence
     built = [item if isinstance(item, Observer) else item(run) for item in components.values()]
     checkpoints = next((item for item in built if isinstance(item, RunCheckpoints)), None)
     if checkpoints is None:
-        raise UserError(
-            "callbacks.checkpoint is switched off",
-            "a callback that saves the best weights, which are scored and exported",
-            "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
-        )
+        raise without_checkpoint()
     observers = [*(item for item in built if isinstance(item, Observer)), *observers]
     recorder = EpochRecorder(run.run_dir.metrics)
     others = [item for item in built if isinstance(item, pl.Callback) and item is not checkpoints]
