@@ -35,11 +35,13 @@ from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.conf.help import overview, verb_help
 from classifier_training.core import runtime
-from classifier_training.core.errors import UserError, enumerate_words, system_error
+from classifier_training.core.errors import InterruptedRunError, UserError, enumerate_words, system_error
 from classifier_training.core.register import VERB, entries, entry
 from classifier_training.core.runtime import COMMAND_STARTED, command, log_to_screen
 from classifier_training.core.secrets import mask_text
 from classifier_training.workflows.completion import REQUEST, print_candidates
+from classifier_training.workflows.training.settings import TrainSettings
+from classifier_training.workflows.training.unfinished import offer_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +100,9 @@ def main() -> int:
     log_to_screen()
     try:
         return run(sys.argv[1:])
+    except InterruptedRunError as error:
+        log.info("%s", error)
+        return error.exit_code
     except UserError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the user, the traceback is not
         return error.exit_code
@@ -112,6 +117,7 @@ def main() -> int:
         log.error("%s", told)  # noqa: TRY400 - as above
         return told.exit_code
     except KeyboardInterrupt:
+        log.info("interrupted (SIGINT)")
         return 128 + signal.SIGINT
 
 
@@ -162,7 +168,8 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
-    result = verb.run(compose(verb, overrides))
+    arguments = compose(verb, overrides)
+    result = verb.run(offer_unfinished(arguments) if verb.settings is TrainSettings else arguments)
     report(result)
     return getattr(result, "exit_code", 0)
 

@@ -40,6 +40,9 @@ LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
 """Loggers of the screen and of a run's log: ours, and Python's warnings, which Lightning and torch use."""
 
+DETAIL = {"detail": True}
+"""`extra` of a message that the screen leaves out: it stands in train.log alone."""
+
 FEW_OPEN_FILES = 2048
 
 CORES_VARIABLE = "CLASSIFIER_TRAINING_CORES"
@@ -282,11 +285,13 @@ MARKS = {logging.ERROR: ("error: ", "red"), logging.WARNING: ("warning: ", "yell
 class ScreenHandler(logging.Handler):
     """Prints the package's messages as plain lines on the console of the progress bars; warnings are marked.
 
-    Secrets are masked, as in a run's log file.
+    Secrets are masked, as in a run's log file. Details are left out; see `DETAIL`.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
+        """Print one message, unless it is a detail."""
+        if hasattr(record, "detail"):
+            return
         word, style = next((mark for level, mark in MARKS.items() if record.levelno >= level), ("", ""))
         console().print(f"{word}{mask_text(record.getMessage())}", markup=False, soft_wrap=True, style=style)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.metrics import OF_CLASS, Metric, all_metrics, register_metric
+from classifier_training.core.runtime import command
 from classifier_training.evaluation import counts as of_counts
 from classifier_training.evaluation.counts import ClassCounts, Share, macro, weighted
 from classifier_training.evaluation.predictions import (
@@ -267,6 +268,15 @@ def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.
             f"one of {enumerate_words(shown, limit=32)}",
             f"{setting}={close[0] if close else 'val/balanced_accuracy'}",
         )
+
+
+def without_value(monitor: str) -> UserError:
+    """Return the error for a run whose monitored metric was not defined after any epoch."""
+    return UserError(
+        f"monitor={monitor} had no value after any epoch, so no weights are the best",
+        "a metric that is defined on these validation images",
+        f"{command('train')} … monitor=val/balanced_accuracy",
+    )
 
 
 def _undefined(class_names: Sequence[str], targets: NDArray[np.int64]) -> set[str]:

@@ -19,6 +19,7 @@ from classifier_training.conf.store import EXPERIMENT, USER_CONF
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry, entry_of
 from classifier_training.core.run_dir import write_text
+from classifier_training.core.types import epoch_name
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.training.settings import TrainSettings
@@ -52,7 +53,7 @@ class Watch(Observer):
         self.num_epochs = len(end.rows)
         if self.report(end.epoch, float(end.rows[-1][run.monitor])) and self.num_epochs < run.max_epochs:
             self.is_stopped = True
-            raise RunStopped(f"after epoch {end.epoch}")
+            raise RunStopped(f"after {epoch_name(end.epoch)}")
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:  # noqa: ARG002
         """Keep the score; see the base class."""

@@ -16,6 +16,7 @@ from classifier_training.data.load import load_data
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.training.imbalance import correct_imbalance
+from classifier_training.workflows.training.screen import class_words
 
 if TYPE_CHECKING:
     from classifier_training.data.load import LoadedData
@@ -60,19 +61,20 @@ def read_inputs(begun: Begun) -> Inputs:
     correction = correct_imbalance(
         settings.imbalance, settings.sampler, class_counts=counts, class_names=splits.class_names
     )
-    log.info(
-        "%s\nmodel: %s\nrecipe: %s\nimbalance: %s",
-        loaded.words, model_words(begun.config), recipe_words(begun.config), correction.words,
-    )  # fmt: skip
-    advice = recipe_advice(begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
-    if advice is not None:
-        log.info("hint: %s", advice)
+    log.info("%s\n%s", loaded.words, class_words(splits.class_names, counts))
     checks = preflight(loaded.index, loaded.copies, allow_leaks=settings.allow_leaks)
     dark = check_depth(loaded.depth, loaded.index.root, max_value=settings.transforms.max_value)
     for line in dark:
         log.warning("data check: %s", line)
     for line in checks:
         log.info("data check: %s", line)
+    log.info(
+        "model: %s\nrecipe: %s\nimbalance: %s",
+        model_words(begun.config), recipe_words(begun.config), correction.words,
+    )  # fmt: skip
+    advice = recipe_advice(begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
+    if advice is not None:
+        log.info("hint: %s", advice)
     return Inputs(loaded, correction, [*dark, *checks])
 
 
