@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from classifier_training.conf.overrides import word
+from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import UserError
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.processes import is_held
@@ -180,7 +181,7 @@ def _job(folder: Path, run: Planned) -> Job:
             return None
         begun = [RunDir(path.parent) for path in sorted(own.glob("*/*/config.yaml"), reverse=True)]
         left = next((one for one in begun if one.resumable), None)
-        return ["train", *([word("resume", left.path)] if left else [*run.words, word("output", own)])]
+        return ["train", *([word("resume", left.path)] if left else [*without_tuned(run.words), word("output", own)])]
 
     return Job(name=run.name, folder=own, words=words)
 

@@ -14,13 +14,13 @@ from pydantic import Field
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.overrides import value_at, word
 from classifier_training.conf.searches import family_of
+from classifier_training.conf.tuned import data_label, experiment_name, model_label, save_experiment, without_tuned
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
 from classifier_training.core.settings import Trait
-from classifier_training.workflows.evaluating.finished import data_label, model_label
 from classifier_training.workflows.many_runs.candidates import AGAIN, refuse_own
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
 from classifier_training.workflows.many_runs.tuning_study import (
@@ -41,7 +41,6 @@ from classifier_training.workflows.many_runs.tuning_study import (
     owner,
     suggest,
 )
-from classifier_training.workflows.many_runs.tuning_trials import experiment_name, save_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,7 +135,7 @@ def tune(
         )  # fmt: skip
     refuse_own("tune", settings)
     train = entry("verb", "train")
-    values = compose_values(train, settings)
+    values = compose_values(train, without_tuned(settings))
     chosen, family = family_of(values["model"][TYPE_KEY], search=search)
     space = _free(family.space, settings, chosen)
     _check_space(space, settings, chosen)
@@ -182,7 +181,9 @@ def tune(
         f"Trial {summary.best.number} of {sum(summary.num_trials.values())}: {values['monitor']} "
         f"{summary.best.values[0]:.4f} (Optuna {optuna.__version__}, space {chosen})"
     )
-    experiment = save_experiment(name, model=values["model"], best=summary.best.params, words=found)
+    experiment = save_experiment(
+        name, model=values["model"], data=values["data"], best=summary.best.params, words=found
+    )
     searched = {key.partition(".")[0] for key in space} | {"model"}
     kept = [typed for typed in settings if _parted(typed)[0] not in searched]
     return TuneResult(name, experiment, summary, folder, [setting(*_parted(typed)) for typed in kept])
@@ -261,7 +262,10 @@ def _check_space(space: Mapping[str, Parameter], settings: Sequence[str], name: 
         values = {key: found[min(place, len(found) - 1)] for key, found in ends.items()}
         try:
             with quiet_screen(but="classifier_training.workflows"):
-                compose(entry("verb", "train"), [*settings, *(word(key, value) for key, value in values.items())])
+                compose(
+                    entry("verb", "train"),
+                    [*without_tuned(settings), *(word(key, value) for key, value in values.items())],
+                )
         except UserError as error:
             raise UserError(
                 f"search={name}: {error.came}",
