@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier_training.conf.overrides import leaf_keys
-from classifier_training.conf.recipes import RECIPE
+from classifier_training.conf.recipes import RECIPE, data_label, model_label
 from classifier_training.conf.resume import RESUME
 from classifier_training.conf.store import EXPERIMENT, USER_CONF, takes_experiments
 from classifier_training.core.errors import enumerate_words
-from classifier_training.core.register import TYPE_KEY, entry
+from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_text
 
 if TYPE_CHECKING:
@@ -31,19 +30,6 @@ log = logging.getLogger(__name__)
 
 MARK = "# tuned for: "
 """Begins the line of an experiment that names its model and data, as JSON."""
-
-
-def model_label(node: Mapping[str, Any]) -> str:
-    """Return the name of a configured model for people: with the hub's name for it, where it is one of a hub."""
-    return f"{node[TYPE_KEY]}:{node['name']}" if node.get("name") else str(node[TYPE_KEY])
-
-
-def data_label(node: Mapping[str, Any]) -> str:
-    """Return the name of configured data for people: of its folder, or of the data set."""
-    root = node.get("root")
-    if root is None:
-        return str(node[TYPE_KEY]) if not node.get("name") else f"{node[TYPE_KEY]}:{node['name']}"
-    return "+".join(Path(str(one)).name for one in (root if isinstance(root, list) else [root]))
 
 
 def experiment_name(model: str, data: str) -> str:
@@ -165,4 +151,4 @@ def _identity(model: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     if root is None:
         return [model_label(model), data_label(data)]
     roots = [str(one) for one in (root if isinstance(root, list) else [root])]
-    return [model_label(model), *(one if "://" in one else os.path.abspath(Path(one).expanduser()) for one in roots)]
+    return [model_label(model), *(one if "://" in one else str(Path(one).expanduser().resolve()) for one in roots)]

@@ -62,6 +62,18 @@ def test_auto_is_a_trained_network_for_the_users_data_and_a_plain_one_for_the_sa
     assert compose_values(TRAIN, ["data=slides"])["model"]["pretrained"] == "auto"
 
 
+def test_the_name_of_a_run_may_be_that_of_its_data(tmp_path: Path) -> None:
+    assert values("name=auto")["name"] == "x"
+    assert values("name=mine")["name"] == "mine"
+    assert compose_values(TRAIN, ["name=auto"])["name"] == "digits"
+    for root, name in (("/my/Photos of 2026/", "Photos_of_2026"), (".", tmp_path.name), ("[/a/one,/b/two]", "one_two")):
+        found = compose_values(TRAIN, ["name=auto", f"data.root={root}" if "[" in root else f"data.root='{root}'"])
+        assert found["name"] == name
+    assert (
+        compose_values(TRAIN, ["name=auto", "data=torchvision", "data.name=CIFAR10"])["name"] == "torchvision_CIFAR10"
+    )
+
+
 def test_both_networks_of_auto_have_the_same_settings() -> None:
     lite, plain = (entry("model", name).options for name in ("tf_efficientnet_lite0", "resnet18"))
     assert {name: option.default for name, option in lite.items()} == {

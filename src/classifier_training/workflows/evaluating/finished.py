@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.conf.overrides import leaf_keys, value_at
-from classifier_training.conf.tuned import data_label, model_label
+from classifier_training.conf.recipes import data_label, model_label
 from classifier_training.core.errors import UserError
 from classifier_training.core.labels import label_indices
 from classifier_training.core.register import TYPE_KEY, VERB, entry

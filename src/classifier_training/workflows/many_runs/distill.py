@@ -12,8 +12,8 @@ from pydantic import Field
 
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word, written_instead
-from classifier_training.conf.tuned import without_tuned
 from classifier_training.conf.resume import saved_values
+from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, SettingsOf, entry, register

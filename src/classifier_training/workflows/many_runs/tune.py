@@ -13,8 +13,9 @@ from pydantic import Field
 
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.overrides import value_at, word
+from classifier_training.conf.recipes import data_label, model_label
 from classifier_training.conf.searches import family_of
-from classifier_training.conf.tuned import data_label, experiment_name, model_label, save_experiment, without_tuned
+from classifier_training.conf.tuned import experiment_name, save_experiment, without_tuned
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
