@@ -27,7 +27,8 @@ log_to_screen()
 def typed(settings: Sequence[str], **own: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Return settings, and lists of the notebook's own, with those typed behind the script's name in their places.
 
-    key=value, --key=value and --key value are the same; epochs stands for trainer.max_epochs. In a notebook nothing is typed: there the cell with the parameters is edited.
+    key=value, --key=value and --key value are the same; epochs stands for trainer.max_epochs. In a notebook nothing is
+    typed: there the cell with the parameters is edited.
 
     Args:
         settings: of verbs, such as data.root=/my/images; typed ones are added and override them.

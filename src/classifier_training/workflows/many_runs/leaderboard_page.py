@@ -188,7 +188,7 @@ def _body(
     ]
     body = [report.header("Leaderboard", "Models on the same data, splits and test images.", facts)]
     body += [
-        report.card("good", "The best", board.verdict, f"look at it: run={_row(board.standings[0], runs)['run']}")
+        report.card("good", "Best model", board.verdict, f"evaluate run={_row(board.standings[0], runs)['run']}")
         for board in boards
     ]
     for board in boards:
