@@ -29,6 +29,7 @@ from classifier_training.conf.overrides import (
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
+from classifier_training.conf.tuned import tuned_experiment
 from classifier_training.conf.unused_settings import refuse_resuming_shallow, refuse_unused
 from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import UserError, enumerate_words
@@ -77,6 +78,12 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
                 overrides = with_sample(parsed)
                 values = compose_words(verb, [*searchpath, *overrides])
             values = resolve_auto(values)
+            if (tuned := tuned_experiment(verb, values, parsed)) is not None:
+                # Nobody has typed an experiment; the sample's is a list of its own.
+                below = [SAMPLE] if f"{EXPERIMENT}=[{SAMPLE}]" in overrides else []
+                others = [text for text in overrides if not text.startswith(f"{EXPERIMENT}=")]
+                overrides = [*others, f"{EXPERIMENT}=[{','.join([*below, tuned])}]"]
+                values = resolve_auto(compose_words(verb, [*searchpath, *overrides]))
             if values.get(RECIPE) == AUTO:
                 words = with_chosen_recipe(values, overrides)
                 values = resolve_auto(compose_words(verb, [*searchpath, *words]))

@@ -147,6 +147,8 @@ def _prepare(verb: Entry, override: Override) -> str:
             f"{key}=…, or leave it out",
         )
     option = verb.options.get(key)
+    if line == "experiment=null":
+        return "experiment=[]"
     if option is not None and option.choice is not None:
         if option.fixed is not None:
             return line

@@ -13,6 +13,7 @@ from pydantic import Field
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.resume import saved_values
+from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, SettingsOf, Word, entry, register
@@ -144,6 +145,7 @@ def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]
         if instead is not None:
             raise UserError(f"{key}= has no place here: distill decides it for each run", "other settings", instead)
     words = [] if keys & {"model", "experiment"} else ["model=student"]
+    typed = without_tuned(typed)
     if keys & {"data", "data.root"}:
         log.warning("data is named: the teacher may have been trained on images that the student is tested on")
         return [*words, *typed]

@@ -241,8 +241,9 @@ def cleanup(
     Args:
         output: folder of all runs.
         failed: remove runs that did not finish, and damaged ones; those that wrote in the last hour stay.
-        keep: remove the finished runs of each name and model but for so many of the newest.
-        log_days: remove train.log, tensorboard/ and wandb/ of finished runs when they are older than so many days.
+        keep: remove the finished runs of each name, model and data set but for so many of the newest.
+        log_days: remove train.log, tensorboard/ and wandb/ of finished runs, and the logs of finished searches, when
+            they are older than so many days.
         apply: remove them; else only say what would go.
     """
     if not failed and keep is None and log_days is None:

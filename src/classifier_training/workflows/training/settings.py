@@ -42,7 +42,7 @@ class TrainSettings:
         retrain_head: fit the last layer again after training, with all classes alike, for long tails.
         monitor: metric that decides which weights are best.
         seed: everything random follows from it.
-        name: puts the run under outputs/NAME/.
+        name: puts the run under outputs/NAME/; auto takes the name of the data set.
         category: puts the run under outputs/CATEGORY/.
         output: folder for run folders.
         resume: resume this run (a folder, or latest for the newest unfinished one) and its configuration.
