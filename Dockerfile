@@ -14,9 +14,12 @@ COPY src src
 RUN pixi run python -m compileall -q src .pixi/envs/default/lib/python3*/site-packages || true
 
 FROM debian:bookworm-slim
-RUN useradd --create-home --uid 1000 trainer && mkdir /work && chown trainer /work
+# The cache is writable for every user: compose.yaml runs as the one whose folder it is started in.
+RUN useradd --uid 1000 --home-dir /cache trainer && mkdir -m 1777 /cache && mkdir /work && chown trainer /work
 COPY --from=build /app /app
 ENV PATH=/app/.pixi/envs/default/bin:$PATH \
+    HOME=/cache \
+    USER=trainer \
     PYTHONUNBUFFERED=1
 USER 1000
 WORKDIR /work

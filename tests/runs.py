@@ -33,7 +33,13 @@ def make_run(
     (folder / "train.log").write_text("epoch 0\n")
     if not finished:
         return folder
-    metrics = {"loss": 1 - score, "acc_top1": score, "balanced_accuracy": score, "acc_class_cat": score}
+    metrics = {
+        "loss": 1 - score,
+        "acc_top1": score,
+        "balanced_accuracy": score,
+        "acc_class_cat": score,
+        "f1_class_cat": score,
+    }
     result = {"split": split, "best_epoch": 1, "metrics": metrics}
     info = {
         "class_names": list(class_names),

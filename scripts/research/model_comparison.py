@@ -18,7 +18,7 @@
 # verb `compare` does more: several seeds and data sets, parallel jobs, significance.
 #
 # In a notebook, edit the next cell. As a script, type settings behind its name:
-# `python scripts/research/model_comparison.py models=student,cnn_v1 data.root=/my/images trainer.max_epochs=20`.
+# `python scripts/research/model_comparison.py models=student,cnn_v1 data.root=/my/images --epochs 5`.
 
 # %%
 import statistics

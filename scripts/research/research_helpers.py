@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 FOLDER = Path("research")
 """All outputs lie here, below the working folder."""
 
+ALIASES = {"epochs": "trainer.max_epochs"}
+"""Short names of settings, as scripts are used to."""
+
 log_to_screen()
 
 
 def typed(settings: Sequence[str], **own: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Return settings, and lists of the notebook's own, with those typed behind the script's name in their places.
 
-    In a notebook nothing is typed: there the cell with the parameters is edited.
+    key=value, --key=value and --key value are the same; epochs stands for trainer.max_epochs. In a notebook nothing is
+    typed: there the cell with the parameters is edited.
 
     Args:
         settings: of verbs, such as data.root=/my/images; typed ones are added and override them.
         own: lists by the names under which they may be typed, as in models=resnet18,student.
     """
-    words = [] if in_notebook() else [word.removeprefix("--") for word in sys.argv[1:]]
+    words = [] if in_notebook() else _joined(sys.argv[1:])
     lists = {name: list(values) for name, values in own.items()}
     left = list(settings)
     for word in words:
@@ -38,8 +42,18 @@ def typed(settings: Sequence[str], **own: Sequence[str]) -> tuple[list[str], dic
         if name in lists:
             lists[name] = value.strip("[]").split(",")
         else:
-            left.append(word)
+            left.append(f"{ALIASES.get(name, name)}={value}")
     return left, lists
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Write --key value as key=value."""
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        is_open = word.startswith("--") and "=" not in word
+        found.append(f"{word.removeprefix('--')}={next(rest, '')}" if is_open else word.removeprefix("--"))
+    return found
 
 
 def read_json(path: Path) -> Any:

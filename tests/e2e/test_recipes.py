@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.conftest import SMALL
+from tests.conftest import SETTINGS, SMALL
 from tests.server import Ended
 
 from classifier_training.core.errors import UserError
@@ -40,6 +40,69 @@ def test_every_recipe_trains(
     run = train_here([f"data.root={split_folder}", f"recipe={recipe}", *LITTLE])
     assert yaml.safe_load((run / "config.yaml").read_text())["recipe"] == recipe
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_slides_train_mobilenetv4_from_the_cache_of_the_hub(
+    split_folder: Path,
+    tmp_path: Path,
+    train_here: Callable[[list[str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    name = "mobilenetv4_conv_medium.e500_r256_in1k"
+    repository, commit = tmp_path / f"hub/models--timm--{name}", "0" * 40
+    for path in (repository / "refs", repository / "snapshots" / commit):
+        path.mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    save_file(timm.create_model(name).state_dict(), repository / "snapshots" / commit / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    words = [f"data.root={split_folder}", "recipe=slides", "data.image_size=32", "trainer.max_epochs=1"]
+    caplog.set_level("INFO")
+    train_here([*words, "callbacks.onnx_export=null", "trainer.accelerator=cpu"])
+    log = caplog.text
+    assert f"weights: {name} (Hugging Face Hub, timm/{name}" in log
+    assert "imbalance: classes 2.0:1, loss weights 0.75 (blue) to 1.50 (red)" in log
+    assert "val/acc_top1" in log
+
+
+def test_what_slides_lacks_without_a_connection_is_had_as_the_error_says(
+    command: Callable[..., Ended], split_folder: Path
+) -> None:
+    words = ["train", f"data.root={split_folder}", "recipe=slides", *SETTINGS, "callbacks=[checkpoint]"]
+    done = command(*words)
+    assert done.code == 2
+    for remedy in ("`hf download timm/mobilenetv4_conv_medium.e500_r256_in1k`", "model.weights=", "model=auto"):
+        assert remedy in done.err
+    assert not Path("outputs").exists()
+    other = command(*words, "model=auto")
+    assert other.code == 0, other.err
+    assert "recipe: slides" in other.err
+    assert "loss weights 0.75 (blue) to 1.50 (red)" in other.err
+
+
+def test_jersey_trains_resnet18_on_jsonl_from_the_cache_of_torch(
+    jsonl_folder: Path,
+    tmp_path: Path,
+    train_here: Callable[[list[str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import torchvision
+
+    (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save(weights, tmp_path / "torch/hub/checkpoints/resnet18-f37072fd.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    words = [f"data.root={jsonl_folder}", "recipe=jersey", *SETTINGS, "callbacks=[checkpoint,ema]"]
+    caplog.set_level("INFO")
+    train_here(words)
+    log = caplog.text
+    assert "weights: resnet18.IMAGENET1K_V1" in log
+    assert "samples drawn equally often from every class" in log
 
 
 def test_the_fast_recipe_trains_on_growing_pictures(

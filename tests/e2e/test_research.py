@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import subprocess
 import sys
@@ -29,7 +30,7 @@ WRITTEN = {
 
 WORDS = {
     "data_analysis": DATA,
-    "model_comparison": ["models=student", *DATA, *TRAINING],
+    "model_comparison": ["models=student", *DATA, "--epochs", "1", *TRAINING[1:]],
     "distillation_and_production": [
         "teacher_model=cnn_v1", "temperatures=2", "formats=onnx,int8", *DATA, *TRAINING,
     ],
@@ -39,6 +40,15 @@ WORDS = {
 def check_files(name: str, folder: Path) -> None:
     for file in WRITTEN[name]:
         assert (folder / "research" / file).stat().st_size > 200, file
+
+
+def test_settings_are_typed_as_scripts_are_used_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    helpers = importlib.import_module("research_helpers")
+    monkeypatch.setattr(sys, "argv", ["x", "--epochs", "5", "--models", "student,cnn_v1", "--seed=3", "data.root=/a=b"])
+    settings, own = helpers.typed(["data=digits"], models=["svm"])
+    assert settings == ["data=digits", "trainer.max_epochs=5", "seed=3", "data.root=/a=b"]
+    assert own == {"models": ["student", "cnn_v1"]}
 
 
 @pytest.mark.slow

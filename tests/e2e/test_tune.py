@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import read_csv
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.compose import compose
+from classifier_training.conf.compose import compose, compose_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 
@@ -72,7 +72,11 @@ def test_a_model_that_is_fitted_at_once_is_searched(split_folder: Path) -> None:
     words = ["model=random_forest", f"data.root={split_folder}", "data.image_size=16", "model.hog_orientations=8"]
     found = tune(*words, "trials=2", "name=forest")
     assert found.summary.num_trials == {"complete": 2}
-    assert "model.num_trees" in found.summary.best.params
+    best = found.summary.best.params
+    assert "model.num_trees" in best
+    # The next run of this model on these data has what was found.
+    values = compose_values(entry("verb", "train"), ["model=random_forest", f"data.root={split_folder}"])
+    assert values["model"]["num_trees"] == best["model.num_trees"]
 
 
 def test_another_study_and_a_damaged_journal_are_named() -> None:

@@ -115,13 +115,30 @@ def test_the_lock_names_every_dependency_and_no_host() -> None:
     assert not re.search(r"https?://|index-url", lock)
 
 
-def test_compose_offers_what_docker_users_need() -> None:
+def test_compose_starts_one_service_and_offers_the_others() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    assert set(services) == {"train", "predict", "tensorboard"}
+    assert set(services) == {"app", "gpu", "train", "predict", "tensorboard"}
+    assert [name for name, service in services.items() if "profiles" not in service] == ["app"]
     verbs = {verb.name for verb in entries("verb")}
     for name in ("train", "predict"):
         assert services[name]["entrypoint"] == ["classifier-training", name]
         assert name in verbs
+    assert services["app"]["entrypoint"] == services["gpu"]["entrypoint"] == ["sleep", "infinity"]
+    (device,) = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    argument = services["gpu"]["build"]["args"]
+    assert list(argument) == re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert services["gpu"]["image"] != services["app"]["image"]
+
+
+def test_what_compose_writes_belongs_to_the_user() -> None:
+    composed = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    for service in composed["services"].values():
+        assert service["user"] == "${USER_ID:-1000}:${GROUP_ID:-1000}"
+        # Docker makes a missing folder of the host as root; these are there, or are volumes of Docker's own.
+        for source in (volume.rpartition(":/")[0] for volume in service["volumes"]):
+            assert source in (".", "${DATA:-.}") or source in composed["volumes"], source
+    assert "HOME=/cache" in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_dockerfile_runs_as_nobody_special_and_pipes_no_download_into_a_shell() -> None:

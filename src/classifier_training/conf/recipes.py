@@ -7,6 +7,8 @@ recipe's optimizer. Experiments and typed words go over it.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.register import TYPE_KEY
@@ -28,9 +30,10 @@ MODEL, SAMPLE_MODEL = "tf_efficientnet_lite0", "resnet18"
 
 
 def resolve_auto(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a composed configuration with the network's name in place of auto; on the sample its weights are random.
+    """Return a composed configuration with the names of network and data in place of auto.
 
-    For all other data model.pretrained=auto stays: only the library of the network knows whether there are weights.
+    On the sample the network's weights are random. For all other data model.pretrained=auto stays: only the library
+    of the network knows whether there are weights.
     """
     node = values.get("model")
     if not isinstance(node, dict):
@@ -40,7 +43,8 @@ def resolve_auto(values: Mapping[str, Any]) -> dict[str, Any]:
         changed[TYPE_KEY] = choose_model(values)[0]
     if _is_sample(values) and node.get("pretrained") == AUTO:
         changed["pretrained"] = False
-    return {**values, "model": {**node, **changed}}
+    named = {"name": _folder_name(values["data"])} if values.get("name") == AUTO else {}
+    return {**values, **named, "model": {**node, **changed}}
 
 
 def choose_model(values: Mapping[str, Any]) -> tuple[str, str]:
@@ -94,3 +98,23 @@ def starts_trained(values: Mapping[str, Any]) -> bool:
 
         return has_weights(str(node.get("name")))
     return bool(node.get("pretrained"))
+
+
+def model_label(node: Mapping[str, Any]) -> str:
+    """Return the name of a configured model for people: with the hub's name for it, where it is one of a hub."""
+    return f"{node[TYPE_KEY]}:{node['name']}" if node.get("name") else str(node[TYPE_KEY])
+
+
+def data_label(node: Mapping[str, Any]) -> str:
+    """Return the name of configured data for people: of its folder, or of the data set."""
+    root = node.get("root")
+    if root is None:
+        return str(node[TYPE_KEY]) if not node.get("name") else f"{node[TYPE_KEY]}:{node['name']}"
+    return "+".join(Path(str(one)).name for one in (root if isinstance(root, list) else [root]))
+
+
+def _folder_name(node: Mapping[str, Any]) -> str:
+    """Return the name of configured data as a part of a path."""
+    root = node.get("root")
+    label = Path(root).expanduser().resolve().name if isinstance(root, str) else data_label(node)
+    return re.sub(r"[^\w.-]+", "_", label).strip("._") or "data"

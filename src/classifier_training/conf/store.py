@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
 from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.validate import MISSING_MARK
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import TYPE_KEY, entries
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ USER_CONF = Path("conf")
 
 EXPERIMENT = "experiment"
 """The group whose files set keys of other groups instead of having their own."""
+
+LOGGING, LOGGING_VARIABLE = "logging", "CLASSIFIER_TRAINING_LOGGING"
+"""The group of loggers, and the environment variable that names those of runs which choose none, as in compose.yaml."""
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def _store_nodes(verb: Entry) -> None:
         node={
             "defaults": [
                 "_self_",
-                *({group: choice.default} for group, choice in choices.items()),
+                *({group: _default_choice(group, choice)} for group, choice in choices.items()),
                 # Of two that set the same the later decides, and words decide over both.
                 *([{RECIPE: AUTO}, {EXPERIMENT: None}] if takes_experiments(verb) else []),
             ],
@@ -62,6 +66,22 @@ def _store_nodes(verb: Entry) -> None:
             **{name: _node(option.fixed) for name, option in verb.options.items() if option.fixed},
         },
     )
+
+
+def _default_choice(group: str, choice: Choice) -> str | list[str] | None:
+    named = os.environ.get(LOGGING_VARIABLE, "") if group == LOGGING else ""
+    if not named:
+        return choice.default
+    chosen = [name.strip() for name in named.split(",")]
+    known = [item.name for item in entries(LOGGING)]
+    if unknown := [name for name in chosen if name not in known]:
+        close = nearest(unknown[0], known)
+        raise UserError(
+            f"the environment variable {LOGGING_VARIABLE}={named}: there is no logger {unknown[0]!r}",
+            f"one or more of {enumerate_words(known)}, with commas between them",
+            f"export {LOGGING_VARIABLE}={close[0] if close else known[0]}, or unset it",
+        )
+    return chosen
 
 
 def _choices(verb: Entry) -> dict[str, Choice]:

@@ -15,7 +15,7 @@ from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, 
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -177,6 +177,19 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The model for a purpose.
+
+    Args:
+        purpose: what is wanted most.
+        standing: of the model.
+    """
+
+    purpose: str
+    standing: Standing
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """The candidates on one data set, best first.
 
@@ -216,6 +229,21 @@ class Leaderboard:
                 return f"{sentence}, of which {quickest.model} predicts {times:.1f} times as fast."
             return f"{sentence}, and it predicts faster than these."
         return f"{sentence}."
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The model for each purpose: the most accurate, and the cheapest of those not told apart from it, and of all.
+
+        A purpose is left out where no cost was measured.
+        """
+        found = [Choice("highest accuracy", self.standings[0])]
+        close = [item for item in self.standings if item.verdict in (BEST, UNCLEAR)]
+        for pool, end in ((close, ", not told apart from the best"), (self.standings, " of all")):
+            for purpose, cost in PURPOSES.items():
+                measured = [(value, item.rank, item) for item in pool if (value := cost(item.candidate)) is not None]
+                if measured:
+                    found.append(Choice(purpose + end, min(measured)[2]))
+        return found
 
 
 def shown(value: Spread, decimals: int = 4) -> str:
@@ -307,3 +335,11 @@ def _mean(item: Candidate, name: str) -> float | None:
 
 def _cost(value: float | None) -> float:
     return float("inf") if value is None else value
+
+
+PURPOSES: Mapping[str, Callable[[Candidate], float | None]] = {
+    "fastest prediction": lambda item: item.latency_ms,
+    "smallest file": lambda item: _mean(item, "size_mb"),
+    "shortest training": lambda item: _mean(item, "train_seconds"),
+}
+"""What may be wanted besides accuracy, and the cost that is least for it."""

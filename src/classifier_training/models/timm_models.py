@@ -146,8 +146,16 @@ def _create(
         raise unfetched(
             f"the trained weights of {name}",
             no_connection or error,
-            cached_at="$HF_HOME/hub (~/.cache/huggingface unless set)",
+            cached_at=f"$HF_HOME/hub (~/.cache/huggingface unless set), where {_download(architecture)} puts them",
         ) from error
+
+
+def _download(architecture: str) -> str:
+    """Return the command that fetches the trained weights of an architecture into the cache of the hub."""
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(architecture)
+    return f"`hf download {known.hf_hub_id if known and known.hf_hub_id else f'timm/{architecture}'}`"
 
 
 @dataclass(frozen=True, kw_only=True)

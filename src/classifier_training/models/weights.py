@@ -55,7 +55,7 @@ def unfetched(came: str, error: Exception, *, cached_at: str, takes_file: bool =
     return UserError(
         f"{came} cannot be fetched ({reason_of(error)})",
         f"a connection to fetch them once, or the weights in {cached_at}",
-        "connect; or take model=tf_efficientnet_lite0, whose weights come with this package; or "
+        "connect; or take model=auto (model=tf_efficientnet_lite0), whose weights come with this package; or "
         f"{file}random weights: model.pretrained=false",
     )
 

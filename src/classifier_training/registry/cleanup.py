@@ -30,6 +30,9 @@ the disk may hold locks that are not seen here."""
 LOGS = ("train.log", "tensorboard", "wandb")
 """What a run logs besides its results, by name."""
 
+STUDY, STUDY_LOGS = "tuning.json", ("journal.log", "job.log")
+"""A file of each finished search of `tune`, and what it logs besides its results."""
+
 TRASH_SUFFIX = ".removing"
 
 
@@ -60,8 +63,8 @@ def clean_up(
     Args:
         registry: of all runs.
         failed: runs that began, did not finish and are not running, and damaged ones.
-        keep: newest finished runs to keep of each model and name.
-        log_days: logs of finished runs may go when they are older than this.
+        keep: newest finished runs to keep of each name, model and data.
+        log_days: logs of finished runs and searches may go when they are older than this.
         apply: remove it.
 
     Returns:
@@ -117,12 +120,17 @@ def _plan(
     ]
     if log_days is not None:
         removals += _old_logs(registry, held, gone, log_days)
+        removals += _old_study_logs(registry.root, log_days)
     return removals, spared
 
 
 def _remove(removal: Removal) -> bool:
     """Remove one thing; returns whether nobody was at work there."""
     if removal.path != removal.run:
+        if (removal.run / STUDY).exists():
+            # A search has no lock of a run.
+            _delete(removal.path)
+            return True
         with hold(RunDir(removal.run).lock, wait=False) as free:
             if free:
                 _delete(removal.path)
@@ -157,13 +165,13 @@ def _candidates(registry: Registry, *, failed: bool, keep: int | None) -> Iterat
             elif record.status == DAMAGED:
                 yield record, f"damaged: {record.problem}"
     if keep is not None:
-        counts: dict[tuple[str, str], int] = {}
+        counts: dict[tuple[str, ...], int] = {}
         for record in records:
             if record.status == FINISHED:
-                key = (record.title, record.model)
+                key = (record.title, record.model, record.data)
                 counts[key] = counts.get(key, 0) + 1
                 if counts[key] > keep:
-                    yield record, f"older than the {keep} newest of {record.title}"
+                    yield record, f"older than the {keep} newest of {record.title} on {record.data}"
 
 
 def _old_logs(registry: Registry, held: set[str], gone: set[Path], days: float) -> Iterator[Removal]:
@@ -177,6 +185,18 @@ def _old_logs(registry: Registry, held: set[str], gone: set[Path], days: float) 
             if os.path.lexists(path) and (changed := _last_write(path)) < oldest:
                 age = (time.time() - changed) / 86_400
                 yield Removal(path=path, run=folder, reason=f"a log of {age:.0f} days ago", size_bytes=_size(path))
+
+
+def _old_study_logs(root: Path, days: float) -> Iterator[Removal]:
+    """Find the logs of searches that have ended; what was found stands in other files and in the experiment."""
+    oldest = time.time() - max(days * 86_400, IDLE_SECONDS)
+    for folder, _, files in os.walk(root):
+        if STUDY in files:
+            for path in (Path(folder, name) for name in STUDY_LOGS if name in files):
+                if (changed := _last_write(path)) < oldest:
+                    age = (time.time() - changed) / 86_400
+                    reason = f"a log of a search of {age:.0f} days ago"
+                    yield Removal(path=path, run=path.parent, reason=reason, size_bytes=_size(path))
 
 
 def _left_over(root: Path) -> Iterator[Path]:

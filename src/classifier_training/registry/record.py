@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.metrics import OF_CLASS
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import DamagedFileError, RunReader, read_values
 
@@ -96,8 +97,6 @@ RUN_FILES = frozenset(
     }
 )
 """One of these makes a folder a run's."""
-
-PER_CLASS = "acc_class_"
 
 
 class RunRecord(NamedTuple):
@@ -226,7 +225,7 @@ def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord
         classes="" if class_names is None else _digest(class_names),
         monitor=None if best is None else (str(best["name"]), float(best["value"])),
         split=split,
-        metrics={key: float(value) for key, value in metrics.items() if not key.startswith(PER_CLASS)},
+        metrics={key: float(value) for key, value in metrics.items() if OF_CLASS not in key},
         best_epoch=result.get("best_epoch"),
         num_epochs=len(reader.epochs) if run.metrics.name in names else None,
         train_seconds=reader.train_seconds,

@@ -62,6 +62,18 @@ def test_auto_is_a_trained_network_for_the_users_data_and_a_plain_one_for_the_sa
     assert compose_values(TRAIN, ["data=slides"])["model"]["pretrained"] == "auto"
 
 
+def test_the_name_of_a_run_may_be_that_of_its_data(tmp_path: Path) -> None:
+    assert values("name=auto")["name"] == "x"
+    assert values("name=mine")["name"] == "mine"
+    assert compose_values(TRAIN, ["name=auto"])["name"] == "digits"
+    for root, name in (("/my/Photos of 2026/", "Photos_of_2026"), (".", tmp_path.name), ("[/a/one,/b/two]", "one_two")):
+        found = compose_values(TRAIN, ["name=auto", f"data.root={root}" if "[" in root else f"data.root='{root}'"])
+        assert found["name"] == name
+    assert (
+        compose_values(TRAIN, ["name=auto", "data=torchvision", "data.name=CIFAR10"])["name"] == "torchvision_CIFAR10"
+    )
+
+
 def test_both_networks_of_auto_have_the_same_settings() -> None:
     lite, plain = (entry("model", name).options for name in ("tf_efficientnet_lite0", "resnet18"))
     assert {name: option.default for name, option in lite.items()} == {
@@ -104,6 +116,56 @@ def test_each_recipe_builds_and_changes_something(recipe: str) -> None:
     found, plain = values(f"recipe={recipe}"), values("recipe=none")
     assert {key for key in plain if found[key] != plain[key]} > {"recipe"}
     assert compose(TRAIN, ["data.root=/x", f"recipe={recipe}"])["recipe"] == recipe
+
+
+def test_slides_and_jersey_have_the_settings_of_the_systems_they_replace() -> None:
+    slides = values("recipe=slides")
+    assert slides["model"]["type"] == "mobilenetv4_conv_medium"
+    assert slides["imbalance"] == {"type": "weights", "beta": None}
+    colour = ("brightness", "contrast", "saturation", "hue", "crop_scale", "rotation_degrees", "hflip")
+    assert [slides["transforms"][name] for name in colour] == [0.1, 0.1, 0.1, 0.05, 1.0, 0.0, 0.0]
+    assert slides["optimizer"]["type"] == "adamw"
+    assert slides["optimizer"]["weight_decay"] == 1e-4
+    assert slides["scheduler"]["type"] == "plateau"
+    stopping = {"type": "early_stopping", "monitor": "val/loss", "patience": 10, "min_delta": 0.001}
+    assert slides["callbacks"]["early_stopping"] == stopping
+    assert slides["monitor"] == "val/acc_top1"
+    assert (slides["data"]["batch_size"], slides["trainer"]["max_epochs"]) == (64, 50)
+    jersey = values("recipe=jersey")
+    assert (jersey["model"]["type"], jersey["model"]["pretrained"]) == ("resnet18", "auto")
+    assert jersey["imbalance"]["type"] == "sampler"
+    assert jersey["loss"]["label_smoothing"] == 0.1
+    assert jersey["scheduler"]["type"] == "cosine"
+    assert jersey["scheduler"]["warmup_fraction"] > 0
+    assert jersey["callbacks"]["ema"]["type"] == "ema"
+    assert jersey["transforms"]["hflip"] == 0
+    local = values("experiment=jersey_ocr_resnet18_local")
+    for same in (
+        "model",
+        "transforms",
+        "loss",
+        "optimizer",
+        "scheduler",
+        "imbalance",
+        "callbacks",
+        "trainer",
+        "recipe",
+    ):
+        assert local[same] == jersey[same], same
+
+
+def test_words_go_over_the_network_and_the_score_of_a_recipe() -> None:
+    found = values(
+        "recipe=slides", "model=tf_efficientnet_lite0", "monitor=val/macro_f1", "data.batch_size=96",
+        "optimizer.lr=5e-4", "callbacks.early_stopping.patience=15",
+    )  # fmt: skip
+    assert found["model"]["type"] == "tf_efficientnet_lite0"
+    assert (found["monitor"], found["data"]["batch_size"], found["optimizer"]["lr"]) == ("val/macro_f1", 96, 5e-4)
+    assert found["callbacks"]["early_stopping"]["monitor"] == "val/loss"
+    assert found["callbacks"]["early_stopping"]["patience"] == 15
+    assert values("recipe=slides", "optimizer=sgd")["optimizer"]["weight_decay"] == 5e-4
+    assert values("recipe=slides", "model=auto")["model"]["type"] == "tf_efficientnet_lite0"
+    assert values("recipe=slides", "model=timm", "model.name=test_resnet")["model"]["name"] == "test_resnet"
 
 
 def test_a_typed_group_takes_the_recipes_preset_away_whole() -> None:

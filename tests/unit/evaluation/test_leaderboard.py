@@ -67,6 +67,23 @@ def test_candidates_are_ranked_and_told_apart_on_the_same_images() -> None:
     assert row["seeds"] == [0, 1, 2]
 
 
+def test_each_purpose_has_its_model() -> None:
+    (board,) = rank(
+        [candidate("poor", 120, latency_ms=0.5), candidate("good", 180, latency_ms=3), candidate("near", 178)]
+    )
+    found = {choice.purpose: choice.standing.candidate.model for choice in board.choices}
+    assert found == {
+        "highest accuracy": "good",
+        "fastest prediction, not told apart from the best": "near",
+        # Of equals the more accurate one.
+        "smallest file, not told apart from the best": "good",
+        "shortest training, not told apart from the best": "good",
+        "fastest prediction of all": "poor",
+        "smallest file of all": "good",
+        "shortest training of all": "good",
+    }
+
+
 def test_a_clear_winner_is_named_with_its_lead() -> None:
     (board,) = rank([candidate("poor", 120), candidate("good", 180)])
     assert board.verdict.endswith("over 3 seeds, 0.3000 ahead of poor (McNemar p = 1.7e-18, after Holm).")

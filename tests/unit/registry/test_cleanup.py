@@ -42,6 +42,30 @@ def test_it_says_what_would_go_and_removes_it_when_told(tmp_path: Path) -> None:
     assert "nothing to clean up" in str(cleanup(keep=5))
 
 
+def test_versions_are_counted_on_each_data_set(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    for hour, data in enumerate(("cats", "dogs", "cats", "dogs"), start=10):
+        make_run(outputs, f"2026-01-02/{hour}-00-00", data=f"/{data}")
+    found = cleanup(keep=1)
+    assert [removal.path.name for removal in found.removals] == ["11-00-00", "10-00-00"]
+    assert "newest of resnet18 on /cats" in str(found)
+
+
+def test_logs_of_old_searches_go_and_what_they_found_stays(tmp_path: Path) -> None:
+    old, new = (tmp_path / f"outputs/tuning/{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        for name in ("tuning.json", "trials.csv", "journal.log"):
+            (folder / name).write_text("{}")
+    make_run(tmp_path / "outputs", "2026-01-02/10-00-00")
+    age(old, days=10)
+    assert [removal.path for removal in cleanup(log_days=7).removals] == [Path("outputs/tuning/old/journal.log")]
+    cleanup(log_days=0, apply=True)
+    assert {path.name for path in old.iterdir()} == {"tuning.json", "trials.csv"}
+    # One that was written to a moment ago may still be searching.
+    assert (new / "journal.log").exists()
+
+
 def test_failed_runs_go_unless_a_process_is_at_work_or_was_just_now(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     failed = make_run(outputs, "2026-01-02/10-00-00", finished=False)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.drawing import Drawer, Figure
 
 MAX_SHEETS = 60
-"""Classes with a sample sheet, and a row of samples on the page; of more, the most frequent and the rarest halves."""
+"""Most classes with a sample sheet and a row of samples on the page: the most frequent ones and the rarest."""
 
 NUM_SHEET, NUM_STRIP = 32, 10
-MAX_PICTURES = 400
-"""Images of examples on the page: with plots and samples it stays under 10 MB."""
+MAX_IMAGES = 400
+"""Most example images on the page, which keeps it under 10 MB."""
 
 MAX_MEANS = 60
 MAX_UNFOLDED = 8
@@ -77,7 +77,7 @@ class DataReportDir:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the page takes from the analysis's images.
+    """Plots and samples for the page.
 
     Args:
         plots: files and what they show.
@@ -89,7 +89,7 @@ class Drawn:
 
 
 def draw_plots(folder: DataReportDir, data: Inspected, counted: SplitData, drawer: Drawer, *, image_size: int) -> Drawn:
-    """Hand the plots to the drawer; they are there when its block ends."""
+    """Submit the plots to the drawer, which has written them when its block ends."""
     plots: list[tuple[Path, str]] = []
 
     def draw(name: str, words: str, figure: Figure) -> None:
@@ -150,23 +150,23 @@ def write_data_page(
 ) -> None:
     """Write report.html."""
     splits = [(f"{len(table):,}", f"{name} images") for name, table in counted.tables.items()]
-    gravity = Counter(finding.severity for finding in findings)
-    found = ", ".join(plural(gravity[kind], kind) for kind in ("error", "warning", "note") if gravity[kind])
+    severities = Counter(finding.severity for finding in findings)
+    found = ", ".join(plural(severities[kind], kind) for kind in ("error", "warning", "note") if severities[kind])
     facts = [*splits, (f"{counted.num_classes:,}", "classes"), (found or "none", "findings")]
     body = [report.header(f"Data report: {data.index.root.name}", str(data.index.root), facts)]
-    cards, left = [], MAX_PICTURES
+    cards, left = [], MAX_IMAGES
     for finding in findings:
         card, used = _card(finding, data.index.root, left)
         cards.append(card)
         left -= used
-    nothing = report.card("good", "Nothing was found", "Every check passed.", "")
-    body.append(report.section("What was found, by what matters", *(cards or [nothing])))
+    nothing = report.card("good", "No findings", "Every check passed.", "")
+    body.append(report.section("Findings, most severe first", *(cards or [nothing])))
     rows: list[tuple[str | int, ...]] = [
         (shown(name), *(int(counted.counts(split)[number]) for split in counted.tables))
         for number, name in enumerate(counted.class_names)
     ]
     body.append(report.section("Classes", report.table(("class", *counted.tables), rows)))
-    # A plot that could not be drawn has been told of.
+    # The log names plots that could not be drawn.
     uris = [(report.plot_uri(path), words) for path, words in drawn.plots if path.exists()]
     body.append(report.section("Plots", report.plots(uris)))
     strips = [report.strip(shown(name), report.strip_uri(paths[:NUM_STRIP])) for name, paths in drawn.samples.items()]
@@ -175,7 +175,7 @@ def write_data_page(
     body.append(report.section("Samples of each class", *strips, *note))
     body.append(
         report.footer(
-            "Nothing was changed or deleted. Near-duplicates are proposals: look at them before you remove any."
+            "Nothing was changed or deleted. Near duplicates are candidates: look at them before you remove any."
         )
     )
     report.write_page(folder.page, title=f"Data report: {data.index.root.name}", body=body)
@@ -218,14 +218,14 @@ def _bars(counts: Counter[str], title: str) -> ClassBarsFigure:
 
 
 def _ends(counted: SplitData, number: int) -> list[int]:
-    """The classes to show, in their order: all, or the most frequent and the rarest."""
+    """The classes to show: all, or the most frequent and the rarest."""
     totals = sum(counted.counts(split) for split in counted.tables)
     order = np.argsort(-np.asarray(totals), kind="stable").tolist()
     return sorted(order if len(order) <= number else [*order[: number // 2], *order[-(number // 2) :]])
 
 
 def _samples(data: Inspected, counted: SplitData) -> dict[str, list[Path]]:
-    """Readable files of each shown class, spread evenly over the class, those to learn from first choice."""
+    """Readable files of each shown class, evenly spaced over the class; training images where the class has some."""
     readable = {fact.path for fact in data.scan.readable}
     by_label: dict[str, list[Path]] = {}
     seen_in_train = any(sample.split == TRAIN for sample in data.index.samples)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.conf.overrides import leaf_keys, value_at
+from classifier_training.conf.recipes import data_label, model_label
 from classifier_training.core.errors import UserError
 from classifier_training.core.labels import label_indices
 from classifier_training.core.register import TYPE_KEY, VERB, entry
@@ -167,19 +168,6 @@ def _node(values: Mapping[str, Any], group: str) -> Mapping[str, Any]:
     if not isinstance(node, dict):
         raise TypeError(f"config.yaml has no {group}")
     return node
-
-
-def model_label(node: Mapping[str, Any]) -> str:
-    """Return the name of a configured model for people: with the hub's name for it, where it is one of a hub."""
-    return f"{node[TYPE_KEY]}:{node['name']}" if node.get("name") else str(node[TYPE_KEY])
-
-
-def data_label(node: Mapping[str, Any]) -> str:
-    """Return the name of configured data for people: of its folder, or of the data set."""
-    root = node.get("root")
-    if root is None:
-        return str(node[TYPE_KEY]) if not node.get("name") else f"{node[TYPE_KEY]}:{node['name']}"
-    return "+".join(Path(str(one)).name for one in (root if isinstance(root, list) else [root]))
 
 
 def _damaged(run_dir: RunDir, error: Exception) -> UserError:

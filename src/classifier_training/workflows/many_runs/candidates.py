@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.searches import read_families, ready_models, representatives
-from classifier_training.conf.store import EXPERIMENT, USER_CONF, group_options
+from classifier_training.conf.store import EXPERIMENT, group_options
+from classifier_training.conf.tuned import experiment_name, experiment_path, without_tuned
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entries, entry
 from classifier_training.core.runtime import quiet_screen
-from classifier_training.workflows.many_runs.tuning_trials import experiment_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,7 +162,7 @@ def plan(
 
 def is_tuned(run: Planned) -> bool:
     """Whether the tuned settings of a run exist; true for a run that is not tuned."""
-    return run.tuned is None or (USER_CONF / EXPERIMENT / f"{run.tuned}.yaml").exists()
+    return run.tuned is None or experiment_path(run.tuned).exists()
 
 
 def refuse_own(verb: str, settings: Sequence[str], *, besides: Mapping[str, str] | None = None) -> None:
@@ -212,7 +212,7 @@ def _fit_settings(models: Sequence[str], data: Sequence[str], settings: Sequence
 def _refusal(words: Sequence[str]) -> UserError | None:
     try:
         with quiet_screen(but="classifier_training.workflows"):
-            compose(entry("verb", "train"), words)
+            compose(entry("verb", "train"), without_tuned(words))
     except UserError as error:
         return error
     return None

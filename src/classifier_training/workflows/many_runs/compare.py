@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from classifier_training.conf.overrides import word
+from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import UserError
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.processes import is_held
-from classifier_training.core.register import Replaces, SettingsOf, register
+from classifier_training.core.register import Replaces, SettingsOf, Word, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.settings import Trait
+from classifier_training.core.settings import Trait, TypedPath
 from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, middle_seed, rank
 from classifier_training.export.session import measure_latency_ms
+from classifier_training.registry.cleanup import STUDY_LOGS
+from classifier_training.registry.record import read_promotions
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
 from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
 from classifier_training.workflows.many_runs.jobs import Job, read_outcome, run_jobs
@@ -79,14 +82,15 @@ class CompareResult:
 def compare(
     *,
     models: Annotated[list[str] | str | None, Replaces("model")] = None,
-    data: Annotated[list[str] | str | None, Replaces("data", "data.root", "data.name")] = None,
+    data: Annotated[list[TypedPath] | TypedPath | None, Word(), Replaces("data", "data.root", "data.name")] = None,
     seeds: Annotated[list[Seed] | Seed, Replaces("seed")] = 0,
     jobs: Annotated[int, Field(ge=1)] = 1,
     tune: bool = False,
     tune_trials: Annotated[int, Field(ge=1)] | None = None,
     cleanup: bool = False,
+    keep: Annotated[int, Field(ge=1)] | None = None,
     report_only: bool = False,
-    output: Annotated[str, Trait.PLACE] = "outputs/comparison",
+    output: Annotated[TypedPath, Trait.PLACE] = "outputs/comparison",
     settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> CompareResult:
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
@@ -104,8 +108,10 @@ def compare(
         tune: train each model with the settings that tune finds for it on the data; settings found before, in
             conf/experiment/, are used again.
         tune_trials: trials of each search; 3 when left out.
-        cleanup: at the end, delete the checkpoints from which finished runs could be trained longer, and the files of
-            interrupted runs.
+        cleanup: at the end, delete the checkpoints from which finished runs could be trained longer, the files of
+            interrupted runs, and the logs of searches.
+        keep: with cleanup, also delete finished runs of earlier comparisons in output but for so many of the newest of
+            each model, data set and seed; those that were promoted stay.
         report_only: write the leaderboard of finished runs without training; of all runs in output, unless models or
             data choose some.
         output: folder of the runs and of the leaderboard.
@@ -115,6 +121,8 @@ def compare(
         raise UserError(
             f"tune_trials={tune_trials} has no effect without tune=true", "both, or neither", "add tune=true"
         )
+    if keep is not None and not cleanup:
+        raise UserError(f"keep={keep} has no effect without cleanup=true", "both, or neither", "add cleanup=true")
     folder = Path(output).expanduser()
     planned: list[Planned] = []
     if not report_only or models is not None or data is not None:
@@ -154,6 +162,11 @@ def compare(
         )
     if cleanup:
         _clean(run.run_dir for run in found)
+        for name in STUDY_LOGS:
+            for path in (folder / "tuning").glob(f"*/{name}"):
+                path.unlink()
+        if keep is not None:
+            _delete_earlier(folder, found, keep=keep)
     boards, paths = _rank(found, failures)
     if not boards:
         name, reason = next(iter(failures.items()))
@@ -180,7 +193,7 @@ def _job(folder: Path, run: Planned) -> Job:
             return None
         begun = [RunDir(path.parent) for path in sorted(own.glob("*/*/config.yaml"), reverse=True)]
         left = next((one for one in begun if one.resumable), None)
-        return ["train", *([word("resume", left.path)] if left else [*run.words, word("output", own)])]
+        return ["train", *([word("resume", left.path)] if left else [*without_tuned(run.words), word("output", own)])]
 
     return Job(name=run.name, folder=own, words=words)
 
@@ -280,3 +293,22 @@ def _clean(runs: Iterable[RunDir]) -> None:
             if not other.result.exists() and not is_held(other.lock):
                 log.info("cleanup: %s", other.path)
                 shutil.rmtree(other.path)
+
+
+def _delete_earlier(folder: Path, found: Sequence[Finished], *, keep: int) -> None:
+    """Delete jobs of earlier comparisons but for the newest of each model, data set and seed."""
+    present = {run.run_dir.path for run in found}
+    ended = [run_dir for own in (folder / "jobs").iterdir() if (run_dir := _finished(own)) is not None]
+    counts: dict[tuple[str, str, int], int] = {}
+    for run_dir in sorted(ended, key=lambda run_dir: run_dir.path.parts[-2:], reverse=True):
+        try:
+            run = read_finished(run_dir)
+        except UserError as error:
+            log.warning("cleanup: %s is left alone: %s", run_dir.path, error.came)
+            continue
+        key = (run.model, run.data, run.seed)
+        counts[key] = counts.get(key, 0) + 1
+        is_used = run_dir.path in present or read_promotions(run_dir) or is_held(run_dir.lock)
+        if counts[key] > keep and not is_used:
+            log.info("cleanup: %s", run_dir.path.parents[1])
+            shutil.rmtree(run_dir.path.parents[1])

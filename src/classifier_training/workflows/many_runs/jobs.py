@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 60.0
-"""How long a job that is told to stop may take to write its checkpoint."""
+"""Time for a job to write its checkpoint after SIGTERM."""
 
 TAIL_BYTES = 20_000
 
@@ -41,10 +41,10 @@ class Job:
     """A command to run.
 
     Args:
-        name: for people; one of a kind among the jobs of a call.
-        folder: of its log and record, and of what it writes.
-        words: gives the command line behind the program's name when the job's turn has come, or None where nothing is
-            left to do.
+        name: for display; unique among the jobs of a call.
+        folder: of its log, record and outputs.
+        words: returns the arguments of the command line when the job is started, or None where nothing is left to
+            do.
     """
 
     name: str
@@ -53,23 +53,23 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the process says."""
+        """Output of the process."""
         return self.folder / "job.log"
 
     @property
     def record(self) -> Path:
-        """How its last process ended."""
+        """Outcome of its last process."""
         return self.folder / "job.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the last process of a job ended.
+    """Outcome of the last process of a job.
 
     Args:
-        exit_code: 0 where it did what it should; negative for a signal.
-        seconds: that it took.
-        reason: why it failed, in words; empty where it did not.
+        exit_code: 0 for success; negative for a signal.
+        seconds: duration.
+        reason: why it failed; empty for success.
     """
 
     exit_code: int
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def read_outcome(record: Path) -> Outcome | None:
-    """Return what a job's record says; None where there is none, or a damaged one."""
+    """Read the record of a job; None if it is missing or damaged."""
     try:
         return Outcome(**json.loads(record.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -86,7 +86,7 @@ def read_outcome(record: Path) -> Outcome | None:
 
 
 def visible_gpus() -> list[str]:
-    """Return the names by which the CUDA devices can be chosen that this process may use, without loading CUDA."""
+    """Return the identifiers of the visible CUDA devices, without loading CUDA."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name and name != "-1"]
@@ -98,10 +98,10 @@ def visible_gpus() -> list[str]:
 
 
 def run_jobs(jobs: Sequence[Job], *, num_parallel: int, remedy: str) -> dict[str, Outcome | None]:
-    """Run jobs, some at a time; one that fails leaves the others.
+    """Run jobs in parallel; a failed job does not stop the others.
 
-    Each has its share of the cores, or one of the GPUs in turn. A job that another process is at, such as the child of
-    a start that was killed, is waited for. Ctrl-C and SIGTERM reach the running jobs as SIGTERM.
+    Each has its share of the cores, or one of the GPUs in turn. If another process runs a job already, such as the
+    child of a killed command, its end is waited for. Ctrl-C and SIGTERM are passed to the running jobs as SIGTERM.
 
     Args:
         jobs: what to run.
@@ -126,7 +126,7 @@ def run_jobs(jobs: Sequence[Job], *, num_parallel: int, remedy: str) -> dict[str
         finally:
             slots.put(slot)
 
-    with ThreadPoolExecutor(num_parallel) as pool, _told_signals():
+    with ThreadPoolExecutor(num_parallel) as pool, _signals_raise():
         futures = {job.name: pool.submit(run, job) for job in jobs}
         try:
             wait(futures.values())
@@ -139,7 +139,7 @@ def run_jobs(jobs: Sequence[Job], *, num_parallel: int, remedy: str) -> dict[str
 
 
 class _Runner:
-    """Starts processes and, when it is told to stop, ends those that run and starts no other."""
+    """Starts processes; after `stop`, none."""
 
     def __init__(self, *, num_parallel: int, gpus: Sequence[str]) -> None:
         self._environment = {**os.environ, **share_of_cores(max(1, num_cores() // num_parallel))}
@@ -153,7 +153,7 @@ class _Runner:
         job.folder.mkdir(parents=True, exist_ok=True)
         with (job.folder / "job.lock").open("w") as held:
             while not _locked(held.fileno()):
-                log.info("%s: another process is at it; waiting", job.name)
+                log.info("%s: another process runs it; waiting", job.name)
                 if self._stopping.wait(5.0):
                     return None
             words = job.words()
@@ -176,7 +176,7 @@ class _Runner:
         return outcome
 
     def stop(self) -> None:
-        """End all processes, in an orderly way where they let themselves be told."""
+        """Terminate all processes; kill those that are still running after the grace period."""
         self._stopping.set()
         with self._lock:
             running = list(self._running)
@@ -187,7 +187,7 @@ class _Runner:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.warning("process %d does not stop; it is killed", process.pid)
+                log.warning("process %d is still running %.0f s after SIGTERM; killing it", process.pid, GRACE_SECONDS)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
@@ -199,8 +199,8 @@ class _Runner:
             with self._lock:
                 if self._stopping.is_set():
                     return -signal.SIGTERM
-                # A session of its own keeps Ctrl-C from it, which we pass on as a SIGTERM. The open lock goes with it,
-                # so that it is held for as long as the job runs, whatever becomes of us.
+                # In a session of its own it does not receive Ctrl-C, which is passed on as SIGTERM. It inherits the
+                # open lock, which is thus held for as long as the job runs, even if this process is killed.
                 process = subprocess.Popen(  # noqa: S603 - our own program
                     [sys.executable, "-m", "classifier_training", *words],
                     stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
@@ -239,7 +239,7 @@ def _locked(descriptor: int) -> bool:
 
 
 class _Signal(BaseException):
-    """Ctrl-C or SIGTERM, as it comes to whoever waits for jobs."""
+    """SIGINT or SIGTERM, raised in the thread that waits for jobs."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -247,15 +247,15 @@ class _Signal(BaseException):
 
 
 @contextlib.contextmanager
-def _told_signals() -> Iterator[None]:
-    def tell(number: int, _frame: FrameType | None) -> None:
-        # A second one must not cut short what the first began.
+def _signals_raise() -> Iterator[None]:
+    def raise_signal(number: int, _frame: FrameType | None) -> None:
+        # A second signal must not interrupt the shutdown.
         for each in watched:
             signal.signal(each, signal.SIG_IGN)
         raise _Signal(number)
 
     watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, tell) for number in watched}
+    before = {number: signal.signal(number, raise_signal) for number in watched}
     try:
         yield
     finally:

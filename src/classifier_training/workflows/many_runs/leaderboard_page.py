@@ -47,7 +47,8 @@ def write_leaderboard(
 
     leaderboard.json holds schema (1), made_at, num_cores, versions, verdicts (one sentence for each data set),
     standings (the rows of leaderboard.csv, with the interval of the difference to the best) each with its runs
-    {seed: {run, balanced_accuracy, …}}, best {data: run} and failures {job: reason}.
+    {seed: {run, balanced_accuracy, …}}, best {data: run}, choices {data: [{purpose, model, run, and its metrics and
+    costs}]} and failures {job: reason}.
 
     Args:
         folder: where to.
@@ -55,6 +56,7 @@ def write_leaderboard(
         runs: folder of each run, by data, model and seed.
         failures: why a job gave no run, by its name.
     """
+    chosen = ("model", "run", *metric_columns(), "latency_ms", "size_mb", "train_seconds", "verdict")
     standings = [_row(item, runs) for board in boards for item in board.standings]
     columns = (
         "rank", "data", "model", "seeds", *(f"{name}{end}" for name in metric_columns() for end in ("", "_deviation")),
@@ -73,6 +75,13 @@ def write_leaderboard(
             "verdicts": [board.verdict for board in boards],
             "best": {row["data"]: row["run"] for row in standings if row["rank"] == 1},
             "standings": standings,
+            "choices": {
+                board.data: [
+                    {"purpose": one.purpose, **{name: _row(one.standing, runs)[name] for name in chosen}}
+                    for one in board.choices
+                ]
+                for board in boards
+            },
             "failures": dict(failures),
         },
     )
@@ -106,7 +115,28 @@ def table_lines(boards: Sequence[Leaderboard]) -> list[str]:
             for item in board.standings
         ]
         lines += [f"{board.data}:", *align(header, rows, right=frozenset(header[2:-1])), ""]
+        if len(board.standings) > 1:
+            choices = _choice_rows(board)
+            lines += ["which for what:", *align(CHOICE_HEADER, choices, right=frozenset(CHOICE_HEADER[2:])), ""]
     return [*lines, LEGEND]
+
+
+CHOICE_HEADER = ("wanted", "model", "balanced accuracy", "latency ms", "size MB", "train s")
+
+
+def _choice_rows(board: Leaderboard) -> list[tuple[str, ...]]:
+    """The model for each purpose, with what it is worth and costs."""
+    return [
+        (
+            one.purpose,
+            one.standing.candidate.model,
+            _spread(one.standing, RANKED_BY),
+            "" if one.standing.candidate.latency_ms is None else f"{one.standing.candidate.latency_ms:.2f}",
+            _spread(one.standing, "size_mb", 1),
+            _spread(one.standing, "train_seconds", 1),
+        )
+        for one in board.choices
+    ]
 
 
 def _titles() -> list[str]:
@@ -158,7 +188,7 @@ def _body(
     ]
     body = [report.header("Leaderboard", "Models on the same data, splits and test images.", facts)]
     body += [
-        report.card("good", "The best", board.verdict, f"look at it: run={_row(board.standings[0], runs)['run']}")
+        report.card("good", "Best model", board.verdict, f"evaluate run={_row(board.standings[0], runs)['run']}")
         for board in boards
     ]
     for board in boards:
@@ -181,6 +211,10 @@ def _body(
             "against the best", "p",
         )  # fmt: skip
         body.append(report.section(board.data, report.table(columns, rows), report.paragraph(f"{LEGEND}.")))
+        if len(board.standings) > 1:
+            body.append(
+                report.section(f"{board.data}: which model for what", report.table(CHOICE_HEADER, _choice_rows(board)))
+            )
     if images:
         body.append(report.section("Plots", report.plots(images)))
     if failures:

@@ -1,4 +1,4 @@
-"""What `distill` found: files, figures, and a paragraph."""
+"""The report of `distill`: files, plots and a conclusion."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What a comparison of students gave.
+    """Result of `distill`.
 
     Args:
-        folder: where everything is.
-        summaries: the student alone, then each way to teach, over seeds.
-        best: the way that validated best.
-        teacher: what the teacher costs.
-        student: what the student costs.
+        folder: of the files.
+        summaries: the student alone, then each distillation setting, over seeds.
+        best: the setting with the highest validation score.
+        teacher: accuracy, size and latency of the teacher.
+        student: the same of the student.
         words: the conclusion, one paragraph.
-        failed: runs that came to no end, by their titles.
-        incomplete: what runs could not do after training, such as a withheld file; a line each.
+        failed: titles of failed runs.
+        incomplete: steps after training that failed, such as a withheld file; one line each.
     """
 
     folder: Path
@@ -84,7 +84,7 @@ class DistillResult:
 
 
 class TeacherPredictions:
-    """What the teachers say to held-out images, each set of images asked for once.
+    """Predictions of the teachers for held-out images, computed once for each set of images.
 
     Args:
         opened: the teachers.
@@ -127,13 +127,13 @@ def report_students(
     Args:
         folder: where to.
         opened: the teachers.
-        answers: theirs.
+        answers: their predictions.
         scores: of the runs.
         results: of the same runs.
-        failed: titles of the runs that came to no end.
+        failed: titles of failed runs.
 
     Raises:
-        CheckFailedError: when no student with a teacher, or none without, came to its end.
+        CheckFailedError: when no student with a teacher, or none without, has finished.
     """
     by_run = dict(zip((score.run for score in scores), results, strict=True))
     alone_seeds = {score.seed for score in scores if score.taught is None}
@@ -154,10 +154,10 @@ def report_students(
     student = open_model(one.run)
     if student.predictor.device != opened[0].predictor.device:
         log.warning(
-            "latency: the teacher answers by %s, the student by %s; sizes and times do not compare well",
+            "latency: the teacher runs on %s, the student on %s; sizes and times are not comparable",
             opened[0].predictor.device, student.predictor.device,
         )  # fmt: skip
-    latencies = measure_side_by_side([_asked(list(opened)), _asked([student])])
+    latencies = measure_side_by_side([_forward(list(opened)), _forward([student])])
     teacher_name = " + ".join(dict.fromkeys(_architecture(item) for item in opened))
     served = [
         Served(name=teacher_name, accuracy=accuracy, size_mb=_size_mb(opened), latency_ms=latencies[0].median_ms),
@@ -229,7 +229,7 @@ def _names(result: TrainResult) -> Sequence[str]:
     return describe_trained(result.run_dir)[0].class_names
 
 
-def _asked(models: Sequence[RunModel]) -> Callable[[], object]:
+def _forward(models: Sequence[RunModel]) -> Callable[[], object]:
     inputs = [np.zeros((1, 3, *model.predictor.preprocessing.size), dtype=np.float32) for model in models]
     return lambda: [model.predictor.run(pixels) for model, pixels in zip(models, inputs, strict=True)]
 

@@ -13,14 +13,15 @@ from pydantic import Field
 
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.overrides import value_at, word
+from classifier_training.conf.recipes import data_label, model_label
 from classifier_training.conf.searches import family_of
+from classifier_training.conf.tuned import experiment_name, save_experiment, without_tuned
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
-from classifier_training.core.settings import Trait
-from classifier_training.workflows.evaluating.finished import data_label, model_label
+from classifier_training.core.settings import Trait, TypedPath
 from classifier_training.workflows.many_runs.candidates import AGAIN, refuse_own
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
 from classifier_training.workflows.many_runs.tuning_study import (
@@ -41,7 +42,6 @@ from classifier_training.workflows.many_runs.tuning_study import (
     owner,
     suggest,
 )
-from classifier_training.workflows.many_runs.tuning_trials import experiment_name, save_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,19 +53,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Trials that may fail before any has succeeded."""
+"""Trials that may fail while none has succeeded."""
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search found.
+    """Result of `tune`.
 
     Args:
         name: of the experiment.
         experiment: its file.
         summary: of the study.
         folder: of the study's files.
-        words: what the user trains with, behind the experiment.
+        words: further settings of `train`, besides the experiment.
     """
 
     name: str
@@ -86,7 +86,7 @@ class TuneResult:
             f"epochs: {found.num_epochs} of {found.num_epochs_whole} without pruning ({found.saved:.0%} saved)",
         ]
         if len(found.best.values) > 1:
-            lines.append("no other is better in both:")
+            lines.append("Pareto front of score and latency:")
             lines += [f"  trial {one.number}: {one.values[0]:.4f}, {one.values[1]:.2f} ms" for one in found.front]
         lines += [
             f"plots and trials.csv: {self.folder}",
@@ -106,23 +106,23 @@ def tune(
     sampler: Sampler = "tpe",
     pruner: Pruner | None = None,
     name: str | None = None,
-    storage: str | None = None,
-    output: Annotated[str, Trait.PLACE] = "outputs/tuning",
+    storage: TypedPath | None = None,
+    output: Annotated[TypedPath, Trait.PLACE] = "outputs/tuning",
     settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> TuneResult:
     """Search for the best settings of a model; the best become an experiment that `train experiment=NAME` runs.
 
-    Each trial is a run of train, scored by its monitor on validation images; a trial that does badly is ended early,
-    one that fails is written down. The same command resumes a study, and several processes or machines with the
+    Each trial is a run of train, scored by its monitor on validation images. Poor trials are pruned; failed ones are
+    recorded with the reason. The same command resumes a study, and several processes or machines with the
     same name= and storage= share one.
 
     Args:
-        trials: of the whole study, those before and those of others included.
+        trials: of the whole study, earlier ones and those of other processes included.
         search: the space, a file in conf/search/; that of the model's family when left out.
-        latency: search for short answer times too: what is found is a front of both.
+        latency: minimize the latency of a prediction too; the result is the Pareto front of both.
         sampler: tpe learns from earlier trials, random does not.
-        pruner: what ends trials: median those below the median of others, hyperband by its brackets, none; median when
-            left out, none with latency.
+        pruner: which trials are pruned: median those below the median of the others, hyperband by its brackets, none;
+            median when left out, none with latency.
         name: of the study and the experiment; tuned_MODEL_DATA when left out.
         storage: a journal file, or the URL of an SQL database; a journal in the study's folder when left out.
         output: folder for the folders of studies.
@@ -131,14 +131,14 @@ def tune(
     optuna = import_optuna()
     if latency and pruner not in (None, "none"):
         raise UserError(
-            f"pruner={pruner} has no effect with latency=true: trials with two objectives are not ended early",
+            f"pruner={pruner} has no effect with latency=true: trials with two objectives are not pruned",
             "one of them", "leave pruner= out",
         )  # fmt: skip
     refuse_own("tune", settings)
     train = entry("verb", "train")
-    values = compose_values(train, settings)
+    values = compose_values(train, without_tuned(settings))
     chosen, family = family_of(values["model"][TYPE_KEY], search=search)
-    space = _free(family.space, settings, chosen)
+    space = _untyped(family.space, settings, chosen)
     _check_space(space, settings, chosen)
     name = name or experiment_name(model_label(values["model"]), data_label(values["data"]))
     folder = Path(output).expanduser() / name
@@ -150,16 +150,16 @@ def tune(
         directions=[direction, *(["minimize"] if latency else [])],
         identity={
             "space": {key: parameter.model_dump(exclude_defaults=True) for key, parameter in space.items()},
-            "settings": dict(sorted(_parted(typed) for typed in settings if not _is_of_a_machine(typed))),
+            "settings": dict(sorted(_key_and_value(typed) for typed in settings if not _is_machine_specific(typed))),
             "objectives": [values["monitor"], *(["latency"] if latency else [])],
         },
         max_epochs=max_epochs,
         pruner=pruner or ("none" if latency else "median"),
     )
     study = open_study(plan, storage or str(folder / "journal.log"))
-    _clear(study, folder)
+    _remove_lost_trials(study, folder)
     if not study.get_trials(deepcopy=False):
-        # The search begins with what it would have been without it.
+        # The first trial has the settings of a run without a search.
         study.enqueue_trial(_defaults(space, values), skip_if_exists=True)
     log.info(
         "study %s: space %s (%s), %d of %d trials done", name, chosen, ", ".join(space), len(counted(study)), trials
@@ -171,7 +171,7 @@ def tune(
         trial.set_user_attr(OWNER, owner())
         with quiet_screen(but="classifier_training.workflows.many_runs.tun"):
             _run(study, trial, space, settings, folder, latency=latency)
-        _refuse_hopeless(study)
+        _refuse_failing(study)
     summary = summarize(study, max_epochs=max_epochs)
     if summary is None:
         raise UserError(
@@ -182,21 +182,23 @@ def tune(
         f"Trial {summary.best.number} of {sum(summary.num_trials.values())}: {values['monitor']} "
         f"{summary.best.values[0]:.4f} (Optuna {optuna.__version__}, space {chosen})"
     )
-    experiment = save_experiment(name, model=values["model"], best=summary.best.params, words=found)
+    experiment = save_experiment(
+        name, model=values["model"], data=values["data"], best=summary.best.params, words=found
+    )
     searched = {key.partition(".")[0] for key in space} | {"model"}
-    kept = [typed for typed in settings if _parted(typed)[0] not in searched]
-    return TuneResult(name, experiment, summary, folder, [setting(*_parted(typed)) for typed in kept])
+    kept = [typed for typed in settings if _key_and_value(typed)[0] not in searched]
+    return TuneResult(name, experiment, summary, folder, [setting(*_key_and_value(typed)) for typed in kept])
 
 
 def _run(
     study: Study, trial: Trial, space: Mapping[str, Parameter], settings: Sequence[str], folder: Path, *, latency: bool
 ) -> None:
-    """Run a trial and tell the study; one that fails is written down there."""
+    """Run a trial and report its result to the study; a failed one is recorded with the reason."""
     from classifier_training.workflows.many_runs.tuning_trials import run_trial
 
     states = import_optuna().trial.TrialState
-    drawn = suggest(trial, space)
-    log.info("trial %d: %s", trial.number, " ".join(f"{key}={_shown(value)}" for key, value in drawn.items()))
+    suggested = suggest(trial, space)
+    log.info("trial %d: %s", trial.number, " ".join(f"{key}={_format(value)}" for key, value in suggested.items()))
 
     def report(epoch: int, score: float) -> bool:
         if latency:
@@ -206,27 +208,27 @@ def _run(
 
     own = folder / f"trial-{trial.number:04d}-{owner().replace(':', '-')}"
     try:
-        result = run_trial(settings, drawn, own, report=report, times=latency)
+        result = run_trial(settings, suggested, own, report=report, times=latency)
     except (InterruptedRunError, KeyboardInterrupt):
         trial.set_user_attr(LOST, True)  # noqa: FBT003 - Optuna's signature
         study.tell(trial, state=states.FAIL)
         raise
     except Exception as error:  # noqa: BLE001 - whatever a combination of settings does, the search goes on
-        said = error.came if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        trial.set_user_attr(ERROR, said)
+        reason = error.came if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        trial.set_user_attr(ERROR, reason)
         study.tell(trial, state=states.FAIL)
-        log.warning("trial %d failed: %s", trial.number, said)
+        log.warning("trial %d failed: %s", trial.number, reason)
         return
     trial.set_user_attr(EPOCHS, result.num_epochs)
     trial.set_user_attr(SECONDS, result.seconds)
     if result.score is None:
         study.tell(trial, state=states.PRUNED)
-        log.info("trial %d: ended after %d epochs", trial.number, result.num_epochs)
+        log.info("trial %d: pruned after %d epochs", trial.number, result.num_epochs)
         return
     latency_ms = math.nan if result.latency_ms is None else result.latency_ms
     scores = [result.score, *([latency_ms] if latency else [])]
     if not all(map(math.isfinite, scores)):
-        trial.set_user_attr(ERROR, f"no score that can be compared: {scores}")
+        trial.set_user_attr(ERROR, f"the score is not finite: {scores}")
         study.tell(trial, state=states.FAIL)
         return
     study.tell(trial, scores)
@@ -235,9 +237,9 @@ def _run(
     )
 
 
-def _free(space: Mapping[str, Parameter], settings: Sequence[str], chosen: str) -> dict[str, Parameter]:
+def _untyped(space: Mapping[str, Parameter], settings: Sequence[str], chosen: str) -> dict[str, Parameter]:
     """Return the part of a space that is not typed."""
-    typed = {_parted(word)[0] for word in settings}
+    typed = {_key_and_value(word)[0] for word in settings}
     fixed = [key for key in space if key in typed]
     if fixed:
         log.info("not searched, since typed: %s", ", ".join(fixed))
@@ -251,7 +253,7 @@ def _free(space: Mapping[str, Parameter], settings: Sequence[str], chosen: str) 
 
 
 def _check_space(space: Mapping[str, Parameter], settings: Sequence[str], name: str) -> None:
-    """Raise when a value at an end of the space is none that `train` takes.
+    """Raise when `train` refuses a value at an end of the space.
 
     Raises:
         UserError: for the first.
@@ -261,7 +263,10 @@ def _check_space(space: Mapping[str, Parameter], settings: Sequence[str], name: 
         values = {key: found[min(place, len(found) - 1)] for key, found in ends.items()}
         try:
             with quiet_screen(but="classifier_training.workflows"):
-                compose(entry("verb", "train"), [*settings, *(word(key, value) for key, value in values.items())])
+                compose(
+                    entry("verb", "train"),
+                    [*without_tuned(settings), *(word(key, value) for key, value in values.items())],
+                )
         except UserError as error:
             raise UserError(
                 f"search={name}: {error.came}",
@@ -281,18 +286,18 @@ def _defaults(space: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict
     return found
 
 
-def _clear(study: Study, folder: Path) -> None:
-    """Close trials that were lost with their process, and delete what they left."""
+def _remove_lost_trials(study: Study, folder: Path) -> None:
+    """Close trials whose process has died, and delete their folders."""
     lost = close_lost_trials(study)
     if lost:
-        log.info("lost with a process that was ended: trial %s", ", ".join(map(str, lost)))
+        log.info("closed, since its process has died: trial %s", ", ".join(map(str, lost)))
     for path in folder.glob("trial-*"):
         host, _, pid = path.name.split("-", 2)[2].rpartition("-")
         if is_gone(f"{host}:{pid}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _refuse_hopeless(study: Study) -> None:
+def _refuse_failing(study: Study) -> None:
     """Raise when the first trials have all failed.
 
     Raises:
@@ -310,18 +315,18 @@ def _refuse_hopeless(study: Study) -> None:
 
 def _last_error(study: Study) -> str:
     errors = [trial.user_attrs[ERROR] for trial in counted(study) if ERROR in trial.user_attrs]
-    return errors[-1] if errors else "none came to its end"
+    return errors[-1] if errors else "none finished"
 
 
-def _parted(typed: str) -> tuple[str, str]:
+def _key_and_value(typed: str) -> tuple[str, str]:
     key, _, value = typed.lstrip("+").partition("=")
     return key, value
 
 
-def _is_of_a_machine(typed: str) -> bool:
-    """Whether a setting may be otherwise where a study is shared between machines."""
-    return Trait.MACHINE in entry("verb", "train").traits(_parted(typed)[0])
+def _is_machine_specific(typed: str) -> bool:
+    """Whether a setting may differ between machines that share a study."""
+    return Trait.MACHINE in entry("verb", "train").traits(_key_and_value(typed)[0])
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

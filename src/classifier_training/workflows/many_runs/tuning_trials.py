@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import gc
-import re
 import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, RunStopped
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word
-from classifier_training.conf.store import EXPERIMENT, USER_CONF
+from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry, entry_of
-from classifier_training.core.run_dir import write_text
+from classifier_training.core.types import epoch_name
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.training.settings import TrainSettings
@@ -52,7 +49,7 @@ class Watch(Observer):
         self.num_epochs = len(end.rows)
         if self.report(end.epoch, float(end.rows[-1][run.monitor])) and self.num_epochs < run.max_epochs:
             self.is_stopped = True
-            raise RunStopped(f"after epoch {end.epoch}")
+            raise RunStopped(f"after {epoch_name(end.epoch)}")
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:  # noqa: ARG002
         """Keep the score; see the base class."""
@@ -103,7 +100,7 @@ def run_trial(
     try:
         arguments = compose(
             entry("verb", "train"),
-            [*words, *(word(key, value) for key, value in values.items()), word("output", folder)],
+            [*without_tuned(words), *(word(key, value) for key, value in values.items()), word("output", folder)],
         )
         # A classifier fitted by scikit-learn has no checkpoint, so its export is scored.
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
@@ -143,43 +140,3 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def experiment_name(model: str, data: str) -> str:
-    """Return the name of the experiment with the best settings of a model on some data."""
-    return "tuned_" + "_".join(re.sub(r"\W+", "_", part).strip("_") or "unnamed" for part in (model, data))
-
-
-def experiment_path(name: str) -> Path:
-    """Return the file of an experiment in the user's folder."""
-    return USER_CONF / EXPERIMENT / f"{name}.yaml"
-
-
-def save_experiment(name: str, *, model: Mapping[str, Any], best: Mapping[str, Any], words: str) -> Path:
-    """Write an experiment that `train experiment=NAME` runs; an older one of the name is replaced.
-
-    Args:
-        name: of the experiment.
-        model: the model's settings that choose it: type, and the hub's name where it has one.
-        best: values by setting; a key without a dot chooses from a group.
-        words: where the values come from.
-
-    Returns:
-        The file.
-    """
-    groups = {key for key, option in entry("verb", "train").options.items() if option.choice is not None}
-    chosen = {"model": model["type"], **{key: value for key, value in best.items() if key in groups}}
-    values: dict[str, Any] = {"defaults": [{f"override /{key}": value} for key, value in chosen.items()]}
-    set_to = {key: value for key, value in best.items() if key not in groups}
-    if model.get("name"):
-        set_to["model.name"] = model["name"]
-    for key, value in sorted(set_to.items()):
-        node = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    path = experiment_path(name)
-    head = f"# @package _global_\n# {words}\n"
-    write_text(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    return path

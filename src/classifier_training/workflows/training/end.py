@@ -22,6 +22,7 @@ from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
+from classifier_training.workflows.training.screen import file_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
     from classifier_training.training.loggers import closed_after_errors
 
     failures, clock = trained.failures, trained.run.clock
-    with _interrupts_told(trained.run.run_dir):
+    with interrupts_told(trained.run.run_dir, NO_MORE):
         with closed_after_errors(trained.loggers), ExitStack() as stack:
             writer = _open_writer(trained, stack, failures)
             with clock.part("export"):
@@ -235,6 +236,8 @@ def _write_others(writer: BundleWriter | None, failures: Failures) -> None:
         with failures.keep("model_info.json"):
             writer.write_others()
         failures.found |= writer.info.withheld
+        if writer.files:
+            log.info("%s", file_words(writer.files, _calibration(writer)))
 
 
 def _close_loggers(trained: Trained, failures: Failures) -> None:
@@ -261,7 +264,7 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
         raise UserError(
             f"{run_dir.result} cannot be written ({error.strerror}), so the run is not finished",
             "a run folder that can be written to",
-            f"make room, and have the rest done: {_resume(run_dir)}",
+            f"make room, and have the rest done: {_resume(run_dir)}{NO_MORE}",
         ) from error
     if not trained.keeps_last:
         with failures.keep("removing last.ckpt"):
@@ -309,20 +312,32 @@ def record_result(
 
 
 @contextmanager
-def _interrupts_told(run_dir: RunDir) -> Iterator[None]:
-    """Say how to have the rest done when Ctrl-C or SIGTERM came after training."""
+def interrupts_told(run_dir: RunDir, note: str = "") -> Iterator[None]:
+    """Say how to resume a run when Ctrl-C or SIGTERM comes in the block.
+
+    Args:
+        run_dir: the run, which has a folder.
+        note: to stand after the command.
+
+    Raises:
+        InterruptedRunError: then.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
-        raise InterruptedRunError(signal.SIGINT, _resume(run_dir)) from error
+        raise InterruptedRunError(signal.SIGINT, _resume(run_dir) + note) from error
     except SystemExit as error:
         if error.code != 128 + signal.SIGTERM:
             raise
-        raise InterruptedRunError(signal.SIGTERM, _resume(run_dir)) from error
+        raise InterruptedRunError(signal.SIGTERM, _resume(run_dir) + note) from error
 
 
 def _resume(run_dir: RunDir) -> str:
-    return f"{command('train')} {setting('resume', run_dir.path)}   (it trains no more)"
+    return f"{command('train')} {setting('resume', run_dir.path)}"
+
+
+NO_MORE = "   (it trains no more)"
+"""Of a run whose training is over."""
 
 
 def write_documents(

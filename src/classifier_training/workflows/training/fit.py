@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, RunContext
-from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.register import describe
-from classifier_training.core.runtime import command, peak_memory_mb
+from classifier_training.core.runtime import peak_memory_mb
 from classifier_training.core.types import PROBE_EPOCH, TEST, VAL, SplitResult
+from classifier_training.evaluation.metrics import without_value
 from classifier_training.training.transfer import ProbeThenFineTune
 from classifier_training.workflows.training.end import LAST_CHECKPOINT, Failures, Trained
 from classifier_training.workflows.training.kept_weights import keep_interpolated, keep_new_head
@@ -276,11 +277,7 @@ def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any],
 
     transfer, path = job.settings.transfer, job.run.run_dir.best_checkpoint
     if not path.exists() and last["score"] is None:
-        raise UserError(
-            f"monitor={job.run.monitor} had no value after any epoch, so no weights are the best",
-            "a metric that is defined on these validation images",
-            f"{command('train')} … monitor=val/balanced_accuracy",
-        )
+        raise without_value(job.run.monitor)
     best = read_checkpoint(path)
     if isinstance(transfer, ProbeThenFineTune):
         with failures.keep("transfer.interpolation"):
