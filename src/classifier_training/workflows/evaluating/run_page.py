@@ -130,8 +130,7 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
         (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
         (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
         (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {baseline} (baseline)"),
-        (f"{measures.num_images:,}", f"{grounds.evaluation.split} images"),
-        (f"{len(grounds.class_names):,}", "classes"),
+        (f"{measures.num_images:,}", f"{grounds.evaluation.split} images of {len(grounds.class_names):,} classes"),
     ]
     found = remarks(grounds)
     steps = [_step(item) for item in found if item.remedy]
