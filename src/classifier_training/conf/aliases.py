@@ -43,6 +43,11 @@ def resolve(verb: Entry, key: str, value: str | None) -> list[tuple[str, str | N
     return None if name is None or is_setting else [(name, value)]
 
 
+def names_of(verb: Entry, key: str) -> list[str]:
+    """List the short words for a setting of a verb, such as epochs for trainer.max_epochs."""
+    return [name for name in ALIASES if name != "data" and [(key, None)] == resolve(verb, name, None)]
+
+
 def _is_place(verb: Entry, value: str) -> bool:
     """Whether a value of `data` is a path, and no name of a kind of data."""
     option = verb.options.get("data")

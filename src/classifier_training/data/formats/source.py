@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.settings import OnlyIn, PathText, Resume, Trait
+from classifier_training.core.settings import Often, OnlyIn, PathText, Resume, Trait
 from classifier_training.data.accounting import count_files, kind_of, merge_files
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
 from classifier_training.data.walk import DataErrors, Walker
@@ -57,8 +57,8 @@ class DataSource:
         store_gb: disk space for the pixels of all data sets, in GB; half of the free space when left out.
     """
 
-    image_size: Annotated[Side | Literal["auto"] | None, Resume.FIXED, OnlyIn("train", "analyze")] = "auto"
-    batch_size: Annotated[Count | Literal["auto"] | None, Resume.DIVERGES, OnlyIn("train")] = None
+    image_size: Annotated[Side | Literal["auto"] | None, Often(5), Resume.FIXED, OnlyIn("train", "analyze")] = "auto"
+    batch_size: Annotated[Count | Literal["auto"] | None, Often(6), Resume.DIVERGES, OnlyIn("train")] = None
     num_workers: Annotated[NumWorkers | Literal["auto"], Resume.EXACT, Trait.MACHINE, OnlyIn("train", "analyze")] = (
         "auto"
     )
@@ -102,7 +102,7 @@ class FolderSource(DataSource):
         follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
-    root: Annotated[PathText | list[PathText] | None, Resume.DIVERGES, Trait.MACHINE] = None
+    root: Annotated[PathText | list[PathText] | None, Often(1), Resume.DIVERGES, Trait.MACHINE] = None
     follow_links: Annotated[bool, Resume.FIXED] = False
 
     @property
