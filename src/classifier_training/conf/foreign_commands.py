@@ -92,18 +92,17 @@ def translate(words: Sequence[str]) -> str | None:
     return None if program is None else _translated(program, str(mode), left)
 
 
-def corrected(verb: Entry, words: Sequence[str], read: Callable[[Entry, Sequence[str]], object]) -> list[str]:
+def corrected(words: Sequence[str], read: Callable[[Sequence[str]], object]) -> list[str]:
     """Return the words with those of other programs replaced that have no setting of the same meaning.
 
     Args:
-        verb: that they were typed after.
-        words: as typed.
+        words: as typed after a verb.
         read: raises for the first such word.
     """
     left = list(words)
     for _ in words:
         try:
-            read(verb, left)
+            read(left)
         except ForeignWordError as error:
             left = _replaced(left, error)
         except UserError:
@@ -113,10 +112,12 @@ def corrected(verb: Entry, words: Sequence[str], read: Callable[[Entry, Sequence
     return left
 
 
-def with_command(error: ForeignWordError, verb: Entry, words: Sequence[str], read: Callable[..., object]) -> UserError:
-    """Return the error for a foreign word with the whole command to type instead."""
-    remedy = " ".join([command(verb.command), shlex.join(corrected(verb, words, read))])
-    return UserError(error.came, error.expected, remedy)
+def with_command(
+    error: ForeignWordError, verb: Entry, words: Sequence[str], read: Callable[[Sequence[str]], object]
+) -> UserError:
+    """Return the error for a foreign word with the whole command to type instead; see `corrected`."""
+    remedy = " ".join([command(verb.command), shlex.join(corrected(words, read))])
+    return UserError(error.came, error.expected, remedy.strip())
 
 
 def joined(words: Sequence[str]) -> list[str]:

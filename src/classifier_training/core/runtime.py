@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import platform
-import re
 import resource
 import shlex
 import signal
@@ -42,9 +41,6 @@ LOGGED = (LOGGER_NAME, "py.warnings")
 """Loggers of the screen and of a run's log: ours, and Python's warnings, which Lightning and torch use."""
 
 FEW_OPEN_FILES = 2048
-
-PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
-"""Text that the configuration's grammar accepts without quotes."""
 
 CORES_VARIABLE = "CLASSIFIER_TRAINING_CORES"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -107,13 +103,8 @@ def command(verb: str) -> str:
 
 
 def setting(key: str, value: object) -> str:
-    """Return key=value, to be pasted: quoted for the configuration's grammar and the shell if needed."""
-    text = str(value)
-    if not PLAIN_TEXT.fullmatch(text):
-        # Backslashes count only before a quotation mark; a dollar sign and a brace would begin a reference.
-        escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), text)
-        text = '"{}"'.format(escaped.replace("${", "\\${"))
-    return f"{key}={shlex.quote(text)}"
+    """Return key=value, to be pasted: quoted for the shell if needed."""
+    return f"{key}={shlex.quote(str(value))}"
 
 
 def num_cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ from classifier_training.data.index import is_image
 from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -58,48 +58,55 @@ class Source(Protocol):
         ...
 
 
-def find_source(source: str, *, every_s: float | None = None, follow_links: bool = False) -> Source:
+def find_source(source: str | Sequence[str], *, every_s: float | None = None, follow_links: bool = False) -> Source:
     """Return the source that a setting names.
 
     Args:
-        source: image, folder, glob, .txt list file or video.
+        source: image, folder, glob, .txt list file or video; or several of them.
         every_s: seconds between the frames of a video.
         follow_links: whether links to folders, and links out of the folder, are followed in a folder or glob.
 
     Raises:
-        UserError: when it does not exist, holds no image, or a setting has no effect on it.
+        UserError: when one does not exist or holds no image, or a setting has no effect on any.
     """
-    path = os.path.expanduser(source)
-    ending = os.path.splitext(path)[1].lower()
-    found: Source
-    # os.path returns False where pathlib raises: for folders without permission and for invalid names.
-    if os.path.isdir(path):
-        found = FolderSource(path, follow_links)
-    elif ending in VIDEO_EXTENSIONS and os.path.isfile(path):
-        found = VideoSource(path, every_s)
-    elif ending == ".txt" and os.path.isfile(path):
-        found = ListSource(path)
-    elif os.path.lexists(path):
-        found = FileSource(path)
-    elif glob.has_magic(path):
-        found = GlobSource(path, follow_links)
-    else:
-        raise _nothing(source, "there is no such file or folder")
-    if every_s is not None and not isinstance(found, VideoSource):
+    named = [source] if isinstance(source, str) else list(dict.fromkeys(source))
+    if not named:
+        raise _nothing("[]", "names nothing")
+    found = [_open(name, every_s, follow_links=follow_links) for name in named]
+    shown = f"source={enumerate_words(named, limit=3)} {'is' if len(named) == 1 else 'are'} no"
+    if every_s is not None and not any(isinstance(one, VideoSource) for one in found):
         raise UserError(
-            f"every_s={every_s:g}: source={source} is no video",
+            f"every_s={every_s:g}: {shown} video",
             f"every_s= for a video alone ({', '.join(sorted(VIDEO_EXTENSIONS))})",
             "leave every_s= out",
         )
-    if follow_links and not isinstance(found, (FolderSource, GlobSource)):
+    if follow_links and not any(isinstance(one, (FolderSource, GlobSource)) for one in found):
         raise UserError(
-            f"follow_links=true has no effect: source={source} is no folder and no glob",
+            f"follow_links=true has no effect: {shown} folder and no glob",
             "a folder or a glob, in which links may lie",
             "leave follow_links= out",
         )
-    if not any(True for _ in islice(found, 1)):
-        raise _nothing(source, found.empty if isinstance(found, (FolderSource, GlobSource, ListSource)) else "is empty")
-    return found
+    for name, one in zip(named, found, strict=True):
+        if not any(True for _ in islice(one, 1)):
+            raise _nothing(name, one.empty if isinstance(one, (FolderSource, GlobSource, ListSource)) else "is empty")
+    return found[0] if len(found) == 1 else SeveralSources(tuple(found))
+
+
+def _open(source: str, every_s: float | None, *, follow_links: bool) -> OneSource:
+    path = os.path.expanduser(source)
+    ending = os.path.splitext(path)[1].lower()
+    # os.path returns False where pathlib raises: for folders without permission and for invalid names.
+    if os.path.isdir(path):
+        return FolderSource(path, follow_links)
+    if ending in VIDEO_EXTENSIONS and os.path.isfile(path):
+        return VideoSource(path, every_s)
+    if ending == ".txt" and os.path.isfile(path):
+        return ListSource(path)
+    if os.path.lexists(path):
+        return FileSource(path)
+    if glob.has_magic(path):
+        return GlobSource(path, follow_links)
+    raise _nothing(source, "there is no such file or folder")
 
 
 class _Skipped(DataErrors):
@@ -151,6 +158,10 @@ class FileSource:
     def __iter__(self) -> Iterator[Item]:
         yield Item(self.path, os.path.basename(self.path))
 
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return os.path.dirname(self.path)
+
     def count(self) -> int:  # noqa: D102
         return 1
 
@@ -177,6 +188,10 @@ class FolderSource:
         yield from self._refused(skipped.unreadable)
         self._linked.log(walker, skipped)
 
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return self.path
+
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
 
@@ -202,7 +217,7 @@ class GlobSource:
     _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        skipped, folder = _Skipped(), self._folder
+        skipped, folder = _Skipped(), self.folder
         walker = _walker(folder, skipped, follow_links=self.follow_links)
         # Only paths are held, for their order; a glob gives them as the file system does.
         for path in sorted(glob.iglob(self.pattern, recursive=True)):
@@ -214,7 +229,7 @@ class GlobSource:
         return sum(1 for _ in self)
 
     @property
-    def _folder(self) -> str:
+    def folder(self) -> str:  # noqa: D102
         parts = Path(self.pattern).parts
         magic = next(number for number, part in enumerate(parts) if glob.has_magic(part))
         return str(Path(*parts[:magic]))
@@ -236,6 +251,10 @@ class ListSource:
                         yield Item(os.path.join(folder, name), self._name(folder, name))
         except OSError as error:
             raise _nothing(self.path, f"the list cannot be read ({error.strerror})") from error
+
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return os.path.dirname(self.path)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
@@ -264,8 +283,39 @@ class VideoSource:
         except UnreadableVideoError as error:
             yield Item(self.path, name, error=error.reason)
 
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return os.path.dirname(self.path)
+
     def count(self) -> None:  # noqa: D102
         return None
+
+
+OneSource = FileSource | FolderSource | GlobSource | ListSource | VideoSource
+
+
+@dataclass(frozen=True)
+class SeveralSources:
+    """The images of several sources, one source after the other; one that two of them name comes once."""
+
+    sources: tuple[OneSource, ...]
+
+    def __iter__(self) -> Iterator[Item]:
+        folders = [os.path.abspath(one.folder) for one in self.sources]
+        common = os.path.commonpath(folders)
+        given: set[str] = set()
+        for one, folder in zip(self.sources, folders, strict=True):
+            for item in one:
+                # Names within a source may be those of another; names below what all lie in differ.
+                name = os.path.normpath(os.path.join(os.path.relpath(folder, common), item.name))
+                if name not in given:
+                    given.add(name)
+                    yield replace(item, name=name)
+
+    def count(self) -> int | None:  # noqa: D102
+        if any(isinstance(one, VideoSource) for one in self.sources):
+            return None
+        return sum(1 for _ in self)
 
 
 def _nothing(source: str, why: str) -> UserError:

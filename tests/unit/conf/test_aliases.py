@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training import cli
 from classifier_training.conf.aliases import ForeignWordError, foreign_words, resolve, shown_alias
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import VERB, Entry, entries, entry

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir, setting
-from classifier_training.core.settings import PathText, Resume, Trait
+from classifier_training.core.settings import PathText, Resume, Trait, TypedPath
 from classifier_training.core.types import TRAIN
 from classifier_training.data.cache_folder import Content, cached_folder, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
@@ -146,7 +146,7 @@ class HuggingFaceData(DataSource):
         label_column: name of the column with the labels; found by its type when left out.
     """
 
-    name: Annotated[str, Resume.FIXED]
+    name: Annotated[TypedPath, Resume.FIXED]
     config: Annotated[str | None, Resume.FIXED] = None
     revision: Annotated[str | None, Resume.FIXED] = None
     image_column: Annotated[str | None, Resume.FIXED] = None

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import Choice, changed_options, register
+from classifier_training.core.register import Choice, Word, changed_options, register
 from classifier_training.core.run_dir import make_folder
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import DataSource
@@ -64,14 +65,14 @@ class EvaluateResult:
 @register(group="verb", name="evaluate")
 def evaluate(
     *,
-    run: str = "latest",
+    run: Annotated[RunText, Word()] = "latest",
     data: Annotated[DataSource, Choice("auto")],
     split: Literal["train", "val", "test"] | None = None,
-    against: str | None = None,
+    against: RunText | None = None,
     slices: str | list[str] | None = None,
     intervals: bool = True,
     maps: bool = False,
-    output: str | None = None,
+    output: TypedPath | None = None,
     csv_safe: bool = False,
 ) -> EvaluateResult:
     """Score a finished run's model on its own held-out images, or on other labelled data.
