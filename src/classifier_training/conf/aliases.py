@@ -49,15 +49,19 @@ class ForeignWordError(UserError):
         value: as typed.
         why: what is expected.
         instead: the words to type in its place.
+        before: what stands before the command, such as VARIABLE=1.
     """
 
-    def __init__(self, verb: Entry, key: str, value: str | None, why: str, instead: Sequence[str] = ()) -> None:
+    def __init__(
+        self, verb: Entry, key: str, value: str | None, why: str, instead: Sequence[str] = (), *, before: str = ""
+    ) -> None:
         came = key if value is None else f"{key}={value}"
         lacks = "value" if _is_own(verb, key.replace("-", "_")) else "setting"
         super().__init__(f"{came}: {verb.command} has no such {lacks}", why, shlex.join(instead) or LEFT_OUT)
         self.key = key
         self.value = value
         self.instead = tuple(instead)
+        self.before = before
 
 
 def resolve(verb: Entry, key: str, value: str | None) -> Given | None:
@@ -88,7 +92,7 @@ def resolve(verb: Entry, key: str, value: str | None) -> Given | None:
         return [(target, None)] if value is None else _by_value(verb, target, key, value) or [(target, value)]
     if name == EXPERIMENT and value and _told_experiment(value):
         raise ForeignWordError(verb, key, value, "name=, for the folder of the run", [f"name={value}"])
-    told = _told(verb, name)
+    told = _told(verb, name) or (_told(verb, name.rpartition(".")[2]) if _in_group(name) else None)
     if told is None:
         return None
     if value is None and name not in foreign_words()["flags"]:
@@ -125,12 +129,17 @@ def _target(verb: Entry, name: str) -> str | None:
     found = next((target for target in wanted if _acts(verb, target)), None)
     if found is not None or _told(verb, name) is not None:
         return found
-    group, dot, last = name.rpartition(".")
-    if dot and group in {known.group for known in entries()}:
+    if _in_group(name):
         # transforms.rotate: what the last part means is in this group.
+        group, _, last = name.rpartition(".")
         target = _target(verb, last)
         return target if target is not None and target.startswith(f"{group}.") else None
     return _last_parts(verb).get(name)
+
+
+def _in_group(name: str) -> bool:
+    group, dot, _ = name.rpartition(".")
+    return bool(dot) and group in {known.group for known in entries()}
 
 
 def _acts(verb: Entry, target: str) -> bool:
@@ -139,7 +148,7 @@ def _acts(verb: Entry, target: str) -> bool:
     if target not in verb.options and replaced & {target, f"{target.partition('.')[0]}.*"}:
         return False
     trained = verb.settings_of.verb if verb.settings_of else verb.name
-    return any(option.acts_in(trained) for option in verb.settings_at(target))
+    return any(option.acts_in(trained) and option.fixed is None for option in verb.settings_at(target))
 
 
 @functools.cache
@@ -251,17 +260,23 @@ def _model(verb: Entry, key: str, value: str) -> Given | None:
             why = "name=, the folder of the run below outputs/; its files have names of their own"
             raise ForeignWordError(verb, key, value, why, [f"name={Path(value).stem}"])
         why = "model=, the name of the network, and model.weights=, a file with its tensors"
-        raise ForeignWordError(verb, key, value, why, [f"model.weights={value}"])
+        raise ForeignWordError(verb, key, value, why, _weights(value))
     found = named_network(value)
     return list(found.items()) if found else _component(verb, "model", key, value)
 
 
 def _data(verb: Entry, key: str, value: str) -> Given | None:
-    option = verb.options.get("data")
+    settings = verb if verb.settings_of is None or "data" in verb.options else entry(VERB, verb.settings_of.verb)
+    option = settings.options.get("data")
+    if option is not None and option.fixed is not None and "source" in verb.options:
+        return [("source", value)]
     if option is None or option.choice is None or option.fixed is not None:
         return None
     if "/" in value or value.startswith(("~", "[")) or os.path.lexists(value):
         return [("data.root", value)]
+    if value.endswith((".yaml", ".yml")):
+        why = "a folder with a subfolder for each class, or a table with the columns path and label"
+        raise ForeignWordError(verb, key, value, why, ["data.root=FOLDER"])
     if _is_offered("data", value):
         return None
     name = foreign_words()["data_sets"].get(value.replace("-", "_").casefold())
@@ -284,15 +299,14 @@ def _device(verb: Entry, key: str, value: str) -> Given | None:
         return [("trainer.accelerator", "cuda"), ("trainer.num_devices", str(len(numbers)))]
     if numbers == ["0"]:
         return [("trainer.accelerator", "cuda")]
-    why = (
-        f"the first device that the program sees; CUDA_VISIBLE_DEVICES={numbers[0]} before the command hides the others"
-    )
-    raise ForeignWordError(verb, key, value, why, ["trainer.accelerator=cuda"])
+    before = f"CUDA_VISIBLE_DEVICES={numbers[0]}"
+    why = f"the first device that the program sees; {before} before the command hides the others"
+    raise ForeignWordError(verb, key, value, why, ["trainer.accelerator=cuda"], before=before)
 
 
 def _side(verb: Entry, key: str, value: str) -> Given | None:
     numbers = re.findall(r"\d+", value)
-    if value.isdecimal() or not numbers or not re.fullmatch(r"[\d\s,x()\[\]]+(px)?", value):
+    if key == "data.image_size" or value.isdecimal() or not numbers or not re.fullmatch(r"[\d\s,x()\[\]]+(px)?", value):
         return None
     sides = numbers[1:] if len(numbers) == 3 else numbers
     if len(set(sides)) == 1:
@@ -329,17 +343,25 @@ def _monitor(verb: Entry, key: str, value: str) -> Given | None:
 
 
 def _resume(verb: Entry, key: str, value: str) -> Given | None:
-    if value.casefold() == "true":
-        return [("resume", "latest")]
-    if value.casefold() == "false":
-        return []
+    if value in ("True", "False") and not os.path.lexists(value):
+        return [("resume", "latest")] if value == "True" else []
     path = Path(value)
     if path.parent.name == "checkpoints" and path.suffix == ".ckpt":
         return [("resume", str(path.parent.parent))]
     if path.suffix in (*WEIGHT_FILES, ".ckpt"):
         why = "a run folder of this program, or latest; a file of another one may go to model.weights=, with its model="
-        raise ForeignWordError(verb, key, value, why, [f"model.weights={value}"])
+        raise ForeignWordError(verb, key, value, why, _weights(value))
     return None
+
+
+def _weights(file: str) -> list[str]:
+    """The words that start from a file of weights, with the network that its name tells."""
+    stem = re.sub(r"[-.]", "_", Path(file).stem).casefold()
+    names = {name: name for name in (known.name for known in entries("model")) if "_" in name or name[-1:].isdigit()}
+    found = [name for name in (*names, *foreign_words()["names"]["model"]) if f"_{name}_" in f"_{stem}_"]
+    word = max(found, key=len, default="")
+    model = names.get(word, foreign_words()["names"]["model"].get(word))
+    return [*([f"model={model}"] if model else []), f"model.weights={file}"]
 
 
 def _run(verb: Entry, key: str, value: str) -> Given | None:

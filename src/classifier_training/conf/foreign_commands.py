@@ -92,31 +92,36 @@ def translate(words: Sequence[str]) -> str | None:
     return None if program is None else _translated(program, str(mode), left)
 
 
-def corrected(words: Sequence[str], read: Callable[[Sequence[str]], object]) -> list[str]:
-    """Return the words with those of other programs replaced that have no setting of the same meaning.
+def corrected(words: Sequence[str], read: Callable[[Sequence[str]], object]) -> tuple[list[str], list[str]]:
+    """Replace the words of other programs that have no setting of the same meaning.
 
     Args:
         words: as typed after a verb.
         read: raises for the first such word.
+
+    Returns:
+        What stands before the command, and the words.
     """
-    left = list(words)
+    left, before = list(words), []
     for _ in words:
         try:
             read(left)
         except ForeignWordError as error:
             left = _replaced(left, error)
+            before += [error.before] if error.before else []
         except UserError:
             break
         else:
             break
-    return left
+    return before, left
 
 
 def with_command(
     error: ForeignWordError, verb: Entry, words: Sequence[str], read: Callable[[Sequence[str]], object]
 ) -> UserError:
     """Return the error for a foreign word with the whole command to type instead; see `corrected`."""
-    remedy = " ".join([command(verb.command), shlex.join(corrected(words, read))])
+    before, corrected_words = corrected(words, read)
+    remedy = " ".join([*before, command(verb.command), shlex.join(corrected_words)])
     return UserError(error.came, error.expected, remedy.strip())
 
 
@@ -146,7 +151,9 @@ def _replaced(words: list[str], error: ForeignWordError) -> list[str]:
         key, equals, _ = word.lstrip("-").partition("=")
         if key == error.key and (equals or word.startswith("-")):
             takes_next = not equals and error.value is not None and words[place + 1 : place + 2] == [error.value]
-            return [*words[:place], *error.instead, *words[place + 1 + takes_next :]]
+            others = [*words[:place], *words[place + 1 + takes_next :]]
+            instead = [new for new in error.instead if new not in others]
+            return [*others[:place], *instead, *others[place:]]
     return words
 
 

@@ -35,6 +35,9 @@ def _readings(text: str) -> list[str]:
     found = []
     if match := re.fullmatch(rf"({NUMBER})\s*%", text):
         found.append(f"{float(match[1].replace(',', '.')) / 100:g}")
+    if sides := re.fullmatch(r"[(\[]?(?:3[\sx,]+)?(\d+)[\sx,]+(\d+)[)\]]?", text):
+        # The side of a square, or the longer one.
+        found.append(str(max(int(sides[1]), int(sides[2]))))
     if re.fullmatch(NUMBER, text):
         found.append(text.replace(",", "."))
     if re.fullmatch(r"\d{1,3}([,_. ]\d{3})+", text):
