@@ -216,6 +216,9 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
     Raises:
         UserError: when there is no such verb.
     """
+    from classifier_training.conf.foreign_commands import refuse_foreign
+
+    refuse_foreign(words)
     if any(mark in words[0] for mark in "=/.") or os.path.lexists(words[0]):
         raise UserError(
             f"{words[0]}: the first word is no verb",

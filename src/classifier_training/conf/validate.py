@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
+from classifier_training.conf.near_values import near_value
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import MISSING, TYPE_KEY, entry
 
@@ -133,6 +134,8 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
     suggestion = f"{key}={value_words(option.default)}" if not option.required else f"{key}=…"
     if close := _near_literals(str(first["input"]), option.annotation):
         suggestion = f"{key}={close[0]}"
+    if (near := near_value(option.annotation, str(first["input"]))) is not None:
+        suggestion = f"{key}={near}"
     where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str) and part in str(first["input"]))
     came = f"{key}{'.' if where else ''}{where}={value_words(first['input'])}"
     return UserError(f"{came}: {first['msg'][0].lower()}{first['msg'][1:]}", wanted, suggestion)

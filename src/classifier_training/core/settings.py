@@ -73,6 +73,17 @@ class OnlyIn:
         self.verbs = frozenset(verbs)
 
 
+class Alias:
+    """Marks a setting with the words that other programs have for it; each is accepted in its place.
+
+    Args:
+        words: the first stands in the help.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+
 def absolute(path: str) -> str:
     """Return a path that means the same wherever the run is resumed."""
     # Unlike pathlib's, this leaves alone a path that begins with ~ and names nobody.
