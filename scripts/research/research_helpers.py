@@ -30,7 +30,7 @@ def typed(settings: Sequence[str], **own: Sequence[str]) -> tuple[list[str], dic
         settings: of verbs, such as data.root=/my/images; typed ones are added and override them.
         own: lists by the names under which they may be typed, as in models=resnet18,student.
     """
-    words = [] if in_notebook() else [word.removeprefix("--") for word in sys.argv[1:]]
+    words = [] if in_notebook() else joined(sys.argv[1:])
     lists = {name: list(values) for name, values in own.items()}
     left = list(settings)
     for word in words:
@@ -40,6 +40,28 @@ def typed(settings: Sequence[str], **own: Sequence[str]) -> tuple[list[str], dic
         else:
             left.append(word)
     return left, lists
+
+
+SHORT = {"epochs": "trainer.max_epochs", "batch_size": "data.batch_size", "lr": "optimizer.lr", "data": "data.root"}
+"""Names that scripts of this kind have for settings of train."""
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """Return key=value for each setting of a command line, which may be written --key value, too."""
+    found: list[str] = []
+    waiting = ""
+    for word in words:
+        if waiting:
+            found.append(f"{waiting}={word}")
+            waiting = ""
+        elif word.startswith("--") and "=" not in word:
+            waiting = word.removeprefix("--")
+        else:
+            found.append(word.removeprefix("--"))
+    if waiting:
+        raise SystemExit(f"--{waiting} has no value")
+    pairs = [word.partition("=") for word in found]
+    return [f"{SHORT.get(key, key)}{equals}{value}" for key, equals, value in pairs]
 
 
 def read_json(path: Path) -> Any:

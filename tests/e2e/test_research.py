@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 SCRIPTS = Path(__file__).parents[2] / "scripts/research"
 
 DATA = ["data=digits", "data.image_size=16"]
-TRAINING = ["trainer.max_epochs=1", "trainer.precision=32", "transforms=none"]
+TRAINING = ["--epochs", "1", "trainer.precision=32", "transforms=none"]
 
 WRITTEN = {
     "data_analysis": ("data_analysis.png", "model_requirements.png", "prepared_data.pkl", "data/report.html"),
@@ -39,6 +39,20 @@ WORDS = {
 def check_files(name: str, folder: Path) -> None:
     for file in WRITTEN[name]:
         assert (folder / "research" / file).stat().st_size > 200, file
+
+
+def test_settings_of_a_script_may_be_typed_as_options() -> None:
+    # In a process of its own: the helpers set up logging when they are imported.
+    code = "import sys; from research_helpers import joined; print(joined(sys.argv[1:]))"
+    words = ["--epochs", "5", "--models=student", "data.image_size=16", "--lr=0.1"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(
+        ["trainer.max_epochs=5", "models=student", "data.image_size=16", "optimizer.lr=0.1"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--epochs"], cwd=SCRIPTS, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "--epochs has no value\n")
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_the_screen_has_what_a_person_needs_and_the_log_the_rest(
         "epoch", "training", "not", "exported:",
     ]  # fmt: skip
     assert "classes: blue 8, green 6, red 4 training images" in done.err
-    assert re.search(r"^training: up to 2 epochs of 5 steps, 4 images in a batch; CPU with 1 threads, ", done.err, re.M)
+    assert re.search(r"^training: up to 2 epochs of 5 steps, 4 images in a batch; CPU with 1 thread, ", done.err, re.M)
     assert re.search(r"^epoch 1/2 .*\nepoch 2/2 ", done.err, re.M)
     assert re.search(
         r"^exported: model.safetensors, model.onnx, pipeline.onnx, which agree with PyTorch", done.err, re.M
