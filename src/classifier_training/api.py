@@ -157,8 +157,10 @@ class Run:
         )
         head = "<tr><th>metric</th><th>value [95 % interval]</th></tr>"
         found = read_values(RunDir(self.folder).classification_report)["classes"]
-        values = ([_number(row[name]["value"]) for row in found.values()] for name in ("precision", "recall"))
-        classes, left = class_rows(list(found), *values, [row["support"] for row in found.values()])
+        precisions, recalls = (
+            [_number(row[name]["value"]) for row in found.values()] for name in ("precision", "recall")
+        )
+        classes, left = class_rows(list(found), precisions, recalls, [row["support"] for row in found.values()])
         class_lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in classes)
         class_head = "".join(f"<th>{name}</th>" for name in CLASS_COLUMNS)
         mistakes = self.mistakes()

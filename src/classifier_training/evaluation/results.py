@@ -100,8 +100,8 @@ CLASS_COLUMNS = ("class", "precision", "recall", "images")
 
 def class_table(measures: Measures, class_names: Sequence[str]) -> list[str]:
     """Return the lines of a table of precision, recall and images of each class; see `class_rows`."""
-    values = ([item.value for item in measures.by_class[name]] for name in ("precision", "recall"))
-    rows, left = class_rows(class_names, *values, measures.support.tolist())
+    precisions, recalls = ([item.value for item in measures.by_class[name]] for name in ("precision", "recall"))
+    rows, left = class_rows(class_names, precisions, recalls, measures.support.tolist())
     lines = align(CLASS_COLUMNS, rows, right=frozenset(CLASS_COLUMNS[1:]))
     return [*lines, left] if left else lines
 
@@ -118,7 +118,7 @@ def class_rows(
         support: images of each class [K].
     """
     order = np.argsort(np.nan_to_num(np.array(recalls, dtype=np.float64), nan=np.inf), kind="stable").tolist()
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             shorten(shown(class_names[number]), MAX_NAME),
             _share(precisions[number]),

@@ -12,8 +12,9 @@ from classifier_training.core.processes import holder, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
 from classifier_training.core.runtime import setting as typed
+from classifier_training.registry.record import RUN_FILES
 from classifier_training.registry.references import Reference, resolve
-from classifier_training.registry.scan import RUN_FILES, run_folders
+from classifier_training.registry.scan import run_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

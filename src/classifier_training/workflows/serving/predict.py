@@ -164,7 +164,8 @@ def run_words(model: Path) -> str:
     try:
         scores = RunReader(run).scores
         found = scores["metrics"]["balanced_accuracy"]
-        estimate = Estimate(*(math.nan if found[name] is None else found[name] for name in ("value", "low", "high")))
+        value, low, high = (math.nan if found[name] is None else found[name] for name in ("value", "low", "high"))
+        estimate = Estimate(value, low, high)
         number = int(scores["num_images"])
     except (OSError, KeyError, TypeError, UserError):
         # It was not evaluated, or its report is damaged; that keeps nobody from predicting.
