@@ -17,6 +17,8 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.evaluation.learning_curve import write_learning_curve
+from classifier_training.evaluation.verdict import TARGET_RECALL
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import unknown_labels
@@ -197,6 +199,11 @@ def _write_score(
         unknown_labels=unknown_labels(samples, scored.split, run.class_names),
         attempt=failures.keep,
     )
+    with failures.keep("evaluation/learning_curve.json"):
+        write_learning_curve(
+            run.run_dir, scored, run.class_names, run.drawer, targets=[TARGET_RECALL] * len(run.class_names),
+            seed=int(run.config["seed"]),
+        )  # fmt: skip
     run.drawer.wait()
     failures.found |= {
         path.relative_to(run.run_dir.path).as_posix(): reason for path, reason in run.drawer.failures.items()
