@@ -99,7 +99,7 @@ def lone_law(points: CurvePoints, place: int, growth: float, generator: np.rando
         law, shares, errors, p0=(0.5 * errors[-1] + 0.01, 0.5, 0.5 * errors[-1]), sigma=spread, absolute_sigma=True,
         bounds=([0, 0, 0], [2, 3, 1]), maxfev=5_000,
     )  # fmt: skip
-    drawn = generator.multivariate_normal(found, covariance, NUM_SAMPLES, method="eigh")
+    drawn = generator.multivariate_normal(found, covariance, NUM_SAMPLES, method="eigh", check_valid="ignore")
     return 1 - np.clip(law(np.array(growth), *drawn.clip(0, 3).T), 0, 1)
 
 
@@ -115,7 +115,7 @@ def forecasts(points: CurvePoints, place: int, growth: float) -> dict[str, NDArr
     }
 
 
-def measure(features: dict[str, Features], names: list[str], share: float, repeats: int, ways: dict[str, bool]) -> None:
+def measure(features: dict[str, Features], names: list[str], share: float, repeats: int, *, one_class: bool) -> None:
     """Print how often each way was right.
 
     Args:
@@ -123,7 +123,7 @@ def measure(features: dict[str, Features], names: list[str], share: float, repea
         names: of the classes.
         share: of the training images that is forecast from.
         repeats: draws of it.
-        ways: whether only one class is cut, and whether its curve is measured alone, by words.
+        one_class: whether only one class is cut, each in turn.
     """
     train, number = features[TRAIN], len(names)
     held_out = Features(*(torch.cat([getattr(features[split], name) for split in (VAL, TEST)]) for name in vars(train)))
@@ -137,14 +137,13 @@ def measure(features: dict[str, Features], names: list[str], share: float, repea
         generator = np.random.default_rng(repeat)
         first, others = split_held_out(features, generator)
         val = Features(held_out.values[first], held_out.targets[first], held_out.indices[first])
-        for only in range(number) if ways["one class"] else [None]:
+        for only in range(number) if one_class else [None]:
             rows = cut(targets, share, only, generator)
             part = Features(train.values[rows], train.targets[rows], train.indices[rows])
             now = np.bincount(part.targets.numpy(), minlength=number)
-            points = measure_curve(
-                part, val, images_now=now, has_bias=True, penalty=full.penalty, seed=repeat,
-                alone=[only] if ways["alone"] and only is not None else [],
-            )  # fmt: skip
+            weights = torch.from_numpy(1 / now).float()
+            chosen = fit_linear_head(part, val, class_weights=weights, num_classes=number, has_bias=True).penalty
+            points = measure_curve(part, val, images_now=now, has_bias=True, penalty=chosen, seed=repeat)
             for place in range(number) if only is None else [only]:
                 asked = others[true[others] == place]
                 truth = right[asked].mean()
@@ -180,14 +179,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--one-class", action="store_true", help="cut one class, each in turn")
-    parser.add_argument("--alone", action="store_true", help="and measure its curve with all images of the others")
     parser.add_argument("words", nargs="*", help="further settings, after two dashes")
     options = parser.parse_args()
     for data in options.data:
         names, features = features_of(data, options.work, options.words)
         print(f"{data.name}, {options.repeats} repeats", flush=True)
-        ways = {"one class": options.one_class, "alone": options.alone}
-        measure(features, names, options.share, options.repeats, ways)
+        measure(features, names, options.share, options.repeats, one_class=options.one_class)
 
 
 if __name__ == "__main__":

@@ -29,64 +29,11 @@ TAILS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
 MAX_GROWTH, NUM_GROWTHS = 5.0, 33
 """Times the measured images, up to which the law was tried: nothing is said of more. And steps on the way."""
 
-MIN_TRAIN, MIN_HELD_OUT = 8, 10
+MIN_TRAIN, MIN_HELD_OUT = 4, 10
 """Images of a class without which nothing is said of it."""
 
 MAX_ROWS = 10
 """Classes that are forecast, those with the lowest recall first."""
-
-
-def needed_images(
-    curves: LearningCurves, place: int, *, label: str, hits: tuple[int, int], target: float, seed: int
-) -> dict[str, Any]:
-    """Say how the recall of a class is going to grow, and about how many images a target needs.
-
-    Args:
-        curves: fitted to the points of all classes.
-        place: of the class.
-        label: its name.
-        hits: its images that the finished model classified correctly, and all.
-        target: recall that is asked for.
-        seed: of the draws.
-
-    Returns:
-        A row of learning_curve.json: label, target; recall now with its 90 % interval; images_now; images_for_target
-        with both ends of its interval, each None where it is more than was tried; forecasts of the recall with more
-        images; reason, why there is no number.
-    """
-    points, now = curves.points, int(curves.points.images_now[place])
-    growth = np.geomspace(1, MAX_GROWTH, NUM_GROWTHS)
-    row: dict[str, Any] = {
-        "label": label, "target": target, "now": hits[0] / hits[1] if hits[1] else None, "low": None, "high": None,
-        "images_now": now, "images_for_target": None, "images_low": None, "images_high": None, "forecasts": [],
-        "reason": None,
-    }  # fmt: skip
-    if now < MIN_TRAIN or min(hits[1], points.held_out[place]) < MIN_HELD_OUT:
-        held_out = min(hits[1], int(points.held_out[place]))
-        row["reason"] = (
-            f"too few images: {now} for training and {held_out} held out; {MIN_TRAIN} and {MIN_HELD_OUT} are needed"
-        )
-        return row
-    # What was measured ends there, where only a part of the images was used.
-    growth = growth[growth * now <= MAX_GROWTH * points.sizes[place, -1]]
-    if not len(growth):
-        row["reason"] = f"only {points.sizes[place, -1]} of the images were used"
-        return row
-    recall, limit = curves.sample(place, growth, hits=hits, seed=seed)
-    low, middle, high = np.quantile(recall, ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2), axis=0)
-    images = [round(float(now * more)) for more in growth]
-    row |= {"low": float(low[0]), "high": float(high[0])}
-    row["forecasts"] = [
-        {"images": number, "recall": float(at), "low": float(below), "high": float(above)}
-        for number, at, below, above in zip(images, middle, low, high, strict=True)
-    ]
-    for name, ends in (("images_low", high), ("images_for_target", middle), ("images_high", low)):
-        reached = np.flatnonzero(ends >= target)
-        row[name] = images[reached[0]] if len(reached) else None
-    if row["images_for_target"] is None:
-        unlikely = np.mean(limit >= target) < (1 - LEVEL) / 2
-        row["reason"] = "not reachable by more images of this kind" if unlikely else f"more than {images[-1]:,} images"
-    return row
 
 
 def learning_rows(
@@ -98,7 +45,7 @@ def learning_rows(
     *,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Return a row of `needed_images` for each of the classes with the lowest recall.
+    """Say of the classes with the lowest recall how it is going to grow, and about how many images a target needs.
 
     Args:
         points: what was measured.
@@ -107,18 +54,67 @@ def learning_rows(
         support: held-out images [K].
         targets: recall that is asked for [K]; None leaves a class out.
         seed: of the draws.
+
+    Returns:
+        Rows of learning_curve.json: label, target; recall `now` with its 90 % interval; images_now; images_for_target
+        with both ends of its interval, each None where it is more than was tried; forecasts of the recall with more
+        images; reason, why there is no number.
     """
-    asked = [place for place, target in enumerate(targets) if target is not None]
     recall = hits / np.maximum(support, 1)
-    worst = sorted(asked, key=lambda place: (recall[place], place))[:MAX_ROWS]
-    curves = LearningCurves(points)
-    return [
-        needed_images(
-            curves, place, label=class_names[place], hits=(int(hits[place]), int(support[place])),
-            target=float(targets[place] or 0), seed=seed,
+    asked = [place for place, target in enumerate(targets) if target is not None]
+    held_out = np.minimum(support, points.held_out)
+    enough = np.flatnonzero((points.sizes[:, -1] >= MIN_TRAIN) & (held_out >= MIN_HELD_OUT)).tolist()
+    curves = LearningCurves(points.of(enough)) if enough else None
+    rows = []
+    for place in sorted(asked, key=lambda place: (recall[place], place))[:MAX_ROWS]:
+        row: dict[str, Any] = {
+            "label": class_names[place], "target": float(targets[place] or 0),
+            "now": float(recall[place]) if support[place] else None, "low": None, "high": None,
+            "images_now": int(points.images_now[place]), "images_for_target": None, "images_low": None,
+            "images_high": None, "forecasts": [], "reason": None,
+        }  # fmt: skip
+        if curves is None or place not in enough:
+            row["reason"] = (
+                f"too few images: {points.sizes[place, -1]} for training and {held_out[place]} held out, where "
+                f"{MIN_TRAIN} and {MIN_HELD_OUT} are needed"
+            )
+        else:
+            of_class = (int(hits[place]), int(support[place]))
+            row |= needed_images(curves, enough.index(place), hits=of_class, target=row["target"], seed=seed)
+        rows.append(row)
+    return rows
+
+
+def needed_images(
+    curves: LearningCurves, place: int, *, hits: tuple[int, int], target: float, seed: int
+) -> dict[str, Any]:
+    """Return what a row says of the recall of a class with more images; see `learning_rows`."""
+    now, measured = int(curves.points.images_now[place]), int(curves.points.sizes[place, -1])
+    growth = np.geomspace(1, MAX_GROWTH, NUM_GROWTHS)
+    # Where only a part of the images was used, what was measured ends there.
+    growth = growth[growth * now <= MAX_GROWTH * measured]
+    if not len(growth):
+        return {"reason": f"only {measured:,} of the {now:,} images were used"}
+    recall, limit = curves.sample(place, growth, hits=hits, seed=seed)
+    low, middle, high = np.quantile(recall, TAILS, axis=0)
+    images = [round(float(now * more)) for more in growth]
+    found: dict[str, Any] = {
+        "low": float(low[0]),
+        "high": float(high[0]),
+        "forecasts": [
+            {"images": number, "recall": float(at), "low": float(below), "high": float(above)}
+            for number, at, below, above in zip(images, middle, low, high, strict=True)
+        ],
+    }
+    for name, ends in (("images_low", high), ("images_for_target", middle), ("images_high", low)):
+        reached = np.flatnonzero(ends >= target)
+        found[name] = images[reached[0]] if len(reached) else None
+    if found["images_for_target"] is None:
+        unlikely = np.mean(limit >= target) < TAILS[0]
+        found["reason"] = (
+            "not reachable by more images of this kind" if unlikely else f"more than {images[-1]:,} images"
         )
-        for place in worst
-    ]  # fmt: skip
+    return found
 
 
 def write_learning_curve(

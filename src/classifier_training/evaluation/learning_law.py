@@ -12,7 +12,7 @@ x is the number of images over that of now, and `rest` the share of the errors o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +73,11 @@ class CurvePoints:
         """Return the form that goes into JSON."""
         arrays = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return {**arrays, "draw_variance": self.draw_variance}
+
+    def of(self, places: Sequence[int]) -> CurvePoints:
+        """Return the points of some of the classes."""
+        chosen = {name: getattr(self, name)[places] for name in ("images_now", "sizes", "errors", "held_out")}
+        return replace(self, **chosen)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CurvePoints:

@@ -11,8 +11,6 @@ from classifier_training.evaluation.learning_law import summarise_points
 from classifier_training.training.linear_head import Features, fit_with_penalty
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from classifier_training.evaluation.learning_law import CurvePoints
@@ -41,7 +39,6 @@ def measure_curve(
     has_bias: bool,
     penalty: float,
     seed: int,
-    alone: Sequence[int] = (),
 ) -> CurvePoints:
     """Fit heads to nested parts of the training features, and count errors on validation.
 
@@ -54,14 +51,12 @@ def measure_curve(
         has_bias: whether the head has one.
         penalty: of each head.
         seed: of the parts.
-        alone: classes whose curve is measured with all images of the others, each in turn; the others' curves are
-            measured with parts of all classes.
     """
     num_classes, num_features = len(images_now), train.values.shape[1]
     generator = np.random.default_rng(seed)
     limit = min(MAX_IMAGES, int(MAX_WORK / (num_features * num_classes)))
     train, val = _chosen(train, limit, generator), _chosen(val, MAX_IMAGES, generator)
-    targets, true = train.targets.numpy(), val.targets.numpy()
+    targets = train.targets.numpy()
     counts = np.bincount(targets, minlength=num_classes)
     sizes = np.stack(
         [np.minimum(np.maximum(np.ceil(counts * share), MIN_IN_PART), counts) for share in SHARES], axis=1
@@ -81,12 +76,8 @@ def measure_curve(
     for place, share in enumerate(SHARES):
         # All images are the same in every draw.
         draws = ranks if share < 1 else ranks[:1]
-        together = np.stack([correct(rank, sizes[:, place]) for rank in draws])
-        for number in alone if share < 1 else ():
-            most = np.where(np.arange(num_classes) == number, sizes[:, place], counts)
-            together[:, true == number] = np.stack([correct(rank, most)[true == number] for rank in draws])
-        found.append(together)
-    return summarise_points(images_now, sizes, found, true)
+        found.append(np.stack([correct(rank, sizes[:, place]) for rank in draws]))
+    return summarise_points(images_now, sizes, found, val.targets.numpy())
 
 
 def _chosen(features: Features, limit: int, generator: np.random.Generator) -> Features:

@@ -278,9 +278,9 @@ def _path(
     num_classes: int,
     has_bias: bool,  # noqa: FBT001
     *,
-    penalties: Sequence[float] = PENALTIES,
+    penalties: Sequence[float] | None = None,
 ) -> list[LinearHead]:
-    """Fit a head for each penalty."""
+    """Fit a head for each penalty; by default for those of the row."""
     mean = values.mean(dim=0) if has_bias else torch.zeros_like(values[0])
     # A feature that never changes says nothing, and its weight stays 0.
     spread = (values - mean).square().mean(dim=0).sqrt()
@@ -289,7 +289,7 @@ def _path(
     weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(num_classes, requires_grad=has_bias)
     heads = []
-    for penalty in penalties:
+    for penalty in penalties or PENALTIES:
         _minimise(features, targets, weight, bias, class_weights, penalty)
         plain = weight.detach() * scale
         heads.append(LinearHead(plain, bias.detach() - plain @ mean if has_bias else None, penalty, math.nan))

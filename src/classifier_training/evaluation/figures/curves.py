@@ -174,8 +174,9 @@ class LearningCurvesFigure(Figure):
         """Paint it; see the base class."""
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-        columns = min(len(self.panels), PANELS_A_ROW)
+        # Rows are as full as they can be: two and two of four.
         rows = -(-len(self.panels) // PANELS_A_ROW)
+        columns = -(-len(self.panels) // rows)
         figure = new_figure(max(3.2 * columns, 5.2), 2.7 * rows + 0.9)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         figure.suptitle("Recall by number of training images")
@@ -201,8 +202,7 @@ class LearningCurvesFigure(Figure):
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("recall")
-        for axes in grid[-1]:
-            axes.set_xlabel("training images")
+        figure.supxlabel("training images", fontsize=10)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         return figure
