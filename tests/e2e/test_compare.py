@@ -154,7 +154,7 @@ def test_the_table_ends_with_the_model_for_each_purpose(tmp_path: Path) -> None:
     chosen = json.loads((root / "leaderboard.json").read_text())["choices"]["images"]
     assert chosen[0]["purpose"] == "highest accuracy"
     assert (chosen[0]["model"], chosen[0]["balanced_accuracy"]) == ("good", 0.95)
-    assert chosen[-1]["purpose"] == "shortest training of all"
+    assert chosen[-1]["purpose"] == "shortest training at that accuracy"
     assert "which for what:" in str(result)
     assert "which model for what" in (root / "leaderboard.html").read_text()
 
