@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXTRAS = (
     "cleanlab", "coremltools", "cv2", "datasets", "litert_torch", "matplotlib_fontja", "mlflow", "openvino",
-    "optuna", "pyarrow", "sqlalchemy", "transformers",
+    "optuna", "pillow_heif", "pyarrow", "sqlalchemy", "transformers",
 )  # fmt: skip
 """Modules of optional extras. All but litert's are in the default group."""
 

@@ -10,6 +10,7 @@ import gc
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -30,14 +31,17 @@ import classifier_training.workflows.serving.export
 import classifier_training.workflows.serving.predict
 import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
 from classifier_training import __version__
+from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.conf.help import overview, verb_help
 from classifier_training.core import runtime
-from classifier_training.core.errors import UserError, system_error
-from classifier_training.core.register import entries, entry
-from classifier_training.core.runtime import COMMAND_STARTED, log_to_screen
+from classifier_training.core.errors import InterruptedRunError, UserError, enumerate_words, system_error
+from classifier_training.core.register import VERB, entries, entry
+from classifier_training.core.runtime import COMMAND_STARTED, command, log_to_screen
 from classifier_training.core.secrets import mask_text
 from classifier_training.workflows.completion import REQUEST, print_candidates
+from classifier_training.workflows.training.settings import TrainSettings
+from classifier_training.workflows.training.unfinished import offer_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +100,9 @@ def main() -> int:
     log_to_screen()
     try:
         return run(sys.argv[1:])
+    except InterruptedRunError as error:
+        log.info("%s", error)
+        return error.exit_code
     except UserError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the user, the traceback is not
         return error.exit_code
@@ -110,6 +117,7 @@ def main() -> int:
         log.error("%s", told)  # noqa: TRY400 - as above
         return told.exit_code
     except KeyboardInterrupt:
+        log.info("interrupted (SIGINT)")
         return 128 + signal.SIGINT
 
 
@@ -119,10 +127,9 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: when they are wrong.
     """
-    words = [word for word in argv if word != "--"]
-    flags = {word for word in words if word in HELP | MULTIRUN | VERSION}
-    # pixi and Docker users are used to --key=value; it means the same.
-    words = [word.removeprefix("--") for word in words if word not in flags]
+    end = argv.index("--") if "--" in argv else len(argv)
+    flags = {word for word in argv[:end] if word in HELP | MULTIRUN | VERSION}
+    words = [word for place, word in enumerate(argv) if place >= end or word not in flags]
     if flags & VERSION:
         report(__version__)
     elif not words:
@@ -135,9 +142,9 @@ def run(argv: Sequence[str]) -> int:
         elif flags & MULTIRUN:
             from classifier_training.conf.multirun import sweep
 
-            return sweep(verb, words, report)
+            return sweep(verb, read_words(verb, words, multirun=True), report)
         else:
-            return execute(verb, words)
+            return execute(verb, read_words(verb, words))
     return 0
 
 
@@ -147,7 +154,13 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
     Raises:
         UserError: when there is no such verb.
     """
-    verb, settings = entry("verb", words[0]), list(words[1:])
+    if any(mark in words[0] for mark in "=/.") or os.path.lexists(words[0]):
+        raise UserError(
+            f"{words[0]}: the first word is no verb",
+            f"one of {enumerate_words((known.name for known in entries(VERB)), limit=20)}",
+            shlex.join([*shlex.split(command("train")), *words]),
+        )
+    verb, settings = entry(VERB, words[0]), list(words[1:])
     if settings and entries(verb.name) and "=" not in settings[0]:
         verb = entry(verb.name, settings.pop(0))
     return verb, settings
@@ -155,7 +168,8 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
-    result = verb.run(compose(verb, overrides))
+    arguments = compose(verb, overrides)
+    result = verb.run(offer_unfinished(arguments) if verb.settings is TrainSettings else arguments)
     report(result)
     return getattr(result, "exit_code", 0)
 
@@ -168,7 +182,7 @@ def perform(verb: str, words: Sequence[str]) -> Any:
     """
     known = entry("verb", verb)
     with runtime.main_hidden():
-        return known.run(compose(known, words))
+        return known.run(compose(known, read_words(known, words)))
 
 
 def report(result: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
+from tests.phone import num_files, phone_folder
 from tests.server import Ended
 
 from classifier_training.inference.predictor import Predictor
@@ -104,3 +105,64 @@ def test_twelve_bits_in_sixteen_are_named_and_read_alike_by_training_and_predict
     assert predictor(eight_bits).confidence == from_memory.confidence
     answers = {row["path"]: float(row["confidence"]) for row in read_csv(run / "evaluation/predictions.csv")}
     assert answers[str(picture)] == pytest.approx(from_memory.confidence, abs=2e-3)
+
+
+def test_corrections_are_part_of_a_run_and_of_its_resuming(command: Command, split_folder: Path) -> None:
+    corrections = split_folder / "corrections.csv"
+    corrections.write_text(
+        "path,old,new,action\ntrain/blue/00.png,blue,red,relabel\ntest/red/00.png,red,,drop\n", encoding="utf-8"
+    )
+    done = command("train", f"data.root={split_folder}", *SMALL)
+    assert done.code == 0, done.err
+    assert "corrections: 1 label changed, 1 sample left out" in done.err
+    run = newest(split_folder.parent)
+    rows = {row["path"]: row["label"] for row in manifest(run)}
+    assert rows["train/blue/00.png"] == "red"
+    assert "test/red/00.png" not in rows
+    # The run keeps its own, whatever the data's become.
+    corrections.write_text("path,old,new,action\n", encoding="utf-8")
+    resumed = command("train", f"resume={run}", "trainer.max_epochs=2")
+    assert resumed.code == 0, resumed.err
+    assert {row["path"]: row["label"] for row in manifest(run)} == rows
+    scored = command("evaluate", f"run={run}")
+    assert scored.code == 0, scored.err
+    assert len(read_csv(run / "evaluation/predictions.csv")) == 8
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_file_of_a_phone_folder_is_unaccounted_for_in_any_verb(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    root = phone_folder(tmp_path / "phone")
+    expected = num_files(root)
+    done = command("train", f"data.root={root}", *SMALL)
+    assert done.code == 0, done.err
+    assert f"23 of {expected} files are read as images; not read: 2 RAW photos" in done.err
+    run = newest(tmp_path)
+    assert any(row["path"].endswith(".HEIC") for row in manifest(run))
+    analyzed = command("analyze", f"data.root={root}", "near_duplicates=false")
+    assert "10 files in the folder are not read: 2 RAW photos (.cr2, .dng)" in analyzed.out
+    for file in (run / "dataset/statistics.json", tmp_path / "data_report/statistics.json"):
+        folder = json.loads(file.read_text())["folder"]
+        assert folder["num_files"] == expected
+        assert folder["num_read"] + sum(row["num_files"] for row in folder["not_read"]) == expected
+        assert folder["num_read"] == 23
+    for words in (["prepare", f"data.root={root}", "data.image_size=32"], ["predict", f"run={run}", f"source={root}"]):
+        done = command(*words)
+        assert done.code == 0, done.err
+        number = 24 if words[0] == "predict" else 23
+        assert f"{number} of {expected} files are read as images; not read: 2 RAW photos" in done.err
+
+
+def test_without_the_extra_predict_says_what_a_heic_photo_needs(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    root = phone_folder(tmp_path / "phone")
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/sitecustomize.py").write_text("import sys\nsys.modules['pillow_heif'] = None\n")
+    done = command("train", f"data.root={root}", *SMALL, env={"PYTHONPATH": str(tmp_path / "path")})
+    assert done.code == 0, done.err
+    assert "not read: 6 HEIC photos (.heic): uv sync --extra heif   (or: pip install" in done.err
+    photo = root / "blue/IMG_0000.HEIC"
+    done = command("predict", f"run={newest(tmp_path)}", f"source={photo}", env={"PYTHONPATH": str(tmp_path / "path")})
+    assert done.code == 3
+    assert "a HEIC photo needs pillow-heif, which is not installed: uv sync --extra heif" in done.out
+    assert command("predict", f"run={newest(tmp_path)}", f"source={photo}").code == 0

@@ -143,4 +143,5 @@ def test_what_is_prepared_is_what_training_reads(
     words = [f"data.root={small_images}", *model, *SHORT, "callbacks=[checkpoint]", "data.store=on"]
     done = command("train", *words, env=env)
     assert done.code == 0, done.err
-    assert "store: 18 of 18 images (train)" in done.err
+    (log,) = tmp_path.glob("outputs/*/*/train.log")
+    assert "store: 18 of 18 images (train)" in log.read_text()

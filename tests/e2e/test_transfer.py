@@ -139,9 +139,9 @@ def test_progressive_unfreezing_goes_on_as_if_it_had_not_stopped(
     whole = train_here([*words, "trainer.max_epochs=3"])
     said = [record.getMessage() for record in caplog.records if "stages are frozen" in record.getMessage()]
     assert said == [
-        "epoch 0: 5 of 6 stages are frozen; fc is trained",
-        "epoch 1: 4 of 6 stages are frozen; the stages from layer4 to fc are trained",
-        "epoch 2: 3 of 6 stages are frozen; the stages from layer3 to fc are trained",
+        "epoch 1: 5 of 6 stages are frozen; fc is trained",
+        "epoch 2: 4 of 6 stages are frozen; the stages from layer4 to fc are trained",
+        "epoch 3: 3 of 6 stages are frozen; the stages from layer3 to fc are trained",
     ]
     cut = train_here([*words, "trainer.max_epochs=2"])
     before = load_file(tiny_weights)

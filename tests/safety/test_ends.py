@@ -215,9 +215,8 @@ def test_a_signal_at_the_end_says_how_to_have_the_rest_done(
     ended = warm.wait(pid)
     run = folder_in(tmp_path)
     assert ended.code == 128 + number, ended
-    assert ended.err.splitlines()[-3:] == [
-        f"error: the run was interrupted ({number.name})",
-        "  expected: a complete run",
+    assert ended.err.splitlines()[-2:] == [
+        f"interrupted ({number.name})",
         f"  to do:    classifier-training train resume={run}   (it trains no more)",
     ]
     assert not (run / "result.json").exists()
@@ -243,9 +242,9 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_before_anything_is_train
     enough = {**fault, "FAULT_FREE": str(2 * 10**9)}
     ended = warm.run(words(photos, tmp_path / "out", "trainer.max_epochs=1"), cwd=tmp_path, env=enough)
     assert ended.code == 0, ended.err
-    (line,) = (line for line in ended.err.splitlines() if line.startswith("disk: "))
-    assert "2.0 GB free" in line
     run = folder_in(tmp_path / "out")
+    (line,) = (line for line in (run / "train.log").read_text().splitlines() if " disk: " in line)
+    assert "2.0 GB free" in line
     # A run that is made longer is refused as it is, too.
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
     longer = ["train", f"resume={run}", "trainer.max_epochs=2"]
@@ -267,7 +266,7 @@ def test_a_run_killed_while_its_store_is_filled_is_the_latest_and_begins_again(
     os.utime(older / "config.yaml", (1, 1))
     ended = warm.run(plan, cwd=tmp_path, env={**store, **fault})
     assert ended.code == -signal.SIGKILL, ended
-    assert "epoch 0" not in ended.err
+    assert "epoch 1" not in ended.err
     again = warm.run(["train", "resume=latest", f"output={tmp_path}/out"], cwd=tmp_path, env=store)
     assert again.code == 0, again.err
     assert "at the beginning: nothing was saved" in again.err

@@ -11,11 +11,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from classifier_training.callbacks.observer import EpochEnd, Observer
+from classifier_training.callbacks.lightning import without_checkpoint
+from classifier_training.callbacks.observer import EpochEnd, Observer, metric_words
 from classifier_training.core.display import NotebookBar
-from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import console, in_notebook
-from classifier_training.core.types import VAL
+from classifier_training.core.types import VAL, epoch_name
 from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
 from classifier_training.training.run_callbacks import EpochRecorder, Interrupts
 
@@ -71,7 +71,7 @@ class EpochProgress(ProgressBar, Observer):
         self._epoch_started = time.monotonic()
         self._num_images = 0
         steps = int(trainer.num_training_batches)
-        words = f"epoch {trainer.current_epoch}/{self._max_epochs - 1}"
+        words = f"{epoch_name(trainer.current_epoch)}/{self._max_epochs}"
         if self._notebook_bar is not None:
             self._notebook_bar.words = words
         if self._bar is not None:
@@ -110,12 +110,10 @@ class EpochProgress(ProgressBar, Observer):
         row = end.rows[-1]
         done = end.epoch + 1 - self._first_epoch
         left = (time.monotonic() - self._started) / done * (self._max_epochs - end.epoch - 1)
-        shown = dict.fromkeys(("train/loss", "val/loss", self._monitor))
-        metrics = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
         best = "  best so far" if end.best_epoch == end.epoch else ""
         log.info(
             "epoch %*d/%d  %s  %s images/s  ETA %d:%02d%s",
-            len(str(self._max_epochs - 1)), end.epoch, self._max_epochs - 1, metrics,
+            len(str(self._max_epochs)), end.epoch + 1, self._max_epochs, metric_words(row, self._monitor),
             f"{row['images_per_second']:,.0f}", *divmod(round(left), 60), best,
         )  # fmt: skip
 
@@ -215,11 +213,7 @@ def assemble(run: RunContext, components: Mapping[str, Any], observers: Sequence
     built = [item if isinstance(item, Observer) else item(run) for item in components.values()]
     checkpoints = next((item for item in built if isinstance(item, RunCheckpoints)), None)
     if checkpoints is None:
-        raise UserError(
-            "callbacks.checkpoint is switched off",
-            "a callback that saves the best weights, which are scored and exported",
-            "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
-        )
+        raise without_checkpoint()
     observers = [*(item for item in built if isinstance(item, Observer)), *observers]
     recorder = EpochRecorder(run.run_dir.metrics)
     others = [item for item in built if isinstance(item, pl.Callback) and item is not checkpoints]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import register
 from classifier_training.core.settings import Resume
@@ -52,6 +53,15 @@ def checkpoint(
             "class_names": list(run.class_names),
             "preprocessing": run.preprocessing.to_dict(),
         },
+    )
+
+
+def without_checkpoint() -> UserError:
+    """Return the error for a run of which nothing saves the weights."""
+    return UserError(
+        "callbacks.checkpoint is switched off",
+        "a callback that saves the best weights, which are scored and exported",
+        "callbacks=[checkpoint] for no other; callbacks.checkpoint.every_seconds=600 writes less often",
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
+from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import VAL
 from classifier_training.models.cost import summarize
 
@@ -35,7 +36,7 @@ class ModelInfo(Observer):
             num_trainable=run.num_trainable,
         )
         write_text(run.run_dir.model_summary, summary.to_text())
-        log.info(summary.to_text().partition("\n")[0])
+        log.info(summary.to_text().partition("\n")[0], extra=DETAIL)
 
 
 @register(group="callbacks", name="onnx_export", shows_only=True)

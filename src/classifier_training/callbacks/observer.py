@@ -92,6 +92,18 @@ def is_shown(run: RunContext, epoch: int, every_n_epochs: int | None) -> bool:
     return epoch % math.ceil(run.max_epochs / SHOWN_EPOCHS) == 0 or epoch + 1 == run.max_epochs
 
 
+def metric_words(row: Mapping[str, float], monitor: str) -> str:
+    """Return the metrics of an epoch's line.
+
+    Args:
+        row: of the epoch; a metric that is not defined for its predictions is not among them.
+        monitor: metric to show besides the losses.
+    """
+    shown = dict.fromkeys(("train/loss", "val/loss", monitor))
+    words = [f"{name} {row[name]:.4f}" for name in shown if name in row]
+    return "  ".join(words if monitor in row else [*words, f"{monitor} - (not defined for these predictions)"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitEnd:
     """Results of training; the network has the best weights now.
@@ -101,12 +113,14 @@ class FitEnd:
         best_epoch: epoch of the weights.
         best_score: the monitored metric of that epoch.
         share: of that epoch's weights in the mean with the initial weights; 1 means no mean.
+        ended: what ended training; empty where it is not known.
     """
 
     rows: Sequence[Mapping[str, float]]
     best_epoch: int
     best_score: float
     share: float = 1.0
+    ended: str = ""
 
 
 class RunStopped(Exception):  # noqa: N818 - no error, but a request

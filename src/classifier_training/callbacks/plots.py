@@ -12,7 +12,7 @@ from classifier_training.callbacks.observer import Observer, is_shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.core.types import PROBE_EPOCH, TRAIN, VAL
+from classifier_training.core.types import PROBE_EPOCH, TRAIN, VAL, epoch_name
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
 from classifier_training.evaluation.figures.predictions import ConfusionMatrixFigure
@@ -51,10 +51,10 @@ class TrainingHistory(Observer):
                 continue
             figure = HistoryFigure(
                 curves=curves,
-                epochs=[int(row["epoch"]) for row in end.rows],
+                epochs=[int(row["epoch"]) + 1 for row in end.rows],
                 title=title,
                 y_label=y_label,
-                best_epoch=None if end.best_epoch == PROBE_EPOCH else end.best_epoch,
+                best_epoch=None if end.best_epoch == PROBE_EPOCH else end.best_epoch + 1,
                 log_scale=name == LEARNING_RATE,
             )
             run.drawer.submit(figure, run.run_dir.history_plots / f"{name}.png")
@@ -88,7 +88,7 @@ class ConfusionMatrix(Observer):
         figure = ConfusionMatrixFigure(
             counts=confusion_counts(result.targets, result.predicted, len(run.class_names)),
             class_names=run.class_names,
-            title=f"Validation, epoch {end.epoch}: balanced accuracy {result.metrics['balanced_accuracy']:.3f}",
+            title=f"Validation, {epoch_name(end.epoch)}: balanced accuracy {result.metrics['balanced_accuracy']:.3f}",
         )
         run.drawer.submit(figure, run.run_dir.epoch(end.epoch) / "confusion_matrix.png")
 
@@ -125,7 +125,7 @@ class SampleGrid(Observer):
                 )
                 for row in chosen
             ),
-            title=f"Validation, epoch {end.epoch}: {wrong} of {len(result.targets)} wrong, most confident first",
+            title=f"Validation, {epoch_name(end.epoch)}: {wrong} of {len(result.targets)} wrong, most confident first",
         )
         run.drawer.submit(figure, run.run_dir.epoch(end.epoch) / "sample_predictions.png")
 

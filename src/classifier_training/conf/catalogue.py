@@ -16,6 +16,7 @@ import classifier_training.data.formats.table
 import classifier_training.data.sample_sets.builders
 import classifier_training.data.samplers
 import classifier_training.evaluation.metrics
+import classifier_training.evaluation.verdict
 import classifier_training.export.formats.onnx
 import classifier_training.export.formats.pytorch
 import classifier_training.export.formats.runtimes

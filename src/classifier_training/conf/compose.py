@@ -8,6 +8,7 @@ them into objects. Nothing in a configuration can name code to import: a `type` 
 from __future__ import annotations
 
 import logging
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -16,7 +17,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from classifier_training.conf.overrides import chosen_names, parse_overrides, prepare, refuse_keys, refuse_names
+from classifier_training.conf.overrides import (
+    chosen_names,
+    parse_overrides,
+    prepare,
+    quoted,
+    refuse_keys,
+    refuse_names,
+    typed_value,
+)
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
@@ -25,7 +34,6 @@ from classifier_training.conf.unused_settings import refuse_resuming_shallow, re
 from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
-from classifier_training.core.runtime import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,10 +172,11 @@ def refuse_sweeps(parsed: Sequence[Override]) -> None:
     for word in parsed:
         if word.is_sweep_override():
             key, _, value = (word.input_line or "").partition("=")
+            typed = f"{key}={shlex.quote(quoted(value))}"
             raise UserError(
                 f"{word.input_line}: several values for one run",
                 "one value; several are for --multirun, which makes a run of each",
-                f"add --multirun, or where this is one text: {setting(key, value)}",
+                f"add --multirun, or where this is one text: {typed}",
             )
 
 
@@ -230,4 +239,4 @@ def own_values(verb: Entry, parsed: Sequence[Override]) -> dict[str, Any]:
     Hydra would take such a setting for a group of the other verb where both are called alike, as data is.
     """
     defaults = {name: option.default for name, option in verb.options.items() if not option.required}
-    return {**defaults, **{word.key_or_group: word.value() for word in parsed}}
+    return {**defaults, **{word.key_or_group: typed_value(word) for word in parsed}}

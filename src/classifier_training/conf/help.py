@@ -82,7 +82,7 @@ def verb_help(verb: Entry) -> str:
     offered = group_options(verb)
     sub_verbs = entries(verb.name) if verb.group == VERB else []
     words = "[SUB-VERB] " if sub_verbs else ""
-    words += "".join(f"[{option.name.upper()}] " for option in verb.options.values() if option.is_word)
+    words += "".join(f"[{key.partition('.')[0].upper()}] " for key in verb.words)
     words += f"{'[group=name …] ' if offered else ''}[key=value …]"
     lines = [f"usage: classifier-training {verb.command} {words}", ""]
     lines += textwrap.wrap(" ".join(docstring.split()), WIDTH)

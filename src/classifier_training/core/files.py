@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.runtime import DETAIL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +137,7 @@ class Room:
                 "free some space, or choose another disk: output=/some/folder"
                 + ("; data.store=off uses no store" if store_bytes else ""),
             )
-        log.info("disk: %s free at %s; %s", _shown(free), self.output, words)
+        log.info("disk: %s free at %s; %s", _shown(free), self.output, words, extra=DETAIL)
 
 
 def remove(path: Path) -> None:

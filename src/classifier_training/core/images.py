@@ -5,6 +5,8 @@ Training, prediction, figures and export checks all read pixels through this mod
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 import os
 import stat
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +28,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
-)
+    {
+        ".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm",
+        ".ppm", ".tif", ".tiff", ".webp",
+    }
+)  # fmt: skip
 """File name endings that count as images, in lower case."""
+
+HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif"})
+"""Endings that count as images where the extra heif is installed."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 """Decoders that are allowed. Pillow has dozens more, which hostile files could exploit."""
+
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+ANY_BRANDS = frozenset({b"mif1", b"msf1"})
+"""Brands in the first bytes of a file; one of the second kind may hold AVIF, too, which Pillow reads itself."""
+
+BRAND_BYTES = 64
 
 MAX_PIXELS = 178_956_970
 """The largest image that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
@@ -60,18 +74,35 @@ _warnings_lock = threading.Lock()
 class UnreadableImageError(UserError):
     """An image file that cannot be decoded; `reason` says why in a few words."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str, remedy: str = "repair or remove the file") -> None:
         super().__init__(
             f"{path}: {reason}",
-            f"a readable image ({', '.join(sorted(EXTENSIONS))})",
-            "repair or remove the file, or leave out such files: data.on_error=skip",
+            f"a readable image ({', '.join(sorted(image_extensions()))})",
+            f"{remedy}, or leave out such files: data.on_error=skip",
         )
         self.path = str(path)
         self.reason = reason
+        self._remedy = remedy
 
-    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str, str]]:
         # Worker processes send this error to their parent.
-        return type(self), (self.path, self.reason)
+        return type(self), (self.path, self.reason, self._remedy)
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Whether the extra heif is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def image_extensions() -> frozenset[str]:
+    """File name endings that are read here, in lower case."""
+    return EXTENSIONS | HEIF_EXTENSIONS if reads_heif() else EXTENSIONS
+
+
+def missing_heif(purpose: str) -> UserError:
+    """Return the error for HEIC photos where the extra heif is not installed."""
+    return require_extra("pillow-heif", extra="heif", purpose=purpose)
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
@@ -393,13 +424,33 @@ def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
         with _warnings_lock, warnings.catch_warnings():
             # The limit below raises an error, so the warning is redundant.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(file, formats=FORMATS)
+            return _open_heif(path, file) if _is_heif(file) else Image.open(file, formats=FORMATS)
+    except UnreadableImageError:
+        raise
     except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "is not an image, or is empty or damaged") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # see read_rgb
         raise UnreadableImageError(path, f"is not an image ({_words(error)})") from error
+
+
+def _is_heif(file: io.BufferedReader) -> bool:
+    head = file.peek(BRAND_BYTES)[:BRAND_BYTES]
+    if head[4:8] != b"ftyp":
+        return False
+    return head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
+
+
+def _open_heif(path: Path | str, file: io.BufferedReader) -> Image.Image:
+    # Not by registering a decoder with Pillow, which would change what the rest of the process can open.
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        missing = missing_heif("a HEIC photo")
+        raise UnreadableImageError(path, f"{missing.came}: {missing.remedy}", missing.remedy) from error
+    opened: Image.Image = HeifImageFile(file)
+    return opened
 
 
 def _words(error: BaseException) -> str:

@@ -14,15 +14,16 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from classifier_training.core.errors import EXTRAS, UserError, enumerate_words, nearest, refuse_missing
-from classifier_training.core.settings import OnlyIn, Trait
+from classifier_training.core.settings import Names, OnlyIn, Trait
 
 Mark = TypeVar("Mark")
 Target = TypeVar("Target", bound=Callable[..., Any])
@@ -54,7 +55,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Word:
-    """Marks the parameter of a verb that a word without a key stands for, as in `models 'vgg*'`."""
+    """Marks the parameter of a verb that a word without a key stands for, as in `models 'vgg*'`.
+
+    Args:
+        inside: of a parameter that is filled from a group, the setting there: root for data.root.
+    """
+
+    inside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,21 @@ class Option:
     def is_word(self) -> bool:
         """Whether a word without a key stands for this one."""
         return self.mark(Word) is not None
+
+    @property
+    def names(self) -> Names | None:
+        """What its text names, if a path or a run; beside the type, or within it where there are several."""
+        return next((item for item in _walk(self.annotation) if isinstance(item, Names)), None)
+
+    def accepts(self, kind: type) -> bool:
+        """Whether a value may be of a type: bool, str, list, ..."""
+        return any(kind in (item, typing.get_origin(item)) for item in _alternatives(self.annotation))
+
+    @property
+    def literals(self) -> tuple[Any, ...]:
+        """The values that it may have besides those of a type."""
+        found = [item for item in _alternatives(self.annotation) if typing.get_origin(item) is typing.Literal]
+        return tuple(value for item in found for value in typing.get_args(item))
 
     @property
     def _metadata(self) -> tuple[Any, ...]:
@@ -197,6 +219,24 @@ class Entry:
     def traits(self, key: str) -> frozenset[Trait]:
         """What a setting of this verb is besides, its group's traits among them; see `mark`."""
         return frozenset().union(*(option.traits for option in self._bearers(key)))
+
+    @property
+    def words(self) -> list[str]:
+        """The keys of the settings that words without keys stand for, in their order."""
+        own = [(option.name, mark.inside) for option in self.options.values() if (mark := option.mark(Word))]
+        if not own and self.settings_of:
+            return entry(VERB, self.settings_of.verb).words
+        return [name if inside is None else f"{name}.{inside}" for name, inside in own]
+
+    def settings_at(self, key: str) -> list[Option]:
+        """List what a key sets: one option, or those of this name in the components that may fill the group.
+
+        Settings of the verb that the words are passed on to are among them.
+        """
+        found = self._bearers(key)
+        if not found and self.settings_of:
+            return entry(VERB, self.settings_of.verb).settings_at(key)
+        return found[:-1] if "." in key else found
 
     def _bearers(self, key: str) -> list[Option]:
         """The settings that a key may stand for, in the components of its group, before that of the group."""
@@ -359,6 +399,25 @@ def with_settings(component: Any, **values: Any) -> Any:
         return component
     settings = {name: value for name, value in describe(component).items() if name != TYPE_KEY}
     return known.build({**settings, **own})
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types of a union, without what stands beside them."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        yield from _alternatives(arguments[0])
+    elif origin in (typing.Union, types.UnionType):
+        for argument in arguments:
+            yield from _alternatives(argument)
+    else:
+        yield annotation
+
+
+def _walk(annotation: Any) -> Iterator[Any]:
+    """Everything that an annotation is made of."""
+    yield annotation
+    for argument in (*typing.get_args(annotation), *getattr(annotation, "__metadata__", ())):
+        yield from _walk(argument)
 
 
 def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:

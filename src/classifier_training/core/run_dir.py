@@ -93,6 +93,7 @@ class RunDir:
     versions = RunPath("versions.json", "Of Python, the system and the packages.")
     decisions = RunPath("decisions.json", "What the run chose by itself, to be kept when it is resumed.")
     splits = RunPath("splits.csv", "Path, label, split and group of each image.")
+    corrections = RunPath("corrections.csv", "Labels and splits that were corrected; only where some were.")
     log = RunPath("train.log", "Every message.")
     lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
     dataset = RunPath("dataset", "Statistics and plots of the data.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -58,8 +59,12 @@ def read_values(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, *, first: int | None = None) -> list[dict[str, str]]:
     """Read a table that a run wrote: a row a line, by the names in its header.
+
+    Args:
+        path: of the table.
+        first: read so many rows; all when left out.
 
     Raises:
         OSError: when it is missing or cannot be read.
@@ -69,7 +74,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     refuse_devices(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return list(islice(csv.DictReader(file), first))
     except (ValueError, csv.Error) as error:
         raise DamagedFileError(path, f"no table of ours: {error}") from error
 

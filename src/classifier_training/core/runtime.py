@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import platform
-import re
 import resource
 import shlex
 import signal
@@ -41,10 +40,10 @@ LOGGER_NAME = "classifier_training"
 LOGGED = (LOGGER_NAME, "py.warnings")
 """Loggers of the screen and of a run's log: ours, and Python's warnings, which Lightning and torch use."""
 
-FEW_OPEN_FILES = 2048
+DETAIL = {"detail": True}
+"""`extra` of a message that the screen leaves out: it stands in train.log alone."""
 
-PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
-"""Text that the configuration's grammar accepts without quotes."""
+FEW_OPEN_FILES = 2048
 
 CORES_VARIABLE = "CLASSIFIER_TRAINING_CORES"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -107,13 +106,8 @@ def command(verb: str) -> str:
 
 
 def setting(key: str, value: object) -> str:
-    """Return key=value, to be pasted: quoted for the configuration's grammar and the shell if needed."""
-    text = str(value)
-    if not PLAIN_TEXT.fullmatch(text):
-        # Backslashes count only before a quotation mark; a dollar sign and a brace would begin a reference.
-        escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), text)
-        text = '"{}"'.format(escaped.replace("${", "\\${"))
-    return f"{key}={shlex.quote(text)}"
+    """Return key=value, to be pasted: quoted for the shell if needed."""
+    return f"{key}={shlex.quote(str(value))}"
 
 
 def num_cores() -> int:
@@ -291,11 +285,13 @@ MARKS = {logging.ERROR: ("error: ", "red"), logging.WARNING: ("warning: ", "yell
 class ScreenHandler(logging.Handler):
     """Prints the package's messages as plain lines on the console of the progress bars; warnings are marked.
 
-    Secrets are masked, as in a run's log file.
+    Secrets are masked, as in a run's log file. Details are left out; see `DETAIL`.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
+        """Print one message, unless it is a detail."""
+        if hasattr(record, "detail"):
+            return
         word, style = next((mark for level, mark in MARKS.items() if record.levelno >= level), ("", ""))
         console().print(f"{word}{mask_text(record.getMessage())}", markup=False, soft_wrap=True, style=style)
 

@@ -7,6 +7,7 @@ verb that is filled from a group says it for all settings of the group that do n
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from enum import Enum
@@ -43,6 +44,13 @@ class Trait(Enum):
     SPLIT = "decides which images are held out, unless the data or a splits.csv says so"
 
 
+class Names(Enum):
+    """What the text of a setting names. Such a text is taken as it is typed, whatever characters it has."""
+
+    PATH = "a file or folder"
+    RUN = "a run: its folder, latest, best, or a name or alias of the registry"
+
+
 class OnlyIn:
     """Marks a setting that has an effect in some of the verbs that take its group.
 
@@ -56,11 +64,18 @@ class OnlyIn:
 
 def absolute(path: str) -> str:
     """Return a path that means the same wherever the run is resumed."""
-    return str(Path(path).expanduser().absolute())
+    # Unlike pathlib's, this leaves alone a path that begins with ~ and names nobody.
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
 
 
-PathText = Annotated[str, AfterValidator(absolute)]
-"""A file or folder of the user's."""
+PathText = Annotated[str, Names.PATH, AfterValidator(absolute)]
+"""A file or folder of the user's, saved as an absolute path."""
+
+TypedPath = Annotated[str, Names.PATH]
+"""A file or folder of the user's, as it was typed."""
+
+RunText = Annotated[str, Names.RUN]
+"""A run: its folder, latest, best, NAME, NAME:v2, or an alias such as production."""
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 

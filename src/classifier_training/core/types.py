@@ -22,8 +22,11 @@ PROBE_EPOCH = -1
 
 
 def epoch_name(epoch: int, share: float = 1.0) -> str:
-    """Name an epoch by its number, the linear probe before the first one, or a mean of both by the epoch's share."""
-    name = "the linear probe" if epoch == PROBE_EPOCH else f"epoch {epoch}"
+    """Name an epoch by its number for people, the linear probe before it, or a mean of both by the epoch's share.
+
+    Files count epochs from 0, people from 1.
+    """
+    name = "the linear probe" if epoch == PROBE_EPOCH else f"epoch {epoch + 1}"
     return (
         name
         if share == 1 or epoch == PROBE_EPOCH

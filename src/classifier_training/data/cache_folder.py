@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import EXTENSIONS, FORMATS
+from classifier_training.core.images import FORMATS, image_extensions
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores
 
@@ -128,7 +128,7 @@ def _write_image(path: Path, image: Content) -> str:
         return ".png"
     content = image if isinstance(image, bytes) else image.read_bytes()
     ending = "" if isinstance(image, bytes) else image.suffix.lower()
-    if ending not in EXTENSIONS:
+    if ending not in image_extensions():
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             ending = f".{(opened.format or 'png').lower()}"
     Path(f"{path}{ending}").write_bytes(content)

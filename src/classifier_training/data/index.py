@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.images import EXTENSIONS
+from classifier_training.core.images import image_extensions
 from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from classifier_training.data.accounting import FolderFiles
+
 log = logging.getLogger(__name__)
 
 SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 """Folder names that mean a split, in whatever case."""
+
+
+class NoSamplesError(UserError):
+    """A data folder without a single sample."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,17 @@ class SampleIndex:
         root: absolute folder that the paths are relative to.
         samples: the rows.
         empty_classes: class folders without a single image.
+        unlabelled: paths, relative to the root, of images of a test split that comes without labels.
+        label_files: paths of the files that list the samples, if any do.
+        files: every file below the root, as far as they were counted.
     """
 
     root: Path
     samples: tuple[Sample, ...]
     empty_classes: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    label_files: tuple[Path, ...] = ()
+    files: FolderFiles | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be written to the run's files.
@@ -223,4 +235,4 @@ def is_image(path: Path | str) -> bool:
     """Whether a file name has the extension of an image."""
     name = str(path)
     begin = name.rfind(".")
-    return begin > name.rfind("/") + 1 and name[begin:].lower() in EXTENSIONS
+    return begin > name.rfind("/") + 1 and name[begin:].lower() in image_extensions()

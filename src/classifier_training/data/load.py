@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.types import TRAIN, VAL
+from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
-from classifier_training.data.index import tabulate
+from classifier_training.data.corrections import apply_corrections, find_corrections
+from classifier_training.data.index import is_image, tabulate
 from classifier_training.data.splitting.groups import (
     assign_groups,
     group_duplicates,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.data.checking.statistics import HeaderScan
+    from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.formats.source import DataSource
     from classifier_training.data.image_settings import Depth
     from classifier_training.data.index import Sample, SampleIndex, SplitData
@@ -54,6 +57,7 @@ class LoadedData:
         statistics: of the data set, as plain values.
         copies: groups of files with the same bytes, by relative path.
         depth: which files have more than 8 bits.
+        corrections: of labels and splits, as they are applied.
     """
 
     index: SampleIndex
@@ -63,6 +67,7 @@ class LoadedData:
     statistics: dict[str, Any]
     copies: list[tuple[str, ...]]
     depth: Depth
+    corrections: tuple[LabelCorrection, ...] = ()
 
     @property
     def words(self) -> str:
@@ -72,12 +77,21 @@ class LoadedData:
 
 
 def read_samples(source: DataSource) -> SampleIndex:
-    """List the samples of a data set, each with its group.
+    """List the samples of a data set, each with its group, as they are corrected.
 
     Raises:
         UserError: when there is nothing to read, a row is wrong, or data.group finds nothing.
     """
-    return assign_groups(source.read(), source.group)
+    index = assign_groups(source.read(), source.group)
+    corrected = apply_corrections(index.root, index.samples, _corrections(source, index))
+    corrected.report()
+    return replace(index, samples=corrected.samples)
+
+
+def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
+    root = getattr(source, "root", None)
+    roots = [Path(name).expanduser() for name in (root if isinstance(root, list) else [root]) if name is not None]
+    return find_corrections(source.corrections, roots, index.root)
 
 
 def load_data(
@@ -85,6 +99,7 @@ def load_data(
     *,
     seed: int,
     manifest: Sequence[Sample] | None = None,
+    corrections: Sequence[LabelCorrection] | None = None,
 ) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
 
@@ -92,18 +107,25 @@ def load_data(
         source: the data.
         seed: of random splits.
         manifest: the splits of a run that resumes, which are used again.
+        corrections: those of a run that resumes; those that the data has when left out.
 
     Raises:
         UserError: when there is no data, a file is no image (unless such are skipped), or there is no validation image.
     """
     request = split_request(source)
-    index = read_samples(source)
+    index = assign_groups(source.read(), source.group)
+    if corrections is None:
+        corrections = _corrections(source, index)
+    corrected = apply_corrections(index.root, index.samples, corrections)
+    corrected.report()
+    all_paths = dict.fromkeys(sample.path for sample in index.samples)
     if manifest is None:
         _handle_empty_classes(index, source.on_error)
     else:
-        index = restore_splits(index, manifest, source.on_error)
+        index = restore_splits(replace(index, samples=corrected.samples), manifest, source.on_error)
+    dropped = {sample.path for sample in index.samples} - {sample.path for sample in corrected.samples}
     scan = scan_headers(index)
-    index = _handle_unreadable_images(index, scan, source.on_error)
+    index = _handle_unreadable_images(index, scan, source.on_error, dropped)
     copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
     if manifest is None:
         if source.splits is not None:
@@ -114,12 +136,21 @@ def load_data(
         if clusters and (VAL not in index.present_splits() or any(not sample.split for sample in index.samples)):
             index = group_duplicates(index, clusters)
         index = complete_splits(index, request, seed=seed)
+        # After a random split, so that corrections move no other image to another split.
+        index = replace(index, samples=apply_corrections(index.root, index.samples, corrections).samples)
     report_overlap(index)
     report_straddling(index)
     splits = tabulate(index)
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
     sizes = list(scan.sizes.values())
+    statistics = dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {})
+    if index.files is not None:
+        names = set(splits.class_names)
+        used = {sample.path for sample in index.samples if sample.label in names}
+        statistics["folder"] = index.files.without(
+            {path: "unreadable" if path in scan.unreadable else "unused" for path in all_paths if path not in used}
+        ).to_dict()
     return LoadedData(
         index=index,
         splits=splits,
@@ -127,9 +158,10 @@ def load_data(
         training_sizes=np.array(
             [scan.sizes[sample.path] for sample in index.samples if sample.split == TRAIN], dtype=np.int64
         ).reshape(-1, 2),
-        statistics=dataset_statistics(splits, sizes),
+        statistics=statistics,
         copies=copies,
         depth=scan.depth,
+        corrections=tuple(corrections),
     )
 
 
@@ -179,22 +211,29 @@ def _handle_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]
         return
     listed = enumerate_words(index.empty_classes)
     if on_error == "raise":
+        folder = index.root / index.empty_classes[0]
+        missed = count_files(
+            folder, lambda path: "read" if is_image(path) else kind_of(path), follow_links=False
+        ).missed()
+        came = f"{index.root}: {plural(len(index.empty_classes), 'class folder')} without an image: {listed}"
         raise UserError(
-            f"{index.root}: {len(index.empty_classes)} class folder(s) without an image: {listed}",
+            f"{came}; not read in {folder.name}: {missed[0][0]}" if missed else came,
             "at least one image in every class folder",
-            "fill or remove the folders, or leave them out: data.on_error=skip",
+            f"{missed[0][1] if missed else 'fill or remove the folders'}; or leave them out: data.on_error=skip",
         )
     log.warning("class folders without an image are left out: %s", listed)
 
 
-def _handle_unreadable_images(index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"]) -> SampleIndex:
-    if not scan.unreadable:
-        return index
-    first = next(iter(scan.unreadable.values()))
-    if on_error == "raise":
-        more = f" (and {len(scan.unreadable) - 1} more like it)" if len(scan.unreadable) > 1 else ""
-        raise UserError(f"{first.came}{more}", first.expected, first.remedy)
-    for error in scan.unreadable.values():
+def _handle_unreadable_images(
+    index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"], dropped: set[str]
+) -> SampleIndex:
+    """Those that a correction drops are left out without a word."""
+    errors = [error for path, error in scan.unreadable.items() if path not in dropped]
+    if errors and on_error == "raise":
+        more = f" (and {len(errors) - 1} more like it)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0].came}{more}", errors[0].expected, errors[0].remedy)
+    for error in errors:
         log.warning("skipped %s: %s", error.path, error.reason)
-    log.warning("%d of %d files cannot be read and are left out", len(scan.unreadable), len(index.samples))
+    if errors:
+        log.warning("%d of %d files cannot be read and are left out", len(errors), len(index.samples))
     return index.without(set(scan.unreadable))

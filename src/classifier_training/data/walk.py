@@ -54,8 +54,13 @@ class DataErrors:
                         where, self._number, self._first)  # fmt: skip
 
 
-IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
+IGNORED = frozenset({"Thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r"})
 """Files that operating systems put beside images. Names that begin with a dot are ignored, too."""
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or one that an operating system put there."""
+    return name.startswith((".", "__MACOSX")) or name in IGNORED
 
 
 class LinkOutError(UserError):
@@ -85,6 +90,10 @@ class Walker:
         errors: handles folders that cannot be read and links that lead out of the root.
         setting: the user's name of `follow_links`, for messages.
         keeps: whether the content of a folder is cached for the next walk.
+
+    Attributes:
+        ignored: hidden files and folders, and those of operating systems, in the folders that were walked through.
+        links: those that were not followed.
     """
 
     root: Path
@@ -92,6 +101,8 @@ class Walker:
     errors: DataErrors = field(default_factory=DataErrors)
     setting: str = "data.follow_links"
     keeps: bool = True
+    ignored: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     _folder_links: list[str] = field(default_factory=list)
     _loops: list[str] = field(default_factory=list)
     _scanned: dict[str, tuple[list[tuple[str, bool]], list[str]]] = field(default_factory=dict)
@@ -173,6 +184,7 @@ class Walker:
             real = os.path.realpath(path)
             if any(real == os.path.realpath(known) for known in above):
                 self._loops.append(path)
+                self.links.append(path)
             else:
                 yield from self._walk(path, (*above, real))
 
@@ -199,13 +211,12 @@ class Walker:
             with os.scandir(folder) as inside:
                 for entry in inside:
                     name = entry.name
-                    if name[0] == "." or name in IGNORED:
-                        continue
-                    if entry.is_symlink() and not self._follows(entry):
-                        continue
-                    if _is_folder(entry):
-                        if not name.startswith("__MACOSX"):
-                            folders.append((name, entry.is_symlink()))
+                    if is_ignored(name):
+                        self.ignored.append(entry.path)
+                    elif entry.is_symlink() and not self._follows(entry):
+                        self.links.append(entry.path)
+                    elif _is_folder(entry):
+                        folders.append((name, entry.is_symlink()))
                     else:
                         files.append(name)
         except OSError as error:

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import enumerate_words
-from classifier_training.evaluation.intervals import MAX_RESAMPLES, SEED, Estimate, bootstrap_interval
+from classifier_training.evaluation.groups import MAX_VALUES, resample_groups, sign_flip_test
+from classifier_training.evaluation.intervals import MAX_CHUNK, MAX_RESAMPLES, SEED, Estimate, bootstrap_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from classifier_training.evaluation.groups import Groups
+
+    Floats = NDArray[np.float64]
+
 SIGNIFICANCE = 0.05
+
+NUM_FLIPS = 10_000
+"""Random signs from which the two tests are adjusted together."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class ClassChange:
         recall_against: of the other.
         gained: images that the one alone classifies correctly.
         lost: images that the other alone classifies correctly.
-        p_value: McNemar's, exact, adjusted after Holm for the number of classes.
+        p_value: of the exact test, adjusted after Holm for the number of classes.
     """
 
     name: str
@@ -63,12 +71,15 @@ class Comparison:
         num_images: N.
         gained: images that the one alone classifies correctly.
         lost: images that the other alone classifies correctly.
-        p_value: McNemar's, exact: the chance of so uneven a division if neither were better.
+        p_value: the chance of so uneven a division if neither were better: McNemar's exact test or, by groups, the
+            exact sign-flip test of the groups' differences.
         accuracy: of the one and of the other.
         balanced_accuracy: of the one and of the other.
         accuracy_difference: the one's minus the other's.
         balanced_accuracy_difference: the one's minus the other's.
+        adjusted: p-values of the differences in accuracy and in balanced accuracy, adjusted for being two.
         classes: those that have images.
+        num_groups: that tests and intervals are by; None where images count as independent.
     """
 
     num_images: int
@@ -79,16 +90,31 @@ class Comparison:
     balanced_accuracy: tuple[float, float]
     accuracy_difference: Estimate
     balanced_accuracy_difference: Estimate
+    adjusted: tuple[float, float]
     classes: tuple[ClassChange, ...]
+    num_groups: int | None = None
+
+    @property
+    def test(self) -> str:
+        """Name of the test."""
+        return "McNemar" if self.num_groups is None else f"sign flips of {self.num_groups:,} groups,"
+
+    @property
+    def directions(self) -> tuple[int, int]:
+        """Whether the accuracy and the balanced accuracy are larger (1) or smaller (-1)."""
+        return int(np.sign(self.gained - self.lost)), int(np.sign(self.balanced_accuracy_difference.value))
 
     def verdict(self, name: str, against: str) -> str:
         """Say in one sentence which is better, by how much and how sure that is."""
-        overall = int(np.sign(self.gained - self.lost)) if self.p_value < SIGNIFICANCE else 0
-        balanced = _sign(self.balanced_accuracy_difference)
+        overall, balanced = (
+            sign if value < SIGNIFICANCE else 0 for sign, value in zip(self.directions, self.adjusted, strict=True)
+        )
         evidence = (
             f"{self.gained:,} images gained, {self.lost:,} lost of {self.num_images:,} "
-            f"(McNemar p = {self.p_value:.3g}), balanced accuracy {_signed(self.balanced_accuracy_difference)}"
+            f"({self.test} p = {self.p_value:.3g}), balanced accuracy {_signed(self.balanced_accuracy_difference)}"
         )
+        if not overall and not balanced and min(self.p_value, *self.adjusted) < 2 * SIGNIFICANCE:
+            evidence += f"; adjusted for two tests, p = {self.adjusted[0]:.2g} and {self.adjusted[1]:.2g}"
         if {overall, balanced} == {1, -1}:
             own, others = ("accuracy", "balanced accuracy")[::overall]
             said = f"{name} has the better {own}, {against} the better {others}"
@@ -116,7 +142,11 @@ class Comparison:
             "num_images": self.num_images,
             "gained": self.gained,
             "lost": self.lost,
-            "mcnemar": {"p_value": self.p_value, "method": "exact"},
+            "mcnemar": {"p_value": self.p_value, "method": "exact"} if self.num_groups is None else None,
+            "sign_flips": None
+            if self.num_groups is None
+            else {"p_value": self.p_value, "method": "exact", "groups": self.num_groups},
+            "adjusted_p_values": dict(zip(("accuracy", "balanced_accuracy"), self.adjusted, strict=True)),
             "accuracy": _pair(self.accuracy, self.accuracy_difference),
             "balanced_accuracy": _pair(self.balanced_accuracy, self.balanced_accuracy_difference),
             "classes": {item.name: item.to_dict() for item in self.classes},
@@ -128,14 +158,19 @@ def compare(
     correct: NDArray[np.bool_],
     correct_against: NDArray[np.bool_],
     class_names: Sequence[str],
+    groups: Groups | None = None,
 ) -> Comparison:
     """Compare the predictions of two classifiers for the same images.
+
+    Whether one is better is asked twice, of the accuracy and of the balanced accuracy. The p-values are adjusted so
+    that with two equal classifiers either is below 0.05 in at most one case of twenty; see `_adjust`.
 
     Args:
         targets: class numbers [N].
         correct: whether the prediction of the one is correct [N].
         correct_against: whether the other is [N].
         class_names: [K].
+        groups: of the images, where those of one group are not independent; tests and intervals are then by groups.
     """
     num_classes = len(class_names)
     support = np.bincount(targets, minlength=num_classes)
@@ -148,17 +183,31 @@ def compare(
     ]
     accuracies = (float(correct.mean()), float(correct_against.mean()))
     balanced = (float(recalls[0].mean()), float(recalls[1].mean()))
-    changes = _resampled_changes(support[present], gained[present], lost[present])
-    adjusted = holm([mcnemar(int(gained[number]), int(lost[number])) for number in present])
+    differences = correct.astype(np.int64) - correct_against
+    if groups is None:
+        replicates = _resampled_changes(support[present], gained[present], lost[present])
+        p_values = [mcnemar(int(gained[number]), int(lost[number])) for number in present]
+        p_value = mcnemar(int(gained.sum()), int(lost.sum()))
+        flipped = _flipped_images(support[present], (gained + lost)[present])
+    else:
+        replicates = _regrouped_changes(groups, targets, differences, present)
+        p_values = [sign_flip_test(groups.sums(differences * (targets == number))) for number in present]
+        p_value = sign_flip_test(groups.sums(differences))
+        weights = differences / support[targets] / len(present)
+        flipped = _flipped_groups(np.stack([groups.sums(differences) / len(targets), groups.sums(weights)]))
+    found = (accuracies[0] - accuracies[1], balanced[0] - balanced[1])
+    adjusted = holm(p_values)
     return Comparison(
         num_images=len(targets),
         gained=int(gained.sum()),
         lost=int(lost.sum()),
-        p_value=mcnemar(int(gained.sum()), int(lost.sum())),
+        p_value=p_value,
         accuracy=accuracies,
         balanced_accuracy=balanced,
-        accuracy_difference=_paired(accuracies[0] - accuracies[1], changes.sum(axis=1) / len(targets)),
-        balanced_accuracy_difference=_paired(balanced[0] - balanced[1], (changes / support[present]).mean(axis=1)),
+        accuracy_difference=_paired(found[0], replicates[0], groups),
+        balanced_accuracy_difference=_paired(found[1], replicates[1], groups),
+        adjusted=_adjust(np.array(found), flipped),
+        num_groups=None if groups is None else len(groups),
         classes=tuple(
             ClassChange(
                 name=class_names[number],
@@ -193,21 +242,79 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _resampled_changes(
     support: NDArray[np.int64], gained: NDArray[np.int64], lost: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Images gained minus lost in each class when its images are resampled, both predictions together [B, K]."""
+) -> tuple[Floats, Floats]:
+    """Differences in accuracy and balanced accuracy [B] when the images of each class are resampled.
+
+    Both predictions of an image stay together.
+    """
     random = np.random.default_rng(SEED)
     shares = np.stack([gained, lost, support - gained - lost], axis=1) / support[:, None]
     sampled = random.multinomial(support, shares, size=(MAX_RESAMPLES, len(support)))
-    return np.asarray(sampled[..., 0] - sampled[..., 1], dtype=np.float64)
+    changes = np.asarray(sampled[..., 0] - sampled[..., 1], dtype=np.float64)
+    return changes.sum(axis=1) / support.sum(), (changes / support).mean(axis=1)
 
 
-def _paired(value: float, replicates: NDArray[np.float64]) -> Estimate:
-    found = bootstrap_interval(value, replicates)
-    return found if np.isnan(found.low) else Estimate(found.value, found.low, found.high, "paired bootstrap")
+def _regrouped_changes(
+    groups: Groups, targets: NDArray[np.int64], differences: NDArray[np.int64], present: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Differences in accuracy and balanced accuracy [B] when whole groups are resampled."""
+    from scipy.sparse import csr_array
+
+    places, rows = np.searchsorted(present, targets), np.arange(len(targets))
+    values = (differences, np.ones(len(targets)))
+    parts = [csr_array((one, (places, rows)), shape=(len(present), len(rows)), dtype=np.float32) for one in values]
+    overall, balanced = [], []
+    for weights in resample_groups(groups, MAX_RESAMPLES, seed=SEED, max_values=MAX_CHUNK):
+        changes, support = (np.asarray(part @ weights, dtype=np.float64) for part in parts)
+        overall.append(changes.sum(axis=0) / support.sum(axis=0))
+        # A class may be missing from a resample.
+        shares = np.divide(changes, support, out=np.zeros_like(changes), where=support > 0)
+        balanced.append(shares.sum(axis=0) / (support > 0).sum(axis=0))
+    return np.concatenate(overall), np.concatenate(balanced)
 
 
-def _sign(difference: Estimate) -> int:
-    return int(difference.low > 0) - int(difference.high < 0)
+def _flipped_images(support: NDArray[np.int64], changed: NDArray[np.int64]) -> Floats:
+    """Differences in accuracy and balanced accuracy [2, B] when each changed image takes either sign by chance."""
+    random = np.random.default_rng(SEED)
+    changes = 2.0 * random.binomial(changed, 0.5, size=(NUM_FLIPS, len(changed))) - changed
+    return np.stack([changes.sum(axis=1) / support.sum(), (changes / support).mean(axis=1)])
+
+
+def _flipped_groups(differences: Floats) -> Floats:
+    """The same [2, B] when each group's differences [2, G] take either sign together."""
+    random = np.random.default_rng(SEED)
+    differences = differences[:, differences.any(axis=0)]
+    step = max(1, MAX_VALUES // max(differences.shape[1], 1))
+    parts = [
+        differences @ (2.0 * random.integers(0, 2, (differences.shape[1], min(step, NUM_FLIPS - begin))) - 1)
+        for begin in range(0, NUM_FLIPS, step)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _adjust(found: Floats, flipped: Floats) -> tuple[float, float]:
+    """Adjust the p-values of two differences for being two, by the step-down maxT of Westfall and Young (1993).
+
+    The same random signs give both differences, so that two which always go together, as with as many images of every
+    class, cost nothing.
+
+    Args:
+        found: the differences [2].
+        flipped: the same with random signs [2, B]; the p-values are multiples of 1 / (B + 1).
+    """
+    spread = np.maximum(np.sqrt((flipped**2).mean(axis=1)), np.finfo(np.float64).tiny)
+    # Equal up to rounding counts as reached.
+    own, others = np.abs(found) / spread * (1 - 1e-9), np.abs(flipped) / spread[:, None]
+    first, second = np.argsort(-own).tolist()
+    reached = [(others.max(axis=0) >= own[first]).sum(), (others[second] >= own[second]).sum()]
+    adjusted = np.empty(2)
+    adjusted[[first, second]] = np.maximum.accumulate([(1 + number) / (1 + NUM_FLIPS) for number in reached])
+    return float(adjusted[0]), float(adjusted[1])
+
+
+def _paired(value: float, replicates: Floats, groups: Groups | None) -> Estimate:
+    found = bootstrap_interval(value, replicates, groups)
+    return found if np.isnan(found.low) else Estimate(found.value, found.low, found.high, f"paired {found.method}")
 
 
 def _signed(difference: Estimate) -> str:

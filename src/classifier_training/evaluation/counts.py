@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -47,6 +49,29 @@ class ClassCounts:
     def occurs(self) -> NDArray[np.bool_]:
         """Which classes occur as truth or prediction [..., K]."""
         return np.asarray(self.support + self.predicted > 0)
+
+
+def resampled_counts(
+    targets: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    num_classes: int,
+    resamples: Iterable[NDArray[np.float32]],
+) -> Iterator[tuple[ClassCounts, NDArray[np.float32]]]:
+    """Yield the counts of some resamples [B, K], and how often each image counts in them.
+
+    Args:
+        targets: class numbers [N].
+        predicted: predicted class numbers [N].
+        num_classes: K.
+        resamples: how often each image counts in each of some resamples [N, B].
+    """
+    from scipy.sparse import csr_array
+
+    shape, rows, ones = (num_classes, len(targets)), np.arange(len(targets)), np.ones(len(targets))
+    counted = ((targets == predicted, targets), (ones, targets), (ones, predicted))
+    parts = [csr_array((values, (labels, rows)), shape=shape, dtype=np.float32) for values, labels in counted]
+    for weights in resamples:
+        yield ClassCounts(*(np.asarray(part @ weights, dtype=np.float64).T for part in parts)), weights
 
 
 def ratio(above: Floats, below: Floats, *, empty: float = np.nan) -> Floats:

@@ -3,6 +3,10 @@
 Exact: Clopper and Pearson's, for shares of images. DeLong's, for areas under ROC curves. The bootstrap for the rest:
 images are resampled within each true class, as many as it has. So a rare class never vanishes from a resample, and the
 interval is, like the exact ones, for the given number of images of each class.
+
+Images that come in groups, such as the frames of a session, are not independent. Then shares have the exact interval of
+as many independent images as would say as much, areas a variance summed over groups, and the bootstrap resamples groups;
+see `groups`.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.evaluation.groups import effective_trials, expanded_tail, sum_of_squares, t_quantile
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
+    from classifier_training.evaluation.groups import Groups
     from classifier_training.evaluation.ranking import Ranking
 
     Floats = NDArray[np.float64]
@@ -34,6 +41,8 @@ MAX_CHUNK = 2**24
 """Weights held in memory at once."""
 
 EXACT, DELONG, BOOTSTRAP, NONE = "exact (Clopper-Pearson)", "DeLong", "bootstrap", "none"
+GROUPED_EXACT, GROUPED_DELONG = "exact by groups (Korn-Graubard)", "DeLong by groups"
+GROUPED_BOOTSTRAP = "bootstrap of groups"
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class Estimate:
         value: NaN when it is not defined, such as the recall of a class without images.
         low: end of the interval; NaN without one.
         high: the other end.
-        method: how the interval was found: exact (Clopper-Pearson), DeLong, bootstrap, or none.
+        method: how the interval was found: exact (Clopper-Pearson), DeLong, bootstrap, or none; where images come in
+            groups, exact by groups (Korn-Graubard), DeLong by groups, or bootstrap of groups.
     """
 
     value: float
@@ -74,53 +84,92 @@ def exact_shares(hits: Floats, trials: Floats) -> list[Estimate]:
     tail = (1 - LEVEL) / 2
     misses = trials - hits
     # The parameters must be positive even where the end is not theirs.
-    low = np.where(hits > 0, betaincinv(np.maximum(hits, 0.5), misses + 1, tail), 0.0)
-    high = np.where(misses > 0, betaincinv(hits + 1, np.maximum(misses, 0.5), 1 - tail), 1.0)
+    low = np.where(hits > 0, betaincinv(np.where(hits > 0, hits, 1), misses + 1, tail), 0.0)
+    high = np.where(misses > 0, betaincinv(hits + 1, np.where(misses > 0, misses, 1), 1 - tail), 1.0)
     return [
         Estimate(hit / trial, below, above, EXACT) if trial else Estimate(float("nan"))
         for hit, trial, below, above in zip(hits.tolist(), trials.tolist(), low.tolist(), high.tolist(), strict=True)
     ]
 
 
-def delong_interval(value: float, variance: float) -> Estimate:
+def grouped_shares(parts: Iterable[tuple[Floats, Floats]]) -> list[Estimate]:
+    """Shares of images that come in groups, with Korn and Graubard's intervals; NaN where there was no trial.
+
+    These are Clopper and Pearson's for the effective number of images; see `effective_trials`. Images of one group alone
+    tell nothing of other groups: the interval is from 0 to 1.
+
+    Args:
+        parts: of the groups, some at a time: images that count, and images in all, in each group, both [G', M].
+    """
+    shares, numbers = effective_trials(parts, LEVEL)
+    ends = exact_shares(np.nan_to_num(shares) * numbers, numbers)
+    return [
+        Estimate(share, *((end.low, end.high) if number else (0.0, 1.0)), GROUPED_EXACT)
+        if np.isfinite(share)
+        else Estimate(share)
+        for share, end, number in zip(shares.tolist(), ends, numbers.tolist(), strict=True)
+    ]
+
+
+def delong_interval(value: float, variance: float, groups: Groups | None = None) -> Estimate:
     """An area under a ROC curve with DeLong's interval, taken on the logit scale so that it stays between 0 and 1.
 
     Without variance, as when every image stands on its side, there is no such interval.
+
+    Args:
+        value: the area.
+        variance: of it.
+        groups: that the variance was summed over; the quantile is then Student's.
     """
     if not 0 < value < 1 or not variance > 0:
         return Estimate(value)
     middle = np.log(value / (1 - value))
-    reach = NORMAL_QUANTILE * np.sqrt(variance) / (value * (1 - value))
+    quantile = NORMAL_QUANTILE if groups is None else float(t_quantile(len(groups), LEVEL))
+    reach = quantile * np.sqrt(variance) / (value * (1 - value))
     low, high = 1 / (1 + np.exp(-(middle + np.array([-reach, reach]))))
-    return Estimate(value, float(low), float(high), DELONG)
+    return Estimate(value, float(low), float(high), DELONG if groups is None else GROUPED_DELONG)
 
 
-def auroc_estimate(ranking: Ranking) -> Estimate:
+def auroc_estimate(ranking: Ranking, groups: Groups | None = None) -> Estimate:
     """A class's area under the ROC curve.
 
     One that is perfect leaves DeLong nothing to go by. The bound is then the exact one for as many trials as the
-    smaller side has images: of so few that are all on their side, more cannot be said.
+    smaller side has images, or groups: of so few that are all on their side, more cannot be said. The variance over
+    groups is that of Obuchowski (1997, Biometrics 53, 567-578), as the sum of what each group adds to the area.
     """
     value = ranking.auroc
-    trials = min(ranking.num_positive, ranking.num_negative)
+    if groups is None:
+        trials = min(ranking.num_positive, ranking.num_negative)
+        variance = ranking.auroc_variance
+    else:
+        positive = np.bincount(groups.numbers[ranking.order], ranking.is_positive, minlength=len(groups))
+        trials = float(min((positive > 0).sum(), (groups.sizes > positive).sum()))
+        variance = sum_of_squares(groups.sums(ranking.auroc_influence())) if trials > 1 else float("nan")
     if value == 1.0:
         (perfect,) = exact_shares(np.array([trials]), np.array([trials]))
-        return perfect
-    return delong_interval(value, ranking.auroc_variance)
+        return perfect if groups is None else Estimate(value, perfect.low, perfect.high, GROUPED_DELONG)
+    return delong_interval(value, variance, groups)
 
 
-def bootstrap_interval(value: float, replicates: Floats) -> Estimate:
+def bootstrap_interval(value: float, replicates: Floats, groups: Groups | None = None) -> Estimate:
     """A value with the percentile interval of its resamples [B].
 
     Resampling moves some metrics to one side (a calibration error upwards); the interval always contains the value
     itself. Where the resamples do not differ, as when every prediction is correct, they say nothing and there is no
     interval.
+
+    Args:
+        value: of the images.
+        replicates: of their resamples.
+        groups: that were resampled, if whole groups were; the interval is then expanded, see `expanded_tail`.
     """
     replicates = replicates[np.isfinite(replicates)]
     if not np.isfinite(value) or not len(replicates) or np.ptp(replicates) <= 1e-12:
         return Estimate(value)
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, min(float(low), value), max(float(high), value), BOOTSTRAP)
+    tail = (1 - LEVEL) / 2 if groups is None else expanded_tail(len(groups), LEVEL)
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    method = BOOTSTRAP if groups is None else GROUPED_BOOTSTRAP
+    return Estimate(value, min(float(low), value), max(float(high), value), method)
 
 
 def choose_num_resamples(num_images: int, num_classes: int) -> int:

@@ -6,31 +6,35 @@ The metrics that are logged after each epoch are in `metrics`, under the same na
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.metrics import CALIBRATED, all_metrics
-from classifier_training.evaluation.counts import ClassCounts, Share
+from classifier_training.evaluation.counts import ClassCounts, Share, resampled_counts
+from classifier_training.evaluation.groups import resample_groups, sum_of_squares
 from classifier_training.evaluation.intervals import (
+    MAX_CHUNK,
+    SEED,
     Estimate,
     auroc_estimate,
     bootstrap_interval,
     choose_num_resamples,
     delong_interval,
     exact_shares,
+    grouped_shares,
     resample,
 )
 from classifier_training.evaluation.metrics import FromCounts, FromImages, Values, evaluate
 from classifier_training.evaluation.predictions import Predictions, check_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from classifier_training.core.metrics import Metric
+    from classifier_training.evaluation.groups import Groups
     from classifier_training.evaluation.predictions import Scores
     from classifier_training.evaluation.ranking import Ranking
 
@@ -48,6 +52,7 @@ class Measures:
         by_class: metrics of each class [K], by name: recall, precision and others.
         support: images of each class, int64 [K].
         predicted: images that were predicted as each class, int64 [K].
+        groups: that the intervals are by; None where images count as independent.
     """
 
     num_images: int
@@ -56,6 +61,7 @@ class Measures:
     by_class: Mapping[str, Sequence[Estimate]]
     support: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    groups: Groups | None = None
 
 
 def measure(
@@ -65,6 +71,7 @@ def measure(
     num_classes: int,
     kind: Scores = "logits",
     divided_by: float = 1.0,
+    groups: Groups | None = None,
     intervals: bool = True,
 ) -> Measures:
     """Compute all metrics of one split.
@@ -78,6 +85,7 @@ def measure(
         num_classes: K.
         kind: what `scores` are.
         divided_by: the temperature that logits were divided by.
+        groups: of the images, where those of one group are not independent.
         intervals: whether to find intervals; metrics alone take a few per cent of the time.
 
     Raises:
@@ -86,7 +94,8 @@ def measure(
     check_scores(scores, targets, num_classes, kind=kind)
     given = Predictions(scores=scores, targets=targets, kind=kind)
     own = given if divided_by == 1 else Predictions(scores=scores * divided_by, targets=targets, kind=kind)
-    split = _Split(given, own, [given.ranking(number) for number in range(num_classes)], all_metrics(num_classes))
+    rankings = [given.ranking(number) for number in range(num_classes)]
+    split = _Split(given, own, rankings, all_metrics(num_classes), groups)
     number = choose_num_resamples(len(targets), num_classes) if intervals else 0
     values, replicates = split.values(), split.replicates(number) if intervals else None
     return Measures(
@@ -96,6 +105,7 @@ def measure(
         by_class=split.by_class(values, replicates),
         support=given.counts.support.astype(np.int64),
         predicted=given.counts.predicted.astype(np.int64),
+        groups=groups if intervals else None,
     )
 
 
@@ -107,9 +117,18 @@ class _Split:
         own: the same with the network's own; the same object where they do not differ.
         rankings: of each class [K], by the given probabilities.
         metrics: the table.
+        groups: of the images, where they are not independent.
     """
 
-    def __init__(self, given: Predictions, own: Predictions, rankings: list[Ranking], metrics: list[Metric]) -> None:
+    def __init__(
+        self,
+        given: Predictions,
+        own: Predictions,
+        rankings: list[Ranking],
+        metrics: list[Metric],
+        groups: Groups | None,
+    ) -> None:
+        self._groups = groups
         self._given = given
         self._own = own
         self._rankings = rankings
@@ -138,7 +157,15 @@ class _Split:
             for metric in self._metrics
             if metric.interval == "bootstrap" or (metric.by_class and metric.interval == "exact")
         ]
-        parts = [self.values(metrics, counts, weights) for counts, weights in self._resamples(number)]
+        given = self._given
+        if self._groups is None:
+            resamples = resample(given.targets, number)
+        else:
+            resamples = resample_groups(self._groups, number, seed=SEED, max_values=MAX_CHUNK)
+        parts = [
+            self.values(metrics, counts, weights)
+            for counts, weights in resampled_counts(given.targets, given.predicted, given.num_classes, resamples)
+        ]
         return Values(
             *(
                 {name: np.concatenate([one[name] for one in kind]) for name in kind[0]}
@@ -157,11 +184,11 @@ class _Split:
                 if replicates is None or metric.interval == "none":
                     found[name] = Estimate(value)
                 elif metric.interval == "delong":
-                    found[name] = delong_interval(value, self._macro_auroc_variance())
+                    found[name] = delong_interval(value, self._macro_auroc_variance(), self._groups)
                 elif metric.interval == "exact" and not metric.by_class:
-                    (found[name],) = exact_shares(*self._share(metric))
+                    (found[name],) = self._shares(metric)
                 else:
-                    found[name] = bootstrap_interval(value, replicates.overall[name])
+                    found[name] = bootstrap_interval(value, replicates.overall[name], self._groups)
         return found
 
     def by_class(self, values: Values, replicates: Values | None) -> dict[str, Sequence[Estimate]]:
@@ -174,38 +201,29 @@ class _Split:
             if replicates is None or metric.interval == "none":
                 found[metric.name] = [Estimate(value) for value in of_class]
             elif metric.interval == "delong":
-                found[metric.name] = [auroc_estimate(ranking) for ranking in self._rankings]
+                found[metric.name] = [auroc_estimate(ranking, self._groups) for ranking in self._rankings]
             elif metric.interval == "exact":
-                found[metric.name] = exact_shares(*self._share(metric))
+                found[metric.name] = self._shares(metric)
             else:
                 pairs = zip(of_class, replicates.by_class[metric.name].T, strict=True)
-                found[metric.name] = [bootstrap_interval(*pair) for pair in pairs]
+                found[metric.name] = [bootstrap_interval(*pair, self._groups) for pair in pairs]
         return found
 
-    def _share(self, metric: Metric) -> Share:
-        """Images that count for a metric with an exact interval, and all of them."""
-        share = None
-        if isinstance(metric, FromCounts):
-            share = metric.function(self._given.counts)
-        elif isinstance(metric, FromImages):
-            of_images = metric.function(self._given)
-            share = Share(np.asarray(of_images.sum(dtype=np.float64)), np.asarray(float(len(of_images))))
-        if not isinstance(share, Share):
-            raise TypeError(f"the metric {metric.name} is no share of images: it has no exact interval")
-        return share
-
-    def _resamples(self, number: int) -> Iterator[tuple[ClassCounts, NDArray[np.float32]]]:
-        """Counts of some resamples [B, K], and how often each image counts in them [N, B]."""
-        from scipy.sparse import csr_array
-
-        given, num_images = self._given, len(self._given.targets)
-        counted: Callable[..., csr_array] = partial(csr_array, shape=(given.num_classes, num_images), dtype=np.float32)
-        rows = np.arange(num_images)
-        hits = counted((given.correct, (given.targets, rows)))
-        predicted = counted((np.ones(num_images), (given.predicted, rows)))
-        for weights in resample(given.targets, number):
-            sums = [np.asarray(part @ weights, dtype=np.float64).T for part in (hits, predicted)]
-            yield ClassCounts(sums[0], given.counts.support, sums[1]), weights
+    def _shares(self, metric: Metric) -> list[Estimate]:
+        """Values of a metric with exact intervals, one or one for each class."""
+        given, groups = self._given, self._groups
+        if isinstance(metric, FromCounts) and isinstance(share := metric.function(given.counts), Share):
+            if groups is None:
+                return exact_shares(*share)
+            counts = groups.counts(given.targets, given.predicted, given.num_classes)
+            parts = (_columns(metric.function(part)) for part in counts)
+            return grouped_shares(parts)
+        if isinstance(metric, FromImages):
+            of_images = metric.function(given)
+            if groups is None:
+                return exact_shares(np.asarray(of_images.sum(dtype=np.float64)), np.asarray(float(len(of_images))))
+            return grouped_shares([(groups.sums(of_images)[:, None], groups.sizes[:, None].astype(np.float64))])
+        raise TypeError(f"the metric {metric.name} is no share of images: it has no exact interval")
 
     def _macro_auroc_variance(self) -> float:
         """DeLong's variance of the mean over the classes, whose areas come from the same images."""
@@ -215,4 +233,11 @@ class _Split:
         total = np.zeros(len(self._given.targets))
         for ranking in ranked:
             total += ranking.auroc_influence()
-        return float(((total / len(ranked)) ** 2).sum())
+        total /= len(ranked)
+        return float((total**2).sum()) if self._groups is None else sum_of_squares(self._groups.sums(total))
+
+
+def _columns(share: Floats | Share) -> tuple[Floats, Floats]:
+    """Hits and trials of groups [G, M], with M = 1 for a share of all classes together."""
+    assert isinstance(share, Share)
+    return share.hits.reshape(len(share.hits), -1), share.trials.reshape(len(share.trials), -1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.metrics import OF_CLASS, Metric, all_metrics, register_metric
+from classifier_training.core.runtime import command
 from classifier_training.evaluation import counts as of_counts
 from classifier_training.evaluation.counts import ClassCounts, Share, macro, weighted
 from classifier_training.evaluation.predictions import (
@@ -207,7 +208,10 @@ def evaluate(
             by_class |= {metric.name: values} if metric.by_class else {}
         elif isinstance(metric, FromImages):
             of_images = metric.function(predictions)
-            means = of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / len(of_images)
+            # Resamples of whole groups have different numbers of images.
+            means = (
+                of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / weights.sum(axis=0)
+            )
             overall[metric.name] = np.asarray(means)
         elif isinstance(metric, FromProbabilities):
             overall[metric.name] = np.asarray(metric.function(predictions, weights))
@@ -223,8 +227,8 @@ def evaluate(
 
 def _defined_mean(values: Floats) -> Floats:
     """Mean over the classes [..., K] that have values; NaN where none has."""
-    defined = np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0)
-    return np.asarray(values[..., defined].mean(axis=-1) if defined.any() else values[..., 0])
+    defined = np.isfinite(values)
+    return of_counts.ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
 def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
@@ -264,6 +268,15 @@ def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.
             f"one of {enumerate_words(shown, limit=32)}",
             f"{setting}={close[0] if close else 'val/balanced_accuracy'}",
         )
+
+
+def without_value(monitor: str) -> UserError:
+    """Return the error for a run whose monitored metric was not defined after any epoch."""
+    return UserError(
+        f"monitor={monitor} had no value after any epoch, so no weights are the best",
+        "a metric that is defined on these validation images",
+        f"{command('train')} … monitor=val/balanced_accuracy",
+    )
 
 
 def _undefined(class_names: Sequence[str], targets: NDArray[np.int64]) -> set[str]:

@@ -193,7 +193,8 @@ def calibration_error(
         return np.asarray(np.abs(np.bincount(bins, gaps, minlength=NUM_BINS)).sum() / len(bins))
     membership = np.zeros((NUM_BINS, len(bins)), np.float32)
     membership[bins, np.arange(len(bins))] = gaps
-    return np.asarray(np.abs(membership @ weights).sum(axis=0, dtype=np.float64) / len(bins))
+    # Resamples of whole groups have different numbers of images.
+    return np.asarray(np.abs(membership @ weights).sum(axis=0, dtype=np.float64) / weights.sum(axis=0))
 
 
 def is_among_first(

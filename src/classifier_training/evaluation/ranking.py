@@ -119,7 +119,7 @@ class Ranking:
             weights: of the images, by row, in each resample [N, B].
 
         Returns:
-            The value for each resample [B].
+            The value for each resample [B]; NaN without an image of the class.
         """
         from scipy.sparse import csr_array
 
@@ -139,4 +139,5 @@ class Ranking:
         found = positive.cumsum(axis=0)
         predicted = sums(self.order, ends).cumsum(axis=0)
         precision = np.divide(found, predicted, out=np.zeros_like(found), where=predicted > 0)
-        return np.asarray((positive * precision).sum(axis=0, dtype=np.float64) / found[-1])
+        total = (positive * precision).sum(axis=0, dtype=np.float64)
+        return np.divide(total, found[-1], out=np.full_like(total, np.nan), where=found[-1] > 0)

@@ -110,10 +110,29 @@ def joined(*pieces: Html) -> Html:
     return Html("\n".join(pieces))
 
 
-def header(title: str, words: str, facts: Sequence[tuple[str, str]]) -> Html:
+def header(title: str, words: str, facts: Sequence[tuple[str, str]] = ()) -> Html:
     """Return the head of a page: a title, a line, and the most important numbers with their names."""
-    listed = "".join(f"<li><strong>{escape(value)}</strong><span>{escape(name)}</span></li>" for value, name in facts)
-    return Html(f'<h1>{escape(title)}</h1>\n<p class="quiet">{escape(words)}</p>\n<ul class="facts">{listed}</ul>')
+    listed = f"\n{numbers(facts)}" if facts else ""
+    return Html(f'<h1>{escape(title)}</h1>\n<p class="quiet">{escape(words)}</p>{listed}')
+
+
+def numbers(pairs: Iterable[tuple[str, str]]) -> Html:
+    """Return large numbers with their names below them."""
+    listed = "".join(f"<li><strong>{escape(value)}</strong><span>{escape(name)}</span></li>" for value, name in pairs)
+    return Html(f'<ul class="facts">{listed}</ul>')
+
+
+def banner(kind: str, title: str, words: str, more: str) -> Html:
+    """Return what a page has to say first: a word or two in the colour of a finding's kind, and the grounds."""
+    return Html(
+        f'<section class="banner {escape(kind)}" aria-label="verdict"><p class="status">{escape(title)}</p>'
+        f'<p class="headline">{escape(words)}</p><p>{escape(more)}</p></section>'
+    )
+
+
+def steps(cards: Iterable[Html], *, first: int = 1) -> Html:
+    """Return cards as a numbered list that begins with a number."""
+    return Html(f'<ol class="steps" start="{first}">{"".join(f"<li>{card}</li>" for card in cards)}</ol>')
 
 
 def section(title: str, *pieces: Html) -> Html:

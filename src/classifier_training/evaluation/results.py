@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.errors import enumerate_words
+from classifier_training.core.display import align, shorten
+from classifier_training.core.errors import enumerate_words, shown
 from classifier_training.core.run_dir import write_csv, write_json
+from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.evaluation.slices import Slice, slice_metrics, worst_slice
+from classifier_training.evaluation.verdict import Targets, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +37,7 @@ class Evaluation:
         unknown_labels: images of labels that the model does not know, by label; left out of all metrics.
         missing_classes: classes of the model without an image.
         unreadable: paths of the images that could not be read; left out of all metrics.
+        verdict: whether the model reaches its targets; None for metrics alone.
     """
 
     split: str
@@ -42,14 +46,32 @@ class Evaluation:
     unknown_labels: Mapping[str, int] = field(default_factory=dict)
     missing_classes: Sequence[str] = ()
     unreadable: Sequence[str] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def intervals(self) -> str:
+        """Which intervals the metrics have, in words: by groups, where images of a group are not independent."""
+        groups = self.measures.groups
+        return "95 % intervals" + ("" if groups is None else f" {groups}")
 
     def __str__(self) -> str:
+        return self.words()
+
+    def words(self, monitor: str | None = None, logged: Mapping[str, float] | None = None) -> str:
+        """Say the main metrics, and what they leave out.
+
+        Args:
+            monitor: name of a metric, without split, to be among them.
+            logged: metrics as after each epoch, where those of single classes are found.
+        """
         found = self.measures.overall
-        calibrated = f", calibrated loss {found['calibrated_loss']}" if "calibrated_loss" in found else ""
+        shown_names = ("balanced_accuracy", "acc_top1", "macro_f1", "loss", "calibrated_loss")
+        names = dict.fromkeys([*([monitor] if monitor else []), *(name for name in shown_names if name in found)])
+        values = {name: found[name] if name in found else _logged(logged, name) for name in names}
+        listed = ", ".join(f"{TITLES.get(name, name)} {value}" for name, value in values.items())
         lines = [
-            f"{self.split}: balanced accuracy {found['balanced_accuracy']}, top-1 accuracy {found['acc_top1']}, "
-            f"macro F1 {found['macro_f1']}, loss {found['loss']}{calibrated} on {self.measures.num_images:,} images"
-            + (" (95 % intervals)" if self.measures.num_resamples else "")
+            f"{self.split}: {listed} on {self.measures.num_images:,} images"
+            + (f" ({self.intervals})" if self.measures.num_resamples else "")
         ]
         if self.unknown_labels:
             number, labels = sum(self.unknown_labels.values()), enumerate_words(map(repr, self.unknown_labels))
@@ -63,7 +85,56 @@ class Evaluation:
             lines.append(
                 f"worst slice: {worst.by} {worst.value!r}, accuracy {worst.accuracy} on {worst.num_images:,} images"
             )
+        if self.verdict is not None:
+            lines.append(str(self.verdict))
         return "\n".join(lines)
+
+
+TITLES = {
+    "balanced_accuracy": "balanced accuracy", "acc_top1": "top-1 accuracy", "macro_f1": "macro F1",
+    "calibrated_loss": "calibrated loss",
+}  # fmt: skip
+"""Of the main metrics, in a line; others have the names that settings give them."""
+
+
+def _logged(metrics: Mapping[str, float] | None, name: str) -> str:
+    return "not defined" if metrics is None or name not in metrics else f"{metrics[name]:.4f}"
+
+
+MAX_CLASSES = 10
+"""Rows of a table of classes."""
+
+MAX_NAME = 40
+
+
+def class_table(measures: Measures, class_names: Sequence[str]) -> list[str]:
+    """Return the lines of a table of precision, recall and images of each class, the lowest recall first.
+
+    Args:
+        measures: of the split.
+        class_names: [K]; of more than ten the worst ten are shown, and the others counted.
+    """
+    recalls = np.array([item.value for item in measures.by_class["recall"]])
+    order = np.argsort(np.nan_to_num(recalls, nan=np.inf), kind="stable").tolist()
+    rows = [
+        (
+            shorten(shown(class_names[number]), MAX_NAME),
+            *(_share(measures.by_class[name][number].value) for name in ("precision", "recall")),
+            f"{measures.support[number]:,}",
+        )
+        for number in order[:MAX_CLASSES]
+    ]
+    lines = align(("class", "precision", "recall", "images"), rows, right=frozenset({"precision", "recall", "images"}))
+    if len(order) <= MAX_CLASSES:
+        return lines
+    left = len(order) - MAX_CLASSES
+    least = recalls[order[MAX_CLASSES]]
+    words = f"recall {least:.4f} or higher" if np.isfinite(least) else "no images"
+    return [*lines, f"and {left:,} more class{'' if left == 1 else 'es'}: {words}"]
+
+
+def _share(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else "-"
 
 
 def evaluate_predictions(
@@ -75,6 +146,8 @@ def evaluate_predictions(
     temperature: float | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
+    targets: Targets | None = None,
+    train_counts: Mapping[str, int] | None = None,
 ) -> Evaluation:
     """Compute the metrics of predictions; nothing is written.
 
@@ -86,15 +159,19 @@ def evaluate_predictions(
         temperature: that the logits were divided by, where they were.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
+        targets: that the verdict is about; the default ones when left out.
+        train_counts: training images by class, if they are known.
 
     Raises:
         UserError: for predictions that cannot be scored.
     """
+    groups = Groups.of([table.groups[row] for row in result.indices])
     measures = measure(
         result.logits,
         result.targets,
         num_classes=len(class_names),
         divided_by=1.0 if temperature is None else temperature,
+        groups=groups,
         intervals=intervals,
     )
     predicted = result.predicted
@@ -105,12 +182,24 @@ def evaluate_predictions(
             item
             for by, values in (slices or {}).items()
             for item in slice_metrics(
-                by, [values[row] for row in result.indices], result.targets, predicted, num_classes=len(class_names)
+                by,
+                [values[row] for row in result.indices],
+                result.targets,
+                predicted,
+                num_classes=len(class_names),
+                groups=groups,
             )
         ],
         unknown_labels=unknown_labels or {},
         missing_classes=[name for name, number in zip(class_names, measures.support, strict=True) if not number],
         unreadable=[table.paths[row] for row in np.setdiff1d(np.arange(len(table)), result.indices)],
+        verdict=judge(
+            measures,
+            class_names,
+            targets or Targets(),
+            split=result.split,
+            train_counts=[train_counts.get(name, 0) for name in class_names] if train_counts else None,
+        ),
     )
 
 
@@ -132,9 +221,13 @@ def write_results(
 
     classification_report.json holds, with every metric as {value, low, high, method} and null for what is not defined:
 
-    - schema: 1. split. source: the file that predicted. temperature: that its logits were divided by, or null.
+    - schema: 1. verdict: {status (ready, not ready or too few test images), words, targets, is_default_target, baseline
+      {class, accuracy, balanced_accuracy} of always predicting the most frequent training class, checks [{metric,
+      class, target, value, low, high, method, num_images, standing (reached, missed or open), more_images}]}.
+    - split. source: the file that predicted. temperature: that its logits were divided by, or null.
       num_images.
-    - intervals: {level, resamples, seed, bootstrap}; resamples is 0 when there are none.
+    - intervals: {level, resamples, seed, bootstrap, groups}; resamples is 0 when there are none, groups the number of
+      groups that the intervals are by, or null where images count as independent.
     - metrics: those of all classes together, named as in metrics.csv: loss (the log loss), acc_top1, acc_top5 (of
       more than five classes), balanced_accuracy, matthews, cohen_kappa, brier, ece, macro_auroc,
       macro_average_precision, and macro_ and weighted_ precision, recall, f1, specificity. loss, brier and ece are
@@ -180,6 +273,7 @@ def _report(
     worst = worst_slice(evaluation.slices)
     return {
         "schema": SCHEMA,
+        "verdict": None if evaluation.verdict is None else evaluation.verdict.to_dict(),
         "split": evaluation.split,
         "source": source,
         "temperature": temperature,
@@ -188,7 +282,10 @@ def _report(
             "level": LEVEL,
             "resamples": measures.num_resamples,
             "seed": SEED,
-            "bootstrap": "images drawn anew within each true class, percentiles",
+            "bootstrap": "images drawn anew within each true class, percentiles"
+            if measures.groups is None
+            else "groups drawn anew, expanded percentiles",
+            "groups": None if measures.groups is None else len(measures.groups),
         },
         "metrics": {name: estimate.to_dict() for name, estimate in measures.overall.items()},
         "classes": {

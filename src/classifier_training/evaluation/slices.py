@@ -12,13 +12,16 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.images import UnreadableImageError, read_size
 from classifier_training.core.runtime import num_cores
-from classifier_training.evaluation.counts import ClassCounts, balanced_accuracy
+from classifier_training.evaluation.counts import ClassCounts, balanced_accuracy, resampled_counts
+from classifier_training.evaluation.groups import resample_groups
 from classifier_training.evaluation.intervals import (
+    MAX_CHUNK,
     MAX_RESAMPLES,
     SEED,
     Estimate,
     bootstrap_interval,
     exact_shares,
+    grouped_shares,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.types import SplitTable
+    from classifier_training.evaluation.groups import Groups
 
 GROUP, SIZE = "group", "size"
 
@@ -65,8 +69,12 @@ def slice_metrics(
     predicted: NDArray[np.int64],
     *,
     num_classes: int,
+    groups: Groups | None = None,
 ) -> list[Slice]:
     """Score each part of a split by itself.
+
+    Intervals are by groups where there are such, but for slices by group: each is one group, whose own images count as
+    independent.
 
     Args:
         by: what it is divided by.
@@ -74,6 +82,7 @@ def slice_metrics(
         targets: class numbers [N].
         predicted: predicted class numbers [N].
         num_classes: K.
+        groups: of the images, where those of one group are not independent.
 
     Returns:
         The slices in the order in which their values first occur.
@@ -84,15 +93,23 @@ def slice_metrics(
     for value, number in numbers.items():
         rows = places == number
         counts = ClassCounts.of(targets[rows], predicted[rows], num_classes)
-        (share,) = exact_shares(np.array([counts.hits.sum()]), np.array([rows.sum()]))
-        found.append(Slice(by, value, int(rows.sum()), share, _balanced(counts, [SEED, number])))
+        if groups is None or by == GROUP:
+            (share,) = exact_shares(np.array([counts.hits.sum()]), np.array([rows.sum()]))
+            balanced = _balanced(counts, [SEED, number])
+        else:
+            own = groups.take(rows)
+            right = own.sums(targets[rows] == predicted[rows])
+            (share,) = grouped_shares([(right[:, None], own.sizes[:, None].astype(np.float64))])
+            balanced = _grouped_balanced(own, targets[rows], predicted[rows], counts)
+        found.append(Slice(by, value, int(rows.sum()), share, balanced))
     return found
 
 
 def worst_slice(slices: Sequence[Slice]) -> Slice | None:
-    """The slice that is certainly bad: the one whose accuracy is lowest at the upper end of its interval.
+    """The slice that is most likely bad: the one whose accuracy is lowest at the upper end of its interval.
 
-    By the accuracy alone a slice of two images would win. None when there is nothing to choose from.
+    By the accuracy alone a slice of two images would win. It is chosen out of several, so its interval is somewhat too
+    low. None when there is nothing to choose from.
     """
     return min(slices, key=lambda item: (item.accuracy.high, item.accuracy.value)) if len(slices) > 1 else None
 
@@ -177,3 +194,12 @@ def _balanced(counts: ClassCounts, seed: Sequence[int]) -> Estimate:
     recalls = counts.hits[present] / support
     hits = np.random.default_rng(seed).binomial(support.astype(np.int64), recalls, (MAX_RESAMPLES, len(support)))
     return bootstrap_interval(value, (hits / support).mean(axis=1))
+
+
+def _grouped_balanced(
+    groups: Groups, targets: NDArray[np.int64], predicted: NDArray[np.int64], counts: ClassCounts
+) -> Estimate:
+    resamples = resample_groups(groups, MAX_RESAMPLES, seed=SEED, max_values=MAX_CHUNK)
+    parts = resampled_counts(targets, predicted, len(counts.hits), resamples)
+    replicates = np.concatenate([balanced_accuracy(part) for part, _ in parts])
+    return bootstrap_interval(float(balanced_accuracy(counts)), replicates, groups)

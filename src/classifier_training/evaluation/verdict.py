@@ -1,321 +1,455 @@
-"""What the metrics of an evaluation mean, in plain words: what is good enough, what is not, what to do next.
+"""Targets for a model, and whether its test images show that it reaches them: ready, not ready, or too few images.
 
-A class is judged by the 95 % interval of its recall and one target: it is good enough when the whole interval lies
-above the target, weak when it lies below, and open when the target lies within, which is for more images to decide.
+A target is reached when the 95 % interval of the metric lies above it, and missed when it lies below. Otherwise it is
+open, and more test images have to decide. A model is ready when it reaches all of its targets. That is a statement
+about all targets at once: the chance to call a model ready that misses one of them is at most 2.5 %, whatever their
+number (intersection-union test; Berger 1982).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from classifier_training.core.errors import enumerate_words, shown
-from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.core.errors import UserError, enumerate_words, nearest, plural, shown
+from classifier_training.core.register import TYPE_KEY, register
+from classifier_training.core.types import TRAIN, VAL
+from classifier_training.evaluation.intervals import EXACT, Estimate, exact_shares
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from classifier_training.evaluation.intervals import Estimate
-    from classifier_training.evaluation.mistakes import Confusion
-    from classifier_training.evaluation.results import Evaluation
+    from classifier_training.evaluation.measures import Measures
 
-TARGET_RECALL = 0.9
-"""Share of a class's images that must be found for the class to count as good enough."""
+DEFAULT_RECALL = 0.9
+"""Target of every class's recall where no target is set."""
 
-FEW_IMAGES = 20
-"""Training images below which a class needs more images before anything else."""
+OTHERS = "*"
+"""Stands for every class that is not named, in a target by class."""
 
-UNCALIBRATED = 0.05
-"""Calibration error above which a confidence misleads."""
+MAX_IMAGES = 10**6
+"""More test images than this are not asked for."""
 
-SURE = 0.9
-"""Confidence of a mistake from which on its label is worth a look."""
+NUM_NAMED = 4
 
-NUM_NAMED = 6
-
-Kind = Literal["error", "warning", "note", "good"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Standing = Literal["reached", "missed", "open"]
+Status = Literal["ready", "not ready", "too few test images"]
 
 
-@dataclass(frozen=True)
-class Remark:
-    """A sentence of the verdict.
+@register(group="evaluation_target", name="default")
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a model must reach to be ready for use.
 
     Args:
-        kind: error, warning, note or good.
-        title: what is the case.
-        words: on what grounds.
-        remedy: what to do; empty when there is nothing to do.
+        recall: share of the images of a class that must be found, as a number for all classes or by class, such as
+            {cat: 0.95, *: 0.8}, where * is every other class. It is 0.9 where no target at all is set.
+        precision: share of the predictions of a class that must be correct, in the same form.
+        accuracy: share of all images that must be correctly classified.
+        balanced_accuracy: mean of the recalls of the classes that must be reached.
     """
 
-    kind: Kind
-    title: str
-    words: str
-    remedy: str = ""
+    recall: Share | dict[str, Share] | None = None
+    precision: Share | dict[str, Share] | None = None
+    accuracy: Share | None = None
+    balanced_accuracy: Share | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether none is set, so that every class needs the default recall."""
+        return all(value is None for value in (self.recall, self.precision, self.accuracy, self.balanced_accuracy))
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Targets:
+        """Read those of a run's configuration; none for a run from before there were any."""
+        node = config.get("target")
+        return (
+            cls(**{key: value for key, value in node.items() if key != TYPE_KEY}) if isinstance(node, dict) else cls()
+        )
+
+    def by_class(self, metric: Literal["recall", "precision"], class_names: Sequence[str]) -> list[float | None]:
+        """Return the target of each class [K]; None for a class without one."""
+        wanted: float | dict[str, float] | None = self.recall if metric == "recall" else self.precision
+        if self.is_default and metric == "recall":
+            wanted = DEFAULT_RECALL
+        if not isinstance(wanted, dict):
+            return [wanted] * len(class_names)
+        return [wanted.get(name, wanted.get(OTHERS)) for name in class_names]
+
+    def check_names(self, class_names: Sequence[str]) -> None:
+        """Make sure that the model has the classes that are named.
+
+        Raises:
+            UserError: when it does not.
+        """
+        for metric in ("recall", "precision"):
+            value = getattr(self, metric)
+            for name in value if isinstance(value, dict) else ():
+                if name not in class_names and name != OTHERS:
+                    close = nearest(name, class_names)
+                    raise UserError(
+                        f"target.{metric}={{{name}: {value[name]:g}}}: the model has no class of that name",
+                        f"one of {enumerate_words(map(shown, class_names))}, or {OTHERS} for every other class",
+                        f"'target.{metric}={{{close[0] if close else OTHERS}: {value[name]:g}}}'",
+                    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return those that apply, in the form that goes into JSON."""
+        found = {"recall": DEFAULT_RECALL if self.is_default else self.recall, "precision": self.precision}
+        found |= {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+NO_TARGETS = Targets()
+"""Where nothing is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grounds:
-    """What a verdict is made from.
+class Check:
+    """One target, compared with what the test images say.
 
     Args:
-        evaluation: the metrics.
-        class_names: [K].
-        confusions: the most frequent first.
-        train_counts: training images of each class, by name; empty where they are not known.
-        calibration: content of calibration.json.
-        num_sure_mistakes: wrong predictions of high confidence.
-        data_checks: lines that the checks before training said.
+        metric: recall, precision, accuracy, balanced_accuracy, or baseline: better than the majority class.
+        label: number of the class; None for a metric of all classes.
+        target: to be reached.
+        estimate: what was found, with its interval.
+        num_images: that it was found on: of the class, predicted as the class, or all.
+        standing: reached, missed, or open.
+        more_images: how many more the metric must be found on to decide, if what was found stays; None where it is
+            decided, and where no reasonable number of images could decide it.
     """
 
-    evaluation: Evaluation
-    class_names: Sequence[str]
-    confusions: Sequence[Confusion]
-    train_counts: Mapping[str, int]
-    calibration: Mapping[str, object]
-    num_sure_mistakes: int
-    data_checks: Sequence[str] = ()
+    metric: str
+    label: int | None
+    target: float
+    estimate: Estimate
+    num_images: int
+    standing: Standing
+    more_images: int | None
+
+    @property
+    def shortfall(self) -> float:
+        """Images by which what was found stays below the target."""
+        return max(0.0, self.target - self.estimate.value) * self.num_images if self.num_images else 0.0
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return the form that goes into JSON."""
+        return {
+            "metric": self.metric,
+            "class": None if self.label is None else class_names[self.label],
+            "target": self.target,
+            **self.estimate.to_dict(),
+            "num_images": self.num_images,
+            "standing": self.standing,
+            "more_images": self.more_images,
+        }
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Classes by where they stand, each in the order of their recall, the worst first."""
+class Baseline:
+    """What always predicting the most frequent class gives on the same images.
 
-    good: tuple[int, ...]
-    weak: tuple[int, ...]
-    open: tuple[int, ...]
+    Args:
+        label: number of that class.
+        accuracy: share of its images.
+        balanced_accuracy: one over the number of classes with images.
+    """
+
+    label: int
+    accuracy: float
+    balanced_accuracy: float
 
     @classmethod
-    def of(cls, recalls: Sequence[Estimate]) -> Standing:
-        """Judge the recall of each class [K]; one without images stands nowhere."""
-        found: dict[str, list[int]] = {"good": [], "weak": [], "open": []}
-        values = np.array([item.value for item in recalls])
-        for number in np.argsort(values, kind="stable").tolist():
-            if np.isfinite(values[number]):
-                found[_stands(recalls[number])].append(number)
-        return cls(**{name: tuple(numbers) for name, numbers in found.items()})
+    def of(cls, measures: Measures, train_counts: Sequence[int] | None) -> Baseline:
+        """Take the class with the most training images; where they are not known, with the most of these images."""
+        counts = measures.support if train_counts is None or not any(train_counts) else np.asarray(train_counts)
+        label = max(range(len(counts)), key=lambda number: (counts[number], measures.support[number]))
+        present = max(1, int((measures.support > 0).sum()))
+        return cls(
+            label,
+            float(measures.support[label] / max(1, measures.num_images)),
+            1 / present if measures.support[label] else 0.0,
+        )
 
 
-def _stands(recall: Estimate) -> str:
-    low, high = (recall.low, recall.high) if np.isfinite(recall.low) else (recall.value, recall.value)
-    if low >= TARGET_RECALL:
-        return "good"
-    return "weak" if high < TARGET_RECALL else "open"
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a model can be used, as far as its targets and test images say.
+
+    Args:
+        status: ready, not ready, or too few test images.
+        split: which images it was scored on.
+        targets: the targets.
+        checks: one for each target and class, the worst first.
+        baseline: what always predicting one class gives.
+        class_names: [K].
+    """
+
+    status: Status
+    split: str
+    targets: Targets
+    checks: Sequence[Check]
+    baseline: Baseline
+    class_names: Sequence[str]
+
+    def standing(self, standing: Standing, *metrics: str) -> list[Check]:
+        """The checks of a standing, the worst first; of some metrics where they are named."""
+        return [item for item in self.checks if item.standing == standing and (not metrics or item.metric in metrics)]
+
+    @property
+    def target_words(self) -> str:
+        """The targets and their settings in one line."""
+        if self.targets.is_default:
+            return f"recall of every class: {per_cent(DEFAULT_RECALL)} (the default; target.recall=… sets another)"
+        return "; ".join(
+            f"{name.replace('_', ' ')}: {_by_class_words(value)} (target.{name})"
+            for name, value in self.targets.to_dict().items()
+        )
+
+    @property
+    def words(self) -> str:
+        """The grounds of the verdict in one line."""
+        missed, undecided = self.standing("missed"), self.standing("open")
+        if any(item.metric == "baseline" for item in missed):
+            return f"no better than always predicting {shown(self.class_names[self.baseline.label])}"
+        decided = [item for item in self.checks if item.metric != "baseline"]
+        is_one, things = len(decided) == 1, "classes" if {item.metric for item in decided} == {"recall"} else "targets"
+        if missed:
+            verb = "does not reach" if len(missed) == 1 else "do not reach"
+            many = f"{len(missed)} of {len(decided)} {things} {verb} {self._goal}: {self._listed(missed)}"
+            return f"{self.name_of(missed[0])} is below {self._goal}" if is_one else many
+        if undecided:
+            named = [item for item in undecided if item.metric != "baseline"] or undecided
+            verb = "is" if len(named) == 1 else "are"
+            many = f"{len(named)} of {len(decided)} {things} {verb} inconclusive at {self._goal}: {self._listed(named)}"
+            return f"{self._listed(named)}, at {self._goal}" if is_one else many
+        if self.split in (TRAIN, VAL):
+            why = "chose the weights" if self.split == VAL else "were trained on"
+            return f"there are no test images, and the {self.split} images {why}"
+        if is_one:
+            return f"{self.name_of(decided[0])} reaches {self._goal}"
+        return f"all {len(decided)} {things} reach {self._goal}"
+
+    @property
+    def _goal(self) -> str:
+        """The targets, in words that fit into a sentence."""
+        if self.targets.is_default:
+            return f"the default target recall of {per_cent(DEFAULT_RECALL)}"
+        (name, value), *others = self.targets.to_dict().items()
+        if others:
+            return "their targets"
+        if isinstance(value, dict):
+            return f"their target {name}"
+        return f"the target {name.replace('_', ' ')} of {per_cent(value)}"
+
+    def _listed(self, checks: Sequence[Check]) -> str:
+        return enumerate_words(map(self.name_of, checks), limit=NUM_NAMED)
+
+    def name_of(self, check: Check) -> str:
+        """Name what a check is of, with what was found, or what is missing to decide it."""
+        if check.metric == "baseline":
+            return f"better than always predicting one class ({more_words(check)})"
+        name = check.metric.replace("_", " ") if check.label is None else shown(self.class_names[check.label])
+        if check.metric == "precision":
+            name = f"precision of {name}"
+        if check.standing == "open":
+            return f"{name} ({more_words(check)})"
+        differ = len({item.target for item in self.checks if item.metric != "baseline"}) > 1
+        return f"{name} {100 * check.estimate.value:.1f} %{f' (target {per_cent(check.target)})' if differ else ''}"
+
+    def __str__(self) -> str:
+        return f"verdict: {self.status}: {self.words}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into JSON."""
+        return {
+            "status": self.status,
+            "words": self.words,
+            "targets": self.targets.to_dict(),
+            "is_default_target": self.targets.is_default,
+            "baseline": {
+                "class": self.class_names[self.baseline.label],
+                "accuracy": self.baseline.accuracy,
+                "balanced_accuracy": self.baseline.balanced_accuracy,
+            },
+            "checks": [item.to_dict(self.class_names) for item in self.checks],
+        }
 
 
-def headline(grounds: Grounds) -> str:
-    """Return the verdict in a sentence or two."""
-    evaluation = grounds.evaluation
-    accuracy = evaluation.measures.overall["acc_top1"]
-    standing = Standing.of(evaluation.measures.by_class["recall"])
-    judged = len(standing.good) + len(standing.weak) + len(standing.open)
-    words = (
-        f"{percent(accuracy)} of {evaluation.measures.num_images:,} {evaluation.split} images are correctly classified"
+def judge(
+    measures: Measures,
+    class_names: Sequence[str],
+    targets: Targets,
+    *,
+    split: str,
+    train_counts: Sequence[int] | None = None,
+) -> Verdict:
+    """Say whether a model is ready.
+
+    A class without test images leaves its target open. On validation or training images a model is never ready: they
+    chose its weights.
+
+    Args:
+        measures: metrics of the images.
+        class_names: [K].
+        targets: to be reached.
+        split: which images they are.
+        train_counts: training images of each class [K], if they are known.
+    """
+    checks = []
+    for metric, trials in (("recall", measures.support), ("precision", measures.predicted)):
+        for label, target in enumerate(targets.by_class(metric, class_names)):  # type: ignore[arg-type]
+            if target is not None:
+                found = measures.by_class[metric][label]
+                checks.append(_check(metric, label, target, found, int(trials[label])))
+    accuracy, balanced = (_known(measures, name) for name in ("acc_top1", "balanced_accuracy"))
+    for name, target, found in (
+        ("accuracy", targets.accuracy, accuracy),
+        ("balanced_accuracy", targets.balanced_accuracy, balanced),
+    ):
+        if target is not None:
+            checks.append(_check(name, None, target, found, measures.num_images))
+    baseline = Baseline.of(measures, train_counts)
+    if (measures.support > 0).sum() > 1:
+        checks.append(_against_baseline(measures, baseline, accuracy, balanced))
+    order = {"missed": 0, "open": 1, "reached": 2}
+    checks.sort(key=lambda item: (order[item.standing], -item.shortfall))
+    standings = {item.standing for item in checks}
+    status: Status = "ready"
+    if "missed" in standings:
+        status = "not ready"
+    elif "open" in standings or split in (TRAIN, VAL):
+        status = "too few test images"
+    return Verdict(
+        status=status, split=split, targets=targets, checks=checks, baseline=baseline, class_names=class_names
     )
-    if judged < 2:
-        return f"{words}. They are of one class alone, which says little."
-    if len(standing.good) == judged:
-        return f"{words}, and every class is good enough."
-    target = f"a recall of {100 * TARGET_RECALL:.0f} %"
-    parts = [
-        f"{number} {meaning}"
-        for number, meaning in (
-            (len(standing.good), f"reach{'es' if len(standing.good) == 1 else ''} {target}"),
-            (
-                len(standing.weak),
-                f"do{'es' if len(standing.weak) == 1 else ''} not" + ("" if standing.good else f" reach {target}"),
-            ),
-            (len(standing.open), f"{'is' if len(standing.open) == 1 else 'are'} inconclusive: too few test images"),
-        )
-        if number
-    ]
-    return f"{words}. Of {judged} classes {', '.join(parts)}."
 
 
-def remarks(grounds: Grounds) -> list[Remark]:
-    """Return what there is to say, the most severe first."""
-    found = [
-        *_of_classes(grounds),
-        *_of_confusions(grounds),
-        *_of_images(grounds),
-        *_of_calibration(grounds),
-        *_of_data(grounds),
-    ]
-    order = ("error", "warning", "note", "good")
-    return sorted(found, key=lambda remark: order.index(remark.kind))
+def _check(metric: str, label: int | None, target: float, found: Estimate, num_images: int) -> Check:
+    estimate = _with_interval(found, num_images)
+    standing: Standing = "open"
+    if estimate.low >= target:
+        standing = "reached"
+    elif estimate.high < target:
+        standing = "missed"
+    more = images_to_decide(estimate, num_images, target) if standing == "open" else None
+    return Check(
+        metric=metric, label=label, target=target, estimate=estimate, num_images=num_images, standing=standing,
+        more_images=None if more is None else more - num_images,
+    )  # fmt: skip
 
 
-def _of_classes(grounds: Grounds) -> list[Remark]:
-    measures, names = grounds.evaluation.measures, grounds.class_names
-    recalls = measures.by_class["recall"]
-    standing = Standing.of(recalls)
-    found = []
-    rare = [names[number] for number in standing.weak if 0 < grounds.train_counts.get(names[number], 0) < FEW_IMAGES]
+def _against_baseline(measures: Measures, baseline: Baseline, accuracy: Estimate, balanced: Estimate) -> Check:
+    """Compare with always predicting one class, image by image: McNemar's exact test.
 
-    def listed(numbers: Sequence[int]) -> str:
-        return enumerate_words(
-            (f"{shown(names[number])} ({percent(recalls[number])})" for number in numbers), limit=NUM_NAMED
-        )
-
-    if standing.weak:
-        named = enumerate_words(map(shown, rare), limit=NUM_NAMED)
-        more = f" {'Class' if len(rare) == 1 else 'Classes'} with under {FEW_IMAGES} training images: {named}."
-        found.append(
-            Remark(
-                "error",
-                f"Not good enough: {enumerate_words((shown(names[n]) for n in standing.weak), limit=NUM_NAMED)}",
-                f"Under {100 * TARGET_RECALL:.0f} % of their images are found: {listed(standing.weak)}."
-                + (more if rare else ""),
-                f"collect training images of {enumerate_words(map(shown, rare), limit=NUM_NAMED)} first"
-                if rare
-                else f"collect more varied training images of {shown(names[standing.weak[0]])} first, like those in "
-                "its mistakes below",
-            )
-        )
-    if standing.open:
-        found.append(
-            Remark(
-                "note",
-                f"Inconclusive: {enumerate_words((shown(names[n]) for n in standing.open), limit=NUM_NAMED)}",
-                f"Their 95 % intervals contain the target of {100 * TARGET_RECALL:.0f} %: {listed(standing.open)}.",
-                "set more images of these classes aside for the test; about 140 narrow an interval to 5 points each "
-                "way",
-            )
-        )
-    if standing.good:
-        found.append(
-            Remark(
-                "good",
-                f"Good enough: {enumerate_words((shown(names[n]) for n in standing.good), limit=NUM_NAMED)}",
-                f"At least {100 * TARGET_RECALL:.0f} % of their images are found, with 95 % confidence.",
-            )
-        )
-    never = [names[n] for n in np.flatnonzero((measures.predicted == 0) & (measures.support > 0)).tolist()]
-    if never:
-        found.append(
-            Remark(
-                "error",
-                f"Never predicted: {enumerate_words(map(shown, never), limit=NUM_NAMED)}",
-                "No image was classified as one of these.",
-                "train longer, or with imbalance=sampler, and collect images of them",
-            )
-        )
-    return found
+    Correcting an imbalance costs accuracy and gains balanced accuracy, so it is enough to be better in one of the two.
+    """
+    recalls = np.array([item.value for item in measures.by_class["recall"]])
+    hits = np.nan_to_num(recalls) * measures.support
+    gained = float(hits.sum() - hits[baseline.label])
+    changed = gained + float(measures.support[baseline.label] - hits[baseline.label])
+    better = exact_shares(np.array([gained]), np.array([changed]))[0] if gained else Estimate(0.0, 0.0, 0.0, EXACT)
+    shows_balance = accuracy.value < baseline.accuracy
+    standing: Standing = "open"
+    if better.low > 1 / 2 or (gained and balanced.low > baseline.balanced_accuracy):
+        standing = "reached"
+    elif better.high < 1 / 2 and (not gained or balanced.high <= baseline.balanced_accuracy):
+        standing = "missed"
+    needed = images_to_decide(better, round(changed), 1 / 2) if standing == "open" else None
+    return Check(
+        metric="baseline",
+        label=None,
+        target=baseline.balanced_accuracy if shows_balance else baseline.accuracy,
+        estimate=balanced if shows_balance else accuracy,
+        num_images=measures.num_images,
+        standing=standing,
+        more_images=None if needed is None else math.ceil(measures.num_images * (needed / changed - 1)),
+    )
 
 
-def _of_confusions(grounds: Grounds) -> list[Remark]:
-    if not grounds.confusions:
-        return []
-    first = grounds.confusions[0]
-    true, predicted = shown(grounds.class_names[first.true]), shown(grounds.class_names[first.predicted])
-    if first.count < 2:
-        return []
-    return [
-        Remark(
-            "warning" if first.share > 1 - TARGET_RECALL else "note",
-            f"Most confused: {true} is predicted as {predicted}",
-            f"{first.count:,} of {first.support:,} images of {true} ({100 * first.share:.0f} %). Its cell "
-            "below shows them.",
-            f"check their labels, then collect images that tell {true} from {predicted}",
-        )
-    ]
+def _with_interval(found: Estimate, num_images: int) -> Estimate:
+    """Return an estimate with its interval; where it has none, with the exact one for so many images."""
+    if np.isfinite([found.low, found.high]).all() or not np.isfinite(found.value):
+        return found
+    (exact,) = exact_shares(np.array([found.value * num_images]), np.array([num_images]))
+    return Estimate(found.value, exact.low, exact.high, EXACT)
 
 
-def _of_images(grounds: Grounds) -> list[Remark]:
-    evaluation = grounds.evaluation
-    found = []
-    if evaluation.split in (TRAIN, VAL):
-        why = "chose the weights" if evaluation.split == VAL else "were trained on"
-        found.append(
-            Remark(
-                "warning",
-                f"These are {evaluation.split} images",
-                f"They {why}, so the metrics are better than on new images.",
-                "set images aside for a test split" if evaluation.split == VAL else f"split={TEST}",
-            )
-        )
-    if evaluation.missing_classes:
-        named = enumerate_words(map(shown, evaluation.missing_classes), limit=NUM_NAMED)
-        found.append(Remark("warning", f"Not tested: {named}", "There is no image of these classes.", "add some"))
-    if evaluation.unreadable:
-        number = len(evaluation.unreadable)
-        found.append(
-            Remark(
-                "warning",
-                f"Images that cannot be read: {number:,}",
-                "They are left out of all metrics.",
-                "fix or remove them",
-            )
-        )
-    if evaluation.unknown_labels:
-        number = sum(evaluation.unknown_labels.values())
-        named = enumerate_words(map(shown, evaluation.unknown_labels), limit=NUM_NAMED)
-        found.append(
-            Remark(
-                "warning",
-                f"Labels that the model does not know: {named}",
-                f"{number:,} images are left out of all metrics.",
-                "train with images of these classes",
-            )
-        )
-    if grounds.num_sure_mistakes:
-        found.append(
-            Remark(
-                "note",
-                f"Mistakes with a confidence of {100 * SURE:.0f} % or more: {grounds.num_sure_mistakes:,}",
-                "Such mistakes are often wrong labels.",
-                "look at the worst mistakes below; analyze run=… ranks the labels that look wrong",
-            )
-        )
-    return found
+def _known(measures: Measures, name: str) -> Estimate:
+    """Return a metric of all images; the balanced accuracy, where the bootstrap gave no interval, with another one.
+
+    The variance of a mean of recalls of n_1 to n_K images is that of one share of K² / (1 / n_1 + … + 1 / n_K) images.
+    """
+    found = measures.overall[name]
+    if name != "balanced_accuracy":
+        return found
+    support = measures.support[measures.support > 0]
+    return _with_interval(found, max(1, int(len(support) ** 2 / (1 / support).sum())))
 
 
-def _of_calibration(grounds: Grounds) -> list[Remark]:
-    after, temperature = float(str(grounds.calibration["ece_after"])), grounds.calibration["temperature"]
-    reason = grounds.calibration.get("reason")
-    number = grounds.evaluation.measures.num_images
-    words = f"A confidence is off by {100 * after:.1f} points on average, over {number:,} images."
-    if temperature is None:
-        remedy = "set at least 30 images aside for validation, and export again"
-        kind: Kind = "note" if after <= UNCALIBRATED else "warning"
-        return [Remark(kind, "The confidences are not calibrated", words, remedy)]
-    words += f" No temperature is applied: {reason}." if reason else " They were calibrated on validation images."
-    if after > UNCALIBRATED:
-        return [
-            Remark(
-                "warning", "Confidence is poorly calibrated", words,
-                "do not set thresholds by them; have more validation images, like those that the model will see",
-            )
-        ]  # fmt: skip
-    return [Remark("good", "Confidence is well calibrated", words)]
+def images_to_decide(found: Estimate, num_images: int, target: float) -> int | None:
+    """Return the fewest images with which the interval would not contain the target, if the found share stayed.
+
+    Above the target they would show that it is reached, below it that it is missed. An exact interval is computed for
+    each number of images; another one is taken to shrink with the root of their number.
+
+    Args:
+        found: share, with its interval.
+        num_images: that it was found on; with none, all are taken to be correct.
+        target: share to be reached.
+
+    Returns:
+        The number, or None where the share is the target itself, or that near to it that over a million are needed.
+    """
+    share = found.value if num_images else 1.0
+    if not np.isfinite(share) or share == target:
+        return None
+    if num_images and found.method != EXACT:
+        reach = share - found.low if share > target else found.high - share
+        number = math.ceil(num_images * (reach / (share - target)) ** 2)
+        return number if number <= MAX_IMAGES else None
+
+    def decides(number: int) -> bool:
+        (exact,) = exact_shares(np.array([share * number]), np.array([number]))
+        return exact.low >= target if share > target else exact.high < target
+
+    low, high = num_images, max(2 * num_images, 16)
+    while not decides(high):
+        low, high = high, 2 * high
+        if low > MAX_IMAGES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high if high <= MAX_IMAGES else None
 
 
-def _of_data(grounds: Grounds) -> list[Remark]:
-    found = [Remark("warning", "Data check", line) for line in grounds.data_checks]
-    counts = {name: number for name, number in grounds.train_counts.items() if number}
-    if counts:
-        most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-        ratio = counts[most] / counts[fewest]
-        if ratio >= IMBALANCED:
-            found.append(
-                Remark(
-                    "note",
-                    f"The classes are imbalanced, {ratio:,.1f} : 1",
-                    f"{counts[most]:,} training images of {shown(most)}, {counts[fewest]:,} of {shown(fewest)}.",
-                    "read the balanced accuracy, not the accuracy",
-                )
-            )
-    return found
+def more_words(check: Check) -> str:
+    """Say how many more test images an open target needs."""
+    if check.more_images is None:
+        return "no reasonable number of test images decides it"
+    images = "predictions" if check.metric == "precision" else "test images"
+    return f"needs about {plural(rounded(check.more_images), f'more {images[:-1]}', f'more {images}')}"
 
 
-IMBALANCED = 3.0
+def rounded(number: int) -> int:
+    """Round up to two digits: it is an estimate."""
+    scale: int = 10 ** max(0, len(str(number)) - 2)
+    return math.ceil(number / scale) * scale
 
 
-def percent(estimate: Estimate) -> str:
-    """Return a share in per cent with its interval."""
-    if not np.isfinite(estimate.value):
-        return "not defined"
-    known = np.isfinite([estimate.low, estimate.high]).all()
-    ends = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if known else ""
-    return f"{100 * estimate.value:.1f} %{ends}"
+def per_cent(share: float) -> str:
+    """Return a target in per cent: 90 %, 97.5 %."""
+    return f"{100 * share:.4g} %"
+
+
+def _by_class_words(value: float | dict[str, float]) -> str:
+    if not isinstance(value, dict):
+        return per_cent(value)
+    named = [f"{'other classes' if name == OTHERS else shown(name)} {per_cent(one)}" for name, one in value.items()]
+    return enumerate_words(named, limit=NUM_NAMED)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import CheckFailedError, UserError, reason_of
 from classifier_training.core.files import remove
-from classifier_training.core.runtime import command, setting
+from classifier_training.core.runtime import DETAIL, command, setting
 from classifier_training.export.bundle import BundleInfo, write_info
 from classifier_training.export.formats.onnx import evaluation_copy, write_golden_of, write_model, write_pipeline_of
 from classifier_training.export.formats.pytorch import SafeTensors
@@ -127,7 +127,7 @@ class BundleWriter:
         else:
             self.files += files
             for file in files:
-                log.info("%s", file)
+                log.info("%s", file, extra=DETAIL)
 
     @property
     def _again(self) -> str:

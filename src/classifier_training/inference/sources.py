@@ -5,27 +5,34 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.images import EXTENSIONS as IMAGE_EXTENSIONS
+from classifier_training.core.images import image_extensions
 from classifier_training.core.preprocess import import_opencv
+from classifier_training.data.accounting import (
+    BY_ENDING,
+    KINDS,
+    VIDEO_EXTENSIONS,
+    Count,
+    FolderFiles,
+    Tally,
+    count_files,
+    kind_of,
+)
 from classifier_training.data.index import is_image
-from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker
+from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker, is_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-
-VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
-"""File name endings that count as videos, in lower case."""
 
 OUTSIDE = "_"
 """Where names begin of files that a list file names outside its own folder."""
@@ -58,48 +65,59 @@ class Source(Protocol):
         ...
 
 
-def find_source(source: str, *, every_s: float | None = None, follow_links: bool = False) -> Source:
+def find_source(source: str | Sequence[str], *, every_s: float | None = None, follow_links: bool = False) -> Source:
     """Return the source that a setting names.
 
     Args:
-        source: image, folder, glob, .txt list file or video.
+        source: image, folder, glob, .txt list file or video; or several of them.
         every_s: seconds between the frames of a video.
         follow_links: whether links to folders, and links out of the folder, are followed in a folder or glob.
 
     Raises:
-        UserError: when it does not exist, holds no image, or a setting has no effect on it.
+        UserError: when one does not exist or holds no image, or a setting has no effect on any.
     """
-    path = os.path.expanduser(source)
-    ending = os.path.splitext(path)[1].lower()
-    found: Source
-    # os.path returns False where pathlib raises: for folders without permission and for invalid names.
-    if os.path.isdir(path):
-        found = FolderSource(path, follow_links)
-    elif ending in VIDEO_EXTENSIONS and os.path.isfile(path):
-        found = VideoSource(path, every_s)
-    elif ending == ".txt" and os.path.isfile(path):
-        found = ListSource(path)
-    elif os.path.lexists(path):
-        found = FileSource(path)
-    elif glob.has_magic(path):
-        found = GlobSource(path, follow_links)
-    else:
-        raise _nothing(source, "there is no such file or folder")
-    if every_s is not None and not isinstance(found, VideoSource):
+    named = [source] if isinstance(source, str) else list(dict.fromkeys(source))
+    if not named:
+        raise _nothing("[]", "names nothing")
+    found = [_open(name, every_s, follow_links=follow_links) for name in named]
+    shown = f"source={enumerate_words(named, limit=3)} {'is' if len(named) == 1 else 'are'} no"
+    if every_s is not None and not any(isinstance(one, VideoSource) for one in found):
         raise UserError(
-            f"every_s={every_s:g}: source={source} is no video",
+            f"every_s={every_s:g}: {shown} video",
             f"every_s= for a video alone ({', '.join(sorted(VIDEO_EXTENSIONS))})",
             "leave every_s= out",
         )
-    if follow_links and not isinstance(found, (FolderSource, GlobSource)):
+    if follow_links and not any(isinstance(one, (FolderSource, GlobSource)) for one in found):
         raise UserError(
-            f"follow_links=true has no effect: source={source} is no folder and no glob",
+            f"follow_links=true has no effect: {shown} folder and no glob",
             "a folder or a glob, in which links may lie",
             "leave follow_links= out",
         )
-    if not any(True for _ in islice(found, 1)):
-        raise _nothing(source, found.empty if isinstance(found, (FolderSource, GlobSource, ListSource)) else "is empty")
-    return found
+    for name, one in zip(named, found, strict=True):
+        files = one.files() if isinstance(one, (FolderSource, GlobSource)) else None
+        if not any(True for _ in islice(one, 1)):
+            why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource)) else "is empty"
+            raise _nothing(name, why, files.missed() if files is not None else [])
+        if files is not None:
+            files.log()
+    return found[0] if len(found) == 1 else SeveralSources(tuple(found))
+
+
+def _open(source: str, every_s: float | None, *, follow_links: bool) -> OneSource:
+    path = os.path.expanduser(source)
+    ending = os.path.splitext(path)[1].lower()
+    # os.path returns False where pathlib raises: for folders without permission and for invalid names.
+    if os.path.isdir(path):
+        return FolderSource(path, follow_links)
+    if ending in VIDEO_EXTENSIONS and os.path.isfile(path):
+        return VideoSource(path, every_s)
+    if ending == ".txt" and os.path.isfile(path):
+        return ListSource(path)
+    if os.path.lexists(path):
+        return FileSource(path)
+    if glob.has_magic(path):
+        return GlobSource(path, follow_links)
+    raise _nothing(source, "there is no such file or folder")
 
 
 class _Skipped(DataErrors):
@@ -149,7 +167,11 @@ class FileSource:
     path: str
 
     def __iter__(self) -> Iterator[Item]:
-        yield Item(self.path, os.path.basename(self.path))
+        yield Item(self.path, os.path.basename(self.path), error=_refusal(self.path))
+
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return os.path.dirname(self.path)
 
     def count(self) -> int:  # noqa: D102
         return 1
@@ -177,8 +199,17 @@ class FolderSource:
         yield from self._refused(skipped.unreadable)
         self._linked.log(walker, skipped)
 
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return self.path
+
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
+
+    def files(self) -> FolderFiles:
+        """Count every file below the folder: images, which are read, and the others by kind and ending."""
+        root = Path(os.path.realpath(self.path))
+        return count_files(root, _kind, follow_links=self.follow_links, setting="follow_links")
 
     def _item(self, path: str, error: str | None = None) -> Item:
         return Item(path, os.path.relpath(path, self.path), error=error)
@@ -202,7 +233,7 @@ class GlobSource:
     _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
-        skipped, folder = _Skipped(), self._folder
+        skipped, folder = _Skipped(), self.folder
         walker = _walker(folder, skipped, follow_links=self.follow_links)
         # Only paths are held, for their order; a glob gives them as the file system does.
         for path in sorted(glob.iglob(self.pattern, recursive=True)):
@@ -213,8 +244,20 @@ class GlobSource:
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
 
+    def files(self) -> FolderFiles:
+        """Count the files that match: images, which are read, and the others by kind and ending."""
+        tally, num_read, folder = Tally(), 0, self.folder
+        for path in glob.iglob(self.pattern, recursive=True):
+            if not os.path.isdir(path):
+                name = os.path.relpath(path, folder)
+                kind = _kind(name)
+                num_read += kind == "read"
+                if kind != "read":
+                    tally.add(kind, name)
+        return FolderFiles(Path(os.path.realpath(folder)), num_read, tally.counts(), "follow_links")
+
     @property
-    def _folder(self) -> str:
+    def folder(self) -> str:  # noqa: D102
         parts = Path(self.pattern).parts
         magic = next(number for number, part in enumerate(parts) if glob.has_magic(part))
         return str(Path(*parts[:magic]))
@@ -233,9 +276,14 @@ class ListSource:
             with open(self.path, encoding="utf-8-sig", errors="surrogateescape") as lines:
                 for line in lines:
                     if name := line.strip():
-                        yield Item(os.path.join(folder, name), self._name(folder, name))
+                        path = os.path.join(folder, name)
+                        yield Item(path, self._name(folder, name), error=_refusal(path))
         except OSError as error:
             raise _nothing(self.path, f"the list cannot be read ({error.strerror})") from error
+
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return os.path.dirname(self.path)
 
     def count(self) -> int:  # noqa: D102
         return sum(1 for _ in self)
@@ -264,15 +312,66 @@ class VideoSource:
         except UnreadableVideoError as error:
             yield Item(self.path, name, error=error.reason)
 
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return os.path.dirname(self.path)
+
     def count(self) -> None:  # noqa: D102
         return None
 
 
-def _nothing(source: str, why: str) -> UserError:
+OneSource = FileSource | FolderSource | GlobSource | ListSource | VideoSource
+
+
+@dataclass(frozen=True)
+class SeveralSources:
+    """The images of several sources, one source after the other; one that two of them name comes once."""
+
+    sources: tuple[OneSource, ...]
+
+    def __iter__(self) -> Iterator[Item]:
+        folders = [os.path.abspath(one.folder) for one in self.sources]
+        common = os.path.commonpath(folders)
+        given: set[str] = set()
+        for one, folder in zip(self.sources, folders, strict=True):
+            for item in one:
+                # Names within a source may be those of another; names below what all lie in differ.
+                name = os.path.normpath(os.path.join(os.path.relpath(folder, common), item.name))
+                if name not in given:
+                    given.add(name)
+                    yield replace(item, name=name)
+
+    def count(self) -> int | None:  # noqa: D102
+        if any(isinstance(one, VideoSource) for one in self.sources):
+            return None
+        return sum(1 for _ in self)
+
+
+def _refusal(path: str) -> str | None:
+    """Return why a file that is named by itself is not read; None where its content decides."""
+    kind = BY_ENDING.get(os.path.splitext(path)[1].lower())
+    # Pillow would read the small preview in a RAW photo; the decoder itself says what a HEIC photo needs.
+    if kind in (None, "heif"):
+        return None
+    files = FolderFiles(Path(os.path.dirname(path) or "."), 0, (Count(kind, "", 1, os.path.basename(path)),))
+    _, remedy = files.describe(kind)
+    return f"is {'an' if KINDS[kind].one[0] in 'aeiou' else 'a'} {KINDS[kind].one}, which is not read: {remedy}"
+
+
+def _kind(path: str) -> str:
+    if any(map(is_ignored, path.split("/"))):
+        return "hidden"
+    return "read" if is_image(path) else kind_of(path)
+
+
+def _nothing(source: str, why: str, missed: Sequence[tuple[str, str]] = ()) -> UserError:
+    words, remedy = next(
+        iter(missed), ("", "source=/path/to/image.jpg   (quotes around a glob: 'source=/path/**/*.jpg')")
+    )
     return UserError(
-        f"source={source}: {why}",
-        f"an image ({', '.join(sorted(IMAGE_EXTENSIONS))}), a folder, a glob, a .txt list or a video",
-        "source=/path/to/image.jpg   (quotes around a glob: 'source=/path/**/*.jpg')",
+        f"source={source}: {why}{f'; not read: {words}' if words else ''}",
+        f"an image ({', '.join(sorted(image_extensions()))}), a folder, a glob, a .txt list or a video",
+        remedy,
     )
 
 

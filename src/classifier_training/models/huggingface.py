@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, reason_of
 from classifier_training.core.register import register
-from classifier_training.core.settings import Pretrained, absolute
+from classifier_training.core.settings import Pretrained, TypedPath, absolute
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.head import class_layers, drop_before
 from classifier_training.models.torchvision_models import IMAGENET
@@ -38,7 +38,7 @@ def folder_or_name(name: str) -> str:
 def huggingface_model(
     num_classes: int,
     *,
-    name: Annotated[str, AfterValidator(folder_or_name)],
+    name: Annotated[TypedPath, AfterValidator(folder_or_name)],
     pretrained: Pretrained = "auto",
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None,
 ) -> BuiltModel:

@@ -16,7 +16,7 @@ from classifier_training.registry.references import Reference, resolve
 from classifier_training.registry.scan import run_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,11 @@ def _latest_unfinished(output: Path) -> RunDir:
     return run
 
 
+def age_words(run: RunDir) -> str:
+    """Say how long ago a run was last written to."""
+    return f"{_age(time.time() - _last_write(run))} ago"
+
+
 def _last_write(run: RunDir) -> float:
     """When a run last wrote something that every run writes, in seconds since 1970."""
     places = (run.config, run.log, run.metrics, run.last_checkpoint.parent, run.last_checkpoint, run.step_checkpoint)
@@ -140,30 +145,15 @@ def _age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def unfinished_like(config_text: str, folder: Path, *, leave_out: Sequence[str] = ()) -> RunDir | None:
-    """Return the newest unfinished run of a configuration, if there is one with a checkpoint and no running process.
+def unfinished_runs(folder: Path) -> Iterator[RunDir]:
+    """Yield the unfinished runs that have a configuration and a checkpoint and that nobody writes to, newest first.
 
-    It looks at two files a run and reads only the configurations of unfinished ones, so thousands of runs are quick.
+    It looks at two files a run, so thousands of runs are quick.
 
     Args:
-        config_text: what its config.yaml holds.
         folder: folder of the days with runs.
-        leave_out: settings in which the two may differ.
     """
-    prefixes = tuple(f"{name}:" for name in leave_out)
-    wanted = _lines(config_text, but=prefixes)
     for path in sorted(folder.glob("*/*"), reverse=True):
         run = RunDir(path)
-        if run.result.exists() or not run.resumable or is_held(run.lock):
-            continue
-        try:
-            text = run.config.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            continue
-        if _lines(text, but=prefixes) == wanted:
-            return run
-    return None
-
-
-def _lines(text: str, *, but: tuple[str, ...]) -> list[str]:
-    return [line for line in text.splitlines() if not line.startswith(but)]
+        if not run.result.exists() and run.resumable and run.config.is_file() and not is_held(run.lock):
+            yield run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -11,13 +10,11 @@ from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import following
-from classifier_training.core.runtime import num_cores
+from classifier_training.core.runtime import command, num_cores
 from classifier_training.models.meta import meta_copy
 
 if TYPE_CHECKING:
     from classifier_training.training.settings import Accelerator, Precision
-
-log = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Type of the numbers in mixed precision; other precisions have none."""
@@ -51,12 +48,12 @@ def autocast(accelerator: str, precision: str) -> torch.autocast:
 
 
 def choose_device(accelerator: Accelerator, precision: Precision, num_devices: int | Literal["auto"] = 1) -> Device:
-    """Take the wanted device, or the CPU with a word when it is not there.
+    """Take the wanted device; auto takes the fastest.
 
     Raises:
-        UserError: when the precision does not exist on the device, or there are fewer devices.
+        UserError: when it is not there, the precision does not exist on it, or there are fewer devices.
     """
-    chosen, name = _choose_accelerator(accelerator)
+    chosen, name = find_accelerator(accelerator)
     if precision == "16-mixed" and chosen == "cpu":
         raise UserError(
             "trainer.precision=16-mixed does not exist on the CPU",
@@ -149,14 +146,24 @@ def unset_gradients(network: nn.Module, *, image_size: int) -> str | None:
     return found[0] if found else None
 
 
-def _choose_accelerator(wanted: Accelerator) -> tuple[str, str]:
+def find_accelerator(wanted: Accelerator) -> tuple[str, str]:
+    """Return cuda, mps or cpu, and what it is in words.
+
+    Raises:
+        UserError: when PyTorch does not see the wanted one.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted in ("auto", "gpu", "cuda") and cuda:
         return "cuda", torch.cuda.get_device_name(0)
     if wanted in ("auto", "gpu", "mps") and mps:
         return "mps", "Apple GPU (MPS)"
     if wanted not in ("auto", "cpu"):
-        log.warning("trainer.accelerator=%s was asked for, but PyTorch sees no such device: the CPU is used", wanted)
+        raise UserError(
+            f"trainer.accelerator={wanted}: PyTorch {torch.__version__} sees no such device here",
+            {"mps": "an Apple GPU", "cuda": "a CUDA GPU"}.get(wanted, "a CUDA or Apple GPU")
+            + " with its driver, and a PyTorch that is built for it",
+            f"trainer.accelerator=auto, which takes one where it is there; {command('info')} lists the devices",
+        )
     return "cpu", f"CPU with {torch.get_num_threads()} threads"
 
 

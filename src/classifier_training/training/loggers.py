@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from classifier_training.core.errors import reason_of
-from classifier_training.core.register import register
+from classifier_training.core.errors import UserError, reason_of
+from classifier_training.core.register import TYPE_KEY, describe, register
 from classifier_training.core.secrets import masked_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pytorch_lightning.loggers import Logger
 
     from classifier_training.core.run_dir import RunDir
-
+    from classifier_training.training.settings import LoggerBuilder
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,47 @@ def closed_after_errors(loggers: Iterable[Logger]) -> Iterator[None]:
             except Exception as error:  # noqa: BLE001 - as above
                 log.warning("%s could not be closed: %s", type(logger).__name__, reason_of(error))
         raise
+
+
+def refuse_unreachable(chosen: Mapping[str, LoggerBuilder]) -> None:
+    """Raise when a logger that was asked for cannot log, before a run has read or made anything.
+
+    Raises:
+        UserError: for wandb online without a login, and for an MLflow server that does not answer.
+    """
+    for name, build in chosen.items():
+        node = describe(build)
+        if node[TYPE_KEY] == "wandb" and node["mode"] == "online":
+            import wandb as client
+
+            if not client.login(prompt=False, verify=False):
+                raise UserError(
+                    f"logging.{name}.mode=online: there is no login of Weights & Biases on this machine",
+                    "an API key",
+                    "wandb login, or export WANDB_API_KEY=…; logging.wandb.mode=offline keeps the run here, to be sent "
+                    "later",
+                )
+        if node[TYPE_KEY] == "mlflow":
+            _refuse_silent_server(node["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+SECONDS_TO_ANSWER = 10.0
+
+
+def _refuse_silent_server(uri: str) -> None:
+    """Raise when nothing listens at the address of an MLflow server; files and databases are not looked at."""
+    try:
+        address = urlsplit(uri)
+        if address.scheme not in ("http", "https"):
+            return
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"logging.mlflow.tracking_uri={uri} does not answer ({error})",
+            "the address of a running MLflow server, or a database file",
+            "start it, correct the address, or logging.mlflow.tracking_uri=sqlite:///mlflow.db",
+        ) from error
 
 
 @register(group="logging", name="tensorboard", extra="tensorboard")
@@ -86,6 +129,11 @@ def wandb(
         if mode == "auto":
             known = client.login(prompt=False, verify=False)
             mode = "online" if known else "offline"
+            if not known:
+                log.info(
+                    "logging.wandb: no login on this machine; the run is kept in %s, for wandb sync to send",
+                    run_dir.path / "wandb",
+                )
         logger = WandbLogger(
             project=project,
             entity=entity,

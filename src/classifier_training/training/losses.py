@@ -9,6 +9,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.settings import RunText  # noqa: TC001 - the register reads it
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,7 @@ class Distillation:
             are; otherwise it is run at every step.
     """
 
-    teacher: str | list[str]
+    teacher: RunText | list[RunText]
     temperature: Annotated[float, Field(gt=0)] = 4.0
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
     hint_weight: Annotated[float, Field(ge=0)] = 0.0

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words
 from classifier_training.core.runtime import derive_seed
-from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput
+from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput, epoch_name
 from classifier_training.evaluation.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class ClassifierModule(pl.LightningModule):
         """
         step = int(self._first_bad_step)
         if step >= 0:
-            raise _not_finite("the loss", f"epoch {self.current_epoch}, step {step}")
+            raise _not_finite("the loss", f"{epoch_name(self.current_epoch)}, step {step}")
 
     def training_metrics(self) -> dict[str, float]:
         """Loss and accuracy over the epoch's training batches, as they were seen: augmented, with changing weights."""
@@ -294,7 +294,7 @@ class ClassifierModule(pl.LightningModule):
             order = indices.argsort(kind="stable")
             logits, targets, indices, losses = (values[order] for values in (logits, targets, indices, losses))
         if not np.isfinite(losses).all():
-            raise _not_finite(f"the {split} loss", f"epoch {self.current_epoch}")
+            raise _not_finite(f"the {split} loss", epoch_name(self.current_epoch))
         metrics = classification_metrics(logits, targets, losses, self.class_names, also=self._watched())
         self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)

@@ -16,8 +16,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.run_dir import write_csv
-from classifier_training.core.runtime import command, peak_memory_mb, setting
-from classifier_training.core.types import VAL
+from classifier_training.core.runtime import DETAIL, command, peak_memory_mb, setting
+from classifier_training.core.types import VAL, epoch_name
 from classifier_training.models.stages import freeze_stages, split_stages
 from classifier_training.training.checkpoints import is_step_end
 
@@ -148,8 +148,9 @@ class StageFreezing(pl.Callback):
             first, last = stages[num_frozen].name, stages[-1].name
             trained = f"{last} is trained" if first == last else f"the stages from {first} to {last} are trained"
             log.info(
-                "epoch %d: %d of %d stages are frozen; %s", trainer.current_epoch, num_frozen, len(stages), trained
-            )
+                "%s: %d of %d stages are frozen; %s",
+                epoch_name(trainer.current_epoch), num_frozen, len(stages), trained, extra=DETAIL,
+            )  # fmt: skip
 
 
 HEARD = (signal.SIGINT, signal.SIGTERM)

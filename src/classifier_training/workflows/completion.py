@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 from classifier_training.conf.compose import compose_values
 from classifier_training.conf.overrides import leaf_keys
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import entries, entry, register
+from classifier_training.core.register import Word, entries, entry, register
 
 REQUEST = "_CLASSIFIER_TRAINING_COMPLETE"
 """Environment variable that holds the line to complete, up to the cursor."""
@@ -39,7 +39,7 @@ compdef _classifier_training classifier-training
 
 
 @register(group="verb", name="completion")
-def completion(*, shell: Literal["bash", "zsh", "fish"]) -> str:
+def completion(*, shell: Annotated[Literal["bash", "zsh", "fish"], Word()]) -> str:
     """Print code for a shell, as in: eval "$(classifier-training completion shell=bash)".
 
     Args:

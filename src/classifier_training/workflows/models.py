@@ -18,6 +18,7 @@ from classifier_training.core.errors import UserError, nearest
 from classifier_training.core.register import Entry, Word, entries, entry, register
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import TypedPath
 from classifier_training.models.bundled import package_of
 from classifier_training.models.cost import Cost, measure
 from classifier_training.models.weights import without_weights
@@ -106,7 +107,7 @@ def models(
     num_classes: Annotated[int, Field(ge=2)] = 10,
     image_size: Annotated[int, Field(ge=1)] | None = None,
     limit: Annotated[int, Field(ge=1)] = 20,
-    output: str | None = None,
+    output: TypedPath | None = None,
 ) -> ModelsResult:
     """List what model= accepts, with size, cost, input and the memory that training takes: models 'vgg*'.
 

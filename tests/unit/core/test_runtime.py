@@ -112,11 +112,14 @@ def test_a_setting_to_be_pasted_reads_back_as_it_was(value: str) -> None:
     import shlex
 
     from classifier_training import cli  # noqa: F401 - fills the register
+    from classifier_training.conf.command_line import read_words
     from classifier_training.conf.compose import compose
     from classifier_training.core.register import entry
 
-    (word,) = shlex.split(setting("data.root", value))
-    assert compose(entry("verb", "train"), [word])["data"].root.endswith(value.removeprefix("~/"))
+    train = entry("verb", "train")
+    assert compose(train, read_words(train, shlex.split(setting("data.root", value))))["data"].root.endswith(
+        value.removeprefix("~/")
+    )
 
 
 SCRIPT = """

@@ -10,7 +10,7 @@ import pytest
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir
-from classifier_training.registry.runs import find_model, find_run, find_unfinished, unfinished_like
+from classifier_training.registry.runs import find_model, find_run, find_unfinished, unfinished_runs
 
 
 def finish(folder: Path, *, value: float, at: int, metric: str = "val/balanced_accuracy") -> Path:
@@ -124,22 +124,15 @@ def begin(folder: Path, config: str, *, finished: bool = False) -> Path:
     return folder
 
 
-def test_an_unfinished_run_is_known_by_its_configuration(tmp_path: Path) -> None:
-    config = "model:\n  type: resnet18\nresume: null\nextend: null\n"
-    begin(tmp_path / "2026-01-01/10-00-00", config)
-    newest = begin(tmp_path / "2026-01-02/10-00-00", config.replace("null", "/some/run", 1))
-    begin(tmp_path / "2026-01-03/10-00-00", config, finished=True)
-    begin(tmp_path / "2026-01-04/10-00-00", config.replace("18", "50"))
+def test_unfinished_runs_are_found_newest_first_but_those_that_are_written_to(tmp_path: Path) -> None:
+    begin(tmp_path / "2026-01-01/10-00-00", "seed: 1\n")
+    newest = begin(tmp_path / "2026-01-02/10-00-00", "seed: 1\n")
+    begin(tmp_path / "2026-01-03/10-00-00", "seed: 1\n", finished=True)
     (tmp_path / "2026-01-05/10-00-00").mkdir(parents=True)
-    found = unfinished_like(config, tmp_path, leave_out=("resume", "extend"))
-    assert found is not None
-    assert found.path == newest
-    assert unfinished_like("model: other\n", tmp_path) is None
-    assert unfinished_like(config, tmp_path / "nowhere") is None
+    assert [run.path.parent.name for run in unfinished_runs(tmp_path)] == ["2026-01-02", "2026-01-01"]
+    assert not list(unfinished_runs(tmp_path / "nowhere"))
     with work_in(RunDir(newest)):
-        other = unfinished_like(config, tmp_path)
-    assert other is not None
-    assert other.path.parent.name == "2026-01-01"
+        assert [run.path.parent.name for run in unfinished_runs(tmp_path)] == ["2026-01-01"]
 
 
 def test_a_thousand_runs_are_looked_through_at_once(tmp_path: Path) -> None:
@@ -148,6 +141,6 @@ def test_a_thousand_runs_are_looked_through_at_once(tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        assert unfinished_like("seed: 2\n", tmp_path) is None
+        assert len(list(unfinished_runs(tmp_path))) == 100
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.05

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 import pytest
 import torch
@@ -19,10 +18,10 @@ def test_the_cpu_can_always_be_had() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_gpu_is_said_and_the_cpu_used(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    assert choose_device("cuda", "auto").accelerator == "cpu"
-    assert "trainer.accelerator=cuda" in caplog.text
+def test_a_missing_gpu_that_was_asked_for_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"trainer.accelerator=cuda: PyTorch \S+ sees no such device") as error:
+        choose_device("cuda", "auto")
+    assert "trainer.accelerator=auto" in error.value.remedy
 
 
 def test_half_precision_does_not_exist_on_the_cpu() -> None:

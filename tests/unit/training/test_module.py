@@ -163,7 +163,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step() -> None:
             logits = super().forward(x)
             return logits * float("nan") if self.calls == 2 else logits
 
-    with pytest.raises(CheckFailedError, match="epoch 0, step 1"):
+    with pytest.raises(CheckFailedError, match="epoch 1, step 1"):
         trainer().fit(make(Breaking()), loader(), loader())
 
 
@@ -173,7 +173,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run_in_words() -> None:
             logits = super().forward(x)
             return logits if self.training else logits * float("nan")
 
-    with pytest.raises(CheckFailedError, match="the val loss is not a finite number at epoch 0"):
+    with pytest.raises(CheckFailedError, match="the val loss is not a finite number at epoch 1"):
         trainer().fit(make(Breaking()), loader(), loader())
 
 

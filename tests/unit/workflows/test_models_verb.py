@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training import cli
+from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.conf.help import verb_help
 from classifier_training.core.errors import EXTRAS, UserError
@@ -108,12 +109,13 @@ def test_the_rows_are_written(tmp_path: Path) -> None:
 
 
 def test_a_word_without_a_key_is_the_pattern(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compose(entry("verb", "models"), ["vgg*", "limit=3"])["pattern"] == "vgg*"
-    assert compose(entry("verb", "models"), ["10"])["pattern"] == "10"
-    with pytest.raises(UserError, match="b: not a setting"):
-        compose(entry("verb", "models"), ["a", "b"])
+    models_verb, train = entry("verb", "models"), entry("verb", "train")
+    assert compose(models_verb, read_words(models_verb, ["vgg*", "limit=3"]))["pattern"] == "vgg*"
+    assert compose(models_verb, read_words(models_verb, ["10"]))["pattern"] == "10"
+    with pytest.raises(UserError, match="a b: pattern is given more than once"):
+        read_words(models_verb, ["a", "b"])
     with pytest.raises(UserError, match="resnet18: not a setting"):
-        compose(entry("verb", "train"), ["resnet18"])
+        read_words(train, ["resnet18"])
     assert "models [PATTERN] [key=value …]" in verb_help(entry("verb", "models"))
     assert cli.run(["models", "cnn_v1"]) == 0
     assert "cnn_v1" in capsys.readouterr().out

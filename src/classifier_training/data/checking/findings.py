@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from classifier_training.core.errors import plural
+from classifier_training.data.accounting import KINDS
 from classifier_training.data.image_settings import dark_colours, dark_samples
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
             count=len(unreadable),
             rows=tuple((fact.path, fact.error) for fact in unreadable),
         )
+    yield from _not_read(data)
     yield from _dark(data)
     for code, title, words, remedy, chosen in (
         (
@@ -170,6 +172,28 @@ def check_files(data: Inspected, preprocessing: Preprocessing) -> Iterator[Findi
                 rows=tuple((fact.path,) for fact in chosen),
             )
     yield from _cropped(data, preprocessing)
+
+
+def _not_read(data: Inspected) -> Iterator[Finding]:
+    files = data.index.files
+    kinds = [] if files is None else [name for name in files.by_kind() if name != "labels"]
+    if files is None or not kinds:
+        return
+    described = {name: files.describe(name) for name in kinds}
+    missed = [name for name in kinds if KINDS[name].is_missed]
+    shown = missed or kinds
+    counts = {name: sum(count.number for count in counts) for name, counts in files.by_kind().items()}
+    number = sum(counts[name] for name in shown)
+    yield Finding(
+        code="files_not_read",
+        severity="warning" if missed else "note",
+        title=f"{plural(number, 'file')} in the folder {'is' if number == 1 else 'are'} not read: "
+        + ", ".join(described[name][0] for name in shown),
+        words=f"Of {plural(files.num_files, 'file')} below the data folder, {files.num_read:,} are read as images.",
+        remedy="; ".join(f"{described[name][0]}: {described[name][1]}" for name in missed) or "nothing",
+        count=number,
+        rows=tuple((described[name][0], f"the first: {files.by_kind()[name][0].first}") for name in kinds),
+    )
 
 
 def _dark(data: Inspected) -> Iterator[Finding]:

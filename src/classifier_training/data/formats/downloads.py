@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import logging
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +16,13 @@ from pydantic import AfterValidator
 from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir, setting
-from classifier_training.core.settings import PathText, Resume, Trait
+from classifier_training.core.settings import PathText, Resume, Trait, TypedPath
 from classifier_training.core.types import TRAIN
-from classifier_training.data.cache_folder import Content, cached_folder, write_rows
+from classifier_training.data.accounting import FolderFiles, count_files, kind_of
+from classifier_training.data.cache_folder import MARKER, Content, cached_folder, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
 from classifier_training.data.formats.source import DataSource
-from classifier_training.data.index import split_of
+from classifier_training.data.index import is_image, split_of
 from classifier_training.data.walk import Walker
 
 if TYPE_CHECKING:
@@ -146,7 +149,7 @@ class HuggingFaceData(DataSource):
         label_column: name of the column with the labels; found by its type when left out.
     """
 
-    name: Annotated[str, Resume.FIXED]
+    name: Annotated[TypedPath, Resume.FIXED]
     config: Annotated[str | None, Resume.FIXED] = None
     revision: Annotated[str | None, Resume.FIXED] = None
     image_column: Annotated[str | None, Resume.FIXED] = None
@@ -156,7 +159,14 @@ class HuggingFaceData(DataSource):
         """List the images, writing them to the cache folder the first time."""
         chosen = (self._place(), self.config, self.revision, self.image_column, self.label_column)
         key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]
-        return read_jsonl(Walker(cached_folder(f"huggingface-{key}", self._write)))
+        cached = cached_folder(f"huggingface-{key}", self._write)
+        index = read_jsonl(Walker(cached))
+        counted = json.loads((cached / MARKER).read_text(encoding="utf-8")).get("folder")
+        if counted is None:
+            return index
+        files = FolderFiles.from_dict(Path(self.name).expanduser().resolve(), counted)
+        files.log()
+        return replace(index, files=files)
 
     def _place(self) -> str:
         """The name, or the folder and its content, so that a changed folder is written again."""
@@ -175,8 +185,11 @@ class HuggingFaceData(DataSource):
         # A single split of the data set is split again by our own settings.
         kept = {name: splits[name] for name in found if splits[name]} if TRAIN in splits.values() else {}
         named = kept if len(kept) > 1 else dict.fromkeys(list(kept or found)[:1], "")
-        counts = {name: write_rows(folder, split, self._rows(found[name])) for name, split in named.items()}
-        return {"name": self.name, "num_images": counts}
+        taken: set[str] = set()
+        counts = {name: write_rows(folder, split, self._rows(found[name], taken)) for name, split in named.items()}
+        facts = {"name": self.name, "num_images": counts}
+        own = Path(self.name).expanduser()
+        return {**facts, "folder": _count_taken(own.resolve(), taken).to_dict()} if own.is_dir() else facts
 
     def _load(self) -> Mapping[str, Any]:
         try:
@@ -189,13 +202,14 @@ class HuggingFaceData(DataSource):
             found: Mapping[str, Any] = datasets.load_dataset(name, self.config, revision=self.revision)
         except Exception as error:  # the hub, its client and its readers each raise their own
             raise UserError(
-                f"data.name={self.name} cannot be loaded ({first_line(error)})",
+                f"data.name={self.name} cannot be loaded ({first_line(error.__cause__ or error)})",
                 "a data set of the hub and a connection to it, or a folder in one of its forms",
                 "check the name and data.config; without a network, copy the data set's folder here and name it",
             ) from error
         return found
 
-    def _rows(self, rows: Any) -> Iterator[tuple[Content, str]]:
+    def _rows(self, rows: Any, taken: set[str]) -> Iterator[tuple[Content, str]]:
+        """Yield the images with their labels; paths of those that are files are added to `taken`."""
         from datasets import ClassLabel, Image
 
         images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
@@ -214,6 +228,8 @@ class HuggingFaceData(DataSource):
                     "choose another column, or another data set",
                 )
             content = image["bytes"] if image["bytes"] is not None else Path(image["path"])
+            if isinstance(content, Path):
+                taken.add(os.path.realpath(content))
             yield content, kind.int2str(target) if isinstance(kind, ClassLabel) else str(target)
 
     def _column(self, what: str, wanted: str | None, found: list[str], rows: Any) -> str:
@@ -228,3 +244,20 @@ class HuggingFaceData(DataSource):
             f"one of {enumerate_words(rows.features)}",
             setting(f"data.{what}_column", found[0] if found else "…"),
         )
+
+
+TABLES = (".parquet", ".arrow")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def _count_taken(folder: Path, taken: set[str]) -> FolderFiles:
+    """Count every file of a local data set, of which some images were taken."""
+
+    def classify(path: str) -> str:
+        if os.path.realpath(folder / path) in taken:
+            return "read"
+        if path.endswith(TABLES) or path.rpartition("/")[2] in METADATA:
+            return "labels"
+        return "unlisted" if is_image(path) else kind_of(path)
+
+    return count_files(folder, classify, follow_links=True)

@@ -18,6 +18,7 @@ from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, loo
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, looks_tabled
 from classifier_training.data.index import (
+    NoSamplesError,
     Sample,
     SampleIndex,
     is_image,
@@ -70,7 +71,7 @@ def read_image_folder(walker: Walker) -> SampleIndex:
             if not found:
                 empty.append(class_folder.relative_to(root).as_posix())
     if not samples:
-        raise UserError(
+        raise NoSamplesError(
             f"{root}: no image in any class folder",
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
             "check data.root; a folder of images without class folders has no labels",

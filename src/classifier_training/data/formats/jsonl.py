@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import register
 from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
-from classifier_training.data.index import Sample, SampleIndex, split_of
+from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +77,8 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
     """
     root = walker.root
     samples: list[Sample] = []
-    for file in annotation_files(walker) if files is None else files:
+    files = annotation_files(walker) if files is None else files
+    for file in files:
         inside = file.relative_to(root).parts[0] if file.is_relative_to(root) else ""
         for number, line in enumerate(open_text(file), start=1):
             if line.strip():
@@ -86,7 +87,7 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
                 except UserError as error:
                     walker.errors.handle(error)
     if not samples:
-        raise UserError(
+        raise NoSamplesError(
             f"{root}: no JSONL row found",
             'root/train/annotations.jsonl with rows like {"image": "a.jpg", "suffix": "17"}',
             "check data.root, or use data=image_folder for a folder a class",
@@ -98,7 +99,7 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
             root, plural(len(outside), "row"), outside[0].path,
         )  # fmt: skip
         samples = [sample for sample in samples if sample.split]
-    return SampleIndex(root, tuple(samples))
+    return SampleIndex(root, tuple(samples), label_files=tuple(files))
 
 
 def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -> Sample:

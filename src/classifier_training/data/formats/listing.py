@@ -12,7 +12,7 @@ from classifier_training.core.files import escapes
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.index import Sample, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, resolve_root, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,10 +125,7 @@ class NamedFileSource(FolderSource):
     def _read_root(self, root: str | None) -> SampleIndex:
         file, folder = self._find(root)
         walker = self.walker(folder)
-        index = self.read_files([file] if file else self.find_files(walker), walker)
-        walker.report()
-        walker.errors.report(folder)
-        return index
+        return self.account(walker, lambda: self.read_files([file] if file else self.find_files(walker), walker))
 
     def _find(self, root: str | None) -> tuple[Path | None, Path]:
         """The file, if the settings name it, and the folder that its paths are relative to."""
@@ -224,8 +221,10 @@ class FileList(NamedFileSource):
                 except UserError as error:
                     walker.errors.handle(error)
         if not samples:
-            raise UserError(f"{files[0]}: no path in it", "one image path a line", f"find . -name '*.jpg' > {files[0]}")
-        return SampleIndex(walker.root, tuple(samples))
+            raise NoSamplesError(
+                f"{files[0]}: no path in it", "one image path a line", f"find . -name '*.jpg' > {files[0]}"
+            )
+        return SampleIndex(walker.root, tuple(samples), label_files=tuple(files))
 
 
 def _label_of(path: str, where: str) -> str:

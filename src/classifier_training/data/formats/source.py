@@ -11,11 +11,12 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.settings import OnlyIn, PathText, Resume, Trait
-from classifier_training.data.index import SampleIndex, resolve_root
+from classifier_training.data.accounting import count_files, kind_of, merge_files
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
 from classifier_training.data.walk import DataErrors, Walker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 Count = Annotated[int, Field(ge=1)]
@@ -47,6 +48,8 @@ class DataSource:
         splits: a splits.csv that defines the splits.
         fold: number of the fold, out of num_folds, that is used for validation, from 0.
         num_folds: parts for cross-validation; the test split is the same for all.
+        corrections: a file of corrected labels and splits; auto takes corrections.csv in the data folder, if there is
+            one, null takes none.
         on_error: on an image, row or folder that cannot be read: raise stops and names it, skip leaves it out.
         store: whether decoded pixels are kept on disk: auto writes them while the first epoch runs, as JPEG or not
             at all when disk space is short; on writes them before training; jpeg takes little space, at some loss; off
@@ -66,6 +69,7 @@ class DataSource:
     splits: Annotated[PathText | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     fold: Annotated[NonNegative | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     num_folds: Annotated[NumFolds | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    corrections: Annotated[Literal["auto"] | PathText | None, Resume.FIXED] = "auto"
     on_error: Annotated[Literal["raise", "skip"], Resume.EXACT] = "raise"
     store: Annotated[Store, Resume.FIXED, Trait.MACHINE, OnlyIn("train")] = "auto"
     store_gb: Annotated[Positive | None, Resume.FIXED, Trait.MACHINE, OnlyIn("train")] = None
@@ -113,10 +117,31 @@ class FolderSource(DataSource):
 
     def _read_root(self, root: str | None) -> SampleIndex:
         walker = self.walker(resolve_root(root))
-        index = self.read_one(walker)
+        return self.account(walker, lambda: self.read_one(walker))
+
+    def account(self, walker: Walker, read: Callable[[], SampleIndex]) -> SampleIndex:
+        """Read the samples below one root, count the files that are none, and say what is left out.
+
+        Raises:
+            UserError: as `read` raises it.
+        """
+        try:
+            index = read()
+        except NoSamplesError as error:
+            files = count_files(
+                walker.root, lambda path: "read" if is_image(path) else kind_of(path), follow_links=self.follow_links
+            )
+            if not files.missed():
+                raise
+            words, remedy = files.missed()[0]
+            raise UserError(f"{error.came}; not read: {words}", error.expected, remedy) from error
         walker.report()
         walker.errors.report(walker.root)
-        return index
+        if index.files is not None:
+            return index
+        files = count_files(walker.root, _classifier(index), follow_links=self.follow_links)
+        files.log()
+        return replace(index, files=files)
 
     def walker(self, root: Path) -> Walker:
         """Return a walker through the files of one root."""
@@ -146,8 +171,35 @@ def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
         for index in indexes
         for sample in index.samples
     ]
-    empty = [f"{index.root.relative_to(common).as_posix()}/{name}" for index in indexes for name in index.empty_classes]
-    return SampleIndex(common, tuple(samples), tuple(empty))
+    prefixes = [index.root.relative_to(common).as_posix() for index in indexes]
+    named = list(zip(prefixes, indexes, strict=True))
+    return SampleIndex(
+        common,
+        tuple(samples),
+        tuple(f"{prefix}/{name}" for prefix, index in named for name in index.empty_classes),
+        tuple(f"{prefix}/{path}" for prefix, index in named for path in index.unlabelled),
+        tuple(file for index in indexes for file in index.label_files),
+        merge_files(common, [(prefix, index.files) for prefix, index in named if index.files is not None]),
+    )
+
+
+def _classifier(index: SampleIndex) -> Callable[[str], str]:
+    """Return what tells the kind of a file below the root by its relative path; `read` for one that is read."""
+    listing = [file for file in index.label_files if file.is_relative_to(index.root)]
+    kinds = dict.fromkeys((file.relative_to(index.root).as_posix() for file in listing), "labels")
+    kinds |= dict.fromkeys((sample.path for sample in index.samples), "read")
+    kinds |= dict.fromkeys(index.unlabelled, "unlabelled")
+    is_split, is_listed = bool(index.present_splits()), bool(index.label_files)
+
+    def classify(path: str) -> str:
+        if path in kinds or not is_image(path):
+            return kinds.get(path) or kind_of(path)
+        if is_listed:
+            return "unlisted"
+        first, *inner = path.split("/")
+        return "beside" if is_split and inner and not split_of(first) else "loose"
+
+    return classify
 
 
 def _refuse_nested(roots: Sequence[Path]) -> None:

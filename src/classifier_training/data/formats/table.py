@@ -14,7 +14,7 @@ from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.listing import NamedFileSource, image_folders, locate, named_split, open_text
-from classifier_training.data.index import Sample, SampleIndex, split_of
+from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,10 +69,10 @@ class Table(NamedFileSource):
                 except UserError as error:
                     walker.errors.handle(error)
         if not samples:
-            raise UserError(
+            raise NoSamplesError(
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
             )
-        return SampleIndex(walker.root, tuple(samples))
+        return SampleIndex(walker.root, tuple(samples), label_files=tuple(files))
 
     def _rows(self, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield each row with its file and line."""

@@ -287,7 +287,7 @@ def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip
     for number, words in (
         (len(gone), "of its images are missing and are left out"),
         (others, "images are not in it and are left out"),
-        (relabelled, "images have another label in the data than in it; labels from the data folder are used"),
+        (relabelled, "images have another label in the data; that is used (corrections.csv changes labels)"),
     ):
         if number:
             log.warning("data.splits=%s: %d %s", file, number, words)

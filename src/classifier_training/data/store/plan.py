@@ -14,7 +14,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_size
 from classifier_training.core.processes import Share, hold
 from classifier_training.core.run_dir import write_json
-from classifier_training.core.runtime import cache_dir
+from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import TRAIN
 from classifier_training.data.pixel_format import PixelFormat
 from classifier_training.data.store.folder import StoreFolder, TableStore
@@ -282,7 +282,7 @@ class StorePlan:
         how = "" if folder.writes or not num_missing else "; another process is writing the rest"
         log.info(
             "store: %d of %d images (%s) are in %s%s",
-            num_files - num_missing, num_files, ", ".join(same), folder.folder, how,
+            num_files - num_missing, num_files, ", ".join(same), folder.folder, how, extra=DETAIL,
         )  # fmt: skip
 
     def _path(self, pixel_format: PixelFormat) -> Path:

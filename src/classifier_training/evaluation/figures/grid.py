@@ -10,7 +10,15 @@ from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREEN, RED, fit_lines, legible, new_axes, text_width
+from classifier_training.evaluation.figures.style import (
+    GREEN,
+    RED,
+    fit_lines,
+    left_to_right,
+    legible,
+    new_axes,
+    text_width,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +90,7 @@ def caption(true_label: str, predicted_label: str, confidence: float, *, width: 
     share = f" {confidence:.0%}"
     reserve = text_width(share, size=FONT_SIZE)
     lines = fit_lines(legible(predicted_label), room, size=FONT_SIZE, lines=NAME_LINES, reserve=reserve)
-    lines[-1] += share
+    lines[-1] = left_to_right(lines[-1]) + share
     if predicted_label != true_label:
         lines += fit_lines(f"is {legible(true_label)}", room, size=FONT_SIZE, lines=NAME_LINES)
     return lines

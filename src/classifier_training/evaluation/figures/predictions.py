@@ -17,9 +17,11 @@ from classifier_training.evaluation.figures.style import (
     RED,
     fit_lines,
     label_of,
+    left_to_right,
     legible,
     new_axes,
     new_figure,
+    num_columns,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class ConfusionMatrixFigure(Figure):
         # Thousands of texts inside the axes cannot move its border, but measuring them takes most of the time.
         for text in axes.texts:
             text.set_in_layout(False)
-        fits = max(map(len, names)) * 0.1 < (side - 1) / num_classes
+        fits = max(map(num_columns, names)) * 0.1 < (side - 1) / num_classes
         axes.set_xticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0 if fits else 90)
         axes.set_yticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0)
         axes.set_xlabel("predicted class")
@@ -226,7 +228,7 @@ class ClassScoresFigure(Figure):
                 values, rows, xerr=reach.clip(min=0), fmt="none", ecolor=GREY, capsize=2, label="95 % interval"
             )
         axes.plot(self.precision[order], rows, "o", color=ORANGE, markersize=5, label="precision")
-        names = [f"{label_of(self.class_names[row])}  ({self.support[row]:,})" for row in order]
+        names = [f"{left_to_right(label_of(self.class_names[row]))}  ({self.support[row]:,})" for row in order]
         axes.set_yticks(rows, names, fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.02)
@@ -277,7 +279,8 @@ class ConfusedPairsFigure(Figure):
             places = corners[row * self.columns : (row + 1) * self.columns]
             top = places[0][0]
             names = [
-                fit_lines(legible(name), NAME_WIDTH, size=10)[0] for name in (pair.true_label, pair.predicted_label)
+                left_to_right(fit_lines(legible(name), NAME_WIDTH, size=10)[0])
+                for name in (pair.true_label, pair.predicted_label)
             ]
             words = f"{names[0]} predicted as {names[1]}: {pair.count:,} of {pair.support:,}".replace("$", r"\$")
             axes.text(GAP, top + CAPTION / 2, words, ha="left", va="center", fontsize=10)

@@ -28,6 +28,8 @@ PREFERRED = (
 SEPARATORS = " _-/.,:;|+&"
 """Behind these a long name is broken, if it has any."""
 
+LEFT_TO_RIGHT = "\N{LEFT-TO-RIGHT MARK}"
+
 FONT_PACKAGE = "matplotlib_fontja"
 """A package with a Japanese font (of the extra `fonts`)."""
 
@@ -73,8 +75,23 @@ def adopt_fonts(figure: matplotlib.figure.Figure) -> None:
 
 def label_of(class_name: str) -> str:
     """Make a class name fit for an axis: shortened, and so that each of its letters is seen."""
+    name = legible(class_name)
+    length = MAX_LABEL_LENGTH
+    while num_columns(label := shorten(name, length)) > MAX_LABEL_LENGTH:
+        length -= 1
     # A dollar sign would start a formula.
-    return shorten(legible(class_name), MAX_LABEL_LENGTH).replace("$", r"\$")
+    return label.replace("$", r"\$")
+
+
+def num_columns(text: str) -> int:
+    """Return how many Latin letters are about as wide as a text: a Chinese, Japanese or Korean letter counts twice."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
+
+
+def left_to_right(text: str) -> str:
+    """Keep what follows a name on its right, also behind one in a script that is written from right to left."""
+    is_rtl = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
+    return f"{LEFT_TO_RIGHT}{text}{LEFT_TO_RIGHT}" if is_rtl else text
 
 
 def legible(name: str) -> str:
@@ -94,18 +111,20 @@ def repr_of(letter: str) -> str:
 
 
 def font_advice(letters: str) -> str:
-    """Say which font has letters that are missing."""
-    names = " ".join(unicodedata.name(letter, "") for letter in letters)
-    if any(script in names for script in ("HIRAGANA", "KATAKANA", "CJK")):
-        return (
-            "Debian's fonts-noto-cjk or, for Japanese, the extra 'fonts': uv sync --extra fonts   "
-            "(or: pip install 'classifier-training[fonts]')"
-        )
-    if "HANGUL" in names:
-        return "Debian's fonts-noto-cjk"
-    if any(unicodedata.category(letter) == "So" for letter in letters):
-        return "Debian's fonts-symbola"
-    return "Debian's fonts-noto-core"
+    """Say which fonts have letters that are missing, by script."""
+    found = []
+    names = [unicodedata.name(letter, "") for letter in letters]
+    east_asian = [any(script in name for script in ("HIRAGANA", "KATAKANA", "CJK", "HANGUL")) for name in names]
+    emoji = [unicodedata.category(letter) == "So" for letter in letters]
+    if any(east_asian):
+        japanese = " or, for Japanese, the extra 'fonts': uv sync --extra fonts   (or: pip install "
+        is_korean = all("HANGUL" in name for name, is_of in zip(names, east_asian, strict=True) if is_of)
+        found.append("Debian's fonts-noto-cjk" + ("" if is_korean else f"{japanese}'classifier-training[fonts]')"))
+    if any(emoji):
+        found.append("Debian's fonts-symbola")
+    if not all(one or other for one, other in zip(east_asian, emoji, strict=True)):
+        found.append("Debian's fonts-noto-core")
+    return "; ".join(found)
 
 
 def take_missing() -> str:

@@ -11,9 +11,10 @@ import numpy as np
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.register import Choice, changed_options, register
+from classifier_training.core.register import Choice, Word, changed_options, register
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TRAIN, InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.checking.duplicates import check_copies, find_copies
@@ -71,10 +72,10 @@ class AnalyzeResult:
 @register(group="verb", name="analyze")
 def analyze(
     *,
-    data: Annotated[DataSource, Choice("auto")],
+    data: Annotated[DataSource, Choice("auto"), Word("root")],
     transforms: Annotated[Transforms, Choice("standard")],
-    run: str | None = None,
-    output: str | None = None,
+    run: RunText | None = None,
+    output: TypedPath | None = None,
     near_duplicates: bool = True,
     fail_on: FailOn = "never",
 ) -> AnalyzeResult | LabelReport:
@@ -111,6 +112,9 @@ def analyze(
     counted = count_data(index)
     sizes = [(fact.width, fact.height) for fact in scan.readable]
     statistics = {**dataset_statistics(counted, sizes), "files": file_statistics(index, scan, copies)}
+    if index.files is not None:
+        unreadable = {fact.path: "unreadable" for fact in scan.unreadable}
+        statistics["folder"] = index.files.without(unreadable).to_dict()
     write_json(folder.statistics, statistics)
     write_json(folder.findings, [finding.to_dict() for finding in findings])
     write_csv(folder.quarantine, ("path", "reason"), ((fact.path, fact.error) for fact in scan.unreadable))

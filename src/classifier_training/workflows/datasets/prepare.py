@@ -13,8 +13,9 @@ from pydantic import Field
 from classifier_training.conf.recipes import starts_trained
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import Choice, describe, register
+from classifier_training.core.register import Choice, Word, describe, register
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import TypedPath
 from classifier_training.core.types import InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
@@ -69,12 +70,12 @@ class PrepareResult:
 @register(group="verb", name="prepare")
 def prepare(
     *,
-    data: Annotated[DataSource, Choice("auto")],
+    data: Annotated[DataSource, Choice("auto"), Word("root")],
     transforms: Annotated[Transforms, Choice("standard")],
     model: Annotated[ModelBuilder, Choice("resnet18")],
     verify: bool = False,
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
-    output: str | None = None,
+    output: TypedPath | None = None,
 ) -> PrepareResult:
     """Read, split and decode a data set, so that the first epoch already trains from memory-mapped pixels.
 

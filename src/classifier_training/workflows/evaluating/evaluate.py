@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import Choice, changed_options, register
+from classifier_training.core.register import Choice, Word, changed_options, register
 from classifier_training.core.run_dir import make_folder
+from classifier_training.core.run_reader import RunReader
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import DataSource
@@ -18,6 +20,7 @@ from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.evaluation.slices import slice_columns
+from classifier_training.evaluation.verdict import NO_TARGETS, Targets
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
 from classifier_training.workflows.evaluating.run_model import RunModel, open_model
@@ -26,6 +29,7 @@ from classifier_training.workflows.evaluating.samples import (
     known_samples,
     own_source,
     tabulate,
+    train_counts,
     unknown_labels,
     with_metadata,
 )
@@ -48,12 +52,20 @@ class EvaluateResult:
         result: the predictions.
         evaluation: their metrics.
         verdict: on the comparison with another run, in one sentence; empty without one.
+        must_be_ready: whether a verdict other than ready is a failed check.
     """
 
     folder: Path
     result: SplitResult
     evaluation: Evaluation
     verdict: str = ""
+    must_be_ready: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where the model must be ready and is not."""
+        found = self.evaluation.verdict
+        return int(self.must_be_ready and found is not None and found.status != "ready")
 
     def __str__(self) -> str:
         lines = [str(self.evaluation), *([self.verdict] if self.verdict else [])]
@@ -64,15 +76,17 @@ class EvaluateResult:
 @register(group="verb", name="evaluate")
 def evaluate(
     *,
-    run: str = "latest",
+    run: Annotated[RunText, Word()] = "latest",
     data: Annotated[DataSource, Choice("auto")],
     split: Literal["train", "val", "test"] | None = None,
-    against: str | None = None,
+    against: RunText | None = None,
     slices: str | list[str] | None = None,
     intervals: bool = True,
     maps: bool = False,
-    output: str | None = None,
+    output: TypedPath | None = None,
     csv_safe: bool = False,
+    target: Annotated[Targets, Choice("default", group="evaluation_target")] = NO_TARGETS,
+    fail_below_target: bool = False,
 ) -> EvaluateResult:
     """Score a finished run's model on its own held-out images, or on other labelled data.
 
@@ -91,6 +105,8 @@ def evaluate(
             places that the worst mistakes were decided by; it takes a minute or so more.
         output: folder for the result files; a folder inside the run when left out.
         csv_safe: write the tables so that no label or path is a formula to a spreadsheet; needs output.
+        target: what the verdict is about; the run's own targets when left out.
+        fail_below_target: exit with code 1 unless the verdict is ready.
     """
     _refuse_idle(data)
     if csv_safe and output is None:
@@ -104,6 +120,8 @@ def evaluate(
     if output:
         make_folder(Path(output).expanduser())
     predictor, run_dir = opened.predictor, opened.run_dir
+    targets = Targets.of(RunReader(run_dir).config) if target.is_default else target
+    target.check_names(predictor.class_names)
     own_data = not data.is_named
     if own_data and not run_dir.splits.exists():
         raise UserError(
@@ -135,6 +153,8 @@ def evaluate(
             unknown_labels=unknown_labels(rows, chosen, predictor.class_names),
             intervals=intervals,
             csv_safe=csv_safe,
+            targets=targets,
+            train_counts=train_counts(run_dir),
         )
         verdict = compare_runs(folder, result, table, opened, other, csv_safe=csv_safe) if other else ""
         if maps:
@@ -146,7 +166,7 @@ def evaluate(
         folder / run_dir.report.name, run_dir, folder, result, table, predictor.class_names, evaluation,
         temperature=None if calibration is None else calibration.temperature,
     )  # fmt: skip
-    return EvaluateResult(folder, result, evaluation, verdict)
+    return EvaluateResult(folder, result, evaluation, verdict, must_be_ready=fail_below_target)
 
 
 def _refuse_idle(data: DataSource) -> None:

@@ -12,7 +12,7 @@ from classifier_training.core.errors import shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.run_reader import RunReader
-from classifier_training.evaluation.verdict import Standing, percent
+from classifier_training.evaluation.advice import percent
 from classifier_training.workflows.evaluating.finished import train_command
 
 if TYPE_CHECKING:
@@ -104,11 +104,24 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
         "",
         *_calibration(run),
     ]
-    if names:
-        standing = Standing.of(measures.by_class["recall"])
-        for words, numbers in (("Weak", standing.weak), ("Inconclusive: too few test images", standing.open)):
-            if numbers:
-                listed = ", ".join(_plain(shown(names[number])) for number in numbers[:MAX_CLASSES])
+    verdict = evaluation.verdict
+    if verdict is not None and names:
+        baseline = verdict.baseline
+        lines += [
+            f"Verdict: **{verdict.status}**. {_plain(verdict.words)}.",
+            "",
+            f"Targets: {_plain(verdict.target_words)}.",
+            "",
+            f"Always predicting {_plain(shown(names[baseline.label]))}: {100 * baseline.accuracy:.1f} % correct.",
+            "",
+        ]
+        for words, checks in (
+            ("Below the target", verdict.standing("missed", "recall")),
+            ("Inconclusive: too few test images", verdict.standing("open", "recall")),
+        ):
+            labels = [item.label for item in checks if item.label is not None]
+            if labels:
+                listed = ", ".join(_plain(shown(names[label])) for label in labels[:MAX_CLASSES])
                 lines += [f"{words}: {listed}.", ""]
     lines += [
         "## What it is for, and what it is not",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from classifier_training.core.display import shorten
 from classifier_training.core.errors import shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.types import epoch_name
 from classifier_training.evaluation import report
+from classifier_training.evaluation.advice import SURE, Grounds, Training, forecast_words, headline, percent, remarks
+from classifier_training.evaluation.intervals import Estimate
 from classifier_training.evaluation.mistakes import (
     MAX_MATRIX,
     SortedPredictions,
@@ -20,7 +25,7 @@ from classifier_training.evaluation.mistakes import (
     pictures_of,
 )
 from classifier_training.evaluation.report import Cell, Html, Number
-from classifier_training.evaluation.verdict import SURE, TARGET_RECALL, Grounds, headline, percent, remarks
+from classifier_training.evaluation.verdict import more_words, per_cent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
@@ -32,14 +37,18 @@ if TYPE_CHECKING:
     from classifier_training.core.metrics import Metric
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.evaluation.intervals import Estimate
+    from classifier_training.evaluation.advice import Remark
     from classifier_training.evaluation.results import Evaluation
+    from classifier_training.evaluation.verdict import Check, Verdict
 
 NUM_MISTAKES, NUM_UNSURE = 36, 12
-MAX_REMARKS = 8
-"""Findings that are seen at once; the others are folded."""
+MAX_NAME = 40
+MAX_STEPS = 6
+"""Next steps that are seen at once; the others are folded."""
 
 BADGES = {"error": "fix", "warning": "warning", "note": "info", "good": "good"}
+STATUS_KINDS = {"ready": "good", "not ready": "error", "too few test images": "warning"}
+STANDINGS = {"reached": "✓ reached", "missed": "✗ missed", "open": "? inconclusive"}
 
 
 def write_run_page(
@@ -53,6 +62,7 @@ def write_run_page(
     *,
     temperature: float | None,
     failures: Mapping[str, str] = MappingProxyType({}),
+    ended: str = "",
 ) -> None:
     """Write the page; the plots must have been painted.
 
@@ -66,8 +76,10 @@ def write_run_page(
         evaluation: the metrics.
         temperature: that the logits are to be divided by; None for a bundle that was not calibrated.
         failures: what could not be done at the end of the run, and why, besides the files that were withheld.
+        ended: what ended training; where it is empty, what result.json says of it.
     """
     run = RunReader(run_dir)
+    training = _training_facts(run, ended or str(run.result.get("ended", "")))
     result = result if temperature is None else at_temperature(result, temperature)
     predictions = SortedPredictions(result, len(class_names))
     calibration = read_values(folder / "calibration.json")
@@ -80,12 +92,14 @@ def write_run_page(
         calibration=calibration,
         num_sure_mistakes=int((predictions.confidences[worst] >= SURE).sum()),
         data_checks=tuple(run.statistics.get("checks", ())),
+        training=training,
+        learning_curve=_learning_curve(folder),
     )
     title = f"{run.architecture or 'Model'} on {evaluation.split} images"
     body = [
         *_top(title, run_dir, grounds, _missing(run_dir, run.info.get("withheld", {}), failures)),
         _data(run, run_dir),
-        _training(run, run_dir),
+        _training(run, run_dir, training),
         _classes(grounds, folder),
         _confusions(predictions, table, class_names, folder),
         _mistakes(predictions, table, class_names, folder),
@@ -93,9 +107,9 @@ def write_run_page(
         _exports(run, run_dir),
         _how(run),
         report.footer(
-            "95 % intervals where metrics have them; a class is good enough when the interval of its recall lies above "
-            f"{100 * TARGET_RECALL:.0f} %. All metrics: classification_report.json, predictions.csv and errors.csv in "
-            f"{folder.name}/."
+            "95 % intervals where metrics have them. A target is reached when the interval lies above it, missed when "
+            f"it lies below, else inconclusive. Targets: {grounds.verdict.target_words}. All metrics: "
+            f"classification_report.json, predictions.csv and errors.csv in {folder.name}/."
         ),
     ]  # fmt: skip
     report.write_page(path, title=title, body=[piece for piece in body if piece])
@@ -111,26 +125,96 @@ def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str
 
 
 def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html]) -> list[Html]:
-    measures = grounds.evaluation.measures
+    measures, verdict = grounds.evaluation.measures, grounds.verdict
+    baseline = shown(grounds.class_names[verdict.baseline.label])
     numbers = [
         (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
         (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
+        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {shorten(baseline, MAX_NAME)} (baseline)"),
         (f"{measures.num_images:,}", f"{grounds.evaluation.split} images"),
         (f"{len(grounds.class_names):,}", "classes"),
     ]
-    said = [
-        *missing,
-        *(
-            report.card(found.kind, found.title, found.words, found.remedy, badge=BADGES[found.kind])
-            for found in remarks(grounds)
-        ),
-    ]
-    more = [report.folded(f"{len(said) - MAX_REMARKS} more", *said[MAX_REMARKS:])] if len(said) > MAX_REMARKS else []
-    lead = Html(f'<p class="headline">{report.escape(headline(grounds))}</p>')
+    found = remarks(grounds)
+    steps = [_step(item) for item in found if item.remedy]
+    others = [report.card(item.kind, item.title, item.words, "") for item in found if not item.remedy]
+    more = [report.folded(f"{len(steps) - MAX_STEPS} more steps", report.steps(steps[MAX_STEPS:], first=MAX_STEPS + 1))]
     return [
-        report.header(title, str(run_dir.path.absolute()), numbers),
-        report.section("Verdict", lead, *said[:MAX_REMARKS], *more),
+        report.header(title, str(run_dir.path.absolute()), []),
+        report.banner(STATUS_KINDS[verdict.status], verdict.status, _sentence(verdict.words), headline(grounds)),
+        report.numbers(numbers),
+        *missing,
+        *([report.section("Targets", *_targets(verdict))] if verdict.checks else []),
+        *(
+            [
+                report.section(
+                    "What to do next",
+                    report.paragraph(
+                        "The largest gain first, counted in test images; steps of unknown gain come last."
+                    ),
+                    report.steps(steps[:MAX_STEPS]),
+                    *(more if len(steps) > MAX_STEPS else []),
+                )
+            ]
+            if steps
+            else []
+        ),
+        *([report.section("What else was found", *others)] if others else []),
     ]
+
+
+def _sentence(words: str) -> str:
+    """Begin with a capital letter, unless a class name begins it."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _step(item: Remark) -> Html:
+    return report.card(item.kind, item.title, item.words, item.remedy, badge=item.gain_words or BADGES[item.kind])
+
+
+def _targets(verdict: Verdict) -> list[Html]:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            _check_name(item, verdict),
+            STANDINGS[item.standing],
+            Number(item.target, per_cent(item.target)),
+            Number(item.estimate.value, percent(item.estimate)),
+            item.num_images,
+            more_words(item) if item.standing == "open" else "",
+        )
+        for item in verdict.checks
+    ]
+    columns = ("metric", "target is", "target", "found", "images", "to decide")
+    return [report.paragraph(f"{_sentence(verdict.target_words)}"), report.table(columns, rows)]
+
+
+def _check_name(item: Check, verdict: Verdict) -> str:
+    if item.metric == "baseline":
+        return "better than the baseline"
+    name = item.metric.replace("_", " ")
+    return name if item.label is None else f"{name} of {shown(verdict.class_names[item.label])}"
+
+
+def _training_facts(run: RunReader, ended: str) -> Training:
+    """Gather what the run folder says about training; of a lone file nothing."""
+    sizes = run.statistics.get("image_size") or {}
+    sides = [float(sizes[side]["median"]) for side in ("width", "height") if sizes.get(side)]
+    return Training(
+        epochs=run.epochs,
+        monitor=str(run.config.get("monitor", "")),
+        is_cut="max_time" in ended,
+        ended=ended,
+        input_side=min(run.info.get("input_size") or [0]),
+        image_side=int(min(sides, default=0)),
+    )
+
+
+def _learning_curve(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """Read how many training images each class needs, where that was estimated."""
+    try:
+        found = json.loads((folder / "learning_curve.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ()
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else ()
 
 
 def _data(run: RunReader, run_dir: RunDir) -> Html:
@@ -147,10 +231,13 @@ def _data(run: RunReader, run_dir: RunDir) -> Html:
     return report.section("Data", root, listed, *_images(run_dir.dataset, plots))
 
 
-def _training(run: RunReader, run_dir: RunDir) -> Html:
+def _training(run: RunReader, run_dir: RunDir, training: Training) -> Html:
     plots = {"loss": "loss by epoch", "accuracy": "accuracy by epoch", "learning_rate": "learning rate by epoch"}
-    start = [report.facts([("started from", run.start)])] if run.start else []
-    pieces = [*start, *_images(run_dir.history_plots, plots)]
+    info = run.info.get("training_info", {})
+    kept = epoch_name(int(info["epoch"]), float(info.get("share", 1.0))) if "epoch" in info else ""
+    pairs = [("started from", run.start), ("ended because", training.ended), ("weights of", kept)]
+    known = [(name, words) for name, words in pairs if words]
+    pieces = [*([report.facts(known)] if known else []), *_images(run_dir.history_plots, plots)]
     return report.section("Training", *pieces) if pieces else Html("")
 
 
@@ -193,9 +280,30 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         "precision_recall_curves": "precision-recall curves",
     }
     return report.section(
-        "Classes", report.table(columns, rows), report.folded("all metrics, over all classes", overall),
+        "Classes", report.table(columns, rows), *_forecast(grounds),
+        report.folded("all metrics, over all classes", overall),
         *_slices(grounds.evaluation), *_images(folder, plots),
     )  # fmt: skip
+
+
+def _forecast(grounds: Grounds) -> list[Html]:
+    """List how many training images the classes need by their learning curves."""
+    rows: list[tuple[Cell, ...]] = []
+    for row in grounds.learning_curve:
+        wanted, name = row.get("images_for_target"), str(row.get("label", ""))
+        rows.append(
+            (
+                shown(name),
+                Number(row.get("now"), percent(Estimate(float(row["now"]), float(row["low"]), float(row["high"])))),
+                Number(row.get("target"), per_cent(float(row["target"]))),
+                int(row["images_now"]),
+                Number(wanted, "" if wanted is None else f"{wanted:,}"),
+                forecast_words(row, name) if wanted is None or wanted > row["images_now"] else "enough",
+            )
+        )
+    columns = ("class", "recall now", "target", "training images", "for the target", "to collect")
+    words = "Training images for the target recall, extrapolated from a learning curve."
+    return [report.paragraph(words), report.table(columns, rows)] if rows else []
 
 
 def _score(metric: Metric, found: Estimate) -> Number:

@@ -58,9 +58,10 @@ def train_counts(run_dir: RunDir) -> dict[str, int]:
 
 
 def with_metadata(rows: Iterable[Sample], index: SampleIndex) -> list[Sample]:
-    """Give the samples of a manifest the metadata that the data has for them."""
+    """Give the samples of a manifest the metadata that the data has for them; a label may have been corrected."""
     found = {(sample.path, sample.label): sample.metadata for sample in index.samples}
-    return [replace(sample, metadata=found.get((sample.path, sample.label))) for sample in rows]
+    only = {sample.path: sample.metadata for sample in index.samples}
+    return [replace(sample, metadata=found.get((sample.path, sample.label), only.get(sample.path))) for sample in rows]
 
 
 def known_samples(rows: Iterable[Sample], split: str, class_names: Sequence[str]) -> list[Sample]:

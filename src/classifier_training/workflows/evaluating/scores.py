@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.types import SplitTable
     from classifier_training.evaluation.drawing import Drawer
+    from classifier_training.evaluation.verdict import Targets
     from classifier_training.export.bundle import Calibration
     from classifier_training.inference.predictor import Predictor
 
@@ -80,6 +81,8 @@ def write_scores(
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
     csv_safe: bool = False,
+    targets: Targets | None = None,
+    train_counts: Mapping[str, int] | None = None,
     attempt: Attempt = nullcontext,
 ) -> Evaluation:
     """Score the predictions as they are given to users: with calibrated probabilities where there are such.
@@ -96,6 +99,8 @@ def write_scores(
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
+        targets: that the verdict is about; the default ones when left out.
+        train_counts: training images by class, if they are known.
         attempt: a `with` block around each part of the writing, given its name; the metrics are known before.
 
     Raises:
@@ -111,6 +116,8 @@ def write_scores(
         temperature=temperature,
         unknown_labels=unknown_labels,
         intervals=intervals,
+        targets=targets,
+        train_counts=train_counts,
     )
     with attempt(f"the tables of {folder.name}/"):
         write_results(

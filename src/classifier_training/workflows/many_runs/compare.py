@@ -18,10 +18,10 @@ from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import UserError
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.processes import is_held
-from classifier_training.core.register import Replaces, SettingsOf, register
+from classifier_training.core.register import Replaces, SettingsOf, Word, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.settings import Trait
+from classifier_training.core.settings import Trait, TypedPath
 from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, middle_seed, rank
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.registry.cleanup import STUDY_LOGS
@@ -82,7 +82,7 @@ class CompareResult:
 def compare(
     *,
     models: Annotated[list[str] | str | None, Replaces("model")] = None,
-    data: Annotated[list[str] | str | None, Replaces("data", "data.root", "data.name")] = None,
+    data: Annotated[list[TypedPath] | TypedPath | None, Word(), Replaces("data", "data.root", "data.name")] = None,
     seeds: Annotated[list[Seed] | Seed, Replaces("seed")] = 0,
     jobs: Annotated[int, Field(ge=1)] = 1,
     tune: bool = False,
@@ -90,7 +90,7 @@ def compare(
     cleanup: bool = False,
     keep: Annotated[int, Field(ge=1)] | None = None,
     report_only: bool = False,
-    output: Annotated[str, Trait.PLACE] = "outputs/comparison",
+    output: Annotated[TypedPath, Trait.PLACE] = "outputs/comparison",
     settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> CompareResult:
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.

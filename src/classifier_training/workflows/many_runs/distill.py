@@ -16,9 +16,9 @@ from classifier_training.conf.resume import saved_values
 from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.metrics import goal_of
-from classifier_training.core.register import TYPE_KEY, VERB, Replaces, SettingsOf, entry, register
+from classifier_training.core.register import TYPE_KEY, VERB, Replaces, SettingsOf, Word, entry, register
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.settings import Trait
+from classifier_training.core.settings import RunText, Trait, TypedPath
 from classifier_training.core.types import TRAIN
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
@@ -46,13 +46,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 @register(group="verb", name="distill")
 def distill(
     *,
-    teacher: Annotated[str | list[str], Replaces("distillation.*")],
+    teacher: Annotated[RunText | list[RunText], Word(), Replaces("distillation.*")],
     training: Annotated[tuple[str, ...], SettingsOf("train", "classifier-training train resume=RUN")] = (),
     temperatures: Annotated[Positive | list[Positive], Replaces("distillation.temperature")] = 4.0,
     alphas: Annotated[Share | list[Share], Replaces("distillation.alpha")] = 0.7,
     hint_weights: Annotated[NonNegative | list[NonNegative], Replaces("distillation.hint_weight")] = 0.0,
     seeds: Annotated[Seed | list[Seed], Replaces("seed")] = 0,
-    output: Annotated[str, Trait.PLACE] = "outputs",
+    output: Annotated[TypedPath, Trait.PLACE] = "outputs",
 ) -> DistillResult:
     """Train a small student on a finished run's predictions; compare it with one without teacher and with the teacher.
 

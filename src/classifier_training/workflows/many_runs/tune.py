@@ -21,7 +21,7 @@ from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
-from classifier_training.core.settings import Trait
+from classifier_training.core.settings import Trait, TypedPath
 from classifier_training.workflows.many_runs.candidates import AGAIN, refuse_own
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
 from classifier_training.workflows.many_runs.tuning_study import (
@@ -106,8 +106,8 @@ def tune(
     sampler: Sampler = "tpe",
     pruner: Pruner | None = None,
     name: str | None = None,
-    storage: str | None = None,
-    output: Annotated[str, Trait.PLACE] = "outputs/tuning",
+    storage: TypedPath | None = None,
+    output: Annotated[TypedPath, Trait.PLACE] = "outputs/tuning",
     settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> TuneResult:
     """Search for the best settings of a model; the best become an experiment that `train experiment=NAME` runs.

@@ -15,6 +15,7 @@ from classifier_training.conf.overrides import word
 from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.register import entry, entry_of
+from classifier_training.core.types import epoch_name
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.training.settings import TrainSettings
@@ -48,7 +49,7 @@ class Watch(Observer):
         self.num_epochs = len(end.rows)
         if self.report(end.epoch, float(end.rows[-1][run.monitor])) and self.num_epochs < run.max_epochs:
             self.is_stopped = True
-            raise RunStopped(f"after epoch {end.epoch}")
+            raise RunStopped(f"after {epoch_name(end.epoch)}")
 
     def fit_ended(self, run: RunContext, end: FitEnd) -> None:  # noqa: ARG002
         """Keep the score; see the base class."""

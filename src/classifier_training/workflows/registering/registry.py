@@ -16,6 +16,7 @@ from classifier_training.core.processes import is_held
 from classifier_training.core.register import Word, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import RunReader
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import epoch_name
 from classifier_training.registry.record import (
     BUNDLE,
@@ -62,7 +63,7 @@ def registry() -> ListResult:
 @register(group="registry", name="list")
 def list_runs(
     *,
-    output: str = DEFAULT_OUTPUT,
+    output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
     model: str | None = None,
     data: str | None = None,
     name: str | None = None,
@@ -146,7 +147,7 @@ class ShowResult:
 
 
 @register(group="registry", name="show")
-def show(*, run: Annotated[str, Word()], output: str = DEFAULT_OUTPUT) -> ShowResult:
+def show(*, run: Annotated[RunText, Word()], output: TypedPath = DEFAULT_OUTPUT) -> ShowResult:
     """Show one run: configuration in short, all its metrics, its files and its promotions.
 
     Args:

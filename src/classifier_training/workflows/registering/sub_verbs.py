@@ -16,6 +16,7 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import Choice, Word, entries, register
 from classifier_training.core.run_dir import RunDir, make_folder, write_json, write_text
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.export.job import Quantization
 from classifier_training.registry.cleanup import Removal, clean_up
 from classifier_training.registry.leaders import find_leaders, leaders_markdown
@@ -62,9 +63,9 @@ class PromoteResult:
 @register(group="registry", name="promote")
 def promote_run(
     *,
-    run: Annotated[str, Word()],
-    alias: str,
-    output: str = DEFAULT_OUTPUT,
+    run: Annotated[RunText, Word()],
+    alias: Annotated[str, Word()],
+    output: TypedPath = DEFAULT_OUTPUT,
     metric: str = "balanced_accuracy",
     at_least: float | None = None,
     force: bool = False,
@@ -144,10 +145,10 @@ class ExportAllResult:
 @register(group="registry", name="export")
 def export_all(
     *,
-    run: Annotated[str, Word()] = "latest",
-    output: str = DEFAULT_OUTPUT,
-    folder: str | None = None,
-    images: str | None = None,
+    run: Annotated[RunText, Word()] = "latest",
+    output: TypedPath = DEFAULT_OUTPUT,
+    folder: TypedPath | None = None,
+    images: TypedPath | None = None,
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
 ) -> ExportAllResult:
     """Export a run in every format, and quantised, each compared with PyTorch; one that fails does not stop the others.
@@ -227,7 +228,7 @@ class CleanupResult:
 @register(group="registry", name="cleanup")
 def cleanup(
     *,
-    output: str = DEFAULT_OUTPUT,
+    output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
     failed: bool = False,
     keep: Annotated[int, Field(ge=1)] | None = None,
     log_days: Annotated[float, Field(ge=0)] | None = None,
@@ -274,7 +275,10 @@ class ReportResult:
 
 @register(group="registry", name="report")
 def report(
-    *, output: str = DEFAULT_OUTPUT, metric: str = "balanced_accuracy", folder: str | None = None
+    *,
+    output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
+    metric: str = "balanced_accuracy",
+    folder: TypedPath | None = None,
 ) -> ReportResult:
     """Write the best model of each data set, and of each kind of model on it: model_selection.json and .md.
 

@@ -16,9 +16,10 @@ from pydantic import Field
 
 from classifier_training.core.display import align
 from classifier_training.core.errors import UserError
-from classifier_training.core.register import register
+from classifier_training.core.register import Word, register
 from classifier_training.core.run_dir import RunDir, make_folder, write_csv, write_json, write_text
 from classifier_training.core.runtime import num_cores, versions
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
@@ -84,15 +85,15 @@ class BenchmarkResult:
 @register(group="verb", name="benchmark")
 def benchmark(
     *,
-    run: str = "latest",
+    run: Annotated[RunText, Word()] = "latest",
     formats: tuple[Form, ...] = FORMS,
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8),
     threads: Annotated[int, Field(ge=1)] | None = None,
     num_runs: Annotated[int, Field(ge=10)] = 50,
     split: Literal["val", "test"] | None = None,
     num_images: Annotated[int, Field(ge=1)] = 500,
-    images: str | None = None,
-    output: str | None = None,
+    images: TypedPath | None = None,
+    output: TypedPath | None = None,
 ) -> BenchmarkResult:
     """Time a run's network in PyTorch, TorchScript and ONNX, and compare their predictions, on this CPU.
 

@@ -17,8 +17,9 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import work_in
-from classifier_training.core.register import Choice, register
+from classifier_training.core.register import Choice, Word, register
 from classifier_training.core.run_dir import RunDir, staged
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
@@ -67,7 +68,7 @@ class ExportResult:
 @register(group="verb", name="export")
 def export(
     *,
-    run: str = "latest",
+    run: Annotated[RunText, Word()] = "latest",
     format: Annotated[Mapping[str, ExportFormat], Choice("onnx", many=True)],  # noqa: A002 - the user's word
     quantization: Quantization = "none",
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
@@ -75,9 +76,9 @@ def export(
     verify: bool = True,
     bake_temperature: bool = True,
     demo: bool = False,
-    ort: str | None = None,
-    images: str | None = None,
-    output: str | None = None,
+    ort: TypedPath | None = None,
+    images: TypedPath | None = None,
+    output: TypedPath | None = None,
     push_to_hub: str | None = None,
 ) -> ExportResult:
     """Export a finished run's network: ONNX with or without quantisation, TorchScript, and other formats.

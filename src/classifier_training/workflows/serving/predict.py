@@ -16,7 +16,8 @@ from pydantic import Field
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError
-from classifier_training.core.register import Choice, register
+from classifier_training.core.register import Choice, Word, register
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.rejection import PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import Summary, to_row
@@ -56,9 +57,9 @@ class PredictResult:
 @register(group="verb", name="predict")
 def predict(
     *,
-    run: str = "latest",
-    source: str,
-    output: str | None = None,
+    run: RunText = "latest",
+    source: Annotated[TypedPath | list[TypedPath], Word()],
+    output: TypedPath | None = None,
     data: Annotated[PredictData, Choice("default", group="predict_data")],
     trainer: Annotated[PredictTrainer, Choice("default", group="predict_trainer")],
     reject: Annotated[RejectSettings, Choice("default", group="predict_reject")],
@@ -71,7 +72,7 @@ def predict(
     quiet: bool = False,
     every_s: Annotated[float, Field(gt=0)] | None = None,
     follow_links: bool = False,
-    sort_into: str | None = None,
+    sort_into: TypedPath | None = None,
     sort_by: SortBy | None = None,
 ) -> PredictResult:
     """Label images with a finished run: a file, a folder, a glob, a list of files or a video.
@@ -80,7 +81,8 @@ def predict(
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file.
-        source: image, folder (searched recursively), glob in quotes, .txt file with a path a line, or video.
+        source: image, folder (searched recursively), glob in quotes, .txt file with a path a line, or video; one or
+            several.
         output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
         top_k: top predictions to list for each image.
         threshold: confidence below which a prediction is marked as rejected.
@@ -101,7 +103,7 @@ def predict(
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
     settings = {
         "model": predictor.model_sha256,
-        "source": os.path.abspath(os.path.expanduser(source)),  # noqa: PTH100, PTH111 - may be a glob
+        "source": _absolute(source) if isinstance(source, str) else [_absolute(one) for one in source],
         "every_s": every_s,
         "follow_links": follow_links,
         "top_k": top_k,
@@ -141,6 +143,10 @@ def predict(
     lines += [f"written to {target.path}"] if target.path is not None else []
     lines += [f"sorted into {sorter.folder}"] if sorter is not None else []
     return PredictResult(summary, tuple(lines))
+
+
+def _absolute(source: str) -> str:
+    return os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - may be a glob
 
 
 def _resume(target: Output, items: Source, summary: Summary) -> int:

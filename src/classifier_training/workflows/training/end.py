@@ -17,10 +17,12 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.evaluation.verdict import Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
-from classifier_training.workflows.evaluating.samples import unknown_labels
+from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
+from classifier_training.workflows.training.screen import file_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,7 +123,7 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
     from classifier_training.training.loggers import closed_after_errors
 
     failures, clock = trained.failures, trained.run.clock
-    with _interrupts_told(trained.run.run_dir):
+    with interrupts_told(trained.run.run_dir, NO_MORE):
         with closed_after_errors(trained.loggers), ExitStack() as stack:
             writer = _open_writer(trained, stack, failures)
             with clock.part("export"):
@@ -195,6 +197,8 @@ def _write_score(
         calibration=_calibration(writer),
         source=trained.source,
         unknown_labels=unknown_labels(samples, scored.split, run.class_names),
+        targets=Targets.of(run.config),
+        train_counts=train_counts(run.run_dir),
         attempt=failures.keep,
     )
     run.drawer.wait()
@@ -221,6 +225,7 @@ def _write_documents(
         evaluation,
         calibration=_calibration(writer),
         failures=dict(failures.found),
+        ended=trained.end.ended,
         attempt=failures.keep,
     )
 
@@ -231,6 +236,8 @@ def _write_others(writer: BundleWriter | None, failures: Failures) -> None:
         with failures.keep("model_info.json"):
             writer.write_others()
         failures.found |= writer.info.withheld
+        if writer.files:
+            log.info("%s", file_words(writer.files, _calibration(writer)))
 
 
 def _close_loggers(trained: Trained, failures: Failures) -> None:
@@ -250,14 +257,14 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
             remove_checkpoints(checkpoints, [run_dir.step_checkpoint.name, run_dir.previous_checkpoint.name])
     try:
         seconds = trained.run.clock.so_far()
-        record_result(run_dir, scored, trained.end.best_epoch, evaluation, failures.found, seconds)
+        record_result(run_dir, scored, trained.end, evaluation, failures.found, seconds)
     except OSError as error:
         # Nothing else would show the score.
         log.info("%s", evaluation)
         raise UserError(
             f"{run_dir.result} cannot be written ({error.strerror}), so the run is not finished",
             "a run folder that can be written to",
-            f"make room, and have the rest done: {_resume(run_dir)}",
+            f"make room, and have the rest done: {_resume(run_dir)}{NO_MORE}",
         ) from error
     if not trained.keeps_last:
         with failures.keep("removing last.ckpt"):
@@ -271,7 +278,7 @@ def _calibration(writer: BundleWriter | None) -> Calibration | None:
 def record_result(
     run_dir: RunDir,
     scored: SplitResult,
-    best_epoch: int,
+    end: FitEnd,
     evaluation: Evaluation,
     failures: Mapping[str, str],
     seconds: Mapping[str, float],
@@ -283,7 +290,7 @@ def record_result(
     Args:
         run_dir: where to.
         scored: predictions on the held-out images.
-        best_epoch: where the weights are from.
+        end: which weights were kept, and what ended training.
         evaluation: of the predictions.
         failures: what could not be done after training, and why.
         seconds: that the parts of the command took which finished the run, and in total.
@@ -294,7 +301,9 @@ def record_result(
         run_dir.result,
         {
             "split": scored.split,
-            "best_epoch": best_epoch,
+            "best_epoch": end.best_epoch,
+            "ended": end.ended,
+            "verdict": None if evaluation.verdict is None else evaluation.verdict.to_dict(),
             "metrics": {**scored.metrics, **calibrated},
             "failures": dict(failures),
             "seconds": dict(seconds),
@@ -303,20 +312,32 @@ def record_result(
 
 
 @contextmanager
-def _interrupts_told(run_dir: RunDir) -> Iterator[None]:
-    """Say how to have the rest done when Ctrl-C or SIGTERM came after training."""
+def interrupts_told(run_dir: RunDir, note: str = "") -> Iterator[None]:
+    """Say how to resume a run when Ctrl-C or SIGTERM comes in the block.
+
+    Args:
+        run_dir: the run, which has a folder.
+        note: to stand after the command.
+
+    Raises:
+        InterruptedRunError: then.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
-        raise InterruptedRunError(signal.SIGINT, _resume(run_dir)) from error
+        raise InterruptedRunError(signal.SIGINT, _resume(run_dir) + note) from error
     except SystemExit as error:
         if error.code != 128 + signal.SIGTERM:
             raise
-        raise InterruptedRunError(signal.SIGTERM, _resume(run_dir)) from error
+        raise InterruptedRunError(signal.SIGTERM, _resume(run_dir) + note) from error
 
 
 def _resume(run_dir: RunDir) -> str:
-    return f"{command('train')} {setting('resume', run_dir.path)}   (it trains no more)"
+    return f"{command('train')} {setting('resume', run_dir.path)}"
+
+
+NO_MORE = "   (it trains no more)"
+"""Of a run whose training is over."""
 
 
 def write_documents(
@@ -329,6 +350,7 @@ def write_documents(
     calibration: Calibration | None,
     failures: Mapping[str, str],
     attempt: Attempt,
+    ended: str = "",
 ) -> None:
     """Write report.html and MODEL_CARD.md into the run folder, over older ones; the plots must be drawn by then.
 
@@ -341,12 +363,13 @@ def write_documents(
         calibration: temperature and thresholds of the bundle, if it has them.
         failures: what could not be done so far, and why.
         attempt: a `with` block around each file, given its name.
+        ended: what ended training, as far as it is known.
     """
     temperature = None if calibration is None else calibration.temperature
     with attempt(run_dir.report.name):
         write_run_page(
             run_dir.report, run_dir, run_dir.evaluation, result, table, class_names, evaluation,
-            temperature=temperature, failures=failures,
+            temperature=temperature, failures=failures, ended=ended,
         )  # fmt: skip
     with attempt(run_dir.model_card.name):
         write_model_card(run_dir, evaluation)

@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, RunContext
-from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.register import describe
-from classifier_training.core.runtime import command, peak_memory_mb
+from classifier_training.core.runtime import peak_memory_mb
 from classifier_training.core.types import PROBE_EPOCH, TEST, VAL, SplitResult
+from classifier_training.evaluation.metrics import without_value
 from classifier_training.training.transfer import ProbeThenFineTune
 from classifier_training.workflows.training.end import LAST_CHECKPOINT, Failures, Trained
 from classifier_training.workflows.training.kept_weights import keep_interpolated, keep_new_head
@@ -141,6 +142,7 @@ def fit(
     if probe is not None and team.leads:
         assembly.checkpoints.begin_with(module, probe.score, margin=probe.standard_error)
     last: dict[str, Any] | None = None
+    ended = ""
     with closed_after_errors(loggers):
         if start.is_trained and start.checkpoint is not None:
             last = read_checkpoint(start.checkpoint)
@@ -148,8 +150,9 @@ def fit(
         elif not transfer.trains:
             assert probe is not None
             _record_probe(run, assembly, probe)
+            ended = "the linear probe is fitted (transfer=linear_probe)"
         else:
-            _train_epochs(job, module, lightning, assembly, team, failures)
+            ended = _train_epochs(job, module, lightning, assembly, team, failures)
         if not team.leads:
             raise SystemExit(0)
         if assembly.checkpoints.unsaved is not None:
@@ -175,7 +178,11 @@ def fit(
         observers=assembly.observers,
         loggers=loggers,
         end=FitEnd(
-            rows=assembly.recorder.rows, best_epoch=best["epoch"], best_score=best["score"], share=share_of(best)
+            rows=assembly.recorder.rows,
+            best_epoch=best["epoch"],
+            best_score=best["score"],
+            share=share_of(best),
+            ended=ended,
         ),
         score=score_held_out,
         source=run.run_dir.best_checkpoint.name,
@@ -226,8 +233,8 @@ def _train_epochs(
     assembly: Assembly,
     team: Team,
     failures: Failures,
-) -> None:
-    """Train to the end of the schedule, or from a checkpoint on."""
+) -> str:
+    """Train to the end of the schedule, or from a checkpoint on; returns what ended training."""
     from classifier_training.data.loader import explain_worker_death
     from classifier_training.models.stages import gradient_checkpointing
     from classifier_training.training.batch_size import told_out_of_memory
@@ -252,7 +259,9 @@ def _train_epochs(
             if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
                 raise
             failures.note("the end of training", error)
-    log.info("training has ended: %s", why_ended(lightning, trainer))
+    ended = why_ended(lightning, trainer)
+    log.info("training has ended: %s", ended)
+    return ended
 
 
 def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any], failures: Failures) -> dict[str, Any]:
@@ -268,11 +277,7 @@ def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any],
 
     transfer, path = job.settings.transfer, job.run.run_dir.best_checkpoint
     if not path.exists() and last["score"] is None:
-        raise UserError(
-            f"monitor={job.run.monitor} had no value after any epoch, so no weights are the best",
-            "a metric that is defined on these validation images",
-            f"{command('train')} … monitor=val/balanced_accuracy",
-        )
+        raise without_value(job.run.monitor)
     best = read_checkpoint(path)
     if isinstance(transfer, ProbeThenFineTune):
         with failures.keep("transfer.interpolation"):

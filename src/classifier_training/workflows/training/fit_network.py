@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import following
+from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TRAIN
 from classifier_training.training.decisions import write_decisions
 from classifier_training.training.transfer import LinearProbe
 from classifier_training.workflows.training.fit import fit, make_module, schedule_length, steps_per_epoch
 from classifier_training.workflows.training.heads import probe_head
 from classifier_training.workflows.training.resolve import plan_time, resolve_auto
+from classifier_training.workflows.training.screen import training_words
 from classifier_training.workflows.training.teaching import make_distillation_loss
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def fit_network(job: TrainingJob) -> Trained:
         job = dataclasses.replace(job, distillation=loss)
     job = keep_decisions(resolve_auto(job))
     check_share(job.datamodule, job.device.num_devices, job.network.min_batch_size)
+    log.info("%s", training_words(job, num_steps=steps_per_epoch(job.datamodule, job.trainer)))
     module = make_module(job)
     time, probe, deadline, budget = job.settings.time, None, None, None
     if job.settings.transfer.probes and is_new:
@@ -64,7 +67,7 @@ def fit_network(job: TrainingJob) -> Trained:
         job = dataclasses.replace(job, run=dataclasses.replace(job.run, max_epochs=trainer.max_epochs))
         job = job.with_settings(trainer=trainer)
     if job.settings.transfer.trains:
-        log.info("%s", epoch_words(job.datamodule, job.trainer))
+        log.info("%s", epoch_words(job.datamodule, job.trainer), extra=DETAIL)
     if job.is_compiled:
         module.network.compile()
     return fit(job, module, length, probe, budget)

@@ -11,12 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from classifier_training.callbacks.model_files import OnnxExport
-from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext
-from classifier_training.core.errors import UserError
+from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, metric_words
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
+from classifier_training.evaluation.metrics import without_value
 from classifier_training.workflows.training.end import Trained
 
 if TYPE_CHECKING:
@@ -33,22 +32,12 @@ log = logging.getLogger(__name__)
 
 
 def fit_shallow(job: TrainingJob) -> Trained:
-    """Fit a shallow model and let the observers see its one epoch, number 0.
-
-    Raises:
-        UserError: when nothing would keep what was fitted.
-    """
+    """Fit a shallow model and let the observers see its one epoch, number 0."""
     from classifier_training.training.loggers import closed_after_errors
     from classifier_training.training.shallow import describe_split, fit_classifier, open_cache, score
 
     run, datamodule, settings = job.run, job.datamodule, job.settings
     model = cast("ShallowModel", settings.model)
-    if not any(isinstance(item, OnnxExport) for item in settings.callbacks.values()):
-        raise UserError(
-            "callbacks.onnx_export is switched off",
-            f"the callback that writes model.onnx and model.safetensors, which alone keep a {run.model.architecture}",
-            "leave callbacks= out, or name onnx_export among them",
-        )
     observers = [*(item for item in settings.callbacks.values() if isinstance(item, Observer)), *job.observers]
     weights = _class_weights(job.correction, run.tables[TRAIN].class_counts(len(run.class_names)))
     run = dataclasses.replace(run, draws=lambda _epoch: _expected_draws(run, weights), max_epochs=1)
@@ -106,6 +95,8 @@ def fit_shallow(job: TrainingJob) -> Trained:
             "images_per_second": num_images / max(seconds, 1e-9),
             "peak_memory_mb": peak_memory_mb(),
         }
+        if run.monitor not in row:
+            raise without_value(run.monitor)
         write_csv(run.run_dir.metrics, list(row), [[v if isinstance(v, int) else f"{v:.6g}" for v in row.values()]])
         _show(run, observers, row, results[VAL])
         for logger in built_loggers:
@@ -114,7 +105,7 @@ def fit_shallow(job: TrainingJob) -> Trained:
         run=run,
         observers=observers,
         loggers=built_loggers,
-        end=FitEnd(rows=[row], best_epoch=0, best_score=row[run.monitor]),
+        end=FitEnd(rows=[row], best_epoch=0, best_score=row[run.monitor], ended="the model is fitted at once"),
         score=lambda: results[held_out],
         source=run.run_dir.weights.name,
     )
@@ -122,7 +113,7 @@ def fit_shallow(job: TrainingJob) -> Trained:
 
 def _show(run: RunContext, observers: list[Observer], row: Mapping[str, float], validation: SplitResult) -> None:
     """Tell the observers of the one epoch; only now does the network have its size."""
-    log.info("epoch 0/0  val/loss %.4f  %s %.4f", row["val/loss"], run.monitor, row[run.monitor])
+    log.info("fitted: %s", metric_words(row, run.monitor))
     for observer in observers:
         observer.fit_started(run)
     for observer in observers:

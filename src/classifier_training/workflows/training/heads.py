@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_name, softmax
 from classifier_training.evaluation.metrics import classification_metrics
 
@@ -109,9 +110,10 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
         num_images=len(fit.train.targets),
     )
     log.info(
-        "linear probe: %s, after %.0f s, by features of %s images (penalty %g)",
-        words, probe.seconds, f"{probe.num_images:,}", fit.fitted.penalty,
+        "linear probe: %s, after %.0f s; the last layer alone, fitted to the features of %s images",
+        words, probe.seconds, f"{probe.num_images:,}",
     )  # fmt: skip
+    log.info("linear probe: penalty %g", fit.fitted.penalty, extra=DETAIL)
     return probe
 
 

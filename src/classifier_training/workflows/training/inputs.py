@@ -10,11 +10,13 @@ from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import preflight
 from classifier_training.data.checking.statistics import imbalance_ratio
+from classifier_training.data.corrections import saved_corrections
 from classifier_training.data.image_settings import check_depth
 from classifier_training.data.load import load_data
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.training.imbalance import correct_imbalance
+from classifier_training.workflows.training.screen import class_words
 
 if TYPE_CHECKING:
     from classifier_training.data.load import LoadedData
@@ -46,30 +48,33 @@ def read_inputs(begun: Begun) -> Inputs:
         begun: the run; one that is resumed keeps its splits.
 
     Raises:
-        UserError: when the data, the monitor or the correction cannot be used.
+        UserError: when the data, the monitor, a target or the correction cannot be used.
     """
     settings, resumed = begun.settings, begun.resumed
     manifest = read_manifest(resumed.splits) if resumed and resumed.splits.exists() else None
-    loaded = load_data(settings.data, seed=settings.seed, manifest=manifest)
+    corrections = None if manifest is None or resumed is None else saved_corrections(resumed)
+    loaded = load_data(settings.data, seed=settings.seed, manifest=manifest, corrections=corrections)
     splits = loaded.splits
     check_monitor(settings.monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
+    settings.target.check_names(splits.class_names)
     counts = splits.counts(TRAIN)
     correction = correct_imbalance(
         settings.imbalance, settings.sampler, class_counts=counts, class_names=splits.class_names
     )
-    log.info(
-        "%s\nmodel: %s\nrecipe: %s\nimbalance: %s",
-        loaded.words, model_words(begun.config), recipe_words(begun.config), correction.words,
-    )  # fmt: skip
-    advice = recipe_advice(begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
-    if advice is not None:
-        log.info("hint: %s", advice)
+    log.info("%s\n%s", loaded.words, class_words(splits.class_names, counts))
     checks = preflight(loaded.index, loaded.copies, allow_leaks=settings.allow_leaks)
     dark = check_depth(loaded.depth, loaded.index.root, max_value=settings.transforms.max_value)
     for line in dark:
         log.warning("data check: %s", line)
     for line in checks:
         log.info("data check: %s", line)
+    log.info(
+        "model: %s\nrecipe: %s\nimbalance: %s",
+        model_words(begun.config), recipe_words(begun.config), correction.words,
+    )  # fmt: skip
+    advice = recipe_advice(begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
+    if advice is not None:
+        log.info("hint: %s", advice)
     return Inputs(loaded, correction, [*dark, *checks])
 
 

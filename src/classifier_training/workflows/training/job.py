@@ -15,6 +15,7 @@ from classifier_training.core.processes import own_share, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.runtime import versions
 from classifier_training.core.types import TEST, VAL
+from classifier_training.data.corrections import append_corrections
 from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.plan import open_stores
 from classifier_training.workflows.training.start import config_text, write_start
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classifier_training.callbacks.observer import Observer
+    from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.data.index import SampleIndex, SplitData
     from classifier_training.training.decisions import Decisions
@@ -102,7 +104,7 @@ def open_job(begun: Begun, inputs: Inputs, prepared: Prepared) -> TrainingJob:
         begun.stack.enter_context(work_in(run_dir))
         begun.run_log.open(run_dir.log)
         # Before a store is filled: a run that is killed then can be resumed.
-        record_inputs(run_dir, begun.config, inputs.loaded.index)
+        record_inputs(run_dir, begun.config, inputs.loaded.index, inputs.loaded.corrections)
     room = None
     if not begun.follower:
         room = room_of(prepared.network.built.network, splits, run_dir, is_new=resumed is None)
@@ -112,7 +114,7 @@ def open_job(begun: Begun, inputs: Inputs, prepared: Prepared) -> TrainingJob:
         write_start(resumed, prepared.start)
         resumed.result.unlink(missing_ok=True)
         begun.run_log.open(resumed.log)
-        record_inputs(resumed, begun.config, inputs.loaded.index)
+        record_inputs(resumed, begun.config, inputs.loaded.index, inputs.loaded.corrections)
     run = RunContext(
         run_dir=run_dir,
         config=begun.config,
@@ -181,17 +183,22 @@ def build_datamodule(inputs: Inputs, prepared: Prepared, room: Room | None) -> I
         )
 
 
-def record_inputs(run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex) -> None:
-    """Write config.yaml, versions.json and, unless a resumed run has it, splits.csv.
+def record_inputs(
+    run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex, corrections: Sequence[LabelCorrection] = ()
+) -> None:
+    """Write config.yaml, versions.json and, unless a resumed run has them, splits.csv and corrections.csv.
 
     Args:
         run_dir: where to.
         config: the run's configuration as plain values.
-        index: every sample with its split.
+        index: every sample with its split, as corrected.
+        corrections: of the data; without any there is no such file.
     """
     write_text(run_dir.config, config_text(config))
     write_json(run_dir.versions, versions())
     if not run_dir.splits.exists():
+        if corrections and not run_dir.corrections.exists():
+            append_corrections(run_dir.corrections, corrections)
         write_manifest(run_dir.splits, index)
 
 

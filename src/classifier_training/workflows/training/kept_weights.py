@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from classifier_training.core.types import PROBE_EPOCH, VAL, SplitResult
+from classifier_training.core.runtime import DETAIL
+from classifier_training.core.types import PROBE_EPOCH, VAL, SplitResult, epoch_name
 from classifier_training.workflows.training.heads import (
     oriented,
     retrain_head,
@@ -120,14 +121,17 @@ def keep_interpolated(
     scores = f"{run.monitor} {oriented(run, score):.4f}, the linear probe {probe['score']:.4f}"
     is_other = best["epoch"] not in (PROBE_EPOCH, last["epoch"]) and epoch_score > score
     if is_other and epoch_score - score > CLEARLY * score_error(run, result_of(best["state_dict"]), result):
-        log.info("weights kept: those of epoch %d, %.4f (the mean has %s)", best["epoch"], best["score"], scores)
+        log.info(
+            "weights kept: those of %s, %.4f (the mean has %s)",
+            epoch_name(best["epoch"]), best["score"], scores, extra=DETAIL,
+        )  # fmt: skip
         return best
     if score < probe_score:
-        others = f", epoch {best['epoch']} {best['score']:.4f}, which is not clearly higher" if is_other else ""
-        log.info("weights kept: those of the linear probe (the mean has %s%s)", scores, others)
+        others = f", {epoch_name(best['epoch'])} {best['score']:.4f}, which is not clearly higher" if is_other else ""
+        log.info("weights kept: those of the linear probe (the mean has %s%s)", scores, others, extra=DETAIL)
         kept = {**probe, "interpolation": {"share": 0.0, "step": last["global_step"]}}
     else:
-        log.info("weights kept: %g before and %g after fine-tuning (%s)", 1 - share, share, scores)
+        log.info("weights kept: %g before and %g after fine-tuning (%s)", 1 - share, share, scores, extra=DETAIL)
         kept = {
             **best,
             "state_dict": {name: value.cpu() for name, value in state.items()},

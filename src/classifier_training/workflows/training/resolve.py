@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import following
+from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch
 from classifier_training.evaluation.figures.training import LrRangeFigure
 from classifier_training.workflows.training.fit import make_module
@@ -107,6 +108,7 @@ def _resolve_speed(job: TrainingJob, *, is_resumed: bool) -> TrainingJob:
         "compiled" if is_compiled else "not compiled",
         ", TF32" if tf32 else "",
         f" (as before: {decided.accelerator})" if known else f" (timed; about {seconds:,.0f} s)" if seconds else "",
+        extra=DETAIL,
     )
     return dataclasses.replace(job, device=device, is_compiled=is_compiled).with_decisions(
         accelerator=device.accelerator,

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from classifier_training.core.register import Choice, describe
+from classifier_training.core.register import Choice, Word, describe
 from classifier_training.core.secrets import mask
-from classifier_training.core.settings import Duration, Fit, Resume, Trait
+from classifier_training.core.settings import Duration, Fit, Resume, RunText, Trait, TypedPath
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
+from classifier_training.evaluation.verdict import NO_TARGETS, Targets
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.losses import Distillation
 from classifier_training.training.settings import (
@@ -52,7 +53,7 @@ class TrainSettings:
         allow_leaks: train although files of one split are exact copies of another split's.
     """
 
-    data: Annotated[DataSource, Choice("auto"), Fit.ANY]
+    data: Annotated[DataSource, Choice("auto"), Word("root"), Fit.ANY]
     transforms: Annotated[Transforms, Choice("standard"), Fit.EPOCHS]
     model: Annotated[ModelBuilder, Choice("auto"), Resume.FIXED, Fit.ANY]
     loss: Annotated[LossBuilder, Choice("cross_entropy"), Resume.DIVERGES, Fit.EPOCHS]
@@ -65,6 +66,7 @@ class TrainSettings:
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS]
     trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS]
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
+    target: Annotated[Targets, Choice("default", group="evaluation_target"), Resume.EXACT, Fit.ANY] = NO_TARGETS
     recipe: Annotated[str, Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
     time: Annotated[Duration | None, Resume.FIXED, Fit.EPOCHS] = None
     retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False
@@ -72,10 +74,10 @@ class TrainSettings:
     seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED, Fit.ANY, Trait.SEED] = 0
     name: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None
     category: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None
-    output: Annotated[str, Resume.FIXED, Fit.ANY, Trait.PLACE] = "outputs"
-    resume: Annotated[str | None, Resume.FIXED, Fit.EPOCHS, Trait.START] = None
+    output: Annotated[TypedPath, Resume.FIXED, Fit.ANY, Trait.PLACE] = "outputs"
+    resume: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS, Trait.START] = None
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
-    init_from: Annotated[str | None, Resume.FIXED, Fit.EPOCHS] = None
+    init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
 
     @cached_property

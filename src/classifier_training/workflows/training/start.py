@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from classifier_training.callbacks.lightning import without_checkpoint
 from classifier_training.conf.resume import changed_settings, keeps_exactness, on_resume, saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import following, work_in
-from classifier_training.core.register import VERB, entry
-from classifier_training.core.run_dir import RunDir, days_folder, remove_orphans
-from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit, setting
-from classifier_training.core.settings import Resume, Trait
+from classifier_training.core.register import TYPE_KEY, describe
+from classifier_training.core.run_dir import RunDir, remove_orphans
+from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit
+from classifier_training.core.settings import Resume
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.models.shallow import ShallowModel
-from classifier_training.registry.runs import ended, find_run, unfinished_like
+from classifier_training.registry.runs import ended, find_run
 from classifier_training.training.decisions import Decisions, Phase, read_decisions, write_decisions
+from classifier_training.training.loggers import refuse_unreachable
 from classifier_training.workflows.training.teaching import name_teachers
+from classifier_training.workflows.training.unfinished import tell_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +80,8 @@ def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitSta
         UserError: when a run is not there, or another process has it.
     """
     clock = Clock()
+    if not following():
+        refuse_unavailable(settings)
     resumed = RunDir(Path(settings.resume)) if settings.resume else None
     origin = find_origin(settings.init_from, output=settings.output, resumed=resumed)
     if origin:
@@ -96,11 +101,37 @@ def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitSta
         remove_orphans(resumed.path)
     elif not follower:
         refuse_extend(settings.extend)
-        tell_unfinished(settings, config)
+        tell_unfinished(settings)
     return Begun(
         settings=settings, config=config, observers=observers, resumed=resumed, origin=origin, follower=follower,
         stack=stack, run_log=run_log, drawer=drawer, clock=clock,
     )  # fmt: skip
+
+
+def refuse_unavailable(settings: TrainSettings) -> None:
+    """Raise when something that was asked for cannot be had, before the data are read and a folder is made.
+
+    Packages of optional extras are looked for earlier, when the settings are checked.
+
+    Raises:
+        UserError: for a device or a logger that is not to be had, and when nothing would keep what is trained.
+    """
+    if settings.trainer.accelerator not in ("auto", "cpu"):
+        from classifier_training.training.device import find_accelerator
+
+        find_accelerator(settings.trainer.accelerator)
+    chosen = {describe(item)[TYPE_KEY] for item in settings.callbacks.values()}
+    if isinstance(settings.model, ShallowModel):
+        if "onnx_export" not in chosen:
+            raise UserError(
+                "callbacks.onnx_export is switched off",
+                "the callback that writes model.onnx and model.safetensors, which alone keep a "
+                f"{describe(settings.model)[TYPE_KEY]}",
+                "leave callbacks= out, or name onnx_export among them",
+            )
+    elif "checkpoint" not in chosen:
+        raise without_checkpoint()
+    refuse_unreachable(settings.logging)
 
 
 @dataclass(frozen=True)
@@ -241,18 +272,6 @@ def refuse_extend(extend: Extend | None) -> None:
             "a run to make longer",
             f"{command('train')} resume=RUN trainer.max_epochs=… extend={extend}",
         )
-
-
-def tell_unfinished(settings: TrainSettings, config: Mapping[str, Any]) -> None:
-    """Say how to resume an unfinished run of the same configuration, if there is one. A new run starts anyway."""
-    folder = days_folder(Path(settings.output), category=settings.category, name=settings.name)
-    of_a_start = [name for name, option in entry(VERB, "train").options.items() if Trait.START in option.traits]
-    found = unfinished_like(config_text(config), folder, leave_out=of_a_start)
-    if found is not None:
-        log.info(
-            "an unfinished run has the same settings; to resume it instead: %s %s",
-            command("train"), setting("resume", found.path),
-        )  # fmt: skip
 
 
 def config_text(config: Mapping[str, Any]) -> str:

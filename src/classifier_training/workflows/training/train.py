@@ -11,24 +11,29 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from classifier_training.core.files import size_bytes
 from classifier_training.core.register import register
-from classifier_training.core.runtime import command, setting
-from classifier_training.core.types import TEST, epoch_name
+from classifier_training.core.types import TEST, TRAIN, epoch_name
+from classifier_training.evaluation.results import class_table
 from classifier_training.models.shallow import ShallowModel
-from classifier_training.workflows.training.end import finish_run
+from classifier_training.workflows.training.end import finish_run, interrupts_told
 from classifier_training.workflows.training.fit_network import fit_network
 from classifier_training.workflows.training.fit_shallow import fit_shallow
 from classifier_training.workflows.training.inputs import read_inputs
 from classifier_training.workflows.training.job import open_job
 from classifier_training.workflows.training.network import prepare
+from classifier_training.workflows.training.screen import (
+    folder_words,
+    majority_words,
+    mistake_words,
+    next_words,
+)
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.start import begin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.callbacks.observer import Observer
+    from classifier_training.callbacks.observer import Observer, RunContext
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.results import Evaluation
@@ -52,10 +57,10 @@ def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainR
         inputs = read_inputs(begun)
         prepared = prepare(begun, inputs)
         job = open_job(begun, inputs, prepared)
-        trained = fit_shallow(job) if isinstance(settings.model, ShallowModel) else fit_network(job)
-        ended = finish_run(trained, inputs.loaded.index.samples)
-    table = job.run.tables[ended.scored.split]
-    return TrainResult(job.run.run_dir, ended, trained.end.best_epoch, trained.end.share, table)
+        with interrupts_told(job.run.run_dir):
+            trained = fit_shallow(job) if isinstance(settings.model, ShallowModel) else fit_network(job)
+            ended = finish_run(trained, inputs.loaded.index.samples)
+    return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share)
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,27 @@ class TrainResult:
     """What a run gave.
 
     Args:
-        run_dir: where everything is.
+        run: what is known of it.
         ended: predictions of the best weights on the test split, or on validation where there is no test, with their
             metrics, and what could not be done.
         best_epoch: where the weights are from.
         share: of that epoch's weights in a mean with those before the first one.
-        table: the samples of the scored split.
     """
 
-    run_dir: RunDir
+    run: RunContext
     ended: Ended
     best_epoch: int
     share: float
-    table: SplitTable
+
+    @property
+    def run_dir(self) -> RunDir:
+        """Where everything is."""
+        return self.run.run_dir
+
+    @property
+    def table(self) -> SplitTable:
+        """The samples of the scored split."""
+        return self.run.tables[self.ended.scored.split]
 
     @property
     def scored(self) -> SplitResult:
@@ -94,36 +107,20 @@ class TrainResult:
 
     def __str__(self) -> str:
         caution = "" if self.scored.split == TEST else " (there is no test split; these images chose the weights)"
+        names, measures = self.run.class_names, self.evaluation.measures
+        train_counts = self.run.tables[TRAIN].class_counts(len(names))
         lines = [
             "",
-            str(self.ended.evaluation),
+            self.evaluation.words(self.run.monitor.partition("/")[2], self.scored.metrics),
+            majority_words(names, train_counts, measures),
             f"with the weights of {epoch_name(self.best_epoch, self.share)}{caution}",
+            "",
+            *class_table(measures, names),
+            "",
+            *mistake_words(self.run_dir, self.scored),
+            "",
             *(f"FAILED: {name}: {reason}" for name, reason in self.ended.failures.items()),
             *folder_words(self.run_dir),
+            *next_words(self.run_dir, self.table.paths[0]),
         ]
-        return "\n".join(lines) + self._next()
-
-    def _next(self) -> str:
-        if not self.run_dir.model_info.exists():
-            return "\n(its model was not exported: callbacks.onnx_export is switched off)"
-        run = setting("run", self.run_dir.path)
-        source = setting("source", self.table.paths[0])
-        return f"\n\nnext:\n  {command('evaluate')} {run}\n  {command('predict')} {run} {source}"
-
-
-def folder_words(run_dir: RunDir) -> list[str]:
-    """Say where a finished run is, how large it is, and which of its files predict needs."""
-    needed = (run_dir.onnx, run_dir.model_info, run_dir.labels_mapping)
-    kept = [path for path in (run_dir.last_checkpoint, run_dir.probe_checkpoint) if path.exists()]
-    names = " and ".join(path.name for path in kept)
-    longer = (
-        f"; {sum(map(size_bytes, kept)) / 1e6:,.1f} MB of it are {names}, needed only to train longer" if kept else ""
-    )
-    lines = [
-        f"run folder: {run_dir.path}   ({size_bytes(run_dir.path) / 1e6:,.1f} MB{longer})",
-        f"report: {run_dir.report}",
-    ]
-    if all(path.exists() for path in needed):
-        names = ", ".join(path.name for path in needed)
-        lines.append(f"to share: {names} ({sum(map(size_bytes, needed)) / 1e6:,.1f} MB) are all that predict needs")
-    return lines
+        return "\n".join(lines)

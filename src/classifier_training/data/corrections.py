@@ -1,0 +1,260 @@
+"""Corrections of a data set: a file beside the images that says which labels and splits are others.
+
+Images and folders stay as they are. The file only grows, a line for each decision, so that version control shows who
+decided what, and a later line on the same sample takes the place of an earlier one.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
+from classifier_training.core.files import escapes
+from classifier_training.core.run_dir import sha256
+from classifier_training.core.types import SPLITS
+from classifier_training.data.formats.listing import open_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from classifier_training.core.run_dir import RunDir
+    from classifier_training.data.index import Sample
+
+log = logging.getLogger(__name__)
+
+FILE_NAME, AUTO = "corrections.csv", "auto"
+
+Action = Literal["relabel", "drop", "move", "keep"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCorrection:
+    """One decision on one sample.
+
+    Args:
+        path: of the image, relative to the data folder, with forward slashes.
+        sha256: of the file's content when it was looked at; an empty one is not checked.
+        old: label in the data.
+        new: the right label for relabel, the split for move; empty for the others.
+        action: relabel, drop (leave the sample out), move (to another split) or keep (the label in the data is right,
+            and earlier lines on the sample no longer count).
+        who: decided it.
+        when: it was decided, in ISO 8601.
+        why: in a few words.
+    """
+
+    path: str
+    sha256: str = ""
+    old: str
+    new: str = ""
+    action: Action
+    who: str = ""
+    when: str = ""
+    why: str = ""
+
+    @property
+    def sample(self) -> tuple[str, str]:
+        """Which sample it is about: path and label in the data."""
+        return self.path, self.old
+
+
+COLUMNS = tuple(field.name for field in fields(LabelCorrection))
+NEEDED = {"path", "old", "action"}
+
+
+def read_corrections(file: Path) -> tuple[LabelCorrection, ...]:
+    """Read a file of corrections, every line of it.
+
+    Raises:
+        UserError: when it cannot be read, or a line is wrong, with its number.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"data.corrections={file}: no such file",
+            f"a CSV file with the columns {', '.join(COLUMNS)}",
+            "check the spelling, or leave it out",
+        )
+    reader = csv.DictReader(open_text(file), strict=True)
+    missing = sorted(NEEDED - set(reader.fieldnames or ()))
+    if missing:
+        raise UserError(
+            f"{file}: no column {enumerate_words(map(repr, missing))}",
+            f"a CSV file with the columns {', '.join(COLUMNS)}",
+            "add it to the first line",
+        )
+    try:
+        return tuple(_correction(row, f"{file}:{reader.line_num}") for row in reader)
+    except csv.Error as error:
+        raise UserError(
+            f"{file}:{reader.line_num}: not CSV ({error})", "comma-separated values", "correct it"
+        ) from error
+
+
+def _correction(row: dict[str, str | None], where: str) -> LabelCorrection:
+    values = {name: row.get(name) or "" for name in COLUMNS if name != "action"}
+    given = row["action"] or ""
+    action = next((name for name in ACTIONS if name == given), None)
+    if action is None:
+        close = nearest(given, ACTIONS)
+        raise UserError(
+            f"{where}: action {given!r}",
+            f"one of {', '.join(ACTIONS)}",
+            f"write {close[0]}" if close else "correct the line",
+        )
+    if escapes(values["path"]):
+        raise UserError(
+            f"{where}: the path {values['path']!r} leads out of the data folder",
+            "a path relative to the data folder",
+            "correct the line",
+        )
+    if action == "move" and values["new"] not in SPLITS:
+        raise UserError(f"{where}: move to {values['new']!r}", f"one of {', '.join(SPLITS)}", "correct the column new")
+    return LabelCorrection(**values, action=action)
+
+
+def saved_corrections(run_dir: RunDir) -> tuple[LabelCorrection, ...]:
+    """Read the corrections that a run's data had when it began.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    return read_corrections(run_dir.corrections) if run_dir.corrections.exists() else ()
+
+
+def append_corrections(file: Path, corrections: Iterable[LabelCorrection]) -> None:
+    """Add lines to a file of corrections, which is made if there is none. When this returns they are on the disk.
+
+    Several processes may add to the same file at once.
+    """
+    with file.open("a+b") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        end = opened.seek(0, os.SEEK_END)
+        if end:
+            opened.seek(end - 1)
+        broken = bool(end) and opened.read(1) != b"\n"
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        if not end:
+            writer.writeheader()
+        for correction in corrections:
+            writer.writerow({name: getattr(correction, name) for name in COLUMNS})
+        # A writer that was killed may have left a part of a line; the next one begins on a line of its own.
+        opened.write((b"\n" if broken else b"") + text.getvalue().encode())
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Samples after their corrections.
+
+    Args:
+        samples: in their order, without those that were dropped.
+        counts: samples that were changed, by action, and lines that had no effect, as `ignored`.
+        problems: why lines had no effect; a line for each reason.
+    """
+
+    samples: tuple[Sample, ...]
+    counts: dict[str, int]
+    problems: tuple[str, ...]
+
+    def report(self) -> None:
+        """Log what was done, and what had no effect."""
+        done = [
+            words
+            for action, words in (
+                ("relabel", f"{plural(self.counts['relabel'], 'label')} changed"),
+                ("drop", f"{plural(self.counts['drop'], 'sample')} left out"),
+                ("move", f"{plural(self.counts['move'], 'sample')} moved to another split"),
+            )
+            if self.counts[action]
+        ]
+        if done:
+            log.info("corrections: %s", ", ".join(done))
+        for problem in self.problems:
+            log.warning("corrections without effect: %s", problem)
+
+
+def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequence[LabelCorrection]) -> Corrected:
+    """Apply corrections to samples that have their splits.
+
+    They are applied after a random split, so that the other samples are in the same splits with and without them.
+
+    Args:
+        root: folder that paths begin from.
+        samples: as the data has them.
+        corrections: oldest first.
+    """
+    standing = {correction.sample: correction for correction in corrections}
+    standing = {sample: correction for sample, correction in standing.items() if correction.action != "keep"}
+    known = {sample.path: sample.label for sample in samples}
+    changed = {sample for sample, line in standing.items() if line.path in known and _has_changed(root, line)}
+    counts = Counter[str]()
+    kept: list[Sample] = []
+    found = set()
+    for sample in samples:
+        line = standing.get((sample.path, sample.label))
+        if line is None or line.sample in changed:
+            kept.append(sample)
+            continue
+        found.add(line.sample)
+        counts[line.action] += 1
+        if line.action == "relabel":
+            kept.append(replace(sample, label=line.new))
+        elif line.action == "move":
+            kept.append(replace(sample, split=line.new))
+    others = [line for sample, line in standing.items() if sample not in found and sample not in changed]
+    done = [line for line in others if line.action == "relabel" and known.get(line.path) == line.new]
+    gone = [line for line in others if line.path not in known and line.action != "drop"]
+    conflicting = [line for line in others if line.path in known and line not in done]
+    ignored = ((gone, "is not in the data"), (conflicting, "has another label in the data now"))
+    reasons = [(sorted(path for path, _ in changed), "was another image when it was looked at")]
+    reasons += [(sorted(line.path for line in lines), words) for lines, words in ignored]
+    return Corrected(
+        tuple(kept),
+        {name: counts[name] for name in ("relabel", "drop", "move")}
+        | {"ignored": sum(len(paths) for paths, _ in reasons)},
+        tuple(
+            f"{enumerate_words(paths, limit=3)} {words}" + (f" ({len(paths)} in all)" if len(paths) > 3 else "")
+            for paths, words in reasons
+            if paths
+        ),
+    )
+
+
+def _has_changed(root: Path, line: LabelCorrection) -> bool:
+    return bool(line.sha256) and sha256(root / line.path) != line.sha256
+
+
+def find_corrections(setting: str | None, roots: Sequence[Path], base: Path) -> tuple[LabelCorrection, ...]:
+    """Read the corrections that a data set has.
+
+    Args:
+        setting: a file; auto takes the corrections.csv in each data folder, if there is one; None takes none.
+        roots: the data folders, or files that list images.
+        base: folder that the paths of the samples begin from.
+
+    Raises:
+        UserError: when a file cannot be read, or a line is wrong.
+    """
+    if setting is None:
+        return ()
+    if setting != AUTO:
+        return read_corrections(Path(setting).expanduser())
+    found: list[LabelCorrection] = []
+    for root in roots:
+        folder = root if root.is_dir() else root.parent
+        if (folder / FILE_NAME).is_file():
+            prefix = os.path.relpath(folder.resolve(), base)
+            lines = read_corrections(folder / FILE_NAME)
+            found += lines if prefix == "." else (replace(line, path=f"{prefix}/{line.path}") for line in lines)
+    return tuple(found)
