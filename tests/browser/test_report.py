@@ -75,14 +75,53 @@ def test_the_page_of_an_evaluation_shows_cells_sorts_and_fetches_nothing(
         assert cells[1].get_attribute("aria-expanded") == "false"
         # The recall of each class, the worst first and then the best.
         heading = browser.find_element(By.XPATH, "//th[button='recall']")
-        values = "return [...document.querySelectorAll('tbody td:nth-child(4)')].map(cell => +cell.dataset.value)"
+        values = """return [...arguments[0].closest('table').querySelectorAll('tbody td:nth-child(4)')]
+            .map(cell => +cell.dataset.value)"""
         for order in ("ascending", "descending"):
             heading.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
             assert heading.get_attribute("aria-sort") == order
-            found = browser.execute_script(values)[:5]
+            found = browser.execute_script(values, heading)[:5]
             assert found == sorted(found, reverse=order == "descending")
         asked = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         assert [name for name in asked if not name.startswith("data:")] == []
         assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+NAMES = {
+    "two": ("cat", "dog"),
+    "hundred": tuple(f"species {number:03d} black-capped chickadee" for number in range(100)),
+    "long": ("Commercial_building_without_visible_damage_but_scaffolding_present", "x" * 300, "a long name " * 9, "b"),
+    "scripts": ("日本語のとても長いクラス名はどう表示されるのか", "قطة صغيرة", "बिल्ली", "고양이", "🐈"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_phone_shows_the_verdict_first_and_never_scrolls_sideways(browser: Chrome, tmp_path: Path, kind: str) -> None:
+    names = NAMES[kind]
+    evaluation, _ = write_evaluation(tmp_path, names, list(range(len(names))) * 12, accuracy=0.6)
+    assert evaluation.verdict is not None
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        for scheme in ("light", "dark"):
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+            browser.get((tmp_path / "report.html").as_uri())
+            status = browser.find_element(By.CSS_SELECTOR, ".banner .status")
+            assert status.text.casefold() == evaluation.verdict.status
+            assert status.location["y"] < 300
+            browser.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+            # Nothing runs out of what it stands in, unless that can be scrolled.
+            wide = """return [...document.querySelectorAll('p, h3, li, figcaption, dd, .card, .thumb, .matrix th')]
+                .filter(item => item.scrollWidth > item.clientWidth + 1 && item.clientWidth > 0)
+                .map(item => item.outerHTML.slice(0, 200))"""
+            assert browser.execute_script(wide) == []
+            outside = """return [...document.querySelectorAll('main *')].filter(item => !item.closest('.scroll, pre')
+                && item.getBoundingClientRect().right > 400).map(item => item.outerHTML.slice(0, 200))"""
+            assert browser.execute_script(outside) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

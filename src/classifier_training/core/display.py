@@ -160,6 +160,12 @@ def shorten(text: str, length: int) -> str:
     return f"{begin}…{rest}"
 
 
+def left_to_right(text: str) -> str:
+    """Keep what follows a name on its right, also behind one in a script that is written from right to left."""
+    is_rtl = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
+    return f"\N{LEFT-TO-RIGHT MARK}{text}\N{LEFT-TO-RIGHT MARK}" if is_rtl else text
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table; pipes in cells are escaped."""
     cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (header, *rows)]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from classifier_training.core.errors import enumerate_words, plural, shown
+from classifier_training.core.errors import enumerate_words, plural
 from classifier_training.core.types import TEST, TRAIN, VAL
-from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, per_cent, rounded
+from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -139,7 +139,7 @@ def headline(grounds: Grounds) -> str:
     if (evaluation.measures.support > 0).sum() < 2:
         return f"{words}. They are of one class alone, which says little."
     baseline = verdict.baseline
-    words += f"; always predicting {shown(grounds.class_names[baseline.label])} gives {100 * baseline.accuracy:.1f} %."
+    words += f"; always predicting {named(grounds.class_names[baseline.label])} gives {100 * baseline.accuracy:.1f} %."
     good, weak, undecided = (len(verdict.standing(name, "recall")) for name in ("reached", "missed", "open"))
     judged = good + weak + undecided
     if not judged:
@@ -147,7 +147,7 @@ def headline(grounds: Grounds) -> str:
     wanted = {item.target for item in verdict.checks if item.metric == "recall"}
     target = f"a recall of {per_cent(*wanted)}" if len(wanted) == 1 else "the target recall"
     if good == judged:
-        return f"{words} Every class reaches {target}."
+        return words  # the verdict says it
     parts = [
         f"{number} {meaning}"
         for number, meaning in (
@@ -180,7 +180,7 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
     measures, names, verdict = grounds.evaluation.measures, grounds.class_names, grounds.verdict
     weak, undecided, good = (verdict.standing(name, "recall") for name in ("missed", "open", "reached"))
     if any(item.metric == "baseline" for item in verdict.standing("missed")):
-        label = shown(names[verdict.baseline.label])
+        label = named(names[verdict.baseline.label])
         yield Remark(
             "error", f"No better than always predicting {label}",
             f"That would be correct for {100 * verdict.baseline.accuracy:.1f} % of the images.",
@@ -190,7 +190,7 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
         yield _weak(grounds, weak)
     if undecided:
         needed = [
-            f"{plural(rounded(item.more_images), 'image')} of {shown(names[item.label])}"
+            f"{plural(rounded(item.more_images), 'image')} of {named(names[item.label])}"
             for item in undecided
             if item.more_images and item.label is not None
         ]
@@ -215,7 +215,7 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
     if never_predicted:
         yield Remark(
             "error",
-            f"Never predicted: {enumerate_words((shown(names[n]) for n in never_predicted), limit=NUM_NAMED)}",
+            f"Never predicted: {enumerate_words((named(names[n]) for n in never_predicted), limit=NUM_NAMED)}",
             "No image was classified as one of these.",
             "train longer, or with imbalance=sampler, and collect images of them",
             gain=int(measures.support[never_predicted].sum()),
@@ -226,10 +226,10 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
 def _weak(grounds: Grounds, weak: Sequence[Check]) -> Remark:
     names = [grounds.class_names[item.label] for item in weak if item.label is not None]
     rare = [name for name in names if 0 < grounds.train_counts.get(name, 0) < FEW_IMAGES]
-    few = enumerate_words(map(shown, rare), limit=NUM_NAMED)
+    few = enumerate_words(map(named, rare), limit=NUM_NAMED)
     more = f" {'Class' if len(rare) == 1 else 'Classes'} with under {FEW_IMAGES} training images: {few}."
     forecast = [words for name in names for row in grounds.learning_curve if (words := forecast_words(row, name))]
-    remedy = f"collect more varied training images of {shown(names[0])} first, like those in its mistakes below"
+    remedy = f"collect more varied training images of {named(names[0])} first, like those in its mistakes below"
     if rare:
         remedy = f"collect training images of {few} first"
     if forecast:
@@ -247,18 +247,21 @@ def _weak(grounds: Grounds, weak: Sequence[Check]) -> Remark:
 
 
 def forecast_words(row: Mapping[str, Any], name: str) -> str:
-    """Say how many more training images a class needs by its learning curve; nothing for a row of another class."""
+    """Say how many more training images a class needs by its learning curve; nothing where that says nothing of it."""
     if row.get("label") != name:
         return ""
-    if row.get("images_for_target") is None:
-        return f"for {shown(name)} no number is foreseen, more of the same images will not do"
-    more = max(1, int(row["images_for_target"]) - int(row["images_now"]))
-    ends = [row.get(end) for end in ("images_low", "images_high")]
-    low, high = (None if end is None else max(0, int(end) - int(row["images_now"])) for end in ends)
+    now, wanted, reason = int(row["images_now"]), row.get("images_for_target"), str(row.get("reason") or "")
+    if wanted is None:
+        return f"of {named(name)}: {reason}" if reason and not reason.startswith("too few") else ""
+    low, high = (None if row.get(end) is None else max(0, int(row[end]) - now) for end in ("images_low", "images_high"))
     spread = (
-        "" if low is None else f" ({rounded(low):,} to {rounded(high):,})" if high else f" ({rounded(low):,} or more)"
+        ""
+        if low is None
+        else f" ({rounded(low):,} or more)"
+        if high is None
+        else f" ({rounded(low):,} to {rounded(high):,})"
     )
-    return f"about {rounded(more):,} more of {shown(name)}{spread}"
+    return f"about {rounded(max(1, int(wanted) - now)):,} more of {named(name)}{spread}"
 
 
 def _of_precision(grounds: Grounds) -> Iterator[Remark]:
@@ -279,14 +282,14 @@ def _of_precision(grounds: Grounds) -> Iterator[Remark]:
 
 def _names(grounds: Grounds, checks: Sequence[Check]) -> str:
     return enumerate_words(
-        (shown(grounds.class_names[item.label]) for item in checks if item.label is not None), limit=NUM_NAMED
+        (named(grounds.class_names[item.label]) for item in checks if item.label is not None), limit=NUM_NAMED
     )
 
 
 def _listed(grounds: Grounds, checks: Sequence[Check]) -> str:
     return enumerate_words(
         (
-            f"{shown(grounds.class_names[item.label])} ({percent(item.estimate) if item.num_images else 'no image'})"
+            f"{named(grounds.class_names[item.label])} ({percent(item.estimate) if item.num_images else 'no image'})"
             for item in checks
             if item.label is not None
         ),
@@ -305,9 +308,9 @@ def _of_confusions(grounds: Grounds) -> Iterator[Remark]:
         return
     names = grounds.class_names
     first, *others = found
-    true, predicted = shown(names[first.true]), shown(names[first.predicted])
+    true, predicted = named(names[first.true]), named(names[first.predicted])
     also = ", ".join(
-        f"{shown(names[item.true])} as {shown(names[item.predicted])} ({item.count:,} of {item.support:,})"
+        f"{named(names[item.true])} as {named(names[item.predicted])} ({item.count:,} of {item.support:,})"
         for item in others
     )
     yield Remark(
@@ -333,8 +336,8 @@ def _of_images(grounds: Grounds) -> Iterator[Remark]:
             decides=True,
         )
     if evaluation.missing_classes:
-        named = enumerate_words(map(shown, evaluation.missing_classes), limit=NUM_NAMED)
-        yield Remark("warning", f"Not tested: {named}", "There is no image of these classes.", "add some")
+        listed = enumerate_words(map(named, evaluation.missing_classes), limit=NUM_NAMED)
+        yield Remark("warning", f"Not tested: {listed}", "There is no image of these classes.", "add some")
     if evaluation.unreadable:
         number = len(evaluation.unreadable)
         yield Remark(
@@ -347,10 +350,10 @@ def _of_images(grounds: Grounds) -> Iterator[Remark]:
         )
     if evaluation.unknown_labels:
         number = sum(evaluation.unknown_labels.values())
-        named = enumerate_words(map(shown, evaluation.unknown_labels), limit=NUM_NAMED)
+        listed = enumerate_words(map(named, evaluation.unknown_labels), limit=NUM_NAMED)
         yield Remark(
             "warning",
-            f"Labels that the model does not know: {named}",
+            f"Labels that the model does not know: {listed}",
             f"{number:,} images are left out of all metrics.",
             "train with images of these classes",
             gain=number,
@@ -478,7 +481,7 @@ def _of_data(grounds: Grounds) -> Iterator[Remark]:
             yield Remark(
                 "note",
                 f"The classes are imbalanced, {ratio:,.1f} : 1",
-                f"{counts[most]:,} training images of {shown(most)}, {counts[fewest]:,} of {shown(fewest)}. Read the "
+                f"{counts[most]:,} training images of {named(most)}, {counts[fewest]:,} of {named(fewest)}. Read the "
                 "balanced accuracy, not the accuracy.",
             )
 

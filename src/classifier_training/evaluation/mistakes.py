@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.display import shorten
+from classifier_training.core.display import left_to_right, shorten
 from classifier_training.core.errors import shown
 from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.report import (
@@ -183,7 +183,7 @@ def pictures_of(
 
 def _short(name: str, length: int = MAX_CAPTION) -> str:
     """Cut a name to what fits there; the panels and the table of the classes have it whole."""
-    return shorten(shown(name), length)
+    return left_to_right(shorten(shown(name), length))
 
 
 def _panel(true: int, predicted: int) -> str:
@@ -207,7 +207,9 @@ def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
             button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, predicted)))
             kind = "right" if predicted == true else "wrong"
             cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
-        lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(shown(name))}</th>{"".join(cells)}</tr>')
+        lines.append(
+            f'<tr><th scope="row" title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>{"".join(cells)}</tr>'
+        )
     return Html(
         '<div class="scroll" tabindex="0"><table class="matrix"><caption>Rows: true; columns: predicted. A click on '
         f"a cell shows its images.</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"

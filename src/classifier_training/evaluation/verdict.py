@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from classifier_training.core.display import left_to_right, shorten
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural, shown
 from classifier_training.core.register import TYPE_KEY, register
 from classifier_training.core.types import TRAIN, VAL
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from classifier_training.evaluation.measures import Measures
 
-DEFAULT_RECALL = 0.9
+TARGET_RECALL = 0.9
 """Target of every class's recall where no target is set."""
 
 OTHERS = "*"
@@ -34,7 +35,7 @@ OTHERS = "*"
 MAX_IMAGES = 10**6
 """More test images than this are not asked for."""
 
-NUM_NAMED = 4
+NUM_NAMED, MAX_NAME = 4, 48
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Standing = Literal["reached", "missed", "open"]
@@ -76,7 +77,7 @@ class Targets:
         """Return the target of each class [K]; None for a class without one."""
         wanted: float | dict[str, float] | None = self.recall if metric == "recall" else self.precision
         if self.is_default and metric == "recall":
-            wanted = DEFAULT_RECALL
+            wanted = TARGET_RECALL
         if not isinstance(wanted, dict):
             return [wanted] * len(class_names)
         return [wanted.get(name, wanted.get(OTHERS)) for name in class_names]
@@ -100,7 +101,7 @@ class Targets:
 
     def to_dict(self) -> dict[str, Any]:
         """Return those that apply, in the form that goes into JSON."""
-        found = {"recall": DEFAULT_RECALL if self.is_default else self.recall, "precision": self.precision}
+        found = {"recall": TARGET_RECALL if self.is_default else self.recall, "precision": self.precision}
         found |= {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -205,7 +206,7 @@ class Verdict:
     def target_words(self) -> str:
         """The targets and their settings in one line."""
         if self.targets.is_default:
-            return f"recall of every class: {per_cent(DEFAULT_RECALL)} (the default; target.recall=… sets another)"
+            return f"recall of every class: {per_cent(TARGET_RECALL)} (the default; target.recall=… sets another)"
         return "; ".join(
             f"{name.replace('_', ' ')}: {_by_class_words(value)} (target.{name})"
             for name, value in self.targets.to_dict().items()
@@ -216,7 +217,7 @@ class Verdict:
         """The grounds of the verdict in one line."""
         missed, undecided = self.standing("missed"), self.standing("open")
         if any(item.metric == "baseline" for item in missed):
-            return f"no better than always predicting {shown(self.class_names[self.baseline.label])}"
+            return f"no better than always predicting {named(self.class_names[self.baseline.label])}"
         decided = [item for item in self.checks if item.metric != "baseline"]
         is_one, things = len(decided) == 1, "classes" if {item.metric for item in decided} == {"recall"} else "targets"
         if missed:
@@ -224,10 +225,11 @@ class Verdict:
             many = f"{len(missed)} of {len(decided)} {things} {verb} {self._goal}: {self._listed(missed)}"
             return f"{self.name_of(missed[0])} is below {self._goal}" if is_one else many
         if undecided:
-            named = [item for item in undecided if item.metric != "baseline"] or undecided
-            verb = "is" if len(named) == 1 else "are"
-            many = f"{len(named)} of {len(decided)} {things} {verb} inconclusive at {self._goal}: {self._listed(named)}"
-            return f"{self._listed(named)}, at {self._goal}" if is_one else many
+            waiting = [item for item in undecided if item.metric != "baseline"] or undecided
+            verb = "is" if len(waiting) == 1 else "are"
+            listed = self._listed(waiting)
+            many = f"{len(waiting)} of {len(decided)} {things} {verb} inconclusive at {self._goal}: {listed}"
+            return f"{listed}, at {self._goal}" if is_one else many
         if self.split in (TRAIN, VAL):
             why = "chose the weights" if self.split == VAL else "were trained on"
             return f"there are no test images, and the {self.split} images {why}"
@@ -239,7 +241,7 @@ class Verdict:
     def _goal(self) -> str:
         """The targets, in words that fit into a sentence."""
         if self.targets.is_default:
-            return f"the default target recall of {per_cent(DEFAULT_RECALL)}"
+            return f"the default target recall of {per_cent(TARGET_RECALL)}"
         (name, value), *others = self.targets.to_dict().items()
         if others:
             return "their targets"
@@ -254,7 +256,7 @@ class Verdict:
         """Name what a check is of, with what was found, or what is missing to decide it."""
         if check.metric == "baseline":
             return f"better than always predicting one class ({more_words(check)})"
-        name = check.metric.replace("_", " ") if check.label is None else shown(self.class_names[check.label])
+        name = check.metric.replace("_", " ") if check.label is None else named(self.class_names[check.label])
         if check.metric == "precision":
             name = f"precision of {name}"
         if check.standing == "open":
@@ -443,6 +445,11 @@ def rounded(number: int) -> int:
     return math.ceil(number / scale) * scale
 
 
+def named(label: str) -> str:
+    """Return a class name as it stands in a sentence: a long one is cut in the middle."""
+    return left_to_right(shorten(shown(label), MAX_NAME))
+
+
 def per_cent(share: float) -> str:
     """Return a target in per cent: 90 %, 97.5 %."""
     return f"{100 * share:.4g} %"
@@ -451,5 +458,5 @@ def per_cent(share: float) -> str:
 def _by_class_words(value: float | dict[str, float]) -> str:
     if not isinstance(value, dict):
         return per_cent(value)
-    named = [f"{'other classes' if name == OTHERS else shown(name)} {per_cent(one)}" for name, one in value.items()]
-    return enumerate_words(named, limit=NUM_NAMED)
+    parts = [f"{'other classes' if name == OTHERS else named(name)} {per_cent(one)}" for name, one in value.items()]
+    return enumerate_words(parts, limit=NUM_NAMED)

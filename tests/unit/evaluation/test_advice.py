@@ -93,7 +93,15 @@ def test_classes_that_are_too_few_images_say_how_many_are_missing() -> None:
 
 
 def test_a_learning_curve_says_how_many_images_to_collect() -> None:
-    row = {"label": "weak", "now": 0.5, "low": 0.4, "high": 0.6, "target": 0.9, "images_now": 12}
+    row = {
+        "reason": "more than 60 images",
+        "label": "weak",
+        "now": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "target": 0.9,
+        "images_now": 12,
+    }
     for wanted, low, high, words in (
         (112, 62, 412, "collect training images: about 100 more of weak (50 to 400)"),
         (112, 62, None, "collect training images: about 100 more of weak (50 or more)"),
@@ -101,7 +109,7 @@ def test_a_learning_curve_says_how_many_images_to_collect() -> None:
             None,
             None,
             None,
-            "collect training images: for weak no number is foreseen, more of the same images will not do",
+            "collect training images: of weak: more than 60 images",
         ),
     ):
         rows = [{**row, "images_for_target": wanted, "images_low": low, "images_high": high}]

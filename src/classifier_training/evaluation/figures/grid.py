@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from PIL import Image
 
+from classifier_training.core.display import left_to_right
 from classifier_training.core.images import UnreadableImageError, read_rgb
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.style import (
     GREEN,
     RED,
     fit_lines,
-    left_to_right,
     legible,
     new_axes,
     text_width,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from classifier_training.core.display import left_to_right
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile, lay_out, show_canvas
 from classifier_training.evaluation.figures.style import (
@@ -17,7 +18,6 @@ from classifier_training.evaluation.figures.style import (
     RED,
     fit_lines,
     label_of,
-    left_to_right,
     legible,
     new_axes,
     new_figure,

@@ -28,8 +28,6 @@ PREFERRED = (
 SEPARATORS = " _-/.,:;|+&"
 """Behind these a long name is broken, if it has any."""
 
-LEFT_TO_RIGHT = "\N{LEFT-TO-RIGHT MARK}"
-
 FONT_PACKAGE = "matplotlib_fontja"
 """A package with a Japanese font (of the extra `fonts`)."""
 
@@ -86,12 +84,6 @@ def label_of(class_name: str) -> str:
 def num_columns(text: str) -> int:
     """Return how many Latin letters are about as wide as a text: a Chinese, Japanese or Korean letter counts twice."""
     return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
-
-
-def left_to_right(text: str) -> str:
-    """Keep what follows a name on its right, also behind one in a script that is written from right to left."""
-    is_rtl = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
-    return f"{LEFT_TO_RIGHT}{text}{LEFT_TO_RIGHT}" if is_rtl else text
 
 
 def legible(name: str) -> str:

@@ -108,7 +108,7 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
     if verdict is not None and names:
         baseline = verdict.baseline
         lines += [
-            f"Verdict: **{verdict.status}**. {_plain(verdict.words)}.",
+            f"Verdict: **{verdict.status}**: {_plain(verdict.words)}.",
             "",
             f"Targets: {_plain(verdict.target_words)}.",
             "",

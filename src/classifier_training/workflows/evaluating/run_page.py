@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.core.display import shorten
 from classifier_training.core.errors import shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_reader import RunReader, read_values
@@ -25,7 +25,7 @@ from classifier_training.evaluation.mistakes import (
     pictures_of,
 )
 from classifier_training.evaluation.report import Cell, Html, Number
-from classifier_training.evaluation.verdict import more_words, per_cent
+from classifier_training.evaluation.verdict import more_words, named, per_cent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.verdict import Check, Verdict
 
 NUM_MISTAKES, NUM_UNSURE = 36, 12
-MAX_NAME = 40
 MAX_STEPS = 6
 """Next steps that are seen at once; the others are folded."""
 
@@ -126,13 +125,12 @@ def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str
 
 def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html]) -> list[Html]:
     measures, verdict = grounds.evaluation.measures, grounds.verdict
-    baseline = shown(grounds.class_names[verdict.baseline.label])
+    baseline = named(grounds.class_names[verdict.baseline.label])
     numbers = [
         (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
         (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
-        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {shorten(baseline, MAX_NAME)} (baseline)"),
-        (f"{measures.num_images:,}", f"{grounds.evaluation.split} images"),
-        (f"{len(grounds.class_names):,}", "classes"),
+        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {baseline} (baseline)"),
+        (f"{measures.num_images:,}", f"{grounds.evaluation.split} images of {len(grounds.class_names):,} classes"),
     ]
     found = remarks(grounds)
     steps = [_step(item) for item in found if item.remedy]
@@ -276,6 +274,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
     )
     plots = {
         "class_scores": "recall and precision of each class, the worst first",
+        "learning_curve": "forecast of the recall with more training images",
         "roc_curves": "ROC curves",
         "precision_recall_curves": "precision-recall curves",
     }
@@ -291,18 +290,21 @@ def _forecast(grounds: Grounds) -> list[Html]:
     rows: list[tuple[Cell, ...]] = []
     for row in grounds.learning_curve:
         wanted, name = row.get("images_for_target"), str(row.get("label", ""))
+        now, low, high = (math.nan if row.get(key) is None else float(row[key]) for key in ("now", "low", "high"))
+        recall = Estimate(now, low, high)
+        words = forecast_words(row, name) or str(row.get("reason") or "")
         rows.append(
             (
                 shown(name),
-                Number(row.get("now"), percent(Estimate(float(row["now"]), float(row["low"]), float(row["high"])))),
+                Number(now, percent(recall)),
                 Number(row.get("target"), per_cent(float(row["target"]))),
                 int(row["images_now"]),
                 Number(wanted, "" if wanted is None else f"{wanted:,}"),
-                forecast_words(row, name) if wanted is None or wanted > row["images_now"] else "enough",
+                words if wanted is None or wanted > row["images_now"] else "enough",
             )
         )
     columns = ("class", "recall now", "target", "training images", "for the target", "to collect")
-    words = "Training images for the target recall, extrapolated from a learning curve."
+    words = "Training images for the target recall, extrapolated from a learning curve; with 90 % intervals."
     return [report.paragraph(words), report.table(columns, rows)] if rows else []
 
 
