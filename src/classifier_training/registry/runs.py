@@ -90,7 +90,7 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
 
     Args:
         reference: a run folder; or latest, for the run that was written to last of those that have a configuration and
-            have not come to their end, saved or not. A line in the log names it with its age.
+            have not finished, with or without a checkpoint. A line in the log names it with its age.
         output: folder of all runs, which latest is looked for in.
 
     Raises:
@@ -105,7 +105,7 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
         raise UserError(
             f"resume={reference}: {run_dir.config} does not exist",
             "the folder of a run that had begun",
-            "check the path, or train anew without resume=",
+            "check the path, or start a new run without resume=",
         )
     if run_dir.result.exists() and not run_dir.resumable:
         raise ended(run_dir)
@@ -113,11 +113,11 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
 
 
 def ended(run_dir: RunDir) -> UserError:
-    """Return the error for a finished run that has no checkpoint to train on from."""
+    """Return the error for a finished run without a checkpoint to resume from."""
     start = f"{command('train')} {typed('init_from', run_dir.path)} …   starts a new run from its weights"
     return UserError(
         f"resume={run_dir.path}: the run is finished, and {run_dir.last_checkpoint} is gone",
-        "a run that has not come to its end, or a finished one with the checkpoint that it can be trained on from",
+        "an unfinished run, or a finished one that still has its last checkpoint",
         start,
     )
 
