@@ -18,7 +18,7 @@ from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation.learning_curve import write_learning_curve
-from classifier_training.evaluation.verdict import DEFAULT_RECALL, Targets
+from classifier_training.evaluation.verdict import TARGET_RECALL, Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
@@ -205,7 +205,7 @@ def _write_score(
     with failures.keep("evaluation/learning_curve.json"):
         targets = Targets.of(run.config).by_class("recall", run.class_names)
         write_learning_curve(
-            run.run_dir, scored, run.class_names, run.drawer, targets=[target or DEFAULT_RECALL for target in targets],
+            run.run_dir, scored, run.class_names, run.drawer, targets=[target or TARGET_RECALL for target in targets],
             seed=int(run.config["seed"]),
         )  # fmt: skip
     run.drawer.wait()
