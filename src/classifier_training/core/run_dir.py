@@ -124,6 +124,7 @@ class RunDir:
     classification_report = RunPath("evaluation/classification_report.json", "The metrics of an evaluation.")
     predictions = RunPath("evaluation/predictions.csv", "What was predicted for each image.")
     errors = RunPath("evaluation/errors.csv", "Those that were wrong, the worst first.")
+    test_predictions = RunPath("evaluation/test_predictions.csv", "Predictions for test images that have no labels.")
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
     report = RunPath("report.html", "A page on all of this.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
-from classifier_training.core.types import TRAIN, VAL
+from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
@@ -100,6 +100,7 @@ def load_data(
     request = split_request(source)
     index = read_samples(source)
     all_paths = dict.fromkeys(sample.path for sample in index.samples)
+    index = _set_unlabelled_apart(index)
     if manifest is None:
         _handle_empty_classes(index, source.on_error)
     else:
@@ -116,6 +117,8 @@ def load_data(
         if clusters and (VAL not in index.present_splits() or any(not sample.split for sample in index.samples)):
             index = group_duplicates(index, clusters)
         index = complete_splits(index, request, seed=seed)
+    if index.unlabelled:
+        log.info("test: %s without labels; train predicts them at its end", plural(len(index.unlabelled), "image"))
     report_overlap(index)
     report_straddling(index)
     splits = tabulate(index)
@@ -125,9 +128,11 @@ def load_data(
     statistics = dataset_statistics(splits, sizes)
     if index.files is not None:
         names = set(splits.class_names)
+        kinds = dict.fromkeys(all_paths, "unused") | dict.fromkeys(index.unlabelled, "unlabelled")
+        kinds |= dict.fromkeys(scan.unreadable, "unreadable")
         used = {sample.path for sample in index.samples if sample.label in names}
         statistics["folder"] = index.files.without(
-            {path: "unreadable" if path in scan.unreadable else "unused" for path in all_paths if path not in used}
+            {path: kinds[path] for path in all_paths if path not in used}
         ).to_dict()
     return LoadedData(
         index=index,
@@ -139,6 +144,26 @@ def load_data(
         statistics=statistics,
         copies=copies,
         depth=scan.depth,
+    )
+
+
+def _set_unlabelled_apart(index: SampleIndex) -> SampleIndex:
+    """Take a test split of which no label is a class of train for one without labels."""
+    test = [sample for sample in index.samples if sample.split == TEST]
+    if not test or not {sample.label for sample in test}.isdisjoint(
+        sample.label for sample in index.samples if sample.split == TRAIN
+    ):
+        return index
+    if any(sample.label for sample in test):
+        log.warning(
+            "test: no label is a class of train (%s); its %s are taken as images without labels",
+            enumerate_words(sorted({repr(sample.label) for sample in test}), limit=6), plural(len(test), "image"),
+        )  # fmt: skip
+    paths = dict.fromkeys(sample.path for sample in test)
+    return replace(
+        index,
+        samples=tuple(sample for sample in index.samples if sample.split != TEST),
+        unlabelled=(*index.unlabelled, *paths),
     )
 
 

@@ -18,6 +18,7 @@ from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
 from classifier_training.workflows.evaluating.model_card import write_model_card
+from classifier_training.workflows.evaluating.run_model import write_test_predictions
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.data.index import Sample
+    from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.write import BundleWriter
@@ -106,12 +107,12 @@ class Ended:
     failures: Mapping[str, str]
 
 
-def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
+def finish_run(trained: Trained, index: SampleIndex) -> Ended:
     """Write all that a run leaves, result.json last.
 
     Args:
         trained: the run.
-        samples: all of its data, from which images of unknown labels are counted.
+        index: all of its data, from which images of unknown labels are counted and those without labels predicted.
 
     Raises:
         UserError: when the held-out images cannot be scored, though the exported files are written all the same; or
@@ -129,10 +130,13 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
             with clock.part("scoring"):
                 scored = _score(trained, writer, failures)
             with clock.part("report"):
-                evaluation = _write_score(trained, scored, samples, writer, failures)
+                evaluation = _write_score(trained, scored, index.samples, writer, failures)
                 _write_documents(trained, scored, evaluation, writer, failures)
             with clock.part("export"):
                 _write_others(writer, failures)
+            if index.unlabelled:
+                with clock.part("scoring"), failures.keep(trained.run.run_dir.test_predictions.name):
+                    write_test_predictions(trained.run.run_dir, index)
             if writer is not None:
                 with clock.part("report"):
                     _write_documents(trained, scored, evaluation, writer, failures)

@@ -53,7 +53,7 @@ def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainR
         prepared = prepare(begun, inputs)
         job = open_job(begun, inputs, prepared)
         trained = fit_shallow(job) if isinstance(settings.model, ShallowModel) else fit_network(job)
-        ended = finish_run(trained, inputs.loaded.index.samples)
+        ended = finish_run(trained, inputs.loaded.index)
     table = job.run.tables[ended.scored.split]
     return TrainResult(job.run.run_dir, ended, trained.end.best_epoch, trained.end.share, table)
 
