@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CAUTIONS = {
+    VAL: "optimistic: these images chose the weights",
+    TRAIN: "optimistic: the model was trained on these images",
+}
+
 
 @dataclass(frozen=True)
 class EvaluateResult:
@@ -48,15 +53,17 @@ class EvaluateResult:
         result: the predictions.
         evaluation: their metrics.
         verdict: on the comparison with another run, in one sentence; empty without one.
+        caution: why the metrics are too good; empty where they are not.
     """
 
     folder: Path
     result: SplitResult
     evaluation: Evaluation
     verdict: str = ""
+    caution: str = ""
 
     def __str__(self) -> str:
-        lines = [str(self.evaluation), *([self.verdict] if self.verdict else [])]
+        lines = [str(self.evaluation), *filter(None, (self.caution, self.verdict))]
         lines.append(f"written to {self.folder}; the page to open: {self.folder / 'report.html'}")
         return "\n".join(lines)
 
@@ -146,7 +153,8 @@ def evaluate(
         folder / run_dir.report.name, run_dir, folder, result, table, predictor.class_names, evaluation,
         temperature=None if calibration is None else calibration.temperature,
     )  # fmt: skip
-    return EvaluateResult(folder, result, evaluation, verdict)
+    caution = CAUTIONS.get(chosen, "") if own_data else ""
+    return EvaluateResult(folder, result, evaluation, verdict, caution)
 
 
 def _refuse_idle(data: DataSource) -> None:
