@@ -208,7 +208,9 @@ def evaluate(
         elif isinstance(metric, FromImages):
             of_images = metric.function(predictions)
             # Resamples of whole groups have different numbers of images.
-            means = of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / weights.sum(axis=0)
+            means = (
+                of_images.mean() if weights is None else of_images.astype(np.float32) @ weights / weights.sum(axis=0)
+            )
             overall[metric.name] = np.asarray(means)
         elif isinstance(metric, FromProbabilities):
             overall[metric.name] = np.asarray(metric.function(predictions, weights))
