@@ -18,7 +18,7 @@ from classifier_training.export.bundle import BundleInfo, read_info, withheld_re
 from classifier_training.export.session import OUTPUT_NAME
 from classifier_training.inference.model import LoadedModel
 from classifier_training.inference.predictor import Predictor
-from classifier_training.inference.rows import to_row, write_csv
+from classifier_training.inference.rows import Extras, to_row, write_csv
 from classifier_training.registry.runs import find_model
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def write_test_predictions(run_dir: RunDir, index: SampleIndex) -> None:
     predictions = list(open_exported(run_dir.path).predict(paths))
     make_folder(run_dir.evaluation)
     with atomic_path(run_dir.test_predictions) as temporary:
-        write_csv((to_row(prediction, probabilities=False) for prediction in predictions), temporary, None)
+        write_csv((to_row(prediction, probabilities=False) for prediction in predictions), temporary, Extras())
     errors = sum(prediction.error is not None for prediction in predictions)
     unread = f"; {errors:,} of them cannot be read" if errors else ""
     log.info("%s without labels: predictions in %s%s", number, run_dir.test_predictions, unread)
