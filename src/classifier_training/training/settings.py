@@ -54,7 +54,7 @@ class TrainerSettings:
     max_time: Annotated[Duration | None, Resume.LIMIT] = None
     accelerator: Annotated[Accelerator, Resume.DIVERGES, Trait.MACHINE, Alias("device")] = "auto"
     num_devices: Annotated[NumDevices, Resume.DIVERGES] = 1
-    precision: Annotated[Precision, Resume.DIVERGES] = "auto"
+    precision: Annotated[Precision, Resume.DIVERGES, Alias("precision")] = "auto"
     accumulate_grad_batches: Annotated[int, Field(ge=1), Resume.DIVERGES] = 1
     gradient_clip_val: Annotated[Norm | None, Resume.DIVERGES] = None
     gradient_checkpointing: Annotated[bool, Resume.DIVERGES] = False
