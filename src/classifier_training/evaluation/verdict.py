@@ -19,7 +19,7 @@ from classifier_training.core.display import left_to_right, shorten
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural, shown
 from classifier_training.core.register import TYPE_KEY, register
 from classifier_training.core.types import TRAIN, VAL
-from classifier_training.evaluation.intervals import EXACT, Estimate, exact_shares
+from classifier_training.evaluation.intervals import EXACT, GROUPED_EXACT, Estimate, exact_shares
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -349,28 +349,37 @@ def _check(metric: str, label: int | None, target: float, found: Estimate, num_i
 def _against_baseline(measures: Measures, baseline: Baseline, accuracy: Estimate, balanced: Estimate) -> Check:
     """Compare with always predicting one class, image by image: McNemar's exact test.
 
-    Correcting an imbalance costs accuracy and gains balanced accuracy, so it is enough to be better in one of the two.
+    Where images come in groups they are not independent, as the test takes them to be: there the interval of the accuracy
+    is compared with the accuracy of the baseline. Correcting an imbalance costs accuracy and gains balanced accuracy, so
+    it is enough to be better in one of the two.
     """
     recalls = np.array([item.value for item in measures.by_class["recall"]])
     hits = np.nan_to_num(recalls) * measures.support
     gained = float(hits.sum() - hits[baseline.label])
     changed = gained + float(measures.support[baseline.label] - hits[baseline.label])
     better = exact_shares(np.array([gained]), np.array([changed]))[0] if gained else Estimate(0.0, 0.0, 0.0, EXACT)
-    shows_balance = accuracy.value < baseline.accuracy
+    is_better, is_worse = better.low > 1 / 2, better.high < 1 / 2
+    number = measures.num_images
+    needed = images_to_decide(better, round(changed), 1 / 2) if gained else None
+    more = None if needed is None else math.ceil(number * (needed / changed - 1))
+    if accuracy.method == GROUPED_EXACT:
+        is_better, is_worse = accuracy.low > baseline.accuracy, accuracy.high <= baseline.accuracy
+        needed = images_to_decide(accuracy, number, baseline.accuracy)
+        more = None if needed is None else needed - number
     standing: Standing = "open"
-    if better.low > 1 / 2 or (gained and balanced.low > baseline.balanced_accuracy):
+    if is_better or (gained and balanced.low > baseline.balanced_accuracy):
         standing = "reached"
-    elif better.high < 1 / 2 and (not gained or balanced.high <= baseline.balanced_accuracy):
+    elif not gained or (is_worse and balanced.high <= baseline.balanced_accuracy):
         standing = "missed"
-    needed = images_to_decide(better, round(changed), 1 / 2) if standing == "open" else None
+    shows_balance = accuracy.value < baseline.accuracy
     return Check(
         metric="baseline",
         label=None,
         target=baseline.balanced_accuracy if shows_balance else baseline.accuracy,
         estimate=balanced if shows_balance else accuracy,
-        num_images=measures.num_images,
+        num_images=number,
         standing=standing,
-        more_images=None if needed is None else math.ceil(measures.num_images * (needed / changed - 1)),
+        more_images=more if standing == "open" else None,
     )
 
 
