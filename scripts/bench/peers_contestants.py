@@ -119,12 +119,12 @@ def read_ours(folder: Path) -> Score:
     best = json.loads((run / "model_info.json").read_text(encoding="utf-8"))["training_info"]["epoch"]
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
         epochs = list(csv.DictReader(file))
-    said, lines = "device: ", (folder / "stderr.txt").read_text(encoding="utf-8").splitlines()
+    said, lines = ": device: ", (run / "train.log").read_text(encoding="utf-8").splitlines()
     return Score(
         val_accuracy=next(float(row["val/acc_top1"]) for row in epochs if int(row["epoch"]) == best),
         test_balanced_accuracy=report["metrics"]["balanced_accuracy"]["value"],
         fit_seconds=sum(float(row["epoch_seconds"]) for row in epochs),
-        device=next((line.removeprefix(said) for line in lines if line.startswith(said)), "unknown"),
+        device=next((line.partition(said)[2] for line in lines if said in line), "unknown"),
         versions=json.loads((run / "versions.json").read_text(encoding="utf-8")),
     )
 

@@ -34,7 +34,7 @@ from classifier_training.core.types import SplitTable
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
-from classifier_training.data.recipe import Recipe
+from classifier_training.data.pixel_format import PixelFormat
 from classifier_training.data.samplers import EpochSampler
 from classifier_training.data.store.folder import StoreFolder, TableStore
 
@@ -111,13 +111,15 @@ def seconds_of(epoch: Iterable[object]) -> float:
 def compare(kind: str, paths: list[str], folder: Path, repeats: int) -> None:
     """Time the epochs of one kind of image."""
     side, wanted = SETS[kind][3:]
-    recipe = Recipe(
+    pixel_format = PixelFormat(
         preprocessing=Preprocessing(size=(side, side), mean=(0, 0, 0), std=(1, 1, 1)), crop_scale=CROP_SCALE
     )
-    store = TableStore(StoreFolder(folder / f"store_{kind}", recipe), paths)
+    store = TableStore(StoreFolder(folder / f"store_{kind}", pixel_format), paths)
     table = SplitTable("train", paths, np.zeros(len(paths), np.int64), [""] * len(paths))
     augmentation = Transforms(crop_scale=CROP_SCALE, **COLOURS)  # type: ignore[arg-type]
-    dataset = ImageDataset(table, recipe=recipe, augmentation=augmentation, seed=0, on_error="raise", store=store)
+    dataset = ImageDataset(
+        table, pixel_format=pixel_format, augmentation=augmentation, seed=0, on_error="raise", store=store
+    )
     sampler = EpochSampler(table.targets, seed=0)
     ours = BatchLoader(dataset, sampler, batch_size=BATCH_SIZE, num_workers=NUM_PROCESSES)
     pillow = DataLoader(
@@ -149,7 +151,9 @@ def compare(kind: str, paths: list[str], folder: Path, repeats: int) -> None:
 def memory(number: int) -> None:
     """Print the memory of this process's own that an open store and an epoch take, in MiB."""
     side = 32
-    recipe = Recipe(preprocessing=Preprocessing(size=(side, side), mean=(0, 0, 0), std=(1, 1, 1)), crop_scale=1.0)
+    pixel_format = PixelFormat(
+        preprocessing=Preprocessing(size=(side, side), mean=(0, 0, 0), std=(1, 1, 1)), crop_scale=1.0
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         blob = io.BytesIO()
@@ -159,11 +163,11 @@ def memory(number: int) -> None:
             Path(path).write_bytes(blob.getvalue())
         subprocess.run([sys.executable, __file__, "--fill", name], check=True)
         before = own_memory()
-        store = TableStore(StoreFolder(folder / "store", recipe), paths)
+        store = TableStore(StoreFolder(folder / "store", pixel_format), paths)
         table = SplitTable("train", paths, np.zeros(number, np.int64), [""] * number)
         dataset = ImageDataset(
-            table, recipe=recipe, augmentation=Transforms(crop_scale=1.0, **COLOURS), seed=0, on_error="raise",  # type: ignore[arg-type]
-            store=store,
+            table, pixel_format=pixel_format, augmentation=Transforms(crop_scale=1.0, **COLOURS),  # type: ignore[arg-type]
+            seed=0, on_error="raise", store=store,
         )  # fmt: skip
         assert store.has(np.arange(number)).all()
         loader = BatchLoader(dataset, EpochSampler(table.targets, seed=0), batch_size=64, num_workers=0)
@@ -173,9 +177,11 @@ def memory(number: int) -> None:
 
 def fill(folder: Path) -> None:
     """Write a store of black pixels for the files of a folder."""
-    recipe = Recipe(preprocessing=Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1)), crop_scale=1.0)
+    pixel_format = PixelFormat(
+        preprocessing=Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1)), crop_scale=1.0
+    )
     paths = sorted(map(str, folder.glob("*.png")))
-    store = StoreFolder(folder / "store", recipe)
+    store = StoreFolder(folder / "store", pixel_format)
     pixels = np.zeros((32, 32, 3), np.uint8)
     for path, entry in zip(paths, store.locate(paths), strict=True):
         store.add(path, entry, pixels)

@@ -11,6 +11,7 @@ Every setting of the command line can be given: `settings={"data.image_size": 12
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,16 +149,27 @@ class Run:
 
         from classifier_training.evaluation.leaderboard import metric_columns
         from classifier_training.evaluation.report import thumbnail
+        from classifier_training.evaluation.results import CLASS_COLUMNS, class_rows
 
         names = [metric.main_column for metric in metric_columns().values()]
         rows = "".join(
             f"<tr><th>{name}</th><td>{self.metrics[name]}</td></tr>" for name in names if name in self.metrics
         )
         head = "<tr><th>metric</th><th>value [95 % interval]</th></tr>"
+        found = read_values(RunDir(self.folder).classification_report)["classes"]
+        precisions, recalls = (
+            [_number(row[name]["value"]) for row in found.values()] for name in ("precision", "recall")
+        )
+        classes, left = class_rows(list(found), precisions, recalls, [row["support"] for row in found.values()])
+        class_lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in classes)
+        class_head = "".join(f"<th>{name}</th>" for name in CLASS_COLUMNS)
         mistakes = self.mistakes()
         title = f"{len(mistakes)} misclassified image{'' if len(mistakes) == 1 else 's'}"
         title += f", the {NUM_SHOWN} with the highest loss" if len(mistakes) > NUM_SHOWN else ""
-        pieces = [f"<p>{escape(str(self.folder))}</p><table>{head}{rows}</table><p>{title}</p>"]
+        pieces = [
+            f"<p>{escape(str(self.folder))}</p><table>{head}{rows}</table>",
+            f"<table><tr>{class_head}</tr>{class_lines}</table>{f'<p>{left}</p>' if left else ''}<p>{title}</p>",
+        ]
         for row in mistakes[:NUM_SHOWN]:
             words = f"predicted: {row['predicted'] or EMPTY} ({float(row['confidence']):.2f})"
             shown = thumbnail(Path(row["path"]), row["true"] or EMPTY, words)
@@ -241,6 +253,10 @@ def _perform(verb: str, settings: Settings) -> Any:
     known = entry("verb", verb)
     with main_hidden():
         return known.run(compose(known, [_word(key, value) for key, value in settings.items()]))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _word(key: str, value: object) -> str:

@@ -20,6 +20,7 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_csv, write_json, write_text
+from classifier_training.workflows.many_runs.candidates import plan
 
 TINY = ("data.image_size=16", "data.batch_size=8", "trainer.max_epochs=1", "trainer.accelerator=cpu")
 
@@ -124,6 +125,40 @@ def test_runs_of_others_are_ranked_and_damaged_ones_are_named(tmp_path: Path) ->
     assert "±" in str(result)
 
 
+def test_earlier_comparisons_and_logs_of_searches_are_cleaned_up(tmp_path: Path) -> None:
+    root = tmp_path / "all"
+    (planned,) = plan(["svm"], ["digits"], [0], [], tuned=False)
+    present = write_run(root / "jobs" / planned.name / "2026-01-01/00-00-00", model="svm", seed=0, num_right=38)
+    earlier = [
+        write_run(root / f"jobs/svm-{day}/2026-01-0{day}/00-00-00", model="svm", seed=0, num_right=30, lr=day)
+        for day in (2, 3, 4)
+    ]
+    other = write_run(root / "jobs/svm-seed1/2026-01-01/00-00-00", model="svm", seed=1, num_right=30)
+    write_json(earlier[0] / "registry.json", {"title": "", "scope": "", "version": 1, "promotions": [{"alias": "a"}]})
+    for name in ("journal.log", "job.log", "trials.csv"):
+        write_text(root / "tuning/tuned_svm" / name, "x")
+    result = compare(f"output={root}", "models=svm", "data=digits", "report_only=true", "cleanup=true", "keep=1")
+    assert result.best == {"images": present}
+    assert [run.exists() for run in earlier] == [True, False, True], "a promoted one stays, and the newest"
+    assert not (root / "jobs/svm-3").exists()
+    assert present.exists()
+    assert other.exists()
+    assert [path.name for path in (root / "tuning/tuned_svm").iterdir()] == ["trials.csv"]
+
+
+def test_the_table_ends_with_the_model_for_each_purpose(tmp_path: Path) -> None:
+    root = tmp_path / "sweep"
+    for model, right in (("good", 38), ("poor", 20)):
+        write_run(root / f"2026-01-01/00-00-{right}", model=model, seed=0, num_right=right)
+    result = compare(f"output={root}", "report_only=true")
+    chosen = json.loads((root / "leaderboard.json").read_text())["choices"]["images"]
+    assert chosen[0]["purpose"] == "highest accuracy"
+    assert (chosen[0]["model"], chosen[0]["balanced_accuracy"]) == ("good", 0.95)
+    assert chosen[-1]["purpose"] == "shortest training at that accuracy"
+    assert "which for what:" in str(result)
+    assert "which model for what" in (root / "leaderboard.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -134,6 +169,7 @@ def test_runs_of_others_are_ranked_and_damaged_ones_are_named(tmp_path: Path) ->
         (["models=[cnn_v1]", "data=digits", "model.dropuot=1"], r"model\.dropuot=1: there is no such setting"),
         (["models=[cnn_v1]", "data=digits", "seed=1"], "seed=1: is set for each run here"),
         (["models=[cnn_v1]", "tune_trials=3"], "tune_trials=3 has no effect without tune=true"),
+        (["models=[cnn_v1]", "keep=3"], "keep=3 has no effect without cleanup=true"),
         (["models=[]", "data=digits"], "nothing to compare"),
         (["report_only=true"], "nothing is finished below"),
         (["report_only=true", "optimizer.lr=1"], r"optimizer\.lr=1 has no effect: nothing is trained"),

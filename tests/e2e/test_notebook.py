@@ -74,11 +74,12 @@ def test_the_example_runs_and_shows_progress_metrics_and_errors(tmp_path: Path) 
         if cell.cell_type == "code"
     }
     (training,) = [found for source, found in outputs.items() if source.startswith("run = ct.train(")]
-    assert any("epoch 2/2" in text for text in training)
+    assert any("epoch 3/3" in text for text in training)
     assert any("<progress value=" in change and "epoch" in change for change in watched.changes)
     assert not any("IProgress" in text for text in training)
     (table, *_) = outputs["run"]
     assert "<th>balanced_accuracy</th>" in table
+    assert "<th>class</th><th>precision</th><th>recall</th><th>images</th>" in table
     assert 'src="data:image/jpeg;base64,' in table, "the errors are shown as thumbnails"
     written = next(found for source, found in outputs.items() if "run.export" in source)
     assert any("model.torchscript\n" in text for text in written)

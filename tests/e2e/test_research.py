@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 SCRIPTS = Path(__file__).parents[2] / "scripts/research"
 
 DATA = ["data=digits", "data.image_size=16"]
-TRAINING = ["trainer.max_epochs=1", "trainer.precision=32", "transforms=none"]
+TRAINING = ["--epochs", "1", "trainer.precision=32", "transforms=none"]
 
 WRITTEN = {
     "data_analysis": ("data_analysis.png", "model_requirements.png", "prepared_data.pkl", "data/report.html"),

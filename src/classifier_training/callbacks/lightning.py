@@ -9,7 +9,7 @@ from pydantic import Field
 from classifier_training.core.errors import UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import register
-from classifier_training.core.settings import Resume
+from classifier_training.core.settings import Alias, Resume
 from classifier_training.core.types import VAL
 from classifier_training.evaluation.metrics import check_monitor
 
@@ -70,7 +70,7 @@ def early_stopping(
     run: RunContext,
     *,
     monitor: str | None = None,
-    patience: Annotated[int, Field(ge=1)] = 10,
+    patience: Annotated[int, Field(ge=1), Alias("patience")] = 10,
     min_delta: Annotated[float, Field(ge=0)] = 0.001,
 ) -> Callback:
     """Stop training when a metric has not improved for some epochs; the best weights are used either way.

@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from classifier_training.conf import aliases
+from classifier_training.conf.foreign_commands import joined, with_command
 from classifier_training.conf.overrides import quoted
 from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.store import EXPERIMENT, takes_experiments
@@ -56,7 +57,11 @@ def read_words(verb: Entry, words: Sequence[str], *, multirun: bool = False) -> 
     Raises:
         UserError: for a word that is no setting and no path, with the nearest right spelling.
     """
-    return _Reader(verb, multirun=multirun).read(words)
+    words = joined(words)
+    try:
+        return _Reader(verb, multirun=multirun).read(words)
+    except aliases.ForeignWordError as error:
+        raise with_command(error, verb, words, lambda left: _Reader(verb, multirun=multirun).read(left)) from error
 
 
 @dataclass
@@ -119,9 +124,9 @@ class _Reader:
         return spelt if self.verb.settings_at(spelt) and not self.verb.settings_at(key) else key
 
     def _read_option(self, text: str, left: list[str]) -> None:
-        if not text.startswith("--"):
+        if not text.startswith("--") and (len(text) != 2 or aliases.resolve(self.verb, text[1:], None) is None):
             raise self._unknown(text)
-        key, equals, value = text[2:].partition("=")
+        key, equals, value = text.removeprefix("-").removeprefix("-").partition("=")
         if equals:
             self._set(key, value)
             return

@@ -157,7 +157,7 @@ def _prepare(verb: Entry, override: Override) -> str:
         if option.choice.default is not None and not option.choice.many:
             raise UserError(
                 f"{line}: {verb.command} cannot do without {key}",
-                f"one {key} of those that classifier-training {verb.command} --help lists",
+                f"one {key} of those that classifier-training {verb.command} --help all lists",
                 f"{key}={option.choice.default}",
             )
         return f"{key}=[]"
@@ -217,7 +217,7 @@ def _unknown_name(group: str, name: str, options: Sequence[str], verb: str) -> U
     return UserError(
         f"{group}={name}: there is no {group} of that name",
         f"one of {enumerate_words(options)}",
-        f"{group}={close[0]}" if close else f"classifier-training {verb} --help lists them all",
+        f"{group}={close[0]}" if close else f"classifier-training {verb} --help all lists them",
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register
+from classifier_training.conf.near_values import near_value
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import MISSING, TYPE_KEY, entry
 
@@ -48,7 +49,7 @@ def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
             if option.choice.default is not None:
                 raise UserError(
                     f"{name} is null, and {verb.command} cannot do without",
-                    f"one {name} of those that classifier-training {verb.command} --help lists",
+                    f"one {name} of those that classifier-training {verb.command} --help all lists",
                     f"{name}={option.choice.default}",
                 )
             arguments[name] = None
@@ -133,6 +134,8 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
     suggestion = f"{key}={value_words(option.default)}" if not option.required else f"{key}=…"
     if close := _near_literals(str(first["input"]), option.annotation):
         suggestion = f"{key}={close[0]}"
+    if (near := near_value(option.annotation, str(first["input"]))) is not None:
+        suggestion = f"{key}={near}"
     where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str) and part in str(first["input"]))
     came = f"{key}{'.' if where else ''}{where}={value_words(first['input'])}"
     return UserError(f"{came}: {first['msg'][0].lower()}{first['msg'][1:]}", wanted, suggestion)
@@ -145,7 +148,7 @@ def unknown_key(key: str, came: str, known_keys: list[str], *, verb: str = "trai
     # Below a group that exists, only its own settings are candidates; its name alone would make all of them similar.
     close = [siblings[word] for word in nearest(name, siblings)] if parent and siblings else nearest(key, known_keys)
     listed = close or list(siblings.values()) or known_keys
-    remedy = f"classifier-training {verb} --help lists them all"
+    remedy = f"classifier-training {verb} --help all lists them"
     if close:
         remedy = f"{close[0]}={came.partition('=')[2] or '…'}"
     return UserError(f"{came}: there is no such setting", f"one of {enumerate_words(listed)}", remedy)

@@ -125,6 +125,8 @@ class RunDir:
     classification_report = RunPath("evaluation/classification_report.json", "The metrics of an evaluation.")
     predictions = RunPath("evaluation/predictions.csv", "What was predicted for each image.")
     errors = RunPath("evaluation/errors.csv", "Those that were wrong, the worst first.")
+    learning_points = RunPath("evaluation/learning_points.json", "Errors of linear probes on parts of the images.")
+    learning_curve = RunPath("evaluation/learning_curve.json", "About how many training images a class needs.")
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
     report = RunPath("report.html", "A page on all of this.")

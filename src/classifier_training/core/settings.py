@@ -51,6 +51,17 @@ class Names(Enum):
     RUN = "a run: its folder, latest, best, or a name or alias of the registry"
 
 
+class Often:
+    """Marks a setting that is used often: the short help of a verb shows it.
+
+    Args:
+        place: its place there among others, the lowest first.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+
 class OnlyIn:
     """Marks a setting that has an effect in some of the verbs that take its group.
 
@@ -60,6 +71,17 @@ class OnlyIn:
 
     def __init__(self, *verbs: str) -> None:
         self.verbs = frozenset(verbs)
+
+
+class Alias:
+    """Marks a setting with the words that other programs have for it; each is accepted in its place.
+
+    Args:
+        words: the first stands in the help.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
 
 
 def absolute(path: str) -> str:

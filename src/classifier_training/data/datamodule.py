@@ -12,7 +12,7 @@ from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.augmenting.augment import augment
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
-from classifier_training.data.recipe import Recipe
+from classifier_training.data.pixel_format import PixelFormat
 from classifier_training.data.samplers import EpochSampler, batch_sizes
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ class ImageFolderDataModule(LightningDataModule):
         return ImageDataset(
             table,
             # If a store has some of the pixels, the others must be made in the same way.
-            recipe=store.folder.recipe if store else Recipe(preprocessing=self.preprocessing, crop_scale=crop_scale),
+            pixel_format=store.folder.pixel_format
+            if store
+            else PixelFormat(preprocessing=self.preprocessing, crop_scale=crop_scale),
             augmentation=augmentation,
             seed=self.seed,
             on_error=self.on_error,

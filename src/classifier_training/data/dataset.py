@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.types import SplitTable
     from classifier_training.data.augmenting.transforms import Transforms
-    from classifier_training.data.recipe import Recipe
+    from classifier_training.data.pixel_format import PixelFormat
     from classifier_training.data.store.folder import TableStore
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class ImageDataset(Dataset[Batch]):
 
     Args:
         table: the samples.
-        recipe: size and form of decoded pixels, with a store or without.
+        pixel_format: size and form of decoded pixels, with a store or without.
         augmentation: None for evaluation.
         seed: of the run; the augmentation's randomness follows from it and the sample's key.
         on_error: at an unreadable image, raise raises the error; skip leaves it out of its batch and logs it once.
@@ -66,7 +66,7 @@ class ImageDataset(Dataset[Batch]):
         self,
         table: SplitTable,
         *,
-        recipe: Recipe,
+        pixel_format: PixelFormat,
         augmentation: Transforms | None,
         seed: int,
         on_error: Literal["raise", "skip"],
@@ -74,7 +74,7 @@ class ImageDataset(Dataset[Batch]):
         augments: bool = True,
     ) -> None:
         self._table = table
-        self._recipe = recipe
+        self._pixel_format = pixel_format
         self._augmentation = augmentation
         self._seed = seed
         self._on_error = on_error
@@ -116,7 +116,7 @@ class ImageDataset(Dataset[Batch]):
                 return Loaded(self._batch(torch.from_numpy(gathered).permute(0, 3, 1, 2), rows), [])
         stored = np.zeros(len(rows), bool) if self.store is None else self.store.has(rows)
         draws = np.stack([draw_uniforms(self._seed, key) for key in keys]) if self._augmentation else None
-        height, width = self._recipe.preprocessing.size
+        height, width = self._pixel_format.preprocessing.size
         uniforms = self._uniforms(draws)
         changes = None
         if uniforms is not None and self._augments:
@@ -138,7 +138,7 @@ class ImageDataset(Dataset[Batch]):
             if draws is not None:
                 pixels = self._train(kept, draws[place], stored=bool(stored[place]))
             else:
-                pixels = kept if self._keeps_whole else self._recipe.preprocessing.pixels(Image.fromarray(kept))
+                pixels = kept if self._keeps_whole else self._pixel_format.preprocessing.pixels(Image.fromarray(kept))
             if changes is not None and alone:
                 changes.apply_one(place, torch.from_numpy(pixels).permute(2, 0, 1), out[place])
             else:
@@ -165,7 +165,7 @@ class ImageDataset(Dataset[Batch]):
     @property
     def _keeps_whole(self) -> bool:
         """Whether the kept pixels are those of evaluation; for random crops, larger ones are kept."""
-        return self._augmentation is None and self._recipe.crop_scale == 1
+        return self._augmentation is None and self._pixel_format.crop_scale == 1
 
     def _uniforms(self, draws: NDArray[np.float64] | None) -> torch.Tensor | None:
         if draws is None or self._augmentation is None or not changes_batch(self._augmentation):
@@ -179,12 +179,12 @@ class ImageDataset(Dataset[Batch]):
         if stored:
             assert self.store is not None
             return self.store.pixels(row)
-        return self._recipe.read(self._table.paths[row])
+        return self._pixel_format.read(self._table.paths[row])
 
     def _train(self, kept: NDArray[np.uint8], draws: NDArray[np.float64], *, stored: bool) -> NDArray[np.uint8]:
         assert self._augmentation is not None
-        kept = kept if stored else self._recipe.restored(kept)
-        pixels = training_pixels(kept, self._recipe.preprocessing, self._recipe.crop_scale, draws)
+        kept = kept if stored else self._pixel_format.restored(kept)
+        pixels = training_pixels(kept, self._pixel_format.preprocessing, self._pixel_format.crop_scale, draws)
         if self._augmentation.trivial_augment:
             pixels = trivial_augment(pixels, draws)
         if self._augmentation.degrades:

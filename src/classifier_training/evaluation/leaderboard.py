@@ -232,17 +232,19 @@ class Leaderboard:
 
     @property
     def choices(self) -> list[Choice]:
-        """The model for each purpose: the most accurate, and the cheapest of those not told apart from it, and of all.
+        """The model for each purpose: the most accurate, and the cheapest of those not told apart from it.
 
-        A purpose is left out where no cost was measured.
+        The cheapest of all is a choice of its own where it is another one. What was not measured has no choice.
         """
         found = [Choice("highest accuracy", self.standings[0])]
         close = [item for item in self.standings if item.verdict in (BEST, UNCLEAR)]
-        for pool, end in ((close, ", not told apart from the best"), (self.standings, " of all")):
-            for purpose, cost in PURPOSES.items():
-                measured = [(value, item.rank, item) for item in pool if (value := cost(item.candidate)) is not None]
-                if measured:
-                    found.append(Choice(purpose + end, min(measured)[2]))
+        for purpose, cost in PURPOSES.items():
+            cheap, cheapest = _cheapest(close, cost), _cheapest(self.standings, cost)
+            if cheap is not None:
+                found.append(Choice(f"{purpose} at that accuracy", cheap))
+            if cheapest is not None and cheapest is not cheap:
+                words = "worse than the best" if cheapest.verdict == WORSE else cheapest.verdict
+                found.append(Choice(f"{purpose} of all ({words})", cheapest))
         return found
 
 
@@ -343,3 +345,8 @@ PURPOSES: Mapping[str, Callable[[Candidate], float | None]] = {
     "shortest training": lambda item: _mean(item, "train_seconds"),
 }
 """What may be wanted besides accuracy, and the cost that is least for it."""
+
+
+def _cheapest(standings: Sequence[Standing], cost: Callable[[Candidate], float | None]) -> Standing | None:
+    measured = [(value, item.rank, item) for item in standings if (value := cost(item.candidate)) is not None]
+    return min(measured)[2] if measured else None

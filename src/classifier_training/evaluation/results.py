@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.display import align, shorten
-from classifier_training.core.errors import enumerate_words, shown
+from classifier_training.core.errors import enumerate_words, plural, shown
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import LEVEL, SEED
@@ -107,30 +107,43 @@ MAX_CLASSES = 10
 MAX_NAME = 40
 
 
+CLASS_COLUMNS = ("class", "precision", "recall", "images")
+
+
 def class_table(measures: Measures, class_names: Sequence[str]) -> list[str]:
-    """Return the lines of a table of precision, recall and images of each class, the lowest recall first.
+    """Return the lines of a table of precision, recall and images of each class; see `class_rows`."""
+    precisions, recalls = ([item.value for item in measures.by_class[name]] for name in ("precision", "recall"))
+    rows, left = class_rows(class_names, precisions, recalls, measures.support.tolist())
+    lines = align(CLASS_COLUMNS, rows, right=frozenset(CLASS_COLUMNS[1:]))
+    return [*lines, left] if left else lines
+
+
+def class_rows(
+    class_names: Sequence[str], precisions: Sequence[float], recalls: Sequence[float], support: Sequence[int]
+) -> tuple[list[tuple[str, ...]], str]:
+    """Return the rows of a table of classes, the lowest recall first, and a line on those that are left out.
 
     Args:
-        measures: of the split.
         class_names: [K]; of more than ten the worst ten are shown, and the others counted.
+        precisions: [K], NaN where not defined.
+        recalls: likewise.
+        support: images of each class [K].
     """
-    recalls = np.array([item.value for item in measures.by_class["recall"]])
-    order = np.argsort(np.nan_to_num(recalls, nan=np.inf), kind="stable").tolist()
-    rows = [
+    order = np.argsort(np.nan_to_num(np.array(recalls, dtype=np.float64), nan=np.inf), kind="stable").tolist()
+    rows: list[tuple[str, ...]] = [
         (
             shorten(shown(class_names[number]), MAX_NAME),
-            *(_share(measures.by_class[name][number].value) for name in ("precision", "recall")),
-            f"{measures.support[number]:,}",
+            _share(precisions[number]),
+            _share(recalls[number]),
+            f"{support[number]:,}",
         )
         for number in order[:MAX_CLASSES]
     ]
-    lines = align(("class", "precision", "recall", "images"), rows, right=frozenset({"precision", "recall", "images"}))
     if len(order) <= MAX_CLASSES:
-        return lines
-    left = len(order) - MAX_CLASSES
+        return rows, ""
     least = recalls[order[MAX_CLASSES]]
     words = f"recall {least:.4f} or higher" if np.isfinite(least) else "no images"
-    return [*lines, f"and {left:,} more class{'' if left == 1 else 'es'}: {words}"]
+    return rows, f"and {plural(len(order) - MAX_CLASSES, 'more class', 'more classes')}: {words}"
 
 
 def _share(value: float) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.settings import Alias
 from classifier_training.evaluation.reject import class_thresholds
 from classifier_training.export.session import Accelerator
 
@@ -27,7 +28,7 @@ class PredictData:
         batch_size: images in a batch.
     """
 
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1), Alias("batch", "bs")] = 32
 
 
 @register(group="predict_reject", name="default")
@@ -55,7 +56,7 @@ class PredictTrainer:
         accelerator: auto takes CUDA if ONNX Runtime has it, else the CPU, and logs which.
     """
 
-    accelerator: Accelerator = "auto"
+    accelerator: Annotated[Accelerator, Alias("device")] = "auto"
 
 
 Reason = Literal["low_confidence", "unlike_training"]

@@ -1,4 +1,4 @@
-"""Freeing disk: which runs and logs may go, and their removal."""
+"""Deletion of failed runs, old versions and old logs."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ IDLE_SECONDS = 3600.0
 the disk may hold locks that are not seen here."""
 
 LOGS = ("train.log", "tensorboard", "wandb")
-"""What a run logs besides its results, by name."""
+"""Log files and folders of a run."""
 
 STUDY, STUDY_LOGS = "tuning.json", ("journal.log", "job.log")
-"""A file of each finished search of `tune`, and what it logs besides its results."""
+"""A file of each finished search of `tune`, and its log files."""
 
 TRASH_SUFFIX = ".removing"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What shall go.
+    """A path to delete.
 
     Args:
         path: run folder, log file or log folder.
         run: the run folder that it is, or is in.
-        reason: why it may go.
-        size_bytes: that this frees.
-        unfinished: whether it goes because it did not finish.
+        reason: why it is deleted.
+        size_bytes: disk space that this frees.
+        unfinished: whether the reason is that the run did not finish.
     """
 
     path: Path
@@ -58,17 +58,17 @@ class Removal:
 def clean_up(
     registry: Registry, *, failed: bool, keep: int | None, log_days: float | None, apply: bool
 ) -> tuple[list[Removal], list[str], int]:
-    """Remove what may go, or only say what would.
+    """Delete runs and logs, or only list them.
 
     Args:
         registry: of all runs.
         failed: runs that began, did not finish and are not running, and damaged ones.
         keep: newest finished runs to keep of each name, model and data.
-        log_days: logs of finished runs and searches may go when they are older than this.
-        apply: remove it.
+        log_days: delete logs of finished runs and searches that are older than this.
+        apply: delete them.
 
     Returns:
-        What may go; in words, what was asked for and is left alone; and the bytes that were freed.
+        What is, or would be, deleted; what is kept although it matches, with the reason; and the freed bytes.
     """
     with registry.locked():
         registry.refresh()
@@ -125,7 +125,7 @@ def _plan(
 
 
 def _remove(removal: Removal) -> bool:
-    """Remove one thing; returns whether nobody was at work there."""
+    """Delete a path; returns False, without deleting it, if a process is working there."""
     if removal.path != removal.run:
         if (removal.run / STUDY).exists():
             # A search has no lock of a run.
@@ -141,7 +141,7 @@ def _remove(removal: Removal) -> bool:
     with hold(RunDir(removal.run).lock, wait=False) as free:
         if not free or (removal.unfinished and RunDir(removal.run).result.exists()):
             return False
-        # Under another name first: nobody finds half a run.
+        # Renamed first, so that a partly deleted run is never found.
         trash = removal.path.with_name(f".{removal.path.name}{TRASH_SUFFIX}")
         removal.path.rename(trash)
         _delete(trash)

@@ -102,7 +102,7 @@ def leaders_markdown(found: dict[str, Any]) -> str:
             "",
             f"{task['num_classes']} classes, {task['num_runs']} runs, scored on {task['split']}. Best: "
             f"**{best['run']}** ({best['architecture']}), {metric} {best['metrics'][metric]:.4f}, in `{best['folder']}`"
-            + ("." if best["proven"] else "; an export of it was not shown to answer as PyTorch does."),
+            + ("." if best["proven"] else "; an export of it was not verified against PyTorch."),
             "",
             *markdown(
                 ("model", "best run", metric, "MiB", "training s", "runs"),

@@ -32,7 +32,7 @@ class Check:
     Args:
         name: of it.
         passed: whether it holds.
-        words: with the figures.
+        words: the check in words, with its metrics.
     """
 
     name: str
@@ -46,8 +46,8 @@ def judge(record: RunRecord, holder: RunRecord | None, *, metric: str, bound: fl
     Args:
         record: the run.
         holder: of the alias now.
-        metric: figure of the held-out split that must be good enough.
-        bound: what is good enough; what the holder has when left out.
+        metric: on the held-out split, to be compared with the bound.
+        bound: least acceptable value; that of the holder when left out.
     """
     checks = [
         Check(name="finished", passed=record.status == FINISHED, words=f"the run is {record.status}"),
@@ -56,9 +56,9 @@ def judge(record: RunRecord, holder: RunRecord | None, *, metric: str, bound: fl
             passed=record.exported_at is not None and not record.unproven,
             words="nothing was exported"
             if record.exported_at is None
-            else f"not shown to answer as PyTorch does: {', '.join(record.unproven)}"
+            else f"not verified against PyTorch: {', '.join(record.unproven)}"
             if record.unproven
-            else "every exported file answers as PyTorch does, or passed its accuracy gate",
+            else "every exported file agrees with PyTorch, or passed its accuracy gate",
         ),
     ]
     rival = None if holder is None or holder.folder == record.folder else holder
@@ -76,7 +76,7 @@ def _judge_metric(record: RunRecord, rival: RunRecord | None, metric: str, bound
     if bound is None and rival is not None:
         bound, source = rival.metrics.get(metric), rival.version_name
         if bound is not None and rival.split != record.split:
-            words = f"{record.split}/{metric} cannot be held against {source}'s {rival.split}/{metric}"
+            words = f"{record.split}/{metric} cannot be compared with {source}'s {rival.split}/{metric}"
             return Check(name="metric", passed=False, words=words)
     if value is None or bound is None:
         who = "the run" if value is None else source
@@ -92,15 +92,15 @@ def promote(
 ) -> tuple[RunRecord, RunRecord | None, list[Check]]:
     """Give a run an alias, which it takes away from the present holder of the same scope.
 
-    Written into the run's registry.json: alias, time in UTC, user of the system, versions, checks with their figures,
+    Written into the run's registry.json: alias, time in UTC, user of the system, versions, checks with their metrics,
     and the digest of the exported model. The weights are not touched.
 
     Args:
         registry: of all runs.
         folder: of the run, below the registry's.
         alias: such as production.
-        metric: figure that must be good enough.
-        bound: what is good enough; what the present holder has when left out.
+        metric: to be compared with the bound.
+        bound: least acceptable value; that of the present holder when left out.
         force: promote it whatever the checks say; they are recorded as they are.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Registries elsewhere that a promotion can be told to: MLflow and Weights & Biases."""
+"""Publishing a promotion to another registry: MLflow or Weights & Biases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run folder says about its run, read from its files. Nothing here is known by anybody else."""
+"""The registry's record of a run, read from the files of its folder."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_registration(
 
 
 FINISHED, UNFINISHED, BUNDLE, DAMAGED = "finished", "unfinished", "bundle", "damaged"
-"""A run that came to its end; one that did not; an export without its run; a folder that lost some of its files."""
+"""A finished run; an interrupted one; an export without its run; a folder with missing files."""
 
 RUN_FILES = frozenset(
     {

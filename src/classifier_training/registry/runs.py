@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.processes import holder, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
 from classifier_training.core.runtime import setting as typed
+from classifier_training.registry.record import RUN_FILES
 from classifier_training.registry.references import Reference, resolve
 from classifier_training.registry.scan import run_folders
 
@@ -39,8 +40,26 @@ def find_run(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "ru
     word = Reference.parse(reference)
     # A folder of that name is what the shell's completion gave; only latest and best are words before all.
     if path.is_dir() and not word.is_reserved:
+        _refuse_folder_of_runs(path, setting=setting)
         return RunDir(path)
     return RunDir(resolve(word, Path(output), setting=setting))
+
+
+def _refuse_folder_of_runs(path: Path, *, setting: str) -> None:
+    """Raise when runs are below a folder that is none itself."""
+    if not path.is_dir() or not RUN_FILES.isdisjoint(entry.name for entry in path.iterdir()):
+        return
+    below = sorted((found for _, found in run_folders(path)), reverse=True)
+    if below:
+        raise UserError(
+            f"{setting}={path}: a folder of {plural(len(below), 'run')}, and no run itself",
+            f"one of them: {enumerate_words(below, limit=NUM_NAMED)}",
+            typed(setting, below[0]),
+        )
+
+
+NUM_NAMED = 3
+"""Runs of a folder that are listed, the newest first."""
 
 
 def find_model(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "run") -> Path:
@@ -71,7 +90,7 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
 
     Args:
         reference: a run folder; or latest, for the run that was written to last of those that have a configuration and
-            have not come to their end, saved or not. A line in the log names it with its age.
+            have not finished, with or without a checkpoint. A line in the log names it with its age.
         output: folder of all runs, which latest is looked for in.
 
     Raises:
@@ -81,11 +100,12 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
     if reference == "latest":
         return _latest_unfinished(Path(output))
     run_dir = RunDir(Path(reference).expanduser())
+    _refuse_folder_of_runs(run_dir.path, setting="resume")
     if not run_dir.config.is_file() and not run_dir.resumable:
         raise UserError(
             f"resume={reference}: {run_dir.config} does not exist",
             "the folder of a run that had begun",
-            "check the path, or train anew without resume=",
+            "check the path, or start a new run without resume=",
         )
     if run_dir.result.exists() and not run_dir.resumable:
         raise ended(run_dir)
@@ -93,11 +113,11 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
 
 
 def ended(run_dir: RunDir) -> UserError:
-    """Return the error for a finished run that has no checkpoint to train on from."""
+    """Return the error for a finished run without a checkpoint to resume from."""
     start = f"{command('train')} {typed('init_from', run_dir.path)} …   starts a new run from its weights"
     return UserError(
         f"resume={run_dir.path}: the run is finished, and {run_dir.last_checkpoint} is gone",
-        "a run that has not come to its end, or a finished one with the checkpoint that it can be trained on from",
+        "an unfinished run, or a finished one that still has its last checkpoint",
         start,
     )
 

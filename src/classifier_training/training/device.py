@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, plural
 from classifier_training.core.processes import following
 from classifier_training.core.runtime import command, num_cores
 from classifier_training.models.meta import meta_copy
@@ -164,7 +164,7 @@ def find_accelerator(wanted: Accelerator) -> tuple[str, str]:
             + " with its driver, and a PyTorch that is built for it",
             f"trainer.accelerator=auto, which takes one where it is there; {command('info')} lists the devices",
         )
-    return "cpu", f"CPU with {torch.get_num_threads()} threads"
+    return "cpu", f"CPU with {plural(torch.get_num_threads(), 'thread')}"
 
 
 def _choose_precision(accelerator: str) -> str:

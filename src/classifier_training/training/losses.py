@@ -9,7 +9,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.core.settings import RunText  # noqa: TC001 - the register reads it
+from classifier_training.core.settings import Alias, RunText
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ def cross_entropy(
     class_weights: Tensor | None,
     prior: Tensor | None = None,
     *,
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), Alias("label_smoothing", "smoothing")] = 0.0,
 ) -> Tensor:
     """Cross-entropy, the default.
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
+from classifier_training.core.settings import Alias, Often
 from classifier_training.models.stages import split_stages
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-LearningRate = Positive | Literal["auto"]
+WeightDecay = Annotated[float, Field(ge=0), Alias("weight_decay", "wd")]
+LearningRate = Annotated[Positive | Literal["auto"], Alias("lr", "lr0", "learning_rate")]
 """A number, or auto for the one that a range test finds; the run puts it in before an optimizer is made."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
@@ -82,8 +84,8 @@ def adamw(
     network: nn.Module,
     fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
-    lr: LearningRate = 1e-3,
-    weight_decay: NonNegative = 0.05,
+    lr: Annotated[LearningRate, Often(7)] = 1e-3,
+    weight_decay: WeightDecay = 0.05,
     beta1: Share = 0.9,
     beta2: Share = 0.999,
     layer_decay: LayerDecay = 1.0,
@@ -109,10 +111,10 @@ def sgd(
     network: nn.Module,
     fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
-    lr: LearningRate = 0.1,
+    lr: Annotated[LearningRate, Often(7)] = 0.1,
     momentum: Share = 0.9,
     nesterov: bool = True,
-    weight_decay: NonNegative = 5e-4,
+    weight_decay: WeightDecay = 5e-4,
     layer_decay: LayerDecay = 1.0,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.

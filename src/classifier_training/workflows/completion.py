@@ -11,9 +11,7 @@ from classifier_training.conf.overrides import leaf_keys
 from classifier_training.conf.store import group_options
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import Word, entries, entry, register
-
-REQUEST = "_CLASSIFIER_TRAINING_COMPLETE"
-"""Environment variable that holds the line to complete, up to the cursor."""
+from classifier_training.core.runtime import COMPLETION_REQUEST
 
 SCRIPTS = {
     "bash": """_classifier_training() {{
@@ -38,19 +36,23 @@ compdef _classifier_training classifier-training
 }
 
 
-@register(group="verb", name="completion")
+@register(
+    group="verb",
+    name="completion",
+    examples=("completion bash",),
+)
 def completion(*, shell: Annotated[Literal["bash", "zsh", "fish"], Word()]) -> str:
     """Print code for a shell, as in: eval "$(classifier-training completion shell=bash)".
 
     Args:
         shell: the shell that will read it.
     """
-    return SCRIPTS[shell].format(request=REQUEST)
+    return SCRIPTS[shell].format(request=COMPLETION_REQUEST)
 
 
 def print_candidates() -> int:
     """Print what may follow the line in the environment; returns the exit code."""
-    sys.stdout.write("".join(f"{word}\n" for word in candidates(os.environ[REQUEST])))
+    sys.stdout.write("".join(f"{word}\n" for word in candidates(os.environ[COMPLETION_REQUEST])))
     return 0
 
 

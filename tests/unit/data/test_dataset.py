@@ -19,7 +19,7 @@ from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import SplitData, tabulate
 from classifier_training.data.loader import prefetch
-from classifier_training.data.recipe import Recipe
+from classifier_training.data.pixel_format import PixelFormat
 from classifier_training.data.samplers import inverse_frequency_weights
 from classifier_training.data.store.folder import TableStore
 from classifier_training.data.store.plan import open_stores
@@ -141,8 +141,8 @@ def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     keys = [SampleKey(0, row, row) for row in range(4)]
 
     def dataset(on_error: str) -> ImageDataset:
-        recipe = Recipe(preprocessing=PREPROCESSING)
-        return ImageDataset(table, recipe=recipe, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
+        pixel_format = PixelFormat(preprocessing=PREPROCESSING)
+        return ImageDataset(table, pixel_format=pixel_format, augmentation=None, seed=0, on_error=on_error)  # type: ignore[arg-type]
 
     with pytest.raises(UnreadableImageError, match=r"01\.png"):
         dataset("raise").__getitems__(keys)

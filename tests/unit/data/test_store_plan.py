@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.test_store import PREPROCESSING, RECIPE, fill
+from tests.unit.data.test_store import PIXEL_FORMAT, PREPROCESSING, fill
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import WEIGHTS_FACTOR, Room
@@ -23,7 +23,7 @@ def splits_of(tmp_path: Path, paths: list[str]) -> SplitData:
 
 
 def test_the_longest_unused_goes_first_and_what_is_in_use_stays(tmp_path: Path, paths: list[str]) -> None:
-    stores = [fill(tmp_path / "base" / name, RECIPE, paths) for name in ("a", "b", "c", "d")]
+    stores = [fill(tmp_path / "base" / name, PIXEL_FORMAT, paths) for name in ("a", "b", "c", "d")]
     for age, store in enumerate(stores):
         os.utime(store.folder, (age, age))
     for store in stores[1:]:
@@ -53,8 +53,8 @@ def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
     shutil.rmtree(tmp_path / "cache")
     caplog.clear()
     made = plan("auto", 8e-6)
-    assert made.recipes["train"].jpeg
-    assert not made.recipes["val"].jpeg
+    assert made.pixel_formats["train"].jpeg
+    assert not made.pixel_formats["val"].jpeg
     assert "as JPEG, which changes them slightly" in caplog.text
     assert plan("auto", 1e-9).folders == {}
     assert "but only 0.00 GB may be used" in caplog.text

@@ -74,13 +74,11 @@ def test_each_purpose_has_its_model() -> None:
     found = {choice.purpose: choice.standing.candidate.model for choice in board.choices}
     assert found == {
         "highest accuracy": "good",
-        "fastest prediction, not told apart from the best": "near",
+        "fastest prediction at that accuracy": "near",
+        "fastest prediction of all (worse than the best)": "poor",
         # Of equals the more accurate one.
-        "smallest file, not told apart from the best": "good",
-        "shortest training, not told apart from the best": "good",
-        "fastest prediction of all": "poor",
-        "smallest file of all": "good",
-        "shortest training of all": "good",
+        "smallest file at that accuracy": "good",
+        "shortest training at that accuracy": "good",
     }
 
 

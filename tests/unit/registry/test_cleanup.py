@@ -116,7 +116,7 @@ def test_what_an_interrupted_clean_up_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_it_wants_to_be_told_what_may_go(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="without a word on what may go"):
+    with pytest.raises(UserError, match="nothing to remove is named"):
         cleanup(apply=True)
 
 

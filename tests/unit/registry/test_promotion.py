@@ -61,7 +61,7 @@ def test_what_the_gate_refuses(outputs: Path) -> None:
     with pytest.raises(CheckFailedError, match="knows other classes"):
         promote_run(run="latest", alias="production")
     make_run(outputs, "2026-01-03/12-00-00", score=0.99, split="val")
-    with pytest.raises(CheckFailedError, match="cannot be held against"):
+    with pytest.raises(CheckFailedError, match="cannot be compared with"):
         promote_run(run="latest", alias="production")
     with pytest.raises(CheckFailedError, match="has no f2"):
         promote_run(run="resnet18:v1", alias="staging", metric="f2", at_least=0.1)

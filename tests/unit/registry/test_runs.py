@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def unfinished(folder: Path, *checkpoints: str, ago: float) -> Path:
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (time.time() - ago, time.time() - ago))
     return folder
+
+
+@pytest.mark.parametrize("find", [find_run, find_model, find_unfinished])
+def test_a_folder_of_runs_is_said_to_be_one_and_the_advice_works(
+    find: Callable[[str], RunDir | Path], tmp_path: Path
+) -> None:
+    for name in ("2026-01-01/10-00-00", "2026-01-02/10-00-00"):
+        begin(tmp_path / "some" / name, "seed: 1\n")
+    with pytest.raises(UserError, match="some: a folder of 2 runs, and no run itself") as error:
+        find("some")
+    assert "2026-01-02/10-00-00, " in error.value.expected
+    found = find(error.value.remedy.partition("=")[2])
+    assert str(found.path if isinstance(found, RunDir) else found) == "some/2026-01-02/10-00-00"
 
 
 def test_an_unfinished_run_has_no_result(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from classifier_training.core.preprocess import import_opencv
 from classifier_training.data.augmenting.transforms import DRAWS
-from classifier_training.data.recipe import MAX_LOG_RATIO
+from classifier_training.data.pixel_format import MAX_LOG_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +37,9 @@ def training_pixels(
     The crop takes between `crop_scale` and all of the area, in the aspect ratio that the policy gives the whole image.
 
     Args:
-        kept: uint8 [h, w, 3]; see `data/recipe.py`.
+        kept: uint8 [h, w, 3]; see `data/pixel_format.py`.
         preprocessing: size, policy and kernel of the resize.
-        crop_scale: of the recipe.
+        crop_scale: of the pixel format.
         draws: float64 [len(DRAWS)], the sample's random numbers.
 
     Returns:

@@ -1,7 +1,7 @@
 """Preprocessing and augmentation settings, and the random numbers of each sample.
 
 Every random number of a sample is a pure function of (seed, epoch, position), so the number of workers, a resume or a
-kill changes nothing. `recipe.py` shrinks an image once. `images.py` augments single images: random crop,
+kill changes nothing. `pixel_format.py` shrinks an image once. `images.py` augments single images: random crop,
 degradations and, with OpenCV, colour jitter. `augment.py` moves and recolours whole batches, and
 `training/batch_transforms.py` mixes and resizes them.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.settings import OnlyIn, PathText, Resume, Trait
+from classifier_training.core.settings import Alias, Often, OnlyIn, PathText, Resume, Trait
 from classifier_training.data.accounting import count_files, kind_of, merge_files
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
 from classifier_training.data.walk import DataErrors, Walker
@@ -57,12 +57,22 @@ class DataSource:
         store_gb: disk space for the pixels of all data sets, in GB; half of the free space when left out.
     """
 
-    image_size: Annotated[Side | Literal["auto"] | None, Resume.FIXED, OnlyIn("train", "analyze")] = "auto"
-    batch_size: Annotated[Count | Literal["auto"] | None, Resume.DIVERGES, OnlyIn("train")] = None
-    num_workers: Annotated[NumWorkers | Literal["auto"], Resume.EXACT, Trait.MACHINE, OnlyIn("train", "analyze")] = (
-        "auto"
-    )
-    val_fraction: Annotated[Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    image_size: Annotated[
+        Side | Literal["auto"] | None,
+        Often(5),
+        Resume.FIXED,
+        OnlyIn("train", "analyze"),
+        Alias("imgsz", "img_size", "size"),
+    ] = "auto"
+    batch_size: Annotated[
+        Count | Literal["auto"] | None, Often(6), Resume.DIVERGES, OnlyIn("train"), Alias("batch", "bs")
+    ] = None
+    num_workers: Annotated[
+        NumWorkers | Literal["auto"], Resume.EXACT, Trait.MACHINE, OnlyIn("train", "analyze"), Alias("workers")
+    ] = "auto"
+    val_fraction: Annotated[
+        Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train"), Alias("valid_pct", "validation_split")
+    ] = None
     test_fraction: Annotated[Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     group: Annotated[Count | str | None, Resume.FIXED] = None
     group_duplicates: Annotated[bool, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = False
@@ -102,7 +112,9 @@ class FolderSource(DataSource):
         follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
-    root: Annotated[PathText | list[PathText] | None, Resume.DIVERGES, Trait.MACHINE] = None
+    root: Annotated[
+        PathText | list[PathText] | None, Often(1), Resume.DIVERGES, Trait.MACHINE, Alias("data_dir", "dataset")
+    ] = None
     follow_links: Annotated[bool, Resume.FIXED] = False
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from classifier_training.core.processes import hold
 from classifier_training.data.checking.scan import hash_file
-from classifier_training.data.recipe import decode
+from classifier_training.data.pixel_format import decode
 from classifier_training.data.store.shards import (
     ShardWriter,
     clean,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.recipe import Recipe
+    from classifier_training.data.pixel_format import PixelFormat
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class StoreFolder:
 
     Args:
         folder: created if it does not exist.
-        recipe: form of the pixels.
+        pixel_format: form of the pixels.
         limit_bytes: most bytes that may be added.
         wait: whether to wait until another writer ends; otherwise this one only reads.
 
@@ -45,9 +45,11 @@ class StoreFolder:
         writes: whether images can be added.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, *, limit_bytes: float = float("inf"), wait: bool = False) -> None:
+    def __init__(
+        self, folder: Path, pixel_format: PixelFormat, *, limit_bytes: float = float("inf"), wait: bool = False
+    ) -> None:
         self.folder = folder
-        self.recipe = recipe
+        self.pixel_format = pixel_format
         self.limit_bytes = limit_bytes
         self._added_bytes = 0
         self._writer: ShardWriter | None = None
@@ -109,7 +111,7 @@ class StoreFolder:
         """Return the pixels of a located entry, uint8 [h, w, 3]; a view of the file unless they are JPEG."""
         start, number = int(entry["offset"]), int(entry["num_bytes"])
         data = self.shard(int(entry["shard"]))[start : start + number]
-        if self.recipe.jpeg:
+        if self.pixel_format.jpeg:
             return decode(data.tobytes())
         return data.reshape(int(entry["height"]), int(entry["width"]), 3)
 
@@ -131,7 +133,7 @@ class StoreFolder:
         """
         if not self.writes:
             return
-        data = self.recipe.encoded(pixels)
+        data = self.pixel_format.encoded(pixels)
         if self._added_bytes + len(data) > self.limit_bytes:
             self._stop("the limit data.store_gb is reached")
             return
@@ -208,7 +210,7 @@ class TableStore:
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8] | None:
         """Read stored rows at once: uint8 [B, h, w, 3]; None if their shapes differ."""
         found = self._rows[rows]
-        if self.folder.recipe.jpeg or not len(found) or (found["num_bytes"] != found["num_bytes"][0]).any():
+        if self.folder.pixel_format.jpeg or not len(found) or (found["num_bytes"] != found["num_bytes"][0]).any():
             return None
         height, width, number = int(found["height"][0]), int(found["width"][0]), int(found["num_bytes"][0])
         if (found["height"] != height).any() or (found["offset"] % number).any():

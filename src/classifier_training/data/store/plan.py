@@ -16,7 +16,7 @@ from classifier_training.core.processes import Share, hold
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import TRAIN
-from classifier_training.data.recipe import Recipe
+from classifier_training.data.pixel_format import PixelFormat
 from classifier_training.data.store.folder import StoreFolder, TableStore
 from classifier_training.data.store.shards import build_store, folder_bytes
 
@@ -50,7 +50,7 @@ def used_bytes(base: Path) -> int:
     return sum(folder_bytes(folder) for folder in _stores(base))
 
 
-def estimate_bytes(recipe: Recipe, paths: Sequence[str]) -> float:
+def estimate_bytes(pixel_format: PixelFormat, paths: Sequence[str]) -> float:
     """Estimate the bytes of these files' pixels from the sizes of some."""
     if not paths:
         return 0.0
@@ -60,9 +60,9 @@ def estimate_bytes(recipe: Recipe, paths: Sequence[str]) -> float:
             width, height = read_size(paths[row])
         except UnreadableImageError:  # takes no space; decoding it will report the error
             continue
-        areas.append(np.prod(recipe.shape(height, width)))
+        areas.append(np.prod(pixel_format.shape(height, width)))
     mean = 3 * float(np.mean(areas)) if areas else 0.0
-    return len(paths) * mean * (JPEG_SHARE if recipe.jpeg else 1)
+    return len(paths) * mean * (JPEG_SHARE if pixel_format.jpeg else 1)
 
 
 def make_room(base: Path, wanted: float, budget: float, *, keep: Path) -> float:
@@ -172,11 +172,13 @@ class StorePlan:
         self._gb = store_gb
         self._room = room
         self.missing_bytes = 0.0
-        evaluation = Recipe(preprocessing=preprocessing)
-        self.recipes = dict.fromkeys(data.tables, evaluation)
+        evaluation = PixelFormat(preprocessing=preprocessing)
+        self.pixel_formats = dict.fromkeys(data.tables, evaluation)
         # Evaluation never uses JPEG pixels; only training may.
-        self.recipes[TRAIN] = Recipe(preprocessing=preprocessing, crop_scale=crop_scale, jpeg=store == "jpeg")
-        self.folders: dict[Recipe, StoreFolder] = {}
+        self.pixel_formats[TRAIN] = PixelFormat(
+            preprocessing=preprocessing, crop_scale=crop_scale, jpeg=store == "jpeg"
+        )
+        self.folders: dict[PixelFormat, StoreFolder] = {}
 
     def open(self, *, wait: bool = False) -> None:
         """Open or create the stores, as far as disk space allows.
@@ -197,26 +199,26 @@ class StorePlan:
             log.info("no store is used: %s", error.came)
             return
         self._base.mkdir(exist_ok=True)
-        for split in self.recipes:
+        for split in self.pixel_formats:
             self._open_for(split, wait=wait)
 
     def build(self) -> None:
         """Fill the stores before training."""
-        for recipe, folder in self.folders.items():
+        for pixel_format, folder in self.folders.items():
             if folder.writes:
-                build_store(folder, self.paths(recipe))
+                build_store(folder, self.paths(pixel_format))
 
     def tables(self) -> dict[str, TableStore]:
         """The store of each split that has one."""
         return {
-            split: TableStore(self.folders[recipe], self._data.tables[split].paths)
-            for split, recipe in self.recipes.items()
-            if recipe in self.folders
+            split: TableStore(self.folders[pixel_format], self._data.tables[split].paths)
+            for split, pixel_format in self.pixel_formats.items()
+            if pixel_format in self.folders
         }
 
-    def paths(self, recipe: Recipe) -> list[str]:
-        """Files of the splits with this recipe, each once."""
-        splits = [split for split, chosen in self.recipes.items() if chosen == recipe]
+    def paths(self, pixel_format: PixelFormat) -> list[str]:
+        """Files of the splits with this pixel format, each once."""
+        splits = [split for split, chosen in self.pixel_formats.items() if chosen == pixel_format]
         return list(dict.fromkeys(path for split in splits for path in self._data.tables[split].paths))
 
     def close(self) -> None:
@@ -225,16 +227,18 @@ class StorePlan:
             folder.close()
 
     def _open_for(self, split: str, *, wait: bool) -> None:
-        recipe = self.recipes[split]
-        if recipe in self.folders:
+        pixel_format = self.pixel_formats[split]
+        if pixel_format in self.folders:
             return
-        choices = [recipe]
+        choices = [pixel_format]
         if self._store == "auto" and split == TRAIN:
-            choices.append(Recipe(preprocessing=recipe.preprocessing, crop_scale=recipe.crop_scale, jpeg=True))
+            choices.append(
+                PixelFormat(preprocessing=pixel_format.preprocessing, crop_scale=pixel_format.crop_scale, jpeg=True)
+            )
         budget = budget_bytes(self._base, self._gb)
         for choice in choices:
             folder = StoreFolder(self._path(choice), choice, wait=wait)
-            paths = self.paths(recipe)
+            paths = self.paths(pixel_format)
             located = folder.locate(paths)
             missing = [path for path, shard in zip(paths, located["shard"].tolist(), strict=True) if shard < 0]
             wanted = estimate_bytes(choice, missing)
@@ -246,7 +250,7 @@ class StorePlan:
             if wanted <= free or not wanted:
                 folder.limit_bytes = free
                 self.missing_bytes += wanted if reserved else 0.0
-                self._use(split, recipe, choice, folder, num_missing=len(missing), num_files=len(paths))
+                self._use(split, pixel_format, choice, folder, num_missing=len(missing), num_files=len(paths))
                 return
             folder.close()
             log.info(
@@ -261,10 +265,17 @@ class StorePlan:
             )
 
     def _use(
-        self, split: str, recipe: Recipe, choice: Recipe, folder: StoreFolder, *, num_missing: int, num_files: int
+        self,
+        split: str,
+        pixel_format: PixelFormat,
+        choice: PixelFormat,
+        folder: StoreFolder,
+        *,
+        num_missing: int,
+        num_files: int,
     ) -> None:
-        same = [name for name, chosen in self.recipes.items() if chosen == recipe]
-        self.recipes |= dict.fromkeys(same if choice == recipe else [split], choice)
+        same = [name for name, chosen in self.pixel_formats.items() if chosen == pixel_format]
+        self.pixel_formats |= dict.fromkeys(same if choice == pixel_format else [split], choice)
         self.folders[choice] = folder
         if choice.jpeg and self._store == "auto":
             log.info("store: the %s pixels are stored as JPEG, which changes them slightly", split)
@@ -274,12 +285,12 @@ class StorePlan:
             num_files - num_missing, num_files, ", ".join(same), folder.folder, how, extra=DETAIL,
         )  # fmt: skip
 
-    def _path(self, recipe: Recipe) -> Path:
+    def _path(self, pixel_format: PixelFormat) -> Path:
         root = blake2b(str(self._data.root).encode(), digest_size=4).hexdigest()
-        path = self._base / f"{root}-{recipe.fingerprint()}"
+        path = self._base / f"{root}-{pixel_format.fingerprint()}"
         # Two runs may start at the same time.
         path.mkdir(exist_ok=True)
         about = path / "about.json"
         if not about.exists():
-            write_json(about, {"data": str(self._data.root), "shape_of_1920x1080": recipe.shape(1080, 1920)})
+            write_json(about, {"data": str(self._data.root), "shape_of_1920x1080": pixel_format.shape(1080, 1920)})
         return path

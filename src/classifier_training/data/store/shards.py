@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.recipe import Recipe
+    from classifier_training.data.pixel_format import PixelFormat
     from classifier_training.data.store.folder import StoreFolder
 
 ENTRY = np.dtype(
@@ -207,7 +207,12 @@ def build_store(
     ) as pool:
         tasks = {
             pool.submit(
-                write_chunk, store.folder, first + number, store.recipe, [paths[row] for row in rows], entries[rows]
+                write_chunk,
+                store.folder,
+                first + number,
+                store.pixel_format,
+                [paths[row] for row in rows],
+                entries[rows],
             ): len(rows)
             for number, rows in enumerate(chunks)
         }
@@ -230,7 +235,7 @@ def build_store(
 
 
 def write_chunk(
-    folder: Path, number: int, recipe: Recipe, paths: Sequence[str], entries: NDArray[np.void]
+    folder: Path, number: int, pixel_format: PixelFormat, paths: Sequence[str], entries: NDArray[np.void]
 ) -> list[UnreadableImageError]:
     """Decode files into new shards; runs in another process.
 
@@ -245,14 +250,14 @@ def write_chunk(
     try:
         for path, known in zip(paths, entries, strict=True):
             try:
-                pixels = recipe.read(path)
+                pixels = pixel_format.read(path)
             except UnreadableImageError as error:
                 unreadable.append(error)
                 continue
             entry = known.copy()
             entry["content"] = hash_file(path)
             entry["height"], entry["width"] = pixels.shape[:2]
-            writer.add(entry, recipe.encoded(pixels))
+            writer.add(entry, pixel_format.encoded(pixels))
             if writer.num_bytes >= SHARD_BYTES:
                 writer.commit()
                 writer = ShardWriter(folder, number)

@@ -67,7 +67,14 @@ class PrepareResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="prepare")
+@register(
+    group="verb",
+    name="prepare",
+    examples=(
+        "prepare /my/images",
+        "prepare /my/images --verify",
+    ),
+)
 def prepare(
     *,
     data: Annotated[DataSource, Choice("auto"), Word("root")],
@@ -137,8 +144,8 @@ def _suited_size(model: ModelBuilder, loaded: LoadedData, *, data: DataSource, t
 
 def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:
     found = []
-    for recipe, store in plan.folders.items():
-        paths = plan.paths(recipe)
+    for pixel_format, store in plan.folders.items():
+        paths = plan.paths(pixel_format)
         with progress("decoding", total=paths.__len__) as advance:
             built = build_store(store, paths, verify=verify, advance=advance)
         for error in built.unreadable:

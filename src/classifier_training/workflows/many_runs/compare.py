@@ -78,7 +78,14 @@ class CompareResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="compare")
+@register(
+    group="verb",
+    name="compare",
+    examples=(
+        "compare /my/images models=[resnet18,tf_efficientnet_lite0] seeds=[0,1,2]",
+        "compare /my/images /other/images --epochs 5 --jobs 2",
+    ),
+)
 def compare(
     *,
     models: Annotated[list[str] | str | None, Replaces("model")] = None,
@@ -158,7 +165,7 @@ def compare(
         raise UserError(
             f"no run to compare; {reasons[0] if reasons else f'nothing is finished below {folder.absolute()}'}",
             "one finished run or more",
-            "mend that, and start again",
+            "fix that, and start again",
         )
     if cleanup:
         _clean(run.run_dir for run in found)
@@ -252,12 +259,12 @@ def _collect(folder: Path, planned: Sequence[Planned]) -> tuple[list[Finished], 
 def _rank(
     found: Sequence[Finished], failures: dict[str, str]
 ) -> tuple[list[Leaderboard], dict[tuple[str, str, int], Path]]:
-    """Rank the runs; what cannot be read goes to the failures."""
+    """Rank the runs; those that cannot be read are added to the failures."""
     candidates = []
     paths: dict[tuple[str, str, int], Path] = {}
     for (model, data), runs in group_runs(found).items():
-        figures = {run.seed: run.figures for run in runs}
-        middle = middle_seed(figures)
+        scores = {run.seed: run.figures for run in runs}
+        middle = middle_seed(scores)
         run_dir = next(run.run_dir for run in runs if run.seed == middle)
         try:
             predictions = read_answers(run_dir)
@@ -269,7 +276,7 @@ def _rank(
             Candidate(
                 model=model,
                 data=data,
-                runs=figures,
+                runs=scores,
                 representative=middle,
                 latency_ms=measure_latency_ms(run_dir.onnx) if run_dir.onnx.exists() else None,
                 predictions=predictions,
@@ -279,7 +286,7 @@ def _rank(
 
 
 def _clean(runs: Iterable[RunDir]) -> None:
-    """Delete the checkpoints of finished runs, and unfinished runs of the same jobs that nobody is writing to."""
+    """Delete the checkpoints of finished runs, and unfinished runs of the same jobs without a running process."""
     for run in runs:
         remove_checkpoints(
             run.last_checkpoint.parent,

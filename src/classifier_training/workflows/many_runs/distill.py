@@ -43,7 +43,14 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-@register(group="verb", name="distill")
+@register(
+    group="verb",
+    name="distill",
+    examples=(
+        "distill latest",
+        "distill best model=resnet18 --epochs 20 alphas=[0.5,0.7]",
+    ),
+)
 def distill(
     *,
     teacher: Annotated[RunText | list[RunText], Word(), Replaces("distillation.*")],
@@ -78,7 +85,7 @@ def distill(
     ]
     words = student_words(run_dirs, training)
     opened = [open_model(str(run_dir.path), setting="teacher") for run_dir in run_dirs]
-    # All at once, so that a wrong word is told before the first run.
+    # All of them before the first run, so that a wrong setting is an error at once.
     verb = entry("verb", "train")
     for taught in [None, *grid]:
         compose(verb, run_words(words, run_dirs, taught))
@@ -204,4 +211,4 @@ def _compare_splits(teachers: Sequence[RunDir]) -> None:
     for other in teachers[1:]:
         trained = {sample.path for sample in read_manifest(other.splits) if sample.split == TRAIN}
         if number := len(held_out & trained):
-            log.warning("%s was trained on %d of the images that the student is held against", other.path, number)
+            log.warning("%s was trained on %d of the images that the student is evaluated on", other.path, number)

@@ -111,7 +111,7 @@ class TeacherPredictions:
 def report_students(
     folder: Path,
     opened: Sequence[RunModel],
-    answers: TeacherPredictions,
+    predictions: TeacherPredictions,
     scores: Sequence[StudentScore],
     results: Sequence[TrainResult],
     failed: Sequence[str],
@@ -127,7 +127,7 @@ def report_students(
     Args:
         folder: where to.
         opened: the teachers.
-        answers: their predictions.
+        predictions: of the teachers.
         scores: of the runs.
         results: of the same runs.
         failed: titles of failed runs.
@@ -145,8 +145,8 @@ def report_students(
         )
     reference = by_run[scores[0].run]
     truth = reference.scored.targets
-    right = answers(reference.table, _names(reference)).argmax(axis=1)[reference.scored.indices] == truth
-    accuracy = float(right.mean())
+    correct = predictions(reference.table, _names(reference)).argmax(axis=1)[reference.scored.indices] == truth
+    accuracy = float(correct.mean())
     summaries = summarize(scores, teacher_accuracy=accuracy)
     alone, best = summaries[0], choose(summaries)
     one = next(score for score in taught if score.taught == best.taught)
@@ -218,10 +218,10 @@ def report_students(
 def _probabilities(teacher: RunModel, paths: Sequence[str], class_names: Sequence[str]) -> NDArray[np.float32]:
     order = match_classes(class_names, teacher.predictor.class_names, teacher=teacher.run_dir.path)
     rows = []
-    for answer in teacher.predictor.raw_outputs(paths):
-        if answer.logits is None:
-            raise UnreadableImageError(answer.path, str(answer.error))
-        rows.append(softmax(answer.logits)[order])
+    for output in teacher.predictor.raw_outputs(paths):
+        if output.logits is None:
+            raise UnreadableImageError(output.path, str(output.error))
+        rows.append(softmax(output.logits)[order])
     return np.stack(rows)
 
 
@@ -249,8 +249,8 @@ def _cost(served: Served, latency: Latency, models: Sequence[RunModel]) -> dict[
 
 def _row(score: StudentScore) -> tuple[object, ...]:
     taught = ("", "", "") if score.taught is None else score.taught
-    figures = (score.validation, score.accuracy, score.balanced_accuracy, score.agreement)
-    return (score.run, *taught, score.seed, *(f"{value:.6f}" for value in figures))
+    metrics = (score.validation, score.accuracy, score.balanced_accuracy, score.agreement)
+    return (score.run, *taught, score.seed, *(f"{value:.6f}" for value in metrics))
 
 
 def _spread(spread: float | None) -> str:

@@ -97,7 +97,15 @@ class TuneResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="tune", extra="tune")
+@register(
+    group="verb",
+    name="tune",
+    extra="tune",
+    examples=(
+        "tune /my/images --trials 20",
+        "tune /my/images model=resnet18 --epochs 5",
+    ),
+)
 def tune(
     *,
     trials: Annotated[int, Field(ge=1)] = 20,
@@ -213,7 +221,7 @@ def _run(
         trial.set_user_attr(LOST, True)  # noqa: FBT003 - Optuna's signature
         study.tell(trial, state=states.FAIL)
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a combination of settings does, the search goes on
+    except Exception as error:  # noqa: BLE001 - a failed trial does not stop the search
         reason = error.came if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         trial.set_user_attr(ERROR, reason)
         study.tell(trial, state=states.FAIL)
@@ -309,7 +317,7 @@ def _refuse_failing(study: Study) -> None:
         raise UserError(
             f"all of the first {len(over)} trials failed, the last with: {_last_error(study)}",
             "settings with which train works",
-            f"try them: {command('train')} …; then begin anew: name=…",
+            f"try them: {command('train')} …; then start a new study: name=…",
         )
 
 

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from classifier_training.conf.searches import Parameter
 
 MIN_TRIALS = 4
-"""Finished trials below which nothing can be said of the importance of settings."""
+"""Fewest finished trials for importances."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySummary:
-    """A study in figures.
+    """Summary of a study.
 
     Args:
         best: the finished trial with the best score.
-        front: finished trials that no other beats in all objectives.
+        front: the Pareto front of the finished trials.
         num_trials: by state, in lower case.
         num_epochs: that all trials trained.
-        num_epochs_whole: that they would have trained, had none been ended early.
-        importances: share of each setting in how far the scores spread.
+        num_epochs_whole: that they would have trained without pruning.
+        importances: share of each setting in the variance of the scores.
     """
 
     best: FrozenTrial
@@ -60,7 +60,7 @@ class StudySummary:
 
 
 def summarize(study: Study, *, max_epochs: int) -> StudySummary | None:
-    """Return a study's figures; None while it has no finished trial."""
+    """Summarize a study; None while it has no finished trial."""
     states = import_optuna().trial.TrialState
     trials = counted(study)
     finished = [trial for trial in trials if trial.state == states.COMPLETE]

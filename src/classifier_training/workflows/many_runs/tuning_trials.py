@@ -30,7 +30,7 @@ EXPORT = "onnx_export"
 
 @dataclass(kw_only=True)
 class Watch(Observer):
-    """Reports each epoch's score and ends the run when it is told to.
+    """Reports each epoch's score, and stops the run if the trial is pruned.
 
     Args:
         report: called with the epoch and the score; returns whether to prune the trial.
@@ -104,7 +104,7 @@ def run_trial(
         )
         # A classifier fitted by scikit-learn has no checkpoint, so its export is scored.
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
-        # A trial's folder does not outlive it.
+        # The folder of a trial is deleted, so what only shows results is not needed.
         arguments["callbacks"] = {
             name: item for name, item in arguments["callbacks"].items() if name in keeps or not _shows_only(item)
         }

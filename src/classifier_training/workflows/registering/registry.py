@@ -1,4 +1,4 @@
-"""`registry`, `registry list` and `registry show`: what runs there are, and what is known of one."""
+"""`registry`, `registry list` and `registry show`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class ListResult:
     """Runs, and what to show of them.
 
     Args:
-        records: those that were asked for.
-        lines: a row each, and what is wrong.
+        records: those that match.
+        lines: a row each, and the damaged runs.
     """
 
     records: tuple[RunRecord, ...]
@@ -54,13 +54,28 @@ class ListResult:
         return "\n".join(self.lines)
 
 
-@register(group="verb", name="registry")
+@register(
+    group="verb",
+    name="registry",
+    examples=(
+        "registry list",
+        "registry show latest",
+        "registry promote latest production",
+    ),
+)
 def registry() -> ListResult:
     """Keep many runs: list, show, promote, export, report and clean up. Without a sub-verb it lists the newest."""
     return list_runs()
 
 
-@register(group="registry", name="list")
+@register(
+    group="registry",
+    name="list",
+    examples=(
+        "registry list",
+        "registry list model=resnet sort=best",
+    ),
+)
 def list_runs(
     *,
     output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
@@ -86,7 +101,7 @@ def list_runs(
         category: that the runs are in.
         alias: that the runs hold now, such as production.
         status: finished, running, failed (begun, and neither finished nor running), damaged, bundle, or all.
-        metric: figure that is shown, sorted by and bounded, of the split that the run was scored on.
+        metric: shown, sorted by and bounded; of the split that the run was scored on.
         at_least: runs whose metric is this or more.
         at_most: runs whose metric is this or less.
         sort: order of the rows.
@@ -109,7 +124,7 @@ def list_runs(
         and (alias is None or alias in aliases.get(record.folder, ()))
         and _bounded(record, metric, at_least, at_most)
     ]
-    # Whether a run is alive is asked of the kernel, and of the unfinished alone.
+    # Only an unfinished run can be running; its lock says whether it is.
     states = {record.folder: _state(runs, record) for record in chosen if record.status == UNFINISHED}
     chosen = [record for record in chosen if status in ("all", states.get(record.folder, record.status))]
     chosen.sort(key=_order(sort, metric))
@@ -119,7 +134,7 @@ def list_runs(
         _row(record, metric, aliases.get(record.folder, []), states.get(record.folder, record.status))
         for record in shown
     ]
-    lines = align(header, rows, right=FIGURES | {metric}) if rows else ["no run is like that"]
+    lines = align(header, rows, right=FIGURES | {metric}) if rows else ["no run matches"]
     if len(shown) < len(chosen):
         lines.append(f"… and {len(chosen) - len(shown):,} more: limit=0 shows all")
     damaged = [record for record in records if record.status == DAMAGED]
@@ -131,7 +146,7 @@ def list_runs(
 
 @dataclass(frozen=True)
 class ShowResult:
-    """What is known of one run.
+    """Result of `registry show`.
 
     Args:
         record: in short.
@@ -146,9 +161,13 @@ class ShowResult:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.facts.items())
 
 
-@register(group="registry", name="show")
+@register(
+    group="registry",
+    name="show",
+    examples=("registry show latest",),
+)
 def show(*, run: Annotated[RunText, Word()], output: TypedPath = DEFAULT_OUTPUT) -> ShowResult:
-    """Show one run: configuration in short, all its figures, its files and its promotions.
+    """Show one run: configuration in short, all its metrics, its files and its promotions.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias.

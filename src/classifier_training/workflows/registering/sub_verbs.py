@@ -41,7 +41,7 @@ class PromoteResult:
         alias: which.
         former: the run that held it.
         checks: of the gate.
-        published: what a registry elsewhere was told.
+        published: message on the publication in another registry; empty without one.
     """
 
     record: RunRecord
@@ -60,7 +60,11 @@ class PromoteResult:
         return "\n".join([*lines, f"\nnext:\n  {command('predict')} {setting('run', word)} source=…"])
 
 
-@register(group="registry", name="promote")
+@register(
+    group="registry",
+    name="promote",
+    examples=("registry promote latest production",),
+)
 def promote_run(
     *,
     run: Annotated[RunText, Word()],
@@ -73,17 +77,17 @@ def promote_run(
 ) -> PromoteResult:
     """Give a run an alias such as production, which run=production then stands for in every verb.
 
-    The gate: a finished run; every exported file shown to answer as PyTorch does; the classes of the present holder;
+    The gate: a finished run; every exported file verified against PyTorch; the classes of the present holder;
     and a metric at least as good as the holder's, or as the bound that is given.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias.
         alias: a word, such as production or staging.
         output: folder of all runs.
-        metric: figure that is compared, of the split that the run was scored on.
+        metric: compared with the bound; of the split that the run was scored on.
         at_least: what the metric must reach instead of the holder's; for a loss, what it must not pass.
         force: promote even if a check fails; the record says so.
-        publish: a registry elsewhere that is told too, mlflow or wandb.
+        publish: also register the run in another registry, mlflow or wandb.
     """
     if not ALIAS.fullmatch(alias) or alias in (LATEST, BEST) or VERSION.fullmatch(alias):
         raise UserError(
@@ -109,7 +113,7 @@ def promote_run(
         raise UserError(
             f"{error.filename}: cannot be written ({error.strerror})",
             "a run folder that can be written to: the promotion is recorded there",
-            "mend the permissions, or work on a copy: output=…",
+            "fix the permissions, or work on a copy: output=…",
         ) from error
     published = "" if publish is None else str(publish(RunDir(folder), record, alias))
     return PromoteResult(record, alias, former, tuple(checks), published)
@@ -142,7 +146,11 @@ class ExportAllResult:
         return "\n".join([*self.lines, *failed, f"written to {self.folder}"])
 
 
-@register(group="registry", name="export")
+@register(
+    group="registry",
+    name="export",
+    examples=("registry export latest folder=exports",),
+)
 def export_all(
     *,
     run: Annotated[RunText, Word()] = "latest",
@@ -151,7 +159,7 @@ def export_all(
     images: TypedPath | None = None,
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
 ) -> ExportAllResult:
-    """Export a run in every format, and quantised, each compared with PyTorch; what fails is named, the rest goes on.
+    """Export a run in every format, and quantised, each compared with PyTorch; one that fails does not stop the others.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias.
@@ -201,12 +209,12 @@ def export_all(
 
 @dataclass(frozen=True)
 class CleanupResult:
-    """What went, or would go.
+    """Result of `registry cleanup`.
 
     Args:
         removals: runs and logs.
-        spared: what was left alone, and why.
-        freed_bytes: that this freed; None for a dry run.
+        spared: what was kept although it matches, and why.
+        freed_bytes: freed disk space; None for a dry run.
     """
 
     removals: tuple[Removal, ...]
@@ -221,11 +229,18 @@ class CleanupResult:
         if self.freed_bytes is not None:
             lines.append(f"freed {self.freed_bytes / 2**20:.1f} MiB")
         elif rows:
-            lines.append(f"{len(rows)} would go and free {total / 2**20:.1f} MiB; nothing was removed: add apply=true")
+            lines.append(f"{len(rows)} would be removed, {total / 2**20:.1f} MiB; nothing was removed: add apply=true")
         return "\n".join(lines)
 
 
-@register(group="registry", name="cleanup")
+@register(
+    group="registry",
+    name="cleanup",
+    examples=(
+        "registry cleanup --failed",
+        "registry cleanup keep=3 --apply",
+    ),
+)
 def cleanup(
     *,
     output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
@@ -236,7 +251,7 @@ def cleanup(
 ) -> CleanupResult:
     """Remove failed runs, old versions and old logs; never a promoted run, nor one that a process works in.
 
-    It is a dry run that says what would go, unless apply=true. Links are removed, what they lead to is not.
+    It is a dry run that lists what would be removed, unless apply=true. Links are removed, not their targets.
 
     Args:
         output: folder of all runs.
@@ -244,11 +259,11 @@ def cleanup(
         keep: remove the finished runs of each name, model and data set but for so many of the newest.
         log_days: remove train.log, tensorboard/ and wandb/ of finished runs, and the logs of finished searches, when
             they are older than so many days.
-        apply: remove them; else only say what would go.
+        apply: remove them; else only list them.
     """
     if not failed and keep is None and log_days is None:
         raise UserError(
-            "registry cleanup without a word on what may go",
+            "registry cleanup: nothing to remove is named",
             "one or more of failed=true, keep=3, log_days=7",
             "classifier-training registry cleanup failed=true   (a dry run, until apply=true is added)",
         )
@@ -273,7 +288,11 @@ class ReportResult:
         return f"{self.text}\nwritten to {' and '.join(map(str, self.files))}"
 
 
-@register(group="registry", name="report")
+@register(
+    group="registry",
+    name="report",
+    examples=("registry report",),
+)
 def report(
     *,
     output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
@@ -284,7 +303,7 @@ def report(
 
     Args:
         output: folder of all runs.
-        metric: figure that decides, of the split that the runs were scored on.
+        metric: by which runs are ranked; of the split that they were scored on.
         folder: folder for the report; that of all runs when left out.
     """
     root = Path(output).expanduser()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,17 +19,22 @@ from pydantic import Field
 from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.register import Choice, Word, register
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_reader import RunReader
 from classifier_training.core.settings import RunText, TypedPath
+from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.rejection import PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import Summary, to_row
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
+from classifier_training.registry.record import read_record
 from classifier_training.registry.runs import find_model
 from classifier_training.workflows.evaluating.run_model import open_exported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -54,7 +61,15 @@ class PredictResult:
         return "\n".join(self.lines)
 
 
-@register(group="verb", name="predict")
+@register(
+    group="verb",
+    name="predict",
+    examples=(
+        "predict photo.jpg",
+        "predict /my/images output=predictions.csv",
+        "predict a.jpg b.jpg run=best --top_k 5",
+    ),
+)
 def predict(
     *,
     run: RunText = "latest",
@@ -117,7 +132,7 @@ def predict(
     summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
     shares = predictor.class_names if probabilities else None
     with Output(output, settings=settings, probabilities=shares, csv_safe=csv_safe) as target:
-        log.info("%s on %s", predictor.model_path, predictor.device)
+        log.info("%s on %s%s", predictor.model_path, predictor.device, run_words(predictor.model_path))
         done = _resume(target, items, summary)
         started = time.monotonic()
         bar = progress("labelling", total=items.count, done=done)
@@ -147,6 +162,29 @@ def predict(
 
 def _absolute(source: str) -> str:
     return os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - may be a glob
+
+
+def run_words(model: Path) -> str:
+    """Say of which run a model is, when that was trained and how good it is; empty for a model that lies alone.
+
+    Args:
+        model: model.onnx or another file of a finished run; the score is that of model.onnx.
+    """
+    run = RunDir(model.parent if model.parent.name != "checkpoints" else model.parents[1])
+    if not run.result.is_file():
+        return ""
+    record = read_record(run.path, run.path.name, [path.name for path in run.path.iterdir()])
+    words = f"; {record.title}, trained {datetime.fromtimestamp(record.started).astimezone():%Y-%m-%d %H:%M}"
+    try:
+        scores = RunReader(run).scores
+        found = scores["metrics"]["balanced_accuracy"]
+        value, low, high = (math.nan if found[name] is None else found[name] for name in ("value", "low", "high"))
+        estimate = Estimate(value, low, high)
+        number = int(scores["num_images"])
+    except (OSError, KeyError, TypeError, UserError):
+        # It was not evaluated, or its report is damaged; that keeps nobody from predicting.
+        return words
+    return f"{words}; {scores['split']} balanced accuracy {estimate} on {number:,} images"
 
 
 def _resume(target: Output, items: Source, summary: Summary) -> int:

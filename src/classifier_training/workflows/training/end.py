@@ -17,7 +17,8 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
-from classifier_training.evaluation.verdict import Targets
+from classifier_training.evaluation.learning_curve import write_learning_curve
+from classifier_training.evaluation.verdict import TARGET_RECALL, Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
@@ -201,6 +202,12 @@ def _write_score(
         train_counts=train_counts(run.run_dir),
         attempt=failures.keep,
     )
+    with failures.keep("evaluation/learning_curve.json"):
+        targets = Targets.of(run.config).by_class("recall", run.class_names)
+        write_learning_curve(
+            run.run_dir, scored, run.class_names, run.drawer, targets=[target or TARGET_RECALL for target in targets],
+            seed=int(run.config["seed"]),
+        )  # fmt: skip
     run.drawer.wait()
     failures.found |= {
         path.relative_to(run.run_dir.path).as_posix(): reason for path, reason in run.drawer.failures.items()

@@ -97,7 +97,7 @@ def is_alike(saved: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
 
 def _weighty(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings that a weight depends on, by dotted key, with the names of the components."""
-    train, found = entry(VERB, "train"), {}
+    train, found = entry(VERB, "train"), dict[str, Any]()
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:

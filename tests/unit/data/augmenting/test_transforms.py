@@ -13,7 +13,7 @@ from classifier_training.core.types import InputSpec, SampleKey
 from classifier_training.data.augmenting.augment import augment
 from classifier_training.data.augmenting.images import training_pixels
 from classifier_training.data.augmenting.transforms import DRAWS, Transforms, draw_uniforms
-from classifier_training.data.recipe import Recipe
+from classifier_training.data.pixel_format import PixelFormat
 
 PLAIN = Transforms(crop_scale=1.0, brightness=0.0, contrast=0.0, saturation=0.0)
 SQUASH = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
@@ -69,7 +69,7 @@ def test_each_backend_has_its_own_kernel_and_colour_jitter() -> None:
 def test_without_a_crop_training_sees_what_evaluation_sees(policy: str) -> None:
     image = Image.fromarray(batch(1, 40)[0].permute(1, 2, 0).numpy())
     made = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), policy=policy)  # type: ignore[arg-type]
-    kept = Recipe(preprocessing=made).pixels(image)
+    kept = PixelFormat(preprocessing=made).pixels(image)
     assert (training_pixels(kept, made, 1.0, np.full(len(DRAWS), 0.1)) == made.pixels(image)).all()
 
 
@@ -79,7 +79,7 @@ def test_a_crop_fits_any_picture(policy: str, size: tuple[int, int]) -> None:
     made = Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), policy=policy)  # type: ignore[arg-type]
     for position in range(20):
         uniforms = draw_uniforms(0, SampleKey(0, position, 0))
-        kept = Recipe(preprocessing=made, crop_scale=0.2).pixels(Image.new("RGB", size))
+        kept = PixelFormat(preprocessing=made, crop_scale=0.2).pixels(Image.new("RGB", size))
         assert training_pixels(kept, made, 0.2, uniforms).shape == (16, 16, 3)
 
 

@@ -70,7 +70,7 @@ def test_the_list_shows_versions_aliases_and_what_was_left_out(outputs: Path) ->
     with pytest.raises(UserError, match="no run has it") as caught:
         list_runs(metric="balanced_acuracy")
     assert caught.value.remedy == "metric=balanced_accuracy"
-    assert "no run is like that" in str(list_runs(model="vit"))
+    assert "no run matches" in str(list_runs(model="vit"))
 
 
 def test_one_run_is_shown_with_all_that_is_known(outputs: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class PixelFormat:
     """How a decoded image becomes the kept pixels.
 
     Args:
