@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from classifier_training.core.display import left_to_right, shorten
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural, shown
 from classifier_training.core.register import TYPE_KEY, register
+from classifier_training.core.runtime import setting
+from classifier_training.core.settings import in_braces
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.evaluation.intervals import EXACT, GROUPED_EXACT, Estimate, exact_shares
 
@@ -38,6 +40,7 @@ MAX_IMAGES = 10**6
 NUM_NAMED, MAX_NAME = 4, 48
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+ByClass = Annotated[Share | dict[str, Share] | None, BeforeValidator(in_braces)]
 Standing = Literal["reached", "missed", "open"]
 Status = Literal["ready", "not ready", "too few test images"]
 
@@ -55,8 +58,8 @@ class Targets:
         balanced_accuracy: mean of the recalls of the classes that must be reached.
     """
 
-    recall: Share | dict[str, Share] | None = None
-    precision: Share | dict[str, Share] | None = None
+    recall: ByClass = None
+    precision: ByClass = None
     accuracy: Share | None = None
     balanced_accuracy: Share | None = None
 
@@ -94,9 +97,9 @@ class Targets:
                 if name not in class_names and name != OTHERS:
                     close = nearest(name, class_names)
                     raise UserError(
-                        f"target.{metric}={{{name}: {value[name]:g}}}: the model has no class of that name",
+                        f"target.{metric}={{{shown(name)}: {value[name]:g}}}: the model has no class of that name",
                         f"one of {enumerate_words(map(shown, class_names))}, or {OTHERS} for every other class",
-                        f"'target.{metric}={{{close[0] if close else OTHERS}: {value[name]:g}}}'",
+                        setting(f"target.{metric}", f"{{{close[0] if close else OTHERS}: {value[name]:g}}}"),
                     )
 
     def to_dict(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_targets_name_classes_of_the_model() -> None:
     Targets(recall={"a": 0.9, "*": 0.5}).check_names(NAMES)
     with pytest.raises(UserError, match="no class of that name") as caught:
         Targets(recall={"cat": 0.9}).check_names(("cats", "dogs"))
-    assert caught.value.remedy == "'target.recall={cats: 0.9}'"
+    assert caught.value.remedy == "target.recall='{cats: 0.9}'"
     assert Targets.of({"target": {"type": "default", "recall": 0.8}}) == Targets(recall=0.8)
     assert Targets.of({}) == Targets()
 
