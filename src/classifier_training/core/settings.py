@@ -115,7 +115,7 @@ Duration = Annotated[timedelta, BeforeValidator(in_seconds), Field(gt=timedelta(
 
 
 def in_braces(value: Any) -> Any:
-    """Read the text of a mapping in braces as YAML, which takes keys of every language; leave anything else as it is."""
+    """Read the text of a mapping in braces as YAML, which takes keys of every language; else return the value."""
     if not isinstance(value, str) or not value.startswith("{"):
         return value
     try:
