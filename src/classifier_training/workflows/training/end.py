@@ -20,6 +20,7 @@ from classifier_training.core.runtime import command, setting
 from classifier_training.evaluation.learning_curve import write_learning_curve
 from classifier_training.evaluation.verdict import TARGET_RECALL, Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
+from classifier_training.workflows.evaluating.run_model import write_test_predictions
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.data.index import Sample
+    from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.write import BundleWriter
@@ -109,12 +110,12 @@ class Ended:
     failures: Mapping[str, str]
 
 
-def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
+def finish_run(trained: Trained, index: SampleIndex) -> Ended:
     """Write all that a run leaves, result.json last.
 
     Args:
         trained: the run.
-        samples: all of its data, from which images of unknown labels are counted.
+        index: all of its data, from which images of unknown labels are counted and those without labels predicted.
 
     Raises:
         UserError: when the held-out images cannot be scored, though the exported files are written all the same; or
@@ -132,10 +133,13 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
             with clock.part("scoring"):
                 scored = _score(trained, writer, failures)
             with clock.part("report"):
-                evaluation = _write_score(trained, scored, samples, writer, failures)
+                evaluation = _write_score(trained, scored, index.samples, writer, failures)
                 _write_documents(trained, scored, evaluation, writer, failures)
             with clock.part("export"):
                 _write_others(writer, failures)
+            if index.unlabelled:
+                with clock.part("scoring"), failures.keep(trained.run.run_dir.test_predictions.name):
+                    write_test_predictions(trained.run.run_dir, index)
             if writer is not None:
                 with clock.part("report"):
                     _write_documents(trained, scored, evaluation, writer, failures)
