@@ -352,9 +352,9 @@ def _check(metric: str, label: int | None, target: float, found: Estimate, num_i
 def _against_baseline(measures: Measures, baseline: Baseline, accuracy: Estimate, balanced: Estimate) -> Check:
     """Compare with always predicting one class, image by image: McNemar's exact test.
 
-    Where images come in groups they are not independent, as the test takes them to be: there the interval of the accuracy
-    is compared with the accuracy of the baseline. Correcting an imbalance costs accuracy and gains balanced accuracy, so
-    it is enough to be better in one of the two.
+    Where images come in groups they are not independent, as the test takes them to be: there the interval of the
+    accuracy is compared with the accuracy of the baseline. Correcting an imbalance costs accuracy and gains balanced
+    accuracy, so it is enough to be better in one of the two.
     """
     recalls = np.array([item.value for item in measures.by_class["recall"]])
     hits = np.nan_to_num(recalls) * measures.support
