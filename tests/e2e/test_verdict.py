@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_a_run_is_judged_by_its_targets_and_evaluate_by_others(tmp_path: Path, c
     assert report["verdict"] == result["verdict"]
     assert result["verdict"]["baseline"]["accuracy"] == 0.5
     page = (run / "report.html").read_text()
+    assert """target.recall='{"blue": 0.8, "*": 0.7}'""" in html.unescape(page)
     assert "recall: blue 80 %, other classes 70 % (target.recall)" in page
     assert "ended because" in page
     assert f"Verdict: **{result['verdict']['status']}**" in (run / "MODEL_CARD.md").read_text()
@@ -48,7 +50,7 @@ def test_a_run_is_judged_by_its_targets_and_evaluate_by_others(tmp_path: Path, c
     assert lax.code == int(found["status"] != "ready")
     wrong = command("evaluate", f"run={run}", "target.recall={blu: 0.9}")
     assert wrong.code == 2
-    assert "'target.recall={blue: 0.9}'" in wrong.err
+    assert "target.recall='{blue: 0.9}'" in wrong.err
 
 
 def test_a_target_of_an_unknown_class_is_refused_before_a_run_folder_is_made(

@@ -44,6 +44,10 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             parsed.append(_parse(word))
         except HydraException as error:
             key, equals, value = word.partition("=")
+            if value.startswith("{") and value.endswith("}"):
+                # The grammar knows the keys of few languages; such a setting reads the text as YAML.
+                parsed.append(_parse(f"{key}={quoted(value)}"))
+                continue
             if not equals:
                 remedy = f"{word}=…"
             elif value.startswith(("{", "[")):

@@ -160,6 +160,11 @@ def shorten(text: str, length: int) -> str:
     return f"{begin}…{rest}"
 
 
+def num_columns(text: str) -> int:
+    """Return how many Latin letters are about as wide as a text: a Chinese, Japanese or Korean letter counts twice."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
+
+
 def left_to_right(text: str) -> str:
     """Keep what follows a name on its right, also behind one in a script that is written from right to left."""
     is_rtl = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 
@@ -111,6 +112,17 @@ def in_seconds(value: Any) -> Any:
 
 Duration = Annotated[timedelta, BeforeValidator(in_seconds), Field(gt=timedelta(0))]
 """A length of time: 90s, 10m, 1h30m, HH:MM:SS, or seconds."""
+
+
+def in_braces(value: Any) -> Any:
+    """Read the text of a mapping in braces as YAML, which takes keys of every language; else return the value."""
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
 
 Pretrained = bool | Literal["auto"]
 """Whether a network starts from trained weights; auto: yes where there are some, unless a file or a run gives them."""

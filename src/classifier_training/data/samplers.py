@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
+from classifier_training.core.settings import in_braces
 from classifier_training.core.types import SampleKey
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def manual_weights(
     class_counts: NDArray[np.int64],  # noqa: ARG001
     class_names: Sequence[str],
     *,
-    weights: dict[ClassName, Annotated[float, Field(ge=0)]],
+    weights: Annotated[dict[ClassName, Annotated[float, Field(ge=0)]], BeforeValidator(in_braces)],
 ) -> NDArray[np.float64]:
     """Sample the images of a class in proportion to its weight.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.display import left_to_right, shorten
+from classifier_training.core.display import left_to_right, num_columns, shorten
 from classifier_training.core.errors import shown
 from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.report import (
@@ -37,7 +37,7 @@ MAX_MATRIX = 25
 """Classes up to which the page shows every cell; of more, the most confused pairs."""
 
 MAX_PAIRS = 100
-MAX_CAPTION, MAX_HEADING = 40, 32
+MAX_CAPTION, MAX_HEADING, LONG_HEADING = 40, 32, 8
 PER_WRONG_CELL, PER_RIGHT_CELL = 12, 4
 MAX_PICTURES = 400
 """On the page, all cells together: it stays under 10 MB, and opens on a phone."""
@@ -186,6 +186,11 @@ def _short(name: str, length: int = MAX_CAPTION) -> str:
     return left_to_right(shorten(shown(name), length))
 
 
+def _long(name: str) -> str:
+    """Mark the heading of a long name, which is given width: some scripts break at every letter."""
+    return " class=long" if num_columns(name) > LONG_HEADING else ""
+
+
 def _panel(true: int, predicted: int) -> str:
     # By number: a class may be called what no identifier can be.
     return f"cell-{true}-{predicted}"
@@ -194,7 +199,8 @@ def _panel(true: int, predicted: int) -> str:
 def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
     support = counts.sum(axis=1)
     heads = "".join(
-        f'<th scope="col" title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>' for name in class_names
+        f'<th scope="col"{_long(name)} title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>'
+        for name in class_names
     )
     lines = []
     for true, name in enumerate(class_names):
@@ -207,9 +213,8 @@ def _matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Html:
             button = opener(Opener(f"{count:,}", f"{shown(name)}, {words}: {count:,}", _panel(true, predicted)))
             kind = "right" if predicted == true else "wrong"
             cells.append(f'<td class="{kind}" style="--share: {100 * count / support[true]:.0f}">{button}</td>')
-        lines.append(
-            f'<tr><th scope="row" title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>{"".join(cells)}</tr>'
-        )
+        heading = f'<th scope="row"{_long(name)} title="{escape(name)}">{escape(_short(name, MAX_HEADING))}</th>'
+        lines.append(f"<tr>{heading}{''.join(cells)}</tr>")
     return Html(
         '<div class="scroll" tabindex="0"><table class="matrix"><caption>Rows: true; columns: predicted. A click on '
         f"a cell shows its images.</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"

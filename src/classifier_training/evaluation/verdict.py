@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from classifier_training.core.display import left_to_right, shorten
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural, shown
 from classifier_training.core.register import TYPE_KEY, register
+from classifier_training.core.runtime import setting
+from classifier_training.core.settings import in_braces
 from classifier_training.core.types import TRAIN, VAL
-from classifier_training.evaluation.intervals import EXACT, Estimate, exact_shares
+from classifier_training.evaluation.intervals import EXACT, GROUPED_EXACT, Estimate, exact_shares
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +40,7 @@ MAX_IMAGES = 10**6
 NUM_NAMED, MAX_NAME = 4, 48
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+ByClass = Annotated[Share | dict[str, Share] | None, BeforeValidator(in_braces)]
 Standing = Literal["reached", "missed", "open"]
 Status = Literal["ready", "not ready", "too few test images"]
 
@@ -55,8 +58,8 @@ class Targets:
         balanced_accuracy: mean of the recalls of the classes that must be reached.
     """
 
-    recall: Share | dict[str, Share] | None = None
-    precision: Share | dict[str, Share] | None = None
+    recall: ByClass = None
+    precision: ByClass = None
     accuracy: Share | None = None
     balanced_accuracy: Share | None = None
 
@@ -94,9 +97,9 @@ class Targets:
                 if name not in class_names and name != OTHERS:
                     close = nearest(name, class_names)
                     raise UserError(
-                        f"target.{metric}={{{name}: {value[name]:g}}}: the model has no class of that name",
+                        f"target.{metric}={{{shown(name)}: {value[name]:g}}}: the model has no class of that name",
                         f"one of {enumerate_words(map(shown, class_names))}, or {OTHERS} for every other class",
-                        f"'target.{metric}={{{close[0] if close else OTHERS}: {value[name]:g}}}'",
+                        setting(f"target.{metric}", f"{{{close[0] if close else OTHERS}: {value[name]:g}}}"),
                     )
 
     def to_dict(self) -> dict[str, Any]:
@@ -349,28 +352,37 @@ def _check(metric: str, label: int | None, target: float, found: Estimate, num_i
 def _against_baseline(measures: Measures, baseline: Baseline, accuracy: Estimate, balanced: Estimate) -> Check:
     """Compare with always predicting one class, image by image: McNemar's exact test.
 
-    Correcting an imbalance costs accuracy and gains balanced accuracy, so it is enough to be better in one of the two.
+    Where images come in groups they are not independent, as the test takes them to be: there the interval of the
+    accuracy is compared with the accuracy of the baseline. Correcting an imbalance costs accuracy and gains balanced
+    accuracy, so it is enough to be better in one of the two.
     """
     recalls = np.array([item.value for item in measures.by_class["recall"]])
     hits = np.nan_to_num(recalls) * measures.support
     gained = float(hits.sum() - hits[baseline.label])
     changed = gained + float(measures.support[baseline.label] - hits[baseline.label])
     better = exact_shares(np.array([gained]), np.array([changed]))[0] if gained else Estimate(0.0, 0.0, 0.0, EXACT)
-    shows_balance = accuracy.value < baseline.accuracy
+    is_better, is_worse = better.low > 1 / 2, better.high < 1 / 2
+    number = measures.num_images
+    needed = images_to_decide(better, round(changed), 1 / 2) if gained else None
+    more = None if needed is None else math.ceil(number * (needed / changed - 1))
+    if accuracy.method == GROUPED_EXACT:
+        is_better, is_worse = accuracy.low > baseline.accuracy, accuracy.high <= baseline.accuracy
+        needed = images_to_decide(accuracy, number, baseline.accuracy)
+        more = None if needed is None else needed - number
     standing: Standing = "open"
-    if better.low > 1 / 2 or (gained and balanced.low > baseline.balanced_accuracy):
+    if is_better or (gained and balanced.low > baseline.balanced_accuracy):
         standing = "reached"
-    elif better.high < 1 / 2 and (not gained or balanced.high <= baseline.balanced_accuracy):
+    elif not gained or (is_worse and balanced.high <= baseline.balanced_accuracy):
         standing = "missed"
-    needed = images_to_decide(better, round(changed), 1 / 2) if standing == "open" else None
+    shows_balance = accuracy.value < baseline.accuracy
     return Check(
         metric="baseline",
         label=None,
         target=baseline.balanced_accuracy if shows_balance else baseline.accuracy,
         estimate=balanced if shows_balance else accuracy,
-        num_images=measures.num_images,
+        num_images=number,
         standing=standing,
-        more_images=None if needed is None else math.ceil(measures.num_images * (needed / changed - 1)),
+        more_images=more if standing == "open" else None,
     )
 
 

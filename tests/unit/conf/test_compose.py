@@ -65,7 +65,6 @@ def test_the_description_of_the_arguments_composes_to_the_same() -> None:
         ("+data.nonsense=3", "there is no such setting", "classifier-training train --help all lists them"),
         ("sampler=manual", "sampler.weights is missing", "sampler.weights=…"),
         ("data.root", "not a setting", "data.root=…"),
-        ("sampler.weights={'a': 3}", "not a setting", "without quotes"),
         ("data.root=a=b", "not a setting", "data.root='\"a=b\"'"),
         ("+model._target_=os.system", "there is no such setting", ""),
         ("data.type=digits", "there is no such setting", ""),
@@ -236,3 +235,32 @@ def test_a_mistake_beside_an_experiment_of_the_users_is_told_as_itself(tmp_path:
 
 def test_no_run_to_go_on_with_is_no_run_to_go_on_with() -> None:
     assert values("data.root=/x", "resume=null")["resume"] is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "weights"),
+    [
+        ("{'a': 3}", {"a": 3.0}),
+        ('{"a b": 3, "": 1}', {"a b": 3.0, "": 1.0}),
+        ("{猫: 3, größe ß: 2}", {"猫": 3.0, "größe ß": 2.0}),
+        ("{it's: 3}", {"it's": 3.0}),
+    ],
+)
+def test_numbers_by_class_take_names_of_every_language(typed: str, weights: dict[str, float]) -> None:
+    arguments = compose(
+        TRAIN,
+        [
+            "data.root=/x",
+            "sampler=manual",
+            f"sampler.weights={typed}",
+            f"target.precision={typed}".replace("3", "0.3").replace("2", "0.2").replace("1", "0.1"),
+        ],
+    )
+    assert arguments["sampler"].keywords["weights"] == weights
+    assert arguments["target"].precision == {name: value / 10 for name, value in weights.items()}
+
+
+def test_braces_that_do_not_close_are_refused() -> None:
+    for typed in ("{猫: 3", "{'a': {}"):
+        with pytest.raises(UserError):
+            compose(TRAIN, ["data.root=/x", "sampler=manual", f"sampler.weights={typed}"])

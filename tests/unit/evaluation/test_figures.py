@@ -233,6 +233,20 @@ def test_the_font_to_install_is_named(letters: str, font: str) -> None:
     assert font in style.font_advice(letters)
 
 
+def test_fonts_for_several_scripts_are_named_together() -> None:
+    assert style.font_advice("한🐈แ") == "Debian's fonts-noto-cjk; Debian's fonts-symbola; Debian's fonts-noto-core"
+
+
+def test_wide_letters_are_cut_by_their_width() -> None:
+    assert len(label_of("猫" * 100)) <= 12 + 1
+    assert label_of("猫" * 12) == "猫" * 12
+
+
+def test_a_share_stays_behind_a_name_that_is_written_from_right_to_left() -> None:
+    (line,) = caption("קטן", "קטן", 0.87)
+    assert line == "\u200eקטן\u200e 87%"
+
+
 @dataclass(frozen=True)
 class Deadly(Figure):
     """Ends the process that paints it."""

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from classifier_training.core.errors import UserError
+from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import Estimate, exact_shares
 from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.verdict import Targets, images_to_decide, judge
@@ -152,6 +153,18 @@ def test_targets_name_classes_of_the_model() -> None:
     Targets(recall={"a": 0.9, "*": 0.5}).check_names(NAMES)
     with pytest.raises(UserError, match="no class of that name") as caught:
         Targets(recall={"cat": 0.9}).check_names(("cats", "dogs"))
-    assert caught.value.remedy == "'target.recall={cats: 0.9}'"
+    assert caught.value.remedy == "target.recall='{cats: 0.9}'"
     assert Targets.of({"target": {"type": "default", "recall": 0.8}}) == Targets(recall=0.8)
     assert Targets.of({}) == Targets()
+
+
+def test_images_of_few_groups_tell_less() -> None:
+    targets = np.repeat([0, 1, 2], 60)
+    scores = np.eye(3, dtype=np.float32)[targets] * 4
+    scores[55:60] = (0, 4, 0)
+    groups = Groups.of([f"session {row // 20}" for row in range(180)])
+    single = measure(scores, targets, num_classes=3)
+    grouped = measure(scores, targets, num_classes=3, groups=groups)
+    assert [judge(found, NAMES, Targets(accuracy=0.9), split="test").status for found in (single, grouped)] == [
+        "ready", "too few test images",
+    ]  # fmt: skip

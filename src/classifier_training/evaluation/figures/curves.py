@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from classifier_training.core.display import left_to_right
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.style import BLUE, GREY, ORANGE, label_of, new_axes, new_figure
 from classifier_training.evaluation.ranking import Ranking
@@ -95,7 +96,8 @@ def ranking_curves(
     mean = {f"mean of {len(found)} classes ({word} {areas.mean():.3f})": np.mean([c for _, _, c in found], axis=0)}
     # Two names may look alike once they are cut to a label's length.
     named = {
-        f"{label_of(name)} ({area:.3f})" + "\u200b" * place: curve for place, (area, name, curve) in enumerate(shown)
+        f"{left_to_right(label_of(name))} ({area:.3f})" + "\u200b" * place: curve
+        for place, (area, name, curve) in enumerate(shown)
     }
     return RankingCurvesFigure(
         kind=kind,

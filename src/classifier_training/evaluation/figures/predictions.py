@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from classifier_training.core.display import left_to_right
+from classifier_training.core.display import left_to_right, num_columns
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.grid import GAP, TILE, draw_tile, lay_out, show_canvas
 from classifier_training.evaluation.figures.style import (
@@ -21,7 +21,6 @@ from classifier_training.evaluation.figures.style import (
     legible,
     new_axes,
     new_figure,
-    num_columns,
 )
 
 if TYPE_CHECKING:

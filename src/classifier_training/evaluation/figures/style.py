@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.display import shorten
+from classifier_training.core.display import num_columns, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,11 +79,6 @@ def label_of(class_name: str) -> str:
         length -= 1
     # A dollar sign would start a formula.
     return label.replace("$", r"\$")
-
-
-def num_columns(text: str) -> int:
-    """Return how many Latin letters are about as wide as a text: a Chinese, Japanese or Korean letter counts twice."""
-    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 def legible(name: str) -> str:

@@ -244,4 +244,6 @@ def _settings(prefix: str, component: str, group: str, node: Mapping[str, Any]) 
 def _plain(value: Any) -> Any:
     if value is None:
         return "null"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) else value
