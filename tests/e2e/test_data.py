@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
+from tests.conftest import COLOURS, SETTINGS, SMALL, draw_picture, read_csv
 from tests.phone import num_files, phone_folder
 from tests.server import Ended
 
@@ -70,7 +70,9 @@ def test_a_table_in_latin_1_is_refused_in_three_lines(command: Command, unsplit_
     assert done.code == 2
     assert "table.csv:2: not UTF-8" in done.err
     assert "expected: text in UTF-8" in done.err
-    assert "to do:    data.encoding=latin-1" in done.err
+    assert "to do:    data=csv data.encoding=latin-1" in done.err
+    done = command("analyze", f"data.root={unsplit_folder}", "data=csv", "data.encoding=latin-1")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -166,3 +168,72 @@ def test_without_the_extra_predict_says_what_a_heic_photo_needs(command: Command
     assert done.code == 3
     assert "a HEIC photo needs pillow-heif, which is not installed: uv sync --extra heif" in done.out
     assert command("predict", f"run={newest(tmp_path)}", f"source={photo}").code == 0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_advice_on_a_table_works_when_it_is_obeyed(command: Command, unsplit_folder: Path) -> None:
+    rows = [f"{label}/{number:02d}.png,{label}{number},{label}" for label in COLOURS for number in range(10)]
+    (unsplit_folder / "labels.csv").write_text("\n".join(["id,session,colour", *rows]))
+    words = ["analyze", f"data.root={unsplit_folder}/labels.csv", "near_duplicates=false"]
+    for typed, wanted in (
+        ([], "data=csv data.label_column=colour"),
+        (["data=csv", "data.path_column=ids"], "data=csv data.path_column=id"),
+    ):
+        refused = command(*words, *typed)
+        assert refused.code == 2
+        advice = refused.err.partition("to do:")[2].strip()
+        assert advice == wanted
+        again = command(*words, *advice.split(), "data.label_column=colour")
+        assert again.code == 0, again.err
+        assert "3 classes, images: 30 all" in again.out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_test_images_without_labels_are_predicted_after_training(command: Command, tmp_path: Path) -> None:
+    root = tmp_path / "kaggle"
+    rows = ["id,label"]
+    for number in range(24):
+        label = ("blue", "red")[number % 2]
+        draw_picture(root / f"train/{number:03d}.png", COLOURS[label], seed=number)
+        rows.append(f"{number:03d},{label}")
+    (root / "train.csv").write_text("\n".join(rows))
+    for number in range(5):
+        draw_picture(root / f"test/{number:03d}.png", COLOURS["red"], seed=100 + number)
+    (root / "test/004.png").write_bytes(b"no image")
+    done = command("train", f"data.root={root}", *SMALL)
+    assert done.code == 0, done.err
+    run = newest(tmp_path)
+    assert "test: 5 images without labels; train predicts them at its end" in done.err
+    assert "5 test images without labels: predictions in " in done.err
+    assert "test_predictions.csv; 1 of them cannot be read" in done.err
+    written = read_csv(run / "evaluation/test_predictions.csv")
+    assert [Path(row["path"]).name for row in written] == [f"{number:03d}.png" for number in range(5)]
+    assert {row["label"] for row in written[:4]} <= {"blue", "red"}
+    assert written[4]["error"]
+    predicted = command("predict", f"run={run}", f"source={root}/test", "output=p.csv")
+    assert predicted.code == 3
+    assert [row["confidence"] for row in read_csv(tmp_path / "p.csv")] == [row["confidence"] for row in written]
+    folder = json.loads((run / "dataset/statistics.json").read_text())["folder"]
+    assert {row["kind"]: row["num_files"] for row in folder["not_read"]} == {"unlabelled": 5, "labels": 1}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(
+    command: Command, unsplit_folder: Path, tmp_path: Path
+) -> None:
+    done = command("train", f"data.root={unsplit_folder}", *SMALL, "data.test_fraction=0", "data.val_fraction=0.2")
+    assert done.code == 0, done.err
+    run = newest(tmp_path)
+    assert sorted(row["split"] for row in manifest(run)) == ["train"] * 24 + ["val"] * 6
+    assert "there is no test split; these images chose the weights" in done.out
+    assert json.loads((run / "result.json").read_text())["split"] == "val"
+    evaluated = command("evaluate", f"run={run}")
+    assert evaluated.code == 0, evaluated.err
+    assert "optimistic: these images chose the weights" in evaluated.out
+    assert "chose the weights" in (run / "report.html").read_text()
+    assert command("evaluate", f"run={run}", "split=test").code == 2
+    assert command("export", f"run={run}", "format=torchscript").code == 0
+    compared = command(
+        "compare", "models=[cnn_v1]", f"data={unsplit_folder}", "data.test_fraction=0", *SETTINGS, "output=compared"
+    )
+    assert compared.code == 0, compared.err

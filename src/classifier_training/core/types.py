@@ -220,6 +220,7 @@ class Prediction:
         probabilities: of every class, when asked for.
         rejected: whether the answer should not be relied on.
         reject_reason: why it is rejected: low_confidence, or unlike_training for an image of another kind.
+        label_set: the labels that hold the true one with a stated chance, best first, when asked for.
         error: why there is no answer.
     """
 
@@ -231,6 +232,7 @@ class Prediction:
     rejected: bool | None = None
     reject_reason: str | None = None
     error: str | None = None
+    label_set: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the form that goes into JSON."""
@@ -245,6 +247,8 @@ class Prediction:
         }
         if self.probabilities is not None:
             row["probabilities"] = dict(self.probabilities)
+        if self.label_set is not None:
+            row["label_set"] = list(self.label_set)
         return row
 
 

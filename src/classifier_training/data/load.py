@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
-from classifier_training.core.types import TRAIN, VAL
+from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
@@ -114,11 +114,12 @@ def load_data(
     """
     request = split_request(source)
     index = assign_groups(source.read(), source.group)
+    all_paths = dict.fromkeys(sample.path for sample in index.samples)
+    index = _set_unlabelled_apart(index)
     if corrections is None:
         corrections = _corrections(source, index)
     corrected = apply_corrections(index.root, index.samples, corrections)
     corrected.report()
-    all_paths = dict.fromkeys(sample.path for sample in index.samples)
     if manifest is None:
         _handle_empty_classes(index, source.on_error)
     else:
@@ -138,6 +139,8 @@ def load_data(
         index = complete_splits(index, request, seed=seed)
         # After a random split, so that corrections move no other image to another split.
         index = replace(index, samples=apply_corrections(index.root, index.samples, corrections).samples)
+    if index.unlabelled:
+        log.info("test: %s without labels; train predicts them at its end", plural(len(index.unlabelled), "image"))
     report_overlap(index)
     report_straddling(index)
     splits = tabulate(index)
@@ -147,9 +150,11 @@ def load_data(
     statistics = dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {})
     if index.files is not None:
         names = set(splits.class_names)
+        kinds = dict.fromkeys(all_paths, "unused") | dict.fromkeys(index.unlabelled, "unlabelled")
+        kinds |= dict.fromkeys(scan.unreadable, "unreadable")
         used = {sample.path for sample in index.samples if sample.label in names}
         statistics["folder"] = index.files.without(
-            {path: "unreadable" if path in scan.unreadable else "unused" for path in all_paths if path not in used}
+            {path: kinds[path] for path in all_paths if path not in used}
         ).to_dict()
     return LoadedData(
         index=index,
@@ -162,6 +167,26 @@ def load_data(
         copies=copies,
         depth=scan.depth,
         corrections=tuple(corrections),
+    )
+
+
+def _set_unlabelled_apart(index: SampleIndex) -> SampleIndex:
+    """Take a test split of which no label is a class of train for one without labels."""
+    test = [sample for sample in index.samples if sample.split == TEST]
+    if not test or not {sample.label for sample in test}.isdisjoint(
+        sample.label for sample in index.samples if sample.split == TRAIN
+    ):
+        return index
+    if any(sample.label for sample in test):
+        log.warning(
+            "test: no label is a class of train (%s); its %s are taken as images without labels",
+            enumerate_words(sorted({repr(sample.label) for sample in test}), limit=6), plural(len(test), "image"),
+        )  # fmt: skip
+    paths = dict.fromkeys(sample.path for sample in test)
+    return replace(
+        index,
+        samples=tuple(sample for sample in index.samples if sample.split != TEST),
+        unlabelled=(*index.unlabelled, *paths),
     )
 
 

@@ -100,6 +100,11 @@ class Comparison:
         return "McNemar" if self.num_groups is None else f"sign flips of {self.num_groups:,} groups,"
 
     @property
+    def p_worse(self) -> float:
+        """The smaller of the adjusted p-values by which the one is worse than the other; 1 where it is not worse."""
+        return min([value for sign, value in zip(self.directions, self.adjusted, strict=True) if sign < 0], default=1.0)
+
+    @property
     def directions(self) -> tuple[int, int]:
         """Whether the accuracy and the balanced accuracy are larger (1) or smaller (-1)."""
         return int(np.sign(self.gained - self.lost)), int(np.sign(self.balanced_accuracy_difference.value))
@@ -231,10 +236,16 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * float(bdtr(min(gained, lost), changed, 0.5))) if changed else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of several tests so that one false alarm among them stays as rare as in one (Holm 1979)."""
+def holm(p_values: Sequence[float], num_tests: int | None = None) -> list[float]:
+    """Adjust the p-values of several tests so that one false alarm among them stays as rare as in one (Holm 1979).
+
+    Args:
+        p_values: the smallest ones, if there are more tests than these.
+        num_tests: how many there are; as many as p-values when left out.
+    """
     order = np.argsort(p_values, kind="stable")
-    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    number = len(order) if num_tests is None else num_tests
+    scaled = np.asarray(p_values)[order] * (number - np.arange(len(order)))
     adjusted = np.empty(len(order))
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
     return [float(value) for value in adjusted]
@@ -300,15 +311,20 @@ def _adjust(found: Floats, flipped: Floats) -> tuple[float, float]:
 
     Args:
         found: the differences [2].
-        flipped: the same with random signs [2, B]; the p-values are multiples of 1 / (B + 1).
+        flipped: the same with random signs [2, B].
     """
+    from scipy.special import ndtr
+
     spread = np.maximum(np.sqrt((flipped**2).mean(axis=1)), np.finfo(np.float64).tiny)
     # Equal up to rounding counts as reached.
     own, others = np.abs(found) / spread * (1 - 1e-9), np.abs(flipped) / spread[:, None]
     first, second = np.argsort(-own).tolist()
-    reached = [(others.max(axis=0) >= own[first]).sum(), (others[second] >= own[second]).sum()]
+    reached = np.array([(others.max(axis=0) >= own[first]).sum(), (others[second] >= own[second]).sum()])
+    p_values = (1 + reached) / (1 + NUM_FLIPS)
+    # Beyond what so many signs resolve, the tail of the normal distribution, twice for two tests.
+    tails = np.minimum(4 * ndtr(-own[[first, second]]), p_values)
     adjusted = np.empty(2)
-    adjusted[[first, second]] = np.maximum.accumulate([(1 + number) / (1 + NUM_FLIPS) for number in reached])
+    adjusted[[first, second]] = np.maximum.accumulate(np.where(reached == 0, tails, p_values))
     return float(adjusted[0]), float(adjusted[1])
 
 

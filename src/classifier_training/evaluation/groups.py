@@ -67,14 +67,14 @@ class Groups:
         """The groups of some of the images, numbered anew."""
         return Groups(np.unique(self.numbers[rows], return_inverse=True)[1].astype(np.int64))
 
-    def sums(self, values: NDArray[np.floating] | NDArray[np.bool_]) -> Floats:
+    def sums(self, values: NDArray[np.floating] | NDArray[np.int64] | NDArray[np.bool_]) -> Floats:
         """Sum of a value of each image [N] over each group [G]."""
         return np.bincount(self.numbers, values, minlength=len(self)).astype(np.float64)
 
     def counts(
         self, targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
     ) -> Iterator[ClassCounts]:
-        """Count the predictions of each group by class, some groups at a time [G', K]; both arrays are [N]."""
+        """Count the predictions of each group by class, some groups at a time [G', K], from class numbers [N]."""
         order = np.argsort(self.numbers, kind="stable")
         bounds = np.concatenate([[0], np.cumsum(self.sizes)])
         step = max(1, MAX_VALUES // num_classes)
@@ -179,15 +179,18 @@ def resample_groups(groups: Groups, number: int, *, seed: int, max_values: int) 
         yield weights
 
 
-def sign_flip_test(changes: NDArray[np.int64]) -> float:
-    """Exact two-sided p-value of a sum of differences between two classifiers, one difference for each group [G].
+def sign_flip_test(changes: Floats) -> float:
+    """Exact two-sided p-value of a sum of differences between two classifiers.
 
     If neither is better, each group's difference is as likely with the other sign (Fisher 1935). The distribution of
     the sum over all 2^G signs is computed by convolution. With differences of one image it is McNemar's exact test.
+
+    Args:
+        changes: images gained minus images lost in each group [G].
     """
     from scipy.special import binom
 
-    sizes, repeats = np.unique(np.abs(changes[changes != 0]), return_counts=True)
+    sizes, repeats = np.unique(np.abs(changes[changes != 0]).astype(np.int64), return_counts=True)
     chances = np.ones(1)
     for size, repeat in zip(sizes.tolist(), repeats.tolist(), strict=True):
         # The number of minus signs among `repeat` is binomial; each moves the sum by twice the size.

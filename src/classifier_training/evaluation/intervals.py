@@ -4,9 +4,9 @@ Exact: Clopper and Pearson's, for shares of images. DeLong's, for areas under RO
 images are resampled within each true class, as many as it has. So a rare class never vanishes from a resample, and the
 interval is, like the exact ones, for the given number of images of each class.
 
-Images that come in groups, such as the frames of a session, are not independent. Then shares have the exact interval of
-as many independent images as would say as much, areas a variance summed over groups, and the bootstrap resamples groups;
-see `groups`.
+Images that come in groups, such as the frames of a session, are not independent. Then shares have the exact interval
+of as many independent images as would say as much, areas a variance summed over groups, and the bootstrap resamples
+groups; see `groups`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from classifier_training.evaluation.groups import effective_trials, expanded_tail, sum_of_squares, t_quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +43,7 @@ MAX_CHUNK = 2**24
 EXACT, DELONG, BOOTSTRAP, NONE = "exact (Clopper-Pearson)", "DeLong", "bootstrap", "none"
 GROUPED_EXACT, GROUPED_DELONG = "exact by groups (Korn-Graubard)", "DeLong by groups"
 GROUPED_BOOTSTRAP = "bootstrap of groups"
+STUDENT = "Student's t"
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def exact_shares(hits: Floats, trials: Floats) -> list[Estimate]:
 def grouped_shares(parts: Iterable[tuple[Floats, Floats]]) -> list[Estimate]:
     """Shares of images that come in groups, with Korn and Graubard's intervals; NaN where there was no trial.
 
-    These are Clopper and Pearson's for the effective number of images; see `effective_trials`. Images of one group alone
-    tell nothing of other groups: the interval is from 0 to 1.
+    These are Clopper and Pearson's for the effective number of images; see `effective_trials`. Images of one group
+    alone tell nothing of other groups: the interval is from 0 to 1.
 
     Args:
         parts: of the groups, some at a time: images that count, and images in all, in each group, both [G', M].
@@ -109,6 +110,16 @@ def grouped_shares(parts: Iterable[tuple[Floats, Floats]]) -> list[Estimate]:
         else Estimate(share)
         for share, end, number in zip(shares.tolist(), ends, numbers.tolist(), strict=True)
     ]
+
+
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """Mean of independent values, such as of runs with different seeds, with Student's interval; none of one value."""
+    found = np.asarray(values, dtype=np.float64)
+    mean, number = float(found.mean()), len(found)
+    if number < 2:
+        return Estimate(mean)
+    reach = float(t_quantile(number, LEVEL)) * float(found.std(ddof=1)) / number**0.5
+    return Estimate(mean, mean - reach, mean + reach, STUDENT)
 
 
 def delong_interval(value: float, variance: float, groups: Groups | None = None) -> Estimate:

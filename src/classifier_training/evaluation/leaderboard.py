@@ -12,6 +12,8 @@ import classifier_training.evaluation.metrics  # noqa: F401 - fills the table
 from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.metrics import all_metrics
 from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
+from classifier_training.evaluation.groups import Groups
+from classifier_training.evaluation.intervals import Estimate, mean_interval
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -91,12 +93,14 @@ class RunPredictions:
         correct: paths of the images that it classified correctly.
         false_positive_rates: of the macro-averaged ROC curve, growing from 0 to 1.
         true_positive_rates: of the same points.
+        groups: of the images that have one, by path.
     """
 
     targets: Mapping[str, str]
     correct: frozenset[str]
     false_positive_rates: list[float]
     true_positive_rates: list[float]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,10 @@ class Standing:
         candidate: whose.
         on_front: whether no other is at least as accurate, fast and small, and better in one of these.
         comparison: its predictions against those of the best; None for the best, or without images in common.
-        p_value: McNemar's, adjusted after Holm for the number of comparisons on the data set.
+        p_value: that it is worse than the best, in accuracy or balanced accuracy, on the images; adjusted after Holm
+            for all pairs of candidates, since the best is chosen by the same images.
+        over_seeds: its balanced accuracy minus that of the best, over the seeds of both, with Student's interval; None
+            with fewer than two.
         verdict: best, worse, not told apart or not compared.
     """
 
@@ -154,6 +161,7 @@ class Standing:
     on_front: bool
     comparison: Comparison | None = None
     p_value: float | None = None
+    over_seeds: Estimate | None = None
     verdict: str = BEST
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +180,7 @@ class Standing:
             "on_front": self.on_front,
             "verdict": self.verdict,
             "difference_to_best": None if difference is None else difference.to_dict(),
+            "difference_over_seeds": None if self.over_seeds is None else self.over_seeds.to_dict(),
             "p_value": self.p_value,
         }
 
@@ -208,7 +217,8 @@ class Leaderboard:
         found = best.spread(RANKED_BY)
         assert found is not None
         seeds = f"{len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
-        sentence = f"{self.data}: {best.model} is the best, with a balanced accuracy of {shown(found)} over {seeds}"
+        score = f"balanced accuracy of {shown(found)} over {seeds}"
+        sentence = f"{self.data}: {best.model} is the best, with a {score}"
         others = self.standings[1:]
         if not others:
             return f"{sentence}; nothing stands against it."
@@ -216,10 +226,11 @@ class Leaderboard:
         if not close:
             second = others[0]
             gap = found.mean - second.candidate.score
-            tested = "" if second.p_value is None else f" (McNemar p = {second.p_value:.2g}, after Holm)"
-            return f"{sentence}, {gap:.4f} ahead of {second.candidate.model}{tested}."
+            tested = "" if second.p_value is None else f" (p = {second.p_value:.2g}, adjusted for all pairs)"
+            return f"{sentence}, {gap:.4f} ahead of {second.candidate.model}{tested}.{self._seeds()}"
         names = ", ".join(item.candidate.model for item in close)
-        sentence += f", but these images do not tell it from {names}"
+        what = "images" if any(_is_unclear(item.p_value) for item in close) else "seeds"
+        sentence = f"{self.data}: {best.model} has the highest {score}, but these {what} do not tell it from {names}"
         timed = [item.candidate for item in close if item.candidate.latency_ms is not None]
         if best.latency_ms is not None and timed:
             quickest = min(timed, key=lambda item: item.latency_ms or 0.0)
@@ -247,6 +258,12 @@ class Leaderboard:
                 found.append(Choice(f"{purpose} of all ({words})", cheapest))
         return found
 
+    def _seeds(self) -> str:
+        """Say what one seed leaves open."""
+        if any(item.over_seeds is not None for item in self.standings[1:]):
+            return ""
+        return " That is about these runs: other seeds may order the models otherwise, and seeds=[0,1,2,3,4] tells."
+
 
 def shown(value: Spread, decimals: int = 4) -> str:
     """Return a mean and its deviation for people."""
@@ -261,11 +278,12 @@ def rank(candidates: Sequence[Candidate]) -> list[Leaderboard]:
         ordered = sorted((item for item in candidates if item.data == data), key=lambda item: (-item.score, item.model))
         front = pareto_front([(-item.score, _cost(item.latency_ms), _cost(_mean(item, "size_mb"))) for item in ordered])
         comparisons = [_compare(ordered[0].predictions, item.predictions) for item in ordered[1:]]
-        tested = [item.p_value for item in comparisons if item is not None]
-        adjusted = iter(holm(tested))
+        tested = [item.p_worse for item in comparisons if item is not None]
+        adjusted = iter(holm(tested, num_tests=len(ordered) * (len(ordered) - 1) // 2))
         standings = [Standing(rank=1, candidate=ordered[0], on_front=front[0])]
         for place, (item, comparison) in enumerate(zip(ordered[1:], comparisons, strict=True), start=2):
             p_value = None if comparison is None else next(adjusted)
+            over_seeds = _over_seeds(ordered[0], item)
             standings.append(
                 Standing(
                     rank=place,
@@ -273,7 +291,8 @@ def rank(candidates: Sequence[Candidate]) -> list[Leaderboard]:
                     on_front=front[place - 1],
                     comparison=comparison,
                     p_value=p_value,
-                    verdict=_verdict(comparison, p_value),
+                    over_seeds=over_seeds,
+                    verdict=_verdict(p_value, over_seeds),
                 )
             )
         boards.append(Leaderboard(data, tuple(standings)))
@@ -308,11 +327,24 @@ def macro_roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) ->
     return [0.0, *map(float, ROC_GRID)], [0.0, *map(float, mean)]
 
 
-def _verdict(comparison: Comparison | None, p_value: float | None) -> str:
-    if comparison is None or p_value is None:
+def _verdict(p_value: float | None, over_seeds: Estimate | None) -> str:
+    if p_value is None:
         return UNCOMPARED
-    is_worse = comparison.balanced_accuracy_difference.high < 0
-    return WORSE if is_worse or (p_value < SIGNIFICANCE and comparison.gained < comparison.lost) else UNCLEAR
+    # One run of each may be told apart by the images where their models are not by the seeds.
+    return UNCLEAR if _is_unclear(p_value) or (over_seeds is not None and over_seeds.high >= 0) else WORSE
+
+
+def _is_unclear(p_value: float | None) -> bool:
+    return p_value is not None and p_value >= SIGNIFICANCE
+
+
+def _over_seeds(best: Candidate, other: Candidate) -> Estimate | None:
+    """Difference in balanced accuracy over the seeds that both ran with, which had the same splits and samples."""
+    scores = [{seed: run.metrics[RANKED_BY] for seed, run in item.runs.items()} for item in (other, best)]
+    common = sorted(scores[0].keys() & scores[1].keys())
+    if len(common) < 2:
+        return None
+    return mean_interval([scores[0][seed] - scores[1][seed] for seed in common])
 
 
 def _compare(best: RunPredictions, other: RunPredictions) -> Comparison | None:
@@ -327,6 +359,7 @@ def _compare(best: RunPredictions, other: RunPredictions) -> Comparison | None:
         np.array([path in other.correct for path in paths], dtype=bool),
         np.array([path in best.correct for path in paths], dtype=bool),
         class_names,
+        Groups.of([other.groups.get(path, "") for path in paths]),
     )
 
 

@@ -140,4 +140,4 @@ class Ranking:
         predicted = sums(self.order, ends).cumsum(axis=0)
         precision = np.divide(found, predicted, out=np.zeros_like(found), where=predicted > 0)
         total = (positive * precision).sum(axis=0, dtype=np.float64)
-        return np.divide(total, found[-1], out=np.full_like(total, np.nan), where=found[-1] > 0)
+        return np.asarray(np.divide(total, found[-1], out=np.full_like(total, np.nan), where=found[-1] > 0))

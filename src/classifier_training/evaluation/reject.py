@@ -11,6 +11,7 @@ from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.types import VAL, softmax
 from classifier_training.evaluation.calibration import expected_calibration_error
 from classifier_training.evaluation.figures.predictions import RiskCoverageFigure
+from classifier_training.evaluation.guarantees import DELTA, METHOD, needed_predictions, num_accepted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from classifier_training.core.types import SplitResult
     from classifier_training.evaluation.calibration import TemperatureChoice
     from classifier_training.evaluation.drawing import Drawer
+    from classifier_training.evaluation.groups import Groups
+    from classifier_training.evaluation.label_sets import TrueScores
 
 NEVER = 2.0
 """A threshold that no confidence reaches."""
 
 MIN_PREDICTIONS = 20
-"""Validation predictions that a class needs for a threshold of its own; below, that of all classes together is used."""
+"""Validation predictions that a class needs for a threshold of its own; below, that of all classes together is used.
+
+It is for thresholds without a guarantee; those with one need as many as `needed_predictions` says.
+"""
 
 DECIMALS = 6
 
@@ -39,29 +45,68 @@ class AcceptanceCurve:
     Args:
         confidences: float64 [N], falling.
         correct: bool [N].
+        groups: number of the group of each, int64 [N]; None where predictions count as independent.
     """
 
     confidences: NDArray[np.float64]
     correct: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> AcceptanceCurve:
+    def of(
+        cls,
+        confidences: NDArray[np.floating],
+        correct: NDArray[np.bool_],
+        groups: NDArray[np.int64] | None = None,
+    ) -> AcceptanceCurve:
         """Sort predictions; confidences are rounded down, so that an image at its own threshold is accepted."""
         order = np.argsort(-confidences, kind="stable")
         scale = 10**DECIMALS
         rounded = np.floor(confidences[order].astype(np.float64) * scale) / scale
-        return cls(rounded, correct[order])
+        return cls(rounded, correct[order], None if groups is None else groups[order])
+
+    @classmethod
+    def pooled(cls, curves: Sequence[AcceptanceCurve]) -> AcceptanceCurve:
+        """Put the predictions of several curves into one."""
+        groups = [curve.groups for curve in curves if curve.groups is not None]
+        return cls.of(
+            np.concatenate([curve.confidences for curve in curves]),
+            np.concatenate([curve.correct for curve in curves]),
+            np.concatenate(groups) if len(groups) == len(curves) else None,
+        )
 
     def __len__(self) -> int:
         return len(self.correct)
 
     def for_precision(self, wanted: float) -> float:
-        """Lowest threshold from which on the share of correct predictions is `wanted`; NEVER where there is none."""
+        """Lowest threshold from which on the observed share of correct predictions is `wanted`; NEVER without one.
+
+        For new images it is too low more often than not; see `for_sure_precision`.
+        """
         shares = np.cumsum(self.correct) / np.arange(1, len(self) + 1)
-        # Predictions of one confidence are accepted together or not at all.
-        last_of_equals = np.append(self.confidences[1:] < self.confidences[:-1], [True])[: len(self)]
-        good = np.flatnonzero((shares >= wanted) & last_of_equals)
+        good = np.flatnonzero((shares >= wanted) & self._last_of_equals)
         return float(self.confidences[good[-1]]) if len(good) else NEVER
+
+    def for_sure_precision(self, wanted: float, delta: float) -> float:
+        """Lowest threshold at which tests show the precision for new images, too; NEVER where they show none.
+
+        See `num_accepted`. 0 where all predictions can be accepted.
+        """
+        number = num_accepted(self.correct, self._last_of_equals, wanted, delta, self.groups)
+        if number in (0, len(self)):
+            return 0.0 if number else NEVER
+        # What is more confident than the first that is not accepted; confidences are rounded down to DECIMALS.
+        return float(self.confidences[number]) + float(10.0**-DECIMALS)
+
+    @property
+    def num_independent(self) -> int:
+        """Predictions that count as independent: of groups, one for each."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
+
+    @property
+    def _last_of_equals(self) -> NDArray[np.bool_]:
+        """Whether the next prediction is less confident [N]: those of one confidence are accepted together."""
+        return np.append(self.confidences[1:] < self.confidences[:-1], [True])[: len(self)]
 
     def for_coverage(self, wanted: float) -> float:
         """Highest threshold that at least the share `wanted` of the predictions reaches."""
@@ -73,24 +118,34 @@ class AcceptanceCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into model_info.json."""
-        return {"confidences": self.confidences.tolist(), "correct": "".join("01"[int(hit)] for hit in self.correct)}
+        return {
+            "confidences": self.confidences.tolist(),
+            "correct": "".join("01"[int(hit)] for hit in self.correct),
+            **({} if self.groups is None else {"groups": self.groups.tolist()}),
+        }
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> AcceptanceCurve:
         """Read what `to_dict` gave.
 
         Raises:
-            ValueError: when the two lists are not of one length.
+            ValueError: when the lists are not of one length.
         """
         confidences = np.array(found["confidences"], dtype=np.float64)
         correct = np.array([mark == "1" for mark in found["correct"]], dtype=np.bool_)
         if confidences.shape != correct.shape:
             raise ValueError(f"{len(confidences)} confidences and {len(correct)} marks")
-        return cls(confidences, correct)
+        groups = np.array(found["groups"], dtype=np.int64) if "groups" in found else None
+        if groups is not None and groups.shape != correct.shape:
+            raise ValueError(f"{len(groups)} groups and {len(correct)} marks")
+        return cls(confidences, correct, groups)
 
 
 def class_curves(
-    probabilities: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]
+    probabilities: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    class_names: Sequence[str],
+    groups: Groups | None = None,
 ) -> dict[str, AcceptanceCurve]:
     """Return the curve of the predictions of each class.
 
@@ -98,11 +153,15 @@ def class_curves(
         probabilities: float [N, K].
         targets: int64 [N].
         class_names: [K].
+        groups: of the images, where those of one group are not independent.
     """
     predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
     rows = {name: predicted == number for number, name in enumerate(class_names)}
     return {
-        name: AcceptanceCurve.of(confidences[chosen], (predicted == targets)[chosen]) for name, chosen in rows.items()
+        name: AcceptanceCurve.of(
+            confidences[chosen], (predicted == targets)[chosen], None if groups is None else groups.numbers[chosen]
+        )
+        for name, chosen in rows.items()
     }
 
 
@@ -111,15 +170,14 @@ def class_thresholds(
 ) -> dict[str, float]:
     """Return the confidence that a prediction needs, by the predicted class, for exactly one of two wishes.
 
+    These are met on the images of the curves; `sure_thresholds` are for new ones.
+
     Args:
         curves: predictions by class.
         precision: wanted share of correct predictions among the accepted ones of each class.
         coverage: wanted share of accepted predictions of each class.
     """
-    pooled = AcceptanceCurve.of(
-        np.concatenate([curve.confidences for curve in curves.values()]),
-        np.concatenate([curve.correct for curve in curves.values()]),
-    )
+    pooled = AcceptanceCurve.pooled(list(curves.values()))
 
     def threshold(curve: AcceptanceCurve) -> float:
         if precision is not None:
@@ -128,6 +186,59 @@ def class_thresholds(
         return curve.for_coverage(coverage)
 
     return {name: threshold(curve if len(curve) >= MIN_PREDICTIONS else pooled) for name, curve in curves.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SureThresholds:
+    """Thresholds whose precision holds for new images, too.
+
+    Args:
+        by_class: the confidence that a prediction needs, by the predicted class; NEVER where no threshold can be shown.
+        shared: classes with too few validation predictions for a threshold of their own; they have one together.
+        needed: predictions that a threshold needs, if all are correct.
+        most: predictions that there are, of the class or the shared classes that have most; of groups, one for each.
+    """
+
+    by_class: Mapping[str, float]
+    shared: Sequence[str]
+    needed: int
+    most: int
+
+    @property
+    def never(self) -> list[str]:
+        """Classes whose predictions are all rejected."""
+        return [name for name, value in self.by_class.items() if value == NEVER]
+
+    @property
+    def possible(self) -> bool:
+        """Whether there are enough predictions to show the precision for any class."""
+        return self.most >= self.needed
+
+
+def sure_thresholds(curves: Mapping[str, AcceptanceCurve], *, precision: float, delta: float) -> SureThresholds:
+    """Return thresholds at which the precision holds for new images, with a confidence of 1 - delta for each of them.
+
+    Classes with fewer predictions than could show it are tested together, and the precision is then of these together.
+
+    Args:
+        curves: predictions by class.
+        precision: wanted share of correct predictions among the accepted ones of each class.
+        delta: chance that it does not hold.
+    """
+    needed = needed_predictions(precision, delta)
+    shared = [name for name, curve in curves.items() if curve.num_independent < needed]
+    tested = {name: curve for name, curve in curves.items() if name not in shared}
+    together = AcceptanceCurve.pooled([curves[name] for name in shared]) if shared else None
+    found = {name: curve.for_sure_precision(precision, delta) for name, curve in tested.items()}
+    if together is not None:
+        found |= dict.fromkeys(shared, together.for_sure_precision(precision, delta))
+    tested_curves = [*tested.values(), *([together] if together is not None else [])]
+    return SureThresholds(
+        by_class={name: found[name] for name in curves},
+        shared=shared,
+        needed=needed,
+        most=max(curve.num_independent for curve in tested_curves),
+    )
 
 
 @dataclass(frozen=True)
@@ -174,6 +285,9 @@ WISHES: tuple[dict[str, float], ...] = (
 )  # fmt: skip
 """Wishes whose outcome is written down as examples."""
 
+COVERAGES = (0.9, 0.95, 0.99)
+"""Of label sets, written down as examples where the validation images allow them."""
+
 
 def write_selective(
     folder: Path,
@@ -182,6 +296,7 @@ def write_selective(
     *,
     choice: TemperatureChoice | None,
     curves: Mapping[str, AcceptanceCurve] | None,
+    scores: TrueScores | None = None,
     drawer: Drawer,
 ) -> None:
     """Write calibration.json, risk_coverage.csv and risk_coverage.png.
@@ -195,6 +310,7 @@ def write_selective(
         class_names: [K].
         choice: the temperature that validation decided on; None for a bundle without one.
         curves: the validation predictions that thresholds come from; None for a bundle without them.
+        scores: the validation probabilities that label sets come from; None for a bundle without them.
         drawer: paints the plot.
     """
     temperature = None if choice is None else choice.temperature
@@ -214,9 +330,10 @@ def write_selective(
     if temperature is not None and result.split == VAL:
         found["note"] = "these are the images that the temperature and the thresholds were fitted on"
     if curves is not None:
-        found["rejecting"] = [
-            {**wish, **_outcome(shares, result.targets, class_names, class_thresholds(curves, **wish))}
-            for wish in WISHES
+        found["rejecting"] = [_rejecting(wish, curves, shares, result.targets, class_names) for wish in WISHES]
+    if scores is not None:
+        found["label_sets"] = [
+            scores.outcome(wanted, shares, result.targets) for wanted in COVERAGES if scores.allows(wanted)
         ]
     write_json(folder / "calibration.json", found)
     rows = zip(curve.thresholds, curve.coverage, curve.risk, strict=True)
@@ -228,6 +345,29 @@ def write_selective(
         title=f"{result.split.capitalize()}: errors among the accepted predictions (AURC {curve.area:.4f})",
     )
     drawer.submit(figure, folder / "risk_coverage.png")
+
+
+def _rejecting(
+    wish: Mapping[str, float],
+    curves: Mapping[str, AcceptanceCurve],
+    shares: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """What a wish gives on these images; of a precision, as it is guaranteed by default."""
+    if "precision" not in wish:
+        return {**wish, **_outcome(shares, targets, class_names, class_thresholds(curves, **wish))}
+    sure = sure_thresholds(curves, precision=wish["precision"], delta=DELTA)
+    return {
+        **wish,
+        "guarantee": METHOD,
+        "delta": DELTA,
+        "needed_predictions": sure.needed,
+        "possible": sure.possible,
+        "shared_threshold": list(sure.shared),
+        "never_accepted": sure.never,
+        **_outcome(shares, targets, class_names, sure.by_class),
+    }
 
 
 def _outcome(

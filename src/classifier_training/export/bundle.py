@@ -14,6 +14,8 @@ from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import VAL
 from classifier_training.evaluation.calibration import METHOD, TemperatureChoice
+from classifier_training.evaluation.guarantees import METHOD as GUARANTEE
+from classifier_training.evaluation.label_sets import TrueScores
 from classifier_training.evaluation.reject import AcceptanceCurve
 
 if TYPE_CHECKING:
@@ -51,12 +53,14 @@ class Calibration:
         choice: the temperature, and how it was judged.
         curves: the validation predictions by the class that they name, with the confidence at that temperature.
         novelty: the score for images unlike the training data.
+        scores: the validation probabilities that label sets come from; None in a bundle of before there were such.
         method: how the temperature was found.
     """
 
     choice: TemperatureChoice
     curves: Mapping[str, AcceptanceCurve]
     novelty: Novelty
+    scores: TrueScores | None = None
     method: str = METHOD
 
     @property
@@ -71,6 +75,8 @@ class Calibration:
             "split": VAL,
             **asdict(self.choice),
             "novelty": asdict(self.novelty),
+            "guarantee": GUARANTEE,
+            **({} if self.scores is None else {"label_sets": self.scores.to_dict()}),
             "classes": {name: curve.to_dict() for name, curve in self.curves.items()},
         }
 
@@ -92,6 +98,7 @@ class Calibration:
             choice=choice,
             curves={name: AcceptanceCurve.from_dict(curve) for name, curve in found["classes"].items()},
             novelty=Novelty(**found["novelty"]),
+            scores=TrueScores.from_dict(found["label_sets"]) if "label_sets" in found else None,
             method=found["method"],
         )
 

@@ -14,6 +14,8 @@ import onnx
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.evaluation.calibration import choose_temperature
+from classifier_training.evaluation.groups import Groups
+from classifier_training.evaluation.label_sets import TrueScores
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.export.bundle import Calibration, Novelty
 from classifier_training.export.examples import iterate_examples
@@ -86,9 +88,11 @@ def calibrate(
     choice = choose_temperature(logits, targets, groups)
     shares = softmax(logits / np.float32(choice.temperature))
     threshold = alarm_threshold(scores)
+    grouped = Groups.of(groups)
     found = Calibration(
         choice=choice,
-        curves=class_curves(shares, targets, class_names),
+        curves=class_curves(shares, targets, class_names, grouped),
+        scores=TrueScores.of(shares, targets, grouped),
         novelty=Novelty(
             threshold=threshold,
             false_alarm_rate=float((scores > threshold).mean()),

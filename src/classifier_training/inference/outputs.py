@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.inference.rows import FORMATS, import_pyarrow, to_json, valid_text, write_csv
+from classifier_training.inference.rows import FORMATS, Extras, import_pyarrow, to_json, valid_text, write_csv
 from classifier_training.inference.sorting import fit_file_name
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ class Output:
         output: as the user wrote it: a file, a folder, or None for nowhere.
         settings: all that the rows depend on, as plain values.
         probabilities: the class names when rows have probabilities, else None.
+        label_set: whether rows have label sets.
         csv_safe: write a CSV file so that a spreadsheet runs no cell as a formula.
 
     Raises:
@@ -164,6 +165,7 @@ class Output:
         *,
         settings: Mapping[str, Any],
         probabilities: Sequence[str] | None,
+        label_set: bool = False,
         csv_safe: bool = False,
     ) -> None:
         self.path = None if output is None else Path(output).expanduser()
@@ -175,7 +177,7 @@ class Output:
             )
         self._csv_safe = csv_safe
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
-        self._probabilities = probabilities
+        self._extras = Extras(probabilities, label_set)
         self._part: PartFile | None = None
         if self.path is None:
             return
@@ -225,9 +227,9 @@ class Output:
             if self._folder is None:
                 with atomic_path(self.path) as temporary:
                     if self._csv_safe:
-                        write_csv(self._part.rows(), temporary, self._probabilities, is_safe=True)
+                        write_csv(self._part.rows(), temporary, self._extras, is_safe=True)
                     else:
-                        FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._probabilities)
+                        FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._extras)
             self._part.remove()
         except OSError as error:
             raise unwritable(self.path, error) from error

@@ -15,16 +15,19 @@ from PIL import Image
 from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, rgb_of
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Prediction, softmax
+from classifier_training.evaluation.label_sets import label_sets
 from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, device_words
 from classifier_training.inference.model import LoadedModel, load_model
 from classifier_training.inference.rejection import (
     DEFAULT_THRESHOLD,
     UNKNOWN,
+    LabelSetSettings,
     RejectRule,
     RejectSettings,
     make_rule,
     refuse_unknown,
+    set_thresholds,
 )
 from classifier_training.inference.sources import Item
 
@@ -202,6 +205,7 @@ class Predictor:
         top_k: int = 3,
         threshold: float = DEFAULT_THRESHOLD,
         reject: RejectSettings | None = None,
+        label_set: LabelSetSettings | None = None,
         unknown: bool = False,
         probabilities: bool = False,
     ) -> Iterator[Prediction]:
@@ -214,6 +218,7 @@ class Predictor:
             threshold: confidence below which a prediction is marked as rejected; its label stays.
             reject: thresholds per class from the validation split instead, and whether images unlike the training data
                 are rejected.
+            label_set: the chance with which sets of labels hold the true one; without it there are no sets.
             unknown: whether a rejected prediction has the label `unknown`.
             probabilities: whether to list every class.
 
@@ -223,7 +228,13 @@ class Predictor:
         rule = self.rule(threshold, reject or RejectSettings(), unknown=unknown)
         items = (Item(str(path), "") for path in paths)
         labelled = self.label(
-            items, batch_size=batch_size, top_k=top_k, rule=rule, probabilities=probabilities, unknown=unknown
+            items,
+            batch_size=batch_size,
+            top_k=top_k,
+            rule=rule,
+            probabilities=probabilities,
+            unknown=unknown,
+            set_thresholds=self.set_thresholds(label_set or LabelSetSettings()),
         )
         return (prediction for _, prediction in labelled)
 
@@ -232,6 +243,10 @@ class Predictor:
         if unknown:
             refuse_unknown(self.class_names)
         return make_rule(self._model, threshold, reject)
+
+    def set_thresholds(self, settings: LabelSetSettings) -> NDArray[np.float64] | None:
+        """Return the probability from which on each class is in a label set [K]; None without sets; see `predict`."""
+        return set_thresholds(self._model, settings)
 
     def label(
         self,
@@ -242,6 +257,7 @@ class Predictor:
         rule: RejectRule,
         probabilities: bool,
         unknown: bool = False,
+        set_thresholds: NDArray[np.float64] | None = None,
     ) -> Iterator[tuple[Item, Prediction]]:
         """Classify the items of a source and yield each with its prediction; see `predict`."""
         for output in self._raw_outputs(items, batch_size):
@@ -253,6 +269,7 @@ class Predictor:
             order = np.argsort(-output.logits, kind="stable")[:top_k]
             label, confidence = self.class_names[order[0]], float(shares[order[0]])
             reason = rule.reason(label, confidence, output.novelty)
+            members = None if set_thresholds is None else self._label_set(output.logits, shares, set_thresholds)
             yield (
                 output.item,
                 Prediction(
@@ -263,8 +280,15 @@ class Predictor:
                     probabilities=dict(zip(self.class_names, shares.tolist(), strict=True)) if probabilities else None,
                     rejected=reason is not None,
                     reject_reason=reason,
+                    label_set=members,
                 ),
             )
+
+    def _label_set(
+        self, logits: NDArray[np.float32], shares: NDArray[np.float32], thresholds: NDArray[np.float64]
+    ) -> tuple[str, ...]:
+        (members,) = label_sets(shares[None], thresholds)
+        return tuple(self.class_names[row] for row in np.argsort(-logits, kind="stable") if members[row])
 
     def raw_outputs(self, paths: Iterable[Path | str], *, batch_size: int = 32) -> Iterator[RawOutput]:
         """Yield the logits of image files one batch at a time, in their order."""

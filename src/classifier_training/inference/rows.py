@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from classifier_training.core.display import align, write_rows
 from classifier_training.core.errors import require_extra
@@ -38,10 +38,11 @@ class Row(TypedDict):
     reject_reason: str | None
     error: str | None
     probabilities: NotRequired[dict[str, float] | None]
+    label_set: NotRequired[list[str] | None]
 
 
-def to_row(prediction: Prediction, *, probabilities: bool) -> Row:
-    """Return the row of a prediction."""
+def to_row(prediction: Prediction, *, probabilities: bool, label_set: bool = False) -> Row:
+    """Return the row of a prediction, with the probabilities of all classes and the label set if asked for."""
     row = Row(
         path=valid_text(prediction.path),
         label=prediction.label,
@@ -53,7 +54,21 @@ def to_row(prediction: Prediction, *, probabilities: bool) -> Row:
     )
     if probabilities:
         row["probabilities"] = None if prediction.probabilities is None else dict(prediction.probabilities)
+    if label_set:
+        row["label_set"] = None if prediction.label_set is None else list(prediction.label_set)
     return row
+
+
+class Extras(NamedTuple):
+    """Which fields rows have beside the usual ones.
+
+    Args:
+        probabilities: the class names when rows have probabilities, else None.
+        label_set: whether rows have label sets.
+    """
+
+    probabilities: Sequence[str] | None = None
+    label_set: bool = False
 
 
 def valid_text(text: str) -> str:
@@ -75,7 +90,7 @@ ROW_GROUP = 4096
 """Rows of a Parquet file that are compressed together, and held in memory."""
 
 
-def write_json(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None) -> None:  # noqa: ARG001
+def write_json(rows: Iterator[Row], path: Path, extras: Extras) -> None:  # noqa: ARG001
     """Write one JSON array, a row a line."""
     with path.open("w", encoding="utf-8") as file:
         before = "[\n  "
@@ -85,19 +100,20 @@ def write_json(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | N
         file.write("\n]\n")
 
 
-def write_jsonl(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None) -> None:  # noqa: ARG001
+def write_jsonl(rows: Iterator[Row], path: Path, extras: Extras) -> None:  # noqa: ARG001
     """Write one JSON object a line."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(to_json(row) + "\n" for row in rows)
 
 
-def write_csv(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None, *, is_safe: bool = False) -> None:
-    """Write a table: top_k as JSON text, and the probabilities as a column prob_<class> each.
+def write_csv(rows: Iterator[Row], path: Path, extras: Extras, *, is_safe: bool = False) -> None:
+    """Write a table: top_k and label_set as JSON text, and the probabilities as a column prob_<class> each.
 
     With `is_safe`, no cell is a formula to a spreadsheet.
     """
-    names = probabilities or ()
+    names = extras.probabilities or ()
     header = ["path", "label", "confidence", "top_k", "rejected", "reject_reason", "error"]
+    header += ["label_set"] if extras.label_set else []
     with path.open("w", encoding="utf-8", newline="") as file:
         cells = (_csv_cells(row, names) for row in rows)
         write_rows(file, [*header, *(f"prob_{name}" for name in names)], cells, is_safe=is_safe)
@@ -113,12 +129,15 @@ def _csv_cells(row: Row, names: Sequence[str]) -> list[object]:
         None if row["rejected"] is None else str(row["rejected"]).lower(),
         row["reject_reason"],
         row["error"],
+        *([to_json(members) if (members := row["label_set"]) is not None else None] if "label_set" in row else []),
         *(shares.get(name) for name in names),
     ]
 
 
-def write_parquet(rows: Iterator[Row], path: Path, probabilities: Sequence[str] | None) -> None:
-    """Write a Parquet file in row groups; top_k is a list of structs, probabilities a struct of the classes.
+def write_parquet(rows: Iterator[Row], path: Path, extras: Extras) -> None:
+    """Write a Parquet file in row groups.
+
+    top_k is a list of structs, label_set a list of texts, probabilities a struct of the classes.
 
     Raises:
         UserError: when pyarrow is not installed.
@@ -134,21 +153,23 @@ def write_parquet(rows: Iterator[Row], path: Path, probabilities: Sequence[str] 
         ("reject_reason", pa.string()),
         ("error", pa.string()),
     ]
-    if probabilities is not None:
-        fields.append(("probabilities", pa.struct([(name, pa.float64()) for name in probabilities])))
+    if extras.label_set:
+        fields.append(("label_set", pa.list_(pa.string())))
+    if extras.probabilities is not None:
+        fields.append(("probabilities", pa.struct([(name, pa.float64()) for name in extras.probabilities])))
     schema = pa.schema(fields)
     with parquet.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-FORMATS: dict[str, Callable[[Iterator[Row], Path, Sequence[str] | None], None]] = {
+FORMATS: dict[str, Callable[[Iterator[Row], Path, Extras], None]] = {
     ".json": write_json,
     ".jsonl": write_jsonl,
     ".csv": write_csv,
     ".parquet": write_parquet,
 }
-"""Writers by the ending of the file. Their last argument: the class names when rows have probabilities, else None."""
+"""Writers by the ending of the file."""
 
 
 def to_json(value: object) -> str:
@@ -187,6 +208,8 @@ class Summary:
         shown: the first rows.
         rule: what an accepted prediction is; the threshold when left out.
         foreign: those rejected as unlike the training data.
+        set_words: what label sets are, for the screen; empty without them.
+        set_sizes: numbers of labels in the sets.
     """
 
     threshold: float
@@ -198,6 +221,8 @@ class Summary:
     shown: list[Row] = field(default_factory=list)
     rule: str = ""
     foreign: int = 0
+    set_words: str = ""
+    set_sizes: Counter[int] = field(default_factory=Counter)
     _confidence: float = 0.0
 
     def add(self, row: Row) -> None:
@@ -211,6 +236,8 @@ class Summary:
         self.accepted += not row["rejected"]
         self.foreign += row["reject_reason"] == "unlike_training"
         self.labels[row["label"]] += 1
+        if members := row.get("label_set"):
+            self.set_sizes[len(members)] += 1
         self._confidence += row["confidence"]
 
     @property
@@ -242,7 +269,15 @@ class Summary:
         ordered = sorted(self.labels.items(), key=lambda pair: (-pair[1], pair[0]))
         rows = [(label_text(label), f"{count:,}", f"{count / self.classified:.1%}") for label, count in ordered]
         table = align(("label", "images", "share"), rows, right=frozenset({"images", "share"})) if rows else []
-        return [", ".join(parts), *(f"  {line}" for line in table)]
+        return [", ".join(parts), *(f"  {line}" for line in table), *self._sets()]
+
+    def _sets(self) -> list[str]:
+        """The line on label sets."""
+        number = self.set_sizes.total()
+        if not self.set_words or not number:
+            return []
+        mean = sum(size * count for size, count in self.set_sizes.items()) / number
+        return [f"{self.set_words}: {mean:.2f} labels on average, {self.set_sizes[1] / number:.1%} have one alone"]
 
 
 def label_text(label: str) -> str:

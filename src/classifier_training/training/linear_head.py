@@ -253,6 +253,14 @@ def fit_linear_head(
     return replace(heads[place], loss=losses[place].mean().item())
 
 
+def fit_with_penalty(
+    train: Features, *, penalty: float, class_weights: Tensor | None, num_classes: int, has_bias: bool
+) -> LinearHead:
+    """Fit softmax regression for one penalty; see `fit_linear_head`."""
+    (head,) = _path(train.values, train.targets, class_weights, num_classes, has_bias, penalties=(penalty,))
+    return head
+
+
 def _strongest_low(losses: Sequence[Tensor]) -> int:
     """Place of the first column of losses whose mean is within one standard error of the least mean."""
     least = min(losses, key=lambda column: column.mean().item())
@@ -269,8 +277,10 @@ def _path(
     class_weights: Tensor | None,
     num_classes: int,
     has_bias: bool,  # noqa: FBT001
+    *,
+    penalties: Sequence[float] | None = None,
 ) -> list[LinearHead]:
-    """Fit a head for each penalty."""
+    """Fit a head for each penalty; by default for those of the row."""
     mean = values.mean(dim=0) if has_bias else torch.zeros_like(values[0])
     # A feature that never changes says nothing, and its weight stays 0.
     spread = (values - mean).square().mean(dim=0).sqrt()
@@ -279,7 +289,7 @@ def _path(
     weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(num_classes, requires_grad=has_bias)
     heads = []
-    for penalty in PENALTIES:
+    for penalty in penalties or PENALTIES:
         _minimise(features, targets, weight, bias, class_weights, penalty)
         plain = weight.detach() * scale
         heads.append(LinearHead(plain, bias.detach() - plain @ mean if has_bias else None, penalty, math.nan))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.conftest import make_class_folders
 from classifier_training.core.errors import UserError
 from classifier_training.data.checking.statistics import imbalance_ratio
 from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.formats.table import Table
 from classifier_training.data.load import load_data
 
 
@@ -61,3 +63,53 @@ def test_imbalance_looks_at_classes_that_occur() -> None:
 
     assert imbalance_ratio(np.array([20, 0, 5])) == 4
     assert imbalance_ratio(np.array([0, 0])) == 1
+
+
+def test_a_test_folder_without_class_folders_has_no_labels(
+    split_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, path in enumerate(sorted((split_folder / "test").rglob("*.png"))):
+        path.rename(split_folder / "test" / f"{number}.png")
+    for name in ("blue", "green", "red"):
+        (split_folder / "test" / name).rmdir()
+    loaded = load_data(ImageFolder(root=str(split_folder)), seed=0)
+    assert loaded.index.unlabelled == tuple(f"test/{number}.png" for number in range(9))
+    assert set(loaded.splits.tables) == {"train", "val"}
+    assert "in no class folder" not in caplog.text
+
+
+def test_a_test_split_of_other_labels_has_no_labels(split_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("blue", "green", "red"):
+        (split_folder / "test" / name).rename(split_folder / "test" / f"unknown {name}")
+    loaded = load_data(ImageFolder(root=str(split_folder)), seed=0)
+    assert len(loaded.index.unlabelled) == 9
+    assert "its 9 images are taken as images without labels" in caplog.text
+    assert {row["kind"]: row["num_files"] for row in loaded.statistics["folder"]["not_read"]} == {"unlabelled": 9}
+    manifest = list(loaded.index.samples)
+    resumed = load_data(ImageFolder(root=str(split_folder)), seed=0, manifest=manifest)
+    assert resumed.index.unlabelled == loaded.index.unlabelled
+
+
+def test_rows_of_the_split_test_may_have_no_label(split_folder: Path) -> None:
+    rows = [
+        f"{path.relative_to(split_folder)},{'' if 'test' in path.parts else path.parent.name},{path.parts[-3]}"
+        for path in sorted(split_folder.rglob("*.png"))
+    ]
+    (split_folder / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    loaded = load_data(Table(root=str(split_folder)), seed=0)
+    assert len(loaded.index.unlabelled) == 9
+    assert loaded.splits.class_names == ("blue", "green", "red")
+
+
+def test_no_test_split_is_made_where_none_is_wanted(unsplit_folder: Path, split_folder: Path) -> None:
+    loaded = load_data(ImageFolder(root=str(unsplit_folder), test_fraction=0, val_fraction=0.2), seed=0)
+    assert {name: len(table) for name, table in loaded.splits.tables.items()} == {"train": 24, "val": 6}
+    folds = load_data(ImageFolder(root=str(unsplit_folder), test_fraction=0, fold=1, num_folds=3), seed=0)
+    assert {name: len(table) for name, table in folds.splits.tables.items()} == {"train": 21, "val": 9}
+    with pytest.raises(UserError, match="the data already has a test split"):
+        load_data(ImageFolder(root=str(split_folder), test_fraction=0), seed=0)
+    shutil.rmtree(split_folder / "test")
+    assert set(load_data(ImageFolder(root=str(split_folder), test_fraction=0), seed=0).splits.tables) == {
+        "train",
+        "val",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,8 @@ def test_candidates_are_ranked_and_told_apart_on_the_same_images() -> None:
     assert [item.candidate.model for item in board.standings] == ["good", "near", "poor"]
     assert [item.verdict for item in board.standings] == [BEST, UNCLEAR, WORSE]
     assert board.verdict == (
-        "images: good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not "
-        "tell it from near, of which near predicts 3.0 times as fast."
+        "images: good has the highest balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, but these images do not tell "
+        "it from near, of which near predicts 3.0 times as fast."
     )
     row = board.standings[0].to_dict()
     assert row["balanced_accuracy_deviation"] == pytest.approx(0.01)
@@ -84,7 +85,51 @@ def test_each_purpose_has_its_model() -> None:
 
 def test_a_clear_winner_is_named_with_its_lead() -> None:
     (board,) = rank([candidate("poor", 120), candidate("good", 180)])
-    assert board.verdict.endswith("over 3 seeds, 0.3000 ahead of poor (McNemar p = 1.7e-18, after Holm).")
+    assert "good is the best, with a balanced accuracy of 0.9000 ± 0.0100 over 3 seeds, 0.3000 ahead" in board.verdict
+    found = board.standings[1].p_value
+    assert found is not None
+    assert 0 < found < 1e-10
+    assert f"(p = {found:.2g}, adjusted for all pairs)" in board.verdict
+
+
+def test_one_seed_tells_of_runs_and_not_of_models() -> None:
+    good, poor = (
+        replace(item, runs={0: item.runs[0]}, representative=0)
+        for item in (candidate("good", 180), candidate("poor", 120))
+    )
+    (board,) = rank([good, poor])
+    assert board.standings[1].verdict == WORSE
+    assert "other seeds may order the models otherwise" in board.verdict
+
+
+def test_models_whose_seeds_overlap_are_not_told_apart() -> None:
+    shaky = candidate("shaky", 150)
+    shaky = replace(shaky, runs={0: figures(0.95), 1: figures(0.75), 2: figures(0.55)})
+    (board,) = rank([candidate("good", 180), shaky])
+    assert board.standings[1].p_value is not None
+    assert board.standings[1].p_value < 0.01
+    assert board.standings[1].verdict == UNCLEAR
+    assert "these seeds do not tell it from shaky" in board.verdict
+
+
+def test_the_best_of_many_equals_is_not_called_better() -> None:
+    """The best is chosen by the same images, so ten equal models are 45 pairs."""
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(40):
+        hardness = random.beta(1.5, 8, 200)
+        models = []
+        for number in range(10):
+            hits = random.random(200) > hardness
+            paths = [f"{place}.png" for place in range(200)]
+            one = candidate(f"model {number}", 100)
+            score = float(np.mean([hits[::2].mean(), hits[1::2].mean()]))
+            correct = frozenset(path for path, hit in zip(paths, hits, strict=True) if hit)
+            answers = replace(one.predictions, targets={p: str(n % 2) for n, p in enumerate(paths)}, correct=correct)
+            models.append(replace(one, runs={0: figures(score)}, representative=0, predictions=answers))
+        (board,) = rank(models)
+        wrong += any(item.verdict == WORSE for item in board.standings)
+    assert wrong <= 4
 
 
 def test_other_images_are_not_compared() -> None:

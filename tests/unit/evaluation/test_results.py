@@ -56,17 +56,18 @@ def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tm
     accuracy = report["metrics"]["acc_top1"]
     assert accuracy == {
         "value": 0.75,
-        "low": pytest.approx(0.1941, abs=1e-4),
-        "high": pytest.approx(0.9937, abs=1e-4),
-        "method": "exact (Clopper-Pearson)",
+        "low": pytest.approx(0.0149, abs=1e-4),
+        "high": pytest.approx(1.0, abs=1e-4),
+        "method": "exact by groups (Korn-Graubard)",
     }
+    assert report["intervals"]["groups"] == 3
     assert {name: row["support"] for name, row in report["classes"].items()} == {
         "accuracy": 1,
         "metrics": 1,
         "split": 2,
     }
     assert report["classes"]["split"]["recall"]["value"] == 0.5
-    assert report["classes"]["split"]["auroc"]["method"] in ("DeLong", "exact (Clopper-Pearson)", "none")
+    assert report["classes"]["split"]["auroc"]["method"] in ("DeLong by groups", "none")
     assert report["left_out"] == {"unknown_labels": {"zebra": 7}, "unreadable": ["e"]}
     assert report["missing_classes"] == []
     assert report["worst_slice"] == {"by": "group", "value": "(none)"}
@@ -78,7 +79,8 @@ def test_the_report_gives_each_figure_with_its_interval_and_what_was_left_out(tm
     assert "left out, for labels that the model does not know ('zebra'): 7\n" in words
     assert "left out, because they cannot be read: 1\n" in words
     assert "worst slice: group '(none)'" in words
-    assert "0.7500 [0.1941, 0.9937]" in words
+    assert "0.7500 [0.0149, 1.0000]" in words
+    assert "(95 % intervals by 3 groups, too few to rely on them)" in words
 
 
 def test_losses_before_and_after_a_temperature_have_names_of_their_own(tmp_path: Path) -> None:

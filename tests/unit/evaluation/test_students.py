@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from classifier_training.evaluation.comparison import Comparison, compare
+from classifier_training.evaluation.intervals import exact_shares
 from classifier_training.evaluation.students import (
+    Evidence,
     Served,
+    Skill,
     StudentScore,
     TeachingSettings,
     choose,
@@ -44,21 +52,73 @@ def test_a_teacher_without_a_lead_keeps_none() -> None:
     assert summarize(SCORES, teacher_accuracy=0.7)[1].gain_kept is None
 
 
-def test_the_paragraph_has_its_figures() -> None:
-    alone, best, _ = summarize(SCORES, teacher_accuracy=0.91)
-    teacher = Served(name="big", accuracy=0.91, size_mb=40, latency_ms=8)
+def classified(correct: list[bool], against: list[bool]) -> Comparison:
+    return compare(np.arange(len(correct)) % 2, np.array(correct), np.array(against), ("a", "b"))
+
+
+def skill(hits: int, number: int = 1000) -> Skill:
+    (share,) = exact_shares(np.array([hits]), np.array([number]))
+    return Skill(accuracy=share, balanced_accuracy=share, most_frequent=0.5, num_classes=2)
+
+
+def seen(*, gained: int = 70, lost: int = 0, missing: int = 30, teacher: int = 910) -> Evidence:
+    """1,000 images, of which the student gains and loses some against itself alone and misses some of the teacher's."""
+    rows = range(1000)
+    return Evidence(
+        num_images=1000,
+        teacher=skill(teacher),
+        student=skill(880),
+        gain=classified([row >= lost for row in rows], [row < 1000 - gained for row in rows]),
+        lead=classified([row >= missing for row in rows], [True] * 1000),
+    )
+
+
+TEACHER = Served(name="big", accuracy=0.91, size_mb=40, latency_ms=8)
+
+
+def concluded(gains: Sequence[float], evidence: Evidence, teacher: Served = TEACHER) -> str:
+    scores = [
+        item for seed, gain in enumerate(gains) for item in (score(None, seed, 0.8), score(WARM, seed, 0.8 + gain))
+    ]
+    alone, best = summarize(scores, teacher_accuracy=teacher.accuracy)
     student = Served(name="small", accuracy=best.accuracy, size_mb=4, latency_ms=2)
-    words = conclude(alone, best, teacher, student, num_images=1000, verdict="It is better.")
-    for part in ("1,000 held-out", "+7.00 points, 70% of", "10.0 times smaller", "4.0 times faster", "It is better."):
+    return conclude(alone, best, teacher, student, evidence)
+
+
+def test_the_paragraph_has_its_figures() -> None:
+    words = concluded([0.08, 0.07, 0.06], seen())
+    for part in ("1,000 held-out", "+7.00 points, 64% of", "10.0 times smaller", "4.0 times faster"):
         assert part in words
-    assert "larger than its spread over 2 seeds (1.41 points)" in words
-    assert "3.00 points of accuracy are worth" in words
-    single = [item for item in SCORES if item.seed == 0]
-    alone, best, _ = summarize(single, teacher_accuracy=0.91)
-    assert "One seed does not tell" in conclude(alone, best, teacher, student, num_images=9, verdict="")
+    assert "The student with the teacher is better than the student alone: 70 images gained, 0 lost" in words
+    assert "Over 3 seeds the 95 % interval of the gain is [+4.52, +9.48] points" in words
+    assert words.endswith("the teacher where 4.00 points of accuracy are worth 8.0 ms.")
 
 
-def test_a_student_that_gains_nothing_is_shipped_alone() -> None:
-    alone, worse = summarize([score(None, 0, 0.8), score(WARM, 0, 0.7)], teacher_accuracy=0.9)
-    served = Served(name="x", accuracy=0.9, size_mb=1, latency_ms=1)
-    assert "trained alone" in conclude(alone, worse, served, served, num_images=9, verdict="")
+def test_a_gain_is_advice_only_where_seeds_and_images_show_it() -> None:
+    single = concluded([0.07], seen())
+    assert "One seed does not tell" in single
+    assert "Inconclusive" in single
+    assert "Inconclusive" in concluded([0.10, 0.01, -0.01], seen())
+    assert "Inconclusive" in concluded([0.08, 0.07, 0.06], seen(gained=4, lost=1))
+    for words in (single, concluded([0.08, 0.07, 0.06], seen(gained=4, lost=1))):
+        assert "hip the" not in words
+    assert "ship the one that was trained alone" in concluded([-0.08, -0.07, -0.06], seen(gained=0, lost=70))
+
+
+def test_nothing_is_lost_only_where_the_images_could_show_a_loss() -> None:
+    assert "do not tell its accuracy from the teacher's" in concluded([0.08, 0.07, 0.06], seen(missing=3))
+    weak = replace(TEACHER, accuracy=0.85)
+    assert "it is no worse than the teacher" in concluded([0.08, 0.07, 0.06], seen(), teacher=weak)
+
+
+def test_a_teacher_at_chance_is_no_reason_to_ship_anything() -> None:
+    words = concluded([0.08, 0.07, 0.06], seen(teacher=510))
+    assert "Nothing to ship: the teacher is not shown to be better than a guess" in words
+    assert "hip the" not in words
+    rare = Skill(
+        accuracy=exact_shares(np.array([800]), np.array([1000]))[0],
+        balanced_accuracy=exact_shares(np.array([700]), np.array([1000]))[0],
+        most_frequent=0.9,
+        num_classes=2,
+    )
+    assert rare.is_shown, "a teacher that finds the rare class is better than a guess, whatever its accuracy"

@@ -19,6 +19,8 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import BuiltModel, InputSpec, SplitTable, softmax
+from classifier_training.evaluation.label_sets import TrueScores
+from classifier_training.evaluation.reject import AcceptanceCurve
 from classifier_training.export.bundle import BundleInfo, read_info, write_info
 from classifier_training.export.calibrate import calibrate
 from classifier_training.export.examples import read_examples
@@ -27,7 +29,7 @@ from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import open_session
 from classifier_training.export.write import write_bundle
 from classifier_training.inference.predictor import Predictor
-from classifier_training.inference.rejection import RejectSettings
+from classifier_training.inference.rejection import LabelSetSettings, RejectSettings
 
 NUM_PICTURES = 120
 """Of each split."""
@@ -201,6 +203,120 @@ def test_thresholds_for_a_wish_come_from_the_bundle_and_wishes_that_clash_are_re
         predictor.rule(0.7, RejectSettings(precision=0.9), unknown=False)
     with pytest.raises(UserError, match=r"reject\.precision=0\.9 and reject\.coverage=0\.9"):
         predictor.rule(0.5, RejectSettings(precision=0.9, coverage=0.9), unknown=False)
+
+
+def curve_of(number: int, wrong: int, *, first_group: int | None = None) -> AcceptanceCurve:
+    correct = np.arange(number) < number - wrong
+    groups = None if first_group is None else first_group + np.arange(number) // 4
+    return AcceptanceCurve.of(np.linspace(0.999, 0.4, number), correct, groups)
+
+
+def bundle_with(calibrated: RunDir, folder: Path, curves: dict[str, AcceptanceCurve]) -> Predictor:
+    """A copy of the run whose validation predictions were these."""
+    copy = RunDir(Path(shutil.copytree(calibrated.path, folder)))
+    info = read_info(copy)
+    assert info.calibration is not None
+    write_info(copy, dataclasses.replace(info, calibration=dataclasses.replace(info.calibration, curves=curves)))
+    return Predictor(copy.path)
+
+
+def test_a_precision_is_guaranteed_or_refused_with_the_number_of_images_it_needs(
+    calibrated: RunDir, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = INFO.class_names
+    enough = bundle_with(calibrated, tmp_path / "enough", {name: curve_of(60, 0) for name in names})
+    rule = enough.rule(0.5, RejectSettings(precision=0.95), unknown=False)
+    assert rule.class_thresholds == dict.fromkeys(names, 0.0)
+    assert "holds with 90% confidence" in rule.words
+    caplog.clear()
+    mixed = {names[0]: curve_of(80, 40), names[1]: curve_of(60, 0), names[2]: curve_of(20, 0)}
+    predictor = bundle_with(calibrated, tmp_path / "mixed", mixed)
+    found = predictor.rule(0.5, RejectSettings(precision=0.95), unknown=False).class_thresholds
+    assert found is not None
+    assert found[names[1]] == 0
+    assert found[names[0]] > 1 < found[names[2]]
+    assert f"no threshold can be shown for {names[0]}, {names[2]}" in caplog.text.replace(" and ", ", ")
+    with pytest.raises(UserError) as caught:
+        bundle_with(calibrated, tmp_path / "few", {name: curve_of(14, 0) for name in names}).rule(
+            0.5, RejectSettings(precision=0.95), unknown=False
+        )
+    assert "42 validation predictions cannot show it with a confidence of 90%" in str(caught.value)
+    assert "45 at least" in str(caught.value)
+    # What it advises works.
+    few = Predictor(tmp_path / "few")
+    for settings in (
+        RejectSettings(precision=0.9),
+        RejectSettings(precision=0.95, delta=0.2),
+        RejectSettings(precision=0.95, guarantee="none"),
+    ):
+        few.rule(0.5, settings, unknown=False)
+    assert "nothing is guaranteed" in few.rule(0.5, settings, unknown=False).words
+    with pytest.raises(UserError, match="no number of them can show a precision of 1"):
+        few.rule(0.5, RejectSettings(precision=1), unknown=False)
+    grouped = {name: curve_of(80, 0, first_group=100 * place) for place, name in enumerate(names)}
+    bundle_with(calibrated, tmp_path / "grouped", grouped).rule(0.5, RejectSettings(precision=0.95), unknown=False)
+    one = {names[0]: grouped[names[0]], **{name: curve_of(0, 0, first_group=0) for name in names[1:]}}
+    with pytest.raises(UserError, match="20 independent groups of validation images cannot show it"):
+        bundle_with(calibrated, tmp_path / "one", one).rule(0.5, RejectSettings(precision=0.95), unknown=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "came"),
+    [
+        (RejectSettings(delta=0.2), "reject.delta=0.2 without reject.precision"),
+        (RejectSettings(coverage=0.9, guarantee="none"), "reject.guarantee=none without reject.precision"),
+        (RejectSettings(precision=0.9, delta=0.2, guarantee="none"), "reject.delta=0.2 has no effect"),
+    ],
+)
+def test_a_guarantee_without_effect_is_refused(calibrated: RunDir, settings: RejectSettings, came: str) -> None:
+    with pytest.raises(UserError, match=came):
+        Predictor(calibrated.path).rule(0.5, settings, unknown=False)
+
+
+def test_label_sets_hold_the_top_prediction_and_all_that_reach_the_threshold(
+    calibrated: RunDir, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor = Predictor(calibrated.path)
+    table = make_tables(calibrated.path.parent)["val"]
+    paths, targets = table.paths, table.targets
+    fitted = read_info(calibrated).calibration
+    assert fitted is not None
+    assert fitted.scores is not None
+    threshold = fitted.scores.threshold(0.9)
+    found = list(predictor.predict(paths, probabilities=True, label_set=LabelSetSettings(coverage=0.9)))
+    for item in found:
+        assert item.label_set is not None
+        assert item.probabilities is not None
+        assert item.label_set[0] == item.label
+        assert set(item.label_set[1:]) == {
+            name for name, value in item.probabilities.items() if value >= threshold and name != item.label
+        }
+    held = [INFO.class_names[row] in (item.label_set or ()) for row, item in zip(targets, found, strict=True)]
+    assert np.mean(held) >= 0.9
+    assert max(len(item.label_set or ()) for item in found) > 1
+    assert next(predictor.predict(paths[:1])).label_set is None
+
+    by_class = LabelSetSettings(coverage=0.9, by_class=True)
+    assert all(item.label_set for item in predictor.predict(paths, label_set=by_class))
+    with pytest.raises(UserError, match=r"too few validation images\n.*499 at least"):
+        predictor.set_thresholds(LabelSetSettings(coverage=0.998))
+    with pytest.raises(UserError, match="no class has enough validation images"):
+        predictor.set_thresholds(dataclasses.replace(by_class, coverage=0.98))
+    with pytest.raises(UserError, match=r"by_class=true without label_set\.coverage"):
+        predictor.set_thresholds(LabelSetSettings(by_class=True))
+    old = RunDir(Path(shutil.copytree(calibrated.path, tmp_path / "old")))
+    info = json.loads(old.model_info.read_text())
+    del info["calibration"]["label_sets"]
+    old.model_info.write_text(json.dumps(info))
+    with pytest.raises(UserError, match="lacks the validation probabilities that label sets come from"):
+        Predictor(old.path).set_thresholds(LabelSetSettings(coverage=0.9))
+    targets = np.where(np.arange(len(targets)) < 100, targets % 2, 2)
+    rare = dataclasses.replace(fitted, scores=TrueScores(fitted.scores.probabilities[:105], targets[:105]))
+    write_info(old, dataclasses.replace(read_info(calibrated), calibration=rare))
+    caplog.clear()
+    (item, *_) = Predictor(old.path).predict(paths, label_set=by_class)
+    assert INFO.class_names[2] in (item.label_set or ())
+    assert f"of {INFO.class_names[2]} there are under 9 validation images" in caplog.text
 
 
 def test_a_bundle_that_was_not_calibrated_works_as_before(run_dir: RunDir, tmp_path: Path) -> None:

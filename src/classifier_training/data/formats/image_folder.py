@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.register import register
-from classifier_training.core.types import SPLITS, TRAIN
+from classifier_training.core.types import SPLITS, TEST, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
 from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.formats.table import TABLE_ENDINGS, Table, looks_tabled
+from classifier_training.data.formats.table import TABLE_ENDINGS, Table, is_submission, looks_tabled
 from classifier_training.data.index import (
     NoSamplesError,
     Sample,
@@ -76,9 +76,13 @@ def read_image_folder(walker: Walker) -> SampleIndex:
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
             "check data.root; a folder of images without class folders has no labels",
         )
+    # A test folder without class folders is one whose labels nobody has told.
+    blind = [folder for folder, split in splits.items() if split == TEST and not _has_classes(walker, folder)]
     for folder in dict.fromkeys([root, *splits]):
-        _report_loose(walker, folder)
-    return SampleIndex(root, tuple(samples), tuple(empty))
+        if folder not in blind:
+            _report_loose(walker, folder)
+    unlabelled = [f"{folder}/{name}"[begin:] for folder in blind for name in _loose_images(walker, folder)]
+    return SampleIndex(root, tuple(samples), tuple(empty), tuple(unlabelled))
 
 
 def _check_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
@@ -145,14 +149,18 @@ class AutoData(FolderSource):
         table = self._only(walker, TABLE_ENDINGS, looks_tabled)
         if table:
             return self._as(Table, table, walker.root)
+        if self._has_table_of_names(walker):
+            return self._as(Table, None, walker.root)
         with contextlib.suppress(UserError) if annotations else contextlib.nullcontext():
             try:
                 index = read_image_folder(walker)
             except UserError:
                 listed = self._only(walker, LIST_ENDINGS, looks_listed)
-                if listed is None:
-                    raise
-                return self._as(FileList, listed, walker.root)
+                if listed is not None:
+                    return self._as(FileList, listed, walker.root)
+                if any(Table().describes(file, walker) for file in _tables(walker)):
+                    return self._as(Table, None, walker.root)
+                raise
             if annotations:
                 log.warning(
                     "%s has no row with an image; it is ignored, and the folders are the classes", annotations[0]
@@ -166,7 +174,20 @@ class AutoData(FolderSource):
         found = [walker.root / name for name in names if looks_right(walker.root / name)]
         return found[0] if len(found) == 1 else None
 
-    def _as(self, form: type[NamedFileSource], file: Path, root: Path | None) -> SampleIndex:
-        log.info("%s lists the images.", file)
+    def _has_table_of_names(self, walker: Walker) -> bool:
+        """Whether a table has labels for names of files that lie together in a folder, which then is no class."""
+        found = [Table().describes(file, walker) for file in _tables(walker)]
+        return any(layout is not None and layout.folder and layout.has_labels for layout in found)
+
+    def _as(self, form: type[NamedFileSource], file: Path | None, root: Path | None) -> SampleIndex:
+        if file is not None:
+            log.info("%s lists the images.", file)
         shared = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return form(**{**shared, "file": str(file), "root": None if root is None else str(root)}).read()
+        named = {"file": None if file is None else str(file), "root": None if root is None else str(root)}
+        return form(**{**shared, **named}).read()
+
+
+def _tables(walker: Walker) -> list[Path]:
+    """The tables directly in a root that are not to be filled in."""
+    names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in TABLE_ENDINGS]
+    return [walker.root / name for name in names if not is_submission(Path(name))]

@@ -24,6 +24,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 NumWorkers = Annotated[int, Field(ge=0, le=256)]
 NumFolds = Annotated[int, Field(ge=2, le=100)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Store = Literal["auto", "off", "on", "jpeg"]
 
@@ -41,7 +42,8 @@ class DataSource:
             many.
         num_workers: loader processes; auto takes none beside a busy CPU, up to eight beside a GPU.
         val_fraction: share of unsplit images kept for validation (0.15 when left out).
-        test_fraction: share of unsplit images kept for the test (0.15 when left out).
+        test_fraction: share of unsplit images kept for the test (0.15 when left out); 0 for none, and then the run is
+            scored on validation images, which chose its weights.
         group: what stays in one split: parent (the folder an image is in, parent2 the one above), 1 (the
             first folder below the root), re:PATTERN on the path, or a column or metadata field.
         group_duplicates: keep exact and near duplicates in one split.
@@ -73,7 +75,7 @@ class DataSource:
     val_fraction: Annotated[
         Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train"), Alias("valid_pct", "validation_split")
     ] = None
-    test_fraction: Annotated[Fraction | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    test_fraction: Annotated[FractionOrZero | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     group: Annotated[Count | str | None, Resume.FIXED] = None
     group_duplicates: Annotated[bool, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = False
     splits: Annotated[PathText | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None

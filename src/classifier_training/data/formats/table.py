@@ -1,24 +1,33 @@
-"""A table of images: CSV or Parquet with the columns path and label, perhaps split and group, and any others."""
+"""A table of images: CSV or Parquet with columns of paths and labels, perhaps split and group, and any others."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from classifier_training.core.errors import UserError, enumerate_words, nearest, require_extra
+from classifier_training.core.errors import UserError, enumerate_words, require_extra
 from classifier_training.core.register import register
-from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText, Resume
+from classifier_training.core.types import TEST
+from classifier_training.data.formats.columns import (
+    MAX_SAMPLED,
+    Layout,
+    Wanted,
+    find_layout,
+    find_separator,
+    has_header,
+)
 from classifier_training.data.formats.listing import NamedFileSource, image_folders, locate, named_split, open_text
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, split_of
+from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from classifier_training.data.walk import Walker
 
@@ -39,96 +48,208 @@ def known_encoding(name: str) -> str:
 @register(group="data", name="csv")
 @dataclass(frozen=True, kw_only=True)
 class Table(NamedFileSource):
-    """A CSV or Parquet file with the columns path and label, optionally split and group; others are metadata.
+    """A CSV or Parquet file with a column of paths or names, one of labels, optionally split and group, and metadata.
+
+    What is left out is found in the file: columns by their names and by which files exist; a header or none; labels in
+    one column, or in columns of 0 and 1 for each class. A table called test, or a folder test, may come without labels.
 
     Args:
         file: the table; paths in it are relative to data.root, or to its own folder. Left out, it is the only .csv or
             .parquet file in data.root; train.csv, val.csv and test.csv are splits.
-        path_column: name of the column with the paths.
+        path_column: name of the column with the paths, or with names of files; column1, column2, … without a header.
         label_column: name of the column with the labels; an empty label is a class of its own.
+        folder: folder, relative to data.root, that the paths begin in, such as train.
+        suffix: ending that the names in the table lack, such as .jpg.
         encoding: of a CSV file's text, such as latin-1.
         separator: of a CSV file's columns.
     """
 
     file: Annotated[PathText | None, Resume.FIXED] = None
-    path_column: Annotated[str, Resume.FIXED] = "path"
-    label_column: Annotated[str, Resume.FIXED] = "label"
+    path_column: Annotated[str | None, Resume.FIXED] = None
+    label_column: Annotated[str | None, Resume.FIXED] = None
+    folder: Annotated[str | None, Resume.FIXED] = None
+    suffix: Annotated[str | None, Resume.FIXED] = None
     encoding: Annotated[str, AfterValidator(known_encoding), Resume.FIXED] = "utf-8"
-    separator: Annotated[str, Field(min_length=1, max_length=1), Resume.FIXED] = ","
+    separator: Annotated[str | None, Field(min_length=1, max_length=1), Resume.FIXED] = None
 
     endings: ClassVar[tuple[str, ...]] = TABLE_ENDINGS
+
+    def find_files(self, walker: Walker) -> list[Path]:
+        """The files to read if the settings name none; files to submit are none, and neither are tables of others."""
+        names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in self.endings]
+        tables = [walker.root / name for name in names if not is_submission(Path(name))]
+        if len(tables) > 1 and not all(split_of(file.stem) for file in tables):
+            described = [file for file in tables if self.describes(file, walker) is not None]
+            if len(described) == 1 or (described and all(split_of(file.stem) for file in described)):
+                return described
+        return tables if tables and all(split_of(file.stem) for file in tables) else super().find_files(walker)
+
+    def describes(self, file: Path, walker: Walker) -> Layout | None:
+        """The layout of a table if all sampled rows name images that exist; else None."""
+        try:
+            layout = self._open(file, walker).layout
+        except (UserError, OSError):
+            return None
+        return layout if layout.is_complete else None
 
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
         """List the rows; see the base class."""
         samples: list[Sample] = []
+        unlabelled: list[str] = []
         for file in files:
             split = split_of(file.stem) if len(files) > 1 else ""
-            for where, row in self._rows(file):
+            opened = self._open(file, walker)
+            log.info("%s: %s", file, opened.layout.words())
+            if not opened.layout.has_labels and split != TEST:
+                raise _no_labels(file, opened.names)
+            for where, row in opened.rows():
                 try:
-                    samples.append(self._sample(row, where, file, walker, split))
+                    sample = _sample(row, where, file, walker, opened.layout, split)
                 except UserError as error:
                     walker.errors.handle(error)
+                else:
+                    if opened.layout.has_labels:
+                        samples.append(sample)
+                    else:
+                        unlabelled.append(sample.path)
         if not samples:
             raise NoSamplesError(
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
             )
-        return SampleIndex(walker.root, tuple(samples), label_files=tuple(files))
+        if not unlabelled and TEST not in {sample.split for sample in samples}:
+            unlabelled = _test_images(walker, {sample.path for sample in samples})
+        return SampleIndex(walker.root, tuple(samples), unlabelled=tuple(unlabelled), label_files=tuple(files))
 
-    def _rows(self, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield each row with its file and line."""
-        if file.suffix.lower() == ".parquet":
-            yield from _parquet_rows(file, self._check_columns)
-            return
-        lines = open_text(file, encoding=self.encoding, setting="data.encoding")
-        reader = csv.DictReader(lines, delimiter=self.separator, strict=True)
-        try:
-            self._check_columns(file, list(reader.fieldnames or ()))
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(
-                        f"{file}:{reader.line_num}: {'more' if None in row else 'fewer'} fields than the header has",
-                        f"{len(reader.fieldnames or ())} fields: {', '.join(reader.fieldnames or ())}",
-                        'correct the line; a field with a comma needs quotation marks: "a, b.jpg"',
-                    )
-                yield f"{file}:{reader.line_num}", row
-        except csv.Error as error:
-            raise UserError(
-                f"{file}:{reader.line_num}: not CSV ({error})", "comma-separated values", "correct the line"
-            ) from error
+    def _open(self, file: Path, walker: Walker) -> OpenedTable:
+        wanted = Wanted(self.path_column, self.label_column, self.folder, self.suffix)
+        return open_table(file, walker, wanted, encoding=self.encoding, separator=self.separator)
 
-    def _check_columns(self, file: Path, names: list[str]) -> None:
-        other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
-        if other is not None:
-            raise UserError(
-                f"{file}: one column, {names[0]!r}",
-                f"columns with {self.separator!r} between them",
-                setting("data.separator", other),
-            )
-        for key, name in (("path_column", self.path_column), ("label_column", self.label_column)):
-            if name not in names:
-                close = nearest(name, names) or [found for found in names if found != self.path_column][:1]
-                listed = enumerate_words(map(repr, names)) or "no header"
+
+def is_submission(file: Path) -> bool:
+    """Whether a table is, by its name, one to be filled in with predictions."""
+    return "submission" in file.stem.casefold()
+
+
+@dataclass(frozen=True)
+class OpenedTable:
+    """A table whose columns are known.
+
+    Args:
+        names: of its columns.
+        rows: yields each row with its file and line.
+        layout: which column is what.
+    """
+
+    names: Sequence[str]
+    rows: Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]
+    layout: Layout
+
+
+def open_table(
+    file: Path, walker: Walker, wanted: Wanted, *, encoding: str = "utf-8", separator: str | None = None
+) -> OpenedTable:
+    """Open a table and find its columns.
+
+    Args:
+        file: the table.
+        walker: of the data folder.
+        wanted: what the settings say of the columns.
+        encoding: of a CSV file.
+        separator: of a CSV file's columns; found when left out.
+
+    Raises:
+        UserError: when it cannot be read, or its columns are not clear.
+    """
+    if file.suffix.lower() == ".parquet":
+        names = _parquet_names(file)
+
+        def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
+            return _parquet_rows(file)
+    else:
+        mark = separator or find_separator(_lines(file, encoding))
+        first = next(csv.reader(_lines(file, encoding), delimiter=mark), [])
+        is_header = has_header(first, wanted)
+        names = first if is_header else [f"column{number}" for number in range(1, len(first) + 1)]
+
+        def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
+            return _csv_rows(file, names, _lines(file, encoding), mark, skip=is_header)
+
+    sampled = _spread(row for _, row in rows())
+    return OpenedTable(names, rows, find_layout(file, names, sampled, walker, wanted))
+
+
+def _spread(rows: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Some rows, spread over a table: of more than twice as many as are wanted, every other one is dropped."""
+    kept: list[Mapping[str, Any]] = []
+    step = 1
+    try:
+        for number, row in enumerate(rows):
+            if number % step == 0:
+                kept.append(row)
+                if len(kept) >= 2 * MAX_SAMPLED:
+                    kept, step = kept[::2], 2 * step
+    except UserError:
+        return kept  # raised again, or skipped, when the rows are read
+    return kept
+
+
+def _lines(file: Path, encoding: str) -> Iterator[str]:
+    return open_text(file, encoding=encoding, setting="data=csv data.encoding")
+
+
+def _csv_rows(
+    file: Path, names: Sequence[str], lines: Iterator[str], separator: str, *, skip: bool
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        for number, cells in enumerate(reader):
+            if (number == 0 and skip) or not cells:
+                continue
+            if len(cells) != len(names):
                 raise UserError(
-                    f"{file}: no column '{name}' among {listed}",
-                    "a header line with the columns path, label and optionally split and group",
-                    f"data.{key}={close[0] if close else '…'}, or name the column '{name}' in the file",
+                    f"{file}:{reader.line_num}: {'more' if len(cells) > len(names) else 'fewer'} fields than "
+                    f"the {'header' if skip else 'first line'} has",
+                    f"{len(names)} fields: {', '.join(names)}",
+                    f'correct the line; a field with {separator!r} needs quotation marks: "a{separator} b.jpg"',
                 )
+            yield f"{file}:{reader.line_num}", dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{file}:{reader.line_num}: not CSV ({error})", "comma-separated values", "correct the line"
+        ) from error
 
-    def _sample(self, row: Mapping[str, Any], where: str, file: Path, walker: Walker, split: str) -> Sample:
-        path, label = row[self.path_column], row[self.label_column]
-        if not isinstance(path, str) or label is None:
-            field = "path" if label is not None else "label"
-            raise UserError(f"{where}: the {field} is null", "a path and a label", "correct or remove the row")
-        group = row.get("group")
-        own = {self.path_column, self.label_column, "split", "group"}
-        metadata = {name: value for name, value in row.items() if name not in own}
-        return Sample(
-            locate(path, where, image_folders(file, walker), walker),
-            str(label),
-            named_split(row.get("split"), where) or split,
-            "" if group is None else str(group),
-            metadata or None,
-        )
+
+def _sample(row: Mapping[str, Any], where: str, file: Path, walker: Walker, layout: Layout, split: str) -> Sample:
+    name, label = layout.name(row), layout.label_of(row, where)
+    if name is None or (label is None and layout.has_labels):
+        field = "path" if name is None else "label"
+        raise UserError(f"{where}: the {field} is null", "a path and a label", "correct or remove the row")
+    group = None if layout.group is None else row[layout.group]
+    own = {layout.path, layout.label, layout.split, layout.group, *layout.one_hot}
+    metadata = {name: value for name, value in row.items() if name not in own}
+    return Sample(
+        locate(name, where, image_folders(file, walker), walker),
+        label or "",
+        named_split(None if layout.split is None else row[layout.split], where) or split,
+        "" if group is None else str(group),
+        metadata or None,
+    )
+
+
+def _no_labels(file: Path, names: Sequence[str]) -> UserError:
+    return UserError(
+        f"{file}: no column with labels among {enumerate_words(map(repr, names))}",
+        "a column called label, or one with another name",
+        "data=csv data.label_column=NAME, or add the labels to the table",
+    )
+
+
+def _test_images(walker: Walker, listed: set[str]) -> list[str]:
+    """The images directly in the folder test that no row names."""
+    begin = len(str(walker.root).rstrip("/")) + 1
+    folders = [folder for folder in walker.folders(walker.root) if split_of(folder.name) == TEST]
+    paths = [f"{folder}/{name}"[begin:] for folder in folders for name in walker.loose_files(folder) if is_image(name)]
+    return [] if listed & set(paths) else paths
 
 
 def looks_tabled(file: Path) -> bool:
@@ -136,18 +257,28 @@ def looks_tabled(file: Path) -> bool:
     if file.suffix.lower() != ".csv":
         return True
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        return {"path", "label"} <= set(next(csv.reader(lines), ()))
+        head = list(itertools.islice(lines, MAX_SAMPLED))
+    return {"path", "label"} <= set(next(csv.reader(head, delimiter=find_separator(head)), ()))
 
 
-def _parquet_rows(file: Path, check: Callable[[Path, list[str]], None]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_names(file: Path) -> list[str]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise require_extra("pyarrow", extra="parquet", purpose=f"reading {file.name}") from error
     try:
+        return list(pq.ParquetFile(file).schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: not Parquet ({error})", "a Parquet file", "write it again, or use CSV") from error
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
         table = pq.ParquetFile(file)
-        check(file, list(table.schema_arrow.names))
         number = 0
         for batch in table.iter_batches():
             for row in batch.to_pylist():

@@ -75,7 +75,8 @@ def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> 
     if not present:
         return _divide(index, request, seed=seed)
     num_open = sum(not sample.split for sample in index.samples)
-    if not num_open:
+    # Data that comes without a test split has what data.test_fraction=0 asks for.
+    if not num_open and (request.test_fraction or TEST in present):
         _refuse_unused("test_fraction", request.test_fraction, TEST, present)
     if VAL in present:
         if not num_open:
@@ -96,9 +97,8 @@ def _divide(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIn
     test = DEFAULT_FRACTION if request.test_fraction is None else request.test_fraction
     if request.fold is not None:
         # The test split is chosen first, so it is the same for every fold.
-        return _cut_validation(
-            index.with_splits(random_split(index.samples, {TEST: test}, seed=seed)), request, seed=seed
-        )
+        fractions = {TEST: test} if test else {}
+        return _cut_validation(index.with_splits(random_split(index.samples, fractions, seed=seed)), request, seed=seed)
     fractions = {VAL: DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction, TEST: test}
     if sum(fractions.values()) >= 1:
         raise UserError(
@@ -106,6 +106,7 @@ def _divide(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIn
             "two fractions that sum to less than 1",
             "data.val_fraction=0.15 data.test_fraction=0.15",
         )
+    fractions = {split: share for split, share in fractions.items() if share}
     return index.with_splits(random_split(index.samples, fractions, seed=seed))
 
 
@@ -113,7 +114,8 @@ def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *
     """Divide the samples without a split by the usual fractions; a sample whose group has a split takes that."""
     chosen = {VAL: request.val_fraction, TEST: request.test_fraction}
     wanted = {VAL: VAL in present, TEST: TEST in present or request.test_fraction is not None}
-    fractions = {split: chosen[split] or DEFAULT_FRACTION for split in chosen if wanted[split]}
+    shares = {split: DEFAULT_FRACTION if share is None else share for split, share in chosen.items() if wanted[split]}
+    fractions = {split: share for split, share in shares.items() if share}
     given: dict[str, str] = {}
     for sample in index.samples:
         if sample.split and sample.group:

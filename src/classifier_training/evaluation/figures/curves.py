@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves, of classes and of classifiers."""
+"""ROC and precision-recall curves, of classes and of classifiers, and learning curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from classifier_training.evaluation.drawing import Figure
-from classifier_training.evaluation.figures.style import GREY, label_of, new_axes
+from classifier_training.evaluation.figures.style import BLUE, GREY, ORANGE, label_of, new_axes, new_figure
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ MAX_CURVES = 10
 """Classes that all have a curve; of more, the mean and the worst."""
 
 NUM_WORST = 5
+MAX_PANELS, PANELS_A_ROW = 6, 3
+"""Classes whose learning curve is plotted."""
+
 GRID = np.linspace(0, 1, 201)
 """Where curves are read off, to be averaged and plotted: a curve of 50,000 images has as many corners."""
 
@@ -135,4 +138,71 @@ class RocFigure(Figure):
             axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
         axes.legend(frameon=False, loc="lower right", fontsize=8)
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurvePanel:
+    """The learning curve of a class.
+
+    Args:
+        label: the class.
+        target: recall that is asked for.
+        measured_images: training images of the class in each part that a linear probe was fitted to.
+        measured_recall: of these probes.
+        forecast: training images, recall, and both ends of its interval, from now on.
+    """
+
+    label: str
+    target: float
+    measured_images: Sequence[int]
+    measured_recall: Sequence[float]
+    forecast: Sequence[tuple[int, float, float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurvesFigure(Figure):
+    """Recall of classes against their number of training images, measured and forecast.
+
+    Args:
+        panels: a class each.
+    """
+
+    panels: Sequence[LearningCurvePanel]
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+        # Rows are as full as they can be: two and two of four.
+        rows = -(-len(self.panels) // PANELS_A_ROW)
+        columns = -(-len(self.panels) // rows)
+        figure = new_figure(max(3.2 * columns, 5.2), 2.7 * rows + 0.9)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        figure.suptitle("Recall by number of training images")
+        lowest = min(min(*panel.measured_recall, *(item[2] for item in panel.forecast)) for panel in self.panels)
+        for axes, panel in zip(grid.flat, self.panels, strict=False):
+            images, recall, low, high = zip(*panel.forecast, strict=True)
+            axes.fill_between(images, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 % interval")
+            axes.plot(images, recall, color=BLUE, label="forecast")
+            axes.plot(images[:1], recall[:1], color=BLUE, marker="o", markersize=5, linestyle="", label="now")
+            axes.plot(
+                panel.measured_images, panel.measured_recall, color=GREY, marker="o", markersize=3, linewidth=1,
+                label="linear probe, on parts of the images",
+            )  # fmt: skip
+            axes.axhline(panel.target, color=ORANGE, linestyle="--", linewidth=1, label="target")
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_ylim(max(0.0, lowest - 0.05), 1.02)
+            axes.set_title(label_of(panel.label), fontsize=10)
+            axes.grid(alpha=0.25)
+        for axes in grid.flat[len(self.panels) :]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("recall")
+        figure.supxlabel("training images", fontsize=10)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         return figure

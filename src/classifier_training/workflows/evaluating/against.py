@@ -12,6 +12,7 @@ from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.types import TRAIN, softmax
 from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.evaluation.comparison import compare
+from classifier_training.evaluation.groups import Groups
 from classifier_training.workflows.evaluating.samples import own_samples
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def compare_runs(
     those whose label it does not know, and those that it could not read.
 
     comparison.json holds schema (1), split, run and against (the files compared), num_images, verdict, gained and lost
-    (images that run or against alone classifies correctly), mcnemar {p_value, method}, accuracy and balanced_accuracy
+    (images that run or against alone classifies correctly), mcnemar {p_value, method} or, where images come in groups,
+    sign_flips {p_value, method, groups}, adjusted_p_values of both metrics, accuracy and balanced_accuracy
     {run, against, difference {value, low, high, method}}, classes {name: {support, recall, recall_against, gained,
     lost, p_value, verdict}}, and left_out {trained_on, unknown_labels, unreadable}, in images.
 
@@ -93,7 +95,8 @@ def compare_runs(
     own = [class_names[number] for number in result.predicted[rows]]
     theirs = [other_names[number] for number in others.argmax(axis=1)]
     correct, correct_against = _equal(own, true), _equal(theirs, true)
-    comparison = compare(result.targets[rows], correct, correct_against, class_names)
+    groups = Groups.of([table.groups[index] for index in result.indices[rows]])
+    comparison = compare(result.targets[rows], correct, correct_against, class_names, groups)
     titles = [opened.title, against.title]
     # Runs of two days may have been started at the same time of day.
     names = titles if titles[0] != titles[1] else [str(opened.path), str(against.path)]

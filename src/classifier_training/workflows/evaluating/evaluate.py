@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CAUTIONS = {
+    VAL: "optimistic: these images chose the weights",
+    TRAIN: "optimistic: the model was trained on these images",
+}
+
 
 @dataclass(frozen=True)
 class EvaluateResult:
@@ -53,6 +58,7 @@ class EvaluateResult:
         evaluation: their metrics.
         verdict: on the comparison with another run, in one sentence; empty without one.
         must_be_ready: whether a verdict other than ready is a failed check.
+        caution: why the metrics are too good; empty where they are not.
     """
 
     folder: Path
@@ -60,6 +66,7 @@ class EvaluateResult:
     evaluation: Evaluation
     verdict: str = ""
     must_be_ready: bool = False
+    caution: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -68,7 +75,7 @@ class EvaluateResult:
         return int(self.must_be_ready and found is not None and found.status != "ready")
 
     def __str__(self) -> str:
-        lines = [str(self.evaluation), *([self.verdict] if self.verdict else [])]
+        lines = [str(self.evaluation), *filter(None, (self.caution, self.verdict))]
         lines.append(f"written to {self.folder}; the page to open: {self.folder / 'report.html'}")
         return "\n".join(lines)
 
@@ -174,7 +181,8 @@ def evaluate(
         folder / run_dir.report.name, run_dir, folder, result, table, predictor.class_names, evaluation,
         temperature=None if calibration is None else calibration.temperature,
     )  # fmt: skip
-    return EvaluateResult(folder, result, evaluation, verdict, must_be_ready=fail_below_target)
+    caution = CAUTIONS.get(chosen, "") if own_data else ""
+    return EvaluateResult(folder, result, evaluation, verdict, must_be_ready=fail_below_target, caution=caution)
 
 
 def _refuse_idle(data: DataSource) -> None:

@@ -119,11 +119,14 @@ def read_answers(run_dir: RunDir) -> RunPredictions:
             first = next(place for place, name in enumerate(header) if name.startswith("prob_"))
             names = [name.removeprefix("prob_") for name in header[first:]]
             image, true, predicted = columns["path"], columns["true"], columns["predicted"]
+            group = columns.get("group")
             targets: dict[str, str] = {}
+            groups: dict[str, str] = {}
             right: set[str] = set()
             probabilities, labels = [], []
             for row in lines:
                 targets[row[image]] = row[true]
+                groups[row[image]] = "" if group is None else row[group]
                 if row[true] == row[predicted]:
                     right.add(row[image])
                 labels.append(row[true])
@@ -132,7 +135,11 @@ def read_answers(run_dir: RunDir) -> RunPredictions:
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise _damaged(run_dir, error) from error
     return RunPredictions(
-        targets=targets, correct=frozenset(right), false_positive_rates=alarms, true_positive_rates=hits
+        targets=targets,
+        correct=frozenset(right),
+        false_positive_rates=alarms,
+        true_positive_rates=hits,
+        groups=groups,
     )
 
 

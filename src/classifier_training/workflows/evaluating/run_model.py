@@ -11,19 +11,21 @@ import numpy as np
 
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.validate import build_node
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, plural
 from classifier_training.core.preprocess import Preprocessing
-from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.run_dir import RunDir, atomic_path, make_folder, sha256
 from classifier_training.export.bundle import BundleInfo, read_info, withheld_reason
 from classifier_training.export.session import OUTPUT_NAME
 from classifier_training.inference.model import LoadedModel
 from classifier_training.inference.predictor import Predictor
+from classifier_training.inference.rows import Extras, to_row, write_csv
 from classifier_training.registry.runs import find_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from classifier_training.data.index import SampleIndex
     from classifier_training.export.session import Accelerator
 
 log = logging.getLogger(__name__)
@@ -159,6 +161,30 @@ def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor
         "%s was withheld when the run ended (%s); PyTorch answers, with %s", run_dir.onnx.name, reason, weights.name
     )
     return CheckpointPredictor(run_dir, weights, accelerator=accelerator)
+
+
+def write_test_predictions(run_dir: RunDir, index: SampleIndex) -> None:
+    """Predict the test images that have no labels, as `predict` does, and write test_predictions.csv.
+
+    Args:
+        run_dir: the run, with its exported model.
+        index: the data.
+
+    Raises:
+        UserError: when the model cannot be opened.
+    """
+    number = plural(len(index.unlabelled), "test image")
+    if not run_dir.model_info.exists():
+        log.warning("%s without labels are not predicted: the model was not exported", number)
+        return
+    paths = [index.root / path for path in index.unlabelled]
+    predictions = list(open_exported(run_dir.path).predict(paths))
+    make_folder(run_dir.evaluation)
+    with atomic_path(run_dir.test_predictions) as temporary:
+        write_csv((to_row(prediction, probabilities=False) for prediction in predictions), temporary, Extras())
+    errors = sum(prediction.error is not None for prediction in predictions)
+    unread = f"; {errors:,} of them cannot be read" if errors else ""
+    log.info("%s without labels: predictions in %s%s", number, run_dir.test_predictions, unread)
 
 
 class CheckpointPredictor(Predictor):

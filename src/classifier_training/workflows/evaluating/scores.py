@@ -132,6 +132,7 @@ def write_scores(
             class_names,
             choice=None if calibration is None else calibration.choice,
             curves=None if calibration is None else calibration.curves,
+            scores=None if calibration is None else calibration.scores,
             drawer=drawer,
         )
     return evaluation

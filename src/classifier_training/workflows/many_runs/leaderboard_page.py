@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 MARKS = {BEST: "", WORSE: "*", UNCLEAR: "≈"}
 
 LEGEND = (
-    "* worse than the best, ≈ not told apart from it on the same test images (McNemar's test after Holm, or the "
-    "interval of the difference in balanced accuracy); + on the Pareto front of accuracy, latency and size"
+    "* worse than the best, ≈ not told apart from it: on the same test images (sign-flip tests of accuracy and "
+    "balanced accuracy, adjusted after Holm for all pairs), and over the seeds where there are several; + on the "
+    "Pareto front of accuracy, latency and size"
 )
 
 
@@ -139,6 +140,11 @@ def _choice_rows(board: Leaderboard) -> list[tuple[str, ...]]:
     ]
 
 
+def _title(board: Leaderboard) -> tuple[str, str]:
+    is_open = any(item.verdict == UNCLEAR for item in board.standings)
+    return ("note", "The highest score; the best is not told") if is_open else ("good", "The best")
+
+
 def _titles() -> list[str]:
     return [metric.short_title for metric in metric_columns().values()]
 
@@ -188,7 +194,7 @@ def _body(
     ]
     body = [report.header("Leaderboard", "Models on the same data, splits and test images.", facts)]
     body += [
-        report.card("good", "Best model", board.verdict, f"evaluate run={_row(board.standings[0], runs)['run']}")
+        report.card(*_title(board), board.verdict, f"evaluate run={_row(board.standings[0], runs)['run']}")
         for board in boards
     ]
     for board in boards:

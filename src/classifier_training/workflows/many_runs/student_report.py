@@ -16,7 +16,18 @@ from classifier_training.evaluation.comparison import compare
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import TradeOffFigure
 from classifier_training.evaluation.figures.training import DistillationFigure
-from classifier_training.evaluation.students import Served, StudentScore, Summary, choose, conclude, summarize
+from classifier_training.evaluation.groups import Groups
+from classifier_training.evaluation.slices import slice_metrics
+from classifier_training.evaluation.students import (
+    Evidence,
+    Served,
+    Skill,
+    StudentScore,
+    Summary,
+    choose,
+    conclude,
+    summarize,
+)
 from classifier_training.export.session import Latency, measure_side_by_side
 from classifier_training.workflows.evaluating.run_model import describe_trained, open_model
 from classifier_training.workflows.training.teaching import match_classes
@@ -121,8 +132,8 @@ def report_students(
     distillation.json holds schema (1), split, num_images, teacher and student {name, accuracy, size_mb, latency_ms,
     runs, runtime, latency {median_ms, quartiles_ms, num_runs, num_threads}}, students (summaries: taught {temperature,
     alpha, hint_weight} or null, num_runs, validation, accuracy, accuracy_spread, balanced_accuracy, agreement, gain,
-    gain_spread, gain_kept), best (its taught), runs (one a run), comparison (of the best with the student alone, see
-    evaluation/comparison.py), words and failed.
+    gain_spread, gain_low, gain_high, gain_kept), best (its taught), runs (one a run), comparison (of the best with the
+    student alone, see evaluation/comparison.py), against_teacher (of the best with the teacher), words and failed.
 
     Args:
         folder: where to.
@@ -145,8 +156,8 @@ def report_students(
         )
     reference = by_run[scores[0].run]
     truth = reference.scored.targets
-    correct = predictions(reference.table, _names(reference)).argmax(axis=1)[reference.scored.indices] == truth
-    accuracy = float(correct.mean())
+    theirs = predictions(reference.table, _names(reference)).argmax(axis=1)[reference.scored.indices]
+    accuracy = float((theirs == truth).mean())
     summaries = summarize(scores, teacher_accuracy=accuracy)
     alone, best = summaries[0], choose(summaries)
     one = next(score for score in taught if score.taught == best.taught)
@@ -169,15 +180,17 @@ def report_students(
         ),
     ]
     scored, scored_alone = by_run[one.run].scored, by_run[pair.run].scored
-    comparison = compare(
-        scored.targets,
-        scored.predicted == scored.targets,
-        scored_alone.predicted == scored_alone.targets,
-        _names(reference),
+    class_names = _names(reference)
+    groups = Groups.of([reference.table.groups[row] for row in reference.scored.indices])
+    correct = scored.predicted == scored.targets
+    evidence = Evidence(
+        num_images=len(truth),
+        teacher=_skill(truth, theirs, len(class_names), groups),
+        student=_skill(truth, scored.predicted, len(class_names), groups),
+        gain=compare(truth, correct, scored_alone.predicted == scored_alone.targets, class_names, groups),
+        lead=compare(truth, correct, theirs == truth, class_names, groups),
     )
-    verdict = comparison.verdict("the student with the teacher", "the student alone")
-    verdict = f"{verdict[0].upper()}{verdict[1:]}"
-    words = conclude(alone, best, *served, num_images=len(truth), verdict=verdict)
+    words = conclude(alone, best, served[0], served[1], evidence)
     runs = [{**asdict(score), "taught": score.taught and score.taught._asdict()} for score in scores]
     write_json(
         folder / "distillation.json",
@@ -190,7 +203,8 @@ def report_students(
             "students": [item.to_dict() for item in summaries],
             "best": best.to_dict()["taught"],
             "runs": runs,
-            "comparison": comparison.to_dict(),
+            "comparison": evidence.gain.to_dict(),
+            "against_teacher": evidence.lead.to_dict(),
             "words": words,
             "failed": list(failed),
         },
@@ -213,6 +227,17 @@ def report_students(
             folder / "trade_off.png",
         )
     return DistillResult(folder, summaries, best, served[0], served[1], words, failed)
+
+
+def _skill(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int, groups: Groups | None) -> Skill:
+    (found,) = slice_metrics("all", [""] * len(targets), targets, predicted, num_classes=num_classes, groups=groups)
+    support = np.bincount(targets)
+    return Skill(
+        accuracy=found.accuracy,
+        balanced_accuracy=found.balanced_accuracy,
+        most_frequent=float(support.max() / len(targets)),
+        num_classes=int((support > 0).sum()),
+    )
 
 
 def _probabilities(teacher: RunModel, paths: Sequence[str], class_names: Sequence[str]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from classifier_training.core.run_reader import RunReader
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
-from classifier_training.inference.rejection import PredictData, PredictTrainer, RejectSettings
+from classifier_training.inference.rejection import LabelSetSettings, PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import Summary, to_row
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
@@ -78,6 +78,7 @@ def predict(
     data: Annotated[PredictData, Choice("default", group="predict_data")],
     trainer: Annotated[PredictTrainer, Choice("default", group="predict_trainer")],
     reject: Annotated[RejectSettings, Choice("default", group="predict_reject")],
+    label_set: Annotated[LabelSetSettings, Choice("default", group="predict_label_set")],
     top_k: Annotated[int, Field(ge=1)] = 3,
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
     unknown: bool = False,
@@ -115,6 +116,7 @@ def predict(
     items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = open_exported(find_model(run), accelerator=trainer.accelerator)
     rule = predictor.rule(threshold, reject, unknown=unknown)
+    set_thresholds = predictor.set_thresholds(label_set)
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
     settings = {
         "model": predictor.model_sha256,
@@ -124,14 +126,17 @@ def predict(
         "top_k": top_k,
         "threshold": threshold,
         "reject": asdict(reject),
+        "label_set": asdict(label_set),
         "unknown": unknown,
         "probabilities": probabilities,
         "sort_into": sort_into,
         "sort_by": sort_by,
     }
     summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
-    shares = predictor.class_names if probabilities else None
-    with Output(output, settings=settings, probabilities=shares, csv_safe=csv_safe) as target:
+    if label_set.coverage is not None:
+        summary.set_words = f"label sets (coverage {label_set.coverage:g} on images like the validation ones)"
+    shares, has_sets = predictor.class_names if probabilities else None, label_set.coverage is not None
+    with Output(output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe) as target:
         log.info("%s on %s%s", predictor.model_path, predictor.device, run_words(predictor.model_path))
         done = _resume(target, items, summary)
         started = time.monotonic()
@@ -144,10 +149,11 @@ def predict(
                 rule=rule,
                 unknown=unknown,
                 probabilities=probabilities,
+                set_thresholds=set_thresholds,
             ):
                 if sorter is not None:
                     sorter.place(item, prediction)
-                row = to_row(prediction, probabilities=probabilities)
+                row = to_row(prediction, probabilities=probabilities, label_set=has_sets)
                 target.add(item, row)
                 summary.add(row)
                 advance(1)

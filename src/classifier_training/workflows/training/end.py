@@ -17,8 +17,10 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
-from classifier_training.evaluation.verdict import Targets
+from classifier_training.evaluation.learning_curve import write_learning_curve
+from classifier_training.evaluation.verdict import TARGET_RECALL, Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
+from classifier_training.workflows.evaluating.run_model import write_test_predictions
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.data.index import Sample
+    from classifier_training.data.index import Sample, SampleIndex
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.write import BundleWriter
@@ -108,12 +110,12 @@ class Ended:
     failures: Mapping[str, str]
 
 
-def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
+def finish_run(trained: Trained, index: SampleIndex) -> Ended:
     """Write all that a run leaves, result.json last.
 
     Args:
         trained: the run.
-        samples: all of its data, from which images of unknown labels are counted.
+        index: all of its data, from which images of unknown labels are counted and those without labels predicted.
 
     Raises:
         UserError: when the held-out images cannot be scored, though the exported files are written all the same; or
@@ -131,10 +133,13 @@ def finish_run(trained: Trained, samples: Sequence[Sample]) -> Ended:
             with clock.part("scoring"):
                 scored = _score(trained, writer, failures)
             with clock.part("report"):
-                evaluation = _write_score(trained, scored, samples, writer, failures)
+                evaluation = _write_score(trained, scored, index.samples, writer, failures)
                 _write_documents(trained, scored, evaluation, writer, failures)
             with clock.part("export"):
                 _write_others(writer, failures)
+            if index.unlabelled:
+                with clock.part("scoring"), failures.keep(trained.run.run_dir.test_predictions.name):
+                    write_test_predictions(trained.run.run_dir, index)
             if writer is not None:
                 with clock.part("report"):
                     _write_documents(trained, scored, evaluation, writer, failures)
@@ -201,6 +206,12 @@ def _write_score(
         train_counts=train_counts(run.run_dir),
         attempt=failures.keep,
     )
+    with failures.keep("evaluation/learning_curve.json"):
+        targets = Targets.of(run.config).by_class("recall", run.class_names)
+        write_learning_curve(
+            run.run_dir, scored, run.class_names, run.drawer, targets=[target or TARGET_RECALL for target in targets],
+            seed=int(run.config["seed"]),
+        )  # fmt: skip
     run.drawer.wait()
     failures.found |= {
         path.relative_to(run.run_dir.path).as_posix(): reason for path, reason in run.drawer.failures.items()

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.errors import reason_of
+from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_name, softmax
+from classifier_training.evaluation.learning_curve import MIN_HELD_OUT, MIN_TRAIN
 from classifier_training.evaluation.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -114,7 +117,29 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
         words, probe.seconds, f"{probe.num_images:,}",
     )  # fmt: skip
     log.info("linear probe: penalty %g", fit.fitted.penalty, extra=DETAIL)
+    _keep_learning_points(job, fit)
     return probe
+
+
+def _keep_learning_points(job: TrainingJob, fit: _Fit) -> None:
+    """Count errors of heads that are fitted to parts of the features, which are there now, for the end of the run."""
+    from classifier_training.training.learning_curve import measure_curve
+
+    run = job.run
+    images_now = run.tables[TRAIN].class_counts(len(run.class_names))
+    held_out = np.bincount(fit.val.targets.numpy(), minlength=len(images_now))
+    if not np.any((images_now >= MIN_TRAIN) & (held_out >= MIN_HELD_OUT)):
+        return
+    try:
+        points = measure_curve(
+            fit.train, fit.val, images_now=images_now, has_bias=fit.head.bias is not None, penalty=fit.fitted.penalty,
+            seed=job.settings.seed,
+        )  # fmt: skip
+    except Exception as error:
+        # An estimate that is left out must not cost the training.
+        log.warning("no learning curves: %s", reason_of(error), exc_info=error)
+    else:
+        write_json(run.run_dir.learning_points, points.to_dict())
 
 
 def retrain_head(job: TrainingJob, module: ClassifierModule, epoch: int) -> float | None:

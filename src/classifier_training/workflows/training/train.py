@@ -69,7 +69,7 @@ def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainR
         job = open_job(begun, inputs, prepared)
         with interrupts_told(job.run.run_dir):
             trained = fit_shallow(job) if isinstance(settings.model, ShallowModel) else fit_network(job)
-            ended = finish_run(trained, inputs.loaded.index.samples)
+            ended = finish_run(trained, inputs.loaded.index)
     return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share)
 
 

@@ -119,19 +119,21 @@ def test_a_table_in_latin_1_is_named_by_line_or_read_as_told(folder: Path) -> No
 
 def test_columns_may_have_other_names(folder: Path) -> None:
     (folder / "table.csv").write_text("\ufefffile,species\nx/a.png,cat\n", encoding="utf-8")
-    with pytest.raises(UserError, match="no column 'path' among 'file', 'species'") as caught:
-        Table(root=str(folder)).read()
-    assert "data.path_column=" in caught.value.remedy
-    source = Table(root=str(folder), path_column="file", label_column="species")
-    assert source.read().samples == (Sample("x/a.png", "cat"),)
+    for source in (
+        Table(root=str(folder)),
+        Table(root=str(folder), path_column="file", label_column="species"),
+    ):
+        assert source.read().samples == (Sample("x/a.png", "cat"),)
+    with pytest.raises(UserError, match="no column 'flie' among 'file', 'species'") as caught:
+        Table(root=str(folder), path_column="flie").read()
+    assert caught.value.remedy == "data=csv data.path_column=file"
 
 
-def test_columns_may_be_parted_by_semicolons(folder: Path) -> None:
-    (folder / "table.csv").write_text("path;label\nx/a.png;cat\n")
-    with pytest.raises(UserError, match="one column, 'path;label'") as caught:
-        Table(root=str(folder)).read()
-    assert caught.value.remedy == "data.separator='\";\"'"
-    assert Table(root=str(folder), separator=";").read().samples == (Sample("x/a.png", "cat"),)
+@pytest.mark.parametrize("mark", [";", "\t", "|", ","])
+def test_columns_may_be_parted_by_any_usual_character(folder: Path, mark: str) -> None:
+    (folder / "table.csv").write_text(f"path{mark}label\nx/a.png{mark}cat\nx/b.png{mark}dog\n")
+    for source in (Table(root=str(folder)), AutoData(root=str(folder)), Table(root=str(folder), separator=mark)):
+        assert source.read().samples == (Sample("x/a.png", "cat"), Sample("x/b.png", "dog"))
 
 
 def test_a_list_of_files_takes_labels_from_folders(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,264 @@
+"""How a table of images is laid out: its separator and header, and which columns hold paths, labels and splits.
+
+A column holds paths if files of its names exist, so that tables of ids work, too: Kaggle's `id,label` for train/ID.jpg.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.runtime import setting
+from classifier_training.data.formats.listing import image_folders, locate
+from classifier_training.data.index import is_image, split_of
+from classifier_training.data.walk import LinkOutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from classifier_training.data.walk import Walker
+
+SEPARATORS = ",;\t|"
+MAX_SAMPLED = 40
+"""Rows, spread over the table, by which columns are recognised."""
+
+MAX_FOLDERS = 200
+"""Folders in which the files of bare names are looked for."""
+
+PATH_NAMES = (
+    "path", "image_path", "filepath", "file_path", "filename", "file_name", "file", "image", "img", "image_name",
+    "image_id", "img_id", "id",
+)  # fmt: skip
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target")
+SPLIT_NAMES = ("split", "set", "subset", "partition")
+"""Usual names of columns, in lower case; the first that a table has is taken."""
+
+ONE = frozenset({"1", "1.0", "true"})
+ZERO = frozenset({"0", "0.0", "false", ""})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user's settings say of a table; None for what is to be found."""
+
+    path: str | None = None
+    label: str | None = None
+    folder: str | None = None
+    suffix: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a table.
+
+    Args:
+        path: column of the paths or names.
+        label: column of the labels; None where there is none.
+        one_hot: columns of 0 and 1, one for each class, if the labels are stored so.
+        split: column of the splits, if there is one.
+        group: column of the groups, if there is one.
+        folder: what comes before each name.
+        suffix: what comes after each name.
+        is_complete: whether the files of all sampled rows exist.
+    """
+
+    path: str
+    label: str | None
+    one_hot: tuple[str, ...] = ()
+    split: str | None = None
+    group: str | None = None
+    folder: str = ""
+    suffix: str = ""
+    is_complete: bool = False
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a column with labels, or one for each class."""
+        return self.label is not None or bool(self.one_hot)
+
+    def name(self, row: Mapping[str, Any]) -> Any:
+        """The path of a row's image, as the table and the settings give it; None where there is none."""
+        value = row[self.path]
+        if value is None or isinstance(value, float):
+            return None
+        text = str(value)
+        suffix = "" if self.suffix and text.lower().endswith(self.suffix.lower()) else self.suffix
+        return f"{self.folder}/{text}{suffix}" if self.folder else f"{text}{suffix}"
+
+    def label_of(self, row: Mapping[str, Any], where: str) -> str | None:
+        """The label of a row; None where it has none.
+
+        Raises:
+            UserError: when not exactly one of the columns of 0 and 1 is 1.
+        """
+        if not self.one_hot:
+            value = None if self.label is None else row[self.label]
+            return None if value is None else str(value)
+        chosen = [name for name in self.one_hot if str(row[name]).lower() in ONE]
+        if len(chosen) != 1:
+            raise UserError(
+                f"{where}: {len(chosen)} of the {len(self.one_hot)} columns of 0 and 1 are 1",
+                "one label for each image",
+                "correct the row, or leave such rows out: data.on_error=skip",
+            )
+        return chosen[0]
+
+    def words(self) -> str:
+        """The columns in one line, as settings where there are such."""
+        labels = f"labels from {len(self.one_hot)} columns of 0 and 1" if self.one_hot else "no labels"
+        if self.label is not None:
+            labels = f"labels from column {self.label!r}"
+        places = [setting(f"data.{key}", getattr(self, key)) for key in ("folder", "suffix") if getattr(self, key)]
+        return f"paths from column {self.path!r}{f' ({chr(32).join(places)})' if places else ''}, {labels}"
+
+
+def find_separator(lines: Iterable[str]) -> str:
+    """Return the character that parts the first lines into the same number of columns, a comma if none does."""
+    head = list(itertools.islice(lines, MAX_SAMPLED))
+    widths = {mark: [len(row) for row in csv.reader(head, delimiter=mark) if row] for mark in SEPARATORS}
+    alike = [mark for mark, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
+    return alike[0] if alike else max(SEPARATORS, key=lambda mark: (widths[mark] or [0])[0])
+
+
+def has_header(first: Sequence[str], wanted: Wanted) -> bool:
+    """Whether a table's first row names the columns: no cell of it is an image's path."""
+    named = {wanted.path, wanted.label} & set(first)
+    return bool(named) or not any(map(is_image, first))
+
+
+def find_layout(
+    file: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]], walker: Walker, wanted: Wanted
+) -> Layout:
+    """Find the columns of a table.
+
+    Args:
+        file: the table.
+        names: of its columns.
+        rows: some of its rows, spread over it.
+        walker: of the data folder.
+        wanted: what the settings say.
+
+    Raises:
+        UserError: when no column has paths, or several may be the labels, with the setting that decides.
+    """
+    for key, name in (("path_column", wanted.path), ("label_column", wanted.label)):
+        if name is not None and name not in names:
+            close = nearest(name, names) or list(names[:1])
+            raise UserError(
+                f"{file}: no column {name!r} among {enumerate_words(map(repr, names)) or 'none'}",
+                "the name of a column",
+                f"data=csv {setting(f'data.{key}', close[0] if close else '…')}",
+            )
+    path, folder, suffix, num_found = _find_paths(file, names, rows, walker, wanted)
+    split = _usual(names, SPLIT_NAMES)
+    if split is not None and split.casefold() != "split" and not all(split_of(str(row[split])) for row in rows):
+        split = None
+    group = _usual(names, ("group",))
+    others = [name for name in names if name not in (path, split, group)]
+    one_hot = () if wanted.label is not None or _usual(others, LABEL_NAMES) else _one_hot(file, others, rows)
+    label = None if one_hot else wanted.label or _find_label(file, others, rows)
+    return Layout(path, label, one_hot, split, group, folder, suffix, bool(rows) and num_found == len(rows))
+
+
+def _usual(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    folded = {name.casefold(): name for name in reversed(names)}
+    return next((folded[name] for name in usual if name in folded), None)
+
+
+def _find_paths(
+    file: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]], walker: Walker, wanted: Wanted
+) -> tuple[str, str, str, int]:
+    """Return the column, folder and ending by which most sampled rows name an existing file, and how many do."""
+    usual = [name for word in PATH_NAMES for name in names if name.casefold() == word]
+    columns = [wanted.path] if wanted.path is not None else [*usual, *(name for name in names if name not in usual)]
+    best: tuple[str, str, str, int] | None = None
+    for column in columns:
+        for folder in _folders(file, walker, wanted):
+            for suffix in _suffixes(walker, folder, rows, column, wanted):
+                layout = Layout(column, None, folder=folder, suffix=suffix)
+                number = sum(_exists(layout.name(row), file, walker) for row in rows)
+                if best is None or number > best[3]:
+                    best = column, folder, suffix, number
+                if rows and number == len(rows):
+                    return column, folder, suffix, number
+    if best is not None and best[3]:
+        return best
+    if wanted.path is not None or usual:
+        return columns[0] or "", wanted.folder or "", wanted.suffix or "", 0
+    raise UserError(
+        f"{file}: no column has the paths of images below {walker.root}; its columns are "
+        f"{enumerate_words(map(repr, names)) or 'none'}",
+        "a column with paths, or with names of files in data.folder that end in data.suffix",
+        f"data=csv {setting('data.path_column', names[0] if names else '…')} data.folder=FOLDER data.suffix=.jpg",
+    )
+
+
+def _folders(file: Path, walker: Walker, wanted: Wanted) -> list[str]:
+    """Folders, relative to the root, in which bare names may be: first none, then the one called like the table."""
+    if wanted.folder is not None:
+        return [wanted.folder.strip("/")]
+    near = [folder.name for folder in walker.folders(walker.root)]
+    near.sort(key=lambda name: (not name.casefold().startswith(file.stem.casefold()), not name.startswith("train")))
+    far = [f"{name}/{inner.name}" for name in near[:20] for inner in walker.folders(walker.root / name)]
+    return ["", *near, *far][:MAX_FOLDERS]
+
+
+def _suffixes(walker: Walker, folder: str, rows: Sequence[Mapping[str, Any]], column: str, wanted: Wanted) -> list[str]:
+    if wanted.suffix is not None:
+        return [wanted.suffix]
+    if all(is_image(str(row[column])) for row in rows):
+        return [""]
+    names = walker.loose_files(walker.root / folder) if folder else walker.loose_files(walker.root)
+    endings = Counter(name[name.rfind(".") :] for name in names if is_image(name))
+    return ["", *(ending for ending, _ in endings.most_common())]
+
+
+def _exists(name: Any, file: Path, walker: Walker) -> bool:
+    if not name:
+        return False
+    try:
+        locate(str(name), "", image_folders(file, walker), walker)
+    except LinkOutError:
+        return True
+    except UserError:
+        return False
+    return True
+
+
+def _find_label(file: Path, others: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the column with the labels; None where there is no column that may be."""
+    usual = _usual(others, LABEL_NAMES)
+    if usual is not None or len(others) < 2:
+        return usual or (others[0] if others else None)
+    distinct = {name: len({str(row[name]) for row in rows}) for name in others}
+    repeating = [name for name in others if 1 < distinct[name] <= len(rows) / 2]
+    raise UserError(
+        f"{file}: {len(others)} columns may be the label: {enumerate_words(map(repr, others))}",
+        "one column called label, or the name of the one with the labels",
+        f"data=csv {setting('data.label_column', (repeating or others)[0])}",
+    )
+
+
+def _one_hot(file: Path, others: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the columns of 0 and 1, one for each class; none where there are fewer than two.
+
+    Raises:
+        UserError: when rows have several ones.
+    """
+    found = tuple(name for name in others if rows and all(str(row[name]).lower() in ONE | ZERO for row in rows))
+    if len(found) < 2:
+        return ()
+    ones = [sum(str(row[name]).lower() in ONE for name in found) for row in rows]
+    if max(ones) > 1:
+        raise UserError(
+            f"{file}: {len(found)} columns of 0 and 1 ({enumerate_words(found, limit=6)}), and rows with several ones: "
+            "images with more than one label",
+            "one label for each image",
+            f"data=csv {setting('data.label_column', found[0])} learns one of these columns",
+        )
+    return found
