@@ -28,6 +28,10 @@ from classifier_training.core.errors import UserError
         ("train_models.py deep-v2 --architecture densenet", "train model=cnn_v2 model.kind=dense"),
         ("python scripts/production_trainer.py --model_type transfer --variation vgg16", "train model=vgg16"),
         ("python scripts/cleanup_production.py --old-versions --keep 3", "registry cleanup apply=true keep=3"),
+        (
+            "python scripts/train_all_production_models.py --auto-cleanup --cleanup-old-versions 3",
+            "compare cleanup=true keep=3",
+        ),
         ("train_models.py list", "models"),
         ("train_models.py install deep-v2", "info"),
         ("train help", "train --help"),

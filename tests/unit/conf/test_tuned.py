@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose_values
@@ -60,6 +62,15 @@ def test_settings_of_the_users_own_are_not_mixed_with_tuned_ones(typed: str, cap
     assert values(*words) == plain
     assert f"tuned settings: not used, since {typed.partition('=')[0]} is typed: experiment=mine" in caplog.text
     assert values(*words, "experiment=mine")["model"]["dropout"] == 0.3
+
+
+def test_without_a_file_of_settings_is_a_choice_on_the_command_line_too(command: Callable[..., Ended]) -> None:
+    save("mine", root="rooms")
+    done = command("train", "model=cnn_v1", "data.root=rooms", "experiment=null")
+    assert done.code == 2
+    assert "rooms" in done.err
+    assert "experiment" not in done.err
+    assert "tuned" not in done.err
 
 
 def test_many_runs_take_none_unless_told() -> None:
