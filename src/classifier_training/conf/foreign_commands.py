@@ -179,7 +179,7 @@ def _take(words: list[str], key: str, names: Sequence[str]) -> tuple[str | None,
 
 def _plain(word: str) -> str:
     """Return the name of a script or module: train for scripts/train.py."""
-    name = word.rpartition("/")[2].removesuffix(".py")
+    name = word.rpartition("/")[2].removesuffix(".py").removeprefix("classifier_training.")
     return {"train_models": "train"}.get(name, name.replace("-", "_").casefold())
 
 
