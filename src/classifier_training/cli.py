@@ -1,6 +1,7 @@
 """The command line: parse, dispatch, exit code.
 
-`VERB key=value …` in Hydra's grammar. A verb is a function of `workflows`; its signature is what can be set.
+`VERB key=value …`, read by `conf.command_line`. A verb is a function of `workflows`; its signature is what can be set.
+What loads no verb, such as `--help`, imports none.
 """
 
 from __future__ import annotations
@@ -14,33 +15,15 @@ import shlex
 import signal
 import sys
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import classifier_training.workflows.datasets.analyze
-import classifier_training.workflows.datasets.prepare
-import classifier_training.workflows.evaluating.evaluate
-import classifier_training.workflows.info
-import classifier_training.workflows.many_runs.compare
-import classifier_training.workflows.many_runs.distill
-import classifier_training.workflows.many_runs.tune
-import classifier_training.workflows.models
-import classifier_training.workflows.registering.registry
-import classifier_training.workflows.registering.sub_verbs
-import classifier_training.workflows.serving.benchmark
-import classifier_training.workflows.serving.export
-import classifier_training.workflows.serving.predict
-import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
 from classifier_training import __version__
-from classifier_training.conf.command_line import read_words
-from classifier_training.conf.compose import compose
-from classifier_training.conf.foreign_commands import refuse_foreign
-from classifier_training.conf.help import overview, verb_help
 from classifier_training.core import runtime
 from classifier_training.core.errors import UserError, enumerate_words, system_error
-from classifier_training.core.register import VERB, entries, entry
-from classifier_training.core.runtime import COMMAND_STARTED, command, log_to_screen
+from classifier_training.core.register import VERB, entries, entry, when_asked
+from classifier_training.core.runtime import COMMAND_STARTED, COMPLETION_REQUEST, command, log_to_screen
 from classifier_training.core.secrets import mask_text
-from classifier_training.workflows.completion import REQUEST, print_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +34,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"--multirun", "-m"}, {"--version", "-V"}
+
+VERBS = {
+    "train": ("training.train", "train a classifier on a folder of images"),
+    "evaluate": ("evaluating.evaluate", "score a run on its held-out or other images"),
+    "predict": ("serving.predict", "label images, folders and videos"),
+    "export": ("serving.export", "write ONNX, TorchScript and others, compared with PyTorch"),
+    "analyze": ("datasets.analyze", "check a data set before training"),
+    "prepare": ("datasets.prepare", "decode a data set before training"),
+    "compare": ("many_runs.compare", "rank models on data sets, over several seeds"),
+    "tune": ("many_runs.tune", "search for good settings"),
+    "distill": ("many_runs.distill", "train a small network on a run's predictions"),
+    "benchmark": ("serving.benchmark", "time a run in each exported form"),
+    "registry": ("registering", "list, show, promote, export and delete runs"),
+    "models": ("models", "list what model= accepts"),
+    "info": ("info", "show versions and devices"),
+    "completion": ("completion", "print shell completion"),
+}
+"""Each verb with the module of `workflows` that registers it, and its line in the help."""
+
+
+def load_verbs() -> None:
+    """Import the verbs, each of which registers itself."""
+    for module, _ in VERBS.values():
+        import_module(f"classifier_training.workflows.{module}")
+
+
+when_asked(load_verbs)
 
 
 def entry_point() -> NoReturn:
@@ -94,7 +104,9 @@ def _exit_at_sigterm() -> None:
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
-    if REQUEST in os.environ:
+    if COMPLETION_REQUEST in os.environ:
+        from classifier_training.workflows.completion import print_candidates
+
         return print_candidates()
     log_to_screen()
     try:
@@ -127,20 +139,71 @@ def run(argv: Sequence[str]) -> int:
     words = [word for place, word in enumerate(argv) if place >= end or word not in flags]
     if flags & VERSION:
         report(__version__)
+    elif flags & HELP or _asks_for_help(words):
+        report(help_text([word for word in words if word != "help"]))
     elif not words:
-        report(overview(__version__))
-        return 0 if flags else 2
+        report(overview())
+        return 2
     else:
+        from classifier_training.conf.command_line import read_words
+
         verb, words = find_verb(words)
-        if flags & HELP:
-            report(verb_help(verb))
-        elif flags & MULTIRUN:
+        if flags & MULTIRUN:
             from classifier_training.conf.multirun import sweep
 
             return sweep(verb, read_words(verb, words, multirun=True), report)
-        else:
-            return execute(verb, read_words(verb, words))
+        return execute(verb, read_words(verb, words))
     return 0
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    """Whether help stands in the place of a verb, or follows one and is no path."""
+    verbs = {"registry"} if words[:1] == ["registry"] else set()
+    place = words.index("help") if "help" in words else None
+    return place is not None and place <= 1 + len(verbs) and (place == 0 or not os.path.lexists("help"))
+
+
+def help_text(words: Sequence[str]) -> str:
+    """Return the help on a verb or, without one, on the program; with the word all, everything.
+
+    Raises:
+        UserError: when there is no such verb.
+    """
+    wanted = [word for word in words if word != "all"]
+    if not words:
+        return overview()
+    from classifier_training.conf import help as texts
+
+    if not wanted:
+        return texts.overview(__version__)
+    verb, _ = find_verb(wanted)
+    return texts.verb_help(verb) if "all" in words else texts.short_help(verb)
+
+
+def overview() -> str:
+    """Return the text of `--help`, without an import of what it speaks of."""
+    width = max(map(len, VERBS))
+    this = command("")
+    return "\n".join(
+        [
+            f"classifier-training {__version__}: from a folder of images to a trusted classifier",
+            "",
+            "usage: classifier-training VERB [PATH or RUN] [key=value or --key value …]",
+            "",
+            f"  {this}train /my/images --epochs 10",
+            f"  {this}evaluate latest",
+            f"  {this}predict photo.jpg",
+            "",
+            *(f"  {name:<{width}}  {line}" for name, (_, line) in VERBS.items()),
+            "",
+            "VERB --help         usage, examples and the settings used most",
+            "VERB --help all     every setting; --help all: those of all verbs",
+            "VERB --multirun     a run for each of the values that commas separate",
+            "--version           the version",
+            "",
+            "Read on: README.md and docs/first-run.md; as a site: uv run mkdocs serve",
+        ]
+    )
 
 
 def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
@@ -149,6 +212,8 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
     Raises:
         UserError: when there is no such verb.
     """
+    from classifier_training.conf.foreign_commands import refuse_foreign
+
     refuse_foreign(words)
     if any(mark in words[0] for mark in "=/.") or os.path.lexists(words[0]):
         raise UserError(
@@ -164,6 +229,8 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
+    from classifier_training.conf.compose import compose
+
     result = verb.run(compose(verb, overrides))
     report(result)
     return getattr(result, "exit_code", 0)
@@ -175,7 +242,10 @@ def perform(verb: str, words: Sequence[str]) -> Any:
     Raises:
         UserError: when the words are wrong.
     """
-    known = entry("verb", verb)
+    from classifier_training.conf.command_line import read_words
+    from classifier_training.conf.compose import compose
+
+    known = entry(VERB, verb)
     with runtime.main_hidden():
         return known.run(compose(known, read_words(known, words)))
 

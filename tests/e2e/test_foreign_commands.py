@@ -142,7 +142,6 @@ NEAR = [
     ),
     ("train data=rooms", "train data.root=rooms"),
     ("train data.root=/my/images experiment=first", "train data.root=/my/images name=first"),
-    ("train help", "train --help"),
 ]
 """A command with a wrong value or key, and the one that its answer says to type."""
 

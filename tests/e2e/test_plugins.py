@@ -69,7 +69,7 @@ def test_a_model_a_callback_and_an_export_format_of_another_package(
 
 
 def test_its_components_are_in_the_help(command: Callable[..., Ended], installed: dict[str, str]) -> None:
-    shown = command("train", "--help", env=installed).out
+    shown = command("train", "--help", "all", env=installed).out
     for line in ("model=three_layers: A convolution, a mean", "callbacks=worst_class: Logs the class with"):
         assert line in shown
 

@@ -20,6 +20,7 @@ from tests.conftest import make_class_folders
 from tests.server import Warm
 
 from classifier_training import cli
+from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose, compose_values
 from classifier_training.conf.overrides import has_key
 from classifier_training.conf.store import group_options
@@ -86,7 +87,7 @@ def local_form(line: str) -> list[str]:
 def with_data(words: list[str], pictures: str, jerseys: str) -> list[str]:
     """Put real folders in place of those that the documents mention."""
     for placeholder, real in {"/my/images": pictures, "/my/jerseys": jerseys, "/data": pictures}.items():
-        words = [re.sub(rf"(?<=[=\"]){placeholder}(?=$|/)", real, word) for word in words]
+        words = [re.sub(rf"(?<![^=\"\[,]){placeholder}(?=$|[/,\]])", real, word) for word in words]
     return words
 
 
@@ -149,6 +150,7 @@ def test_a_command_of_the_other_documents_is_understood(line: str, images: Path,
     assert words[0] == "classifier-training", line
     words = with_data(words[1:], str(images), str(jsonl_folder))
     verb, settings = cli.find_verb([word for word in words if word not in ("--multirun", "--help")])
+    settings = read_words(verb, settings, multirun="--multirun" in words)
     if "--multirun" in words:
         settings = [word if "[" in word else word.partition(",")[0] for word in settings]
     resumed = [word for word in settings if word.startswith("resume=")]

@@ -64,6 +64,12 @@ def read_words(verb: Entry, words: Sequence[str], *, multirun: bool = False) -> 
         raise with_command(error, verb, words, lambda left: _Reader(verb, multirun=multirun).read(left)) from error
 
 
+def is_flag(verb: Entry, key: str) -> bool:
+    """Whether a setting is true or false, so that it needs no value after --key."""
+    options = verb.settings_at(key)
+    return bool(options) and all(option.accepts(bool) for option in options)
+
+
 @dataclass
 class _Reader:
     verb: Entry
@@ -98,7 +104,7 @@ class _Reader:
         name = key.lstrip("+~")
         if self._knows(name) or _is_hydras(name):
             return bool(equals) or key.startswith("~")
-        if not equals or _exists(text) or "/" in name:
+        if not equals or "/" in name or _exists(text) or _exists(text.rpartition("/")[0]) or _matches(text):
             # Whoever has no such setting and no such path is told so by Hydra, as ~data.nonsense.
             return key.startswith("~") and not equals and not _exists(text) and "/" not in key and not _is_home(key)
         return True
@@ -135,22 +141,18 @@ class _Reader:
             self._set_all(meant)
             return
         waiting = [name for name, given in meant if given is None] if meant else [self._spelt(key)]
-        if all(self._is_flag(name) for name in waiting):
+        if all(is_flag(self.verb, name) for name in waiting):
             truth = left.pop(0) if left and left[0] in self._truths(waiting[0]) else "true"
             self._set(key, truth)
         elif not meant and not self._knows(waiting[0]):
             positive = self._spelt(key.removeprefix("no-").removeprefix("no_"))
-            if not key.startswith(("no-", "no_")) or not self._is_flag(positive):
+            if not key.startswith(("no-", "no_")) or not is_flag(self.verb, positive):
                 raise self._unknown(text)
             self._set(positive, "false")
-        elif not left or (left[0].startswith("--") and left[0] != "--"):
+        elif not left or (left[0].startswith("--") and not _exists(left[0])):
             raise UserError(f"{text} has no value", self._wanted(waiting[0]), f"--{key} …")
         else:
             self._set(key, left.pop(0))
-
-    def _is_flag(self, key: str) -> bool:
-        options = self.verb.settings_at(key)
-        return bool(options) and all(option.accepts(bool) for option in options)
 
     def _truths(self, key: str) -> tuple[str, ...]:
         return (*TRUTHS, *(str(value) for option in self.verb.settings_at(key) for value in option.literals))
@@ -298,7 +300,7 @@ class _Reader:
             for key, option in _all_options(verb):
                 found.setdefault(key.rpartition(".")[2], f"--{key}" if option.accepts(bool) else f"{key}=…")
             for name in verb.options:
-                found[name] = f"--{name}" if self._is_flag(name) else f"{name}=…"
+                found[name] = f"--{name}" if is_flag(self.verb, name) else f"{name}=…"
         return {**found, "help": "--help", "version": "--version", "multirun": "--multirun"}
 
     def _alike(self, text: str) -> list[str]:
@@ -373,11 +375,12 @@ def _is_hydras(key: str) -> bool:
 
 
 def _path(text: str) -> str:
-    """Return a path with the home folder that ~ stands for; one that exists as it was typed is kept from that."""
-    if not text.startswith("~"):
-        return text
+    """Return a path with the home folder that ~ stands for, unless it exists as it was typed."""
     expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib raises for a user that there is not
-    return f"./{text}" if _exists(text) or expanded == text else expanded
+    if expanded != text and not _exists(text):
+        return expanded
+    # Pathlib makes ~x of ./~x, and would then look for a user of that name.
+    return os.path.abspath(text) if os.path.normpath(text).startswith("~") else text  # noqa: PTH100
 
 
 def _unquoted(text: str) -> str | None:

@@ -223,7 +223,7 @@ def _uncomposable(error: Exception, verb: Entry) -> UserError:
     return UserError(
         f"the configuration cannot be composed: {lines[0]}",
         " ".join(lines[1:3]) or "settings of the form group.key=value, and YAML in Hydra's form",
-        f"fix that line, or see classifier-training {verb.command} --help for groups and settings",
+        f"fix that line, or see classifier-training {verb.command} --help all for groups and settings",
     )
 
 

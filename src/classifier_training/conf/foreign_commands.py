@@ -71,9 +71,10 @@ def translate(words: Sequence[str]) -> str | None:
         UserError: for something that a classifier cannot do.
     """
     if not words or words[0] in {known.name for known in entries(VERB)}:
-        asks = words[1:] == ["help"] and not Path("help").exists()
-        return f"{command(words[0])} --help" if asks else None
+        return None
     left = _without_launcher(list(words))
+    if not left:
+        return command("--help")
     task, left = _take(left, "task", ("classify", *TASKS))
     if task in TASKS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The help texts, written from signatures and docstrings."""
+"""The help texts of verbs, written from signatures and docstrings: a short one, and all there is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import inspect
 import textwrap
 from typing import TYPE_CHECKING
 
+from classifier_training.conf.aliases import names_of
+from classifier_training.conf.overrides import written_instead
 from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.store import EXPERIMENT, group_options
 from classifier_training.conf.validate import type_words, value_words
-from classifier_training.core.register import VERB, entries
+from classifier_training.core.register import VERB, entries, entry
+from classifier_training.core.runtime import command
+from classifier_training.core.settings import Often
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,6 +21,10 @@ if TYPE_CHECKING:
     from classifier_training.core.register import Entry, Option
 
 WIDTH = 118
+SHORT_WIDTH = 100
+
+NUM_SHOWN = 10
+"""Settings in the short help of a verb."""
 
 GROUP_TITLES = {
     "data": "the data set",
@@ -40,7 +48,7 @@ GROUP_TITLES = {
 
 
 def overview(version: str) -> str:
-    """Return the text of `--help`."""
+    """Return the text of `--help all`: every verb with every setting of its own."""
     verbs = entries(VERB)
     train = next(verb for verb in verbs if verb.name == "train")
     offered = group_options(train)
@@ -64,7 +72,7 @@ def overview(version: str) -> str:
         "flags:",
         *_table(
             [
-                ("--help, -h", "this text; after a verb, every setting of its groups"),
+                ("--help, -h", "the verbs; after a verb, what it is used with most; --help all is everything"),
                 (
                     "--multirun, -m",
                     "one run for each combination of comma-separated values: model=resnet18,resnet50",
@@ -76,16 +84,74 @@ def overview(version: str) -> str:
     return "\n".join(lines)
 
 
-def verb_help(verb: Entry) -> str:
-    """Return the text of `VERB --help`."""
-    docstring = (inspect.getdoc(verb.target) or "").partition("\nArgs:")[0]
-    offered = group_options(verb)
+def short_help(verb: Entry) -> str:
+    """Return the text of `VERB --help`: usage, examples, and the settings that are used most."""
     sub_verbs = entries(verb.name) if verb.group == VERB else []
-    words = "[SUB-VERB] " if sub_verbs else ""
+    lines = [_usage(verb), "", *textwrap.wrap(_description(verb), SHORT_WIDTH)]
+    lines += ["", *(f"  {command(example)}" for example in verb.examples)] if verb.examples else []
+    if sub_verbs:
+        lines += ["", "sub-verbs:", *_table(((one.name, one.summary) for one in sub_verbs), width=SHORT_WIDTH)]
+    keys = _often(verb)
+    number = len(dict(settings_of(verb)))
+    if keys:
+        title = "settings" if len(keys) == number else f"the settings used most, of {number}"
+        lines += ["", f"{title} (key=value, --key value, or --key for true):"]
+        lines += _table((_row(verb, key, option) for key, option in keys.items()), width=SHORT_WIDTH)
+    if len(keys) < number or sub_verbs:
+        lines += ["", f"all settings: {command(verb.command)} --help all"]
+    return "\n".join(lines)
+
+
+def _often(verb: Entry) -> dict[str, Option]:
+    """The settings that the short help shows, by key: those of words without keys, the often used, and its own."""
+    found = dict(reversed(list(settings_of(verb))))
+    places = {key: mark.place for key, option in found.items() if (mark := option.mark(Often)) is not None}
+    own = [name for name in verb.options if name in found]
+    marked = sorted(places, key=places.__getitem__)
+    ordered = dict.fromkeys([*verb.words, *([*own, *marked] if verb.settings_of else [*marked, *own])])
+    return {key: found[key] for key in list(ordered)[:NUM_SHOWN]}
+
+
+def settings_of(verb: Entry) -> Iterator[tuple[str, Option]]:
+    """Yield each setting that has an effect in a verb with its key; several where components have one of the name."""
+    for name, option in verb.options.items():
+        if option.choice is None or option.mark(Often) is not None:
+            yield name, option
+        for known in entries(option.choice.group or name) if option.choice else ():
+            above = f"{name}.{known.name}." if option.choice and option.choice.many else f"{name}."
+            yield from ((f"{above}{own}", one) for own, one in known.options.items() if one.acts_in(verb.name))
+    if verb.settings_of is not None:
+        other = settings_of(entry(VERB, verb.settings_of.verb))
+        own = set(verb.options)
+        yield from (
+            (key, one) for key, one in other if key.partition(".")[0] not in own and written_instead(verb, key) is None
+        )
+
+
+def _row(verb: Entry, key: str, option: Option) -> tuple[str, str]:
+    if option.choice is not None:
+        return f"{key}={option.choice.default}", GROUP_TITLES[key].partition(";")[0]
+    short = "".join(f", {name}" for name in names_of(verb, key))
+    return f"{key}={value_words(option.default)}{short}", option.help.partition(". ")[0].removesuffix(".")
+
+
+def _usage(verb: Entry) -> str:
+    offered = group_options(verb)
+    words = "[SUB-VERB] " if verb.group == VERB and entries(verb.name) else ""
     words += "".join(f"[{key.partition('.')[0].upper()}] " for key in verb.words)
     words += f"{'[group=name …] ' if offered else ''}[key=value …]"
-    lines = [f"usage: classifier-training {verb.command} {words}", ""]
-    lines += textwrap.wrap(" ".join(docstring.split()), WIDTH)
+    return f"usage: classifier-training {verb.command} {words}"
+
+
+def _description(verb: Entry) -> str:
+    return " ".join((inspect.getdoc(verb.target) or "").partition("\nArgs:")[0].split())
+
+
+def verb_help(verb: Entry) -> str:
+    """Return the text of `VERB --help all`."""
+    offered = group_options(verb)
+    sub_verbs = entries(verb.name) if verb.group == VERB else []
+    lines = [_usage(verb), "", *textwrap.wrap(_description(verb), WIDTH)]
     if sub_verbs:
         lines += ["", "sub-verbs:", *_table((one.name, one.summary) for one in sub_verbs)]
         for one in sub_verbs:
@@ -94,7 +160,7 @@ def verb_help(verb: Entry) -> str:
         lines += ["", "settings:", *_settings(verb, indent=2)]
     if verb.settings_of is not None:
         other = verb.settings_of.verb
-        lines += ["", f"and every setting of {other}: classifier-training {other} --help lists them"]
+        lines += ["", f"and every setting of {other}: classifier-training {other} --help all lists them"]
     for group, names in offered.items():
         choices = f"{group}={_choices(verb, group, names)}"
         lines += ["", f"{group}: {GROUP_TITLES[group]}"]
@@ -155,15 +221,15 @@ def _rows(options: Iterable[Option], *, prefix: str) -> list[tuple[str, str]]:
     ]
 
 
-def _table(rows: Iterable[tuple[str, str]], *, indent: int = 2) -> Iterator[str]:
+def _table(rows: Iterable[tuple[str, str]], *, indent: int = 2, width: int = WIDTH) -> Iterator[str]:
     listed = list(rows)
-    width = min(max((len(left) for left, _ in listed), default=0), 44)
+    left_width = min(max((len(left) for left, _ in listed), default=0), 44)
     for left, right in listed:
-        first = f"{' ' * indent}{left:<{width}}  "
+        first = f"{' ' * indent}{left:<{left_width}}  "
         yield from textwrap.wrap(
             right,
-            WIDTH,
+            width,
             initial_indent=first,
-            subsequent_indent=" " * (indent + width + 2),
+            subsequent_indent=" " * (indent + left_width + 2),
             break_on_hyphens=False,
         ) or [first.rstrip()]

@@ -156,7 +156,7 @@ def _prepare(verb: Entry, override: Override) -> str:
         if option.choice.default is not None and not option.choice.many:
             raise UserError(
                 f"{line}: {verb.command} cannot do without {key}",
-                f"one {key} of those that classifier-training {verb.command} --help lists",
+                f"one {key} of those that classifier-training {verb.command} --help all lists",
                 f"{key}={option.choice.default}",
             )
         return f"{key}=[]"
@@ -213,7 +213,7 @@ FORMER_NAMES = {
 def _unknown_name(group: str, name: str, options: Sequence[str], verb: str) -> UserError:
     former = FORMER_NAMES.get(group, {}).get(name)
     close = [former] if former else nearest(name, options)
-    remedy = f"{group}={close[0]}" if close else f"classifier-training {verb} --help lists them all"
+    remedy = f"{group}={close[0]}" if close else f"classifier-training {verb} --help all lists them"
     if group == "model" and not former and (networks := nearest_networks(name)):
         remedy = " ".join(f"{key}={value}" for key, value in (named_network(networks[0]) or {}).items())
     elif group == "data" and not close:

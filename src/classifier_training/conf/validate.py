@@ -49,7 +49,7 @@ def build_arguments(verb: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
             if option.choice.default is not None:
                 raise UserError(
                     f"{name} is null, and {verb.command} cannot do without",
-                    f"one {name} of those that classifier-training {verb.command} --help lists",
+                    f"one {name} of those that classifier-training {verb.command} --help all lists",
                     f"{name}={option.choice.default}",
                 )
             arguments[name] = None
@@ -148,7 +148,7 @@ def unknown_key(key: str, came: str, known_keys: list[str], *, verb: str = "trai
     # Below a group that exists, only its own settings are candidates; its name alone would make all of them similar.
     close = [siblings[word] for word in nearest(name, siblings)] if parent and siblings else nearest(key, known_keys)
     listed = close or list(siblings.values()) or known_keys
-    remedy = f"classifier-training {verb} --help lists them all"
+    remedy = f"classifier-training {verb} --help all lists them"
     if close:
         remedy = f"{close[0]}={came.partition('=')[2] or '…'}"
     return UserError(f"{came}: there is no such setting", f"one of {enumerate_words(listed)}", remedy)

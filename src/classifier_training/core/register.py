@@ -164,6 +164,7 @@ class Entry:
     extra: str | None = None
     settings: Callable[..., Any] | None = None
     shows_only: bool = False
+    examples: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -284,6 +285,7 @@ def register(
     extra: str | None = None,
     settings: Callable[..., Any] | None = None,
     shows_only: bool = False,
+    examples: tuple[str, ...] = (),
 ) -> Callable[[Target], Target]:
     """Make a class or function selectable as `group=name`, configured by its own signature.
 
@@ -293,6 +295,7 @@ def register(
         extra: the optional extra that it cannot do without; without it, it is not built.
         settings: of a verb with many: the class that holds them, which the function takes as its first argument.
         shows_only: whether it shows or writes down a run and changes nothing in it.
+        examples: of a verb, the words of complete commands, for its help.
 
     Raises:
         ValueError: when the name is taken, or there is no such extra.
@@ -304,7 +307,7 @@ def register(
         if (group, name) in _entries:
             taken = _entries[group, name].target
             raise ValueError(f"{group}={name} is registered twice: by {_origin(taken)} and by {_origin(target)}")
-        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra, settings, shows_only)
+        _entries[group, name] = _by_target[target] = Entry(group, name, target, extra, settings, shows_only, examples)
         return target
 
     return add
@@ -357,7 +360,7 @@ def entry(group: str, name: str) -> Entry:
     close = nearest(name, names)
     sub_verb = (VERB, group) in _entries
     prefix = "classifier-training " if group == VERB else f"classifier-training {group} " if sub_verb else f"{group}="
-    help_of = "--help" if group == VERB else f"{group} --help" if sub_verb else "train --help"
+    help_of = "--help" if group == VERB else f"{group} --help" if sub_verb else "train --help all"
     raise UserError(
         f"{prefix}{name}: there is no {'sub-verb' if sub_verb else group.removesuffix('s')} of that name",
         f"one of {enumerate_words(names)}",

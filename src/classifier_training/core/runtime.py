@@ -50,6 +50,9 @@ RECORDED_PACKAGES = (
     "onnx", "onnxscript", "onnxruntime", "scikit-learn", "safetensors",
 )  # fmt: skip
 
+COMPLETION_REQUEST = "_CLASSIFIER_TRAINING_COMPLETE"
+"""Environment variable that holds the line to complete, up to the cursor."""
+
 PLUGIN_GROUP = "classifier_training.plugins"
 """The entry points of packages that add components; see `core.plugins`."""
 

@@ -51,6 +51,17 @@ class Names(Enum):
     RUN = "a run: its folder, latest, best, or a name or alias of the registry"
 
 
+class Often:
+    """Marks a setting that is used often: the short help of a verb shows it.
+
+    Args:
+        place: its place there among others, the lowest first.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+
 class OnlyIn:
     """Marks a setting that has an effect in some of the verbs that take its group.
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.core.settings import Alias
+from classifier_training.core.settings import Alias, Often
 from classifier_training.models.stages import split_stages
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def adamw(
     network: nn.Module,
     fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
-    lr: LearningRate = 1e-3,
+    lr: Annotated[LearningRate, Often(7)] = 1e-3,
     weight_decay: WeightDecay = 0.05,
     beta1: Share = 0.9,
     beta2: Share = 0.999,
@@ -111,7 +111,7 @@ def sgd(
     network: nn.Module,
     fused: bool,  # noqa: FBT001 - what the run knows is positional
     *,
-    lr: LearningRate = 0.1,
+    lr: Annotated[LearningRate, Often(7)] = 0.1,
     momentum: Share = 0.9,
     nesterov: bool = True,
     weight_decay: WeightDecay = 5e-4,

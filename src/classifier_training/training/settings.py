@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from classifier_training.core.register import register
-from classifier_training.core.settings import Alias, Duration, Resume, Trait
+from classifier_training.core.settings import Alias, Duration, Often, Resume, Trait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class TrainerSettings:
             pay for it and a trial is faster.
     """
 
-    max_epochs: Annotated[int, Field(ge=1), Resume.DIVERGES, Alias("epochs", "num_epochs")] = 30
+    max_epochs: Annotated[int, Field(ge=1), Often(3), Resume.DIVERGES, Alias("epochs", "num_epochs")] = 30
     max_time: Annotated[Duration | None, Resume.LIMIT] = None
     accelerator: Annotated[Accelerator, Resume.DIVERGES, Trait.MACHINE, Alias("device")] = "auto"
     num_devices: Annotated[NumDevices, Resume.DIVERGES] = 1

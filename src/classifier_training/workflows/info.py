@@ -19,7 +19,11 @@ class InfoResult:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.lines.items())
 
 
-@register(group="verb", name="info")
+@register(
+    group="verb",
+    name="info",
+    examples=("info",),
+)
 def info() -> InfoResult:
     """Show versions, devices, and the device and precision that training would choose."""
     import torch

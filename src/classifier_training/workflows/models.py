@@ -99,7 +99,14 @@ class ModelsResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="models")
+@register(
+    group="verb",
+    name="models",
+    examples=(
+        "models",
+        "models 'vgg*'",
+    ),
+)
 def models(
     *,
     pattern: Annotated[str | None, Word()] = None,

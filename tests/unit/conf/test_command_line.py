@@ -61,7 +61,7 @@ def places(verb: Entry) -> list[str]:
 
 def is_same(found: Any, typed: str) -> bool:
     """Whether a value leads to the path that was typed, by what reads it: ~ stands for the home folder there."""
-    return isinstance(found, str) and os.path.normpath(os.path.expanduser(found)) == os.path.normpath(typed)  # noqa: PTH111
+    return isinstance(found, str) and Path(found).expanduser().absolute() == Path(typed).absolute()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -125,7 +125,7 @@ def test_the_shell_completes_what_is_taken(name: str) -> None:
         assert is_same(value_of(PREDICT, typed.split("\0")[:1], "source"), name)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", HOSTILE[::6])
 def test_a_hostile_folder_comes_through_to_the_arguments(name: str) -> None:
     folder = os.path.abspath(make(name))  # noqa: PTH100
     arguments = compose(TRAIN, read_words(TRAIN, [f"data.root={name}", f"output={name}", f"init_from=./{name}"]))
@@ -134,12 +134,21 @@ def test_a_hostile_folder_comes_through_to_the_arguments(name: str) -> None:
     assert is_same(arguments["init_from"], name)
 
 
+def test_an_equals_sign_in_a_path_makes_no_setting() -> None:
+    make("a=b")
+    Path("a=b/1.jpg").touch()
+    for word in ("a=b/1.jpg", "a=b/*.jpg", "a=b/gone.jpg", "x/a=b.jpg", "./x=1.jpg"):
+        assert value_of(PREDICT, [word], "source") == word
+    with pytest.raises(UserError, match="a=c: there is no such setting"):
+        compose(PREDICT, read_words(PREDICT, ["a=c"]))
+
+
 def test_several_words_are_several_sources() -> None:
     names = ["a.jpg", "[1].jpg", "a,b.jpg", "2026", "null", "1.50", "it's", "~x"]
     for name in names:
         make(name)
     found = compose(PREDICT, read_words(PREDICT, [*names[:2], "top_k=1", *names[2:]]))
-    assert found["source"] == [*names[:-1], "./~x"]
+    assert found["source"] == [*names[:-1], str(Path("~x").absolute())]
     with pytest.raises(UserError, match="run is given more than once"):
         read_words(EVALUATE, ["./a.jpg", "./2026"])
     with pytest.raises(UserError, match="source is given more than once"):

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.conf.help import overview, verb_help
+from classifier_training import cli
+from classifier_training.conf.command_line import read_words
+from classifier_training.conf.help import overview, settings_of, short_help, verb_help
+from classifier_training.conf.overrides import parse_overrides
 from classifier_training.conf.validate import type_words, value_words
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import MISSING, Entry, entries, entry
+from classifier_training.core.runtime import command
 from classifier_training.workflows.completion import candidates, completion
+
+COMMANDS = [one for verb in entries("verb") for one in (verb, *entries(verb.name))]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +68,80 @@ def test_the_help_of_train_names_every_component_and_setting_with_a_sentence() -
             assert f"{item.group}.{option.name}=" in text or f"{item.group}.{item.name}.{option.name}=" in text
             assert option.help, f"{item.group}={item.name}: {option.name} has no sentence in Args"
     assert max(map(len, text.splitlines())) <= 160
+
+
+def test_the_first_help_is_a_line_for_each_verb_and_imports_nothing_of_them() -> None:
+    lines = cli.overview().splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+    assert all(sum(line.startswith(f"  {verb} ") for line in lines) == 1 for verb in cli.VERBS)
+    assert sorted(cli.VERBS) == [verb.name for verb in entries("verb")]
+    code = (
+        "import sys; from classifier_training import cli; print(cli.run(['--help']), "
+        "[name for name in ('torch', 'hydra', 'omegaconf', 'numpy', 'PIL') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize("verb", COMMANDS, ids=lambda verb: verb.command)
+def test_the_short_help_has_examples_that_are_understood_and_the_settings_used_most(
+    verb: Entry, tmp_path: Path
+) -> None:
+    text = short_help(verb)
+    assert text.startswith(f"usage: classifier-training {verb.command} [") or not verb.options
+    assert verb.examples
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    for example in verb.examples:
+        assert f"\n  {command(example)}\n" in f"{text}\n"
+        called, words = cli.find_verb(shlex.split(example))
+        assert called.command.startswith(verb.command)
+        parse_overrides(read_words(called, words))
+    rows = re.findall(r"^  ([a-z_.]+)=", text.partition("settings")[2], re.MULTILINE)
+    assert len(rows) <= 10
+    assert all(verb.settings_at(key) for key in rows)
+    assert rows[: len(verb.words)] == verb.words
+    assert ("--help all" in text) == (len(dict(settings_of(verb))) > len(rows) or bool(entries(verb.name)))
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_short_help_of_train_has_the_short_words() -> None:
+    text = short_help(entry("verb", "train"))
+    for row in (
+        "data.root=null",
+        "model=auto",
+        "trainer.max_epochs=30, epochs",
+        "optimizer.lr=0.001, lr",
+        "resume=null",
+    ):
+        assert f"\n  {row} " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        ("help", "classifier-training 0"), ("-h", "classifier-training 0"),
+        ("help train", "usage: classifier-training train"), ("train help", "usage: classifier-training train"),
+        ("train x.jpg -h", "usage: classifier-training train"),
+        ("registry help", "usage: classifier-training registry"),
+        ("registry show help", "usage: classifier-training registry show"),
+    ],
+)  # fmt: skip
+def test_help_may_be_asked_for_in_many_ways(words: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words.split()) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(start)
+    assert cli.run([*words.split(), "all"]) == 0
+    everything = capsys.readouterr().out
+    assert everything.startswith(start)
+    assert everything != shown
+
+
+def test_a_path_in_the_place_of_the_verb_is_answered_with_train() -> None:
+    with pytest.raises(UserError) as caught:
+        cli.run(["./My Photos", "--epochs", "5"])
+    assert caught.value.remedy == f"{command('train')} './My Photos' --epochs 5"
 
 
 def test_lines_are_completed() -> None:

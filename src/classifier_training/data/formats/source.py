@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.settings import Alias, OnlyIn, PathText, Resume, Trait
+from classifier_training.core.settings import Alias, Often, OnlyIn, PathText, Resume, Trait
 from classifier_training.data.index import SampleIndex, resolve_root
 from classifier_training.data.walk import DataErrors, Walker
 
@@ -55,9 +55,15 @@ class DataSource:
     """
 
     image_size: Annotated[
-        Side | Literal["auto"] | None, Resume.FIXED, OnlyIn("train", "analyze"), Alias("imgsz", "img_size", "size")
+        Side | Literal["auto"] | None,
+        Often(5),
+        Resume.FIXED,
+        OnlyIn("train", "analyze"),
+        Alias("imgsz", "img_size", "size"),
     ] = "auto"
-    batch_size: Annotated[Count | Literal["auto"] | None, Resume.DIVERGES, OnlyIn("train"), Alias("batch", "bs")] = None
+    batch_size: Annotated[
+        Count | Literal["auto"] | None, Often(6), Resume.DIVERGES, OnlyIn("train"), Alias("batch", "bs")
+    ] = None
     num_workers: Annotated[
         NumWorkers | Literal["auto"], Resume.EXACT, Trait.MACHINE, OnlyIn("train", "analyze"), Alias("workers")
     ] = "auto"
@@ -102,9 +108,9 @@ class FolderSource(DataSource):
         follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
-    root: Annotated[PathText | list[PathText] | None, Resume.DIVERGES, Trait.MACHINE, Alias("data_dir", "dataset")] = (
-        None
-    )
+    root: Annotated[
+        PathText | list[PathText] | None, Often(1), Resume.DIVERGES, Trait.MACHINE, Alias("data_dir", "dataset")
+    ] = None
     follow_links: Annotated[bool, Resume.FIXED] = False
 
     @property

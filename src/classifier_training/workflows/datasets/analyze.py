@@ -69,7 +69,14 @@ class AnalyzeResult:
         return "\n".join([self.words, *lines, f"report: {self.folder.page}"])
 
 
-@register(group="verb", name="analyze")
+@register(
+    group="verb",
+    name="analyze",
+    examples=(
+        "analyze /my/images",
+        "analyze /my/images run=latest",
+    ),
+)
 def analyze(
     *,
     data: Annotated[DataSource, Choice("auto"), Word("root")],

@@ -67,7 +67,14 @@ class PrepareResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="prepare")
+@register(
+    group="verb",
+    name="prepare",
+    examples=(
+        "prepare /my/images",
+        "prepare /my/images --verify",
+    ),
+)
 def prepare(
     *,
     data: Annotated[DataSource, Choice("auto"), Word("root")],

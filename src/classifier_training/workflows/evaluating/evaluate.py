@@ -62,7 +62,15 @@ class EvaluateResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="evaluate")
+@register(
+    group="verb",
+    name="evaluate",
+    examples=(
+        "evaluate",
+        "evaluate best --split val",
+        "evaluate latest data.root=/other/images against=best",
+    ),
+)
 def evaluate(
     *,
     run: Annotated[RunText, Word()] = "latest",

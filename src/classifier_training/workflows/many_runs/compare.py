@@ -75,7 +75,14 @@ class CompareResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="compare")
+@register(
+    group="verb",
+    name="compare",
+    examples=(
+        "compare /my/images models=[resnet18,tf_efficientnet_lite0] seeds=[0,1,2]",
+        "compare /my/images /other/images --epochs 5 --jobs 2",
+    ),
+)
 def compare(
     *,
     models: Annotated[list[str] | str | None, Replaces("model")] = None,

@@ -42,7 +42,14 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-@register(group="verb", name="distill")
+@register(
+    group="verb",
+    name="distill",
+    examples=(
+        "distill latest",
+        "distill best model=resnet18 --epochs 20 alphas=[0.5,0.7]",
+    ),
+)
 def distill(
     *,
     teacher: Annotated[RunText | list[RunText], Word(), Replaces("distillation.*")],

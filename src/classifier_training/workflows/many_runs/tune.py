@@ -97,7 +97,15 @@ class TuneResult:
         return "\n".join(lines)
 
 
-@register(group="verb", name="tune", extra="tune")
+@register(
+    group="verb",
+    name="tune",
+    extra="tune",
+    examples=(
+        "tune /my/images --trials 20",
+        "tune /my/images model=resnet18 --epochs 5",
+    ),
+)
 def tune(
     *,
     trials: Annotated[int, Field(ge=1)] = 20,

@@ -54,13 +54,28 @@ class ListResult:
         return "\n".join(self.lines)
 
 
-@register(group="verb", name="registry")
+@register(
+    group="verb",
+    name="registry",
+    examples=(
+        "registry list",
+        "registry show latest",
+        "registry promote latest production",
+    ),
+)
 def registry() -> ListResult:
     """Keep many runs: list, show, promote, export, report and clean up. Without a sub-verb it lists the newest."""
     return list_runs()
 
 
-@register(group="registry", name="list")
+@register(
+    group="registry",
+    name="list",
+    examples=(
+        "registry list",
+        "registry list model=resnet sort=best",
+    ),
+)
 def list_runs(
     *,
     output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
@@ -146,7 +161,11 @@ class ShowResult:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.facts.items())
 
 
-@register(group="registry", name="show")
+@register(
+    group="registry",
+    name="show",
+    examples=("registry show latest",),
+)
 def show(*, run: Annotated[RunText, Word()], output: TypedPath = DEFAULT_OUTPUT) -> ShowResult:
     """Show one run: configuration in short, all its figures, its files and its promotions.
 

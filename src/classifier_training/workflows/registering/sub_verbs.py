@@ -60,7 +60,11 @@ class PromoteResult:
         return "\n".join([*lines, f"\nnext:\n  {command('predict')} {setting('run', word)} source=…"])
 
 
-@register(group="registry", name="promote")
+@register(
+    group="registry",
+    name="promote",
+    examples=("registry promote latest production",),
+)
 def promote_run(
     *,
     run: Annotated[RunText, Word()],
@@ -142,7 +146,11 @@ class ExportAllResult:
         return "\n".join([*self.lines, *failed, f"written to {self.folder}"])
 
 
-@register(group="registry", name="export")
+@register(
+    group="registry",
+    name="export",
+    examples=("registry export latest folder=exports",),
+)
 def export_all(
     *,
     run: Annotated[RunText, Word()] = "latest",
@@ -225,7 +233,14 @@ class CleanupResult:
         return "\n".join(lines)
 
 
-@register(group="registry", name="cleanup")
+@register(
+    group="registry",
+    name="cleanup",
+    examples=(
+        "registry cleanup --failed",
+        "registry cleanup keep=3 --apply",
+    ),
+)
 def cleanup(
     *,
     output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,
@@ -272,7 +287,11 @@ class ReportResult:
         return f"{self.text}\nwritten to {' and '.join(map(str, self.files))}"
 
 
-@register(group="registry", name="report")
+@register(
+    group="registry",
+    name="report",
+    examples=("registry report",),
+)
 def report(
     *,
     output: Annotated[TypedPath, Word()] = DEFAULT_OUTPUT,

@@ -82,7 +82,14 @@ class BenchmarkResult:
         return "\n".join([*self.lines, f"written to {self.folder}"])
 
 
-@register(group="verb", name="benchmark")
+@register(
+    group="verb",
+    name="benchmark",
+    examples=(
+        "benchmark latest",
+        "benchmark latest formats=[onnx,int8] batch_sizes=[1,8]",
+    ),
+)
 def benchmark(
     *,
     run: Annotated[RunText, Word()] = "latest",

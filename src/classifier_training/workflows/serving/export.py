@@ -65,7 +65,14 @@ class ExportResult:
         return "\n".join([*self.lines, f"written to {self.folder}", *page])
 
 
-@register(group="verb", name="export")
+@register(
+    group="verb",
+    name="export",
+    examples=(
+        "export latest quantization=int8",
+        "export latest format=[onnx,torchscript] output=bundle",
+    ),
+)
 def export(
     *,
     run: Annotated[RunText, Word()] = "latest",

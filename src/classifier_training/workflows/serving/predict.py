@@ -54,7 +54,15 @@ class PredictResult:
         return "\n".join(self.lines)
 
 
-@register(group="verb", name="predict")
+@register(
+    group="verb",
+    name="predict",
+    examples=(
+        "predict photo.jpg",
+        "predict /my/images output=predictions.csv",
+        "predict a.jpg b.jpg run=best --top_k 5",
+    ),
+)
 def predict(
     *,
     run: RunText = "latest",

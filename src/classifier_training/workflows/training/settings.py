@@ -12,7 +12,7 @@ from pydantic import Field
 
 from classifier_training.core.register import Choice, Word, describe
 from classifier_training.core.secrets import mask
-from classifier_training.core.settings import Alias, Duration, Fit, Resume, RunText, Trait, TypedPath
+from classifier_training.core.settings import Alias, Duration, Fit, Often, Resume, RunText, Trait, TypedPath
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.training.imbalance import Switch
@@ -54,7 +54,7 @@ class TrainSettings:
 
     data: Annotated[DataSource, Choice("auto"), Word("root"), Fit.ANY]
     transforms: Annotated[Transforms, Choice("standard"), Fit.EPOCHS]
-    model: Annotated[ModelBuilder, Choice("auto"), Resume.FIXED, Fit.ANY]
+    model: Annotated[ModelBuilder, Choice("auto"), Often(2), Resume.FIXED, Fit.ANY]
     loss: Annotated[LossBuilder, Choice("cross_entropy"), Resume.DIVERGES, Fit.EPOCHS]
     optimizer: Annotated[partial[Any], Choice("adamw"), Resume.DIVERGES, Fit.EPOCHS]
     scheduler: Annotated[SchedulerBuilder, Choice("cosine"), Resume.FIXED, Fit.EPOCHS]
@@ -65,15 +65,15 @@ class TrainSettings:
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS]
     trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS]
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
-    recipe: Annotated[str, Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
-    time: Annotated[Duration | None, Resume.FIXED, Fit.EPOCHS, Alias("time_limit")] = None
+    recipe: Annotated[str, Often(8), Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
+    time: Annotated[Duration | None, Often(4), Resume.FIXED, Fit.EPOCHS, Alias("time_limit")] = None
     retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False
     monitor: Annotated[str, Resume.FIXED, Fit.ANY] = "val/balanced_accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED, Fit.ANY, Trait.SEED] = 0
     name: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None
     category: Annotated[str | None, Resume.FIXED, Fit.ANY, Trait.PLACE] = None
-    output: Annotated[TypedPath, Resume.FIXED, Fit.ANY, Trait.PLACE] = "outputs"
-    resume: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS, Trait.START] = None
+    output: Annotated[TypedPath, Often(9), Resume.FIXED, Fit.ANY, Trait.PLACE] = "outputs"
+    resume: Annotated[RunText | None, Often(10), Resume.FIXED, Fit.EPOCHS, Trait.START] = None
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
     init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False

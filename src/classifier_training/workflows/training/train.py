@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from classifier_training.workflows.training.end import Ended
 
 
-@register(group="verb", name="train", settings=TrainSettings)
+@register(
+    group="verb",
+    name="train",
+    settings=TrainSettings,
+    examples=(
+        "train /my/images",
+        "train /my/images --epochs 10 model=resnet50 --batch 64",
+        "train /my/images time=30m",
+        "train resume=latest",
+    ),
+)
 def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
