@@ -101,10 +101,15 @@ def resolve(verb: Entry, key: str, value: str | None) -> Given | None:
     raise ForeignWordError(verb, key, value, told["why"], words)
 
 
-def short_name(option: Option) -> str:
-    """Return the word to show beside a setting in the help, such as epochs; empty where it has none."""
-    mark = option.mark(Alias)
-    return mark.words[0] if mark else ""
+def names_of(verb: Entry, key: str) -> list[str]:
+    """List the words that the help shows for a setting of a verb: the first that it says of itself, if there is one."""
+    marks = [mark for option in verb.settings_at(key) if (mark := option.mark(Alias))]
+    return list(dict.fromkeys(mark.words[0] for mark in marks))
+
+
+def short_words(verb: Entry) -> list[str]:
+    """List the words that settings of a verb say they are also called by."""
+    return sorted(_said_of_itself(verb))
 
 
 @functools.cache

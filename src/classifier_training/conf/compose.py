@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from classifier_training.conf.near_values import near_value
 from classifier_training.conf.overrides import (
     chosen_names,
     long_lists,
@@ -68,7 +69,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     """
     overrides = prepare(verb, overrides)
     parsed = parse_overrides(overrides)
-    refuse_sweeps(parsed)
+    refuse_sweeps(verb, parsed)
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
         refuse_resuming_shallow(resumed)
@@ -171,8 +172,12 @@ def with_sample(parsed: Sequence[Override]) -> list[str]:
     return [f"{EXPERIMENT}={chosen}", *others]
 
 
-def refuse_sweeps(parsed: Sequence[Override]) -> None:
+def refuse_sweeps(verb: Entry, parsed: Sequence[Override]) -> None:
     """Raise when a word has several values.
+
+    Args:
+        verb: whose settings they are.
+        parsed: as typed.
 
     Raises:
         UserError: for the first that has.
@@ -180,11 +185,13 @@ def refuse_sweeps(parsed: Sequence[Override]) -> None:
     for word in parsed:
         if word.is_sweep_override():
             key, _, value = (word.input_line or "").partition("=")
+            near = (near_value(option.annotation, value) for option in verb.settings_at(key))
+            meant = next((f"{key}={text}" for text in near if text is not None), None)
             typed = f"{key}={shlex.quote(quoted(value))}"
             raise UserError(
                 f"{word.input_line}: several values for one run",
                 "one value; several are for --multirun, which makes a run of each",
-                f"add --multirun, or where this is one text: {typed}",
+                meant or f"add --multirun, or where this is one text: {typed}",
             )
 
 

@@ -71,9 +71,10 @@ def translate(words: Sequence[str]) -> str | None:
         UserError: for something that a classifier cannot do.
     """
     if not words or words[0] in {known.name for known in entries(VERB)}:
-        asks = words[1:] == ["help"] and not Path("help").exists()
-        return f"{command(words[0])} --help" if asks else None
+        return None
     left = _without_launcher(list(words))
+    if not left:
+        return command("--help")
     task, left = _take(left, "task", ("classify", *TASKS))
     if task in TASKS:
         raise UserError(
@@ -179,7 +180,7 @@ def _take(words: list[str], key: str, names: Sequence[str]) -> tuple[str | None,
 
 def _plain(word: str) -> str:
     """Return the name of a script or module: train for scripts/train.py."""
-    name = word.rpartition("/")[2].removesuffix(".py")
+    name = word.rpartition("/")[2].removesuffix(".py").removeprefix("classifier_training.")
     return {"train_models": "train"}.get(name, name.replace("-", "_").casefold())
 
 

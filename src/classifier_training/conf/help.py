@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from typing import TYPE_CHECKING
 
-from classifier_training.conf.aliases import short_name
+from classifier_training.conf.aliases import names_of
 from classifier_training.conf.overrides import written_instead
 from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.store import EXPERIMENT, group_options
@@ -96,7 +96,7 @@ def short_help(verb: Entry) -> str:
     if keys:
         title = "settings" if len(keys) == number else f"the settings used most, of {number}"
         lines += ["", f"{title} (key=value, --key value, or --key for true):"]
-        lines += _table((_row(key, option) for key, option in keys.items()), width=SHORT_WIDTH)
+        lines += _table((_row(verb, key, option) for key, option in keys.items()), width=SHORT_WIDTH)
     if len(keys) < number or sub_verbs:
         lines += ["", f"all settings: {command(verb.command)} --help all"]
     return "\n".join(lines)
@@ -128,11 +128,10 @@ def settings_of(verb: Entry) -> Iterator[tuple[str, Option]]:
         )
 
 
-def _row(key: str, option: Option) -> tuple[str, str]:
+def _row(verb: Entry, key: str, option: Option) -> tuple[str, str]:
     if option.choice is not None:
         return f"{key}={option.choice.default}", GROUP_TITLES[key].partition(";")[0]
-    name = short_name(option)
-    short = f", {name}" if name and name != key else ""
+    short = "".join(f", {name}" for name in names_of(verb, key))
     return f"{key}={value_words(option.default)}{short}", option.help.partition(". ")[0].removesuffix(".")
 
 

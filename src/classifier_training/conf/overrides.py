@@ -18,6 +18,7 @@ from classifier_training.conf.validate import nothing_to_choose, unknown_key
 from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, entries, entry
 from classifier_training.core.settings import Trait
+from classifier_training.models.names import named_network, nearest_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -243,11 +244,12 @@ FORMER_NAMES = {
 def _unknown_name(group: str, name: str, options: Sequence[str], verb: str) -> UserError:
     former = FORMER_NAMES.get(group, {}).get(name)
     close = [former] if former else nearest(name, options)
-    return UserError(
-        f"{group}={name}: there is no {group} of that name",
-        f"one of {enumerate_words(options)}",
-        f"{group}={close[0]}" if close else f"classifier-training {verb} --help all lists them",
-    )
+    remedy = f"{group}={close[0]}" if close else f"classifier-training {verb} --help all lists them"
+    if group == "model" and not former and (networks := nearest_networks(name)):
+        remedy = " ".join(f"{key}={value}" for key, value in (named_network(networks[0]) or {}).items())
+    elif group == "data" and not close:
+        remedy = f"data.root={name}   (if it is a folder or file)"
+    return UserError(f"{group}={name}: there is no {group} of that name", f"one of {enumerate_words(options)}", remedy)
 
 
 def chosen_names(override: Override) -> list[Any]:
@@ -278,7 +280,21 @@ def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Ma
         if isinstance(values.get(key), dict):
             raise nothing_to_choose(override.input_line or key, list(leaf_keys(values[key], f"{key}.")))
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
+            if (owner := _owner(key)) is not None:
+                group, line = key.partition(".")[0], override.input_line or key
+                raise UserError(
+                    f"{line}: {group}={values[group][TYPE_KEY]} has no such setting",
+                    f"a setting of the chosen {group}; {group}={owner} has this one",
+                    f"{group}={owner} {line}",
+                )
             raise unknown_key(key, override.input_line or key, [*keys, *nodes], verb=verb)
+
+
+def _owner(key: str) -> str | None:
+    """The component of a group that has a setting, where one alone has it."""
+    group, _, name = key.partition(".")
+    owners = [item.name for item in entries(group) if name in item.options] if group != VERB else []
+    return owners[0] if len(owners) == 1 else None
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

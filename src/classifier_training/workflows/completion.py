@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from classifier_training.conf.aliases import ALIASES, resolve
+from classifier_training.conf.aliases import short_words
 from classifier_training.conf.command_line import is_flag
 from classifier_training.conf.compose import compose_values
 from classifier_training.conf.overrides import leaf_keys
@@ -109,7 +109,7 @@ def _settings(verb: Entry, words: list[str]) -> list[str]:
         return [f"{dashes}{key}={value} " for value in _values(verb, groups, key) if value.startswith(start)]
     chosen = [word for word in before if word.partition("=")[0] in groups and "=" in word]
     own = verb.options if verb.settings_of else {}
-    short = [name for name in ALIASES if resolve(verb, name, None)]
+    short = short_words(verb)
     keys = [*own, *groups, *leaf_keys(compose_values(known, chosen)), *short]
     found = [f"--{name} " if dashes and is_flag(verb, name) else f"{dashes}{name}=" for name in dict.fromkeys(keys)]
     runs = [

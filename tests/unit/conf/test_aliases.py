@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training import cli
-from classifier_training.conf.aliases import ForeignWordError, foreign_words, resolve, short_name
+from classifier_training.conf.aliases import ForeignWordError, foreign_words, names_of, resolve, short_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import VERB, Entry, entries, entry
 from classifier_training.core.settings import Alias
@@ -201,7 +201,7 @@ def test_no_word_that_a_setting_says_of_itself_is_repeated() -> None:
 
 
 def test_the_help_shows_the_first_alias() -> None:
-    (epochs,) = verb_of("train").settings_at("trainer.max_epochs")
-    (seed,) = verb_of("train").settings_at("seed")
-    assert short_name(epochs) == "epochs"
-    assert short_name(seed) == ""
+    assert names_of(verb_of("train"), "trainer.max_epochs") == ["epochs"]
+    assert names_of(verb_of("train"), "seed") == []
+    assert {"epochs", "imgsz", "bs", "device"} <= set(short_words(verb_of("train")))
+    assert short_words(verb_of("predict")) == ["batch", "bs", "device"]

@@ -34,8 +34,8 @@ from classifier_training.core.errors import UserError
         ),
         ("train_models.py list", "models"),
         ("train_models.py install deep-v2", "info"),
-        ("train help", "train --help"),
         ("yolo help", "--help"),
+        ("yolo", "--help"),
         ("python train.py /x -b 64 --input-size 3 224 224", "train /x data.batch_size=64 data.image_size=224"),
     ],
 )
