@@ -16,7 +16,7 @@ from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.results import Evaluation
+from classifier_training.evaluation.results import Evaluation, class_table
 from classifier_training.evaluation.slices import slice_columns
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
@@ -47,16 +47,19 @@ class EvaluateResult:
         folder: where the result files are.
         result: the predictions.
         evaluation: their metrics.
+        class_names: [K].
         verdict: on the comparison with another run, in one sentence; empty without one.
     """
 
     folder: Path
     result: SplitResult
     evaluation: Evaluation
+    class_names: tuple[str, ...]
     verdict: str = ""
 
     def __str__(self) -> str:
         lines = [str(self.evaluation), *([self.verdict] if self.verdict else [])]
+        lines += ["", *class_table(self.evaluation.measures, self.class_names), ""]
         lines.append(f"written to {self.folder}; the page to open: {self.folder / 'report.html'}")
         return "\n".join(lines)
 
@@ -146,7 +149,7 @@ def evaluate(
         folder / run_dir.report.name, run_dir, folder, result, table, predictor.class_names, evaluation,
         temperature=None if calibration is None else calibration.temperature,
     )  # fmt: skip
-    return EvaluateResult(folder, result, evaluation, verdict)
+    return EvaluateResult(folder, result, evaluation, predictor.class_names, verdict)
 
 
 def _refuse_idle(data: DataSource) -> None:
