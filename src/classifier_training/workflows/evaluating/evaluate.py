@@ -18,7 +18,7 @@ from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.drawing import Drawer
-from classifier_training.evaluation.results import Evaluation
+from classifier_training.evaluation.results import Evaluation, class_table
 from classifier_training.evaluation.slices import slice_columns
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
 from classifier_training.workflows.evaluating.against import compare_runs
@@ -56,6 +56,7 @@ class EvaluateResult:
         folder: where the result files are.
         result: the predictions.
         evaluation: their metrics.
+        class_names: [K].
         verdict: on the comparison with another run, in one sentence; empty without one.
         must_be_ready: whether a verdict other than ready is a failed check.
         caution: why the metrics are too good; empty where they are not.
@@ -64,6 +65,7 @@ class EvaluateResult:
     folder: Path
     result: SplitResult
     evaluation: Evaluation
+    class_names: tuple[str, ...]
     verdict: str = ""
     must_be_ready: bool = False
     caution: str = ""
@@ -76,6 +78,7 @@ class EvaluateResult:
 
     def __str__(self) -> str:
         lines = [str(self.evaluation), *filter(None, (self.caution, self.verdict))]
+        lines += ["", *class_table(self.evaluation.measures, self.class_names), ""]
         lines.append(f"written to {self.folder}; the page to open: {self.folder / 'report.html'}")
         return "\n".join(lines)
 
@@ -182,7 +185,9 @@ def evaluate(
         temperature=None if calibration is None else calibration.temperature,
     )  # fmt: skip
     caution = CAUTIONS.get(chosen, "") if own_data else ""
-    return EvaluateResult(folder, result, evaluation, verdict, must_be_ready=fail_below_target, caution=caution)
+    return EvaluateResult(
+        folder, result, evaluation, predictor.class_names, verdict, must_be_ready=fail_below_target, caution=caution
+    )
 
 
 def _refuse_idle(data: DataSource) -> None:
