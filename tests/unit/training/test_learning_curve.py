@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from classifier_training.evaluation.learning_law import CurvePoints
 from classifier_training.training import learning_curve
 from classifier_training.training.learning_curve import NUM_DRAWS, SHARES, measure_curve
 from classifier_training.training.linear_head import Features
@@ -24,7 +25,7 @@ def clouds(counts: tuple[int, ...], seed: int) -> Features:
 def test_errors_become_fewer_with_the_images_and_the_seed_decides() -> None:
     train, val = clouds(COUNTS, 0), clouds((300, 300, 300), 1)
 
-    def measure(seed: int) -> learning_curve.CurvePoints:
+    def measure(seed: int) -> CurvePoints:
         return measure_curve(train, val, images_now=np.array(COUNTS), has_bias=True, penalty=0.1, seed=seed)
 
     points = measure(0)

@@ -17,6 +17,7 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.types import PROBE_EPOCH
 from classifier_training.evaluation.learning_curve import write_learning_curve
 from classifier_training.evaluation.verdict import TARGET_RECALL
 from classifier_training.workflows.evaluating.model_card import write_model_card
@@ -202,7 +203,7 @@ def _write_score(
     with failures.keep("evaluation/learning_curve.json"):
         write_learning_curve(
             run.run_dir, scored, run.class_names, run.drawer, targets=[TARGET_RECALL] * len(run.class_names),
-            seed=int(run.config["seed"]),
+            is_probe=trained.end.best_epoch == PROBE_EPOCH, seed=int(run.config["seed"]),
         )  # fmt: skip
     run.drawer.wait()
     failures.found |= {
