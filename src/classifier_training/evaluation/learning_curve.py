@@ -97,25 +97,24 @@ def _forecast(
 ) -> dict[str, Any]:
     """Return what a row says of the recall of a class with more images."""
     now, measured = int(curves.points.images_now[place]), int(curves.points.sizes[place, -1])
-    growth = np.geomspace(1, MAX_GROWTH, NUM_GROWTHS)
-    # Where only a part of the images was used, what was measured ends there.
-    growth = growth[growth * now <= MAX_GROWTH * measured]
-    if not len(growth):
+    # Where only a part of the images was used, less is known of more.
+    images = np.unique(np.round(now * np.geomspace(1, MAX_GROWTH, NUM_GROWTHS)).astype(np.int64))
+    images = images[images <= MAX_GROWTH * measured]
+    if not len(images):
         return {"reason": f"only {measured:,} of the {now:,} images were used"}
-    recall, limit = curves.sample(place, growth, hits=hits, spread=spread, seed=seed)
+    recall, limit = curves.sample(place, images / now, hits=hits, spread=spread, seed=seed)
     low, middle, high = np.quantile(recall, TAILS, axis=0)
-    images = [round(float(now * more)) for more in growth]
     found: dict[str, Any] = {
         "low": float(low[0]),
         "high": float(high[0]),
         "forecasts": [
             {"images": number, "recall": float(at), "low": float(below), "high": float(above)}
-            for number, at, below, above in zip(images, middle, low, high, strict=True)
+            for number, at, below, above in zip(images.tolist(), middle, low, high, strict=True)
         ],
     }
     for name, ends in (("images_low", high), ("images_for_target", middle), ("images_high", low)):
         reached = np.flatnonzero(ends >= target)
-        found[name] = images[reached[0]] if len(reached) else None
+        found[name] = int(images[reached[0]]) if len(reached) else None
     if found["images_for_target"] is None:
         unlikely = np.mean(limit >= target) < TAILS[0]
         found["reason"] = (

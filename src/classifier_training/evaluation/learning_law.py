@@ -268,7 +268,7 @@ class LearningCurves:
         draws = generator.normal(size=(NUM_SAMPLES, 1)) * np.sqrt(self.points.draw_variance * (1 - 1 / growth))
         wander = np.sqrt(np.square(MISFITS[misfits, None]) + spread**2) * walk
         rises = self.shapes.log_odds(growth)[shapes] + wander + draws
-        limits = levels + self.shapes.log_odds(np.array([np.inf]))[shapes, 0]
+        limits = levels + self.shapes.log_odds(np.array([np.inf]))[shapes, 0] + wander[:, -1]
         return _recall(levels[:, None] + rises), _recall(limits)
 
 
