@@ -8,7 +8,8 @@ interval, and the same for three other forecasts. With --one-class only one clas
 
     python scripts/bench/learning_curve.py --data FOLDER [FOLDER ...] --work WORK --repeats 20
 
-FOLDER holds train, val and test, each with a folder for every class.
+FOLDER holds train, val and test, each with a folder for every class. With --pairs RUN LARGER [RUN LARGER ...] finished
+runs are compared instead: the recall of LARGER, which was trained on more images, with the forecast of RUN.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from scipy.optimize import curve_fit
 
 from classifier_training.conf.compose import compose
 from classifier_training.core.register import entry
+from classifier_training.core.run_dir import RunDir
+from classifier_training.core.run_reader import read_values
 from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.evaluation.learning_curve import FINE_TUNED_SPREAD, read_points
 from classifier_training.evaluation.learning_law import CurvePoints, LearningCurves
 from classifier_training.training.learning_curve import MIN_IN_PART, measure_curve
 from classifier_training.training.linear_head import Features, extract_features, fit_linear_head
@@ -171,16 +175,57 @@ def measure(features: dict[str, Features], names: list[str], share: float, repea
         )
 
 
+def report_of(run: Path) -> dict[str, tuple[int, int]]:
+    """Correctly classified images and all, by class."""
+    classes = read_values(RunDir(run).classification_report)["classes"]
+    return {name: (round(row["recall"]["value"] * row["support"]), row["support"]) for name, row in classes.items()}
+
+
+def compare(pairs: list[tuple[Path, Path]]) -> None:
+    """Print how often the recall of the larger run was within the interval of the smaller one."""
+    inside, widths, surplus = (defaultdict[str, list[float]](list) for _ in range(3))
+    for run, larger in pairs:
+        points, more = (read_points(RunDir(path).learning_points) for path in (run, larger))
+        curves, reports = LearningCurves(points), [report_of(path) for path in (run, larger)]
+        for place, (name, hits) in enumerate(reports[0].items()):
+            growth = np.array([1.0, more.images_now[place] / points.images_now[place]])
+            right, number = reports[1][name]
+            ways = {
+                "no change": curves.sample(place, growth, hits=hits)[0][:, 0],
+                "like the linear probe": curves.sample(place, growth, hits=hits)[0][:, 1],
+                "fine-tuned": curves.sample(place, growth, hits=hits, spread=FINE_TUNED_SPREAD)[0][:, 1],
+            }
+            words = []
+            for way, recall in ways.items():
+                seen = np.random.default_rng(1).binomial(number, recall) / number
+                low, high = np.quantile(seen, TAILS)
+                inside[way].append(low - 1e-9 <= right / number <= high + 1e-9)
+                widths[way].append(high - low)
+                surplus[way].append(right / number - np.median(recall))
+                words.append(f"{way} {np.median(recall):.3f} [{low:.3f}, {high:.3f}]")
+            print(
+                f"  {name}: {points.images_now[place]} to {more.images_now[place]} images, {right / number:.3f}; "
+                f"{'; '.join(words)}"
+            )
+    for way, found in inside.items():
+        print(
+            f"{way}: {sum(found):.0f} of {len(found)} within, mean width {np.mean(widths[way]):.3f}, "
+            f"observed less forecast {np.mean(surplus[way]):+.3f}"
+        )
+
+
 def main() -> None:
     """Compute the features of each data set, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the features")
+    parser.add_argument("--data", type=Path, nargs="+", default=[])
+    parser.add_argument("--work", type=Path, default=Path("features"), help="folder that keeps the features")
+    parser.add_argument("--pairs", type=Path, nargs="+", default=[], help="run folders, each with a larger one behind")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--one-class", action="store_true", help="cut one class, each in turn")
     parser.add_argument("words", nargs="*", help="further settings, after two dashes")
     options = parser.parse_args()
+    compare(list(zip(options.pairs[::2], options.pairs[1::2], strict=True)))
     for data in options.data:
         names, features = features_of(data, options.work, options.words)
         print(f"{data.name}, {options.repeats} repeats", flush=True)

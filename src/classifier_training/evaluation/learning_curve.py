@@ -32,6 +32,10 @@ MAX_GROWTH, NUM_GROWTHS = 5.0, 33
 MIN_TRAIN, MIN_HELD_OUT = 4, 10
 """Images of a class without which nothing is said of it."""
 
+FINE_TUNED_SPREAD = 0.45
+"""By how much the recall of a fine-tuned network may grow otherwise than that of the linear probe, whose features more
+images do not change; see `LearningCurves.sample`. scripts/bench/learning_curve.py measures it."""
+
 MAX_ROWS = 10
 """Classes that are forecast, those with the lowest recall first."""
 
@@ -43,6 +47,7 @@ def learning_rows(
     support: NDArray[np.int64],
     targets: Sequence[float | None],
     *,
+    is_probe: bool,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Say of the classes with the lowest recall how it is going to grow, and about how many images a target needs.
@@ -53,6 +58,7 @@ def learning_rows(
         hits: held-out images that the finished model classified correctly, by class [K].
         support: held-out images [K].
         targets: recall that is asked for [K]; None leaves a class out.
+        is_probe: whether the finished model is the linear probe, and not fine-tuned.
         seed: of the draws.
 
     Returns:
@@ -80,35 +86,35 @@ def learning_rows(
             )
         else:
             of_class = (int(hits[place]), int(support[place]))
-            row |= needed_images(curves, enough.index(place), hits=of_class, target=row["target"], seed=seed)
+            spread = 0.0 if is_probe else FINE_TUNED_SPREAD
+            row |= _forecast(curves, enough.index(place), hits=of_class, target=row["target"], spread=spread, seed=seed)
         rows.append(row)
     return rows
 
 
-def needed_images(
-    curves: LearningCurves, place: int, *, hits: tuple[int, int], target: float, seed: int
+def _forecast(
+    curves: LearningCurves, place: int, *, hits: tuple[int, int], target: float, spread: float, seed: int
 ) -> dict[str, Any]:
-    """Return what a row says of the recall of a class with more images; see `learning_rows`."""
+    """Return what a row says of the recall of a class with more images."""
     now, measured = int(curves.points.images_now[place]), int(curves.points.sizes[place, -1])
-    growth = np.geomspace(1, MAX_GROWTH, NUM_GROWTHS)
-    # Where only a part of the images was used, what was measured ends there.
-    growth = growth[growth * now <= MAX_GROWTH * measured]
-    if not len(growth):
+    # Where only a part of the images was used, less is known of more.
+    images = np.unique(np.round(now * np.geomspace(1, MAX_GROWTH, NUM_GROWTHS)).astype(np.int64))
+    images = images[images <= MAX_GROWTH * measured]
+    if not len(images):
         return {"reason": f"only {measured:,} of the {now:,} images were used"}
-    recall, limit = curves.sample(place, growth, hits=hits, seed=seed)
+    recall, limit = curves.sample(place, images / now, hits=hits, spread=spread, seed=seed)
     low, middle, high = np.quantile(recall, TAILS, axis=0)
-    images = [round(float(now * more)) for more in growth]
     found: dict[str, Any] = {
         "low": float(low[0]),
         "high": float(high[0]),
         "forecasts": [
             {"images": number, "recall": float(at), "low": float(below), "high": float(above)}
-            for number, at, below, above in zip(images, middle, low, high, strict=True)
+            for number, at, below, above in zip(images.tolist(), middle, low, high, strict=True)
         ],
     }
     for name, ends in (("images_low", high), ("images_for_target", middle), ("images_high", low)):
         reached = np.flatnonzero(ends >= target)
-        found[name] = images[reached[0]] if len(reached) else None
+        found[name] = int(images[reached[0]]) if len(reached) else None
     if found["images_for_target"] is None:
         unlikely = np.mean(limit >= target) < TAILS[0]
         found["reason"] = (
@@ -124,6 +130,7 @@ def write_learning_curve(
     drawer: Drawer,
     *,
     targets: Sequence[float | None],
+    is_probe: bool,
     seed: int,
 ) -> None:
     """Write learning_curve.json and have its plot painted, where the linear probe of the run has left its points.
@@ -134,6 +141,7 @@ def write_learning_curve(
         class_names: [K].
         drawer: paints.
         targets: recall that is asked for [K]; None leaves a class out.
+        is_probe: whether its model is the linear probe, and not fine-tuned.
         seed: of the run.
 
     Raises:
@@ -150,7 +158,7 @@ def write_learning_curve(
     support = np.bincount(scored.targets, minlength=len(class_names))
     correct = scored.targets[scored.logits.argmax(axis=1) == scored.targets]
     hits = np.bincount(correct, minlength=len(class_names))
-    rows = learning_rows(points, class_names, hits, support, targets, seed=seed)
+    rows = learning_rows(points, class_names, hits, support, targets, is_probe=is_probe, seed=seed)
     write_json(path, rows)
     panels = [_panel(row, points, class_names.index(row["label"])) for row in rows if row["forecasts"]][:MAX_PANELS]
     if panels:

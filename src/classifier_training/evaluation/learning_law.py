@@ -86,9 +86,15 @@ class CurvePoints:
         Raises:
             KeyError: when something is missing.
         """
-        ints = {name: np.array(values[name], np.int64) for name in ("images_now", "sizes", "held_out", "num_draws")}
-        floats = {name: np.array(values[name], np.float64) for name in ("errors", "covariance")}
-        return cls(**ints, **floats, draw_variance=float(values["draw_variance"]))
+        return cls(
+            images_now=np.array(values["images_now"], np.int64),
+            sizes=np.array(values["sizes"], np.int64),
+            errors=np.array(values["errors"], np.float64),
+            held_out=np.array(values["held_out"], np.int64),
+            covariance=np.array(values["covariance"], np.float64),
+            draw_variance=float(values["draw_variance"]),
+            num_draws=np.array(values["num_draws"], np.int64),
+        )
 
 
 def summarise_points(images_now: Ints, sizes: Ints, correct: Sequence[NDArray[np.bool_]], targets: Ints) -> CurvePoints:
@@ -227,7 +233,7 @@ class LearningCurves:
         self._by_shape = joint / joint.sum(axis=1, keepdims=True)
 
     def sample(
-        self, place: int, growth: Floats, *, hits: tuple[int, int] | None = None, seed: int = 0
+        self, place: int, growth: Floats, *, hits: tuple[int, int] | None = None, spread: float = 0.0, seed: int = 0
     ) -> tuple[Floats, Floats]:
         """Draw curves of a class, each as probable as the next.
 
@@ -236,6 +242,8 @@ class LearningCurves:
             growth: images over those of now [X], 1 or more, growing.
             hits: images that were correctly classified, and all, where it is the recall of another classifier that
                 grows in the same proportions; None for the classifier of the points.
+            spread: by how much that other classifier may grow otherwise: standard deviation of the log odds where
+                images are e times as many.
             seed: of the draw.
 
         Returns:
@@ -258,8 +266,9 @@ class LearningCurves:
         steps = np.diff(np.log(growth), prepend=0.0)
         walk = (generator.normal(size=(NUM_SAMPLES, len(growth))) * np.sqrt(steps)).cumsum(axis=1)
         draws = generator.normal(size=(NUM_SAMPLES, 1)) * np.sqrt(self.points.draw_variance * (1 - 1 / growth))
-        rises = self.shapes.log_odds(growth)[shapes] + MISFITS[misfits, None] * walk + draws
-        limits = levels + self.shapes.log_odds(np.array([np.inf]))[shapes, 0]
+        wander = np.sqrt(np.square(MISFITS[misfits, None]) + spread**2) * walk
+        rises = self.shapes.log_odds(growth)[shapes] + wander + draws
+        limits = levels + self.shapes.log_odds(np.array([np.inf]))[shapes, 0] + wander[:, -1]
         return _recall(levels[:, None] + rises), _recall(limits)
 
 

@@ -18,17 +18,15 @@ if TYPE_CHECKING:
 SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 """Parts of the training images that heads are fitted to, each within the next."""
 
-NUM_DRAWS = 4
-"""Of each part."""
+NUM_DRAWS, FEW_DRAWS, FEW_FROM = 4, 2, 2e9
+"""Of each part; and where training images times features times classes are so many: about a third of the work of the
+linear probe's own fit, whose penalties are nine."""
 
 MIN_IN_PART = 2
 """Images of each class, however small the part."""
 
-MAX_WORK = 3e10
-"""Training images times features times classes; of more images, as many are chosen at random."""
-
-MAX_IMAGES = 20_000
-"""Of either kind: more would make no interval narrower that counts."""
+MAX_IMAGES = 50_000
+"""For training and for validation; of more, as many are chosen at random."""
 
 
 def measure_curve(
@@ -54,14 +52,14 @@ def measure_curve(
     """
     num_classes, num_features = len(images_now), train.values.shape[1]
     generator = np.random.default_rng(seed)
-    limit = min(MAX_IMAGES, int(MAX_WORK / (num_features * num_classes)))
-    train, val = _chosen(train, limit, generator), _chosen(val, MAX_IMAGES, generator)
+    train, val = (_chosen(features, MAX_IMAGES, generator) for features in (train, val))
     targets = train.targets.numpy()
     counts = np.bincount(targets, minlength=num_classes)
     sizes = np.stack(
         [np.minimum(np.maximum(np.ceil(counts * share), MIN_IN_PART), counts) for share in SHARES], axis=1
     ).astype(np.int64)
-    ranks = [_ranks(targets, generator) for _ in range(NUM_DRAWS)]
+    num_draws = NUM_DRAWS if len(targets) * num_features * num_classes < FEW_FROM else FEW_DRAWS
+    ranks = [_ranks(targets, generator) for _ in range(num_draws)]
 
     def correct(rank: NDArray[np.int64], most: NDArray[np.int64]) -> NDArray[np.bool_]:
         rows = torch.from_numpy(np.flatnonzero(rank < most[targets]))

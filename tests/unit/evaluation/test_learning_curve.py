@@ -33,7 +33,7 @@ def points() -> CurvePoints:
 
 
 def rows_of(points: CurvePoints, hits: tuple[int, ...] = (160, 120, 194), **changed: Any) -> dict[str, dict[str, Any]]:
-    settings = {"targets": [0.9] * 3, "seed": 0, **changed}
+    settings = {"targets": [0.9] * 3, "is_probe": True, "seed": 0, **changed}
     found = learning_rows(points, NAMES, np.array(hits), SUPPORT, **settings)
     return {row["label"]: row for row in found}
 
@@ -66,8 +66,14 @@ def test_the_interval_grows_with_the_distance(points: CurvePoints) -> None:
     for row in rows_of(points).values():
         ends = np.array([[item["low"], item["high"]] for item in row["forecasts"]])
         widths = np.diff(np.log(ends / (1 - ends)), axis=1)[:, 0]
-        assert widths[-1] > 1.1 * widths[0]
+        assert widths[-1] > widths[0]
         assert [row["forecasts"][place]["images"] for place in (0, -1)] == [200, 1000]
+
+
+def test_of_a_fine_tuned_network_less_is_known(points: CurvePoints) -> None:
+    probe, network = (rows_of(points, is_probe=is_probe)["flat"]["forecasts"] for is_probe in (True, False))
+    assert network[-1]["high"] - network[-1]["low"] > 1.5 * (probe[-1]["high"] - probe[-1]["low"])
+    assert network[0] == probe[0]
 
 
 def test_classes_without_images_or_target_are_said_or_left_out(points: CurvePoints) -> None:
@@ -93,7 +99,7 @@ def test_of_many_classes_the_worst_are_forecast(points: CurvePoints) -> None:
     many = points.of([0] * number)
     hits = np.arange(number) * 5
     names = [str(place) for place in range(number)]
-    rows = learning_rows(many, names, hits, np.full(number, 200), [0.9] * number, seed=0)
+    rows = learning_rows(many, names, hits, np.full(number, 200), [0.9] * number, is_probe=True, seed=0)
     assert [row["label"] for row in rows] == names[:MAX_ROWS]
 
 
@@ -104,7 +110,7 @@ def result(hits: tuple[int, ...]) -> SplitResult:
         own = np.flatnonzero(targets == number)
         logits[own[:right], number] = 1
         logits[own[right:], (number + 1) % 3] = 1
-    return SplitResult("test", logits, targets, np.arange(len(targets)), np.zeros(len(targets)), {})
+    return SplitResult("test", logits, targets, np.arange(len(targets)), np.zeros(len(targets), np.float32), {})
 
 
 def test_rows_and_plot_are_written_where_the_probe_left_points_and_old_ones_go(
@@ -115,7 +121,7 @@ def test_rows_and_plot_are_written_where_the_probe_left_points_and_old_ones_go(
     run, scored = RunDir(tmp_path), result((160, 120, 194))
     write_json(run.learning_points, points.to_dict())
     for _ in range(2):
-        write_learning_curve(run, scored, NAMES, Drawer(), targets=[0.9] * 3, seed=0)
+        write_learning_curve(run, scored, NAMES, Drawer(), targets=[0.9] * 3, is_probe=True, seed=0)
     rows = json.loads(run.learning_curve.read_text())
     assert [row["label"] for row in rows] == ["flat", "steep", "good"]
     assert rows == list(rows_of(points).values())
@@ -126,8 +132,8 @@ def test_rows_and_plot_are_written_where_the_probe_left_points_and_old_ones_go(
     assert [one.get_title() for one in axes] == ["flat", "steep", "good"]
     assert {line.get_label() for line in axes[0].get_lines()} >= {"forecast", "now", "target"}
     run.learning_points.unlink()
-    write_learning_curve(run, scored, NAMES, Drawer(), targets=[0.9] * 3, seed=0)
+    write_learning_curve(run, scored, NAMES, Drawer(), targets=[0.9] * 3, is_probe=True, seed=0)
     assert not run.learning_curve.exists()
     run.learning_points.write_text("{}")
     with pytest.raises(DamagedFileError, match=r"learning_points\.json"):
-        write_learning_curve(run, scored, NAMES, Drawer(), targets=[0.9] * 3, seed=0)
+        write_learning_curve(run, scored, NAMES, Drawer(), targets=[0.9] * 3, is_probe=True, seed=0)

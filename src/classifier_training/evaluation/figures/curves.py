@@ -204,7 +204,8 @@ class LearningCurvesFigure(Figure):
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("recall")
-        figure.supxlabel("training images", fontsize=10)
+        for axes in grid.flat[max(0, len(self.panels) - columns) : len(self.panels)]:
+            axes.set_xlabel("training images")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         return figure

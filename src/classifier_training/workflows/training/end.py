@@ -17,6 +17,7 @@ from classifier_training.core.errors import InterruptedRunError, UserError, reas
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.types import PROBE_EPOCH
 from classifier_training.evaluation.learning_curve import write_learning_curve
 from classifier_training.evaluation.verdict import TARGET_RECALL, Targets
 from classifier_training.workflows.evaluating.model_card import write_model_card
@@ -210,7 +211,7 @@ def _write_score(
         targets = Targets.of(run.config).by_class("recall", run.class_names)
         write_learning_curve(
             run.run_dir, scored, run.class_names, run.drawer, targets=[target or TARGET_RECALL for target in targets],
-            seed=int(run.config["seed"]),
+            is_probe=trained.end.best_epoch == PROBE_EPOCH, seed=int(run.config["seed"]),
         )  # fmt: skip
     run.drawer.wait()
     failures.found |= {
