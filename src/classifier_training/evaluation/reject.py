@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.errors import enumerate_words, shown
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.types import VAL, softmax
 from classifier_training.evaluation.calibration import expected_calibration_error
@@ -345,6 +346,30 @@ def write_selective(
         title=f"{result.split.capitalize()}: errors among the accepted predictions (AURC {curve.area:.4f})",
     )
     drawer.submit(figure, folder / "risk_coverage.png")
+
+
+def rejecting_words(found: Mapping[str, Any]) -> str:
+    """Say what the examples of calibration.json are worth, and what they lack images for.
+
+    Args:
+        found: content of calibration.json.
+    """
+    examples = [item for item in found.get("rejecting", []) if "guarantee" in item]
+    parts = []
+    if examples:
+        parts.append(
+            f"A precision asked for holds with {1 - examples[0]['delta']:.0%} confidence on images like the validation "
+            f"ones, for each threshold: {examples[0]['guarantee']}."
+        )
+    for item in examples:
+        wish = f"{item['precision']:.0%}"
+        if not item["possible"]:
+            parts.append(f"For {wish} there are too few validation images: {item['needed_predictions']:,} predictions "
+                         "that are all correct are needed at least.")  # fmt: skip
+        elif item["never_accepted"]:
+            names = enumerate_words(map(shown, item["never_accepted"]), limit=6)
+            parts.append(f"For {wish} nothing is accepted as {names}.")
+    return " ".join(parts)
 
 
 def _rejecting(

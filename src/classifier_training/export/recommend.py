@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.display import markdown
+from classifier_training.evaluation.comparison import SIGNIFICANCE, mcnemar
 from classifier_training.export.benchmark import TITLES
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def write_recommendations(setting: Setting, results: Sequence[CandidateResult], 
         lines += ["## Not recommended", ""]
         lines += [
             f"- {TITLES[one.form]} loses {_lost(one):.2f} points of accuracy against {TITLES[setting.reference]}, more "
-            f"than {MAX_LOST_POINTS:g}."
+            f"than {MAX_LOST_POINTS:g}{_tested(one)}."
             for one in lost
         ]
         lines.append("")
@@ -188,6 +189,14 @@ def _memory(best: CandidateResult) -> list[str]:
 
 def _lost(result: CandidateResult) -> float:
     return 0.0 if result.quality is None else -result.quality.change_points
+
+
+def _tested(result: CandidateResult) -> str:
+    """Say where so few images cannot tell a loss from none."""
+    quality = result.quality
+    if quality is None or (p_value := mcnemar(quality.num_won, quality.num_lost)) < SIGNIFICANCE:
+        return ""
+    return f", which {quality.num_images} images do not tell from none (McNemar p = {p_value:.2g})"
 
 
 def _accuracy(result: CandidateResult) -> str:

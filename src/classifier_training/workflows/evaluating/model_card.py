@@ -13,6 +13,7 @@ from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.run_reader import RunReader
 from classifier_training.evaluation.advice import percent
+from classifier_training.evaluation.guarantees import DELTA
 from classifier_training.workflows.evaluating.finished import train_command
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
         "",
         "## How good it is",
         "",
-        f"On {measures.num_images:,} {evaluation.split} images, with 95 % intervals:",
+        f"On {measures.num_images:,} {evaluation.split} images, with {evaluation.intervals}:",
         "",
         "| metric | value |",
         "|---|---|",
@@ -103,6 +104,7 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
         ),
         "",
         *_calibration(run),
+        *_selective(run),
     ]
     verdict = evaluation.verdict
     if verdict is not None and names:
@@ -167,7 +169,31 @@ def _calibration(run: RunReader) -> list[str]:
         return ["The probabilities are not calibrated.", ""]
     if found.get("reason"):
         return [f"The probabilities are the network's own, without a temperature: {found['reason']}.", ""]
-    return [f"The probabilities are calibrated, with a temperature of {found['temperature']:.3f}.", ""]
+    words = (
+        f"The probabilities are calibrated on {found['num_images']:,} validation images, with a temperature of "
+        f"{found['temperature']:.3f}: on images like those, and on average over them, a confidence is the share of "
+        "correct predictions. It need not be for one class, nor for images of another kind."
+    )
+    return [words, ""]
+
+
+def _selective(run: RunReader) -> list[str]:
+    """Say what `predict` can guarantee, and how."""
+    found = run.info.get("calibration") or {}
+    lines = []
+    if "guarantee" in found:
+        lines.append(
+            f"`predict reject.precision=P` accepts predictions of which at least the share P is correct, with a "
+            f"confidence of {1 - DELTA:.0%} unless `reject.delta` says another: {found['guarantee']}."
+        )
+    if "label_sets" in found:
+        lines.append(
+            "`predict label_set.coverage=C` gives sets of labels that hold the true one with the chance C: "
+            f"{found['label_sets']['method']}."
+        )
+    if not lines:
+        return []
+    return [" ".join([*lines, "Both are for images like the validation ones, which also chose the weights."]), ""]
 
 
 def _plain(text: str) -> str:

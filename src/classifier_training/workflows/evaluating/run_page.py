@@ -24,6 +24,7 @@ from classifier_training.evaluation.mistakes import (
     most_confused,
     pictures_of,
 )
+from classifier_training.evaluation.reject import rejecting_words
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.verdict import more_words, named, per_cent
 from classifier_training.workflows.evaluating.finished import train_command
@@ -103,6 +104,7 @@ def write_run_page(
         _confusions(predictions, table, class_names, folder),
         _mistakes(predictions, table, class_names, folder),
         _calibration(calibration, folder),
+        _groups(grounds.evaluation),
         _exports(run, run_dir),
         _how(run),
         report.footer(
@@ -348,6 +350,16 @@ def _mistakes(predictions: SortedPredictions, table: SplitTable, class_names: Se
     return report.section("Worst mistakes", *pieces)
 
 
+def _groups(evaluation: Evaluation) -> Html:
+    """Say what the intervals of the page are by, where images are not independent."""
+    if evaluation.measures.groups is None:
+        return Html("")
+    return report.paragraph(
+        f"The {evaluation.intervals}: images of one group, such as the frames of a session, are alike, so that whole "
+        "groups count as independent and not their images."
+    )
+
+
 def _calibration(found: dict[str, Any], folder: Path) -> Html:
     temperature = found["temperature"]
     pairs = [
@@ -359,7 +371,7 @@ def _calibration(found: dict[str, Any], folder: Path) -> Html:
     rows = [
         (
             f"{'precision' if 'precision' in item else 'coverage'} {item.get('precision', item.get('coverage')):.0%}",
-            Number(item["found_precision"], f"{item['found_precision'] or 0:.1%}"),
+            Number(item["found_precision"], f"{item['found_precision'] or 0:.1%}" if item["num_accepted"] else "none"),
             Number(item["found_coverage"], f"{item['found_coverage']:.1%}"),
             int(item["num_accepted"]),
         )
@@ -367,6 +379,20 @@ def _calibration(found: dict[str, Any], folder: Path) -> Html:
     ]
     columns = ("asked for", "precision found", "coverage found", "images accepted")
     listed = [report.folded("what rejecting unsure predictions gives", report.table(columns, rows))] if rows else []
+    if rows:
+        listed.append(report.paragraph(rejecting_words(found)))
+    sets = [
+        (
+            f"{item['coverage']:.0%}",
+            Number(item["found_coverage"], f"{item['found_coverage']:.1%}"),
+            Number(item["mean_size"], f"{item['mean_size']:.2f}"),
+            Number(item["share_of_one_label"], f"{item['share_of_one_label']:.1%}"),
+        )
+        for item in found.get("label_sets", [])
+    ]
+    if sets:
+        columns = ("coverage asked for", "coverage found", "labels on average", "sets of one label")
+        listed.append(report.folded("label sets (predict label_set.coverage=…)", report.table(columns, sets)))
     plots = {
         "reliability": "share of correct predictions by confidence, and how often each confidence is given",
         "risk_coverage": "share of wrong predictions by how many are accepted",
