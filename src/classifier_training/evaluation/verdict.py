@@ -34,7 +34,7 @@ TARGET_RECALL = 0.9
 OTHERS = "*"
 """Stands for every class that is not named, in a target by class."""
 
-MAX_IMAGES = 10**6
+MAX_IMAGES = 10_000
 """More test images than this are not asked for."""
 
 NUM_NAMED, MAX_NAME = 4, 48
@@ -418,7 +418,7 @@ def images_to_decide(found: Estimate, num_images: int, target: float) -> int | N
         target: share to be reached.
 
     Returns:
-        The number, or None where the share is the target itself, or that near to it that over a million are needed.
+        The number, or None where the share is the target itself, or so near to it that more than 10,000 are needed.
     """
     share = found.value if num_images else 1.0
     if not np.isfinite(share) or share == target:
@@ -446,7 +446,7 @@ def images_to_decide(found: Estimate, num_images: int, target: float) -> int | N
 def more_words(check: Check) -> str:
     """Say how many more test images an open target needs."""
     if check.more_images is None:
-        return "no reasonable number of test images decides it"
+        return "too near to the target for test images to decide"
     images = "predictions" if check.metric == "precision" else "test images"
     return f"needs about {plural(rounded(check.more_images), f'more {images[:-1]}', f'more {images}')}"
 
