@@ -32,7 +32,7 @@ def test_the_screen_has_what_a_person_needs_and_the_log_the_rest(
     # A fork of a process that has imported Lightning shows its messages, too.
     before = [line.partition(" ")[0] for line in done.err.splitlines() if line in log.read_text()]
     assert before == [
-        "data:", "classes:", "data", "model:", "recipe:", "imbalance:", "hint:", "weights:", "training:", "epoch",
+        "data:", "classes:", "data", "model:", "recipe:", "hint:", "imbalance:", "weights:", "training:", "epoch",
         "epoch", "training", "not", "exported:",
     ]  # fmt: skip
     assert "classes: blue 8, green 6, red 4 training images" in done.err

@@ -16,7 +16,7 @@ import numpy as np
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.core.runtime import cache_dir
+from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import SplitResult
 from classifier_training.data.dataset import map_samples
 from classifier_training.data.store.plan import budget_bytes, make_room
@@ -223,7 +223,11 @@ def fit_classifier(
     _compare(logits, estimator.predict(validation.features))
     factor = fit_sharpness(logits, validation.targets)
     classifier.sharpen(factor)
-    log.info("logits: scikit-learn's scores times %.3g, the inverse temperature that suits validation best", factor)
+    log.info(
+        "logits: scikit-learn's scores times %.3g, the inverse temperature that suits validation best",
+        factor,
+        extra=DETAIL,
+    )
 
 
 def answer(classifier: FittedClassifier, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -277,7 +281,10 @@ def _compare(logits: NDArray[np.float32], expected: NDArray[np.int64]) -> None:
     """
     changed = logits.argmax(axis=1) != expected
     leads = logits.max(axis=1) - logits[np.arange(len(expected)), expected]
-    log.info("network: predicts as scikit-learn on %d of %d validation images", (~changed).sum(), len(expected))
+    log.info(
+        "network: predicts as scikit-learn on %d of %d validation images",
+        (~changed).sum(), len(expected), extra=DETAIL,
+    )  # fmt: skip
     # Sums in float32 may swap two classes that are level in float64.
     if (leads > LEVEL).any():
         raise CheckFailedError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, RunContext, metric_words
 from classifier_training.core.run_dir import write_csv
-from classifier_training.core.runtime import num_cores, peak_memory_mb
+from classifier_training.core.runtime import DETAIL, num_cores, peak_memory_mb
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.evaluation.metrics import without_value
 from classifier_training.workflows.training.end import Trained
@@ -63,6 +63,7 @@ def fit_shallow(job: TrainingJob) -> Trained:
                 log.info(
                     "features: %s, %d of %d images, %d values each, %d found on disk",
                     split, len(found.targets), len(run.tables[split]), found.features.shape[1], found.num_kept,
+                    extra=DETAIL,
                 )  # fmt: skip
         seconds = time.perf_counter() - started
         num_images = sum(len(found.targets) for found in described.values())
@@ -74,7 +75,7 @@ def fit_shallow(job: TrainingJob) -> Trained:
             described[VAL],
             class_weights=weights,
         )
-        log.info("fitted in %.1f s", time.perf_counter() - fit_started)
+        log.info("fitted in %.1f s", time.perf_counter() - fit_started, extra=DETAIL)
         results = {
             split: score(
                 network.classifier,

@@ -15,6 +15,7 @@ from classifier_training.data.image_settings import check_depth
 from classifier_training.data.load import load_data
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.metrics import check_monitor
+from classifier_training.models.shallow import ShallowModel
 from classifier_training.training.imbalance import correct_imbalance
 from classifier_training.workflows.training.screen import class_words
 
@@ -68,13 +69,15 @@ def read_inputs(begun: Begun) -> Inputs:
         log.warning("data check: %s", line)
     for line in checks:
         log.info("data check: %s", line)
-    log.info(
-        "model: %s\nrecipe: %s\nimbalance: %s",
-        model_words(begun.config), recipe_words(begun.config), correction.words,
-    )  # fmt: skip
-    advice = recipe_advice(begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts))
-    if advice is not None:
-        log.info("hint: %s", advice)
+    log.info("model: %s", model_words(begun.config))
+    if not isinstance(settings.model, ShallowModel):
+        log.info("recipe: %s", recipe_words(begun.config))
+        advice = recipe_advice(
+            begun.config[RECIPE], num_images=len(splits.tables[TRAIN]), ratio=imbalance_ratio(counts)
+        )
+        if advice is not None:
+            log.info("hint: %s", advice)
+    log.info("imbalance: %s", correction.words)
     return Inputs(loaded, correction, [*dark, *checks])
 
 
