@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import SMALL, draw_picture, read_csv
 from tests.server import Ended
@@ -25,6 +26,12 @@ UNSURE = (
     "loss.label_smoothing=0.6",
 )
 """A network that learns from targets so soft that its probabilities are far from what they should be."""
+
+
+def found_sets(run: Path) -> dict[float, dict[str, float]]:
+    """What label sets gave on the test images, by the coverage asked for."""
+    found = json.loads((run / "evaluation/calibration.json").read_text())["label_sets"]
+    return {item["coverage"]: item for item in found}
 
 
 @pytest.mark.slow
@@ -88,6 +95,30 @@ def test_a_run_is_calibrated_and_rejects_on_request(
         assert row["rejected"] == (row["label"] == "unknown") == (row["reject_reason"] is not None)
     assert any(row["reject_reason"] == "unlike_training" for row in rows)
     assert "unlike the training data" in done.out
+
+    folder = f"source={run}/golden"
+    tables = {ending: tmp_path / f"sets.{ending}" for ending in ("csv", "json", "parquet")}
+    for path in tables.values():
+        done = command("predict", f"run={run}", folder, "label_set.coverage=0.9", f"output={path}")
+        assert done.code == 0, done.err
+        assert "label sets (coverage 0.9 on images like the validation ones): " in done.out
+    found = [row["label_set"] for row in json.loads(tables["json"].read_text())]
+    assert all(found)
+    assert [json.loads(row["label_set"]) for row in read_csv(tables["csv"])] == found
+    assert pq.read_table(tables["parquet"])["label_set"].to_pylist() == found
+    assert found_sets(run)[0.9]["found_coverage"] > 0.8
+    assert "label_set.coverage=C" in card
+    assert "reject.precision=P" in card
+    assert "Learn then Test" in (run / "evaluation_val/report.html").read_text()
+
+    sure = command("predict", f"run={run}", folder, "reject.precision=0.5", "reject.delta=0.2")
+    assert sure.code == 0, sure.err
+    assert "reject.precision=0.5 (holds with 80% confidence on images like the validation ones)" in sure.out
+    few = command("predict", f"run={run}", folder, "reject.precision=0.999")
+    assert few.code == 2
+    assert "2,302 at least" in few.err
+    asked = command("predict", f"run={run}", folder, "reject.precision=0.999", "reject.guarantee=none")
+    assert asked.code == 0, asked.err
 
     clash = command("predict", f"run={run}", "source=foreign", "reject.coverage=0.9", "threshold=0.8")
     assert clash.code == 2

@@ -41,7 +41,8 @@ class FromCounts(Metric):
     """A metric of how often each class was given, predicted and hit.
 
     Args:
-        function: counts [..., K] -> [...], or [..., K] where it is by class; a `Share` has an exact interval.
+        function: counts [..., K] -> [...], or [..., K] where it is by class; a `Share` has an exact interval,
+            and its hits and trials must add up over parts of the images.
     """
 
     function: Callable[[ClassCounts], Floats | Share]

@@ -368,7 +368,7 @@ def rejecting_words(found: Mapping[str, Any]) -> str:
                          "that are all correct are needed at least.")  # fmt: skip
         elif item["never_accepted"]:
             names = enumerate_words(map(shown, item["never_accepted"]), limit=6)
-            parts.append(f"For {wish} nothing is accepted as {names}.")
+            parts.append(f"For {wish} no threshold can be shown for {names}, so no such prediction is accepted.")
     return " ".join(parts)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,12 @@ def test_recommendations_are_the_figures_and_say_what_was_not_measured() -> None
     assert "No edge device was measured" in text
     assert "overlap" not in text
     assert "| ONNX int8 | 0.30x | 4.00x | -5.00 |" in text
+    fewer = result("int8", ms=1, change=-5)
+    assert fewer.quality is not None
+    for num_lost, said in ((5, True), (60, False)):
+        few = replace(fewer.quality, num_won=0, num_lost=num_lost)
+        page = write_recommendations(SETTING, [result("onnx", ms=4), replace(fewer, quality=few)], [1])
+        assert ("images do not tell from none" in page) == said
     close = write_recommendations(SETTING, [result("eager", ms=4.1), result("onnx", ms=4)], [1])
     assert "their spreads overlap" in close
     lost = write_recommendations(

@@ -170,9 +170,9 @@ def _calibration(run: RunReader) -> list[str]:
     if found.get("reason"):
         return [f"The probabilities are the network's own, without a temperature: {found['reason']}.", ""]
     words = (
-        f"The probabilities are calibrated on {found['num_images']:,} validation images, with a temperature of "
-        f"{found['temperature']:.3f}: on images like those, and on average over them, a confidence is the share of "
-        "correct predictions. It need not be for one class, nor for images of another kind."
+        f"The probabilities are calibrated, with a temperature of {found['temperature']:.3f}, on "
+        f"{found['num_images']:,} validation images: on images like those, and on average over them, a confidence is "
+        "the share of correct predictions. It need not be for one class, nor for images of another kind."
     )
     return [words, ""]
 

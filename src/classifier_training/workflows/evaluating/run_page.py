@@ -355,8 +355,8 @@ def _groups(evaluation: Evaluation) -> Html:
     if evaluation.measures.groups is None:
         return Html("")
     return report.paragraph(
-        f"The {evaluation.intervals}: images of one group, such as the frames of a session, are alike, so that whole "
-        "groups count as independent and not their images."
+        f"Metrics have {evaluation.intervals}: images of one group, such as the frames of a session, are alike, so "
+        "that groups count as independent, and not their images."
     )
 
 
