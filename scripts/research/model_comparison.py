@@ -172,7 +172,8 @@ panels[0, 0].imshow(confusion / np.maximum(confusion.sum(axis=1, keepdims=True),
 if len(names) <= 20:
     for (row, place), count in np.ndenumerate(confusion):
         if count:
-            panels[0, 0].text(place, row, count, ha="center", va="center", fontsize=7)
+            colour = "white" if count > confusion[row].sum() / 2 else "black"
+            panels[0, 0].text(place, row, count, ha="center", va="center", fontsize=7, color=colour)
     panels[0, 0].set_xticks(range(len(names)), [name[:14] for name in names], rotation=60, ha="right", fontsize=7)
     panels[0, 0].set_yticks(range(len(names)), [name[:14] for name in names], fontsize=7)
 panels[0, 0].set(xlabel="predicted class", ylabel="true class")
