@@ -215,6 +215,10 @@ def _switched(switch: str, value: str | None) -> Given:
 def _by_value(verb: Entry, target: str, key: str, value: str) -> Given | None:
     """Return the settings that a value of other programs means; None for a value as it is here."""
     reading = READINGS.get(target)
+    chosen = verb.settings_at("model")
+    if target == "model" and not (chosen and chosen[0].choice):
+        # A text, as in registry list.
+        return None
     if reading is not None:
         return reading(verb, key, value)
     option = verb.options.get(target)

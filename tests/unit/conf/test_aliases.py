@@ -128,6 +128,7 @@ def test_a_word_of_another_meaning_is_answered(verb: str, word: str, instead: st
         ("train", "data=digits"), ("train", "data=nonsense"), ("train", "nonsense=1"), ("train", "monitor=val/loss"),
         ("train", "optimizer=sgd"), ("train", "resume=outputs/a"), ("train", "transforms.nonsense=1"),
         ("predict", "epochs=5"), ("predict", "source=photo.jpg"), ("compare", "models=all"), ("export", "format=onnx"),
+        ("registry list", "model=resnet"),
     ],
 )  # fmt: skip
 def test_a_setting_and_a_word_of_nobody_are_left_alone(verb: str, word: str) -> None:
