@@ -41,6 +41,9 @@ TRUTHS = ("true", "false")
 SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")
 """Values of several runs in Hydra's grammar."""
 
+MANY = 50
+"""Paths from which on a list is written with quotes, so that it can be read without the grammar."""
+
 RUN_WORDS = (LATEST, BEST)
 
 REFERENCE = re.compile(r"\$\{([^{}]+)\}")
@@ -199,7 +202,8 @@ class _Reader:
         if is_path and _exists(text):
             return quoted(normal(text), as_text=True)
         if several and text.startswith("[") and text.endswith("]"):
-            return f"[{','.join(quoted(normal(item), as_text=True) for item in _items(text[1:-1], is_path=is_path))}]"
+            items = _items(text[1:-1], is_path=is_path)
+            return _list(items) if is_path else f"[{','.join(map(quoted, items))}]"
         if self._is_reference(text) and _parses(text):
             return text
         if self.multirun and SWEEP.fullmatch(text) and _parses(text):
@@ -234,7 +238,7 @@ class _Reader:
             if now and key in given:
                 raise self._too_many(key)
             if len(now) > 1:
-                found.append(f"{key}=[{','.join(quoted(_path(text), as_text=True) for text in now)}]")
+                found.append(f"{key}={_list(now)}")
             elif now:
                 (text,) = now
                 found.append(f"{key}={self._value(key, text) if text != 'null' else quoted(text, as_text=True)}")
@@ -381,6 +385,12 @@ def _path(text: str) -> str:
         return expanded
     # Pathlib makes ~x of ./~x, and would then look for a user of that name.
     return os.path.abspath(text) if os.path.normpath(text).startswith("~") else text  # noqa: PTH100
+
+
+def _list(paths: Sequence[str]) -> str:
+    """Return a list of paths in Hydra's grammar."""
+    many = len(paths) > MANY
+    return f"[{','.join(quoted(_path(path), as_text=True, always=many) for path in paths)}]"
 
 
 def _unquoted(text: str) -> str | None:

@@ -20,12 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 from classifier_training.conf.near_values import near_value
 from classifier_training.conf.overrides import (
     chosen_names,
+    long_lists,
     parse_overrides,
     prepare,
     quoted,
     refuse_keys,
     refuse_names,
     typed_value,
+    value_at,
 )
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
@@ -94,13 +96,19 @@ def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: for YAML that cannot be read.
     """
+    long = long_lists(overrides)
+    words = [f"{key}=[]" if (key := word.partition("=")[0]) in long else word for word in overrides]
     try:
-        config = hydra_compose(verb.name, overrides=list(overrides), return_hydra_config=True)
+        config = hydra_compose(verb.name, overrides=words, return_hydra_config=True)
         choices = config.hydra.runtime.choices
         refuse_hydra_hooks(config.hydra)
         with flag_override(config, ["struct", "readonly"], values=False):
             del config["hydra"]
-        return with_choices(plain(config), choices)
+        values = plain(config)
+        for key, items in long.items():
+            above, _, name = key.rpartition(".")
+            (value_at(values, above) if above else values)[name] = items
+        return with_choices(values, choices)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a file below conf/"

@@ -9,7 +9,7 @@ import typing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 PLAIN_TEXT = re.compile(r"[\w./@%+-]+", re.ASCII)
 """Text that the configuration's grammar accepts without quotes."""
+
+LONG = 10_000
+"""Characters from which on a list is read without the grammar."""
 
 NO_TEXT = re.compile(r"[+-]?\.?\d.*|[+-]?(nan|inf)|true|false|null", re.IGNORECASE)
 """Text that it would take for a number, a truth value or nothing, among others."""
@@ -62,8 +65,29 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 @functools.lru_cache(maxsize=512)
 def _parse(word: str) -> Override:
-    """Parse an override; the grammar takes 2 ms for each item of a list, and the words of a command come again."""
-    return OverridesParser.create().parse_override(word)
+    """Parse an override; the words of a command come several times."""
+    items = _listed(word) if len(word) >= LONG else None
+    if items is None:
+        return OverridesParser.create().parse_override(word)
+    value = [QuotedString(text=item, quote=Quote.double) for item in items]
+    key = word.partition("=")[0]
+    return Override(OverrideType.CHANGE, key, value_type=ValueType.ELEMENT, _value=value, input_line=word)
+
+
+def _listed(word: str) -> list[str] | None:
+    """Return the items of a long list of quoted texts, for which the grammar takes quadratic time; None for others."""
+    found = re.fullmatch(r"[\w.]+=\[(.*)\]", word, re.DOTALL)
+    inside = "" if found is None else found[1]
+    items = re.findall(r'"((?:[^"\\]|\\.)*)"', inside, re.DOTALL)
+    if ",".join(f'"{item}"' for item in items) != inside:
+        return None
+    return [re.sub(r'(\\+)("|$)', lambda ends: ends[1][: len(ends[1]) // 2] + ends[2], item) for item in items]
+
+
+def long_lists(overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Return the long lists of texts, such as thousands of files, by their keys; Hydra need not see these."""
+    parsed = parse_overrides([word for word in overrides if len(word) >= LONG and _listed(word) is not None])
+    return {word.key_or_group: typed_value(word) for word in parsed}
 
 
 def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
@@ -77,15 +101,16 @@ def prepare(verb: Entry, words: Sequence[str]) -> list[str]:
     return [_prepare(verb, override) for override in parse_overrides(words)]
 
 
-def quoted(value: object, *, as_text: bool = False) -> str:
+def quoted(value: object, *, as_text: bool = False, always: bool = False) -> str:
     """Return a text for the configuration's grammar, in quotation marks if it needs some.
 
     Args:
         value: the text, or what is written as one.
         as_text: keep a text that looks like a number, true or null from being one.
+        always: whether it is in quotation marks in any case.
     """
     text = str(value)
-    if PLAIN_TEXT.fullmatch(text) and not (as_text and NO_TEXT.fullmatch(text)):
+    if PLAIN_TEXT.fullmatch(text) and not always and not (as_text and NO_TEXT.fullmatch(text)):
         return text
     # A dollar sign and a brace would begin a reference; backslashes count only there and before a quotation mark.
     escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", text)

@@ -63,7 +63,7 @@ compdef _classifier_training classifier-training
     examples=("completion bash",),
 )
 def completion(*, shell: Annotated[Literal["bash", "zsh", "fish"], Word()]) -> str:
-    """Print code for a shell, as in: eval "$(classifier-training completion shell=bash)".
+    """Print code for a shell, as in: eval "$(classifier-training completion bash)".
 
     Args:
         shell: the shell that will read it.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,18 @@ def test_several_words_are_several_sources() -> None:
         read_words(EVALUATE, ["./a.jpg", "./2026"])
     with pytest.raises(UserError, match="source is given more than once"):
         read_words(PREDICT, ["a.jpg", "source=a.jpg"])
+
+
+def test_thousands_of_words_are_read_as_fast_as_a_few() -> None:
+    names = [name for name in HOSTILE if name not in ("~", "~x", "~root", "~data") and "\udce9" not in name]
+    paths = [f"/x/{number}/{name}" for number in range(40) for name in names]
+    assert compose(PREDICT, read_words(PREDICT, paths))["source"] == paths
+    assert compose(TRAIN, read_words(TRAIN, [*paths, "seed=3"]))["data"].root == [str(Path(path)) for path in paths]
+    started = time.monotonic()
+    compose(PREDICT, read_words(PREDICT, [f"/x y/{number}.jpg" for number in range(200)]))
+    few = time.monotonic() - started
+    compose(PREDICT, read_words(PREDICT, [f"/x y/{number}.jpg" for number in range(8000)]))
+    assert time.monotonic() - started - few < 100 * few
 
 
 def test_a_bracket_begins_a_list_of_paths() -> None:

@@ -153,7 +153,19 @@ def test_lines_are_completed() -> None:
     assert candidates("classifier-training nothing x") == []
 
 
-def test_bash_completes_through_the_script(tmp_path: object) -> None:
+def test_values_flags_runs_and_short_words_are_completed() -> None:
+    assert candidates("classifier-training evaluate la") == ["latest "]
+    assert candidates("classifier-training evaluate split=v") == ["split=val "]
+    assert candidates("classifier-training predict --qu") == ["--quiet "]
+    assert candidates("classifier-training predict x.jpg --run l") == ["latest "]
+    assert candidates("classifier-training predict x.jpg --output o") == []
+    assert candidates("classifier-training train --ep") == ["--epochs="]
+    assert candidates("classifier-training train --model resnet5") == ["resnet50 "]
+    assert candidates("classifier-training registry show be") == ["best "]
+    assert candidates("classifier-training compare --mod")[:2] == ["--models=", "--model="]
+
+
+def test_bash_completes_through_the_script(tmp_path: Path) -> None:
     program = (
         completion(shell="bash")
         + """
@@ -164,8 +176,19 @@ COMP_LINE="classifier-training inf"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(class
 _classifier_training; printf '%s|' "${COMPREPLY[@]}"
 """
     )
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout == "resnet50 |info |"
+    program += """
+COMP_LINE="classifier-training train da"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(classifier-training train da)
+_classifier_training; printf '%s|' "${COMPREPLY[@]: -2}"
+COMP_LINE="classifier-training train ./da"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(classifier-training train ./da)
+_classifier_training; printf '%s|' "${#COMPREPLY[@]}"
+"""
+    (tmp_path / "data of 2026").mkdir()
+    (tmp_path / "data.csv").touch()
+    done = subprocess.run(
+        ["bash", "-c", program], capture_output=True, text=True, check=True, env=os.environ, cwd=tmp_path
+    )
+    # The last: nothing of the program's, so that bash completes the path.
+    assert done.stdout == "resnet50 |info |data\\ of\\ 2026/|data.csv|0|"
 
 
 @pytest.mark.parametrize("verb", entries("verb"), ids=lambda verb: verb.name)
