@@ -169,10 +169,14 @@ def _said_of_itself(verb: Entry) -> dict[str, list[str]]:
 
 @functools.cache
 def _last_parts(verb: Entry) -> dict[str, str]:
-    """The last part of each key of a group, such as label_smoothing, where one setting alone ends in it."""
+    """The last part of each key of a group, such as label_smoothing, where one setting alone ends in it.
+
+    Settings of a group that nothing is chosen from unless it is typed, such as logging, are meant by their whole keys.
+    """
     found: dict[str, set[str]] = {}
     for key, _ in _settings(verb):
-        if "." in key:
+        groups = [option.choice for option in verb.settings_at(key.partition(".")[0]) if option.choice]
+        if "." in key and all(choice.default is not None for choice in groups):
             found.setdefault(key.rpartition(".")[2], set()).add(key)
     return {last: next(iter(keys)) for last, keys in found.items() if len(keys) == 1}
 

@@ -125,7 +125,8 @@ def test_a_word_of_another_meaning_is_answered(verb: str, word: str, instead: st
     ("verb", "word"),
     [
         ("train", "trainer.max_epochs=5"), ("train", "model=resnet18"), ("train", "model=resnet81"),
-        ("train", "data=digits"), ("train", "data=nonsense"), ("train", "nonsense=1"), ("train", "monitor=val/loss"),
+        ("train", "data=digits"), ("train", "data=nonsense"), ("train", "nonsense=1"), ("train", "mode=train"),
+        ("train", "monitor=val/loss"),
         ("train", "optimizer=sgd"), ("train", "resume=outputs/a"), ("train", "transforms.nonsense=1"),
         ("predict", "epochs=5"), ("predict", "source=photo.jpg"), ("compare", "models=all"), ("export", "format=onnx"),
         ("registry list", "model=resnet"),
