@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from classifier_training import cli
-from classifier_training.conf.aliases import ForeignWordError, foreign_words, names_of, resolve, short_words
+from classifier_training.conf.aliases import names_of, resolve, short_words
+from classifier_training.conf.foreign_values import ForeignWordError, foreign_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import VERB, Entry, entries, entry
 from classifier_training.core.settings import Alias
