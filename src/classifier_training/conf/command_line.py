@@ -27,7 +27,7 @@ from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.store import EXPERIMENT, takes_experiments
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import VERB, entries, entry
-from classifier_training.core.runtime import command, setting
+from classifier_training.core.runtime import command
 from classifier_training.core.settings import Names
 from classifier_training.registry.references import BEST, LATEST, Reference
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_model
@@ -332,7 +332,8 @@ class _Reader:
             return UserError(f"{text}: not a setting", wanted, alike[0] if alike else this)
         key = self.verb.words[0]
         names, (option, *_) = self._names(key), self.verb.settings_at(key)
-        files = nearest(text, os.listdir()) if names is Names.PATH else []  # noqa: PTH208 - names are enough
+        here = sorted(os.listdir()) if names is Names.PATH else []  # noqa: PTH208 - names are enough
+        files = [name for name in here if name.startswith(text)] or nearest(text, here)
         runs = [name for name in self.verb.options if self._names(name) is Names.RUN and name not in self.verb.words]
         remedies = [
             *(f"{this} {shlex.quote(name)}" for name in files),
@@ -340,7 +341,7 @@ class _Reader:
             *(f"{name}={text}" for name in runs if text in RUN_WORDS),
             *alike,
             *(command(name) for name in nearest(text, [known.name for known in entries(VERB)])),
-            f"{this} {setting(key, text)}",
+            f"{this} --help   shows what may stand here",
         ]
         return UserError(
             f"{text}: not a setting, and no file or folder of that name",

@@ -16,6 +16,7 @@ import classifier_training.conf.catalogue  # noqa: F401 - fills the register
 from classifier_training.conf.near_values import near_value
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import MISSING, TYPE_KEY, entry
+from classifier_training.core.runtime import command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,8 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
     option = known.options[name]
     wanted = type_words(option.annotation)
     if first["type"] == "missing":
-        return UserError(f"{key} is missing", f"{wanted}: {option.help}", f"{key}=…")
+        example = command(known.examples[0]) if known.examples and name in known.words else f"{key}=…"
+        return UserError(f"{key} is missing", f"{wanted}: {option.help}", example)
     suggestion = f"{key}={value_words(option.default)}" if not option.required else f"{key}=…"
     if close := _near_literals(str(first["input"]), option.annotation):
         suggestion = f"{key}={close[0]}"
