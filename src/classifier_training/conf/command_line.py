@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 
 from classifier_training.conf import aliases
 from classifier_training.conf.foreign_commands import joined, with_command
+from classifier_training.conf.foreign_values import ForeignWordError
 from classifier_training.conf.overrides import quoted
 from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.store import EXPERIMENT, takes_experiments
@@ -63,7 +64,7 @@ def read_words(verb: Entry, words: Sequence[str], *, multirun: bool = False) -> 
     words = joined(words)
     try:
         return _Reader(verb, multirun=multirun).read(words)
-    except aliases.ForeignWordError as error:
+    except ForeignWordError as error:
         raise with_command(error, verb, words, lambda left: _Reader(verb, multirun=multirun).read(left)) from error
 
 

@@ -10,7 +10,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.conf.aliases import ForeignWordError, foreign_words, resolve
+from classifier_training.conf.aliases import resolve
+from classifier_training.conf.foreign_values import ForeignWordError, foreign_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import VERB, entries, entry
 from classifier_training.core.runtime import command

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from classifier_training.core.errors import nearest
@@ -60,9 +61,14 @@ def named_network(typed: str) -> dict[str, str] | None:
 
 
 def nearest_networks(typed: str) -> list[str]:
-    """List the names, of ours and of the two libraries, that are most similar to a misspelt one."""
-    own = [known.name for known in entries("model")]
-    return nearest(typed, [*own, *library_names("torchvision"), *library_names("timm")])
+    """List the names that are most similar to a misspelt one, with a little in favour of ours."""
+    own = {known.name for known in entries("model")}
+    found = [*nearest(typed, own), *nearest(typed, [*library_names("torchvision"), *library_names("timm")])]
+
+    def likeness(name: str) -> float:
+        return SequenceMatcher(None, typed.casefold(), name.casefold()).ratio() + 0.1 * (name in own)
+
+    return sorted(dict.fromkeys(found), key=likeness, reverse=True)
 
 
 @functools.cache

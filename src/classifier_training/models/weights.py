@@ -192,6 +192,10 @@ def _why_unreadable(path: Path) -> str | None:
     return None if start in (b"PK", b"\x80\x02") else "it is no PyTorch file"
 
 
+STATE_NAMES = ("state_dict", "model_state_dict")
+"""What training scripts call the network's state_dict in a file that has more, such as the optimizer's."""
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors import SafetensorError
@@ -206,8 +210,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
                 f"model.weights={path}: cannot be read ({error})", "a .safetensors file", "check the path"
             ) from error
     state = read_tensors(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for name in STATE_NAMES:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
             f"model.weights={path}: contains no state_dict",

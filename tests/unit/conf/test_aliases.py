@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from classifier_training import cli
-from classifier_training.conf.aliases import ForeignWordError, foreign_words, names_of, resolve, short_words
+from classifier_training.conf.aliases import names_of, resolve, short_words
+from classifier_training.conf.foreign_values import ForeignWordError, foreign_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import VERB, Entry, entries, entry
 from classifier_training.core.settings import Alias
@@ -125,9 +126,11 @@ def test_a_word_of_another_meaning_is_answered(verb: str, word: str, instead: st
     ("verb", "word"),
     [
         ("train", "trainer.max_epochs=5"), ("train", "model=resnet18"), ("train", "model=resnet81"),
-        ("train", "data=digits"), ("train", "data=nonsense"), ("train", "nonsense=1"), ("train", "monitor=val/loss"),
+        ("train", "data=digits"), ("train", "data=nonsense"), ("train", "nonsense=1"), ("train", "mode=train"),
+        ("train", "monitor=val/loss"),
         ("train", "optimizer=sgd"), ("train", "resume=outputs/a"), ("train", "transforms.nonsense=1"),
         ("predict", "epochs=5"), ("predict", "source=photo.jpg"), ("compare", "models=all"), ("export", "format=onnx"),
+        ("registry list", "model=resnet"),
     ],
 )  # fmt: skip
 def test_a_setting_and_a_word_of_nobody_are_left_alone(verb: str, word: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from tests.conftest import draw_picture
@@ -20,7 +21,7 @@ from classifier_training.models.cost import summarize
 from classifier_training.models.head import HEAD_STD, start_small
 from classifier_training.models.timm_models import timm_model
 from classifier_training.models.torchvision_models import ResNet18, ResNet50
-from classifier_training.models.weights import without_weights
+from classifier_training.models.weights import load_weights_file, without_weights
 
 
 def test_the_head_fits_the_classes() -> None:
@@ -229,3 +230,15 @@ def test_the_summary_counts_what_is_known_of_resnet18() -> None:
     assert "11,689,512 parameters (trainable: all; 44.6 MiB as float32)" in text
     some = summarize(ResNet18(pretrained=False)(4).network, architecture="x", image_size=64, num_trainable=2052)
     assert "11,178,564 parameters (trainable: 2,052 of 11.2 M; " in some.to_text()
+
+
+@pytest.mark.parametrize("name", ["state_dict", "model_state_dict"])
+def test_weights_are_found_in_a_checkpoint_of_a_training_script(tmp_path: Path, name: str) -> None:
+    source = timm.create_model("test_resnet", num_classes=7)
+    path = tmp_path / "best.pth"
+    torch.save({"epoch": 3, name: source.state_dict(), "class_names": ["a", "b"], "optimizer_state_dict": {}}, path)
+    network = timm.create_model("test_resnet", num_classes=2)
+    load_weights_file(network, str(path), head=("fc.",))
+    kept = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
+    assert kept
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in kept.items())

@@ -46,6 +46,7 @@ def test_the_names_that_are_read_are_those_that_the_libraries_list() -> None:
 
 def test_a_misspelt_name_has_neighbours() -> None:
     assert "convnext_tiny" in nearest_networks("convnext_tinny")
+    assert nearest_networks("resnet51")[0] == "resnet50"
     assert nearest_networks("zzz") == []
 
 

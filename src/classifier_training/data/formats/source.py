@@ -114,9 +114,7 @@ class FolderSource(DataSource):
         follow_links: follow links to folders, and links that lead out of the data folder.
     """
 
-    root: Annotated[
-        PathText | list[PathText] | None, Often(1), Resume.DIVERGES, Trait.MACHINE, Alias("data_dir", "dataset")
-    ] = None
+    root: Annotated[PathText | list[PathText] | None, Often(1), Resume.DIVERGES, Trait.MACHINE] = None
     follow_links: Annotated[bool, Resume.FIXED] = False
 
     @property
