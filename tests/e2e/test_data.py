@@ -237,3 +237,4 @@ def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(
         "compare", "models=[cnn_v1]", f"data={unsplit_folder}", "data.test_fraction=0", *SETTINGS, "output=compared"
     )
     assert compared.code == 0, compared.err
+    assert "unsplit: no test split; models are ranked on images that chose their weights: optimistic" in compared.err

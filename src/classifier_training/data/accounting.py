@@ -180,7 +180,7 @@ class FolderFiles:
         if missed:
             log.warning("%s; not read: %s", read, missed)
         if rest:
-            log.info("%s: also there: %s", self.root if missed else read, rest)
+            log.info("%s also there: %s", f"{self.root}:" if missed else f"{read};", rest)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""

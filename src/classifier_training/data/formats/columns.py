@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
@@ -18,7 +20,7 @@ from classifier_training.data.index import is_image, split_of
 from classifier_training.data.walk import LinkOutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from classifier_training.data.walk import Walker
@@ -64,6 +66,8 @@ class Layout:
         group: column of the groups, if there is one.
         folder: what comes before each name.
         suffix: what comes after each name.
+        prefix: what paths from another computer begin with, which is left out.
+        has_backslashes: whether backslashes part the folders of paths.
         is_complete: whether the files of all sampled rows exist.
     """
 
@@ -74,6 +78,8 @@ class Layout:
     group: str | None = None
     folder: str = ""
     suffix: str = ""
+    prefix: str = ""
+    has_backslashes: bool = False
     is_complete: bool = False
 
     @property
@@ -86,7 +92,7 @@ class Layout:
         value = row[self.path]
         if value is None or isinstance(value, float):
             return None
-        text = str(value)
+        text = (str(value).replace("\\", "/") if self.has_backslashes else str(value)).removeprefix(self.prefix)
         suffix = "" if self.suffix and text.lower().endswith(self.suffix.lower()) else self.suffix
         return f"{self.folder}/{text}{suffix}" if self.folder else f"{text}{suffix}"
 
@@ -113,7 +119,8 @@ class Layout:
         labels = f"labels from {len(self.one_hot)} columns of 0 and 1" if self.one_hot else "no labels"
         if self.label is not None:
             labels = f"labels from column {self.label!r}"
-        places = [setting(f"data.{key}", getattr(self, key)) for key in ("folder", "suffix") if getattr(self, key)]
+        places = [f"without {self.prefix!r}"] if self.prefix else []
+        places += [setting(f"data.{key}", getattr(self, key)) for key in ("folder", "suffix") if getattr(self, key)]
         return f"paths from column {self.path!r}{f' ({chr(32).join(places)})' if places else ''}, {labels}"
 
 
@@ -154,7 +161,8 @@ def find_layout(
                 "the name of a column",
                 f"data=csv {setting(f'data.{key}', close[0] if close else '…')}",
             )
-    path, folder, suffix, num_found = _find_paths(file, names, rows, walker, wanted)
+    found, num_found = _find_paths(file, names, rows, walker, wanted)
+    path = found.path
     split = _usual(names, SPLIT_NAMES)
     if split is not None and split.casefold() != "split" and not all(split_of(str(row[split])) for row in rows):
         split = None
@@ -162,7 +170,8 @@ def find_layout(
     others = [name for name in names if name not in (path, split, group)]
     one_hot = () if wanted.label is not None or _usual(others, LABEL_NAMES) else _one_hot(file, others, rows)
     label = None if one_hot else wanted.label or _find_label(file, others, rows)
-    return Layout(path, label, one_hot, split, group, folder, suffix, bool(rows) and num_found == len(rows))
+    is_complete = bool(rows) and num_found == len(rows)
+    return replace(found, label=label, one_hot=one_hot, split=split, group=group, is_complete=is_complete)
 
 
 def _usual(names: Sequence[str], usual: Sequence[str]) -> str | None:
@@ -172,30 +181,55 @@ def _usual(names: Sequence[str], usual: Sequence[str]) -> str | None:
 
 def _find_paths(
     file: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]], walker: Walker, wanted: Wanted
-) -> tuple[str, str, str, int]:
-    """Return the column, folder and ending by which most sampled rows name an existing file, and how many do."""
+) -> tuple[Layout, int]:
+    """Return the column, folder and ending by which most sampled rows name an existing file, and how many do.
+
+    Raises:
+        UserError: when there is no such column, and none that is called like one.
+    """
     usual = [name for word in PATH_NAMES for name in names if name.casefold() == word]
     columns = [wanted.path] if wanted.path is not None else [*usual, *(name for name in names if name not in usual)]
-    best: tuple[str, str, str, int] | None = None
+    best, most = Layout(columns[0] if columns else "", None, folder=wanted.folder or "", suffix=wanted.suffix or ""), 0
     for column in columns:
-        for folder in _folders(file, walker, wanted):
-            for suffix in _suffixes(walker, folder, rows, column, wanted):
-                layout = Layout(column, None, folder=folder, suffix=suffix)
-                number = sum(_exists(layout.name(row), file, walker) for row in rows)
-                if best is None or number > best[3]:
-                    best = column, folder, suffix, number
-                if rows and number == len(rows):
-                    return column, folder, suffix, number
-    if best is not None and best[3]:
-        return best
-    if wanted.path is not None or usual:
-        return columns[0] or "", wanted.folder or "", wanted.suffix or "", 0
+        for layout in _layouts(file, column, rows, walker, wanted):
+            number = sum(_exists(layout.name(row), file, walker) for row in rows)
+            if number > most:
+                best, most = layout, number
+            if rows and number == len(rows):
+                return layout, number
+    is_named = wanted.path is not None or wanted.folder is not None or wanted.suffix is not None
+    if most or not rows or (names and (is_named or (usual and is_image(str(rows[0][best.path]))))):
+        return best, most
     raise UserError(
         f"{file}: no column has the paths of images below {walker.root}; its columns are "
         f"{enumerate_words(map(repr, names)) or 'none'}",
         "a column with paths, or with names of files in data.folder that end in data.suffix",
-        f"data=csv {setting('data.path_column', names[0] if names else '…')} data.folder=FOLDER data.suffix=.jpg",
+        f"data=csv {setting('data.path_column', best.path or '…')} data.folder=FOLDER data.suffix=.jpg",
     )
+
+
+def _layouts(
+    file: Path, column: str, rows: Sequence[Mapping[str, Any]], walker: Walker, wanted: Wanted
+) -> Iterator[Layout]:
+    """Yield the ways in which a column may name files, the simplest first."""
+    values = [str(row[column]) for row in rows]
+    has_backslashes = any("\\" in value and "/" not in value for value in values)
+    texts = [value.replace("\\", "/") for value in values] if has_backslashes else values
+    for prefix in ["", *_foreign_beginnings(texts)]:
+        for folder in _folders(file, walker, wanted):
+            for suffix in _suffixes(walker, folder, texts, wanted):
+                yield Layout(column, None, folder=folder, suffix=suffix, prefix=prefix, has_backslashes=has_backslashes)
+
+
+def _foreign_beginnings(paths: Sequence[str]) -> list[str]:
+    """Folders that all paths begin with, if all are absolute and so of another computer; the shortest first."""
+    if not paths or not all(re.match(r"/|[A-Za-z]:/", path) for path in paths):
+        return []
+    try:
+        parts = os.path.commonpath([path.rpartition("/")[0] for path in paths]).split("/")
+    except ValueError:
+        return []  # of several drives
+    return ["/".join(parts[:number]) + "/" for number in range(1, len(parts) + 1)]
 
 
 def _folders(file: Path, walker: Walker, wanted: Wanted) -> list[str]:
@@ -208,13 +242,13 @@ def _folders(file: Path, walker: Walker, wanted: Wanted) -> list[str]:
     return ["", *near, *far][:MAX_FOLDERS]
 
 
-def _suffixes(walker: Walker, folder: str, rows: Sequence[Mapping[str, Any]], column: str, wanted: Wanted) -> list[str]:
+def _suffixes(walker: Walker, folder: str, names: Sequence[str], wanted: Wanted) -> list[str]:
     if wanted.suffix is not None:
         return [wanted.suffix]
-    if all(is_image(str(row[column])) for row in rows):
+    if all(map(is_image, names)):
         return [""]
-    names = walker.loose_files(walker.root / folder) if folder else walker.loose_files(walker.root)
-    endings = Counter(name[name.rfind(".") :] for name in names if is_image(name))
+    files = walker.loose_files(walker.root / folder) if folder else walker.loose_files(walker.root)
+    endings = Counter(name[name.rfind(".") :] for name in files if is_image(name))
     return ["", *(ending for ending, _ in endings.most_common())]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +27,7 @@ def open_text(file: Path, *, encoding: str = "utf-8", setting: str = "") -> Iter
 
     Args:
         file: the file.
-        encoding: of the text; a byte order mark is removed.
+        encoding: of the text; a byte order mark is removed, and that of UTF-16 takes its place.
         setting: the user's setting of the encoding, if there is one.
 
     Raises:
@@ -33,6 +35,9 @@ def open_text(file: Path, *, encoding: str = "utf-8", setting: str = "") -> Iter
     """
     try:
         with file.open("rb") as lines:
+            if lines.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                yield from io.TextIOWrapper(lines, "utf-16", errors="replace", newline="")
+                return
             for number, line in enumerate(lines, start=1):
                 try:
                     text = line.decode(encoding)

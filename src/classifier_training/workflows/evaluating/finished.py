@@ -19,6 +19,7 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import read_rows, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait
+from classifier_training.core.types import TEST
 from classifier_training.evaluation.leaderboard import (
     RANKED_BY,
     RunPredictions,
@@ -48,6 +49,7 @@ class Finished:
         settings: all others, by dotted key.
         figures: what it is worth and costs.
         failures: what could not be done after its training, and why; withheld files among them.
+        split: of the images that it was scored on.
     """
 
     run_dir: RunDir
@@ -57,6 +59,7 @@ class Finished:
     settings: Mapping[str, Any]
     figures: RunScores
     failures: Mapping[str, str]
+    split: str = TEST
 
 
 def finished_runs(folder: Path) -> list[RunDir]:
@@ -100,6 +103,7 @@ def read_finished(run_dir: RunDir) -> Finished:
             },
             figures=figures,
             failures={str(name): str(reason) for name, reason in result.get("failures", {}).items()},
+            split=str(result.get("split", TEST)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(run_dir, error) from error

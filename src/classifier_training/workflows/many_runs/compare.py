@@ -22,6 +22,7 @@ from classifier_training.core.register import Replaces, SettingsOf, Word, regist
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait, TypedPath
+from classifier_training.core.types import TEST
 from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, middle_seed, rank
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.registry.cleanup import STUDY_LOGS
@@ -167,6 +168,8 @@ def compare(
             "one finished run or more",
             "fix that, and start again",
         )
+    for name in sorted({run.data for run in found if run.split != TEST}):
+        log.warning("%s: no test split; models are ranked on images that chose their weights: optimistic", name)
     if cleanup:
         _clean(run.run_dir for run in found)
         for name in STUDY_LOGS:

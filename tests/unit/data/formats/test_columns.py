@@ -140,6 +140,35 @@ def test_a_table_without_paths_or_labels_is_told_what_it_lacks(kaggle: Path) -> 
         Table(root=str(kaggle / "train.csv")).read()
 
 
+def test_paths_of_another_computer_and_of_windows_are_found(kaggle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for beginning in ("/home/me/photos/train/", "train\\", "C:\\Users\\me\\train\\", "/kaggle/input/x/train/"):
+        rows = "".join(f"{beginning}{path[6:]},{label}\n" for path, label in EXPECTED)
+        (kaggle / "train.csv").write_text("path,label\n" + rows)
+        assert pairs(Table(root=str(kaggle / "train.csv")).read()) == EXPECTED
+    assert "without '/kaggle/input/x/'" in caplog.text
+    for number, (path, _) in enumerate(EXPECTED):
+        (kaggle / "train" / str(number % 2)).mkdir(exist_ok=True)
+        (kaggle / path).rename(kaggle / "train" / str(number % 2) / "same.jpg" if number < 2 else kaggle / path)
+    (kaggle / "train.csv").write_text("path,label\n/x/0/same.jpg,cat\n/x/1/same.jpg,dog\n")
+    assert pairs(Table(root=str(kaggle / "train.csv")).read()) == [
+        ("train/0/same.jpg", "cat"), ("train/1/same.jpg", "dog"),
+    ]  # fmt: skip
+
+
+def test_a_table_may_be_in_utf_16(kaggle: Path) -> None:
+    text = (kaggle / "train.csv").read_text().replace(",", "\t").replace("dog", "dög")
+    (kaggle / "train.csv").write_bytes(text.encode("utf-16"))
+    assert {label for _, label in pairs(Table(root=str(kaggle / "train.csv")).read())} == {"cat", "dög"}
+
+
+def test_ids_of_no_file_are_told_with_the_settings_that_help(kaggle: Path) -> None:
+    (kaggle / "train.csv").write_text("id,label\n900,cat\n901,dog\n")
+    with pytest.raises(UserError, match="no column has the paths of images") as caught:
+        Table(root=str(kaggle / "train.csv")).read()
+    assert caught.value.remedy == "data=csv data.path_column=id data.folder=FOLDER data.suffix=.jpg"
+
+
 def test_a_column_of_splits_may_have_another_name(kaggle: Path) -> None:
     rows = "".join(
         f"{number:03d},{'cat' if number % 2 else 'dog'},{'valid' if number > 3 else 'train'}\n" for number in range(6)
