@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from classifier_training.core.errors import enumerate_words, plural
+from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, rounded
 
@@ -105,6 +106,8 @@ class Grounds:
         data_checks: lines that the checks before training said.
         training: what is known of it.
         learning_curve: rows of learning_curve.json: how many training images a class needs.
+        run: how the run is named on a command line.
+        data: likewise its data.
     """
 
     evaluation: Evaluation
@@ -116,6 +119,8 @@ class Grounds:
     data_checks: Sequence[str] = ()
     training: Training = field(default_factory=Training)
     learning_curve: Sequence[Mapping[str, Any]] = ()
+    run: str = "run=latest"
+    data: str = "data.root=…"
 
     @property
     def verdict(self) -> Verdict:
@@ -184,7 +189,8 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
         yield Remark(
             "error", f"No better than always predicting {label}",
             f"That would be correct for {100 * verdict.baseline.accuracy:.1f} % of the images.",
-            "check labels and images with analyze, then train longer", gain=grounds.num_mistakes, decides=True,
+            f"check labels and images with {command('analyze')} {grounds.data}, then train longer",
+            gain=grounds.num_mistakes, decides=True,
         )  # fmt: skip
     if weak:
         yield _weak(grounds, weak)
@@ -386,7 +392,7 @@ def _of_images(grounds: Grounds) -> Iterator[Remark]:
             "note",
             f"Mistakes with a confidence of {100 * SURE:.0f} % or more: {number:,}",
             "Such mistakes are often wrong labels.",
-            "look at the worst mistakes below; analyze run=… ranks the labels that look wrong",
+            f"look at the worst mistakes below; {command('analyze')} {grounds.run}   ranks the labels that look wrong",
             gain=number,
             gain_words=f"{number:,} of {plural(grounds.num_mistakes, 'mistake')}",
         )
@@ -485,14 +491,16 @@ def _of_rejecting(grounds: Grounds) -> Iterator[Remark]:
                 f"Rejecting unsure predictions: {100 * found:.1f} % of the others are correct",
                 f"With reject.precision={wanted:g} {100 * (1 - coverage):.0f} % of these images are rejected, to be "
                 "looked at by a person.",
-                f"predict reject.precision={wanted:g}, where a person can look at the rejected images",
+                f"{command('predict')} {grounds.run} reject.precision={wanted:g} source=…, where a person can look at "
+                "the rejected images",
             )
             return
 
 
 def _of_data(grounds: Grounds) -> Iterator[Remark]:
     for line in grounds.data_checks:
-        remedy = "analyze lists them; give each image one label, or remove it" if "duplicates" in line else ""
+        lists = f"{command('analyze')} {grounds.data}   lists them; give each image one label, or remove it"
+        remedy = lists if "duplicates" in line else ""
         yield Remark("warning", "Data check", line, remedy)
     counts = {name: number for name, number in grounds.train_counts.items() if number}
     if counts:
