@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from classifier_training.core.errors import enumerate_words, plural
+from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, rounded
 
@@ -38,8 +39,8 @@ MUCH_CONFUSED = 0.1
 GAP = 0.1
 """Difference of the accuracies on training and validation images from which on it is said."""
 
-STILL_RISING = 0.01
-"""Gain of the last third of the epochs from which on training was still improving."""
+STILL_RISING, MIN_EPOCHS = 0.01, 6
+"""Gain of the last third of the epochs from which on training was still improving; and epochs that can tell."""
 
 IMBALANCED = 3.0
 NUM_NAMED, NUM_PAIRS = 6, 3
@@ -105,6 +106,8 @@ class Grounds:
         data_checks: lines that the checks before training said.
         training: what is known of it.
         learning_curve: rows of learning_curve.json: how many training images a class needs.
+        run: how the run is named on a command line.
+        data: likewise its data.
     """
 
     evaluation: Evaluation
@@ -116,6 +119,8 @@ class Grounds:
     data_checks: Sequence[str] = ()
     training: Training = field(default_factory=Training)
     learning_curve: Sequence[Mapping[str, Any]] = ()
+    run: str = "run=latest"
+    data: str = "data.root=…"
 
     @property
     def verdict(self) -> Verdict:
@@ -184,7 +189,8 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
         yield Remark(
             "error", f"No better than always predicting {label}",
             f"That would be correct for {100 * verdict.baseline.accuracy:.1f} % of the images.",
-            "check labels and images with analyze, then train longer", gain=grounds.num_mistakes, decides=True,
+            f"check labels and images with {command('analyze')} {grounds.data}, then train longer",
+            gain=grounds.num_mistakes, decides=True,
         )  # fmt: skip
     if weak:
         yield _weak(grounds, weak)
@@ -205,6 +211,18 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
             gain_words="they decide if what was found stays",
             decides=verdict.status == "too few test images",
         )
+    below = [item for item in undecided if item.shortfall]
+    if below:
+        gain = sum(item.shortfall for item in below)
+        yield Remark(
+            "note",
+            f"Below the target so far: {_names(grounds, below)}",
+            f"What was found is below {_target_words(below)}, though it is too little to decide: "
+            f"{_listed(grounds, below)}.",
+            _collect(grounds, below),
+            gain=gain,
+            gain_words=f"{plural(max(1, round(gain)), 'more correct image')} would reach the target",
+        )
     if good:
         yield Remark(
             "good",
@@ -224,26 +242,35 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
 
 
 def _weak(grounds: Grounds, weak: Sequence[Check]) -> Remark:
-    names = [grounds.class_names[item.label] for item in weak if item.label is not None]
-    rare = [name for name in names if 0 < grounds.train_counts.get(name, 0) < FEW_IMAGES]
+    rare = _rare(grounds, weak)
     few = enumerate_words(map(named, rare), limit=NUM_NAMED)
     more = f" {'Class' if len(rare) == 1 else 'Classes'} with under {FEW_IMAGES} training images: {few}."
-    forecast = [words for name in names for row in grounds.learning_curve if (words := forecast_words(row, name))]
-    remedy = f"collect more varied training images of {named(names[0])} first, like those in its mistakes below"
-    if rare:
-        remedy = f"collect training images of {few} first"
-    if forecast:
-        remedy = f"collect training images: {enumerate_words(forecast, limit=NUM_NAMED)}"
     gain = sum(item.shortfall for item in weak)
     return Remark(
         "error",
         f"Not good enough: {_names(grounds, weak)}",
         f"Their recall is below {_target_words(weak)}: {_listed(grounds, weak)}." + (more if rare else ""),
-        remedy,
+        _collect(grounds, weak),
         gain=gain,
         gain_words=f"{plural(max(1, round(gain)), 'more correct image')} would reach the target",
         decides=True,
     )
+
+
+def _rare(grounds: Grounds, checks: Sequence[Check]) -> list[str]:
+    names = [grounds.class_names[item.label] for item in checks if item.label is not None]
+    return [name for name in names if 0 < grounds.train_counts.get(name, 0) < FEW_IMAGES]
+
+
+def _collect(grounds: Grounds, checks: Sequence[Check]) -> str:
+    """Say which training images to collect: by the learning curves, else of the rarest classes, else of the worst."""
+    names = [grounds.class_names[item.label] for item in checks if item.label is not None]
+    forecast = [words for name in names for row in grounds.learning_curve if (words := forecast_words(row, name))]
+    if forecast:
+        return f"collect training images: {enumerate_words(forecast, limit=NUM_NAMED)}"
+    if rare := _rare(grounds, checks):
+        return f"collect training images of {enumerate_words(map(named, rare), limit=NUM_NAMED)} first"
+    return f"collect more varied training images of {named(names[0])} first, like those in its mistakes below"
 
 
 def forecast_words(row: Mapping[str, Any], name: str) -> str:
@@ -252,15 +279,15 @@ def forecast_words(row: Mapping[str, Any], name: str) -> str:
         return ""
     now, wanted, reason = int(row["images_now"]), row.get("images_for_target"), str(row.get("reason") or "")
     if wanted is None:
-        return f"of {named(name)}: {reason}" if reason and not reason.startswith("too few") else ""
+        if reason.startswith("more than"):
+            return f"{reason} of {named(name)}"
+        return "" if not reason or reason.startswith("too few") else f"{named(name)}: {reason}"
     low, high = (None if row.get(end) is None else max(0, int(row[end]) - now) for end in ("images_low", "images_high"))
-    spread = (
-        ""
-        if low is None
-        else f" ({rounded(low):,} or more)"
-        if high is None
-        else f" ({rounded(low):,} to {rounded(high):,})"
-    )
+    spread = ""
+    if low is not None and high is not None:
+        spread = f" ({rounded(low):,} to {rounded(high):,})"
+    elif low is not None:
+        spread = f" ({rounded(low):,} or more)" if low else " (perhaps far more)"
     return f"about {rounded(max(1, int(wanted) - now)):,} more of {named(name)}{spread}"
 
 
@@ -365,7 +392,7 @@ def _of_images(grounds: Grounds) -> Iterator[Remark]:
             "note",
             f"Mistakes with a confidence of {100 * SURE:.0f} % or more: {number:,}",
             "Such mistakes are often wrong labels.",
-            "look at the worst mistakes below; analyze run=… ranks the labels that look wrong",
+            f"look at the worst mistakes below; {command('analyze')} {grounds.run}   ranks the labels that look wrong",
             gain=number,
             gain_words=f"{number:,} of {plural(grounds.num_mistakes, 'mistake')}",
         )
@@ -384,7 +411,7 @@ def _of_training(grounds: Grounds) -> Iterator[Remark]:
         return
     monitored = _column(training.epochs, training.monitor)
     third = len(monitored) // 3
-    if third and not training.is_cut and "loss" not in training.monitor:
+    if len(monitored) >= MIN_EPOCHS and not training.is_cut and "loss" not in training.monitor:
         rise = max(monitored) - max(monitored[:-third])
         if rise >= STILL_RISING:
             yield Remark(
@@ -464,14 +491,16 @@ def _of_rejecting(grounds: Grounds) -> Iterator[Remark]:
                 f"Rejecting unsure predictions: {100 * found:.1f} % of the others are correct",
                 f"With reject.precision={wanted:g} {100 * (1 - coverage):.0f} % of these images are rejected, to be "
                 "looked at by a person.",
-                f"predict reject.precision={wanted:g}, where a person can look at the rejected images",
+                f"{command('predict')} {grounds.run} reject.precision={wanted:g} source=…, where a person can look at "
+                "the rejected images",
             )
             return
 
 
 def _of_data(grounds: Grounds) -> Iterator[Remark]:
     for line in grounds.data_checks:
-        remedy = "analyze lists them; give each image one label, or remove it" if "duplicates" in line else ""
+        lists = f"{command('analyze')} {grounds.data}   lists them; give each image one label, or remove it"
+        remedy = lists if "duplicates" in line else ""
         yield Remark("warning", "Data check", line, remedy)
     counts = {name: number for name, number in grounds.train_counts.items() if number}
     if counts:

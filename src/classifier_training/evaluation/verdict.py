@@ -263,7 +263,8 @@ class Verdict:
         if check.metric == "precision":
             name = f"precision of {name}"
         if check.standing == "open":
-            return f"{name} ({more_words(check)})"
+            found = f" {100 * check.estimate.value:.1f} %" if check.num_images else ""
+            return f"{name}{found} ({more_words(check)})"
         differ = len({item.target for item in self.checks if item.metric != "baseline"}) > 1
         return f"{name} {100 * check.estimate.value:.1f} %{f' (target {per_cent(check.target)})' if differ else ''}"
 

@@ -105,11 +105,12 @@ def test_a_learning_curve_says_how_many_images_to_collect() -> None:
     for wanted, low, high, words in (
         (112, 62, 412, "collect training images: about 100 more of weak (50 to 400)"),
         (112, 62, None, "collect training images: about 100 more of weak (50 or more)"),
+        (112, 12, None, "collect training images: about 100 more of weak (perhaps far more)"),
         (
             None,
             None,
             None,
-            "collect training images: of weak: more than 60 images",
+            "collect training images: more than 60 images of weak",
         ),
     ):
         rows = [{**row, "images_for_target": wanted, "images_low": low, "images_high": high}]
@@ -123,7 +124,8 @@ def test_training_that_was_cut_or_still_improving_is_said() -> None:
     assert "trainer.max_time=0:01:00 is over after 2 of 9 epochs" in found.words
     assert "time=…" in found.remedy
     epochs = [
-        {"val/macro_f1": f"{value}", "train/acc_top1": "0.99", "val/acc_top1": "0.7"} for value in (0.5, 0.6, 0.7)
+        {"val/macro_f1": f"{value}", "train/acc_top1": "0.99", "val/acc_top1": "0.7"}
+        for value in (0.4, 0.5, 0.5, 0.6, 0.6, 0.7)
     ]
     training = Training(epochs=epochs, monitor="val/macro_f1", input_side=64, image_side=250)
     titles = {item.title: item for item in remarks(dataclasses.replace(grounds(), training=training))}

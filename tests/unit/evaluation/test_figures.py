@@ -244,7 +244,7 @@ def test_wide_letters_are_cut_by_their_width() -> None:
 
 def test_a_share_stays_behind_a_name_that_is_written_from_right_to_left() -> None:
     (line,) = caption("קטן", "קטן", 0.87)
-    assert line == "\u200eקטן\u200e 87%"  # noqa: RUF001
+    assert line == "\u200eקטן\u200e 87%"  # noqa: RUF001 - Hebrew
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_a_class_between_is_decided_by_more_images_and_says_how_many() -> None:
     assert found.status == "too few test images"
     (check,) = found.standing("open")
     assert (check.label, check.more_images) == (1, 16)
-    assert found.words.endswith("b (needs about 16 more test images)")
+    assert found.words.endswith("b 100.0 % (needs about 16 more test images)")
 
 
 def test_a_class_without_test_images_leaves_the_verdict_open() -> None:

@@ -94,6 +94,8 @@ def write_run_page(
         data_checks=tuple(run.statistics.get("checks", ())),
         training=training,
         learning_curve=_learning_curve(folder),
+        run=setting("run", run_dir.path),
+        data=setting("data.root", run.statistics.get("root", "…")),
     )
     title = f"{run.architecture or 'Model'} on {evaluation.split} images"
     body = [
