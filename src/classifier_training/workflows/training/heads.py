@@ -115,7 +115,8 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
         "linear probe: %s, after %.0f s, by features of %s images (penalty %g)",
         words, probe.seconds, f"{probe.num_images:,}", fit.fitted.penalty,
     )  # fmt: skip
-    _keep_learning_points(job, fit)
+    if seconds is None or probe.seconds <= seconds:
+        _keep_learning_points(job, fit)
     return probe
 
 
