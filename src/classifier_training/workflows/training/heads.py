@@ -117,7 +117,8 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
         words, probe.seconds, f"{probe.num_images:,}",
     )  # fmt: skip
     log.info("linear probe: penalty %g", fit.fitted.penalty, extra=DETAIL)
-    _keep_learning_points(job, fit)
+    if seconds is None or probe.seconds <= seconds:
+        _keep_learning_points(job, fit)
     return probe
 
 
