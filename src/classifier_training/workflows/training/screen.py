@@ -82,7 +82,10 @@ def file_words(files: Sequence[ExportedFile], calibration: Calibration | None) -
         agreement = min(compared, key=lambda parity: parity.top1_agreement)
         number = round(agreement.top1_agreement * agreement.num_images)
         agree = "agree" if len(files) > 1 else "agrees"
-        words += f", which {agree} with PyTorch on {number} of {agreement.num_images} images"
+        words += (
+            f", which {agree} with PyTorch on {number} of {agreement.num_images} images "
+            f"(tolerance {max(parity.tolerance for parity in compared):g})"
+        )
     if calibration is not None and calibration.choice.reason:
         words += f"; confidence is not calibrated: {calibration.choice.reason}"
     return words
