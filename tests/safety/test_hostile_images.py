@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier_training.core.images import UnreadableImageError, read_rgb
+from classifier_training.core.images import UnreadableImageError, read_rgb, reads_heif
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.inference.predictor import decode
 from classifier_training.inference.sources import Item
@@ -25,7 +25,7 @@ SEED = 20_261_122
 
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-ENDINGS = ("jpg", "png", "gif", "bmp", "tif", "webp", "ppm", "avif", "png", "jpg")
+ENDINGS = ("jpg", "png", "gif", "bmp", "tif", "webp", "ppm", "avif", "heic", "jpg")
 
 
 def originals(number: int) -> Iterator[tuple[str, bytes]]:
@@ -33,7 +33,8 @@ def originals(number: int) -> Iterator[tuple[str, bytes]]:
     from PIL import features
 
     generator = np.random.default_rng(SEED)
-    endings = [ending for ending in ENDINGS if ending != "avif" or features.check("avif")]
+    readable = {"avif": features.check("avif"), "heic": reads_heif()}
+    endings = [ending for ending in ENDINGS if readable.get(ending, True)]
     for place in range(number):
         ending = endings[place % len(endings)]
         side = int(generator.integers(8, 80))
@@ -51,7 +52,12 @@ def originals(number: int) -> Iterator[tuple[str, bytes]]:
             options = {"compression": ("raw", "tiff_lzw", "tiff_deflate", "packbits", "jpeg")[place % 5]}
             image = image.convert("RGB") if options["compression"] == "jpeg" else image
         buffer = io.BytesIO()
-        image.save(buffer, format={"jpg": "jpeg", "tif": "tiff"}.get(ending, ending), **options)
+        if ending == "heic":
+            from pillow_heif import from_pillow
+
+            from_pillow(image).save(buffer, quality=80)
+        else:
+            image.save(buffer, format={"jpg": "jpeg", "tif": "tiff"}.get(ending, ending), **options)
         yield ending, buffer.getvalue()
 
 

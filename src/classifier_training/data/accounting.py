@@ -182,18 +182,22 @@ class FolderFiles:
         if rest:
             log.info("%s also there: %s", f"{self.root}:" if missed else f"{read};", rest)
 
+    def described(self) -> list[tuple[Count, str, str]]:
+        """Each kind and ending with what `describe` says of it."""
+        counts = [count for counts in self.by_kind().values() for count in counts]
+        return [(count, *replace(self, left_out=(count,)).describe(count.kind)) for count in counts]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
         rows = [
             {
-                "kind": name,
+                "kind": count.kind,
                 "ending": count.ending,
                 "num_files": count.number,
                 "first": count.first,
-                "remedy": replace(self, left_out=(count,)).describe(name)[1],
+                "remedy": remedy,
             }
-            for name, counts in self.by_kind().items()
-            for count in counts
+            for count, _, remedy in self.described()
         ]
         return {"num_files": self.num_files, "num_read": self.num_read, "not_read": rows}
 

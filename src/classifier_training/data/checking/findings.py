@@ -190,9 +190,14 @@ def _not_read(data: Inspected) -> Iterator[Finding]:
         title=f"{plural(number, 'file')} in the folder {'is' if number == 1 else 'are'} not read: "
         + ", ".join(described[name][0] for name in shown),
         words=f"Of {plural(files.num_files, 'file')} below the data folder, {files.num_read:,} are read as images.",
-        remedy="; ".join(f"{described[name][0]}: {described[name][1]}" for name in missed) or "nothing",
+        remedy=f"{described[missed[0]][0]}: {described[missed[0]][1]}; the list has the others"
+        if missed
+        else "nothing",
         count=number,
-        rows=tuple((described[name][0], f"the first: {files.by_kind()[name][0].first}") for name in kinds),
+        rows=tuple(
+            (words, f"{remedy or 'nothing to do'}; the first: {count.first}")
+            for count, words, remedy in files.described()
+        ),
     )
 
 

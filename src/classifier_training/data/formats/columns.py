@@ -29,6 +29,9 @@ SEPARATORS = ",;\t|"
 MAX_SAMPLED = 40
 """Rows, spread over the table, by which columns are recognised."""
 
+MAX_COLUMNS = 20
+"""Columns without a usual name that may hold paths."""
+
 MAX_FOLDERS = 200
 """Folders in which the files of bare names are looked for."""
 
@@ -188,10 +191,15 @@ def _find_paths(
         UserError: when there is no such column, and none that is called like one.
     """
     usual = [name for word in PATH_NAMES for name in names if name.casefold() == word]
-    columns = [wanted.path] if wanted.path is not None else [*usual, *(name for name in names if name not in usual)]
+    others = [name for name in names if name not in usual][:MAX_COLUMNS]
+    columns = [wanted.path] if wanted.path is not None else [*usual, *others]
+    few = [rows[place] for place in sorted({0, len(rows) // 2, len(rows) - 1})] if rows else []
     best, most = Layout(columns[0] if columns else "", None, folder=wanted.folder or "", suffix=wanted.suffix or ""), 0
     for column in columns:
         for layout in _layouts(file, column, rows, walker, wanted):
+            # A wide table beside many folders has many layouts, and almost all name no file.
+            if not any(_exists(layout.name(row), file, walker) for row in few):
+                continue
             number = sum(_exists(layout.name(row), file, walker) for row in rows)
             if number > most:
                 best, most = layout, number
