@@ -48,7 +48,7 @@ MAX_STEPS = 6
 
 BADGES = {"error": "fix", "warning": "warning", "note": "info", "good": "good"}
 STATUS_KINDS = {"ready": "good", "not ready": "error", "too few test images": "warning"}
-STANDINGS = {"reached": "✓ reached", "missed": "✗ missed", "open": "? inconclusive"}
+STANDINGS = {"reached": "✓\u00a0reached", "missed": "✗\u00a0missed", "open": "?\u00a0inconclusive"}
 
 
 def write_run_page(
@@ -131,9 +131,9 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
     measures, verdict = grounds.evaluation.measures, grounds.verdict
     baseline = named(grounds.class_names[verdict.baseline.label])
     numbers = [
-        (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
-        (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
-        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {baseline} (baseline)"),
+        (percent(measures.overall["acc_top1"]), "correct (top-1 accuracy)"),
+        (percent(measures.overall["balanced_accuracy"]), "mean recall (balanced accuracy)"),
+        (f"{100 * verdict.baseline.accuracy:.1f} %", f"baseline: always {baseline}"),
         (f"{measures.num_images:,}", f"{grounds.evaluation.split} images of {len(grounds.class_names):,} classes"),
     ]
     found = remarks(grounds)
