@@ -15,8 +15,9 @@ from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import epoch_name
 from classifier_training.evaluation import report
-from classifier_training.evaluation.advice import SURE, Grounds, Training, forecast_words, headline, percent, remarks
+from classifier_training.evaluation.advice import SURE, Grounds, Training, headline, remarks
 from classifier_training.evaluation.intervals import Estimate
+from classifier_training.evaluation.learning_curve import forecast_words
 from classifier_training.evaluation.mistakes import (
     MAX_MATRIX,
     SortedPredictions,
@@ -26,7 +27,7 @@ from classifier_training.evaluation.mistakes import (
 )
 from classifier_training.evaluation.reject import rejecting_words
 from classifier_training.evaluation.report import Cell, Html, Number
-from classifier_training.evaluation.verdict import more_words, named, per_cent
+from classifier_training.evaluation.verdict import more_words, named, per_cent, percent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
