@@ -104,7 +104,7 @@ def is_run_to_come(name: str) -> bool:
     folder = importlib.resources.files(__package__).joinpath(EXPERIMENT)
     known = [Path(file.name).stem for file in folder.iterdir()]
     known += [file.stem for file in Path("conf", EXPERIMENT).glob("*.yaml")]
-    return name not in known and not nearest(name, known) and re.fullmatch(r"[\w.-]+", name) is not None
+    return name not in ("null", *known) and not nearest(name, known) and re.fullmatch(r"[\w.-]+", name) is not None
 
 
 def is_offered(group: str, name: str) -> bool:
