@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, typed_value, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.register import VERB, entry
+from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_reader import read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.secrets import is_masked
@@ -110,7 +110,8 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         key = override.key_or_group
         if not has_key(saved, key):
             raise unknown_key(key, override.input_line or key, keys)
-        if key not in keys or on_resume(key) is Resume.FIXED:
+        before = value_at(saved, key)
+        if (isinstance(before, dict) and TYPE_KEY in before) or on_resume(key) is Resume.FIXED:
             raise UserError(
                 f"{override.input_line}: a run cannot be resumed with another {key}",
                 f"changes of {enumerate_words(_changeable(keys))}",

@@ -14,12 +14,12 @@ import numpy as np
 from classifier_training.core.errors import enumerate_words, plural
 from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
-from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, rounded
+from classifier_training.evaluation.learning_curve import forecast_words
+from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, percent, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from classifier_training.evaluation.intervals import Estimate
     from classifier_training.evaluation.mistakes import Confusion
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.evaluation.verdict import Check
@@ -273,24 +273,6 @@ def _collect(grounds: Grounds, checks: Sequence[Check]) -> str:
     return f"collect more varied training images of {named(names[0])} first, like those in its mistakes below"
 
 
-def forecast_words(row: Mapping[str, Any], name: str) -> str:
-    """Say how many more training images a class needs by its learning curve; nothing where that says nothing of it."""
-    if row.get("label") != name:
-        return ""
-    now, wanted, reason = int(row["images_now"]), row.get("images_for_target"), str(row.get("reason") or "")
-    if wanted is None:
-        if reason.startswith("more than"):
-            return f"{reason} of {named(name)}"
-        return "" if not reason or reason.startswith("too few") else f"{named(name)}: {reason}"
-    low, high = (None if row.get(end) is None else max(0, int(row[end]) - now) for end in ("images_low", "images_high"))
-    spread = ""
-    if low is not None and high is not None:
-        spread = f" ({rounded(low):,} to {rounded(high):,})"
-    elif low is not None:
-        spread = f" ({rounded(low):,} or more)" if low else " (perhaps far more)"
-    return f"about {rounded(max(1, int(wanted) - now)):,} more of {named(name)}{spread}"
-
-
 def _of_precision(grounds: Grounds) -> Iterator[Remark]:
     missed = grounds.verdict.standing("missed", "precision")
     if missed:
@@ -513,12 +495,3 @@ def _of_data(grounds: Grounds) -> Iterator[Remark]:
                 f"{counts[most]:,} training images of {named(most)}, {counts[fewest]:,} of {named(fewest)}. Read the "
                 "balanced accuracy, not the accuracy.",
             )
-
-
-def percent(estimate: Estimate) -> str:
-    """Return a share in per cent with its interval."""
-    if not np.isfinite(estimate.value):
-        return "not defined"
-    known = np.isfinite([estimate.low, estimate.high]).all()
-    ends = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if known else ""
-    return f"{100 * estimate.value:.1f} %{ends}"

@@ -10,9 +10,10 @@ from classifier_training.core.run_dir import write_json
 from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.evaluation.figures.curves import MAX_PANELS, LearningCurvePanel, LearningCurvesFigure
 from classifier_training.evaluation.learning_law import CurvePoints, LearningCurves
+from classifier_training.evaluation.verdict import named, rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -121,6 +122,24 @@ def _forecast(
             "not reachable by more images of this kind" if unlikely else f"more than {images[-1]:,} images"
         )
     return found
+
+
+def forecast_words(row: Mapping[str, Any], name: str) -> str:
+    """Say how many more training images a class needs by its learning curve; nothing where that says nothing of it."""
+    if row.get("label") != name:
+        return ""
+    now, wanted, reason = int(row["images_now"]), row.get("images_for_target"), str(row.get("reason") or "")
+    if wanted is None:
+        if reason.startswith("more than"):
+            return f"{reason} of {named(name)}"
+        return "" if not reason or reason.startswith("too few") else f"{named(name)}: {reason}"
+    low, high = (None if row.get(end) is None else max(0, int(row[end]) - now) for end in ("images_low", "images_high"))
+    spread = ""
+    if low is not None and high is not None:
+        spread = f" ({rounded(low):,} to {rounded(high):,})"
+    elif low is not None:
+        spread = f" ({rounded(low):,} or more)" if low else " (perhaps far more)"
+    return f"about {rounded(max(1, int(wanted) - now)):,} more of {named(name)}{spread}"
 
 
 def write_learning_curve(

@@ -468,6 +468,15 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
+def percent(estimate: Estimate) -> str:
+    """Return a share in per cent with its interval."""
+    if not np.isfinite(estimate.value):
+        return "not defined"
+    known = np.isfinite([estimate.low, estimate.high]).all()
+    ends = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if known else ""
+    return f"{100 * estimate.value:.1f} %{ends}"
+
+
 def _by_class_words(value: float | dict[str, float]) -> str:
     if not isinstance(value, dict):
         return per_cent(value)

@@ -58,7 +58,7 @@ def test_what_can_change_is_listed_by_group() -> None:
     assert caught.value.expected == (
         "changes of data.batch_size, data.num_workers, data.on_error, data.root, transforms.* (not policy, backend, "
         "kernel, channel_order and max_value), loss.*, optimizer.*, callbacks.checkpoint.*, trainer.*, "
-        "logging.wandb.*, extend"
+        "logging.wandb.*, extend, target.*"
     )
 
 
@@ -87,3 +87,11 @@ def test_the_latest_run_is_looked_for_where_the_user_says(tmp_path: Path) -> Non
     found = compose_values(TRAIN, ["resume=latest", "output=elsewhere", "trainer.max_epochs=7"])
     assert Path(found["resume"]).absolute() == other
     assert (found["trainer"]["max_epochs"], found["output"]) == (7, "outputs")
+
+
+def test_targets_by_class_change_on_resume() -> None:
+    saved = compose_values(TRAIN, ["data.root=/x", "target.recall={cat: 0.9}"])
+    assert change_values(saved, ["target.recall={dog: 0.8}"])["target"]["recall"] == {"dog": 0.8}
+    assert change_values(saved, ["target.recall=0.7"])["target"]["recall"] == 0.7
+    with pytest.raises(UserError, match="cannot be resumed with another target"):
+        change_values(saved, ["target=default"])

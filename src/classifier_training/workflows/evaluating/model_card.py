@@ -12,8 +12,8 @@ from classifier_training.core.errors import shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.run_reader import RunReader
-from classifier_training.evaluation.advice import percent
 from classifier_training.evaluation.guarantees import DELTA
+from classifier_training.evaluation.verdict import percent
 from classifier_training.workflows.evaluating.finished import train_command
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import epoch_name
 from classifier_training.evaluation import report
-from classifier_training.evaluation.advice import SURE, Grounds, Training, forecast_words, headline, percent, remarks
+from classifier_training.evaluation.advice import SURE, Grounds, Training, headline, remarks
 from classifier_training.evaluation.intervals import Estimate
+from classifier_training.evaluation.learning_curve import forecast_words
 from classifier_training.evaluation.mistakes import (
     MAX_MATRIX,
     SortedPredictions,
@@ -26,7 +27,7 @@ from classifier_training.evaluation.mistakes import (
 )
 from classifier_training.evaluation.reject import rejecting_words
 from classifier_training.evaluation.report import Cell, Html, Number
-from classifier_training.evaluation.verdict import more_words, named, per_cent
+from classifier_training.evaluation.verdict import more_words, named, per_cent, percent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
@@ -48,7 +49,7 @@ MAX_STEPS = 6
 
 BADGES = {"error": "fix", "warning": "warning", "note": "info", "good": "good"}
 STATUS_KINDS = {"ready": "good", "not ready": "error", "too few test images": "warning"}
-STANDINGS = {"reached": "✓ reached", "missed": "✗ missed", "open": "? inconclusive"}
+STANDINGS = {"reached": "✓\u00a0reached", "missed": "✗\u00a0missed", "open": "?\u00a0inconclusive"}
 
 
 def write_run_page(
@@ -131,9 +132,9 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
     measures, verdict = grounds.evaluation.measures, grounds.verdict
     baseline = named(grounds.class_names[verdict.baseline.label])
     numbers = [
-        (percent(measures.overall["acc_top1"]), "correctly classified (top-1 accuracy)"),
-        (percent(measures.overall["balanced_accuracy"]), "mean over the classes (balanced accuracy)"),
-        (f"{100 * verdict.baseline.accuracy:.1f} %", f"by always predicting {baseline} (baseline)"),
+        (percent(measures.overall["acc_top1"]), "correct (top-1 accuracy)"),
+        (percent(measures.overall["balanced_accuracy"]), "mean recall (balanced accuracy)"),
+        (f"{100 * verdict.baseline.accuracy:.1f} %", f"baseline: always {baseline}"),
         (f"{measures.num_images:,}", f"{grounds.evaluation.split} images of {len(grounds.class_names):,} classes"),
     ]
     found = remarks(grounds)
