@@ -56,6 +56,24 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(folder: Path) -> None:
     assert names(f"{folder}/[1].png") == ["[1].png"]
 
 
+def test_several_sources_give_each_image_once_under_names_of_their_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/b.png").write_bytes(b"x")
+    given = [f"{folder}/b.png", f"{tmp_path}/other/b.png", f"{folder}/sub", f"{folder}/sub/b.png", f"{folder}/**/c.png"]
+    found = find_source([*given, given[0]])
+    assert [item.name for item in found] == ["im/b.png", "other/b.png", "im/sub/b.png", "im/sub/deep/c.png"]
+    assert found.count() == 4
+    assert names(given[0]) == ["b.png"]
+    with pytest.raises(UserError, match=r"nowhere\.png: there is no such file"):
+        find_source([given[0], "nowhere.png"])
+    with pytest.raises(UserError, match="no image in this folder"):
+        (tmp_path / "empty").mkdir()
+        find_source([given[0], f"{tmp_path}/empty"])
+    with pytest.raises(UserError, match=r"every_s=2: source=.*, .* are no video"):
+        find_source(given[:2], every_s=2)
+    assert find_source([*given[:1], f"{folder}/sub"], follow_links=True).count() == 3
+
+
 def test_a_list_names_files_beside_itself_or_anywhere(folder: Path, tmp_path: Path) -> None:
     listed = folder / "list.txt"
     listed.write_bytes(b"\xef\xbb\xbfb.png\n\n  sub/b.png\r\n/elsewhere/b.png\n../im2/#1 b.png\ncaf\xe9.png")
