@@ -55,7 +55,7 @@ def resolve(verb: Entry, key: str, value: str | None) -> Given | None:
         return _switched(switch, value)
     if target is not None:
         return [(target, None)] if value is None else read_value(verb, target, key, value) or [(target, value)]
-    if name == EXPERIMENT and value and is_run_to_come(value):
+    if name == EXPERIMENT and value and _acts(verb, "name") and is_run_to_come(value):
         raise ForeignWordError(verb, key, value, "name=, for the folder of the run", [f"name={value}"])
     told = _told(verb, name) or (_told(verb, name.rpartition(".")[2]) if _in_group(name) else None)
     if told is None:

@@ -136,7 +136,7 @@ def _model(verb: Entry, key: str, value: str) -> Given | None:
 def _data(verb: Entry, key: str, value: str) -> Given | None:
     settings = verb if verb.settings_of is None or "data" in verb.options else entry(VERB, verb.settings_of.verb)
     option = settings.options.get("data")
-    if option is not None and option.fixed is not None and "source" in verb.options:
+    if option is not None and option.fixed is not None and "source" in verb.options and not is_offered("data", value):
         return [("source", value)]
     if option is None or option.choice is None or option.fixed is not None:
         return None
