@@ -82,13 +82,13 @@ class AcceptanceCurve:
     def for_precision(self, wanted: float) -> float:
         """Lowest threshold from which on the observed share of correct predictions is `wanted`; NEVER without one.
 
-        For new images it is too low more often than not; see `for_sure_precision`.
+        For new images it is too low more often than not; see `for_guaranteed_precision`.
         """
         shares = np.cumsum(self.correct) / np.arange(1, len(self) + 1)
         good = np.flatnonzero((shares >= wanted) & self._last_of_equals)
         return float(self.confidences[good[-1]]) if len(good) else NEVER
 
-    def for_sure_precision(self, wanted: float, delta: float) -> float:
+    def for_guaranteed_precision(self, wanted: float, delta: float) -> float:
         """Lowest threshold at which tests show the precision for new images, too; NEVER where they show none.
 
         See `num_accepted`. 0 where all predictions can be accepted.
@@ -171,7 +171,7 @@ def class_thresholds(
 ) -> dict[str, float]:
     """Return the confidence that a prediction needs, by the predicted class, for exactly one of two wishes.
 
-    These are met on the images of the curves; `sure_thresholds` are for new ones.
+    These are met on the images of the curves; `guaranteed_thresholds` are for new ones.
 
     Args:
         curves: predictions by class.
@@ -190,7 +190,7 @@ def class_thresholds(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SureThresholds:
+class GuaranteedThresholds:
     """Thresholds whose precision holds for new images, too.
 
     Args:
@@ -216,7 +216,9 @@ class SureThresholds:
         return self.most >= self.needed
 
 
-def sure_thresholds(curves: Mapping[str, AcceptanceCurve], *, precision: float, delta: float) -> SureThresholds:
+def guaranteed_thresholds(
+    curves: Mapping[str, AcceptanceCurve], *, precision: float, delta: float
+) -> GuaranteedThresholds:
     """Return thresholds at which the precision holds for new images, with a confidence of 1 - delta for each of them.
 
     Classes with fewer predictions than could show it are tested together, and the precision is then of these together.
@@ -230,11 +232,11 @@ def sure_thresholds(curves: Mapping[str, AcceptanceCurve], *, precision: float, 
     shared = [name for name, curve in curves.items() if curve.num_independent < needed]
     tested = {name: curve for name, curve in curves.items() if name not in shared}
     together = AcceptanceCurve.pooled([curves[name] for name in shared]) if shared else None
-    found = {name: curve.for_sure_precision(precision, delta) for name, curve in tested.items()}
+    found = {name: curve.for_guaranteed_precision(precision, delta) for name, curve in tested.items()}
     if together is not None:
-        found |= dict.fromkeys(shared, together.for_sure_precision(precision, delta))
+        found |= dict.fromkeys(shared, together.for_guaranteed_precision(precision, delta))
     tested_curves = [*tested.values(), *([together] if together is not None else [])]
-    return SureThresholds(
+    return GuaranteedThresholds(
         by_class={name: found[name] for name in curves},
         shared=shared,
         needed=needed,
@@ -382,16 +384,16 @@ def _rejecting(
     """What a wish gives on these images; of a precision, as it is guaranteed by default."""
     if "precision" not in wish:
         return {**wish, **_outcome(shares, targets, class_names, class_thresholds(curves, **wish))}
-    sure = sure_thresholds(curves, precision=wish["precision"], delta=DELTA)
+    guaranteed = guaranteed_thresholds(curves, precision=wish["precision"], delta=DELTA)
     return {
         **wish,
         "guarantee": METHOD,
         "delta": DELTA,
-        "needed_predictions": sure.needed,
-        "possible": sure.possible,
-        "shared_threshold": list(sure.shared),
-        "never_accepted": sure.never,
-        **_outcome(shares, targets, class_names, sure.by_class),
+        "needed_predictions": guaranteed.needed,
+        "possible": guaranteed.possible,
+        "shared_threshold": list(guaranteed.shared),
+        "never_accepted": guaranteed.never,
+        **_outcome(shares, targets, class_names, guaranteed.by_class),
     }
 
 
