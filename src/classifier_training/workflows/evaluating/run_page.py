@@ -19,8 +19,8 @@ from classifier_training.evaluation.mistakes import (
     most_confused,
     pictures_of,
 )
-from classifier_training.evaluation.reject import rejecting_words
 from classifier_training.evaluation.report import Cell, Html, Number
+from classifier_training.evaluation.selective import rejecting_words
 from classifier_training.evaluation.verdict import SURE, TARGET_RECALL, Grounds, headline, percent, remarks
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
