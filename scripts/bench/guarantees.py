@@ -24,7 +24,7 @@ from classifier_training.evaluation.calibration import fit_temperature
 from classifier_training.evaluation.guarantees import DELTA
 from classifier_training.evaluation.intervals import exact_shares
 from classifier_training.evaluation.label_sets import TrueScores, label_sets
-from classifier_training.evaluation.reject import class_curves, class_thresholds, sure_thresholds
+from classifier_training.evaluation.reject import class_curves, class_thresholds, guaranteed_thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,15 +87,17 @@ def redraw(logits: NDArray[np.float32], targets: NDArray[np.int64], names: list[
         for _ in range(number):
             rows = random.integers(0, len(targets), size)
             curves = class_curves(shares[rows], targets[rows], names)
-            sure = sure_thresholds(curves, precision=precision, delta=DELTA)
+            guaranteed = guaranteed_thresholds(curves, precision=precision, delta=DELTA)
             for kind, needed in (
-                ("tested", sure.by_class),
+                ("tested", guaranteed.by_class),
                 ("observed", class_thresholds(curves, precision=precision)),
             ):
                 accepted = confidences >= np.array([needed[name] for name in names])[predicted]
                 covered[kind].append(float(accepted.mean()))
                 # Each threshold is for the classes that share it.
-                parts = [[name] for name in names if name not in sure.shared] + ([sure.shared] if sure.shared else [])
+                parts = [[name] for name in names if name not in guaranteed.shared] + (
+                    [guaranteed.shared] if guaranteed.shared else []
+                )
                 for part in parts:
                     own = accepted & np.isin(predicted, [names.index(name) for name in part])
                     missed[kind].append(float(own.any() and correct[own].mean() < precision))

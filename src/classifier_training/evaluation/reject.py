@@ -1,4 +1,4 @@
-"""The reject option: how confident a prediction must be, what that costs, and its files."""
+"""The reject option: how confident a prediction must be."""
 
 from __future__ import annotations
 
@@ -7,25 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.errors import enumerate_words, shown
-from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.core.types import VAL, softmax
-from classifier_training.evaluation.calibration import expected_calibration_error
-from classifier_training.evaluation.figures.predictions import RiskCoverageFigure
-from classifier_training.evaluation.guarantees import DELTA, METHOD, needed_predictions, num_accepted
+from classifier_training.evaluation.guarantees import needed_predictions, num_accepted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
-    from typing import Any
 
     from numpy.typing import NDArray
 
-    from classifier_training.core.types import SplitResult
-    from classifier_training.evaluation.calibration import TemperatureChoice
-    from classifier_training.evaluation.drawing import Drawer
     from classifier_training.evaluation.groups import Groups
-    from classifier_training.evaluation.label_sets import TrueScores
 
 NEVER = 2.0
 """A threshold that no confidence reaches."""
@@ -82,13 +71,13 @@ class AcceptanceCurve:
     def for_precision(self, wanted: float) -> float:
         """Lowest threshold from which on the observed share of correct predictions is `wanted`; NEVER without one.
 
-        For new images it is too low more often than not; see `for_sure_precision`.
+        For new images it is too low more often than not; see `for_guaranteed_precision`.
         """
         shares = np.cumsum(self.correct) / np.arange(1, len(self) + 1)
         good = np.flatnonzero((shares >= wanted) & self._last_of_equals)
         return float(self.confidences[good[-1]]) if len(good) else NEVER
 
-    def for_sure_precision(self, wanted: float, delta: float) -> float:
+    def for_guaranteed_precision(self, wanted: float, delta: float) -> float:
         """Lowest threshold at which tests show the precision for new images, too; NEVER where they show none.
 
         See `num_accepted`. 0 where all predictions can be accepted.
@@ -171,7 +160,7 @@ def class_thresholds(
 ) -> dict[str, float]:
     """Return the confidence that a prediction needs, by the predicted class, for exactly one of two wishes.
 
-    These are met on the images of the curves; `sure_thresholds` are for new ones.
+    These are met on the images of the curves; `guaranteed_thresholds` are for new ones.
 
     Args:
         curves: predictions by class.
@@ -190,7 +179,7 @@ def class_thresholds(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SureThresholds:
+class GuaranteedThresholds:
     """Thresholds whose precision holds for new images, too.
 
     Args:
@@ -216,7 +205,9 @@ class SureThresholds:
         return self.most >= self.needed
 
 
-def sure_thresholds(curves: Mapping[str, AcceptanceCurve], *, precision: float, delta: float) -> SureThresholds:
+def guaranteed_thresholds(
+    curves: Mapping[str, AcceptanceCurve], *, precision: float, delta: float
+) -> GuaranteedThresholds:
     """Return thresholds at which the precision holds for new images, with a confidence of 1 - delta for each of them.
 
     Classes with fewer predictions than could show it are tested together, and the precision is then of these together.
@@ -230,184 +221,13 @@ def sure_thresholds(curves: Mapping[str, AcceptanceCurve], *, precision: float, 
     shared = [name for name, curve in curves.items() if curve.num_independent < needed]
     tested = {name: curve for name, curve in curves.items() if name not in shared}
     together = AcceptanceCurve.pooled([curves[name] for name in shared]) if shared else None
-    found = {name: curve.for_sure_precision(precision, delta) for name, curve in tested.items()}
+    found = {name: curve.for_guaranteed_precision(precision, delta) for name, curve in tested.items()}
     if together is not None:
-        found |= dict.fromkeys(shared, together.for_sure_precision(precision, delta))
+        found |= dict.fromkeys(shared, together.for_guaranteed_precision(precision, delta))
     tested_curves = [*tested.values(), *([together] if together is not None else [])]
-    return SureThresholds(
+    return GuaranteedThresholds(
         by_class={name: found[name] for name in curves},
         shared=shared,
         needed=needed,
         most=max(curve.num_independent for curve in tested_curves),
     )
-
-
-@dataclass(frozen=True)
-class RiskCoverage:
-    """What accepting the most confident predictions gives (El-Yaniv and Wiener 2010), one point for each confidence.
-
-    Args:
-        thresholds: lowest confidence that is accepted, float64 [M], falling.
-        coverage: share of the predictions that are accepted [M].
-        risk: share of wrong ones among them [M].
-        area: mean risk over the numbers of accepted predictions from one to all (AURC; Geifman et al. 2019).
-    """
-
-    thresholds: NDArray[np.float64]
-    coverage: NDArray[np.float64]
-    risk: NDArray[np.float64]
-    area: float
-
-
-def risk_coverage(confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> RiskCoverage:
-    """Compute the curve; predictions of one confidence are accepted together, and share their risk evenly.
-
-    Args:
-        confidences: float [N].
-        correct: bool [N].
-    """
-    order = np.argsort(-confidences, kind="stable")
-    ordered = confidences[order].astype(np.float64)
-    ends = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], [True])) + 1
-    wrong = np.cumsum(~correct[order])[ends - 1]
-    # Within a group of equals the expected number of wrong predictions grows on a straight line.
-    numbers = np.arange(1, len(ordered) + 1)
-    expected = np.interp(numbers, np.append([0], ends), np.append([0], wrong))
-    return RiskCoverage(
-        thresholds=ordered[ends - 1],
-        coverage=ends / len(ordered),
-        risk=wrong / ends,
-        area=float((expected / numbers).mean()),
-    )
-
-
-WISHES: tuple[dict[str, float], ...] = (
-    {"precision": 0.9}, {"precision": 0.95}, {"precision": 0.99}, {"coverage": 0.8}, {"coverage": 0.9},
-)  # fmt: skip
-"""Wishes whose outcome is written down as examples."""
-
-COVERAGES = (0.9, 0.95, 0.99)
-"""Of label sets, written down as examples where the validation images allow them."""
-
-
-def write_selective(
-    folder: Path,
-    result: SplitResult,
-    class_names: Sequence[str],
-    *,
-    choice: TemperatureChoice | None,
-    curves: Mapping[str, AcceptanceCurve] | None,
-    scores: TrueScores | None = None,
-    drawer: Drawer,
-) -> None:
-    """Write calibration.json, risk_coverage.csv and risk_coverage.png.
-
-    calibration.json holds temperature, what the logits are divided by, and where that is 1 for a reason the `reason`;
-    and of these images ece_before, at a temperature of 1, and ece_after, at that one.
-
-    Args:
-        folder: where to.
-        result: logits before the temperature.
-        class_names: [K].
-        choice: the temperature that validation decided on; None for a bundle without one.
-        curves: the validation predictions that thresholds come from; None for a bundle without them.
-        scores: the validation probabilities that label sets come from; None for a bundle without them.
-        drawer: paints the plot.
-    """
-    temperature = None if choice is None else choice.temperature
-    shares = softmax(result.logits / np.float32(temperature or 1.0))
-    curve = risk_coverage(shares.max(axis=1), result.predicted == result.targets)
-    found: dict[str, Any] = {
-        "split": result.split,
-        "num_images": len(result.targets),
-        "temperature": temperature,
-        "reason": choice.reason if choice is not None and choice.reason else None,
-        "fitted_on": None if temperature is None else VAL,
-        "held_out": temperature is not None and result.split != VAL,
-        "ece_before": expected_calibration_error(result.probabilities, result.targets),
-        "ece_after": expected_calibration_error(shares, result.targets),
-        "aurc": curve.area,
-    }
-    if temperature is not None and result.split == VAL:
-        found["note"] = "these are the images that the temperature and the thresholds were fitted on"
-    if curves is not None:
-        found["rejecting"] = [_rejecting(wish, curves, shares, result.targets, class_names) for wish in WISHES]
-    if scores is not None:
-        found["label_sets"] = [
-            scores.outcome(wanted, shares, result.targets) for wanted in COVERAGES if scores.allows(wanted)
-        ]
-    write_json(folder / "calibration.json", found)
-    rows = zip(curve.thresholds, curve.coverage, curve.risk, strict=True)
-    header = ("threshold", "coverage", "risk")
-    write_csv(folder / "risk_coverage.csv", header, ([f"{value:.6f}" for value in row] for row in rows))
-    figure = RiskCoverageFigure(
-        coverage=curve.coverage,
-        risk=curve.risk,
-        title=f"{result.split.capitalize()}: errors among the accepted predictions (AURC {curve.area:.4f})",
-    )
-    drawer.submit(figure, folder / "risk_coverage.png")
-
-
-def rejecting_words(found: Mapping[str, Any]) -> str:
-    """Say what the examples of calibration.json are worth, and what they lack images for.
-
-    Args:
-        found: content of calibration.json.
-    """
-    examples = [item for item in found.get("rejecting", []) if "guarantee" in item]
-    parts = []
-    if examples:
-        parts.append(
-            f"A precision asked for holds with {1 - examples[0]['delta']:.0%} confidence on images like the validation "
-            f"ones, for each threshold: {examples[0]['guarantee']}."
-        )
-    for item in examples:
-        wish = f"{item['precision']:.0%}"
-        if not item["possible"]:
-            parts.append(f"For {wish} there are too few validation images: {item['needed_predictions']:,} predictions "
-                         "that are all correct are needed at least.")  # fmt: skip
-        elif item["never_accepted"]:
-            names = enumerate_words(map(shown, item["never_accepted"]), limit=6)
-            parts.append(f"For {wish} no threshold can be shown for {names}, so no such prediction is accepted.")
-    return " ".join(parts)
-
-
-def _rejecting(
-    wish: Mapping[str, float],
-    curves: Mapping[str, AcceptanceCurve],
-    shares: NDArray[np.float32],
-    targets: NDArray[np.int64],
-    class_names: Sequence[str],
-) -> dict[str, Any]:
-    """What a wish gives on these images; of a precision, as it is guaranteed by default."""
-    if "precision" not in wish:
-        return {**wish, **_outcome(shares, targets, class_names, class_thresholds(curves, **wish))}
-    sure = sure_thresholds(curves, precision=wish["precision"], delta=DELTA)
-    return {
-        **wish,
-        "guarantee": METHOD,
-        "delta": DELTA,
-        "needed_predictions": sure.needed,
-        "possible": sure.possible,
-        "shared_threshold": list(sure.shared),
-        "never_accepted": sure.never,
-        **_outcome(shares, targets, class_names, sure.by_class),
-    }
-
-
-def _outcome(
-    shares: NDArray[np.float32],
-    targets: NDArray[np.int64],
-    class_names: Sequence[str],
-    thresholds: Mapping[str, float],
-) -> dict[str, float | int | None]:
-    """Return what a rule gives on these images; no precision where it accepts nothing."""
-    predicted = shares.argmax(axis=1)
-    needed = np.array([thresholds[name] for name in class_names])
-    accepted = shares.max(axis=1) >= needed[predicted]
-    number = int(accepted.sum())
-    return {
-        "found_precision": float((predicted == targets)[accepted].mean()) if number else None,
-        "found_coverage": number / len(targets),
-        "num_accepted": number,
-    }

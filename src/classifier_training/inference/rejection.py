@@ -14,7 +14,7 @@ from classifier_training.core.register import register
 from classifier_training.core.settings import Alias
 from classifier_training.evaluation.guarantees import DELTA
 from classifier_training.evaluation.label_sets import needed_images
-from classifier_training.evaluation.reject import class_thresholds, sure_thresholds
+from classifier_training.evaluation.reject import class_thresholds, guaranteed_thresholds
 from classifier_training.export.session import Accelerator
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _guaranteed(model: LoadedModel, precision: float, delta: float) -> Mapping[s
         UserError: when there are too few validation images to show it for any class.
     """
     assert model.calibration is not None
-    found = sure_thresholds(model.calibration.curves, precision=precision, delta=delta)
+    found = guaranteed_thresholds(model.calibration.curves, precision=precision, delta=delta)
     wish = f"reject.precision={precision:g}"
     if not found.possible:
         grouped = any(curve.groups is not None for curve in model.calibration.curves.values())

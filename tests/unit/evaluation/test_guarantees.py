@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from classifier_training.evaluation.guarantees import needed_predictions, num_accepted
-from classifier_training.evaluation.reject import NEVER, AcceptanceCurve, sure_thresholds
+from classifier_training.evaluation.reject import NEVER, AcceptanceCurve, guaranteed_thresholds
 
 Share = Callable[[np.ndarray], np.ndarray]
 
@@ -29,9 +29,9 @@ def test_so_many_predictions_are_needed_as_clopper_and_pearson_say() -> None:
 
 def test_too_few_predictions_are_never_enough_and_enough_right_ones_are() -> None:
     right = np.linspace(1, 0.5, 44), np.ones(44, bool)
-    assert AcceptanceCurve.of(*right).for_sure_precision(0.95, 0.1) == NEVER
+    assert AcceptanceCurve.of(*right).for_guaranteed_precision(0.95, 0.1) == NEVER
     right = np.linspace(1, 0.5, 45), np.ones(45, bool)
-    assert AcceptanceCurve.of(*right).for_sure_precision(0.95, 0.1) == 0
+    assert AcceptanceCurve.of(*right).for_guaranteed_precision(0.95, 0.1) == 0
     assert AcceptanceCurve.of(*right).for_precision(0.95) == 0.5
 
 
@@ -39,12 +39,12 @@ def test_the_threshold_is_above_the_first_prediction_that_is_not_accepted() -> N
     correct = np.arange(400) < 300
     confidences = np.linspace(0.999, 0.2, 400)
     curve = AcceptanceCurve.of(confidences, correct)
-    threshold = curve.for_sure_precision(0.95, 0.1)
+    threshold = curve.for_guaranteed_precision(0.95, 0.1)
     number = int((confidences >= threshold).sum())
     assert 300 <= number < 316
     assert stats.binom.cdf(number - 300, number, 0.05) <= 0.1 / 3 < stats.binom.cdf(number - 299, number + 1, 0.05)
     tied = AcceptanceCurve.of(np.round(confidences, 1), correct)
-    threshold = tied.for_sure_precision(0.95, 0.1)
+    threshold = tied.for_guaranteed_precision(0.95, 0.1)
     accepted = tied.confidences >= threshold
     assert set(np.unique(tied.confidences[accepted])) & set(np.unique(tied.confidences[~accepted])) == set()
 
@@ -69,7 +69,7 @@ def test_the_precision_is_missed_no_more_often_than_delta_says(share: Share, num
         places = np.sort(random.random(number))
         curve = AcceptanceCurve.of(1 - places, random.random(number) < share(places))
         for how, threshold in (
-            ("tested", curve.for_sure_precision(0.95, 0.1)),
+            ("tested", curve.for_guaranteed_precision(0.95, 0.1)),
             ("observed", curve.for_precision(0.95)),
         ):
             accepted = int(min(max(1 - threshold, 0), 1) * len(grid))
@@ -100,9 +100,9 @@ def test_classes_with_few_predictions_are_tested_together_and_what_cannot_be_sho
         return AcceptanceCurve.of(np.linspace(0.99, 0.6, number), correct)
 
     curves = {"many": curve(60), "bad": curve(60, 40), "few": curve(30), "rare": curve(20)}
-    found = sure_thresholds(curves, precision=0.95, delta=0.1)
+    found = guaranteed_thresholds(curves, precision=0.95, delta=0.1)
     assert (found.shared, found.needed, found.most, found.possible) == (["few", "rare"], 45, 60, True)
     assert found.never == ["bad"]
     assert found.by_class["many"] == found.by_class["few"] == found.by_class["rare"] == 0
-    small = sure_thresholds({"a": curve(20), "b": curve(20)}, precision=0.95, delta=0.1)
+    small = guaranteed_thresholds({"a": curve(20), "b": curve(20)}, precision=0.95, delta=0.1)
     assert (small.possible, small.most, small.never) == (False, 40, ["a", "b"])

@@ -11,8 +11,8 @@ from classifier_training.evaluation.reject import (
     AcceptanceCurve,
     class_curves,
     class_thresholds,
-    risk_coverage,
 )
+from classifier_training.evaluation.selective import risk_coverage
 
 confidences = np.random.default_rng(0).choice(np.linspace(0.2, 1, 17), 60).astype(np.float32)
 correct = np.random.default_rng(1).random(60) < confidences

@@ -10,7 +10,8 @@ from classifier_training.core.types import SplitResult, softmax
 from classifier_training.evaluation.calibration import TemperatureChoice
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.label_sets import TrueScores
-from classifier_training.evaluation.reject import class_curves, write_selective
+from classifier_training.evaluation.reject import class_curves
+from classifier_training.evaluation.selective import write_selective
 
 
 def choice(temperature: float, reason: str = "") -> TemperatureChoice:

@@ -25,8 +25,8 @@ from classifier_training.evaluation.mistakes import (
     most_confused,
     pictures_of,
 )
-from classifier_training.evaluation.reject import rejecting_words
 from classifier_training.evaluation.report import Cell, Html, Number
+from classifier_training.evaluation.selective import rejecting_words
 from classifier_training.evaluation.verdict import more_words, named, per_cent, percent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts

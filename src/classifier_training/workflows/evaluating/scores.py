@@ -15,8 +15,8 @@ from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.types import SplitResult
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.plots import draw_results
-from classifier_training.evaluation.reject import write_selective
 from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
+from classifier_training.evaluation.selective import write_selective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

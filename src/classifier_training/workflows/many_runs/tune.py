@@ -83,6 +83,7 @@ class TuneResult:
             f"score {found.best.values[0]:.4f}"
             + (f", {found.best.values[1]:.2f} ms" if len(found.best.values) > 1 else ""),
             *(f"  {key}={value}" for key, value in found.best.params.items()),
+            "the best of several scores on the same validation images is too good; a run's test split tells",
             f"epochs: {found.num_epochs} of {found.num_epochs_whole} without pruning ({found.saved:.0%} saved)",
         ]
         if len(found.best.values) > 1:
