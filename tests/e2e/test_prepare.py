@@ -83,7 +83,7 @@ def test_files_that_cannot_be_read_are_counted(command: Command, split_folder: P
     [
         (["data.store=off"], "data.store=off has no effect on prepare"),
         (["data.store=on", "data.store_gb=1e-9"], "data.store=on: not enough disk space for the train pixels"),
-        (["data.store=ram"], "data.store=ram"),
+        (["data.store=tape"], "data.store=tape"),
     ],
 )
 def test_a_wrong_wish_ends_in_three_lines(

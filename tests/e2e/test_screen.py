@@ -47,10 +47,11 @@ def test_the_screen_has_what_a_person_needs_and_the_log_the_rest(
 
     shown = done.out.splitlines()
     assert re.match(r"test: acc_class_blue \d\.\d{4}, balanced accuracy 0", shown[1]), "the monitored metric"
-    assert shown[2].startswith(
+    assert shown[2].startswith("verdict: ")
+    assert shown[3].startswith(
         "for comparison, always predicting the most frequent class (blue): balanced accuracy 0.3"
     )
-    table = {line.split()[0]: line.split()[1:] for line in shown[5:9]}
+    table = {line.split()[0]: line.split()[1:] for line in shown[6:10]}
     assert table["class"] == ["precision", "recall", "images"]
     assert {name: values[-1] for name, values in table.items()} == {
         "class": "images", "blue": "3", "green": "3", "red": "3",

@@ -167,7 +167,7 @@ def test_the_probe_gives_the_head_its_start_once(
     run = train_here([*words, "optimizer.lr=1e-12", "optimizer.weight_decay=0"])
     said = next(record.getMessage() for record in caplog.records if "linear probe" in record.getMessage())
     assert "linear probe: val/balanced_accuracy" in said
-    assert "by features of 18 images" in said
+    assert "fitted to the features of 18 images" in said
     # At a learning rate of almost 0 the head is still the probe's, fitted to the network as it came.
     head = {name: value for name, value in network(run, "last").items() if name.startswith("fc.")}
     probed = timm.create_model("test_resnet", num_classes=3)

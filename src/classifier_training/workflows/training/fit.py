@@ -23,7 +23,7 @@ from classifier_training.workflows.training.end import LAST_CHECKPOINT, Failures
 from classifier_training.workflows.training.kept_weights import keep_interpolated, keep_new_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import pytorch_lightning as pl
@@ -147,6 +147,7 @@ def fit(
         if start.is_trained and start.checkpoint is not None:
             last = read_checkpoint(start.checkpoint)
             assembly.recorder.load_state_dict(last["callbacks"][assembly.recorder.state_key])
+            ended = why_ended(lightning, job.trainer, last["epoch"] + 1, states=last["callbacks"])
         elif not transfer.trains:
             assert probe is not None
             _record_probe(run, assembly, probe)
@@ -259,7 +260,7 @@ def _train_epochs(
             if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
                 raise
             failures.note("the end of training", error)
-    ended = why_ended(lightning, trainer)
+    ended = why_ended(lightning, trainer, lightning.current_epoch)
     log.info("training has ended: %s", ended)
     return ended
 
@@ -292,11 +293,23 @@ def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any],
     return best
 
 
-def why_ended(trainer: pl.Trainer, settings: TrainerSettings) -> str:
-    """Say what ended training."""
-    from pytorch_lightning.callbacks import Timer
+def why_ended(
+    trainer: pl.Trainer, settings: TrainerSettings, done: int, *, states: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Say what ended training.
 
-    done, planned = trainer.current_epoch, trainer.max_epochs or 0
+    Args:
+        trainer: with the callbacks that end training.
+        settings: of the trainer.
+        done: epochs.
+        states: of the callbacks by their keys, from the last checkpoint, where training had ended before.
+    """
+    from pytorch_lightning.callbacks import EarlyStopping, Timer
+
+    planned = trainer.max_epochs or 0
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, (EarlyStopping, Timer)) and callback.state_key in (states or {}):
+            callback.load_state_dict(dict((states or {})[callback.state_key]))
     for stopping in trainer.early_stopping_callbacks:
         if stopping.stopped_epoch:
             return f"{stopping.monitor} has not improved for {stopping.patience} epochs (callbacks.early_stopping)"
