@@ -80,7 +80,7 @@ def test_a_run_elsewhere_is_not_promoted(outputs: Path, tmp_path: Path) -> None:
     elsewhere = make_run(tmp_path / "elsewhere", "2026-01-02/10-00-00")
     with pytest.raises(UserError, match="is not below"):
         promote_run(run=str(elsewhere), alias="production")
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="a folder of 3 runs, and no run itself"):
         promote_run(run=str(outputs / "2026-01-02"), alias="production")
 
 
