@@ -30,7 +30,7 @@ WRITTEN = {
 
 WORDS = {
     "data_analysis": DATA,
-    "model_comparison": ["models=student", *DATA, "--epochs", "1", *TRAINING[1:]],
+    "model_comparison": ["models=student", *DATA, *TRAINING],
     "distillation_and_production": [
         "teacher_model=cnn_v1", "temperatures=2", "formats=onnx,int8", *DATA, *TRAINING,
     ],
