@@ -11,18 +11,22 @@ Every setting of the command line can be given: `settings={"data.image_size": 12
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast, get_args, overload
 
 import classifier_training.workflows.serving.export
 import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
+from classifier_training.conf import aliases
+from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.conf.foreign_values import foreign_words
-from classifier_training.conf.overrides import word
+from classifier_training.conf.overrides import quoted
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
@@ -33,6 +37,7 @@ from classifier_training.inference.predictor import Predictor as BasePredictor
 from classifier_training.registry.runs import find_model, find_run
 
 if TYPE_CHECKING:
+    from classifier_training.core.register import Entry
     from classifier_training.core.types import Prediction
     from classifier_training.evaluation.verdict import Status
     from classifier_training.export.session import Accelerator
@@ -331,7 +336,7 @@ def load_run(run: Path | str = "latest", *, output: Path | str = "outputs") -> R
 def _perform(verb: str, settings: Settings) -> Any:
     known = entry("verb", verb)
     with main_hidden():
-        return known.run(compose(known, [_word(key, value) for key, value in settings.items()]))
+        return known.run(compose(known, _words(known, settings)))
 
 
 def _is_number(column: str) -> bool:
@@ -342,13 +347,41 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _word(key: str, value: object) -> str:
-    """Write a setting as the command line takes it."""
+def _words(verb: Entry, settings: Settings, above: str = "") -> list[str]:
+    """Write settings in Hydra's grammar; texts are read as they are on the command line."""
+    found: list[str] = []
+    for name, value in settings.items():
+        key = f"{above}{name}"
+        options = verb.settings_at(key)
+        if isinstance(value, Mapping) and (not options or options[0].choice is not None):
+            found += _words(verb, value, f"{key}.")
+        elif isinstance(value, str | Path) and not (value == "null" and any(item.accepts(str) for item in options)):
+            found += read_words(verb, [f"{key}={value}"])
+        else:
+            text = _value(key, value)
+            for meant, changed in aliases.resolve(verb, key, text) or [(key, text)]:
+                found.append(f"{meant}={text if changed is None else changed}")
+    return found
+
+
+def _value(key: str, value: object) -> str:
+    """Write a value in Hydra's grammar."""
     if value is None or isinstance(value, bool):
-        return f"{key}={'null' if value is None else str(value).lower()}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"{key}=[{','.join(_word('', item).removeprefix('=') for item in value)}]"
-    return word(key, value)
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str | Path):
+        return quoted(value, as_text=True)
+    if isinstance(value, Real):
+        return str(value)
+    if isinstance(value, Mapping):
+        # The grammar takes few texts for keys; a setting with a mapping reads it as YAML, of which JSON is a part.
+        return quoted(json.dumps(value, ensure_ascii=False, default=str))
+    if isinstance(value, Sequence):
+        return f"[{','.join(_value(key, item) for item in value)}]"
+    raise UserError(
+        f"{key} is of the type {type(value).__name__}",
+        "a text, a path, a number, True, False, None, or a list or dict of these",
+        f'settings={{"{key}": …}} with such a value',
+    )
 
 
 @functools.cache
