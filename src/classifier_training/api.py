@@ -11,14 +11,15 @@ Every setting of the command line can be given: `settings={"data.image_size": 12
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, cast, get_args, overload
 
 import classifier_training.workflows.serving.export
 import classifier_training.workflows.training.train  # noqa: F401 - each registers its verb
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.verdict import Status
     from classifier_training.export.session import Accelerator
     from classifier_training.inference.predictor import ImageLike
+
+P = ParamSpec("P")
 
 Settings = Mapping[str, object]
 
@@ -281,6 +284,38 @@ class Predictor(BasePredictor):
         super().__init__(find_model(str(run)), accelerator=accelerator)
 
 
+class UnknownArgumentError(UserError, TypeError):
+    """A function has no argument of a name."""
+
+
+def _told_of_settings(function: Callable[P, Run]) -> Callable[P, Run]:
+    """Answer an argument that a function does not have with the setting that it may mean."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Run:
+        for name, value in kwargs.items():
+            if name not in known:
+                verb = entry("verb", function.__name__)
+                meant = aliases.resolve(verb, name, None) or []
+                close = nearest(name, known)
+                key = meant[0][0] if meant else name
+                is_setting = bool(meant) or bool(verb.settings_at(name))
+                written = (
+                    json.dumps(value) if isinstance(value, str) else f"{value}" if isinstance(value, Real) else "…"
+                )
+                remedy = f'settings={{"{key}": {written}}}'
+                raise UnknownArgumentError(
+                    f"{name}=: {function.__name__} has no such argument",
+                    f"one of {enumerate_words(known)}; all other settings go into settings=",
+                    f"{close[0]}=…" if close and not is_setting else remedy,
+                )
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+@_told_of_settings
 def train(
     data: Path | str | None = None,
     *,
@@ -303,8 +338,15 @@ def train(
         settings: any other settings of `train`, by the names of the command line.
 
     Raises:
-        UserError: for settings or data that are wrong; the message says what to do.
+        UserError: for settings or data that are wrong; the message says what to do. One for an argument that there is
+            not is a TypeError, too.
     """
+    if data is not None and not isinstance(data, str | Path):
+        raise UserError(
+            f"data is of the type {type(data).__name__}",
+            "the path of a folder of images, or of a table (CSV) with the columns path and label",
+            'write a table to a file, as table.to_csv("images.csv", index=False), and train on data="images.csv"',
+        )
     given = {
         "data.root": data,
         "trainer.max_epochs": epochs,

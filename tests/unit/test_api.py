@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from classifier_training import cli  # noqa: F401 - fills the register
-from classifier_training.api import _words
+from classifier_training.api import _words, train
 from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
@@ -58,3 +59,36 @@ def test_a_value_of_a_type_that_no_setting_has_is_refused() -> None:
 def test_a_nested_setting_that_there_is_not_is_said_with_its_key() -> None:
     with pytest.raises(UserError, match=r"data\.image_sise"):
         composed({"data": {"image_sise": 64}})
+
+
+@pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [
+        ({"image_size": 64}, 'settings={"data.image_size": 64}'),
+        ({"lr": 0.1}, 'settings={"optimizer.lr": 0.1}'),
+        ({"resume": "latest"}, 'settings={"resume": "latest"}'),
+        ({"epoch": 3}, "epochs=…"),
+    ],
+)
+def test_an_argument_that_there_is_not_is_answered_with_its_setting(argument: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(UserError, match="has no such argument") as caught:
+        train(**argument)
+    assert caught.value.remedy == remedy
+    assert isinstance(caught.value, TypeError)
+
+
+def test_the_arguments_of_train_are_those_that_it_names() -> None:
+    assert list(inspect.signature(train).parameters) == [
+        "data",
+        "epochs",
+        "time",
+        "model",
+        "seed",
+        "output",
+        "settings",
+    ]
+
+
+def test_data_that_is_no_path_is_refused_without_being_printed() -> None:
+    with pytest.raises(UserError, match=r"data is of the type ndarray\n.*path of a folder.*\n.*to_csv"):
+        train(np.zeros((100, 2)))  # type: ignore[arg-type]
