@@ -296,19 +296,20 @@ def _told_of_settings(function: Callable[P, Run]) -> Callable[P, Run]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Run:
         for name, value in kwargs.items():
             if name not in known:
-                verb = entry("verb", function.__name__)
+                verb = entry("verb", "train")
                 meant = aliases.resolve(verb, name, None) or []
-                close = nearest(name, known)
-                key = meant[0][0] if meant else name
-                is_setting = bool(meant) or bool(verb.settings_at(name))
                 written = (
                     json.dumps(value) if isinstance(value, str) else f"{value}" if isinstance(value, Real) else "…"
                 )
-                remedy = f'settings={{"{key}": {written}}}'
+                remedy = "classifier-training train --help all   lists the settings"
+                if meant or verb.settings_at(name):
+                    remedy = f'settings={{"{meant[0][0] if meant else name}": {written}}}'
+                elif close := nearest(name, known):
+                    remedy = f"{close[0]}=…"
                 raise UnknownArgumentError(
-                    f"{name}=: {function.__name__} has no such argument",
+                    f"{name}=: train has no such argument",
                     f"one of {enumerate_words(known)}; all other settings go into settings=",
-                    f"{close[0]}=…" if close and not is_setting else remedy,
+                    remedy,
                 )
         return function(*args, **kwargs)
 

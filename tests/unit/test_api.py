@@ -67,7 +67,8 @@ def test_a_nested_setting_that_there_is_not_is_said_with_its_key() -> None:
         ({"image_size": 64}, 'settings={"data.image_size": 64}'),
         ({"lr": 0.1}, 'settings={"optimizer.lr": 0.1}'),
         ({"resume": "latest"}, 'settings={"resume": "latest"}'),
-        ({"epoch": 3}, "epochs=…"),
+        ({"outputs": "runs"}, "output=…"),
+        ({"nonsense": 3}, "classifier-training train --help all   lists the settings"),
     ],
 )
 def test_an_argument_that_there_is_not_is_answered_with_its_setting(argument: dict[str, Any], remedy: str) -> None:
