@@ -4,16 +4,29 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classifier_training.api import Metric, Predictor, Run, load_run, train
+    from classifier_training.api import Metric, Mistake, Predictor, Run, Verdict, load_run, train
     from classifier_training.core.errors import UserError
     from classifier_training.core.types import Prediction
 
-__all__ = ["Metric", "Prediction", "Predictor", "Run", "UserError", "__version__", "load_run", "train"]
+__all__ = [
+    "Metric",
+    "Mistake",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "UserError",
+    "Verdict",
+    "__version__",
+    "load_run",
+    "train",
+]
 
 __version__ = version("classifier-training")
 
 _PLACES = {
-    **dict.fromkeys(("Metric", "Predictor", "Run", "load_run", "train"), "classifier_training.api"),
+    **dict.fromkeys(
+        ("Metric", "Mistake", "Predictor", "Run", "Verdict", "load_run", "train"), "classifier_training.api"
+    ),
     "Prediction": "classifier_training.core.types",
     "UserError": "classifier_training.core.errors",
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 from PIL import Image
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, rgb_of
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Prediction, softmax
@@ -175,14 +176,23 @@ class Predictor:
     def __call__(self, images: ImageLike | list[ImageLike]) -> Prediction | list[Prediction]:
         """Classify an image, or a list of them; an unreadable file gives a prediction with an error.
 
+        A file that does not exist gives one, too, in a list; alone it is an error.
+
         Args:
             images: path of a file, its bytes, a Pillow image, or pixels as `rgb_of` takes them; or a list of these.
 
         Raises:
-            UserError: for bytes, arrays or Pillow images that cannot be read as an image.
+            UserError: for a single file that does not exist, and for bytes, arrays or Pillow images that cannot be read
+                as an image.
         """
         if isinstance(images, list):
             return self._classify(images)
+        if isinstance(images, (str, Path)) and not Path(images).exists():
+            raise UserError(
+                f"{images}: there is no such file",
+                "the path of an image",
+                f"look for it from {Path.cwd()}, or give all of its path",
+            )
         (prediction,) = self._classify([images])
         return prediction
 

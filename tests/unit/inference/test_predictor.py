@@ -40,6 +40,19 @@ def test_answers_are_those_of_the_network_on_the_same_pixels(run_dir: RunDir, pa
     assert found.confidence == pytest.approx(expected.max().item(), abs=1e-5)
 
 
+def test_a_single_file_that_does_not_exist_is_an_error_and_in_a_list_an_answer(
+    run_dir: RunDir, paths: list[str]
+) -> None:
+    predictor = Predictor(run_dir.path)
+    with pytest.raises(UserError, match=r"nowhere\.jpg: there is no such file"):
+        predictor("nowhere.jpg")
+    good, missing = predictor([paths[0], "nowhere.jpg"])
+    assert good.error is None
+    assert missing.label is None
+    assert missing.error
+    assert predictor(paths[1]).error  # unreadable
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_order_and_answers_do_not_depend_on_the_batch(run_dir: RunDir, paths: list[str], batch_size: int) -> None:
     predictor = Predictor(run_dir.path)
