@@ -37,6 +37,9 @@ OTHERS = "*"
 MAX_IMAGES = 10_000
 """More test images than this are not asked for."""
 
+ROUNDING = 1e-6
+"""A share times a number of images is at most so far from a whole number of them."""
+
 NUM_NAMED, MAX_NAME = 4, 48
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -137,9 +140,10 @@ class Check:
     more_images: int | None
 
     @property
-    def shortfall(self) -> float:
-        """Images by which what was found stays below the target."""
-        return max(0.0, self.target - self.estimate.value) * self.num_images if self.num_images else 0.0
+    def shortfall(self) -> int:
+        """Images that would have to be correct besides those that were, for the share to be the target."""
+        missing = (self.target - self.estimate.value) * self.num_images if self.num_images else 0.0
+        return max(0, math.ceil(missing - ROUNDING))
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the form that goes into JSON."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.core.errors import shown
+from classifier_training.core.errors import plural, shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.types import epoch_name
+from classifier_training.core.types import PROBE_EPOCH, epoch_name
 from classifier_training.evaluation import report
-from classifier_training.evaluation.advice import SURE, Grounds, Training, headline, remarks
+from classifier_training.evaluation.advice import SURE, Grounds, headline, remarks
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.evaluation.learning_curve import forecast_words
 from classifier_training.evaluation.mistakes import (
@@ -27,6 +27,7 @@ from classifier_training.evaluation.mistakes import (
 )
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.selective import rejecting_words
+from classifier_training.evaluation.training_facts import Training
 from classifier_training.evaluation.verdict import more_words, named, per_cent, percent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
@@ -140,7 +141,8 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
     found = remarks(grounds)
     steps = [_step(item) for item in found if item.remedy]
     others = [report.card(item.kind, item.title, item.words, "") for item in found if not item.remedy]
-    more = [report.folded(f"{len(steps) - MAX_STEPS} more steps", report.steps(steps[MAX_STEPS:], first=MAX_STEPS + 1))]
+    folded = steps[MAX_STEPS:]
+    more = [report.folded(plural(len(folded), "more step"), report.steps(folded, first=MAX_STEPS + 1))]
     return [
         report.header(title, str(run_dir.path.absolute()), []),
         report.banner(STATUS_KINDS[verdict.status], verdict.status, _sentence(verdict.words), headline(grounds)),
@@ -155,7 +157,7 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
                         "The largest gain first, counted in test images; steps of unknown gain come last."
                     ),
                     report.steps(steps[:MAX_STEPS]),
-                    *(more if len(steps) > MAX_STEPS else []),
+                    *(more if folded else []),
                 )
             ]
             if steps
@@ -201,9 +203,13 @@ def _training_facts(run: RunReader, ended: str) -> Training:
     """Gather what the run folder says about training; of a lone file nothing."""
     sizes = run.statistics.get("image_size") or {}
     sides = [float(sizes[side]["median"]) for side in ("width", "height") if sizes.get(side)]
+    info = run.info.get("training_info", {})
+    best, rate = info.get("best_metric") or {}, (run.config.get("optimizer") or {}).get("lr")
     return Training(
         epochs=run.epochs,
         monitor=str(run.config.get("monitor", "")),
+        probe_score=best.get("value") if info.get("epoch") == PROBE_EPOCH else None,
+        learning_rate=rate if isinstance(rate, float) else None,
         is_cut="max_time" in ended,
         ended=ended,
         input_side=min(run.info.get("input_size") or [0]),
