@@ -16,7 +16,16 @@ from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.learning_curve import forecast_words
 from classifier_training.evaluation.training_facts import Training
-from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, percent, rounded
+from classifier_training.evaluation.verdict import (
+    NO_TARGETS,
+    Verdict,
+    images_of,
+    judge,
+    named,
+    per_cent,
+    percent,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -138,7 +147,7 @@ def headline(grounds: Grounds) -> str:
         for number, meaning in (
             (good, f"reach{'es' if good == 1 else ''} {target}"),
             (weak, f"do{'es' if weak == 1 else ''} not" + ("" if good else f" reach {target}")),
-            (undecided, f"{'is' if undecided == 1 else 'are'} inconclusive: too few test images"),
+            (undecided, f"{'is' if undecided == 1 else 'are'} inconclusive: too few {images_of(evaluation.split)}"),
         )
         if number
     ]
@@ -185,7 +194,7 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
             "note",
             f"Inconclusive: {_names(grounds, undecided)}",
             f"Their 95 % intervals contain {_target_words(undecided)}: {_listed(grounds, undecided)}.",
-            (f"add test images: about {enumerate_words(needed, limit=NUM_NAMED)}" if needed else "")
+            (f"add {images_of(verdict.split)}: about {enumerate_words(needed, limit=NUM_NAMED)}" if needed else "")
             + ("; " if needed and never else "")
             + (f"of {never} the recall is so near to the target that no reasonable number decides" if never else ""),
             gain_words="they decide if what was found stays",

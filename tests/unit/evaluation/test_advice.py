@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from classifier_training.core.types import SplitResult
-from classifier_training.evaluation.advice import Grounds, Training, headline, remarks
+from classifier_training.evaluation.advice import Grounds, headline, remarks
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.mistakes import SortedPredictions, most_confused
 from classifier_training.evaluation.results import Evaluation
+from classifier_training.evaluation.training_facts import Training
 
 NAMES = ("good", "weak", "few", "never")
 
@@ -173,8 +174,12 @@ def test_fine_tuning_that_made_it_worse_is_said_with_a_remedy_where_the_loss_is_
     titles = {item.title: item for item in remarks(dataclasses.replace(grounds(), training=training))}
     assert titles["Fine-tuning made it worse"].remedy == remedy
     # A loss that fell, below that of a guess, is no sign of a high learning rate.
-    calm = [{**rows[0], "train/loss": 0.9}, {**rows[1], "train/loss": 0.4}]
+    calm = [{**rows[0], "train/loss": "0.9"}, {**rows[1], "train/loss": "0.4"}]
     assert dataclasses.replace(training, epochs=calm).worsened(4) == (words, "")
     # An epoch that scored as high was passed over for another reason; other weights were kept; a probe has no epochs.
-    for other in ({"probe_score": 0.25}, {"probe_score": None}, {"epochs": [{"val/acc_top1": "0.2"}]}):
-        assert dataclasses.replace(training, **other).worsened(4) == ("", "")
+    for other in (
+        dataclasses.replace(training, probe_score=0.25),
+        dataclasses.replace(training, probe_score=None),
+        dataclasses.replace(training, epochs=[{"val/acc_top1": "0.2"}]),
+    ):
+        assert other.worsened(4) == ("", "")
