@@ -24,6 +24,7 @@ def make_run(
     class_names: tuple[str, ...] = ("cat", "dog"),
     split: str = "test",
     parity: dict[str, Any] | None = PARITY,
+    verdict: dict[str, Any] | None = None,
 ) -> Path:
     """Write the folder of a run that began at a day and time, as in 2026-01-02/10-00-00; returns it."""
     folder = root.joinpath(*(part for part in (category, name) if part), at)
@@ -51,6 +52,8 @@ def make_run(
     (folder / "labels_mapping.json").write_text("{}")
     (folder / "metrics.csv").write_text("epoch,epoch_seconds\n0,1.5\n1,2.5\n")
     (folder / "model_info.json").write_text(json.dumps(info))
+    if verdict is not None:
+        result["verdict"] = verdict
     report = {"split": result["split"], "metrics": {key: {"value": value} for key, value in metrics.items()}}
     (folder / "evaluation/classification_report.json").write_text(json.dumps(report))
     (folder / "result.json").write_text(json.dumps(result))

@@ -44,8 +44,16 @@ def test_a_run_is_exported_in_other_formats_and_quantised(
     command: Command, split_folder: Path, tmp_path: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
     run = train_here([f"data.root={split_folder}", *EXPORTED])
+    before = (run / "report.html").read_text()
+    assert "model_int8.onnx" not in before
     done = command("export", f"run={run}", "quantization=int8", "max_drop=20", "format.onnx.opset=20")
     assert done.code == 0, done.err
+    assert f"listed in {run}/report.html" in done.out
+    page = (run / "report.html").read_text()
+    assert page.count("<h2>Exports</h2>") == 1
+    assert "model_int8.onnx" in page.partition("<h2>Exports</h2>")[2].partition("</section>")[0]
+    assert page.partition("<h2>Exports</h2>")[0] == before.partition("<h2>Exports</h2>")[0]
+    assert page.partition("<h2>How to")[2] == before.partition("<h2>How to")[2]
     assert "warning" not in done.err
     for line in ("model.onnx: agrees with PyTorch on 9 of 9 images", "model_int8.onnx: ", "9 validation images"):
         assert line in done.out

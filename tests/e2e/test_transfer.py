@@ -70,13 +70,16 @@ def test_a_run_does_not_end_below_its_linear_probe(
 ) -> None:
     caplog.set_level("INFO")
     # Steps so large that nothing is left of what the probe knew.
-    words = [*words, "transfer=lp_ft", "transfer.interpolation=1"]
+    words = [*words[:-1], "callbacks=[checkpoint,ema,onnx_export]", "transfer=lp_ft", "transfer.interpolation=1"]
     run = train_here([*words, "optimizer=sgd", "optimizer.lr=1000", "trainer.gradient_clip_val=1e-3"])
     assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
     probed = network(run)
     assert not torch.equal(probed["fc.weight"], network(run, "last")["fc.weight"])
     assert "weights kept: those of the linear probe (the mean has" in caplog.text
     assert json.loads((run / "result.json").read_text())["best_epoch"] == PROBE_EPOCH
+    page = (run / "report.html").read_text()
+    assert "Fine-tuning made it worse" in page
+    assert "optimizer.lr=100" in page
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

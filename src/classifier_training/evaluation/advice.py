@@ -15,7 +15,17 @@ from classifier_training.core.errors import enumerate_words, plural
 from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.learning_curve import forecast_words
-from classifier_training.evaluation.verdict import NO_TARGETS, Verdict, judge, named, per_cent, percent, rounded
+from classifier_training.evaluation.training_facts import Training
+from classifier_training.evaluation.verdict import (
+    NO_TARGETS,
+    Verdict,
+    images_of,
+    judge,
+    named,
+    per_cent,
+    percent,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,27 +79,6 @@ class Remark:
     gain: float = 0.0
     gain_words: str = ""
     decides: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a run says about its training; by default nothing is known.
-
-    Args:
-        epochs: rows of metrics.csv.
-        monitor: metric that selects the weights.
-        is_cut: whether trainer.max_time ended it before the end of its schedule.
-        ended: what ended it, in words.
-        input_side: of the network's images, in pixels; 0 where it is not known.
-        image_side: median of the shorter sides of the images, in pixels; 0 where it is not known.
-    """
-
-    epochs: Sequence[Mapping[str, str]] = ()
-    monitor: str = ""
-    is_cut: bool = False
-    ended: str = ""
-    input_side: int = 0
-    image_side: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +147,7 @@ def headline(grounds: Grounds) -> str:
         for number, meaning in (
             (good, f"reach{'es' if good == 1 else ''} {target}"),
             (weak, f"do{'es' if weak == 1 else ''} not" + ("" if good else f" reach {target}")),
-            (undecided, f"{'is' if undecided == 1 else 'are'} inconclusive: too few test images"),
+            (undecided, f"{'is' if undecided == 1 else 'are'} inconclusive: too few {images_of(evaluation.split)}"),
         )
         if number
     ]
@@ -205,7 +194,7 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
             "note",
             f"Inconclusive: {_names(grounds, undecided)}",
             f"Their 95 % intervals contain {_target_words(undecided)}: {_listed(grounds, undecided)}.",
-            (f"add test images: about {enumerate_words(needed, limit=NUM_NAMED)}" if needed else "")
+            (f"add {images_of(verdict.split)}: about {enumerate_words(needed, limit=NUM_NAMED)}" if needed else "")
             + ("; " if needed and never else "")
             + (f"of {never} the recall is so near to the target that no reasonable number decides" if never else ""),
             gain_words="they decide if what was found stays",
@@ -221,7 +210,7 @@ def _of_classes(grounds: Grounds) -> Iterator[Remark]:
             f"{_listed(grounds, below)}.",
             _collect(grounds, below),
             gain=gain,
-            gain_words=f"{plural(max(1, round(gain)), 'more correct image')} would reach the target",
+            gain_words=f"{plural(gain, 'more correct image')} would reach the target",
         )
     if good:
         yield Remark(
@@ -252,7 +241,7 @@ def _weak(grounds: Grounds, weak: Sequence[Check]) -> Remark:
         f"Their recall is below {_target_words(weak)}: {_listed(grounds, weak)}." + (more if rare else ""),
         _collect(grounds, weak),
         gain=gain,
-        gain_words=f"{plural(max(1, round(gain)), 'more correct image')} would reach the target",
+        gain_words=f"{plural(gain, 'more correct image')} would reach the target",
         decides=True,
     )
 
@@ -284,7 +273,7 @@ def _of_precision(grounds: Grounds) -> Iterator[Remark]:
             "collect images of the classes that are mistaken for them, or reject unsure predictions "
             "(predict reject.precision=…)",
             gain=gain,
-            gain_words=f"{plural(max(1, round(gain)), 'wrong prediction')} too many",
+            gain_words=f"{plural(gain, 'wrong prediction')} too many",
             decides=True,
         )
 
@@ -389,6 +378,9 @@ def _of_training(grounds: Grounds) -> Iterator[Remark]:
             f"It ended because {training.ended.partition(';')[0]}: at a learning rate that is still high.",
             "train again with time=… instead of trainer.max_time, which plans a schedule that ends in time",
         )
+    worse, help_words = training.worsened(len(grounds.class_names))
+    if worse:
+        yield Remark("warning", "Fine-tuning made it worse", f"{worse[:1].upper()}{worse[1:]}.", help_words)
     if ready:
         return
     monitored = _column(training.epochs, training.monitor)
@@ -433,7 +425,7 @@ def _of_training(grounds: Grounds) -> Iterator[Remark]:
         )
 
 
-def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
+def _column(rows: Sequence[Mapping[str, str | float]], name: str) -> list[float]:
     values = [float(row[name]) for row in rows if row.get(name)]
     return [value for value in values if np.isfinite(value)]
 

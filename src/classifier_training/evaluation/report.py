@@ -100,6 +100,34 @@ def write_page(path: Path, *, title: str, body: Iterable[Html]) -> None:
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
+def replace_section(path: Path, title: str, new: Html, *, before: str) -> bool:
+    """Put a section into a page that was written, in place of the one with its title, or before another one.
+
+    Args:
+        path: of the HTML file.
+        title: of the section, which has none inside it.
+        new: the section.
+        before: title of the section that it stands before where the page has none of its title.
+
+    Returns:
+        Whether the page has it now.
+    """
+    try:
+        page = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    start = page.find(section(title).removesuffix("</section>"))
+    end = start
+    if start >= 0:
+        end = page.index("</section>", start) + len("</section>")
+    else:
+        start = end = page.find(section(before).removesuffix("</section>"))
+    if start < 0:
+        return False
+    write_text(path, page[:start] + new + page[end:])
+    return True
+
+
 def escape(text: str) -> Html:
     """Return text as HTML that shows exactly it."""
     return Html(html.escape(text))

@@ -37,6 +37,9 @@ OTHERS = "*"
 MAX_IMAGES = 10_000
 """More test images than this are not asked for."""
 
+ROUNDING = 1e-6
+"""A share times a number of images is at most so far from a whole number of them."""
+
 NUM_NAMED, MAX_NAME = 4, 48
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -137,9 +140,10 @@ class Check:
     more_images: int | None
 
     @property
-    def shortfall(self) -> float:
-        """Images by which what was found stays below the target."""
-        return max(0.0, self.target - self.estimate.value) * self.num_images if self.num_images else 0.0
+    def shortfall(self) -> int:
+        """Images that would have to be correct besides those that were, for the share to be the target."""
+        missing = (self.target - self.estimate.value) * self.num_images if self.num_images else 0.0
+        return max(0, math.ceil(missing - ROUNDING))
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the form that goes into JSON."""
@@ -206,6 +210,12 @@ class Verdict:
         return [item for item in self.checks if item.standing == standing and (not metrics or item.metric in metrics)]
 
     @property
+    def status_words(self) -> str:
+        """The status; where there is no test split, and images decide too little, with the name of these images."""
+        is_open = self.status == "too few test images" and self.standing("open")
+        return f"too few {images_of(self.split)}" if is_open else self.status
+
+    @property
     def target_words(self) -> str:
         """The targets and their settings in one line."""
         if self.targets.is_default:
@@ -258,18 +268,18 @@ class Verdict:
     def name_of(self, check: Check) -> str:
         """Name what a check is of, with what was found, or what is missing to decide it."""
         if check.metric == "baseline":
-            return f"better than always predicting one class ({more_words(check)})"
+            return f"better than always predicting one class ({more_words(check, self.split)})"
         name = check.metric.replace("_", " ") if check.label is None else named(self.class_names[check.label])
         if check.metric == "precision":
             name = f"precision of {name}"
         if check.standing == "open":
             found = f" {100 * check.estimate.value:.1f} %" if check.num_images else ""
-            return f"{name}{found} ({more_words(check)})"
+            return f"{name}{found} ({more_words(check, self.split)})"
         differ = len({item.target for item in self.checks if item.metric != "baseline"}) > 1
         return f"{name} {100 * check.estimate.value:.1f} %{f' (target {per_cent(check.target)})' if differ else ''}"
 
     def __str__(self) -> str:
-        return f"verdict: {self.status}: {self.words}"
+        return f"verdict: {self.status_words}: {self.words}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that goes into JSON."""
@@ -444,11 +454,17 @@ def images_to_decide(found: Estimate, num_images: int, target: float) -> int | N
     return high if high <= MAX_IMAGES else None
 
 
-def more_words(check: Check) -> str:
-    """Say how many more test images an open target needs."""
+def images_of(split: str) -> str:
+    """Name the images of a split; those of data that is not split are test images."""
+    return {TRAIN: "training images", VAL: "validation images"}.get(split, "test images")
+
+
+def more_words(check: Check, split: str) -> str:
+    """Say how many more images of the split an open target needs."""
+    images = images_of(split)
     if check.more_images is None:
-        return "too near to the target for test images to decide"
-    images = "predictions" if check.metric == "precision" else "test images"
+        return f"too near to the target for {images} to decide"
+    images = "predictions" if check.metric == "precision" else images
     return f"needs about {plural(rounded(check.more_images), f'more {images[:-1]}', f'more {images}')}"
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from classifier_training.registry.scan import Registry
 
 
+READY, NOT_READY = "ready", "not ready"
+"""Verdicts on a run that reaches all of its targets, and on one that misses a target."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One condition of a promotion.
@@ -33,11 +37,18 @@ class Check:
         name: of it.
         passed: whether it holds.
         words: the check in words, with its metrics.
+        is_note: whether it only says something that stops nothing.
     """
 
     name: str
     passed: bool
     words: str
+    is_note: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The outcome in six letters."""
+        return "note  " if self.is_note else "passed" if self.passed else "FAILED"
 
 
 def judge(record: RunRecord, holder: RunRecord | None, *, metric: str, bound: float | None) -> list[Check]:
@@ -61,6 +72,11 @@ def judge(record: RunRecord, holder: RunRecord | None, *, metric: str, bound: fl
             else "every exported file agrees with PyTorch, or passed its accuracy gate",
         ),
     ]
+    if record.verdict:
+        targets = "the targets that were set" if record.has_own_targets else "the default target, which stops nothing"
+        passed = record.verdict != NOT_READY or not record.has_own_targets
+        words = f"verdict on {targets}: {record.verdict}: {record.verdict_words}"
+        checks.append(Check(name="verdict", passed=passed, words=words, is_note=passed and record.verdict != READY))
     rival = None if holder is None or holder.folder == record.folder else holder
     if rival is not None:
         same = rival.classes == record.classes
@@ -124,7 +140,8 @@ def promote(
         if failed and not force:
             raise CheckFailedError(
                 f"{record.version_name} is not promoted to {alias}: {'; '.join(check.words for check in failed)}",
-                "a finished run whose exports are proven, with the holder's classes and a metric at least as good",
+                "a finished run whose exports are proven, that misses none of the targets that were set, with the "
+                "holder's classes and a metric at least as good",
                 "another run, at_least=… for a bound of your own, or force=true to promote it even so",
             )
         run = RunDir(registry.folder(record))

@@ -119,6 +119,9 @@ class RunRecord(NamedTuple):
         monitor: metric that chose the weights, and its value.
         split: that it was scored on.
         metrics: of that split, without those of single classes.
+        verdict: on its targets: ready, not ready or too few test images; empty where there is none.
+        verdict_words: the grounds of the verdict.
+        has_own_targets: whether the verdict is on targets that were set, not on the default one.
         best_epoch: of its weights.
         num_epochs: that were trained.
         train_seconds: that these took.
@@ -146,6 +149,9 @@ class RunRecord(NamedTuple):
     monitor: tuple[str, float] | None = None
     split: str = ""
     metrics: Mapping[str, float] = {}
+    verdict: str = ""
+    verdict_words: str = ""
+    has_own_targets: bool = False
     best_epoch: int | None = None
     num_epochs: int | None = None
     train_seconds: float | None = None
@@ -200,9 +206,11 @@ def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord
     config = training_info.get("config") or reader.config
     # An evaluation may have been repeated since; result.json stays what training gave.
     split, metrics = (result.get("split", ""), result["metrics"]) if is_finished else ("", {})
+    verdict = result.get("verdict") or {}
     if reader.scores and reader.scores["split"] == split:
         found = reader.scores["metrics"].items()
         metrics = {key: figure["value"] for key, figure in found if figure["value"] is not None}
+        verdict = reader.scores.get("verdict") or verdict
     best = training_info.get("best_metric")
     model, data = config.get("model") or {}, config.get("data") or {}
     name, category = config.get("name"), config.get("category")
@@ -226,6 +234,9 @@ def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord
         monitor=None if best is None else (str(best["name"]), float(best["value"])),
         split=split,
         metrics={key: float(value) for key, value in metrics.items() if OF_CLASS not in key},
+        verdict=verdict.get("status", ""),
+        verdict_words=verdict.get("words", ""),
+        has_own_targets=not verdict.get("is_default_target", True),
         best_epoch=result.get("best_epoch"),
         num_epochs=len(reader.epochs) if run.metrics.name in names else None,
         train_seconds=reader.train_seconds,

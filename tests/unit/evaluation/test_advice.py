@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from classifier_training.core.types import SplitResult
-from classifier_training.evaluation.advice import Grounds, Training, headline, remarks
+from classifier_training.evaluation.advice import Grounds, headline, remarks
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import confusion_counts
 from classifier_training.evaluation.mistakes import SortedPredictions, most_confused
 from classifier_training.evaluation.results import Evaluation
+from classifier_training.evaluation.training_facts import Training
 
 NAMES = ("good", "weak", "few", "never")
 
@@ -144,3 +145,41 @@ def test_what_rejecting_gives_is_said_where_it_reaches_more_than_all_predictions
     calibration = {**grounds().calibration, "rejecting": rejecting}
     titles = [item.title for item in remarks(dataclasses.replace(grounds(), calibration=calibration))]
     assert "Rejecting unsure predictions: 95.0 % of the others are correct" in titles
+
+
+def test_the_images_to_a_target_are_whole_ones_in_each_class() -> None:
+    targets = np.repeat([0, 1, 2], [8, 8, 10])
+    answers = np.concatenate([np.repeat([0, 2], [3, 5]), np.repeat([1, 2], [3, 5]), np.full(10, 2)])
+    measures = measure(np.eye(3, dtype=np.float32)[answers] * 4, targets, num_classes=3)
+    found = dataclasses.replace(
+        grounds(),
+        evaluation=Evaluation("test", measures),
+        class_names=NAMES[:3],
+        confusions=most_confused(confusion_counts(targets, answers, 3)),
+    )
+    assert [check.shortfall for check in found.verdict.standing("missed", "recall")] == [5, 5]
+    (remark,) = [item for item in remarks(found) if item.title.startswith("Not good enough")]
+    # 90 % of 8 are 7.2 images, so 8 must be correct in each of two classes, where 3 were.
+    assert (remark.gain, remark.gain_words) == (10, "10 more correct images would reach the target")
+
+
+def test_fine_tuning_that_made_it_worse_is_said_with_a_remedy_where_the_loss_is_high() -> None:
+    rows = [{"train/loss": "1.2", "val/acc_top1": "0.25"}, {"train/loss": "3.5", "val/acc_top1": "0.2"}]
+    training = Training(epochs=rows, monitor="val/acc_top1", probe_score=0.95, learning_rate=0.5)
+    words, remedy = training.worsened(4)
+    assert words == (
+        "fine-tuning made it worse (best epoch val/acc_top1 0.2500, the linear probe 0.9500); its weights are not used"
+    )
+    assert remedy == "a lower learning rate may help: optimizer.lr=0.05"
+    titles = {item.title: item for item in remarks(dataclasses.replace(grounds(), training=training))}
+    assert titles["Fine-tuning made it worse"].remedy == remedy
+    # A loss that fell, below that of a guess, is no sign of a high learning rate.
+    calm = [{**rows[0], "train/loss": "0.9"}, {**rows[1], "train/loss": "0.4"}]
+    assert dataclasses.replace(training, epochs=calm).worsened(4) == (words, "")
+    # An epoch that scored as high was passed over for another reason; other weights were kept; a probe has no epochs.
+    for other in (
+        dataclasses.replace(training, probe_score=0.25),
+        dataclasses.replace(training, probe_score=None),
+        dataclasses.replace(training, epochs=[{"val/acc_top1": "0.2"}]),
+    ):
+        assert other.worsened(4) == ("", "")

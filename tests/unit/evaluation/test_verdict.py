@@ -122,6 +122,14 @@ def test_images_that_training_saw_never_make_a_model_ready(split: str) -> None:
     assert judge(scored(*GOOD), NAMES, Targets(), split=split).status == "too few test images"
 
 
+@pytest.mark.parametrize(("split", "images"), [("val", "validation"), ("train", "training"), ("", "test")])
+def test_images_that_are_too_few_are_named_by_their_split(split: str, images: str) -> None:
+    found = judge(scored((100, 0, 0), (0, 20, 0), (0, 0, 100)), NAMES, Targets(), split=split)
+    assert str(found).startswith(f"verdict: too few {images} images: ")
+    assert str(found).endswith(f"b 100.0 % (needs about 16 more {images} images)")
+    assert found.to_dict()["status"] == "too few test images"
+
+
 @pytest.mark.parametrize(("hits", "trials", "target"), [(10, 10, 0.9), (19, 20, 0.9), (8, 10, 0.9), (97, 100, 0.95)])
 def test_the_number_of_images_is_the_smallest_that_decides(hits: int, trials: int, target: float) -> None:
     (found,) = exact_shares(np.array([hits]), np.array([trials]))

@@ -10,6 +10,7 @@ from tests.runs import make_run
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.registry.runs import find_model, find_run
 from classifier_training.registry.scan import CACHE_NAME
+from classifier_training.workflows.registering.registry import show
 from classifier_training.workflows.registering.sub_verbs import promote_run
 
 
@@ -68,6 +69,27 @@ def test_what_the_gate_refuses(outputs: Path) -> None:
     unfinished = make_run(outputs, "2026-01-03/13-00-00", finished=False)
     with pytest.raises(CheckFailedError, match="exported nothing"):
         promote_run(run=str(unfinished), alias="production", force=True)
+
+
+def test_a_missed_target_of_the_users_own_refuses_a_promotion_and_the_default_one_is_said(outputs: Path) -> None:
+    verdict = {"status": "not ready", "words": "1 of 2 classes does not reach 90 %: dog 3.0 %"}
+    make_run(outputs, "2026-01-03/10-00-00", score=0.99, verdict={**verdict, "is_default_target": True})
+    promoted = str(promote_run(run="latest", alias="staging"))
+    assert f"  note    verdict on the default target, which stops nothing: not ready: {verdict['words']}" in promoted
+    make_run(outputs, "2026-01-03/11-00-00", score=0.99, verdict={**verdict, "is_default_target": False})
+    with pytest.raises(CheckFailedError, match=r"the targets that were set: not ready: 1 of 2 .* dog 3\.0 %"):
+        promote_run(run="latest", alias="staging")
+    forced = str(promote_run(run="latest", alias="staging", force=True))
+    assert "  FAILED  verdict on the targets that were set: not ready" in forced
+    ready = {"status": "ready", "words": "all 2 classes reach 90 %", "is_default_target": False}
+    newest = make_run(outputs, "2026-01-03/12-00-00", score=0.99, verdict=ready)
+    assert "  passed  verdict on the targets that were set: ready" in str(promote_run(run="latest", alias="staging"))
+    assert str(show(run="latest")).count("ready: all 2 classes reach 90 %") == 1
+    # A newer evaluation of the same images has the newer verdict.
+    report = newest / "evaluation/classification_report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "verdict": {**ready, **verdict}}))
+    with pytest.raises(CheckFailedError, match="not ready"):
+        promote_run(run=str(newest), alias="production")
 
 
 @pytest.mark.parametrize("alias", ["latest", "best", "v3", "7", "a:b", "", "a b"])

@@ -80,6 +80,8 @@ class EvaluateResult:
         lines = [str(self.evaluation), *filter(None, (self.caution, self.verdict))]
         lines += ["", *class_table(self.evaluation.measures, self.class_names), ""]
         lines.append(f"written to {self.folder}; the page to open: {self.folder / 'report.html'}")
+        if self.exit_code:
+            lines.append("failed: the verdict is not ready, and fail_below_target=true makes that exit code 1")
         return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.run_reader import RunReader
 from classifier_training.evaluation.guarantees import DELTA
-from classifier_training.evaluation.verdict import percent
+from classifier_training.evaluation.verdict import images_of, percent
 from classifier_training.workflows.evaluating.finished import train_command
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
     if verdict is not None and names:
         baseline = verdict.baseline
         lines += [
-            f"Verdict: **{verdict.status}**: {_plain(verdict.words)}.",
+            f"Verdict: **{verdict.status_words}**: {_plain(verdict.words)}.",
             "",
             f"Targets: {_plain(verdict.target_words)}.",
             "",
@@ -119,7 +119,7 @@ def _body(run: RunReader, run_dir: RunDir, evaluation: Evaluation) -> list[str]:
         ]
         for words, checks in (
             ("Below the target", verdict.standing("missed", "recall")),
-            ("Inconclusive: too few test images", verdict.standing("open", "recall")),
+            (f"Inconclusive: too few {images_of(verdict.split)}", verdict.standing("open", "recall")),
         ):
             labels = [item.label for item in checks if item.label is not None]
             if labels:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.core.errors import shown
+from classifier_training.core.errors import plural, shown
 from classifier_training.core.metrics import all_metrics
 from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.types import epoch_name
+from classifier_training.core.types import PROBE_EPOCH, epoch_name
 from classifier_training.evaluation import report
-from classifier_training.evaluation.advice import SURE, Grounds, Training, headline, remarks
+from classifier_training.evaluation.advice import SURE, Grounds, headline, remarks
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.evaluation.learning_curve import forecast_words
 from classifier_training.evaluation.mistakes import (
@@ -27,7 +27,8 @@ from classifier_training.evaluation.mistakes import (
 )
 from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.selective import rejecting_words
-from classifier_training.evaluation.verdict import more_words, named, per_cent, percent
+from classifier_training.evaluation.training_facts import Training
+from classifier_training.evaluation.verdict import images_of, more_words, named, per_cent, percent
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.evaluation.verdict import Check, Verdict
 
+EXPORTS, REPRODUCE = "Exports", "How to reproduce"
 NUM_MISTAKES, NUM_UNSURE = 36, 12
 MAX_STEPS = 6
 """Next steps that are seen at once; the others are folded."""
@@ -119,6 +121,12 @@ def write_run_page(
     report.write_page(path, title=title, body=[piece for piece in body if piece])
 
 
+def renew_exports(run_dir: RunDir) -> bool:
+    """Write the table of exported files anew into a run's page; the rest stays. Returns whether there is a page."""
+    exports = _exports(RunReader(run_dir), run_dir)
+    return report.replace_section(run_dir.report, EXPORTS, exports, before=REPRODUCE)
+
+
 def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str, str]) -> list[Html]:
     """Return a card for each file that was withheld, and for whatever else failed after training."""
     export = f"{command('export')} {setting('run', run_dir.path)}   writes and checks it again"
@@ -140,10 +148,11 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
     found = remarks(grounds)
     steps = [_step(item) for item in found if item.remedy]
     others = [report.card(item.kind, item.title, item.words, "") for item in found if not item.remedy]
-    more = [report.folded(f"{len(steps) - MAX_STEPS} more steps", report.steps(steps[MAX_STEPS:], first=MAX_STEPS + 1))]
+    folded = steps[MAX_STEPS:]
+    more = [report.folded(plural(len(folded), "more step"), report.steps(folded, first=MAX_STEPS + 1))]
     return [
         report.header(title, str(run_dir.path.absolute()), []),
-        report.banner(STATUS_KINDS[verdict.status], verdict.status, _sentence(verdict.words), headline(grounds)),
+        report.banner(STATUS_KINDS[verdict.status], verdict.status_words, _sentence(verdict.words), headline(grounds)),
         report.numbers(numbers),
         *missing,
         *([report.section("Targets", *_targets(verdict))] if verdict.checks else []),
@@ -152,10 +161,11 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
                 report.section(
                     "What to do next",
                     report.paragraph(
-                        "The largest gain first, counted in test images; steps of unknown gain come last."
+                        f"The largest gain first, counted in {images_of(verdict.split)}; steps of unknown gain come "
+                        "last."
                     ),
                     report.steps(steps[:MAX_STEPS]),
-                    *(more if len(steps) > MAX_STEPS else []),
+                    *(more if folded else []),
                 )
             ]
             if steps
@@ -182,7 +192,7 @@ def _targets(verdict: Verdict) -> list[Html]:
             Number(item.target, per_cent(item.target)),
             Number(item.estimate.value, percent(item.estimate)),
             item.num_images,
-            more_words(item) if item.standing == "open" else "",
+            more_words(item, verdict.split) if item.standing == "open" else "",
         )
         for item in verdict.checks
     ]
@@ -201,9 +211,13 @@ def _training_facts(run: RunReader, ended: str) -> Training:
     """Gather what the run folder says about training; of a lone file nothing."""
     sizes = run.statistics.get("image_size") or {}
     sides = [float(sizes[side]["median"]) for side in ("width", "height") if sizes.get(side)]
+    info = run.info.get("training_info", {})
+    best, rate = info.get("best_metric") or {}, (run.config.get("optimizer") or {}).get("lr")
     return Training(
         epochs=run.epochs,
         monitor=str(run.config.get("monitor", "")),
+        probe_score=best.get("value") if info.get("epoch") == PROBE_EPOCH else None,
+        learning_rate=rate if isinstance(rate, float) else None,
         is_cut="max_time" in ended,
         ended=ended,
         input_side=min(run.info.get("input_size") or [0]),
@@ -435,7 +449,7 @@ def _exports(run: RunReader, run_dir: RunDir) -> Html:
         "Each file was compared with PyTorch on validation images, a quantised one with the file that it was made of. "
         "The time is for one image on the machine that exported."
     )
-    return report.section("Exports", report.paragraph(words), report.table(columns, rows))
+    return report.section(EXPORTS, report.paragraph(words), report.table(columns, rows))
 
 
 def _mebibytes(path: Path) -> str:
@@ -454,7 +468,7 @@ def _how(run: RunReader) -> Html:
         pieces.append(report.folded("configuration", report.code(text)))
     if run.versions:
         pieces.append(report.folded("versions", report.facts(run.versions.items())))
-    return report.section("How to reproduce", *pieces) if pieces else Html("")
+    return report.section(REPRODUCE, *pieces) if pieces else Html("")
 
 
 def _images(folder: Path, names: dict[str, str]) -> list[Html]:

@@ -187,6 +187,7 @@ def show(*, run: Annotated[RunText, Word()], output: TypedPath = DEFAULT_OUTPUT)
         "started": _when(record.started),
         "trained": _training(record),
         "monitored": "" if record.monitor is None else f"{record.monitor[0]} {record.monitor[1]:.4f}",
+        "verdict": f"{record.verdict}: {record.verdict_words}" if record.verdict else "",
         **{f"{record.split}/{name}": f"{value:.4f}" for name, value in record.metrics.items()},
     }
     info = _described(RunDir(folder))

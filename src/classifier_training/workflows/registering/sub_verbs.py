@@ -53,7 +53,7 @@ class PromoteResult:
     def __str__(self) -> str:
         others = self.former is not None and self.former.folder != self.record.folder
         instead = f", instead of {self.former.version_name}" if self.former is not None and others else ""
-        checks = [f"  {'passed' if check.passed else 'FAILED'}  {check.words}" for check in self.checks]
+        checks = [f"  {check.mark}  {check.words}" for check in self.checks]
         word = self.alias if not self.record.scope else f"{self.record.scope}:{self.alias}"
         lines = [f"{self.record.version_name} is {word} now{instead}", *checks]
         lines += [self.published] if self.published else []
@@ -77,8 +77,9 @@ def promote_run(
 ) -> PromoteResult:
     """Give a run an alias such as production, which run=production then stands for in every verb.
 
-    The gate: a finished run; every exported file verified against PyTorch; the classes of the present holder;
-    and a metric at least as good as the holder's, or as the bound that is given.
+    The gate: a finished run; every exported file verified against PyTorch; no target missed that was set with target.…;
+    the classes of the present holder; and a metric at least as good as the holder's, or as the bound that is given.
+    The verdict on the default target is said, and stops nothing.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias.

@@ -28,6 +28,7 @@ from classifier_training.export.sharing import check_repository, find_ort, write
 from classifier_training.export.sharing import push_to_hub as upload
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import load_trained
+from classifier_training.workflows.evaluating.run_page import renew_exports
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 
 if TYPE_CHECKING:
@@ -53,16 +54,19 @@ class ExportResult:
         folder: of the files.
         lines: one line for each file.
         demo: whether demo.html was written.
+        is_on_page: whether the files are in the table of the run's page now.
     """
 
     folder: Path
     lines: tuple[str, ...]
     demo: bool
+    is_on_page: bool = False
 
     def __str__(self) -> str:
         server = f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(self.folder))}"
         page = [f"demo: {server}   and open http://127.0.0.1:8000/demo.html"] if self.demo else []
-        return "\n".join([*self.lines, f"written to {self.folder}", *page])
+        told = [f"listed in {RunDir(self.folder).report}"] if self.is_on_page else []
+        return "\n".join([*self.lines, f"written to {self.folder}", *told, *page])
 
 
 @register(
@@ -144,11 +148,12 @@ def export(
             write_demo(job.target, ort=web_runtime)
         write_info(job.target, with_files(kept, files))
     lines = [str(file) for file in files]
+    is_on_page = target == run_dir and renew_exports(run_dir)
     if push_to_hub is not None:
         if target != run_dir and run_dir.model_card.exists():
             shutil.copyfile(run_dir.model_card, target.model_card)
         lines.append(f"pushed: {upload(target, push_to_hub)}")
-    return ExportResult(target.path, tuple(lines), demo=demo)
+    return ExportResult(target.path, tuple(lines), demo=demo, is_on_page=is_on_page)
 
 
 def _kept(target: RunDir, run_dir: RunDir, info: BundleInfo) -> BundleInfo:

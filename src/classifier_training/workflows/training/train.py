@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.register import register
-from classifier_training.core.types import TEST, TRAIN, epoch_name
+from classifier_training.core.types import PROBE_EPOCH, TEST, TRAIN, epoch_name
 from classifier_training.evaluation.results import class_table
+from classifier_training.evaluation.training_facts import Training
 from classifier_training.models.shallow import ShallowModel
 from classifier_training.workflows.training.end import finish_run, interrupts_told
 from classifier_training.workflows.training.fit_network import fit_network
@@ -33,7 +34,7 @@ from classifier_training.workflows.training.start import begin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.callbacks.observer import Observer, RunContext
+    from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.results import Evaluation
@@ -70,7 +71,7 @@ def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainR
         with interrupts_told(job.run.run_dir):
             trained = fit_shallow(job) if isinstance(settings.model, ShallowModel) else fit_network(job)
             ended = finish_run(trained, inputs.loaded.index)
-    return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share)
+    return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share, _worsened(trained.run, trained.end))
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,14 @@ class TrainResult:
             metrics, and what could not be done.
         best_epoch: where the weights are from.
         share: of that epoch's weights in a mean with those before the first one.
+        worsened: that fine-tuning made the network worse, and what may help; empty where it did not.
     """
 
     run: RunContext
     ended: Ended
     best_epoch: int
     share: float
+    worsened: str = ""
 
     @property
     def run_dir(self) -> RunDir:
@@ -124,6 +127,7 @@ class TrainResult:
             self.evaluation.words(self.run.monitor.partition("/")[2], self.scored.metrics),
             majority_words(names, train_counts, measures),
             f"with the weights of {epoch_name(self.best_epoch, self.share)}{caution}",
+            *([self.worsened] if self.worsened else []),
             "",
             *class_table(measures, names),
             "",
@@ -134,3 +138,14 @@ class TrainResult:
             *next_words(self.run_dir, self.table.paths[0]),
         ]
         return "\n".join(lines)
+
+
+def _worsened(run: RunContext, end: FitEnd) -> str:
+    rate = (run.config.get("optimizer") or {}).get("lr")
+    facts = Training(
+        epochs=end.rows,
+        monitor=run.monitor,
+        probe_score=end.best_score if end.best_epoch == PROBE_EPOCH else None,
+        learning_rate=rate if isinstance(rate, float) else None,
+    )
+    return "; ".join(filter(None, facts.worsened(len(run.class_names))))
