@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from classifier_training.conf import aliases
 from classifier_training.conf.foreign_commands import joined, with_command
 from classifier_training.conf.foreign_values import ForeignWordError
+from classifier_training.conf.near_values import near_value
 from classifier_training.conf.overrides import quoted
 from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.store import EXPERIMENT, takes_experiments
@@ -186,8 +187,17 @@ class _Reader:
         if self._names(key) is not None:
             return self._text(text, _path, several=several)
         if not any(option.accepts(str) for option in options) or key == RECIPE or (several and not self.multirun):
+            if options and not _parses(text):
+                self._refuse_unreadable(key, text)
             return text if options or key == RECIPE or self._knows(key) or _parses(text) else quoted(text)
         return self._text(text, str, several=several)
+
+    def _refuse_unreadable(self, key: str, text: str) -> None:
+        """Raise for a value that is not in Hydra's grammar, such as 1e-3, or [64, where it is clear what was meant."""
+        for option in self.verb.settings_at(key):
+            near = near_value(option.annotation, text)
+            if near is not None:
+                raise UserError(f"{key}={text}: not a value", f"{key}: {option.help}", f"{key}={near}")
 
     def _text(self, text: str, normal: Callable[[str], str], *, several: bool) -> str:
         """Return a text as it was typed, quoted where needed.

@@ -31,6 +31,9 @@ WEIGHT_FILES = (".pt", ".pth", ".bin", ".h5", ".keras", ".pkl")
 
 OF_DETECTORS = re.compile(r"yolo[\w-]*(\.(pt|yaml|onnx))?")
 
+SIDES = re.compile(r"[\d\s,x]+(px)?|\[[\d\s,x]+\]|\([\d\s,x]+\)")
+"""Sides of an image: 64x64, [480, 640] or (3, 224, 224)."""
+
 LEFT_OUT = "leave it out"
 
 
@@ -174,7 +177,7 @@ def _device(verb: Entry, key: str, value: str) -> Given | None:
 
 def _side(verb: Entry, key: str, value: str) -> Given | None:
     numbers = re.findall(r"\d+", value)
-    if key == "data.image_size" or value.isdecimal() or not numbers or not re.fullmatch(r"[\d\s,x()\[\]]+(px)?", value):
+    if key == "data.image_size" or value.isdecimal() or not numbers or not re.fullmatch(SIDES, value):
         return None
     sides = numbers[1:] if len(numbers) == 3 else numbers
     if len(set(sides)) == 1:
