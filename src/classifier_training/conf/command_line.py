@@ -150,14 +150,24 @@ class _Reader:
             truth = left.pop(0) if left and left[0] in self._truths(waiting[0]) else "true"
             self._set(key, truth)
         elif not meant and not self._knows(waiting[0]):
-            positive = self._spelt(key.removeprefix("no-").removeprefix("no_"))
-            if not key.startswith(("no-", "no_")) or not is_flag(self.verb, positive):
-                raise self._unknown(text)
+            positive = self._turned_off(key)
+            if positive is None:
+                raise self._unknown(text, left)
             self._set(positive, "false")
         elif not left or (left[0].startswith("--") and not _exists(left[0])):
-            raise UserError(f"{text} has no value", self._wanted(waiting[0]), f"--{key} …")
+            example = f"resume={LATEST}" if waiting[0] == "resume" else f"--{key} …"
+            raise UserError(f"{text} has no value", self._wanted(waiting[0]), example)
         else:
             self._set(key, left.pop(0))
+
+    def _turned_off(self, key: str) -> str | None:
+        """The setting that --no-key turns off, by its key or by a word for it."""
+        positive = key.removeprefix("no-").removeprefix("no_")
+        if positive == key:
+            return None
+        meant = aliases.resolve(self.verb, positive, None) if not aliases.is_answered(self.verb, positive) else None
+        name = meant[0][0] if meant and meant[0][1] is None else self._spelt(positive)
+        return name if is_flag(self.verb, name) else None
 
     def _truths(self, key: str) -> tuple[str, ...]:
         return (*TRUTHS, *(str(value) for option in self.verb.settings_at(key) for value in option.literals))
@@ -171,6 +181,12 @@ class _Reader:
     def _set(self, key: str, value: str) -> None:
         prefix = key[: len(key) - len(key.lstrip("+~"))]
         meant = None if prefix else aliases.resolve(self.verb, key, value)
+        if meant is None and not prefix and not self._knows(key) and not _is_hydras(key):
+            short = aliases.nearest_short_word(self.verb, key)
+            if short is not None:
+                raise UserError(
+                    f"{key}={value}: there is no such setting", f"a setting, such as {short}", f"{short}={value}"
+                )
         self._set_all(meant if meant is not None else [(prefix + self._spelt(key[len(prefix) :]), value)])
 
     def _set_all(self, settings: Sequence[tuple[str, str | None]]) -> None:
@@ -316,6 +332,8 @@ class _Reader:
                 found.setdefault(key.rpartition(".")[2], f"--{key}" if option.accepts(bool) else f"{key}=…")
             for name in verb.options:
                 found[name] = f"--{name}" if is_flag(self.verb, name) else f"{name}=…"
+            if "resume" in verb.options:
+                found["resume"] = f"resume={LATEST}"
         return {**found, "help": "--help", "version": "--version", "multirun": "--multirun"}
 
     def _alike(self, text: str) -> list[str]:
@@ -323,8 +341,12 @@ class _Reader:
         name = text.partition("=")[0].strip("-").replace("-", "_")
         return [choices[close] for close in ([name] if name in choices else nearest(name, choices))]
 
-    def _unknown(self, text: str) -> UserError:
-        """The error for a word with dashes that is no setting."""
+    def _unknown(self, text: str, left: Sequence[str] = ()) -> UserError:
+        """The error for a word with dashes that is no setting; `left` are the words after it."""
+        short = aliases.nearest_short_word(self.verb, text.lstrip("-"))
+        if short is not None and text.startswith("--"):
+            value = shlex.quote(left[0]) if left and not left[0].startswith("-") and "=" not in left[0] else "…"
+            return UserError(f"{text}: there is no such setting", f"a setting, such as --{short}", f"--{short} {value}")
         alike = self._alike(text)
         keys = list(self.verb.options)
         return UserError(
