@@ -275,6 +275,14 @@ class _Reader:
 
     def _too_many(self, key: str) -> UserError:
         helps = [option.help for option in self.verb.settings_at(key)]
+        meant = [self._literals().get(text, text) for text in self.bare[1:]]
+        if len(self.bare) > 1 and meant != self.bare[1:]:
+            words = [self.bare[0], *meant]
+            return UserError(
+                f"{shlex.join(self.bare)}: {key} is given more than once",
+                "one value, and settings as key=value",
+                f"{command(self.verb.command)} {shlex.join(words)}",
+            )
         unfit = next((text for text in self.bare[1:] if not self._may_be(text, key)), None)
         if unfit is not None:
             return self._no_word(unfit)
@@ -336,6 +344,15 @@ class _Reader:
                 found["resume"] = f"resume={LATEST}"
         return {**found, "help": "--help", "version": "--version", "multirun": "--multirun"}
 
+    def _literals(self) -> dict[str, str]:
+        """The values that a setting of the verb itself alone has, such as int8, and how they are written."""
+        found: dict[str, list[str]] = {}
+        for name, option in self.verb.options.items():
+            names = [known.name for known in entries(name)] if option.choice and option.fixed is None else []
+            for value in [*names, *(value for value in option.literals if isinstance(value, str))]:
+                found.setdefault(value, []).append(f"{name}={value}")
+        return {value: words[0] for value, words in found.items() if len(words) == 1}
+
     def _alike(self, text: str) -> list[str]:
         choices = self._choices()
         name = text.partition("=")[0].strip("-").replace("-", "_")
@@ -371,6 +388,7 @@ class _Reader:
             *(f"{this} {shlex.quote(name)}" for name in files),
             *(f"{this} {name}" for name in nearest(text, RUN_WORDS) if names is Names.RUN),
             *(f"{name}={text}" for name in runs if text in RUN_WORDS),
+            *self._with_run(text),
             *alike,
             *(command(name) for name in nearest(text, [known.name for known in entries(VERB)])),
             f"{this} --help   shows what may stand here",
@@ -380,6 +398,17 @@ class _Reader:
             f"a setting, or {'a run' if names is Names.RUN else 'a path'}: {option.help}",
             remedies[0],
         )
+
+    def _with_run(self, text: str) -> list[str]:
+        """The command in which a word before an existing path names a run: predict run=exp1 photo.jpg."""
+        place = self.bare.index(text) if text in self.bare else -1
+        others = self.bare[place + 1 :]
+        if place < 0 or "run" not in self.verb.options or "run" in self.verb.words or not others:
+            return []
+        if not all(map(_exists, others)) or self._alike(text):
+            return []
+        words = [*self.bare[:place], f"run={text}", *others]
+        return [f"{command(self.verb.command)} {shlex.join(words)}"]
 
 
 def _all_options(verb: Entry) -> Iterator[tuple[str, Option]]:

@@ -99,7 +99,8 @@ def _component(verb: Entry, group: str, key: str, value: str) -> Given | None:
     known = foreign_words()["names"].get(group, {}).get(name)
     if known is None:
         return None
-    raise ForeignWordError(verb, key, value, f"{group}={known}, which comes nearest", [f"{group}={known}"])
+    nearest_word = known if "=" in known else f"{group}={known}"
+    raise ForeignWordError(verb, key, value, f"{nearest_word}, which comes nearest", [nearest_word])
 
 
 def is_run_to_come(name: str) -> bool:
@@ -238,7 +239,10 @@ def _weights(file: str) -> list[str]:
 def _run(verb: Entry, key: str, value: str) -> Given | None:
     if OF_DETECTORS.fullmatch(value) or value.endswith(WEIGHT_FILES):
         why = "a run folder, latest, best, a name or alias, or an .onnx file that this program wrote"
-        raise ForeignWordError(verb, key, value, why, ["run=latest"])
+        above = next((str(folder) for folder in Path(value).parents[:2] if (folder / "config.yaml").is_file()), None)
+        if above is not None and not os.path.lexists(value):
+            why = f"a run folder; there is no file {value}, but its folder is a run"
+        raise ForeignWordError(verb, key, value, why, [f"run={above or 'latest'}"])
     return None
 
 
