@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from classifier_training import __version__
 from classifier_training.core import runtime
-from classifier_training.core.errors import InterruptedRunError, UserError, enumerate_words, system_error
+from classifier_training.core.errors import InterruptedRunError, UserError, enumerate_words, nearest, system_error
 from classifier_training.core.register import VERB, entries, entry, when_asked
 from classifier_training.core.runtime import COMMAND_STARTED, COMPLETION_REQUEST, command, log_to_screen
 from classifier_training.core.secrets import mask_text
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"--multirun", "-m"}, {"--version", "-V"}
+
+DELETE = ("delete", "remove", "rm", "prune", "clean")
+"""Words of other programs for `registry cleanup`."""
 
 VERBS = {
     "train": ("training.train", "train a classifier on a folder of images"),
@@ -225,7 +228,20 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
             f"one of {enumerate_words((known.name for known in entries(VERB)), limit=20)}",
             shlex.join([*shlex.split(command("train")), *words]),
         )
+    if words[0].startswith("-"):
+        flags = sorted(word for word in HELP | MULTIRUN | VERSION if word.startswith("--"))
+        raise UserError(
+            f"{words[0]}: there is no such flag, and a setting follows its verb",
+            f"a verb, or one of {enumerate_words(flags)}",
+            command(close[0]) if (close := nearest(words[0], flags)) else f"{command('train')} {shlex.join(words)}",
+        )
     verb, settings = entry(VERB, words[0]), list(words[1:])
+    if settings and settings[0] in DELETE and any(sub.name == "cleanup" for sub in entries(verb.name)):
+        raise UserError(
+            f"{command(verb.name)} {settings[0]}: there is no sub-verb of that name",
+            f"one of {enumerate_words(sub.name for sub in entries(verb.name))}",
+            f"{command(verb.name)} cleanup   lists the runs that may go; apply=true deletes them",
+        )
     if settings and entries(verb.name) and "=" not in settings[0]:
         verb = entry(verb.name, settings.pop(0))
     return verb, settings

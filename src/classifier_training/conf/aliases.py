@@ -20,6 +20,7 @@ from classifier_training.conf.foreign_values import (
     read_value,
 )
 from classifier_training.conf.store import EXPERIMENT
+from classifier_training.core.errors import nearest
 from classifier_training.core.register import VERB, Replaces, entries, entry
 from classifier_training.core.settings import Alias
 
@@ -75,6 +76,18 @@ def names_of(verb: Entry, key: str) -> list[str]:
 def short_words(verb: Entry) -> list[str]:
     """List the words that settings of a verb say they are also called by."""
     return sorted(_said_of_itself(verb))
+
+
+def is_answered(verb: Entry, key: str) -> bool:
+    """Whether a word is one of those that are answered with what to type instead."""
+    return _told(verb, key.replace("-", "_")) is not None
+
+
+def nearest_short_word(verb: Entry, key: str) -> str | None:
+    """Return the short word that a misspelt key is nearest to, such as epochs for epcohs; None if a key is nearer."""
+    short = short_words(verb)
+    close = nearest(key.replace("-", "_"), [*short, *_last_parts(verb), *(name for name, _ in _settings(verb))])
+    return close[0] if close and close[0] in short else None
 
 
 # What a word means.

@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from classifier_training.conf import aliases
 from classifier_training.conf.foreign_commands import joined, with_command
 from classifier_training.conf.foreign_values import ForeignWordError
+from classifier_training.conf.near_values import near_value
 from classifier_training.conf.overrides import quoted
 from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.store import EXPERIMENT, takes_experiments
@@ -149,14 +150,24 @@ class _Reader:
             truth = left.pop(0) if left and left[0] in self._truths(waiting[0]) else "true"
             self._set(key, truth)
         elif not meant and not self._knows(waiting[0]):
-            positive = self._spelt(key.removeprefix("no-").removeprefix("no_"))
-            if not key.startswith(("no-", "no_")) or not is_flag(self.verb, positive):
-                raise self._unknown(text)
+            positive = self._turned_off(key)
+            if positive is None:
+                raise self._unknown(text, left)
             self._set(positive, "false")
         elif not left or (left[0].startswith("--") and not _exists(left[0])):
-            raise UserError(f"{text} has no value", self._wanted(waiting[0]), f"--{key} …")
+            example = f"resume={LATEST}" if waiting[0] == "resume" else f"--{key} …"
+            raise UserError(f"{text} has no value", self._wanted(waiting[0]), example)
         else:
             self._set(key, left.pop(0))
+
+    def _turned_off(self, key: str) -> str | None:
+        """The setting that --no-key turns off, by its key or by a word for it."""
+        positive = key.removeprefix("no-").removeprefix("no_")
+        if positive == key:
+            return None
+        meant = aliases.resolve(self.verb, positive, None) if not aliases.is_answered(self.verb, positive) else None
+        name = meant[0][0] if meant and meant[0][1] is None else self._spelt(positive)
+        return name if is_flag(self.verb, name) else None
 
     def _truths(self, key: str) -> tuple[str, ...]:
         return (*TRUTHS, *(str(value) for option in self.verb.settings_at(key) for value in option.literals))
@@ -170,6 +181,12 @@ class _Reader:
     def _set(self, key: str, value: str) -> None:
         prefix = key[: len(key) - len(key.lstrip("+~"))]
         meant = None if prefix else aliases.resolve(self.verb, key, value)
+        if meant is None and not prefix and not self._knows(key) and not _is_hydras(key):
+            short = aliases.nearest_short_word(self.verb, key)
+            if short is not None:
+                raise UserError(
+                    f"{key}={value}: there is no such setting", f"a setting, such as {short}", f"{short}={value}"
+                )
         self._set_all(meant if meant is not None else [(prefix + self._spelt(key[len(prefix) :]), value)])
 
     def _set_all(self, settings: Sequence[tuple[str, str | None]]) -> None:
@@ -186,8 +203,17 @@ class _Reader:
         if self._names(key) is not None:
             return self._text(text, _path, several=several)
         if not any(option.accepts(str) for option in options) or key == RECIPE or (several and not self.multirun):
+            if options and not _parses(text):
+                self._refuse_unreadable(key, text)
             return text if options or key == RECIPE or self._knows(key) or _parses(text) else quoted(text)
         return self._text(text, str, several=several)
+
+    def _refuse_unreadable(self, key: str, text: str) -> None:
+        """Raise for a value that is not in Hydra's grammar, such as 1e-3, or [64, where it is clear what was meant."""
+        for option in self.verb.settings_at(key):
+            near = near_value(option.annotation, text)
+            if near is not None:
+                raise UserError(f"{key}={text}: not a value", f"{key}: {option.help}", f"{key}={near}")
 
     def _text(self, text: str, normal: Callable[[str], str], *, several: bool) -> str:
         """Return a text as it was typed, quoted where needed.
@@ -249,6 +275,14 @@ class _Reader:
 
     def _too_many(self, key: str) -> UserError:
         helps = [option.help for option in self.verb.settings_at(key)]
+        meant = [self._literals().get(text, text) for text in self.bare[1:]]
+        if len(self.bare) > 1 and meant != self.bare[1:]:
+            words = [self.bare[0], *meant]
+            return UserError(
+                f"{shlex.join(self.bare)}: {key} is given more than once",
+                "one value, and settings as key=value",
+                f"{command(self.verb.command)} {shlex.join(words)}",
+            )
         unfit = next((text for text in self.bare[1:] if not self._may_be(text, key)), None)
         if unfit is not None:
             return self._no_word(unfit)
@@ -306,15 +340,30 @@ class _Reader:
                 found.setdefault(key.rpartition(".")[2], f"--{key}" if option.accepts(bool) else f"{key}=…")
             for name in verb.options:
                 found[name] = f"--{name}" if is_flag(self.verb, name) else f"{name}=…"
+            if "resume" in verb.options:
+                found["resume"] = f"resume={LATEST}"
         return {**found, "help": "--help", "version": "--version", "multirun": "--multirun"}
+
+    def _literals(self) -> dict[str, str]:
+        """The values that a setting of the verb itself alone has, such as int8, and how they are written."""
+        found: dict[str, list[str]] = {}
+        for name, option in self.verb.options.items():
+            names = [known.name for known in entries(name)] if option.choice and option.fixed is None else []
+            for value in [*names, *(value for value in option.literals if isinstance(value, str))]:
+                found.setdefault(value, []).append(f"{name}={value}")
+        return {value: words[0] for value, words in found.items() if len(words) == 1}
 
     def _alike(self, text: str) -> list[str]:
         choices = self._choices()
         name = text.partition("=")[0].strip("-").replace("-", "_")
         return [choices[close] for close in ([name] if name in choices else nearest(name, choices))]
 
-    def _unknown(self, text: str) -> UserError:
-        """The error for a word with dashes that is no setting."""
+    def _unknown(self, text: str, left: Sequence[str] = ()) -> UserError:
+        """The error for a word with dashes that is no setting; `left` are the words after it."""
+        short = aliases.nearest_short_word(self.verb, text.lstrip("-"))
+        if short is not None and text.startswith("--"):
+            value = shlex.quote(left[0]) if left and not left[0].startswith("-") and "=" not in left[0] else "…"
+            return UserError(f"{text}: there is no such setting", f"a setting, such as --{short}", f"--{short} {value}")
         alike = self._alike(text)
         keys = list(self.verb.options)
         return UserError(
@@ -339,6 +388,7 @@ class _Reader:
             *(f"{this} {shlex.quote(name)}" for name in files),
             *(f"{this} {name}" for name in nearest(text, RUN_WORDS) if names is Names.RUN),
             *(f"{name}={text}" for name in runs if text in RUN_WORDS),
+            *self._with_run(text),
             *alike,
             *(command(name) for name in nearest(text, [known.name for known in entries(VERB)])),
             f"{this} --help   shows what may stand here",
@@ -348,6 +398,17 @@ class _Reader:
             f"a setting, or {'a run' if names is Names.RUN else 'a path'}: {option.help}",
             remedies[0],
         )
+
+    def _with_run(self, text: str) -> list[str]:
+        """The command in which a word before an existing path names a run: predict run=exp1 photo.jpg."""
+        place = self.bare.index(text) if text in self.bare else -1
+        others = self.bare[place + 1 :]
+        if place < 0 or "run" not in self.verb.options or "run" in self.verb.words or not others:
+            return []
+        if not all(map(_exists, others)) or self._alike(text):
+            return []
+        words = [*self.bare[:place], f"run={text}", *others]
+        return [f"{command(self.verb.command)} {shlex.join(words)}"]
 
 
 def _all_options(verb: Entry) -> Iterator[tuple[str, Option]]:

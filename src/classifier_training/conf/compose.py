@@ -186,12 +186,13 @@ def refuse_sweeps(verb: Entry, parsed: Sequence[Override]) -> None:
         if word.is_sweep_override():
             key, _, value = (word.input_line or "").partition("=")
             near = (near_value(option.annotation, value) for option in verb.settings_at(key))
-            meant = next((f"{key}={text}" for text in near if text is not None), None)
-            typed = f"{key}={shlex.quote(quoted(value))}"
+            meant = next((f"{key}={text}" for text in near if text and text not in value.split(",")), None)
+            is_text = any(option.accepts(str) for option in verb.settings_at(key)) or not verb.settings_at(key)
+            typed = f", or where this is one text: {key}={shlex.quote(quoted(value))}" if is_text else ""
             raise UserError(
                 f"{word.input_line}: several values for one run",
                 "one value; several are for --multirun, which makes a run of each",
-                meant or f"add --multirun, or where this is one text: {typed}",
+                meant or f"add --multirun{typed}",
             )
 
 

@@ -31,6 +31,9 @@ WEIGHT_FILES = (".pt", ".pth", ".bin", ".h5", ".keras", ".pkl")
 
 OF_DETECTORS = re.compile(r"yolo[\w-]*(\.(pt|yaml|onnx))?")
 
+SIDES = re.compile(r"[\d\s,x]+(px)?|\[[\d\s,x]+\]|\([\d\s,x]+\)")
+"""Sides of an image: 64x64, [480, 640] or (3, 224, 224)."""
+
 LEFT_OUT = "leave it out"
 
 
@@ -96,7 +99,8 @@ def _component(verb: Entry, group: str, key: str, value: str) -> Given | None:
     known = foreign_words()["names"].get(group, {}).get(name)
     if known is None:
         return None
-    raise ForeignWordError(verb, key, value, f"{group}={known}, which comes nearest", [f"{group}={known}"])
+    nearest_word = known if "=" in known else f"{group}={known}"
+    raise ForeignWordError(verb, key, value, f"{nearest_word}, which comes nearest", [nearest_word])
 
 
 def is_run_to_come(name: str) -> bool:
@@ -174,7 +178,7 @@ def _device(verb: Entry, key: str, value: str) -> Given | None:
 
 def _side(verb: Entry, key: str, value: str) -> Given | None:
     numbers = re.findall(r"\d+", value)
-    if key == "data.image_size" or value.isdecimal() or not numbers or not re.fullmatch(r"[\d\s,x()\[\]]+(px)?", value):
+    if key == "data.image_size" or value.isdecimal() or not numbers or not re.fullmatch(SIDES, value):
         return None
     sides = numbers[1:] if len(numbers) == 3 else numbers
     if len(set(sides)) == 1:
@@ -235,7 +239,10 @@ def _weights(file: str) -> list[str]:
 def _run(verb: Entry, key: str, value: str) -> Given | None:
     if OF_DETECTORS.fullmatch(value) or value.endswith(WEIGHT_FILES):
         why = "a run folder, latest, best, a name or alias, or an .onnx file that this program wrote"
-        raise ForeignWordError(verb, key, value, why, ["run=latest"])
+        above = next((str(folder) for folder in Path(value).parents[:2] if (folder / "config.yaml").is_file()), None)
+        if above is not None and not os.path.lexists(value):
+            why = f"a run folder; there is no file {value}, but its folder is a run"
+        raise ForeignWordError(verb, key, value, why, [f"run={above or 'latest'}"])
     return None
 
 

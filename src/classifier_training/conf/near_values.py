@@ -17,6 +17,9 @@ UNIT = {word: unit for unit, words in UNITS.items() for word in words}
 
 NUMBER = r"\d+(?:[.,]\d+)?"
 
+LEAST_PERCENTAGE = 5
+"""A number from which on a share between 0 and 1 was meant in percent."""
+
 
 def near_value(annotation: Any, typed: str) -> str | None:
     """Return the value that was meant, as it is typed here.
@@ -35,11 +38,14 @@ def _readings(text: str) -> list[str]:
     found = []
     if match := re.fullmatch(rf"({NUMBER})\s*%", text):
         found.append(f"{float(match[1].replace(',', '.')) / 100:g}")
+    if re.fullmatch(NUMBER, text):
+        found.append(text.replace(",", "."))
     if sides := re.fullmatch(r"[(\[]?(?:3[\sx,]+)?(\d+)[\sx,]+(\d+)[)\]]?", text):
         # The side of a square, or the longer one.
         found.append(str(max(int(sides[1]), int(sides[2]))))
-    if re.fullmatch(NUMBER, text):
-        found.append(text.replace(",", "."))
+    if (bare := text.strip("[]() ,;")) and not re.search(r"[\s,;]", bare):
+        # A bracket or comma too many.
+        found.append(bare)
     if re.fullmatch(r"\d{1,3}([,_. ]\d{3})+", text):
         found.append(re.sub(r"\D", "", text))
     if match := re.fullmatch(rf"({NUMBER})\s*(px|pixels|epochs?|images?|workers?|gb|x)", text.casefold()):
@@ -49,6 +55,8 @@ def _readings(text: str) -> list[str]:
     parts = re.findall(rf"({NUMBER})\s*([a-z]+)", text.casefold())
     if parts and all(unit in UNIT for _, unit in parts) and not re.sub(rf"{NUMBER}|[a-z\s]", "", text.casefold()):
         found.append("".join(f"{number.replace(',', '.')}{UNIT[unit]}" for number, unit in parts))
+    if re.fullmatch(NUMBER, text) and LEAST_PERCENTAGE <= float(text.replace(",", ".")) <= 100:
+        found.append(f"{float(text.replace(',', '.')) / 100:g}")
     return found
 
 

@@ -21,7 +21,7 @@ from classifier_training.core.runtime import command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.core.register import Entry
+    from classifier_training.core.register import Entry, Option
 
 MISSING_MARK = "???"
 """What Hydra leaves where a value must be given and was not."""
@@ -133,7 +133,7 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
     if first["type"] == "missing":
         example = command(known.examples[0]) if known.examples and name in known.words else f"{key}=…"
         return UserError(f"{key} is missing", f"{wanted}: {option.help}", example)
-    suggestion = f"{key}={value_words(option.default)}" if not option.required else f"{key}=…"
+    suggestion = f"{key}={example}" if (example := _example(option)) else f"leave {key} out"
     if close := _near_literals(str(first["input"]), option.annotation):
         suggestion = f"{key}={close[0]}"
     if (near := near_value(option.annotation, str(first["input"]))) is not None:
@@ -141,6 +141,16 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
     where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str) and part in str(first["input"]))
     came = f"{key}{'.' if where else ''}{where}={value_words(first['input'])}"
     return UserError(f"{came}: {first['msg'][0].lower()}{first['msg'][1:]}", wanted, suggestion)
+
+
+def _example(option: Option) -> str:
+    """A value that makes sense for a setting; an empty text where its type tells none."""
+    if option.required:
+        return "…"
+    if option.default is not None:
+        return value_words(option.default)
+    words = [str(value) for value in option.literals if value is not None]
+    return words[0] if words else "10m" if option.accepts(timedelta) else ""
 
 
 def unknown_key(key: str, came: str, known_keys: list[str], *, verb: str = "train") -> UserError:

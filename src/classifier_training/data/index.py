@@ -209,11 +209,13 @@ def resolve_root(root: str | None) -> Path:
         )
     path = Path(root).expanduser()
     if not path.is_dir():
-        kind = "is a file, not a folder" if path.exists() else "does not exist"
+        is_file = path.exists()
         raise UserError(
-            f"data.root={path.absolute()} {kind}",
+            f"data.root={path.absolute()} {'is a file, not a folder' if is_file else 'does not exist'}",
             "a folder with one sub-folder a class, with train/ and val/, or with annotations (JSONL, CSV, Parquet)",
-            "check the spelling, or give the full path: data.root=/my/images",
+            "name the folder that holds the class folders: data.root=/my/images"
+            if is_file
+            else "check the spelling, or give the full path: data.root=/my/images",
         )
     return path.resolve()
 

@@ -227,8 +227,14 @@ def read_info(run_dir: RunDir) -> BundleInfo:
                 "model.onnx and what belongs to it",
                 f"{command('export')} {setting('run', run_dir.path)}",
             ) from error
+        if not run_dir.config.exists() and not run_dir.resumable:
+            raise UserError(
+                f"{run_dir.path}: no run folder; it has neither model_info.json nor config.yaml",
+                "the folder of a finished run, latest, best or a name; images have a setting of their own",
+                f"{command('evaluate')} latest {setting('data.root', run_dir.path)}   (if these are images)",
+            ) from error
         raise UserError(
-            f"{run_dir.path}: no model_info.json; the run has not finished, or is no run folder",
+            f"{run_dir.path}: no model_info.json; the run has not finished",
             "the folder of a finished run",
             f"choose another run, or resume this one: {command('train')} {setting('resume', run_dir.path)}",
         ) from error

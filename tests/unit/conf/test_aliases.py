@@ -109,6 +109,8 @@ def test_a_word_of_one_meaning_is_accepted(verb: str, word: str, settings: str) 
         ("predict", "conf=0.5", "threshold=0.5"),
         ("predict", "model=best.pt", "run=latest"),
         ("export", "imgsz=64", ""),
+        ("export", "format=int8", "quantization=int8"),
+        ("export", "format=tensorflow", "format=litert"),
         ("compare", "models=[deep_v1,deep_v2]", "models=[cnn_v1,cnn_v2]"),
         ("registry cleanup", "old-versions=true", ""),
     ],
@@ -120,6 +122,17 @@ def test_a_word_of_another_meaning_is_answered(verb: str, word: str, instead: st
     assert " ".join(raised.value.instead) == instead
     assert raised.value.came.startswith(word)
     assert shlex.split(raised.value.remedy) == (instead or "leave it out").split()
+
+
+def test_a_missing_file_in_a_run_folder_is_answered_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/a").mkdir(parents=True)
+    Path("outputs/a/config.yaml").touch()
+    with pytest.raises(ForeignWordError, match="there is no file outputs") as raised:
+        resolve(verb_of("predict"), "model", "outputs/a/best.pt")
+    assert raised.value.instead == ("run=outputs/a",)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training import cli
 from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import chosen_names, parse_overrides, prepare, typed_value
@@ -218,6 +218,11 @@ def test_words_of_train_are_overrides(words: list[str], expected: list[str]) -> 
     assert read_words(TRAIN, words) == expected
 
 
+@pytest.mark.parametrize("flag", ["--no-pretrained", "--no_pretrained", "--no-model.pretrained"])
+def test_no_before_a_word_for_a_flag_turns_it_off(flag: str) -> None:
+    assert read_words(TRAIN, [flag]) == ["model.pretrained=false"]
+
+
 @pytest.mark.parametrize(
     ("verb", "words", "expected"),
     [
@@ -253,13 +258,29 @@ def test_words_of_other_verbs_are_overrides(verb: str, words: list[str], expecte
         ("train", ["resnet18"], "resnet18: not a setting", "model=resnet18"),
         ("train", ["retrain_head"], "retrain_head: not a setting", "--retrain_head"),
         ("train", ["trainer.max_epochs"], "not a setting", "trainer.max_epochs=…"),
-        ("train", ["--epoch", "5"], "--epoch: there is no such setting", "trainer.max_epochs=…"),
+        ("train", ["--epoch", "5"], "--epoch: there is no such setting", "--epochs 5"),
+        ("train", ["epoch=1"], "epoch=1: there is no such setting", "epochs=1"),
+        ("train", ["epcohs=1"], "epcohs=1: there is no such setting", "epochs=1"),
+        ("train", ["max_epoch=3"], "max_epoch=3: there is no such setting", "trainer.max_epochs=3"),
+        ("train", ["--resume"], "--resume has no value", "resume=latest"),
+        ("train", ["resume"], "resume: not a setting", "resume=latest"),
+        ("train", ["optimizer.lr=0,001"], "several values", "optimizer.lr=0.001"),
+        ("train", ["--lr", "1e-3,"], "optimizer.lr=1e-3,: not a value", "optimizer.lr=1e-3"),
+        ("train", ["epochs=5,10"], "several values", "add --multirun"),
+        ("train", ["imgsz=[64"], "data.image_size=[64: not a value", "data.image_size=64"),
+        ("train", ["target.recall=95"], "target.recall=95", "target.recall=0.95"),
+        ("predict", ["photo.jpg", "threshold=90"], "threshold=90", "threshold=0.9"),
+        ("train", ["batch=0"], "data.batch_size=0", "data.batch_size=auto"),
+        ("train", ["time=five"], "time=five", "time=10m"),
         ("train", ["-e", "5"], "-e: there is no such setting", "train --help all"),
         ("train", ["--data.root"], "--data.root has no value", "--data.root …"),
         ("train", ["--epochs", "--seed", "1"], "--epochs has no value", "--epochs …"),
         ("predict", ["foto.jpg"], "foto.jpg: not a setting, and no file", "predict photo.jpg"),
         ("predict", ["photo.jpg", "quiet"], "quiet: not a setting", "--quiet"),
         ("predict", ["photo.jpg", "latest"], "latest: not a setting", "run=latest"),
+        ("predict", ["exp1", "photo.jpg"], "exp1: not a setting", "predict run=exp1 photo.jpg"),
+        ("export", ["latest", "int8"], "latest int8: run", "export latest quantization=int8"),
+        ("export", ["latest", "onnx"], "latest onnx: run", "export latest format=onnx"),
         ("evaluate", ["lates"], "lates: not a setting", "evaluate latest"),
         ("export", ["quantisation"], "quantisation: not a setting", "quantization=…"),
         ("info", ["x"], "x: not a setting", "info"),
@@ -273,6 +294,20 @@ def test_what_is_neither_a_setting_nor_a_path_is_said_with_the_right_spelling(
         compose(VERBS[verb], read_words(VERBS[verb], words))
     assert came in caught.value.came
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("--verison", "classifier-training --version"),
+        ("--epochs 3", "classifier-training train --epochs 3"),
+        ("registry delete latest", "classifier-training registry cleanup"),
+    ],
+)
+def test_a_first_word_that_is_no_verb_is_answered(words: str, remedy: str) -> None:
+    with pytest.raises(UserError) as caught:
+        cli.find_verb(words.split())
+    assert caught.value.remedy.startswith(remedy)
 
 
 def test_every_setting_that_its_help_calls_a_file_or_folder_is_marked_as_one() -> None:

@@ -11,6 +11,7 @@ from classifier_training.conf.near_values import near_value
 from classifier_training.core.settings import Duration
 
 SHARE = Annotated[float, Field(gt=0, lt=1)] | None
+RATE = Annotated[float, Field(gt=0)] | Literal["auto"]
 SIDE = Annotated[int, Field(ge=8)] | Literal["auto"] | None
 
 
@@ -20,6 +21,10 @@ SIDE = Annotated[int, Field(ge=8)] | Literal["auto"] | None
         (SHARE, "20%", "0.2"),
         (SHARE, "0,2", "0.2"),
         (SHARE, "12.5 %", "0.125"),
+        (SHARE, "95", "0.95"),
+        (RATE, "0,001", "0.001"),
+        (RATE, "1e-3,", "1e-3"),
+        (SIDE, "[64", "64"),
         (SIDE, "224px", "224"),
         (SIDE, "224x224", "224"),
         (SIDE, "[480, 640]", "640"),
@@ -40,7 +45,16 @@ def test_the_value_that_was_meant(annotation: Any, typed: str, meant: str) -> No
 
 @pytest.mark.parametrize(
     ("annotation", "typed"),
-    [(SHARE, "200%"), (SHARE, "half"), (SIDE, "5%"), (SIDE, "4px"), (SIDE, "small"), (Duration | None, "soon")],
+    [
+        (SHARE, "200%"),
+        (SHARE, "200"),
+        (SHARE, "1"),
+        (SHARE, "half"),
+        (SIDE, "5%"),
+        (SIDE, "4px"),
+        (SIDE, "small"),
+        (Duration | None, "soon"),
+    ],
 )
 def test_nothing_is_near(annotation: Any, typed: str) -> None:
     assert near_value(annotation, typed) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.index import Sample, SampleIndex, tabulate
+from classifier_training.data.index import Sample, SampleIndex, resolve_root, tabulate
 
 
 def make(*rows: tuple[str, str, str]) -> SampleIndex:
@@ -39,3 +39,10 @@ def test_one_class_is_nothing_to_learn() -> None:
 def test_rows_can_be_taken_away() -> None:
     index = make(("a", "x", "train"), ("b", "x", "train")).without({"a"})
     assert [sample.path for sample in index.samples] == ["b"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_called_a_file(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError, match="is a file, not a folder") as caught:
+        resolve_root(str(tmp_path / "photo.jpg"))
+    assert "the folder that holds the class folders" in caught.value.remedy

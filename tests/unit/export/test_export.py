@@ -245,8 +245,16 @@ def test_a_damaged_description_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_a_run_without_description_has_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has not finished"):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match="has not finished") as caught:
         read_info(RunDir(tmp_path))
+    assert "resume=" in caught.value.remedy
+
+
+def test_a_folder_of_images_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder") as caught:
+        read_info(RunDir(tmp_path))
+    assert f"evaluate latest data.root={tmp_path}" in caught.value.remedy
 
 
 def test_normalization_of_a_batch_is_that_of_its_images() -> None:

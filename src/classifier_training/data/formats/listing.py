@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.files import escapes
 from classifier_training.core.register import register
+from classifier_training.core.runtime import setting as as_typed
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, resolve_root, split_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from classifier_training.data.walk import Walker
 
@@ -171,18 +172,26 @@ def _existing(file: Path, endings: Sequence[str]) -> Path:
     return file.resolve()
 
 
-def loose_files(walker: Walker, endings: Sequence[str]) -> list[Path]:
+def loose_files(
+    walker: Walker, endings: Sequence[str], *, is_other: Callable[[Path], bool] = lambda _: False
+) -> list[Path]:
     """Return the only file of its kind in a root, or one file per split.
+
+    Args:
+        walker: of the data folder.
+        endings: of the kind.
+        is_other: tells a file that counts only where there is no other one.
 
     Raises:
         UserError: when there is none, or several that are not splits.
     """
     names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in endings]
+    names = [name for name in names if not is_other(Path(name))] or names
     if len(names) > 1 and not all(split_of(Path(name).stem) for name in names):
         raise UserError(
             f"{walker.root} holds {len(names)} files of this kind: {enumerate_words(names)}",
             "one, or one each for train, val and test",
-            f"data.file={walker.root / names[0]}",
+            as_typed("data.root", walker.root / min(names, key=lambda name: not name.casefold().startswith("train"))),
         )
     if not names:
         raise UserError(

@@ -23,7 +23,14 @@ from classifier_training.data.formats.columns import (
     find_separator,
     has_header,
 )
-from classifier_training.data.formats.listing import NamedFileSource, image_folders, locate, named_split, open_text
+from classifier_training.data.formats.listing import (
+    NamedFileSource,
+    image_folders,
+    locate,
+    loose_files,
+    named_split,
+    open_text,
+)
 from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, split_of
 
 if TYPE_CHECKING:
@@ -82,7 +89,7 @@ class Table(NamedFileSource):
             described = [file for file in tables if self.describes(file, walker) is not None]
             if len(described) == 1 or (described and all(split_of(file.stem) for file in described)):
                 return described
-        return tables if tables and all(split_of(file.stem) for file in tables) else super().find_files(walker)
+        return loose_files(walker, self.endings, is_other=is_submission)
 
     def describes(self, file: Path, walker: Walker) -> Layout | None:
         """The layout of a table if all sampled rows name images that exist; else None."""

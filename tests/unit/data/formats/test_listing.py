@@ -76,8 +76,19 @@ def test_files_of_splits_are_splits(folder: Path) -> None:
     (folder / "val.csv").write_text("path,label\nx/b.png,8\n")
     assert [sample.split for sample in Table(root=str(folder)).read().samples] == ["train", "val"]
     (folder / "other.csv").write_text("path,label\nx/b.png,8\n")
-    with pytest.raises(UserError, match="holds 3 files of this kind"):
+    with pytest.raises(UserError, match="holds 3 files of this kind") as caught:
         Table(root=str(folder)).read()
+    key, _, advised = caught.value.remedy.partition("=")
+    assert key == "data.root"
+    assert [sample.path for sample in AutoData(root=advised).read().samples] == ["x/a.png"], "advice that works"
+
+
+def test_a_table_to_submit_is_no_table_of_labels_beside_another(folder: Path) -> None:
+    (folder / "table.csv").unlink()
+    (folder / "Training_set.csv").write_text("filename,label\na.png,7\nb.png,8\n")
+    (folder / "sample_submission.csv").write_text("filename,label\na.png,7\nb.png,7\n")
+    for source in (AutoData(root=str(folder)), Table(root=str(folder))):
+        assert [sample.label for sample in source.read().samples] == ["7", "8"]
 
 
 @pytest.mark.parametrize(
