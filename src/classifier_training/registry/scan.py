@@ -127,7 +127,9 @@ class Registry:
         except FileNotFoundError:
             return True
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s is no registry of this version (%s); it is made anew from the run folders", path, error)
+            log.warning(
+                "%s was written by another version, or is damaged (%s); it is rebuilt from the run folders", path, error
+            )
             self.runs.clear()
             self._times.clear()
             return True
@@ -189,7 +191,7 @@ class Registry:
 
 def _demand(key: str, found: object, wanted: object) -> None:
     if found != wanted:
-        raise ValueError(f"another {key}")
+        raise ValueError(f"its {key} differ")
 
 
 def run_folders(root: Path, known: Mapping[str, RunRecord] = MappingProxyType({})) -> Iterator[tuple[str, str]]:
