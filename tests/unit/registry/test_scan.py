@@ -67,7 +67,7 @@ def test_a_damaged_cache_is_made_anew_with_a_word(
     (tmp_path / CACHE_NAME).write_text(content)
     with caplog.at_level(logging.WARNING):
         assert len(Registry.open(tmp_path).runs) == 1
-    assert "made anew" in caplog.text
+    assert "rebuilt from the run folders" in caplog.text
     settle(tmp_path)
     Registry.open(tmp_path)
     assert json.loads((tmp_path / CACHE_NAME).read_text())["runs"].keys() == {"2026-01-02/10-00-00"}
