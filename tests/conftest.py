@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 from tests.server import Ended, Warm
 
+from classifier_training.core import runtime
 from classifier_training.evaluation import drawing
 
 if TYPE_CHECKING:
@@ -60,6 +62,17 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("WANDB_API_KEY", "UV_RUN_RECURSION_DEPTH", "PIXI_PROJECT_MANIFEST"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a test logs to the screen, as `ct.train` does, is not the next one's."""
+    loggers = [logging.getLogger(name) for name in runtime.LOGGED]
+    before = [(logger, logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, propagate, level, handlers in before:
+        logger.propagate, logger.handlers = propagate, handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True, scope="session")
