@@ -23,7 +23,7 @@ from classifier_training.core.types import SPLITS
 from classifier_training.data.formats.listing import open_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.index import Sample
@@ -161,11 +161,17 @@ class Corrected:
         samples: in their order, without those that were dropped.
         counts: samples that were changed, by action, and lines that had no effect, as `ignored`.
         problems: why lines had no effect; a line for each reason.
+        applied: the lines that had an effect, by sample; their files are the ones that were looked at.
     """
 
     samples: tuple[Sample, ...]
     counts: dict[str, int]
     problems: tuple[str, ...]
+    applied: Mapping[tuple[str, str], LabelCorrection]
+
+    def again(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        """Apply the same lines to the samples after these were split; no file is read."""
+        return tuple(_changed(samples, self.applied))
 
     def report(self) -> None:
         """Log what was done, and what had no effect."""
@@ -198,21 +204,12 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
     standing = {sample: correction for sample, correction in standing.items() if correction.action != "keep"}
     known = {sample.path: sample.label for sample in samples}
     changed = {sample for sample, line in standing.items() if line.path in known and _has_changed(root, line)}
+    present = Counter((sample.path, sample.label) for sample in samples)
+    applied = {sample: line for sample, line in standing.items() if sample in present and sample not in changed}
     counts = Counter[str]()
-    kept: list[Sample] = []
-    found = set()
-    for sample in samples:
-        line = standing.get((sample.path, sample.label))
-        if line is None or line.sample in changed:
-            kept.append(sample)
-            continue
-        found.add(line.sample)
-        counts[line.action] += 1
-        if line.action == "relabel":
-            kept.append(replace(sample, label=line.new))
-        elif line.action == "move":
-            kept.append(replace(sample, split=line.new))
-    others = [line for sample, line in standing.items() if sample not in found and sample not in changed]
+    for sample, line in applied.items():
+        counts[line.action] += present[sample]
+    others = [line for sample, line in standing.items() if sample not in applied and sample not in changed]
     done = [line for line in others if line.action == "relabel" and known.get(line.path) == line.new]
     gone = [line for line in others if line.path not in known and line.action != "drop"]
     conflicting = [line for line in others if line.path in known and line not in done]
@@ -220,7 +217,7 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
     reasons = [(sorted(path for path, _ in changed), "was another image when it was looked at")]
     reasons += [(sorted(line.path for line in lines), words) for lines, words in ignored]
     return Corrected(
-        tuple(kept),
+        tuple(_changed(samples, applied)),
         {name: counts[name] for name in ("relabel", "drop", "move")}
         | {"ignored": sum(len(paths) for paths, _ in reasons)},
         tuple(
@@ -228,7 +225,19 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
             for paths, words in reasons
             if paths
         ),
+        applied,
     )
+
+
+def _changed(samples: Iterable[Sample], applied: Mapping[tuple[str, str], LabelCorrection]) -> Iterator[Sample]:
+    for sample in samples:
+        line = applied.get((sample.path, sample.label))
+        if line is None:
+            yield sample
+        elif line.action == "relabel":
+            yield replace(sample, label=line.new)
+        elif line.action == "move":
+            yield replace(sample, split=line.new)
 
 
 def _has_changed(root: Path, line: LabelCorrection) -> bool:

@@ -138,7 +138,7 @@ def load_data(
             index = group_duplicates(index, clusters)
         index = complete_splits(index, request, seed=seed)
         # After a random split, so that corrections move no other image to another split.
-        index = replace(index, samples=apply_corrections(index.root, index.samples, corrections).samples)
+        index = replace(index, samples=corrected.again(index.samples))
     if index.unlabelled:
         log.info("test: %s without labels; train predicts them at its end", plural(len(index.unlabelled), "image"))
     report_overlap(index)
