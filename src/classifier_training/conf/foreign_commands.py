@@ -1,6 +1,6 @@
 """Whole commands of other programs, and the one that does the same here: `yolo classify train data=images`.
 
-They are answered and not run: whoever reads the answer once types it the next time.
+They are not run. The error names the command to type, so that it is known the next time.
 """
 
 from __future__ import annotations
