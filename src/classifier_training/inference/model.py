@@ -168,7 +168,8 @@ def _doubts(path: Path, session: Any, info: BundleInfo | None) -> tuple[float, f
     """Return temperature and novelty threshold: the file's own or, where it says none, those of the run folder."""
     metadata = session.get_modelmeta().custom_metadata_map
     if info is not None and info.calibration is not None and TEMPERATURE_KEY not in metadata:
-        return info.calibration.temperature, info.calibration.novelty.threshold
+        novelty = info.calibration.novelty
+        return info.calibration.temperature, None if novelty is None else novelty.threshold
     try:
         temperature = float(metadata.get(TEMPERATURE_KEY, 1))
         threshold = float(metadata[NOVELTY_KEY]) if NOVELTY_KEY in metadata else None
