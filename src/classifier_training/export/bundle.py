@@ -29,6 +29,9 @@ TEMPERATURE_KEY, BAKED_KEY, NOVELTY_KEY = "temperature", "baked_temperature", "n
 """In the metadata of an ONNX file: what its logits or probabilities are still to be divided by in the logarithm, what
 they have been divided by already, and the score above which an image is unlike the training data."""
 
+ENSEMBLE_KEY = "ensemble"
+"""In the metadata of an ONNX file that averages models: how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Novelty:

@@ -9,25 +9,24 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import softmax
-from classifier_training.export.bundle import TEMPERATURE_KEY
+from classifier_training.export.bundle import ENSEMBLE_KEY, TEMPERATURE_KEY
 from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.job import ExportedFile, ExportJob
 from classifier_training.export.novelty import remove_novelty
 from classifier_training.export.opset import opset_of
-from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, onnx_runner
-from classifier_training.export.verify import verify
+from classifier_training.export.session import BATCH_SIZES, INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from classifier_training.export.session import Runner
@@ -37,8 +36,6 @@ TOLERANCE = 1e-5
 
 MAX_BYTES = 2**31 - 2**20
 """Of an ONNX file in one piece: protobuf takes no more than 2 GiB."""
-
-REFERENCE = "the mean of its models"
 
 
 @dataclass(frozen=True)
@@ -67,38 +64,54 @@ class EnsembleJob(ExportJob):
     members: Sequence[Member]
     answers: Runner
 
+    reference = "the mean of its models"
+
     def answer(self, inputs: NDArray[np.float32], *, temperature: float = 1.0) -> NDArray[np.float32]:
         """Probabilities of the ensemble [N, K] for inputs, float32 [N, 3, H, W], at a temperature."""
-        return softmax(self.answers(inputs) / temperature)
+        return softmax(self.answers(inputs) / np.float32(temperature))
 
-    def onnx_source(self) -> Path:
-        """Return an ONNX file that other formats can be converted from."""
-        path = self.scratch / "source.onnx"
-        if not path.exists():
-            write_ensemble(self.members, path, metadata=self.info.metadata())
-        return path
+    def write_onnx(self, path: Path, *, opset: int | None) -> None:
+        """Write the models as one ONNX file.
 
+        Raises:
+            UserError: when they cannot be in one file, or another opset than theirs is asked for.
+        """
+        if opset is not None and any(opset_of(onnx.load(member.path)) != opset for member in self.members):
+            raise UserError(
+                f"format.onnx.opset={opset}: the models of the ensemble were exported in another opset",
+                "models that were exported in it",
+                f"export each of them with format.onnx.opset={opset} first, or leave it out",
+            )
+        write_ensemble(self.members, path, metadata=self.info.metadata())
 
-def write_model(job: EnsembleJob) -> ExportedFile:
-    """Write model.onnx of an ensemble and compare it with the mean of its models.
+    def finish(
+        self,
+        path: Path,
+        format_name: str,
+        runner: Runner | None,
+        *,
+        note: str = "",
+        batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    ) -> ExportedFile:
+        """Compare a written file with the mean of the models; see the base class.
 
-    Raises:
-        UserError: when the models cannot be in one file.
-        CheckFailedError: when the file gives something else.
-    """
-    path = job.target.onnx
-    write_ensemble(job.members, path, metadata=job.info.metadata())
-    if not job.verify:
-        return ExportedFile(path=path, format_name="onnx", note="verify=false")
-    parity = verify(path, onnx_runner(path), job.expected, job.examples)
-    parity = dataclasses.replace(parity, reference=REFERENCE, tolerance=TOLERANCE)
-    if not parity.passed:
-        raise CheckFailedError(
-            f"{path.name}: probabilities are up to {parity.max_probability_difference:.2g} from {REFERENCE}",
-            f"at most {TOLERANCE:g}",
-            "report the architecture; run= with the folders in a list averages them without a file",
+        Raises:
+            CheckFailedError: when an ONNX file is further from it than rounding.
+        """
+        file = super().finish(path, format_name, runner, note=note, batch_sizes=batch_sizes)
+        if file.parity is None:
+            return file
+        is_onnx = path.suffix == ".onnx"
+        parity = dataclasses.replace(
+            file.parity, reference=self.reference, tolerance=TOLERANCE if is_onnx else file.parity.tolerance
         )
-    return ExportedFile(path=path, format_name="onnx", parity=parity)
+        if not parity.passed:
+            raise CheckFailedError(
+                f"{path.name}: probabilities are up to {parity.max_probability_difference:.2g} from {self.reference}",
+                f"at most {parity.tolerance:g}",
+                "report the architecture; predict run=[…] averages the runs without a file",
+            )
+        return dataclasses.replace(file, parity=parity)
 
 
 def write_ensemble(members: Sequence[Member], path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -117,10 +130,10 @@ def write_ensemble(members: Sequence[Member], path: Path, *, metadata: Mapping[s
         raise UserError(
             f"{path.name}: {len(members)} models of {total / 2**30:.1f} GiB together",
             "at most 2 GiB, which an ONNX file can hold",
-            "fewer models; run= with the folders in a list averages them without a file",
+            "fewer models; predict run=[…] averages them without a file",
         )
     model = build_ensemble([onnx.load(member.path) for member in members], [member.temperature for member in members])
-    helper.set_model_props(model, {**metadata, TEMPERATURE_KEY: "1.0"})
+    helper.set_model_props(model, {**metadata, TEMPERATURE_KEY: "1.0", ENSEMBLE_KEY: str(len(members))})
     with atomic_path(path) as temporary:
         onnx.save(model, temporary)
 
@@ -159,7 +172,7 @@ def build_ensemble(models: Sequence[onnx.ModelProto], temperatures: Sequence[flo
         parts.append(part)
         logits = f"model{number}/{OUTPUT_NAME}"
         if temperature != 1:
-            logits = tail.add("Div", logits, tail.constant(temperature, "float32"))
+            logits = tail.add("Div", logits, tail.constant(temperature, np.float32))
         logarithms.append(tail.add("LogSoftmax", logits, axis=-1))
     # log(mean(exp(l))) = m + log(mean(exp(l - m))), which takes the logarithm of no 0.
     highest = tail.add("Max", *logarithms)

@@ -42,7 +42,7 @@ class Ensemble(Predictor):
 
     Args:
         members: the models, with the same classes; each prepares images in its own way.
-        path: of the file or folder that the ensemble stands for.
+        path: what the ensemble is called in messages, such as a folder.
         calibration: what thresholds and label sets come from; None where nothing was fitted to the ensemble.
 
     Raises:
@@ -63,6 +63,7 @@ class Ensemble(Predictor):
                 preprocessing=first.preprocessing,
                 session=None,
                 calibration=calibration,
+                is_ensemble=True,
             )
         )
         self.members = tuple(members)

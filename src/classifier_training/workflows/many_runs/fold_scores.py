@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from classifier_training.core.errors import UserError, plural, reason_of
 from classifier_training.core.files import remove
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.run_reader import RunReader
-from classifier_training.core.types import OUT_OF_FOLD, PROBE_EPOCH, TEST, TRAIN, SplitResult, SplitTable
+from classifier_training.core.types import OUT_OF_FOLD, PROBE_EPOCH, TEST, TRAIN, VAL, SplitResult, SplitTable
 from classifier_training.data.index import split_table
 from classifier_training.data.splitting.splits import read_folds, read_manifest
 from classifier_training.evaluation import report
@@ -29,6 +31,7 @@ from classifier_training.evaluation.results import COLUMNS, Evaluation, class_ta
 from classifier_training.evaluation.verdict import Targets
 from classifier_training.export.bundle import BundleInfo, Calibration, write_info
 from classifier_training.export.calibrate import MAX_VALIDATION_IMAGES, MIN_IMAGES
+from classifier_training.export.formats.onnx import write_model
 from classifier_training.inference.ensemble import Ensemble
 from classifier_training.inference.predictor import Predictor
 from classifier_training.workflows.evaluating.model_card import write_model_card
@@ -36,13 +39,12 @@ from classifier_training.workflows.evaluating.run_model import describe_trained,
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import own_source, tabulate, unknown_labels
 from classifier_training.workflows.evaluating.scores import score_table, write_scores
-from classifier_training.workflows.serving.ensembles import write_ensemble_model
+from classifier_training.workflows.serving.ensembles import OpenedEnsemble
 from classifier_training.workflows.training.end import Failures
 from classifier_training.workflows.training.screen import folder_words, majority_words, next_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -197,8 +199,10 @@ def score_folds(run_dir: RunDir, begun: Begun, *, root: Path | None = None) -> C
     scores = _Scores(begun, names, samples, root, failures)
     has_test = any(sample.split == TEST for sample in samples)
     folder = run_dir.out_of_fold_evaluation if has_test else run_dir.evaluation
-    evaluation = scores.write(folder, result, table, calibration=None, source="the folds")
     calibration = _calibration(result, table, names)
+    # The thresholds come from these images, so that they are judged on the test split alone.
+    judged = None if calibration is None else replace(calibration, curves={}, scores=None)
+    evaluation = scores.write(folder, result, table, calibration=judged, source="the folds")
     note = _write_model(run_dir, opened, _info(run_dir, folds, calibration, begun.config), table, failures)
     test = None
     if has_test:
@@ -220,7 +224,8 @@ def score_folds(run_dir: RunDir, begun: Begun, *, root: Path | None = None) -> C
     write_json(run_dir.cross_validation, _to_dict(found, samples))
     with failures.keep(run_dir.report.name):
         write_run_page(
-            run_dir.report, run_dir, folder, result, table, names, evaluation, temperature=None,
+            run_dir.report, run_dir, folder, result, table, names, evaluation,
+            temperature=None if calibration is None else calibration.temperature,
             failures=dict(failures.found), more=[_page(found)],
         )  # fmt: skip
     with failures.keep(run_dir.model_card.name):
@@ -368,7 +373,9 @@ def _write_model(
     """Write model.onnx of the ensemble, and what describes it; returns why there is none, or an empty text."""
     note = ""
     try:
-        file = write_ensemble_model(run_dir, [one.predictor for one in opened], info, table)
+        ensemble = OpenedEnsemble([one.predictor for one in opened], info, run_dir)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = write_model(ensemble.job(run_dir, {VAL: table}, Path(scratch)), opset=None)
         log.info("%s", file)
         info = replace(info, files={file.path.name: file.describe()})
     except UserError as error:
