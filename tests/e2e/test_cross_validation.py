@@ -160,7 +160,7 @@ def test_models_of_other_classes_are_no_ensemble(run: RunDir, data: Path, comman
 
 
 def test_an_interrupted_cross_validation_resumes(data: Path, tmp_path: Path) -> None:
-    words = ["train", data, *FOLDS, *SMALL, "output=out"]
+    words = ["train", str(data), *FOLDS, *SMALL, "output=out"]
     environment = {**os.environ, "CLASSIFIER_TRAINING_CORES": "1"}
     with subprocess.Popen(
         [SCRIPT, *words], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
