@@ -96,6 +96,7 @@ class RunDir:
     corrections = RunPath("corrections.csv", "Labels and splits that were corrected; only where some were.")
     log = RunPath("train.log", "Every message.")
     lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
+    stop_request = RunPath("stop.request", "Where it is there, training ends after the epoch; the end removes it.")
     dataset = RunPath("dataset", "Statistics and plots of the data.")
     statistics = RunPath("dataset/statistics.json", "The statistics.")
     lr_range = RunPath("lr_range.png", "Plot of the search for a learning rate.")
@@ -129,6 +130,7 @@ class RunDir:
     learning_curve = RunPath("evaluation/learning_curve.json", "About how many training images a class needs.")
     test_predictions = RunPath("evaluation/test_predictions.csv", "Predictions for test images that have no labels.")
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    features = RunPath("features.npz", "What the network's last layer is shown of each image; can be computed again.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
     folds = RunPath("folds", "Of a cross-validation: the run of each fold, in folders 0, 1, …")
     cross_validation = RunPath(
