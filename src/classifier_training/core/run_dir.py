@@ -96,6 +96,7 @@ class RunDir:
     corrections = RunPath("corrections.csv", "Labels and splits that were corrected; only where some were.")
     log = RunPath("train.log", "Every message.")
     lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
+    stop_request = RunPath("stop.request", "Where it is there, training ends after the epoch; the end removes it.")
     dataset = RunPath("dataset", "Statistics and plots of the data.")
     statistics = RunPath("dataset/statistics.json", "The statistics.")
     lr_range = RunPath("lr_range.png", "Plot of the search for a learning rate.")
