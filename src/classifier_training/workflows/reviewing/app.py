@@ -47,10 +47,12 @@ class Link:
     Args:
         words: that are shown.
         target: path of the page.
+        inside: beginnings of paths that belong to it.
     """
 
     words: str
     target: str
+    inside: tuple[str, ...] = ()
 
 
 def create_app(*, token: str, routes: Sequence[BaseRoute], links: Sequence[Link] = ()) -> Starlette:
@@ -103,8 +105,8 @@ def page(
 
 
 def _link(link: Link, path: str) -> str:
-    inside = path == link.target or (link.target != "/" and path.startswith(f"{link.target}/"))
-    current = ' aria-current="page"' if inside else ""
+    is_inside = path == link.target or any(path.startswith(begin) for begin in link.inside)
+    current = ' aria-current="page"' if is_inside else ""
     return f'<a href="{escape(link.target)}"{current}>{escape(link.words)}</a>'
 
 

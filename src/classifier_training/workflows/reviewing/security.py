@@ -29,7 +29,7 @@ READING, WRITING = ("GET", "HEAD"), "POST"
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -41,7 +41,8 @@ HEADERS = {
 """Of every response."""
 
 ENTRANCE = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>classifier-training</title>'
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,">'
+    "<title>classifier-training</title>"
     '<meta http-equiv="refresh" content="0;url=/"></head><body><p><a href="/">Continue</a></p></body></html>'
 )
 """The answer to the address with the token. A redirect from a link in another page would be without the new cookie,
