@@ -93,7 +93,13 @@ def inherited_words(
     reference, root = _value(INIT_FROM, values, typed), _value("data.root", {}, typed)
     if reference is None:
         return None
-    run_dir = find_run(str(reference), output=str(_value("output", values, typed)), setting=INIT_FROM)
+    try:
+        run_dir = find_run(str(reference), output=str(_value("output", values, typed)), setting=INIT_FROM)
+    except UserError:
+        if root is None:
+            raise
+        # Nothing is to be taken from it but weights, and whoever takes these says that there is no such run.
+        return None
     if root is not None and not _has_moved(run_dir, root):
         return None
     _refuse_origin(run_dir)
