@@ -96,6 +96,7 @@ class RunDir:
     corrections = RunPath("corrections.csv", "Labels and splits that were corrected; only where some were.")
     log = RunPath("train.log", "Every message.")
     lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
+    stop_request = RunPath("stop.request", "Where it is there, training ends after the epoch; the end removes it.")
     dataset = RunPath("dataset", "Statistics and plots of the data.")
     statistics = RunPath("dataset/statistics.json", "The statistics.")
     lr_range = RunPath("lr_range.png", "Plot of the search for a learning rate.")
@@ -132,6 +133,7 @@ class RunDir:
         "evaluation/corrections_effect.json", "The run against the one that it started from, on the same images."
     )
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    features = RunPath("features.npz", "What the network's last layer is shown of each image; can be computed again.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
     report = RunPath("report.html", "A page on all of this.")
     registration = RunPath("registry.json", "What the registry alone knows of this run: its version and promotions.")
