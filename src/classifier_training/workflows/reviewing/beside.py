@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from functools import cached_property
-from importlib import import_module
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, reason_of
 from classifier_training.core.types import TRAIN
+from classifier_training.evaluation.neighbours import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from classifier_training.workflows.evaluating.features import RunFeatures
     from classifier_training.workflows.reviewing.collection import Collection
     from classifier_training.workflows.reviewing.decisions import Decisions
 
@@ -41,7 +42,7 @@ class Beside:
         self.decisions = decisions
         self.state: State = "absent"
         self.words = "" if collection.run else "With a run, these are the nearest images: review RUN."
-        self._features: Any = None
+        self._features: RunFeatures | None = None
         self._lock = Lock()
 
     def compute(self) -> None:
@@ -53,11 +54,12 @@ class Beside:
         Thread(target=self._compute, name="features", daemon=True).start()
 
     def _compute(self) -> None:
-        run_features = import_module("classifier_training.workflows.evaluating.features").run_features
+        from classifier_training.workflows.evaluating.features import run_features
+
         assert self.collection.run is not None
         try:
             self._features = run_features(self.collection.run, moved_to=str(self.collection.root))
-        except (UserError, OSError, ImportError) as error:
+        except (UserError, OSError) as error:
             log.warning("no features: %s", error)
             self.state, self.words = "failed", reason_of(error)
         else:
@@ -84,15 +86,17 @@ class Beside:
     @cached_property
     def _places(self) -> dict[str, list[int]]:
         """Places of the training images among the features, by the label that the run was trained with."""
-        return _grouped((self._features.labels[place], place) for place in self._features.rows(TRAIN).tolist())
+        features = self._features
+        assert features is not None
+        return _grouped((features.labels[place], place) for place in features.rows(TRAIN).tolist())
 
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {path: row for row, path in enumerate(self.collection.paths)}
 
     def _nearest(self, row: int, label: str) -> list[tuple[int, float | None]] | None:
-        nearest = import_module("classifier_training.evaluation.neighbours").nearest
         features = self._features
+        assert features is not None
         own = features.row_of(self.collection.paths[row])
         if own < 0:
             return None
