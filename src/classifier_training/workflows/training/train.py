@@ -30,6 +30,7 @@ from classifier_training.workflows.training.screen import (
 )
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.start import begin
+from classifier_training.workflows.training.torchrun import Launched, launch, num_to_launch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +53,24 @@ if TYPE_CHECKING:
         "train resume=latest",
     ),
 )
-def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
+def train(settings: TrainSettings) -> TrainResult | Launched:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
+
+    Several devices of this machine are given a process each, by torchrun.
+
+    Args:
+        settings: what the command line or `compose` gives.
+
+    Raises:
+        UserError: when the settings, the data or the machine do not allow it.
+        InterruptedRunError: when a signal came; the run can be resumed.
+    """
+    number = num_to_launch(settings)
+    return launch(settings, number) if number else train_here(settings)
+
+
+def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
+    """Train in this process: the whole run, or the part of it that torchrun has given to this process.
 
     Args:
         settings: what the command line or `compose` gives.
