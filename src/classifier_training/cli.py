@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from classifier_training import __version__
 from classifier_training.core import runtime
 from classifier_training.core.errors import InterruptedRunError, UserError, enumerate_words, nearest, system_error
+from classifier_training.core.processes import process_rank
 from classifier_training.core.register import VERB, entries, entry, when_asked
 from classifier_training.core.runtime import COMMAND_STARTED, COMPLETION_REQUEST, command, log_to_screen
 from classifier_training.core.secrets import mask_text
@@ -252,10 +253,22 @@ def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
     from classifier_training.conf.compose import compose
     from classifier_training.workflows.training.settings import TrainSettings
+    from classifier_training.workflows.training.torchrun import launched_settings
     from classifier_training.workflows.training.unfinished import offer_unfinished
 
-    arguments = compose(verb, overrides)
-    result = verb.run(offer_unfinished(arguments) if verb.settings is TrainSettings else arguments)
+    if verb.settings is not TrainSettings:
+        if not process_rank().is_alone:
+            raise UserError(
+                f"{verb.name}: torchrun started {process_rank().num_ranks} processes, and each would do it anew",
+                "train, which several processes can share",
+                f"{command(verb.name)} … without torchrun",
+            )
+        result = verb.run(compose(verb, overrides))
+    elif (settings := launched_settings()) is not None:
+        result = verb.target(settings)
+    else:
+        arguments = compose(verb, overrides)
+        result = verb.run(offer_unfinished(arguments) if process_rank().is_alone else arguments)
     report(result)
     return getattr(result, "exit_code", 0)
 
@@ -276,5 +289,6 @@ def perform(verb: str, words: Sequence[str]) -> Any:
 
 def report(result: Any) -> None:
     """Write a result to standard output, without secrets."""
-    sys.stdout.write(f"{mask_text(str(result))}\n")
+    if text := str(result):
+        sys.stdout.write(f"{mask_text(text)}\n")
     sys.stdout.flush()

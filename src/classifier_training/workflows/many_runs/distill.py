@@ -30,7 +30,7 @@ from classifier_training.workflows.many_runs.student_report import (
     report_students,
 )
 from classifier_training.workflows.training.settings import TrainSettings
-from classifier_training.workflows.training.train import TrainResult, train
+from classifier_training.workflows.training.train import TrainResult, train_here
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ def distill(
             own = {"seed": seed, "output": folder, "name": "alone" if taught is None else "taught"}
             places = [word(key, value) for key, value in own.items()]
             try:
-                result = train(TrainSettings(**compose(verb, [*run_words(words, run_dirs, taught), *places])))
+                result = train_here(TrainSettings(**compose(verb, [*run_words(words, run_dirs, taught), *places])))
             except CheckFailedError as error:
                 log.error("distill: %s: %s", title, error)  # noqa: TRY400 - the message is for the user
                 failed.append(title)

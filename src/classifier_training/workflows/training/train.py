@@ -32,6 +32,7 @@ from classifier_training.workflows.training.screen import (
 )
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.start import begin
+from classifier_training.workflows.training.torchrun import Launched, launch, num_to_launch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,25 +56,29 @@ if TYPE_CHECKING:
         "train resume=latest",
     ),
 )
-def train_or_cross_validate(settings: TrainSettings) -> TrainResult | CrossValidation:
+def train(settings: TrainSettings) -> TrainResult | CrossValidation | Launched:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
+    With data.num_folds and no data.fold, all folds are trained. Several devices of this machine are given a process
+    each, by torchrun.
+
     Args:
-        settings: what the command line or `compose` gives; data.num_folds without data.fold trains all folds.
+        settings: what the command line or `compose` gives.
 
     Raises:
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is None or settings.data.fold is not None:
-        return train(settings)
-    from classifier_training.workflows.many_runs.cross_validate import cross_validate
+    if settings.data.num_folds is not None and settings.data.fold is None:
+        from classifier_training.workflows.many_runs.cross_validate import cross_validate
 
-    return cross_validate(settings)
+        return cross_validate(settings)
+    number = num_to_launch(settings)
+    return launch(settings, number) if number else train_here(settings)
 
 
-def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
-    """Train one run.
+def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
+    """Train one run in this process: the whole of it, or the part that torchrun has given to this process.
 
     Args:
         settings: what the command line or `compose` gives.
