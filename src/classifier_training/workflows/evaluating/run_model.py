@@ -239,3 +239,15 @@ class CheckpointPredictor(Predictor):
         with torch.inference_mode():
             logits = self._network(torch.from_numpy(inputs).to(self._device))
         return [np.asarray(logits.float().cpu().numpy())]
+
+    def run_with_features(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network on inputs, float32 [B, 3, H, W]; returns what its last layer is shown [B, D] and logits.
+
+        Raises:
+            UserError: when the network does not end in one linear layer.
+        """
+        from classifier_training.training.linear_head import linear_head, shown_to
+
+        with shown_to(linear_head(self._network, setting=str(self.model_path))) as shown:
+            logits = self.run(inputs)
+        return np.asarray(shown[-1].flatten(1).float().cpu().numpy()), logits

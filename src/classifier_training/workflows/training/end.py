@@ -278,6 +278,7 @@ def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failu
             "a run folder that can be written to",
             f"make room, and have the rest done: {_resume(run_dir)}{NO_MORE}",
         ) from error
+    run_dir.stop_request.unlink(missing_ok=True)
     if not trained.keeps_last:
         with failures.keep("removing last.ckpt"):
             remove_checkpoints(checkpoints, [run_dir.last_checkpoint.name, run_dir.probe_checkpoint.name])
