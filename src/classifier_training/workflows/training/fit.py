@@ -198,6 +198,7 @@ def _trainer_maker(
 ) -> Callable[..., pl.Trainer]:
     """Return what makes Lightning's trainer for a number of devices; the first callbacks come before the others."""
     import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO
     from classifier_training.training.run_callbacks import StageFreezing
@@ -217,7 +218,8 @@ def _trainer_maker(
         gradient_clip_val=trainer.gradient_clip_val,
         callbacks=team.callbacks([*first, *freezing, *assembly.callbacks]),
         logger=[build(run_dir) for build in job.settings.logging.values()] if team.leads else [],
-        plugins=[AtomicCheckpointIO()],
+        # Otherwise Lightning takes itself for a task of Slurm where it finds its commands or variables.
+        plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if team.is_one else [])],
         default_root_dir=run_dir.path,
         enable_checkpointing=team.leads,
         enable_model_summary=False,

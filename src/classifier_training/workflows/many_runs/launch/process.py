@@ -55,6 +55,7 @@ class JobProcess:
         self._seconds = seconds
         self._prefix = [sys.executable, "-I", "-S", str(GUARD)] if is_guarded else []
         self._stopping = Event()
+        self._is_recorded = True
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome | None:
@@ -81,7 +82,8 @@ class JobProcess:
             outcome = Outcome(
                 exit_code=code, seconds=time.monotonic() - started, reason=reason, words=mask_words(job.words)
             )
-            write_json(job.record, asdict(outcome))
+            if self._is_recorded:
+                write_json(job.record, asdict(outcome))
         if not self._stopping.is_set():
             log.log(
                 logging.WARNING if code else logging.INFO,
@@ -89,10 +91,16 @@ class JobProcess:
             )  # fmt: skip
         return outcome
 
-    def terminate(self) -> None:
-        """Send SIGTERM to the process; none is started any more."""
+    def terminate(self, *, is_recorded: bool = True, is_told: bool = False) -> None:
+        """Send SIGTERM to the process; none is started any more.
+
+        Args:
+            is_recorded: whether this ends the job; otherwise it is going to be started again.
+            is_told: whether the process has got a signal from elsewhere; a second one would end it at once.
+        """
+        self._is_recorded = is_recorded
         self._stopping.set()
-        if self._process is not None:
+        if self._process is not None and not is_told:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
 
