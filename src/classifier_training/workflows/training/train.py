@@ -17,6 +17,7 @@ from classifier_training.core.types import PROBE_EPOCH, TEST, TRAIN, epoch_name
 from classifier_training.evaluation.results import class_table
 from classifier_training.evaluation.training_facts import Training
 from classifier_training.models.shallow import ShallowModel
+from classifier_training.workflows.many_runs.launch.base import refuse_elsewhere
 from classifier_training.workflows.training.end import finish_run, interrupts_told
 from classifier_training.workflows.training.fit_network import fit_network
 from classifier_training.workflows.training.fit_shallow import fit_shallow
@@ -94,6 +95,7 @@ def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> T
             "one fold, or train alone, which trains all of them",
             "data.fold=0",
         )
+    refuse_elsewhere(settings.launcher)
     with ExitStack() as stack:
         begun = begin(settings, observers, stack)
         inputs = read_inputs(begun)
