@@ -30,9 +30,10 @@ def compare(*words: str) -> Any:
     return verb.run(compose(verb, words))
 
 
-def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1) -> Path:
+def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1, fold: int | None = None) -> Path:
     """Write what a finished run leaves, of 40 test images."""
-    values = {"data": {"type": "auto", "root": "/my/images"}, "model": {"type": model}, "seed": seed}
+    folds = {} if fold is None else {"fold": fold, "num_folds": 2}
+    values = {"data": {"type": "auto", "root": "/my/images", **folds}, "model": {"type": model}, "seed": seed}
     write_text(folder / "config.yaml", json.dumps({**values, "optimizer": {"type": "sgd", "lr": lr}, "output": "x"}))
     score = num_right / 40
     write_json(
@@ -196,3 +197,22 @@ def test_the_parent_needs_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 400 * 1024
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_folds_of_one_candidate_are_one_row_with_mean_and_spread(
+    command: Callable[..., Ended], tmp_path: Path, *, together: bool
+) -> None:
+    output, where = tmp_path / "out", "a/folds/{}" if together else "day/{}"
+    for fold, num_right in enumerate((30, 34)):
+        write_run(output / where.format(fold), model="m", seed=0, num_right=num_right, fold=fold)
+    if together:
+        write_run(output / "a", model="m", seed=0, num_right=36)
+    write_run(output / "b", model="n", seed=0, num_right=20)
+    done = command("compare", "report_only=true", f"output={output}")
+    assert done.code == 0, done.err
+    rows = json.loads((output / "leaderboard.json").read_text())["standings"]
+    assert [row["model"] for row in rows] == ["m", "n"]
+    assert rows[0]["balanced_accuracy"] == pytest.approx(32 / 40)
+    assert rows[0]["balanced_accuracy_deviation"] == pytest.approx(0.1 / 2**0.5)
+    assert "over 2 folds" in done.out

@@ -171,7 +171,7 @@ def compare(
     for name in sorted({run.data for run in found if run.split != TEST}):
         log.warning("%s: no test split; models are ranked on images that chose their weights: optimistic", name)
     if cleanup:
-        _clean(run.run_dir for run in found)
+        _clean(one for run in found for one in [run.run_dir, *run.run_dir.fold_runs])
         for name in STUDY_LOGS:
             for path in (folder / "tuning").glob(f"*/{name}"):
                 path.unlink()
