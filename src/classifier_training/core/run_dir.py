@@ -129,7 +129,11 @@ class RunDir:
     learning_points = RunPath("evaluation/learning_points.json", "Errors of linear probes on parts of the images.")
     learning_curve = RunPath("evaluation/learning_curve.json", "About how many training images a class needs.")
     test_predictions = RunPath("evaluation/test_predictions.csv", "Predictions for test images that have no labels.")
+    corrections_effect = RunPath(
+        "evaluation/corrections_effect.json", "The run against the one that it started from, on the same images."
+    )
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    explanations = RunPath("why", "Pages that explain single predictions.")
     features = RunPath("features.npz", "What the network's last layer is shown of each image; can be computed again.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
     folds = RunPath("folds", "Of a cross-validation: the run of each fold, in folders 0, 1, …")

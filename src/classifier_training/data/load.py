@@ -135,7 +135,7 @@ def load_data(
     copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
     if manifest is None:
         if source.splits is not None:
-            index = give_splits(index, Path(source.splits), source.on_error)
+            index = give_splits(index, Path(source.splits), source.on_error, corrected.applied)
         # A random split must not put copies of an image on both sides.
         exact = {path: group[0] for group in copies for path in group}
         clusters = near_duplicates(index) if source.group_duplicates else exact

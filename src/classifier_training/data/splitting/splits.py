@@ -6,6 +6,7 @@ import csv
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
@@ -17,10 +18,11 @@ from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, s
 from classifier_training.data.splitting.allocate import random_folds, random_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Literal
 
+    from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.index import SampleIndex
 
 log = logging.getLogger(__name__)
@@ -346,13 +348,19 @@ class Given:
     group: str
 
 
-def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip"]) -> SampleIndex:
+def give_splits(
+    index: SampleIndex,
+    file: Path,
+    on_error: Literal["raise", "skip"],
+    corrections: Mapping[tuple[str, str], LabelCorrection] = MappingProxyType({}),
+) -> SampleIndex:
     """Give the samples the splits of a file such as a run's splits.csv; labels stay those of the data.
 
     Args:
         index: the data; its own splits are ignored.
         file: a CSV file with the columns path (relative to the data folder) and split, perhaps label and group.
         on_error: whether images of the file that the data lacks raise an error or are left out.
+        corrections: that are applied afterwards, by path and label; what they change is no difference.
 
     Raises:
         UserError: when the file cannot be read, or images are missing.
@@ -372,8 +380,16 @@ def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip
             else "restore them, or leave them out: data.on_error=skip",
         )
     samples = tuple(_assign(sample, given[sample.path]) for sample in index.samples if sample.path in given)
-    others = len(index.samples) - len(samples)
-    relabelled = sum(all(row.label not in (None, sample.label) for row in given[sample.path]) for sample in samples)
+    changed = {sample: line.new for sample, line in corrections.items() if line.action == "relabel"}
+    dropped = {sample for sample, line in corrections.items() if line.action == "drop"}
+    others = sum(sample.path not in given and (sample.path, sample.label) not in dropped for sample in index.samples)
+    relabelled = sum(
+        all(
+            row.label not in (None, sample.label, changed.get((sample.path, sample.label), sample.label))
+            for row in given[sample.path]
+        )
+        for sample in samples
+    )
     for number, words in (
         (len(gone), "of its images are missing and are left out"),
         (others, "images are not in it and are left out"),

@@ -24,6 +24,7 @@ from classifier_training.workflows.training.inputs import read_inputs
 from classifier_training.workflows.training.job import open_job
 from classifier_training.workflows.training.network import prepare
 from classifier_training.workflows.training.screen import (
+    effect_words,
     folder_words,
     majority_words,
     mistake_words,
@@ -153,6 +154,7 @@ class TrainResult:
             majority_words(names, train_counts, measures),
             f"with the weights of {epoch_name(self.best_epoch, self.share)}{caution}",
             *([self.worsened] if self.worsened else []),
+            *effect_words(self.ended.effect, self.run.config.get("init_from")),
             "",
             *class_table(measures, names),
             "",
