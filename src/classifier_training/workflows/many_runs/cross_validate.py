@@ -19,7 +19,7 @@ import numpy as np
 from classifier_training.conf.overrides import word
 from classifier_training.conf.resume import changed_settings, on_resume, saved_values
 from classifier_training.core.errors import CheckFailedError, UserError, plural
-from classifier_training.core.processes import work_in
+from classifier_training.core.processes import is_held, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.run_reader import RunReader, read_rows
 from classifier_training.core.runtime import command, console, num_cores, setting
@@ -262,7 +262,7 @@ def _state(fold: RunDir, monitor: str) -> str:
     if fold.result.exists():
         return f"{name} done"
     if not rows:
-        return f"{name} begins" if fold.log.exists() else f"{name} waits"
+        return f"{name} begins" if is_held(fold.path / "job.lock") else f"{name} waits"
     try:
         return f"{name} epoch {len(rows)} {float(rows[-1][monitor]):.3f}"
     except (KeyError, ValueError):
