@@ -162,7 +162,7 @@ def num_parallel(trainer: TrainerSettings, num_folds: int) -> int:
 
     A network that is trained on one core gets through more images for each core than on several.
     """
-    if trainer.accelerator != "cpu" and (gpus := visible_gpus()):
+    if trainer.accelerator not in ("cpu", "mps") and (gpus := visible_gpus()):
         return min(num_folds, len(gpus))
     if trainer.accelerator == "mps" or (trainer.accelerator == "auto" and sys.platform == "darwin"):
         return 1
@@ -174,7 +174,7 @@ def num_parallel(trainer: TrainerSettings, num_folds: int) -> int:
 def _train(run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int) -> None:
     again = f"{command('train')} {setting('resume', run_dir.path)}"
     jobs = [Job(name=f"fold {fold.path.name}", folder=fold.path, words=_Words(fold, config)) for fold in folds]
-    done = [fold for fold in folds if _next_words(fold, config) is None]
+    done = [fold for fold in folds if next_words(fold, config) is None]
     if done:
         log.info("%s of %d finished before", plural(len(done), "fold"), len(folds))
     with _told(folds, str(config["monitor"]), known=done):
@@ -197,11 +197,16 @@ class _Words:
         self._fold, self._config = fold, config
 
     def __call__(self) -> Sequence[str] | None:
-        return _next_words(self._fold, self._config)
+        return next_words(self._fold, self._config)
 
 
-def _next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
-    """Return what resumes a fold with the settings of all; None where it is finished with them."""
+def next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
+    """Return what resumes a fold with the settings of all; None where it is finished with them.
+
+    Args:
+        fold: the run of the fold.
+        config: of the cross-validation, from now on.
+    """
     changes = [(key, now) for key, _, now in changed_settings(saved_values(fold.config), config) if key not in OWN]
     if fold.result.exists() and all(on_resume(key) is Resume.EXACT for key, _ in changes):
         return None
