@@ -272,7 +272,8 @@ def execute(verb: Entry, overrides: Sequence[str]) -> int:
     else:
         arguments = compose(verb, overrides)
         launcher = arguments.get("launcher", LOCAL)
-        if verb.name in ONE_JOB and launcher != LOCAL:
+        is_one = verb.name in ONE_JOB and not (is_train and arguments["data"].trains_all_folds)
+        if is_one and launcher != LOCAL:
             words = without_launcher(overrides)
             result = run_command(verb.name, words, launcher=launcher, output=arguments["output"])
         elif is_train and process_rank().is_alone:

@@ -70,7 +70,7 @@ def train(settings: TrainSettings) -> TrainResult | CrossValidation | Launched:
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is not None and settings.data.fold is None:
+    if settings.data.trains_all_folds:
         from classifier_training.workflows.many_runs.cross_validate import cross_validate
 
         return cross_validate(settings)
@@ -89,7 +89,7 @@ def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> T
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is not None and settings.data.fold is None:
+    if settings.data.trains_all_folds:
         raise UserError(
             f"data.num_folds={settings.data.num_folds} without data.fold: one run is to be trained here",
             "one fold, or train alone, which trains all of them",
