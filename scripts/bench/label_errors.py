@@ -1,6 +1,6 @@
-"""How many wrong labels `analyze run=` finds among the first, and how much of the lost accuracy their correction returns.
+"""How many wrong labels `analyze run=` finds among the first, and how much accuracy their correction gives back.
 
-Labels of the training and validation images are flipped: at random, or into the classes that the image is confused with.
+Labels of the training and validation images are flipped: at random, or into classes that their own is confused with.
 The features are those of the frozen ImageNet weights (a run with transfer=linear_probe), the ranking is that of
 `analyze run=` for training images. cleanlab ranks by the same probabilities. The accuracy is that of softmax regression
 on the test images, whose labels stay.
@@ -8,9 +8,9 @@ on the test images, whose labels stay.
     python scripts/bench/label_errors.py --set rooms=/data/rooms cifar=/data/cifar:96 --work WORK --seeds 3
     python scripts/bench/label_errors.py --run RUN --flips corrections.csv
 
-A set is a folder with train, val and test, and perhaps an image size. WORK keeps what was measured: cells that are there
-are not measured again. The second form reads the list that `analyze run=RUN` wrote for a run that was trained with the
-flips of a corrections.csv.
+A set is a folder with train, val and test, and perhaps an image size. WORK keeps what was measured: cells that are
+there are not measured again. The second form reads the list that `analyze run=RUN` wrote for a run that was trained
+with the flips of a corrections.csv.
 """
 
 from __future__ import annotations
@@ -208,7 +208,9 @@ def summarise(cells: Sequence[Cell]) -> None:
         return statistics.fmean(getattr(cell, name) for cell in chosen)
 
     print("set, flips, n | in the first 10 %, cleanlab | average precision, cleanlab | doubtful over flips |")
-    print("balanced accuracy clean, flipped, after 10 / 25 / 40 % judged, 25 % at random | share that came back at 25 %")
+    print(
+        "balanced accuracy clean, flipped, after 10 / 25 / 40 % judged, 25 % at random | share that came back at 25 %"
+    )
     for (data, share, kind), chosen in sorted(groups.items()):
         scores = {name: mean(chosen, name) for name in Cell.__dataclass_fields__ if name not in ("data", "kind")}
         lost = scores["clean"] - scores["flipped"]
