@@ -182,7 +182,7 @@ def judge_labels(run_dir: RunDir, *, moved_to: str | None = None) -> JudgedLabel
             "name the folder that they are in now: data.root=…",
         )
     targets = np.array([numbers[sample.label] for sample in found.samples], dtype=np.int64)
-    issues = find_label_issues(targets, found.probabilities, found.judges)
+    issues = find_label_issues(targets, found.probabilities, found.judges, biased=[JUDGES.index(BY_PROBES)])
     duplicate_of = _other_labels(found.copies, found.samples)
     doubtful = np.zeros(len(targets), dtype=bool)
     doubtful[issues.rows] = True
