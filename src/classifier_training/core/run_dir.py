@@ -130,6 +130,7 @@ class RunDir:
     learning_curve = RunPath("evaluation/learning_curve.json", "About how many training images a class needs.")
     test_predictions = RunPath("evaluation/test_predictions.csv", "Predictions for test images that have no labels.")
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    label_next = RunPath("label_next", "Images without labels that are worth labelling next.")
     explanations = RunPath("why", "Pages that explain single predictions.")
     features = RunPath("features.npz", "What the network's last layer is shown of each image; can be computed again.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
