@@ -63,7 +63,8 @@ def overview(review: Review) -> Iterator[Html]:
     ]
     yield report.header("Review", collection.title, facts)
     cards = "".join(_card(review, queue) for queue in queues.all.values())
-    yield report.section("Lists", Html(f'<ul class="queues">{cards}</ul>'))
+    more = [report.paragraph("Copies of images are being looked for.")] if queues.is_searching else []
+    yield report.section("Lists", Html(f'<ul class="queues">{cards}</ul>'), *more)
     counts = queues.confusion()
     if counts is not None and collection.predicted is not None and counts.sum():
         names = collection.predicted.class_names
