@@ -38,6 +38,7 @@ ACTIONS = (
     ("skip", "s", "skip", "go on without a decision"),
     ("undo", "u", "undo", "take the last decision back"),
     ("search", "/", "other class", "search a class by its name, or name a new one"),
+    ("why", "e", "why", "why the model predicts this, from its training images"),
     ("zoom", "z", "zoom", "the image in its own size"),
     ("grid", "g", "grid", "many images at once"),
     ("help", "?", "help", "the keys"),
@@ -178,6 +179,7 @@ def look(review: Review, queue: Queue, wanted: Filter) -> Iterator[Html]:
         '<dl class="pairs" id="facts"></dl><ul id="reasons"></ul>'
         '<h2 id="top-title">The model says</h2><ol id="top"></ol>'
         f'<h2>Label</h2><div id="classes"></div><div id="actions">{_buttons()}</div></aside>'
+        '<section id="why" aria-label="why the model predicts this" hidden></section>'
         '<section id="beside" aria-label="training images"></section></div>'
     )
     yield _dialogs()
