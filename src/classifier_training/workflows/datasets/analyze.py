@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
@@ -28,6 +29,7 @@ from classifier_training.data.load import read_samples
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.workflows.datasets.data_page import DataReportDir, draw_plots, write_data_page
 from classifier_training.workflows.evaluating.explain import ExplanationReport, report_errors
+from classifier_training.workflows.evaluating.label_next import PRECISION, LabelNext, report_label_next
 from classifier_training.workflows.evaluating.label_report import LabelReport, report_labels
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class AnalyzeResult:
         "analyze /my/images",
         "analyze /my/images run=latest",
         "analyze run=latest why=test/cat/0042.jpg",
+        "analyze /new/images run=latest label_next=50",
     ),
 )
 def analyze(
@@ -88,7 +91,9 @@ def analyze(
     near_duplicates: bool = True,
     fail_on: FailOn = "never",
     why: str | list[str] | None = None,
-) -> AnalyzeResult | LabelReport | ExplanationReport:
+    label_next: Annotated[int, Field(ge=1)] | None = None,
+    pseudo_precision: Annotated[float, Field(gt=0, lt=1)] = PRECISION,
+) -> AnalyzeResult | LabelReport | ExplanationReport | LabelNext:
     """Check a data set for problems; with run=, find labels that the trained model contradicts.
 
     Nothing is changed or deleted: files that cannot be read are listed in quarantine.csv. Of transforms only the policy
@@ -101,7 +106,19 @@ def analyze(
         fail_on: end with exit code 1 when there is a finding of this severity or higher.
         why: with run=, an image of the run that is predicted wrongly, or several, as in its evaluation/errors.csv: show
             the nearest training images, and those whose removal or relabelling makes the prediction right.
+        label_next: with run=, choose so many images of a folder without labels, data.root, that are most worth
+            labelling for the next training; also proposes labels for those that the model is sure of.
+        pseudo_precision: with label_next, share of the proposed labels of each class that is right at least, on images
+            like the validation ones.
     """
+    if label_next is None and pseudo_precision != PRECISION:
+        raise UserError(
+            f"pseudo_precision={pseudo_precision:g} without label_next=",
+            "a number of images to choose",
+            "label_next=50",
+        )
+    if run is not None and label_next is not None:
+        return _label_next(run, data, transforms, label_next, pseudo_precision, output)
     if run is not None:
         _refuse_for_run(data, transforms, near_duplicates=near_duplicates, fail_on=fail_on)
         root = getattr(data, "root", None)
@@ -114,6 +131,8 @@ def analyze(
         return report_labels(run, moved_to=root, output=output)
     if why is not None:
         raise UserError("why= without run=", "the run whose prediction is to be explained", "run=latest")
+    if label_next is not None:
+        raise UserError(f"label_next={label_next} without run=", "the run whose model is unsure", "run=latest")
     _refuse_idle(data, transforms)
     folder = DataReportDir(Path(output or DEFAULT_FOLDER).expanduser())
     index = read_samples(data)
@@ -140,6 +159,22 @@ def analyze(
     splits = ", ".join(f"{len(table):,} {name}" for name, table in counted.tables.items())
     words = f"{index.root}: {plural(counted.num_classes, 'class', 'classes')}, images: {splits}"
     return AnalyzeResult(folder, words, tuple(findings), fail_on)
+
+
+def _label_next(
+    run: str, data: DataSource, transforms: Transforms, number: int, precision: float, output: str | None
+) -> LabelNext:
+    changed = [f"data.{option.name}" for option in changed_options(data) if option.name not in ("root", "follow_links")]
+    changed += [f"transforms.{option.name}" for option in changed_options(transforms)]
+    root = getattr(data, "root", None)
+    if changed or not isinstance(root, str):
+        raise UserError(
+            f"{changed[0]} has no effect beside label_next=" if changed else f"label_next={number} without one folder",
+            "the folder of images without labels, run=, label_next=, and perhaps output= or data.follow_links=",
+            f"leave {changed[0]} out" if changed else "data.root=/new/images",
+        )
+    follow_links = bool(getattr(data, "follow_links", False))
+    return report_label_next(run, root, number, precision=precision, output=output, follow_links=follow_links)
 
 
 def _findings(inspected: Inspected, preprocessing: Preprocessing, copies: Iterator[Finding]) -> list[Finding]:
