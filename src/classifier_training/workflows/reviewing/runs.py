@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from starlette.convertors import StringConvertor, register_url_convertor
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from classifier_training.core.errors import UserError, plural
@@ -25,7 +25,7 @@ from classifier_training.core.runtime import command
 from classifier_training.evaluation import report
 from classifier_training.evaluation.report import Html, escape, joined
 from classifier_training.registry.record import BUNDLE, DAMAGED, FINISHED, UNFINISHED, RunRecord
-from classifier_training.workflows.reviewing.app import page
+from classifier_training.workflows.reviewing.app import Link, page
 from classifier_training.workflows.reviewing.charts import NUM_COLOURS, sparkline
 from classifier_training.workflows.reviewing.comparison_page import compare_body
 from classifier_training.workflows.reviewing.live import (
@@ -71,6 +71,15 @@ REPORT_HEADERS = {
 }
 """Of a report, a page from a file: it is of an origin of its own, without cookies, and can ask this server for nothing.
 A sandboxed page cannot have an opener policy."""
+
+
+RUNS_LINK = Link("Runs", "/runs", inside=("/runs/",))
+"""Of the navigation."""
+
+
+def start_at_runs() -> Route:
+    """Return the route that leads from the address that was printed to the list of runs."""
+    return Route("/", lambda _: RedirectResponse("/runs"))
 
 
 def run_routes(root: Path) -> list[Route]:
@@ -137,8 +146,8 @@ class _Pages:
             Html(
                 f'<p role="status" id="said" class="unseen">{escape(said(status))}</p><p role="alert" id="trouble"></p>'
             ),
-            Html(f'<div id="state">{parts["state"]}</div><div id="actions">{parts["actions"]}</div>'),
-            Html(f'<div id="charts">{parts["charts"]}</div>'),
+            Html(f'<div id="state">{parts["state"]}</div><div id="deeds">{parts["deeds"]}</div>'),
+            report.section("Curves", Html(f'<div id="charts">{parts["charts"]}</div>')),
             report.section(
                 "Log", Html(f'<pre id="log" tabindex="0" aria-label="newest messages">{parts["log"]}</pre>')
             ),
