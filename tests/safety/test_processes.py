@@ -162,14 +162,19 @@ def test_a_signal_saves_and_ends_both(warm: Warm, pictures: Path, tmp_path: Path
 
 
 def test_a_request_stops_both_after_the_same_epoch(warm: Warm, pictures: Path, tmp_path: Path) -> None:
-    leader, follower, run = start(warm, pictures, tmp_path / "out")
-    ended = warm.run(["registry", "stop", f"output={tmp_path / 'out'}"], cwd=tmp_path)
+    output = tmp_path / "out"
+    output.mkdir()
+    training = warm.start(words(pictures, output, "trainer.max_epochs=5000", *TOGETHER), cwd=output)
+    while not list(output.glob("*/*/metrics.csv")) and not warm.has_ended(training):
+        time.sleep(0.05)
+    stopped = warm.run(["registry", "stop", f"output={output}"], cwd=tmp_path)
+    assert stopped.code == 0, stopped.err
+    ended = warm.wait(training)
     assert ended.code == 0, ended.err
-    assert warm.wait(leader).code == 0
-    assert not is_alive(follower)
-    result = json.loads(run.result.read_text())
-    assert result["ended"] == f"stopped on request after {len(rows(run))} of 5000 epochs"
+    run = RunDir(folder_in(output))
+    assert json.loads(run.result.read_text())["ended"] == f"stopped on request after {len(rows(run))} of 5000 epochs"
     assert not run.stop_request.exists()
+    assert not is_held(run.lock)
 
 
 @pytest.mark.nightly
