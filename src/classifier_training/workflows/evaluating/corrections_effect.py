@@ -109,7 +109,7 @@ def corrections_section(run_dir: RunDir, folder: Path) -> Html:
     pieces = []
     if effect:
         pieces += [report.paragraph(f"Against {effect['before']}:"), *map(report.paragraph, effect["words"])]
-        pieces += [report.card("note", "Caution", words, "", badge="caution") for words in effect["cautions"]]
+        pieces += [report.card("warning", "Caution", words, "") for words in effect["cautions"]]
         rows: list[tuple[Cell, ...]] = [
             (shown(name), item["support"], item["recall_before"], item["recall"], item["gained"], item["lost"],
              item["verdict"])
