@@ -172,7 +172,7 @@ def reason_words(error: ErrorDetails) -> str:
     if "datetime.timedelta(0)" in context.values():
         return "no time at all"
     if words is not None:
-        return words.format(**context)
+        return words.format(**{name: value_words(value) for name, value in context.items()})
     return str(context["error"]) if kind == "value_error" else f"{error['msg'][0].lower()}{error['msg'][1:]}"
 
 
