@@ -21,6 +21,7 @@ from classifier_training.data.checking.scan import scan_files
 from classifier_training.evaluation.label_quality import cross_fitted, find_label_issues, outlier_scores
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
+from classifier_training.workflows.evaluating.corrections_effect import corrections_words
 from classifier_training.workflows.evaluating.features import run_features
 from classifier_training.workflows.evaluating.label_page import write_label_page
 from classifier_training.workflows.evaluating.run_model import open_model
@@ -123,6 +124,7 @@ class LabelReport:
         return "\n".join(
             [
                 *lines,
+                *corrections_words(RunDir(self.run)),
                 f"ranked list: {self.folder.label_issues}",
                 f"report: {self.folder.page}",
                 f"next: {command('review')} {setting('run', self.run)}",
