@@ -56,6 +56,15 @@ class StopWishes:
                 return
             sums = before[0]
             before[1].synchronize()
+        self._take(sums)
+
+    def agree_at_once(self, device: torch.device) -> None:
+        """Agree with all processes between two steps, which call it together; a GPU waits for it."""
+        sums = torch.stack(self.own(torch.zeros((), device=device)))
+        distributed.all_reduce(sums)
+        self._take(sums)
+
+    def _take(self, sums: Tensor) -> None:
         interrupted, out_of_time = sums.tolist()
         self.any_interrupted |= interrupted > 0
         self.any_out_of_time |= out_of_time > 0

@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager, suppress
@@ -54,7 +55,7 @@ MEET_SECONDS = 600.0
 """How long processes that are all running wait for each other."""
 WAIT_SECONDS = 7 * 24 * 3600.0
 """How long one waits for a message: rank 0 may be fitting a probe, or exporting at the end."""
-LEAVE_SECONDS = 5.0
+LEAVE_SECONDS = 3.0
 """How long rank 0 tries to say how the run has ended."""
 SEEN_SECONDS = 5.0
 """How long a shared folder may take to show a new file on another node."""
@@ -213,6 +214,9 @@ class Team:
             if not self.leads:
                 self._leave()
             if is_lost:
+                # torchrun's agent is about to send it, and what is to be said now comes first.
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise self._lost() from error
             raise
         finally:
@@ -237,10 +241,11 @@ class Team:
     def _others(self) -> range:
         return range(1, self.rank.num_ranks)
 
-    def _send(self, value: Any, to: int, seconds: float = WAIT_SECONDS) -> None:
+    def _send(self, value: Any, *to: int, seconds: float = WAIT_SECONDS) -> None:
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        for part in (torch.tensor([len(data)]), data):
-            self._group.send([part], to, 0).wait(_seconds(seconds))
+        length, deadline = torch.tensor([len(data)]), time.monotonic() + seconds
+        for sent in [self._group.send([part], rank, 0) for rank in to for part in (length, data)]:
+            sent.wait(_seconds(max(0.1, deadline - time.monotonic())))
 
     def _receive(self, sender: int) -> Any:
         length = torch.zeros(1, dtype=torch.int64)
@@ -250,8 +255,7 @@ class Team:
         return json.loads(bytes(data.numpy()))
 
     def _tell(self, value: Any, seconds: float = WAIT_SECONDS) -> None:
-        for other in self._others:
-            self._send(value, other, seconds)
+        self._send(value, *self._others, seconds=seconds)
 
     def _hear(self) -> dict[str, Any]:
         """Return what rank 0 says next.
