@@ -146,9 +146,9 @@ def _exit_code(failed: Mapping[int, int], number: int, run: Path) -> int:
     """Return the exit code of a run by those of its processes; names those that could not say what happened."""
     folder, said = _read(run), []
     speaks = failed.get(0, -1) > 0
-    # One that the agent has ended is no cause, unless there is no other.
-    causes = {rank: code for rank, code in failed.items() if code != -signal.SIGTERM} or failed
-    for rank, code in causes.items():
+    # Where one was killed, the others have ended with it, or were ended by the agent.
+    killed = {rank: code for rank, code in failed.items() if code < 0 and code != -signal.SIGTERM}
+    for rank, code in (killed or failed).items():
         if code < 0 or not speaks:
             path = RunDir(folder).process_log(rank) if folder else None
             text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""

@@ -16,9 +16,9 @@ ONE = {
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    one: Any = copy.deepcopy(ONE)
+    one: dict[str, Any] = copy.deepcopy(ONE)
     *above, name = path.split(".")
-    found = one
+    found: Any = one
     for key in above:
         found = found[key]
     found[name] = value
