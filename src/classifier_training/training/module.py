@@ -19,9 +19,9 @@ from classifier_training.evaluation.metrics import classification_metrics
 from classifier_training.training.data_parallel import (
     StopWishes,
     are_several,
-    average_statistics,
     from_first,
     gathered,
+    norm_layers,
     own_rank,
     whole_step,
 )
@@ -92,6 +92,7 @@ class ClassifierModule(pl.LightningModule):
         self.results: dict[str, SplitResult] = {}
         self.scored_split = TEST
         self.wishes = StopWishes()
+        self._norm_layers = norm_layers(network)
         self._loss = loss
         self._build_optimizer = optimizer
         self._fused = fused
@@ -207,7 +208,8 @@ class ClassifierModule(pl.LightningModule):
             seen = torch.full_like(loss, number)
             weights = _weights_of(targets, self._class_weights, None) if are_several() else None
             correct = _share_correct(logits, targets).sum().to(loss)
-        step = whole_step(loss, seen if weights is None else weights.sum(), correct, seen, self.wishes)
+        weight = seen if weights is None else weights.sum()
+        step = whole_step(loss, weight, correct, seen, wishes=self.wishes, layers=self._norm_layers)
         self._totals += torch.stack([step.mean_loss * step.seen, step.correct, step.seen])
         bad = (self._first_bad_step < 0) & ~torch.isfinite(step.mean_loss)
         self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
@@ -251,10 +253,6 @@ class ClassifierModule(pl.LightningModule):
         """Answer a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
             return self._answer(batch)
-
-    def on_validation_epoch_start(self) -> None:
-        """Validate the same network in all processes; averaged weights are in their place by now."""
-        average_statistics(self.network)
 
     def on_validation_epoch_end(self) -> None:
         """Score and log the validation split."""

@@ -7,7 +7,7 @@ from classifier_training.training.data_parallel import StopWishes, from_first, g
 
 def test_one_process_is_the_whole_step() -> None:
     loss = torch.tensor(2.0, requires_grad=True)
-    step = whole_step(loss, torch.tensor(3.0), torch.tensor(1.0), torch.tensor(3.0), StopWishes())
+    step = whole_step(loss, torch.tensor(3.0), torch.tensor(1.0), torch.tensor(3.0), wishes=StopWishes())
     assert step.loss is loss
     assert float(step.mean_loss) == 2
     assert gathered([1, 2]) == [1, 2]

@@ -174,6 +174,8 @@ class Team:
             cluster_environment=TorchElasticEnvironment(),
             timeout=_seconds(MEET_SECONDS),
             find_unused_parameters=freezes,
+            # The step shares the running statistics; DDP would overwrite them with those of rank 0.
+            broadcast_buffers=False,
         )
         num_nodes = self.rank.num_ranks // self.rank.num_local
         return {"devices": self.rank.num_local, "num_nodes": num_nodes, "strategy": strategy}
