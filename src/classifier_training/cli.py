@@ -45,6 +45,7 @@ VERBS = {
     "predict": ("serving.predict", "label images, folders and videos"),
     "export": ("serving.export", "write ONNX, TorchScript and others, compared with PyTorch"),
     "analyze": ("datasets.analyze", "check a data set before training"),
+    "review": ("reviewing.review", "correct labels on a local page"),
     "prepare": ("datasets.prepare", "decode a data set before training"),
     "compare": ("many_runs.compare", "rank models on data sets, over several seeds"),
     "tune": ("many_runs.tune", "search for good settings"),

@@ -15,7 +15,10 @@ import torch
 from tests.conftest import NETWORK, SMALL, make_class_folders
 from tests.e2e.test_resume import exact, timeless
 
+from classifier_training.callbacks.observer import EpochEnd, RunContext
+from classifier_training.callbacks.plots import TrainingHistory
 from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.run_dir import RunDir
 from classifier_training.evaluation import drawing
 from classifier_training.training import batch_size, trial
 from classifier_training.training.checkpoints import RunCheckpoints
@@ -303,6 +306,71 @@ def test_a_run_that_was_stopped_early_and_cut_at_its_end_is_trained_no_more(
             train_here([f"resume={longer}", "trainer.max_epochs=9"])
     train_here([f"resume={longer}"])
     assert len(rates(longer)) > 2
+
+
+ASKED = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema,history,onnx_export]", "trainer.max_epochs=5")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ask runs to stop after they have trained so many epochs."""
+
+    def ask(after: int) -> None:
+        def touch(_: object, run: RunContext, end: EpochEnd) -> None:
+            # Observers are called when the epoch's own decision has been made.
+            if end.epoch + 2 == after:
+                run.run_dir.stop_request.touch()
+
+        monkeypatch.setattr(TrainingHistory, "epoch_ended", touch, raising=False)
+
+    return ask
+
+
+def test_a_run_that_is_asked_to_stop_ends_with_all_its_files_and_trains_the_rest_when_it_is_resumed(
+    split_folder: Path, train_here: Train, asked: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [f"data.root={split_folder}", *ASKED]
+    whole = train_here(words)
+    asked(2)
+    run = RunDir(train_here(words))
+    assert len(rates(run.path)) == 2
+    assert run.onnx.exists()
+    assert json.loads(run.result.read_text())["ended"] == "stopped on request after 2 of 5 epochs"
+    assert "stopped on request after 2 of 5 epochs" in run.report.read_text()
+    assert not run.stop_request.exists()
+    train_here([f"resume={run.path}"])
+    assert "its training has ended" not in caplog.text
+    assert saved(run.path) == saved(whole)
+    assert json.loads(run.result.read_text())["ended"] == "all 5 epochs are done"
+
+
+@pytest.mark.nightly
+def test_a_run_that_was_asked_to_stop_and_cut_at_its_end_is_trained_no_more(
+    split_folder: Path,
+    train_here: Train,
+    asked: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    words = [f"data.root={split_folder}", *ASKED, "retrain_head=true"]
+    asked(2)
+    with monkeypatch.context() as patch:
+        patch.setattr("classifier_training.workflows.training.end.record_result", end_at_once)
+        with pytest.raises(KilledError):
+            train_here(words)
+    (cut,) = (RunDir(path.parent) for path in split_folder.parent.glob("outputs/*/*/config.yaml"))
+    assert cut.stop_request.exists()
+    longer = RunDir(shutil.copytree(cut.path, cut.path.with_name("longer")))
+    train_here([f"resume={cut.path}"])
+    assert "its training has ended" in caplog.text
+    assert json.loads(cut.result.read_text())["ended"] == "stopped on request after 2 of 5 epochs"
+    assert len(rates(cut.path)) == 2
+    assert not cut.stop_request.exists()
+    # With other settings it trains on, and is told that the request still holds.
+    train_here([f"resume={longer.path}", "trainer.max_epochs=6"])
+    assert f"{longer.stop_request}: training ends after its next epoch" in caplog.text
+    assert len(rates(longer.path)) == 3
 
 
 def test_a_finished_run_whose_checkpoint_is_gone_stays_as_it_is(finished: Path, train_here: Train) -> None:

@@ -179,6 +179,17 @@ def test_a_signal_to_any_of_them_saves_and_ends_all(
     assert run.resumable
 
 
+def test_a_request_stops_both_after_the_same_epoch(warm: Warm, pictures: Path, tmp_path: Path) -> None:
+    agent, _, follower, run = start(warm, pictures, tmp_path / "out")
+    ended = warm.run(["registry", "stop", f"output={tmp_path / 'out'}"], cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert warm.wait(agent).code == 0
+    assert not is_alive(follower)
+    result = json.loads(run.result.read_text())
+    assert result["ended"] == f"stopped on request after {len(rows(run))} of 5000 epochs"
+    assert not run.stop_request.exists()
+
+
 @pytest.mark.nightly
 def test_two_processes_that_were_killed_end_as_if_they_had_not_been(warm: Warm, pictures: Path, tmp_path: Path) -> None:
     whole = train(warm, pictures, tmp_path / "whole", *TOGETHER)

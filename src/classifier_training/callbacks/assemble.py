@@ -17,7 +17,7 @@ from classifier_training.core.display import NotebookBar
 from classifier_training.core.runtime import console, in_notebook
 from classifier_training.core.types import VAL, epoch_name
 from classifier_training.training.checkpoints import RunCheckpoints, is_last_epoch
-from classifier_training.training.run_callbacks import EpochRecorder, Interrupts
+from classifier_training.training.run_callbacks import EpochRecorder, Interrupts, StopRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -219,4 +219,5 @@ def assemble(run: RunContext, components: Mapping[str, Any], observers: Sequence
     others = [item for item in built if isinstance(item, pl.Callback) and item is not checkpoints]
     bridge = ObserverBridge(run, observers, recorder, checkpoints)
     interrupts = Interrupts(run.run_dir, checkpoints)
-    return Assembly([*others, recorder, bridge, checkpoints, interrupts], observers, recorder, checkpoints, interrupts)
+    callbacks = [*others, StopRequest(run.run_dir), recorder, bridge, checkpoints, interrupts]
+    return Assembly(callbacks, observers, recorder, checkpoints, interrupts)

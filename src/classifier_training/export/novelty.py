@@ -20,7 +20,7 @@ from classifier_training.core.run_dir import atomic_path
 from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.opset import opset_of
-from classifier_training.export.session import OUTPUT_NAME
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -104,6 +104,47 @@ def expose_features(model: onnx.ModelProto) -> bool:
     source = node.input[0]
     graph.node.append(helper.make_node("Identity", [source], [FEATURES_NAME], name=f"{PREFIX}{FEATURES_NAME}"))
     graph.output.append(helper.make_tensor_value_info(FEATURES_NAME, TensorProto.FLOAT, ["batch", width]))
+    return True
+
+
+def expose_other_features(model: onnx.ModelProto) -> bool:
+    """Make `features` float32 [batch, D] an output of a network that does not end in a linear layer.
+
+    They are the last vector that was put together of several, as the handcrafted features of shallow models are; or the
+    mean, over all places, of what the last convolution takes. Whatever the logits are computed from goes through them.
+
+    Returns:
+        Whether there are such.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    num_axes = {item.name: len(item.type.tensor_type.shape.dim) for item in graph.value_info}
+    nodes = model.graph.node
+    vectors = [node.output[0] for node in nodes if node.op_type == "Concat" and num_axes.get(node.output[0]) == 2]
+    maps = [node.input[0] for node in nodes if node.op_type == "Conv" and num_axes.get(node.input[0]) == 4]
+    source = next((name for name in (*reversed(vectors), *reversed(maps)) if _all_goes_through(model, name)), None)
+    if source is None:
+        return False
+    builder = GraphBuilder(PREFIX, opset=opset_of(model))
+    if source in maps:
+        source = builder.add("Flatten", builder.add("GlobalAveragePool", source))
+    builder.nodes.append(helper.make_node("Identity", [source], [FEATURES_NAME], name=f"{PREFIX}{FEATURES_NAME}"))
+    nodes.extend(builder.nodes)
+    model.graph.output.append(helper.make_tensor_value_info(FEATURES_NAME, TensorProto.FLOAT, ["batch", None]))
+    return True
+
+
+def _all_goes_through(model: onnx.ModelProto, tensor: str) -> bool:
+    """Whether no path leads from the input to the logits that leaves a tensor out."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    seen, waiting = {tensor}, [OUTPUT_NAME]
+    while waiting:
+        name = waiting.pop()
+        if name == INPUT_NAME:
+            return False
+        if name not in seen:
+            seen.add(name)
+            # How many images there are says nothing of what is in them.
+            waiting += _inputs(makers[name]) if name in makers and makers[name].op_type != "Shape" else []
     return True
 
 

@@ -112,6 +112,35 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
     return run_dir
 
 
+def find_running(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
+    """Return the run that a process trains.
+
+    Args:
+        reference: a run folder; or latest, for the newest run that is in training.
+        output: folder of all runs, which latest is looked for in.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if reference != "latest":
+        run = find_run(reference, output=output)
+        if run.result.exists() or not is_held(run.lock):
+            found = "it has come to its end" if run.result.exists() else "no process trains it"
+            raise UserError(
+                f"run={run.path}: {found}", "a run in training", f"{command('registry list')} status=running lists them"
+            )
+        return run
+    folders = [RunDir(Path(path)) for _, path in run_folders(Path(output))] if Path(output).is_dir() else []
+    running = [run for run in folders if not run.result.exists() and is_held(run.lock)]
+    if not running:
+        raise UserError(
+            f"run=latest: no process trains a run below {Path(output).absolute()}",
+            "a run in training",
+            "name another folder of runs: output=FOLDER",
+        )
+    return max(running, key=lambda run: run.path.parts[-2:])
+
+
 def ended(run_dir: RunDir) -> UserError:
     """Return the error for a finished run without a checkpoint to resume from."""
     start = f"{command('train')} {typed('init_from', run_dir.path)} …   starts a new run from its weights"

@@ -247,8 +247,10 @@ class RunCheckpoints(Checkpoint):
         is_last = is_last_epoch(trainer)
         if is_last or not self._is_saved or time.monotonic() - self._written_at >= self._every_seconds:
             self._write_best(trainer)
+            # A run that was stopped on request trains on when it is resumed.
+            ends_training = is_last and not self._run_dir.stop_request.exists()
             try:
-                _save(trainer, self._run_dir.last_checkpoint, ends_training=is_last)
+                _save(trainer, self._run_dir.last_checkpoint, ends_training=ends_training)
             except OSError as error:
                 if not is_last:
                     raise

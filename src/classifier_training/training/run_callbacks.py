@@ -1,4 +1,4 @@
-"""Lightning callbacks of every run: rows of metrics, frozen stages, and signals that end it."""
+"""Lightning callbacks of every run: rows of metrics, frozen stages, and the signals and requests that end it."""
 
 from __future__ import annotations
 
@@ -166,6 +166,25 @@ class SharedTimer(Timer):
         """Stop when a process has said so in a step, and say so in the next one."""
         pl_module.wishes.out_of_time = (self.time_remaining() or 0.0) <= 0
         if pl_module.wishes.any_out_of_time:
+            trainer.should_stop = True
+
+
+class StopRequest(pl.Callback):
+    """Ends training after the epoch in which the run's stop.request appeared, as early stopping does.
+
+    The first process looks for the file, and all of them stop after the same epoch.
+
+    Args:
+        run_dir: the run.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._path = run_dir.stop_request
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Look for the file."""
+        is_there = trainer.is_global_zero and self._path.exists()
+        if trainer.strategy.reduce_boolean_decision(is_there, all=False):
             trainer.should_stop = True
 
 

@@ -19,7 +19,7 @@ from classifier_training.core.types import epoch_name
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.workflows.training.settings import TrainSettings
-from classifier_training.workflows.training.train import train_here
+from classifier_training.workflows.training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +109,7 @@ def run_trial(
             name: item for name, item in arguments["callbacks"].items() if name in keeps or not _shows_only(item)
         }
         try:
-            run_dir = train_here(TrainSettings(**arguments), observers=[watch]).run_dir
+            run_dir = train(TrainSettings(**arguments), observers=[watch]).run_dir
         except RunStopped:
             run_dir = None
         if times and run_dir is not None:

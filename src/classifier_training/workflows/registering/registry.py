@@ -64,7 +64,7 @@ class ListResult:
     ),
 )
 def registry() -> ListResult:
-    """Keep many runs: list, show, promote, export, report and clean up. Without a sub-verb it lists the newest."""
+    """List, show, stop, promote, export, report and clean up runs. Without a sub-verb it lists the newest."""
     return list_runs()
 
 

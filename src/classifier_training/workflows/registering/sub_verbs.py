@@ -1,9 +1,10 @@
-"""registry promote, export, cleanup and report."""
+"""registry promote, export, cleanup, report and stop."""
 
 from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from classifier_training.registry.leaders import find_leaders, leaders_markdown
 from classifier_training.registry.promotion import Check, promote
 from classifier_training.registry.record import RunRecord
 from classifier_training.registry.references import BEST, LATEST, VERSION
-from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
+from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run, find_running
 from classifier_training.registry.scan import Registry
 from classifier_training.workflows.serving.export import export
 
@@ -324,3 +325,40 @@ def report(
     write_json(files[0], found)
     write_text(files[1], text)
     return ReportResult(text, files)
+
+
+@dataclass(frozen=True)
+class StopResult:
+    """A run that was asked to stop.
+
+    Args:
+        run_dir: the run.
+    """
+
+    run_dir: RunDir
+
+    def __str__(self) -> str:
+        return (
+            f"asked to stop: {self.run_dir.path}; training ends after the present epoch, then come export and report\n"
+            f"to take it back: rm {shlex.quote(str(self.run_dir.stop_request))}"
+        )
+
+
+@register(
+    group="registry",
+    name="stop",
+    examples=("registry stop latest",),
+)
+def stop(*, run: Annotated[RunText, Word()] = "latest", output: TypedPath = DEFAULT_OUTPUT) -> StopResult:
+    """End a training after its present epoch; the run is scored, exported and reported as after early stopping.
+
+    Resumed, it trains the rest. An empty file stop.request in the run folder does the same. Models that are fitted at
+    once end by themselves.
+
+    Args:
+        run: run folder; or latest, the newest run in training.
+        output: folder of all runs.
+    """
+    found = find_running(run, output=output)
+    found.stop_request.touch()
+    return StopResult(found)

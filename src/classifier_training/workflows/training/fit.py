@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from classifier_training.callbacks.assemble import Assembly
+    from classifier_training.core.run_dir import RunDir
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.budget import Budget, Course
     from classifier_training.training.continuation import ScheduleLength
@@ -145,7 +146,7 @@ def fit(
         if start.is_trained and start.checkpoint is not None:
             last = read_checkpoint(start.checkpoint)
             assembly.recorder.load_state_dict(last["callbacks"][assembly.recorder.state_key])
-            ended = why_ended(lightning, job.trainer, last["epoch"] + 1, states=last["callbacks"])
+            ended = why_ended(lightning, job.trainer, run.run_dir, last["epoch"] + 1, states=last["callbacks"])
         elif not transfer.trains:
             assert probe is not None
             _record_probe(run, assembly, probe)
@@ -254,7 +255,7 @@ def _train_epochs(
             if isinstance(error, InterruptedRunError) or not assembly.checkpoints.has_ended:
                 raise
             failures.note("the end of training", error)
-    ended = why_ended(lightning, trainer, lightning.current_epoch)
+    ended = why_ended(lightning, trainer, job.run.run_dir, lightning.current_epoch)
     log.info("training has ended: %s", ended)
     return ended
 
@@ -288,13 +289,19 @@ def _keep_best(job: TrainingJob, module: ClassifierModule, last: dict[str, Any],
 
 
 def why_ended(
-    trainer: pl.Trainer, settings: TrainerSettings, done: int, *, states: Mapping[str, Mapping[str, Any]] | None = None
+    trainer: pl.Trainer,
+    settings: TrainerSettings,
+    run_dir: RunDir,
+    done: int,
+    *,
+    states: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Say what ended training.
 
     Args:
         trainer: with the callbacks that end training.
         settings: of the trainer.
+        run_dir: the run, which may have been asked to stop.
         done: epochs.
         states: of the callbacks by their keys, from the last checkpoint, where training had ended before.
     """
@@ -314,7 +321,7 @@ def why_ended(
                 "schedule; time=… plans one that ends in time"
             )
     if done < planned:
-        return f"stopped after {done} of {planned} epochs"
+        return f"stopped {'on request ' if run_dir.stop_request.exists() else ''}after {done} of {planned} epochs"
     return f"all {planned} epochs are done" if planned > 1 else "its one epoch is done"
 
 

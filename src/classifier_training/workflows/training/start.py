@@ -261,9 +261,14 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
             f"trainer.max_epochs={done} to finish it as it is",
         )
     changed = [key for key, *_ in changes if on_resume(key) is not Resume.EXACT]
+    is_asked_to_stop = resumed.stop_request.exists()
     is_trained = newest is not None and (
-        (done == trainer.max_epochs and not newest.entry.is_mid_epoch) or (newest.entry.ends_training and not changed)
+        (done == trainer.max_epochs and not newest.entry.is_mid_epoch)
+        or (newest.entry.ends_training and not changed)
+        or (is_asked_to_stop and done > 0 and not newest.entry.is_mid_epoch and not changed)
     )
+    if is_asked_to_stop and not is_trained:
+        log.warning("%s: training ends after its next epoch; without this file it goes on", resumed.stop_request)
     where = f"after step {newest.entry.step}, from {newest.path}" if newest else "at the beginning: nothing was saved"
     log.info("resume: training continues %s%s", where, "; its training has ended" if is_trained else "")
     planned = next((before for key, before, _ in changes if key == "trainer.max_epochs"), trainer.max_epochs)

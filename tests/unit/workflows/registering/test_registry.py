@@ -15,7 +15,7 @@ from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
 from classifier_training.workflows.completion import candidates
 from classifier_training.workflows.registering.registry import list_runs, show
-from classifier_training.workflows.registering.sub_verbs import export_all, promote_run, report
+from classifier_training.workflows.registering.sub_verbs import export_all, promote_run, report, stop
 from classifier_training.workflows.serving.export import ExportResult
 
 
@@ -167,3 +167,20 @@ def test_help_and_completion_know_sub_verbs() -> None:
 def test_tables() -> None:
     assert align(("a", "bb"), [("xxx", "1")], right=frozenset({"bb"})) == ["a    bb", "xxx   1"]
     assert markdown(("a",), [("x|y",)]) == ["| a |", "|---|", "| x\\|y |"]
+
+
+def test_the_newest_run_in_training_is_asked_to_stop(outputs: Path) -> None:
+    with pytest.raises(UserError, match="no process trains a run below"):
+        stop()
+    with pytest.raises(UserError, match="it has come to its end"):
+        stop(run=str(outputs / "2026-01-02/10-00-00"))
+    unfinished = RunDir(outputs / "2026-01-04/10-00-00")
+    with pytest.raises(UserError, match="no process trains it"):
+        stop(run=str(unfinished.path))
+    newer = RunDir(make_run(outputs, "2026-01-04/11-00-00", finished=False))
+    with work_in(unfinished), work_in(newer):
+        assert str(stop()).endswith("rm outputs/2026-01-04/11-00-00/stop.request")
+        assert newer.stop_request.exists()
+        assert not unfinished.stop_request.exists()
+        stop(run=str(unfinished.path))
+        assert unfinished.stop_request.exists()
