@@ -75,8 +75,8 @@ class Team:
         self.rank = rank
         _end_with_parent()
         store, *_ = next(rendezvous("env://", rank.rank, rank.num_ranks, timeout=_seconds(MEET_SECONDS)))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = PrefixStore(f"classifier_training/{attempt}", store)
+        self._attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"classifier_training/{self._attempt}", store)
         self._store.set(f"started/{rank.rank}", "")
         self._store.wait([f"started/{other}" for other in range(rank.num_ranks)], _seconds(MEET_SECONDS))
         self._group: Any = ProcessGroupGloo(self._store, rank.rank, rank.num_ranks, timeout=_seconds(WAIT_SECONDS))
@@ -119,6 +119,12 @@ class Team:
             }
         )
         error = mismatch(found)
+        if error is None and self._attempt != "0" and not settings.resume:
+            error = UserError(
+                "torchrun has started the processes again (--max-restarts), and they would train from the beginning",
+                "a run that is resumed",
+                f"{command('train')} resume=RUN, which torchrun may start as often as you like",
+            )
         if error is None and len({one["node"] for one in found}) > 1:
             error = self._unshared(Path(settings.resume or settings.output))
         if error is not None:
