@@ -175,9 +175,14 @@ class ClassifierModule(pl.LightningModule):
         """Return the loss of a batch; its randomness depends on seed, epoch and step alone.
 
         A batch of which unreadable images left too little is passed over.
+
+        Raises:
+            UserError: when they left too little to one of several processes, for which the others would wait.
         """
         number = len(batch.targets)
         if number < self._min_batch_size:
+            if are_several():
+                raise _too_few(number, self._min_batch_size)
             return None
         self._num_images += number
         torch.manual_seed(
@@ -334,6 +339,14 @@ def _not_finite(what: str, where: str) -> CheckFailedError:
         f"{what} is not a finite number at {where}",
         "a finite loss",
         "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
+    )
+
+
+def _too_few(number: int, least: int) -> UserError:
+    return UserError(
+        f"of the images of a batch, process {own_rank()} could read {number}",
+        f"at least {least} for each process",
+        "fix the files that its log names, or raise data.batch_size",
     )
 
 
