@@ -17,6 +17,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,6 @@ KINDS = {
     "terminate agent": ("agent", signal.SIGTERM),
 }
 COUNTS = "KILLS_COUNTS"
-PORT = 29_871
 MOST_SECONDS = 300.0
 CLOCKS = {"epoch_seconds", "images_per_second", "peak_memory_mb", "train_seconds"}
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "callbacks")
@@ -84,7 +84,7 @@ class Processes:
     def __init__(self, words: list[str], *, nodes: int, local: int, counts: Path, log: Path) -> None:
         counts.mkdir(exist_ok=True)
         env = {**os.environ, "OMP_NUM_THREADS": "1", COUNTS: str(counts)}
-        address = ["--master-addr=127.0.0.1", f"--master-port={PORT}"]
+        address = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         with log.open("ab") as file:
             self.agents = [
                 subprocess.Popen(
@@ -115,6 +115,13 @@ class Processes:
                 break
             time.sleep(0.05)
         return time.monotonic() - started
+
+
+def free_port() -> int:
+    """Return a port that no program listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def is_alive(pid: int) -> bool:

@@ -59,6 +59,10 @@ VERBS = {
 """Each verb with the module of `workflows` that registers it, and its line in the help."""
 
 
+ONE_JOB = ("train", "distill")
+"""Verbs that launcher= runs as a whole; the others with that setting stay here and launch jobs."""
+
+
 def load_verbs() -> None:
     """Import the verbs, each of which registers itself."""
     for module, _ in VERBS.values():
@@ -163,9 +167,7 @@ def run(argv: Sequence[str]) -> int:
 
         verb, words = find_verb(words)
         if flags & MULTIRUN:
-            from classifier_training.conf.multirun import sweep
-
-            return sweep(verb, read_words(verb, words, multirun=True), report)
+            return execute_many(verb, read_words(verb, words, multirun=True))
         return execute(verb, read_words(verb, words))
     return 0
 
@@ -256,26 +258,50 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
-    from classifier_training.conf.compose import compose
+    from classifier_training.conf.compose import compose, without_launcher
+    from classifier_training.workflows.many_runs.jobs import run_command
+    from classifier_training.workflows.many_runs.launch.local import LOCAL
     from classifier_training.workflows.training.settings import TrainSettings
     from classifier_training.workflows.training.torchrun import launched_settings
     from classifier_training.workflows.training.unfinished import offer_unfinished
 
-    if verb.settings is not TrainSettings:
-        if not process_rank().is_alone:
-            raise UserError(
-                f"{verb.name}: torchrun started {process_rank().num_ranks} processes, and each would do it anew",
-                "train, which several processes can share",
-                f"{command(verb.name)} … without torchrun",
-            )
-        result = verb.run(compose(verb, overrides))
-    elif (settings := launched_settings()) is not None:
+    is_train = verb.settings is TrainSettings
+    if not is_train and not process_rank().is_alone:
+        raise UserError(
+            f"{verb.name}: torchrun started {process_rank().num_ranks} processes, and each would do it anew",
+            "train, which several processes can share",
+            f"{command(verb.name)} … without torchrun",
+        )
+    if is_train and (settings := launched_settings()) is not None:
         result = verb.target(settings)
     else:
         arguments = compose(verb, overrides)
-        result = verb.run(offer_unfinished(arguments) if process_rank().is_alone else arguments)
+        launcher = arguments.get("launcher", LOCAL)
+        is_one = verb.name in ONE_JOB and not (is_train and arguments["data"].trains_all_folds)
+        if is_one and launcher != LOCAL:
+            words = without_launcher(overrides)
+            result = run_command(verb.name, words, launcher=launcher, output=arguments["output"])
+        elif is_train and process_rank().is_alone:
+            result = verb.run(offer_unfinished(arguments))
+        else:
+            result = verb.run(arguments)
     report(result)
     return getattr(result, "exit_code", 0)
+
+
+def execute_many(verb: Entry, overrides: Sequence[str]) -> int:
+    """Run one verb once for every combination of comma-separated values; returns the largest exit code."""
+    from classifier_training.conf.compose import chosen_launcher
+    from classifier_training.conf.multirun import combinations, sweep
+
+    launcher = chosen_launcher(verb, overrides)
+    if launcher is None:
+        return sweep(verb, overrides, report)
+    from classifier_training.workflows.many_runs.jobs import run_commands
+
+    result = run_commands(verb.command, combinations(verb, overrides), launcher=launcher)
+    report(result)
+    return result.exit_code
 
 
 def perform(verb: str, words: Sequence[str]) -> Any:

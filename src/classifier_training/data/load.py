@@ -215,7 +215,7 @@ def split_request(source: DataSource) -> SplitRequest:
             "splits that are read, or random splits",
             f"leave out data.{name}, or data.splits",
         )
-    return SplitRequest(**chosen, all_folds=source.num_folds is not None and source.fold is None)
+    return SplitRequest(**chosen, all_folds=source.trains_all_folds)
 
 
 def _nothing_to_validate(index: SampleIndex) -> UserError:

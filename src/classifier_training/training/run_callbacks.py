@@ -154,21 +154,6 @@ class StageFreezing(pl.Callback):
             )  # fmt: skip
 
 
-class SharedTimer(Timer):
-    """Lightning's timer for several processes, which agree in the step's all-reduce that the time is over."""
-
-    @property
-    def state_key(self) -> str:
-        """That of Lightning's own."""
-        return Timer.__qualname__
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule, *_: object) -> None:  # type: ignore[override]
-        """Stop when a process has said so in a step, and say so in the next one."""
-        pl_module.wishes.out_of_time = (self.time_remaining() or 0.0) <= 0
-        if pl_module.wishes.any_out_of_time:
-            trainer.should_stop = True
-
-
 class StopRequest(pl.Callback):
     """Ends training after the epoch in which the run's stop.request appeared, as early stopping does.
 
@@ -185,6 +170,21 @@ class StopRequest(pl.Callback):
         """Look for the file."""
         is_there = trainer.is_global_zero and self._path.exists()
         if trainer.strategy.reduce_boolean_decision(is_there, all=False):
+            trainer.should_stop = True
+
+
+class SharedTimer(Timer):
+    """Lightning's timer for several processes, which agree in the step's all-reduce that the time is over."""
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own."""
+        return Timer.__qualname__
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule, *_: object) -> None:  # type: ignore[override]
+        """Stop when a process has said so in a step, and say so in the next one."""
+        pl_module.wishes.out_of_time = (self.time_remaining() or 0.0) <= 0
+        if pl_module.wishes.any_out_of_time:
             trainer.should_stop = True
 
 

@@ -93,6 +93,11 @@ class DataSource:
         return True
 
     @property
+    def trains_all_folds(self) -> bool:
+        """Whether a run is trained for each of the folds."""
+        return self.num_folds is not None and self.fold is None
+
+    @property
     def named_size(self) -> int | None:
         """Side of the network's input in pixels if the settings name it; None for auto and null."""
         return None if self.image_size == "auto" else self.image_size

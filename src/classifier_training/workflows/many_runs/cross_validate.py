@@ -30,7 +30,9 @@ from classifier_training.data.corrections import append_corrections
 from classifier_training.data.index import tabulate
 from classifier_training.data.splitting.splits import in_fold, write_manifest
 from classifier_training.workflows.many_runs.fold_scores import CrossValidation, score_folds
-from classifier_training.workflows.many_runs.jobs import Job, run_jobs, visible_gpus
+from classifier_training.workflows.many_runs.jobs import run_jobs
+from classifier_training.workflows.many_runs.launch.base import JobSpec
+from classifier_training.workflows.many_runs.launch.local import LOCAL, visible_gpus
 from classifier_training.workflows.training.end import interrupts_told
 from classifier_training.workflows.training.inputs import read_inputs
 from classifier_training.workflows.training.job import record_inputs
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from classifier_training.training.settings import TrainerSettings
-    from classifier_training.workflows.many_runs.jobs import Outcome
+    from classifier_training.workflows.many_runs.launch.base import Launcher
     from classifier_training.workflows.training.inputs import Inputs
     from classifier_training.workflows.training.settings import TrainSettings
     from classifier_training.workflows.training.start import Begun
@@ -78,8 +80,8 @@ def cross_validate(settings: TrainSettings) -> CrossValidation:
             run_dir.result.unlink(missing_ok=True)
             write_text(run_dir.config, config_text(begun.config))
         folds = run_dir.fold_runs
-        number = num_parallel(settings.trainer, len(folds))
-        _train(run_dir, folds, begun.config, number=number)
+        number = num_parallel(settings.trainer, len(folds)) if settings.launcher == LOCAL else None
+        _train(run_dir, folds, begun.config, number=number, launcher=settings.launcher)
         with interrupts_told(run_dir):
             return score_folds(run_dir, begun, root=root)
 
@@ -171,14 +173,17 @@ def num_parallel(trainer: TrainerSettings, num_folds: int) -> int:
     return max(1, min(num_folds, num_cores(), int(available_memory_bytes() // MEMORY_BYTES)))
 
 
-def _train(run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int) -> None:
+def _train(
+    run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int | None, launcher: Launcher
+) -> None:
     again = f"{command('train')} {setting('resume', run_dir.path)}"
-    jobs = [Job(name=f"fold {fold.path.name}", folder=fold.path, words=_Words(fold, config)) for fold in folds]
-    done = [fold for fold in folds if _next_words(fold, config) is None]
+    left = {fold.path: words for fold in folds if (words := _next_words(fold, config)) is not None}
+    jobs = [JobSpec(name=f"fold {path.name}", folder=path, words=tuple(words)) for path, words in left.items()]
+    done = [fold for fold in folds if fold.path not in left]
     if done:
         log.info("%s of %d finished before", plural(len(done), "fold"), len(folds))
     with _told(folds, str(config["monitor"]), known=done):
-        outcomes: dict[str, Outcome | None] = run_jobs(jobs, num_parallel=number, remedy=again)
+        outcomes = run_jobs(jobs, num_parallel=number, remedy=again, launcher=launcher)
     failed = [job for job in jobs if not RunDir(job.folder).result.exists()]
     if failed:
         first = outcomes[failed[0].name]
@@ -188,16 +193,6 @@ def _train(run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], 
             "finished runs of all folds",
             f"fix that, and resume: {again}   finished folds stay",
         )
-
-
-class _Words:
-    """The command line of a fold, found when its turn has come."""
-
-    def __init__(self, fold: RunDir, config: Mapping[str, Any]) -> None:
-        self._fold, self._config = fold, config
-
-    def __call__(self) -> Sequence[str] | None:
-        return _next_words(self._fold, self._config)
 
 
 def _next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:

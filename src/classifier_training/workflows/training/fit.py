@@ -192,6 +192,7 @@ def fit(
 def _trainer_maker(job: TrainingJob, assembly: Assembly, first: list[pl.Callback]) -> Callable[..., pl.Trainer]:
     """Return what makes Lightning's trainer for a number of devices; the first callbacks come before the others."""
     import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO
     from classifier_training.training.run_callbacks import StageFreezing
@@ -212,7 +213,8 @@ def _trainer_maker(job: TrainingJob, assembly: Assembly, first: list[pl.Callback
         gradient_clip_val=trainer.gradient_clip_val,
         callbacks=job.team.callbacks(callbacks, trainer.max_time) if job.team else callbacks,
         logger=[build(run_dir) for build in job.settings.logging.values()] if leads else [],
-        plugins=[AtomicCheckpointIO()],
+        # Otherwise Lightning takes itself for a task of Slurm where it finds its commands or variables.
+        plugins=[AtomicCheckpointIO(), *([] if job.team else [LightningEnvironment()])],
         default_root_dir=run_dir.path,
         enable_model_summary=False,
         enable_progress_bar=leads and shows_progress,

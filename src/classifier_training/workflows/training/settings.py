@@ -27,6 +27,8 @@ from classifier_training.training.settings import (
     TrainerSettings,
 )
 from classifier_training.training.transfer import Transfer
+from classifier_training.workflows.many_runs.launch.base import Launcher
+from classifier_training.workflows.many_runs.launch.local import LOCAL
 
 Extend = Literal["stretch", "restart", "constant"]
 
@@ -79,11 +81,13 @@ class TrainSettings:
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
     init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
+    launcher: Annotated[Launcher, Choice("local"), Resume.EXACT, Fit.ANY, Trait.START] = LOCAL
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings as plain values, without secrets, as config.yaml keeps them."""
-        values = {field.name: describe(getattr(self, field.name)) for field in fields(self)}
+        # A run is the same wherever it is started from.
+        values = {field.name: describe(getattr(self, field.name)) for field in fields(self) if field.name != "launcher"}
         config: dict[str, Any] = plain(values)
         return config
 
