@@ -113,6 +113,7 @@ def measure(name: str, run: Path, foreign: dict[str, list[str]]) -> tuple[float,
     predictor = Predictor(run, accelerator="cpu")
     fitted = predictor.calibration
     assert fitted is not None
+    assert fitted.novelty is not None
     samples, root = own_samples(RunDir(run))
     table = tabulate(samples, root, TEST, predictor.class_names)
     own = answer(predictor, list(table.paths))

@@ -59,7 +59,7 @@ VERBS = {
 
 
 ONE_JOB = ("train", "distill")
-"""Verbs that launcher= runs as a whole; the others with that setting stay here and launch jobs."""
+"""Verbs that launcher= runs as a whole, but for cross-validation; the others with that setting launch jobs."""
 
 
 def load_verbs() -> None:
@@ -260,7 +260,9 @@ def execute(verb: Entry, overrides: Sequence[str]) -> int:
 
     arguments = compose(verb, overrides)
     launcher = arguments.get("launcher", LOCAL)
-    if verb.name in ONE_JOB and launcher != LOCAL:
+    data: Any = arguments.get("data")
+    has_folds = verb.settings is TrainSettings and data.num_folds is not None and data.fold is None
+    if verb.name in ONE_JOB and launcher != LOCAL and not has_folds:
         words = without_launcher(overrides)
         result = run_command(verb.name, words, launcher=launcher, output=arguments["output"])
     else:

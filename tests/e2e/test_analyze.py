@@ -79,20 +79,56 @@ def test_training_refuses_copies_across_splits_until_told(command: Command, spli
 def test_labels_that_the_model_contradicts_are_ranked(
     command: Command, train_here: Callable[..., Path], unsplit_folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("cleanlab")
     for number in range(40):
         for name, colour in (("blue", (30, 60, 200)), ("red", (200, 40, 40))):
             Image.new("RGB", (32, 32), tuple(value + number for value in colour)).save(
                 unsplit_folder / name / f"more{number}.png"
             )
+    # The same bytes with another label, and an image that looks wrong among the blue ones.
+    shutil.copyfile(unsplit_folder / "red" / "more7.png", unsplit_folder / "blue" / "copy.png")
     words = [*NETWORK, *SETTINGS[:2], "trainer.max_epochs=4", "trainer.accelerator=cpu", "data.val_fraction=0.4"]
-    run = train_here([f"data.root={unsplit_folder}", *words])
+    run = train_here([f"data.root={unsplit_folder}", *words, "allow_leaks=true"])
     done = command("analyze", f"run={run}")
     assert done.code == 0, done.err
     rows = read_csv(run / "label_issues" / "label_issues.csv")
-    held_out = [row for row in read_csv(run / "splits.csv") if row["split"] != "train"]
-    assert len(rows) == len(held_out)
+    samples = read_csv(run / "splits.csv")
+    assert len(rows) == len(samples)
     doubtful = [row["is_issue"] == "true" for row in rows]
     assert doubtful == sorted(doubtful, reverse=True), "the doubtful come first"
-    assert (run / "label_issues" / "report.html").stat().st_size > 0
+    assert all(0 <= float(row["label_quality"]) <= 1 for row in rows), "training images, too"
+    assert {row["fold"] for row in rows} == {""}
+    twins = {str(unsplit_folder / "red" / "more7.png"), str(unsplit_folder / "blue" / "copy.png")}
+    found = {row["path"]: row for row in rows if row["duplicate_of"]}
+    assert set(found) == twins
+    assert {row["duplicate_of"] for row in found.values()} == twins
+    assert {row["is_issue"] for row in found.values()} == {"true"}
+    assert "train: " in done.out
+    assert "judged by linear probes on the network's features" in done.out
+    assert f"review run={run}" in done.out
+    page = (run / "label_issues" / "report.html").read_text()
+    assert "Duplicate with another label (2)" in page
     assert command("analyze", f"run={run}", "data.batch_size=3").code == 2
+
+    # Made a cross-validated run of two folds, the predictions of these take the place of the probes'.
+    names = sorted({row["label"] for row in samples})
+    header = ["path", "true", "predicted", "confidence", "loss", "group", "fold", *(f"prob_{name}" for name in names)]
+    lines = [",".join(header)]
+    training = [row for row in samples if row["split"] == "train"]
+    for number, row in enumerate(training):
+        wrong = names[(names.index(row["label"]) + 1) % len(names)]
+        seen = wrong if number == 5 else row["label"]
+        shares = [0.9 if name == seen else 0.1 / (len(names) - 1) for name in names]
+        values = ["/elsewhere/" + row["path"], row["label"], seen, 0.9, 0.1, "", number % 2, *shares]
+        lines.append(",".join(map(str, values)))
+    (run / "evaluation" / "out_of_fold.csv").write_text("\n".join(lines) + "\n")
+    done = command("analyze", f"run={run}", "output=folds")
+    assert done.code == 0, done.err
+    assert "judged by out-of-fold predictions" in done.out
+    by_path = {row["path"]: row for row in read_csv(tmp_path / "folds" / "label_issues.csv")}
+    assert len(by_path) == len(samples)
+    judged = [by_path[str(unsplit_folder / row["path"])] for row in training]
+    assert [row["fold"] for row in judged] == [str(number % 2) for number in range(len(training))]
+    assert {float(row["label_quality"]) for row in judged[:5]} == {0.9}
+    assert float(judged[5]["label_quality"]) < 0.11
+    assert judged[5]["is_issue"] == "true"
+    assert {row["fold"] for row in by_path.values() if row["split"] != "train"} == {""}

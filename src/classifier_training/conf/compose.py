@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from classifier_training.conf.inherited import inherited_words
 from classifier_training.conf.near_values import near_value
 from classifier_training.conf.overrides import (
     chosen_names,
@@ -81,8 +82,8 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     with hydra_ready(verb) as searchpath:
         try:
             values = compose_words(verb, [*searchpath, *overrides])
-            if names_no_data(verb, values, parsed):
-                overrides = with_sample(parsed)
+            if (found := completed(verb, values, parsed)) is not None:
+                overrides = found
                 values = compose_words(verb, [*searchpath, *overrides])
             values = resolve_auto(values)
             if (tuned := tuned_experiment(verb, values, parsed)) is not None:
@@ -153,15 +154,32 @@ def plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def names_no_data(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> bool:
-    """Whether nothing says what to train on, neither words nor files; if so, it is said what will be."""
-    if not takes_experiments(verb) or any(word.key_or_group in ("data", "data.root") for word in parsed):
-        return False
-    node = values["data"]
-    if not isinstance(node, dict) or node.get(TYPE_KEY) != "auto" or node.get("root") is not None:
-        return False
+def completed(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> list[str] | None:
+    """Name the data where neither words nor files do, and say which: those of the run in init_from, or the sample.
+
+    Returns:
+        All words; None where they are complete.
+    """
+    if not takes_experiments(verb):
+        return None
+    names_data = _names_data(values, parsed)
+    inherited = inherited_words(values, parsed, names_data=names_data)
+    if inherited is not None:
+        words, told = inherited
+        log.info("%s", told)
+        return words
+    if names_data:
+        return None
     log.info("No data.root: training on the built-in sample of handwritten digits.")
-    return True
+    return with_sample(parsed)
+
+
+def _names_data(values: Mapping[str, Any], parsed: Sequence[Override]) -> bool:
+    """Whether words or files say what to train on."""
+    if any(word.key_or_group in ("data", "data.root") for word in parsed):
+        return True
+    node = values["data"]
+    return not isinstance(node, dict) or node.get(TYPE_KEY) != "auto" or node.get("root") is not None
 
 
 def with_sample(parsed: Sequence[Override]) -> list[str]:

@@ -14,12 +14,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 
 from classifier_training.conf.compose import (
+    completed,
     compose_words,
-    names_no_data,
     plain,
     refuse_unknown,
     with_choices,
-    with_sample,
     without_launcher,
 )
 from classifier_training.conf.overrides import parse_overrides, prepare
@@ -94,8 +93,7 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
     if resumed_run(parsed) is not None:
         refuse_resume({RESUME: resumed_run(parsed)}, "beside --multirun")
     with hydra_ready(verb) as searchpath:
-        if names_no_data(verb, refuse_unknown(verb, searchpath, words), parsed):
-            words = with_sample(parsed)
+        words = completed(verb, refuse_unknown(verb, searchpath, words), parsed) or words
     swept = {word.key_or_group for word in parsed if word.is_sweep_override()}
     exit_codes = [0]
 

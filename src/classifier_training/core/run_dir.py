@@ -129,18 +129,47 @@ class RunDir:
     learning_points = RunPath("evaluation/learning_points.json", "Errors of linear probes on parts of the images.")
     learning_curve = RunPath("evaluation/learning_curve.json", "About how many training images a class needs.")
     test_predictions = RunPath("evaluation/test_predictions.csv", "Predictions for test images that have no labels.")
+    corrections_effect = RunPath(
+        "evaluation/corrections_effect.json", "The run against the one that it started from, on the same images."
+    )
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    explanations = RunPath("why", "Pages that explain single predictions.")
     features = RunPath("features.npz", "What the network's last layer is shown of each image; can be computed again.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")
+    folds = RunPath("folds", "Of a cross-validation: the run of each fold, in folders 0, 1, …")
+    cross_validation = RunPath(
+        "cross_validation.json", "Metrics of a cross-validation: mean, spread, and of each fold."
+    )
+    out_of_fold = RunPath("evaluation/out_of_fold.csv", "Predictions for each training image, by the fold without it.")
+    out_of_fold_evaluation = RunPath("evaluation_out_of_fold", "Metrics, mistakes and plots of these predictions.")
     report = RunPath("report.html", "A page on all of this.")
     registration = RunPath("registry.json", "What the registry alone knows of this run: its version and promotions.")
     result = RunPath("result.json", "What the run gave; written at its very end, so a run without it is not finished.")
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a checkpoint to resume from, whole or not."""
+        """Whether there is a checkpoint to resume from, whole or not; or folds, each of which looks for its own."""
         # Thousands of runs are asked; a Path object for each file would double the time.
-        return any(os.path.isfile(f"{self.path}/{kept.relative}") for kept in RESUMED_FROM)  # noqa: PTH113
+        return self.is_cross_validation or any(
+            os.path.isfile(f"{self.path}/{kept.relative}")  # noqa: PTH113
+            for kept in RESUMED_FROM
+        )
+
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether the run is made of the runs of its folds."""
+        return os.path.isdir(f"{self.path}/{RunDir.folds.relative}")  # noqa: PTH112
+
+    def fold(self, number: int) -> RunDir:
+        """Run of a fold, counted from 0."""
+        return RunDir(self.folds / str(number))
+
+    @property
+    def fold_runs(self) -> list[RunDir]:
+        """Runs of the folds, in their order; none where the run is no cross-validation."""
+        if not self.is_cross_validation:
+            return []
+        return [RunDir(path) for path in sorted(self.folds.iterdir(), key=lambda path: int(path.name))]
 
     def process_log(self, rank: int) -> Path:
         """What another of several processes said, where it ended before its time."""

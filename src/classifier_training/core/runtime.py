@@ -22,11 +22,12 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import InterruptedRunError, UserError, first_line
 from classifier_training.core.secrets import mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
     from rich.console import Console
 
@@ -206,8 +207,12 @@ class _RunFile(logging.FileHandler):
             super().handleError(record)
 
 
+FAILED_WORDS, INTERRUPTED_WORDS = "the run has failed: ", "the run was interrupted: "
+"""What the last message of the log of a run begins with that did not come to its end, unless it was killed."""
+
+
 class RunLog:
-    """Copies every message of the package and every warning into a run's log file.
+    """Copies every message of the package and every warning into a run's log file, and the error that ends the run.
 
     Use it in a `with` block; messages before `open` are buffered.
     """
@@ -220,7 +225,11 @@ class RunLog:
         self._attach(self._waiting)
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._file is not None:
+            self._file.handle(_ended_by(error))
         for handler in (self._waiting, self._file):
             if handler is not None:
                 self._detach(handler)
@@ -246,6 +255,16 @@ class RunLog:
     def _detach(handler: logging.Handler) -> None:
         for name in LOGGED:
             logging.getLogger(name).removeHandler(handler)
+
+
+def _ended_by(error: BaseException) -> logging.LogRecord:
+    """Return the message of an error that ends a run, with where it came from unless it is a message for users."""
+    is_interrupt = isinstance(error, (InterruptedRunError, KeyboardInterrupt, SystemExit))
+    level, begin = (logging.WARNING, INTERRUPTED_WORDS) if is_interrupt else (logging.ERROR, FAILED_WORDS)
+    is_told = is_interrupt or isinstance(error, UserError)
+    words = str(error) if isinstance(error, UserError) else first_line(error)
+    origin = None if is_told else (type(error), error, error.__traceback__)
+    return logging.LogRecord(LOGGER_NAME, level, "", 0, begin + words, None, origin)
 
 
 @functools.cache

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 
+OUT_OF_FOLD = "out-of-fold"
+"""In place of a split: training images of a cross-validation, each predicted by the fold that it was left out of."""
+
 PROBE_EPOCH = -1
 """In place of an epoch's number: the weights after the linear probe, before the first epoch."""
 

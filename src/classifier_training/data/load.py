@@ -28,6 +28,7 @@ from classifier_training.data.splitting.splits import (
     give_splits,
     report_overlap,
     restore_splits,
+    take_folds,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class LoadedData:
         copies: groups of files with the same bytes, by relative path.
         depth: which files have more than 8 bits.
         corrections: of labels and splits, as they are applied.
+        folds: of a cross-validation, the fold of each sample of the index, whose splits are those of fold 0; -1 for a
+            sample of the test split and one that every fold trains on.
     """
 
     index: SampleIndex
@@ -68,6 +71,7 @@ class LoadedData:
     copies: list[tuple[str, ...]]
     depth: Depth
     corrections: tuple[LabelCorrection, ...] = ()
+    folds: tuple[int, ...] | None = None
 
     @property
     def words(self) -> str:
@@ -124,21 +128,25 @@ def load_data(
         _handle_empty_classes(index, source.on_error)
     else:
         index = restore_splits(replace(index, samples=corrected.samples), manifest, source.on_error)
+    folds = None
     dropped = {sample.path for sample in index.samples} - {sample.path for sample in corrected.samples}
     scan = scan_headers(index)
     index = _handle_unreadable_images(index, scan, source.on_error, dropped)
     copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
     if manifest is None:
         if source.splits is not None:
-            index = give_splits(index, Path(source.splits), source.on_error)
+            index = give_splits(index, Path(source.splits), source.on_error, corrected.applied)
         # A random split must not put copies of an image on both sides.
         exact = {path: group[0] for group in copies for path in group}
         clusters = near_duplicates(index) if source.group_duplicates else exact
-        if clusters and (VAL not in index.present_splits() or any(not sample.split for sample in index.samples)):
+        is_open = request.all_folds or VAL not in index.present_splits()
+        if clusters and (is_open or any(not sample.split for sample in index.samples)):
             index = group_duplicates(index, clusters)
-        index = complete_splits(index, request, seed=seed)
+        divided = complete_splits(index, request, seed=seed)
         # After a random split, so that corrections move no other image to another split.
-        index = replace(index, samples=corrected.again(index.samples))
+        index = replace(divided, samples=corrected.again(divided.samples))
+        if request.all_folds:
+            index, folds = take_folds(index, divided)
     if index.unlabelled:
         log.info("test: %s without labels; train predicts them at its end", plural(len(index.unlabelled), "image"))
     report_overlap(index)
@@ -167,6 +175,7 @@ def load_data(
         copies=copies,
         depth=scan.depth,
         corrections=tuple(corrections),
+        folds=folds,
     )
 
 
@@ -206,7 +215,7 @@ def split_request(source: DataSource) -> SplitRequest:
             "splits that are read, or random splits",
             f"leave out data.{name}, or data.splits",
         )
-    return SplitRequest(**chosen)
+    return SplitRequest(**chosen, all_folds=source.num_folds is not None and source.fold is None)
 
 
 def _nothing_to_validate(index: SampleIndex) -> UserError:

@@ -277,7 +277,7 @@ def rank(candidates: Sequence[Candidate]) -> list[Leaderboard]:
     for data in dict.fromkeys(item.data for item in candidates):
         ordered = sorted((item for item in candidates if item.data == data), key=lambda item: (-item.score, item.model))
         front = pareto_front([(-item.score, _cost(item.latency_ms), _cost(_mean(item, "size_mb"))) for item in ordered])
-        comparisons = [_compare(ordered[0].predictions, item.predictions) for item in ordered[1:]]
+        comparisons = [compare_predictions(ordered[0].predictions, item.predictions) for item in ordered[1:]]
         tested = [item.p_worse for item in comparisons if item is not None]
         adjusted = iter(holm(tested, num_tests=len(ordered) * (len(ordered) - 1) // 2))
         standings = [Standing(rank=1, candidate=ordered[0], on_front=front[0])]
@@ -347,8 +347,8 @@ def _over_seeds(best: Candidate, other: Candidate) -> Estimate | None:
     return mean_interval([scores[0][seed] - scores[1][seed] for seed in common])
 
 
-def _compare(best: RunPredictions, other: RunPredictions) -> Comparison | None:
-    """Compare another's predictions with those of the best, on the images that both have."""
+def compare_predictions(best: RunPredictions, other: RunPredictions) -> Comparison | None:
+    """Compare another's predictions with those of the best, on the images of the same path and label; None without."""
     paths = [path for path, name in other.targets.items() if best.targets.get(path) == name]
     if not paths:
         return None

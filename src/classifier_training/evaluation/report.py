@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import math
+from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, NewType
@@ -189,6 +190,25 @@ def card(kind: str, title: str, words: str, remedy: str, *pieces: Html, badge: s
 def thumbnails(shown: Iterable[Thumbnail], *, kind: str = "gallery") -> Html:
     """Return images side by side; `kind` group draws a frame around them, for what belongs together."""
     return Html(f'<div class="{escape(kind)}">{"".join(map(_thumbnail, shown))}</div>')
+
+
+def filtered(shown: Sequence[tuple[Thumbnail, Sequence[str]]]) -> Html:
+    """Return images side by side, each with its kinds, and a button for each kind that leaves only those images."""
+    counts = Counter(kind for _, kinds in shown for kind in kinds)
+    numbers = {kind: str(number) for number, kind in enumerate(counts)}
+    buttons = "".join(
+        f'<button type="button" class="opener" data-filter="{numbers.get(kind, "")}" '
+        f'aria-pressed="{str(not numbers.get(kind)).lower()}">{escape(kind)} ({number:,})</button>'
+        for kind, number in (("All", len(shown)), *counts.items())
+    )
+    images = "".join(
+        f'<div data-kinds="{" ".join(numbers[kind] for kind in kinds)}">{_thumbnail(image)}</div>'
+        for image, kinds in shown
+    )
+    return Html(
+        f'<div class="filtered"><div class="gallery" role="group" aria-label="filter">{buttons}</div>'
+        f'<div class="gallery">{images}</div></div>'
+    )
 
 
 def _thumbnail(shown: Thumbnail) -> str:

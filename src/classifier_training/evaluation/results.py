@@ -262,19 +262,13 @@ def write_results(
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
     """
     write_json(folder / "classification_report.json", _report(evaluation, source, temperature, class_names))
-    header = (
-        "path",
-        "true",
-        "predicted",
-        "confidence",
-        "loss",
-        "group",
-        *(f"prob_{name}" for name in class_names),
-    )
+    header = (*COLUMNS, *(f"prob_{name}" for name in class_names))
     everything = np.arange(len(result.targets))
-    write_csv(folder / "predictions.csv", header, _rows(result, table, class_names, everything), is_safe=csv_safe)
+    write_csv(
+        folder / "predictions.csv", header, prediction_rows(result, table, class_names, everything), is_safe=csv_safe
+    )
     worst_first = SortedPredictions(result, len(class_names)).worst()
-    write_csv(folder / "errors.csv", header, _rows(result, table, class_names, worst_first), is_safe=csv_safe)
+    write_csv(folder / "errors.csv", header, prediction_rows(result, table, class_names, worst_first), is_safe=csv_safe)
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices), is_safe=csv_safe)
 
@@ -334,12 +328,24 @@ def _slice_row(item: Slice) -> tuple[object, ...]:
     return (item.by, item.value, item.num_images, *ends)
 
 
-def _rows(
+COLUMNS = ("path", "true", "predicted", "confidence", "loss", "group")
+"""Of predictions.csv, before those of the probabilities, prob_<class>."""
+
+
+def prediction_rows(
     result: SplitResult,
     table: SplitTable,
     class_names: Sequence[str],
     chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> Iterator[tuple[object, ...]]:
+    """Yield the rows of predictions.csv: `COLUMNS`, and the probability of each class.
+
+    Args:
+        result: the predictions.
+        table: the samples of the split.
+        class_names: [K].
+        chosen: rows of the result, in their order.
+    """
     probabilities, predicted = result.probabilities, result.predicted
     for row in chosen:
         index = result.indices[row]

@@ -29,6 +29,9 @@ TEMPERATURE_KEY, BAKED_KEY, NOVELTY_KEY = "temperature", "baked_temperature", "n
 """In the metadata of an ONNX file: what its logits or probabilities are still to be divided by in the logarithm, what
 they have been divided by already, and the score above which an image is unlike the training data."""
 
+ENSEMBLE_KEY = "ensemble"
+"""In the metadata of an ONNX file that averages models: how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Novelty:
@@ -52,16 +55,18 @@ class Calibration:
     Args:
         choice: the temperature, and how it was judged.
         curves: the validation predictions by the class that they name, with the confidence at that temperature.
-        novelty: the score for images unlike the training data.
+        novelty: the score for images unlike the training data; None for a model without one, such as an ensemble.
         scores: the validation probabilities that label sets come from; None in a bundle of before there were such.
         method: how the temperature was found.
+        split: the images that all of it was fitted on.
     """
 
     choice: TemperatureChoice
     curves: Mapping[str, AcceptanceCurve]
-    novelty: Novelty
+    novelty: Novelty | None
     scores: TrueScores | None = None
     method: str = METHOD
+    split: str = VAL
 
     @property
     def temperature(self) -> float:
@@ -72,9 +77,9 @@ class Calibration:
         """Return the form that goes into model_info.json."""
         return {
             "method": self.method,
-            "split": VAL,
+            "split": self.split,
             **asdict(self.choice),
-            "novelty": asdict(self.novelty),
+            "novelty": None if self.novelty is None else asdict(self.novelty),
             "guarantee": GUARANTEE,
             **({} if self.scores is None else {"label_sets": self.scores.to_dict()}),
             "classes": {name: curve.to_dict() for name, curve in self.curves.items()},
@@ -97,14 +102,16 @@ class Calibration:
         return cls(
             choice=choice,
             curves={name: AcceptanceCurve.from_dict(curve) for name, curve in found["classes"].items()},
-            novelty=Novelty(**found["novelty"]),
+            novelty=None if found["novelty"] is None else Novelty(**found["novelty"]),
             scores=TrueScores.from_dict(found["label_sets"]) if "label_sets" in found else None,
             method=found["method"],
+            split=found.get("split", VAL),
         )
 
     def metadata(self) -> dict[str, str]:
         """Return what a lone ONNX file says of it."""
-        return {TEMPERATURE_KEY: repr(self.temperature), NOVELTY_KEY: repr(self.novelty.threshold)}
+        texts = {TEMPERATURE_KEY: repr(self.temperature)}
+        return texts if self.novelty is None else {**texts, NOVELTY_KEY: repr(self.novelty.threshold)}
 
     def __str__(self) -> str:
         choice = self.choice

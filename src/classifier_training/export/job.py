@@ -112,6 +112,9 @@ class ExportJob:
     bake_temperature: bool = True
     expected: NDArray[np.float32] = field(init=False)
 
+    reference: ClassVar[str] = "PyTorch"
+    """What files are compared with."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", self.answer(self.examples.inputs))
 
@@ -153,12 +156,20 @@ class ExportJob:
 
     def onnx_source(self) -> Path:
         """Return an ONNX file that other formats can be converted from."""
-        from classifier_training.export.formats.onnx import export_onnx
-
         path = self.scratch / "source.onnx"
         if not path.exists():
-            export_onnx(self.network, path, image_size=self.image_size, opset=None, metadata=self.info.metadata())
+            self.write_onnx(path, opset=None)
         return path
+
+    def write_onnx(self, path: Path, *, opset: int | None) -> None:
+        """Write the network as ONNX, in an opset or in the exporter's own.
+
+        Raises:
+            UserError: for an opset that lacks an operator of the network.
+        """
+        from classifier_training.export.formats.onnx import export_onnx
+
+        export_onnx(self.network, path, image_size=self.image_size, opset=opset, metadata=self.info.metadata())
 
     @property
     def image_size(self) -> int:
@@ -176,9 +187,11 @@ class ExportFormat:
     Attributes:
         file: name of the file, or of the folder, in the run folder.
         batch_sizes: at which the file is compared.
+        from_onnx: whether it is made from an ONNX file alone, so that ensembles can be written in it.
     """
 
     file: ClassVar[str]
+    from_onnx: ClassVar[bool] = False
     batch_sizes: ClassVar[tuple[int, ...]] = BATCH_SIZES
 
     def write(self, job: ExportJob, path: Path) -> None:

@@ -13,7 +13,7 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.run_reader import DamagedFileError, read_values
 from classifier_training.core.runtime import command, setting
-from classifier_training.export.bundle import NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY, read_info
+from classifier_training.export.bundle import ENSEMBLE_KEY, NOVELTY_KEY, NOVELTY_NAME, TEMPERATURE_KEY, read_info
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class LoadedModel:
         temperature: that the logits are to be divided by.
         novelty_threshold: score above which an image is unlike the training data; None where there is no score.
         calibration: all that was fitted on validation; None for a lone file, or a bundle that was not calibrated.
+        is_ensemble: whether it averages several models.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class LoadedModel:
     temperature: float = 1.0
     novelty_threshold: float | None = None
     calibration: Calibration | None = None
+    is_ensemble: bool = False
 
     @property
     def gives_novelty(self) -> bool:
@@ -91,7 +93,10 @@ def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
         )
     temperature, novelty_threshold = _doubts(path, session, info)
     calibration = None if info is None else info.calibration
-    return LoadedModel(path, digest, class_names, preprocessing, session, temperature, novelty_threshold, calibration)
+    return LoadedModel(
+        path, digest, class_names, preprocessing, session, temperature, novelty_threshold, calibration,
+        is_ensemble=ENSEMBLE_KEY in session.get_modelmeta().custom_metadata_map,
+    )  # fmt: skip
 
 
 def _digest(path: Path) -> str:
@@ -168,7 +173,8 @@ def _doubts(path: Path, session: Any, info: BundleInfo | None) -> tuple[float, f
     """Return temperature and novelty threshold: the file's own or, where it says none, those of the run folder."""
     metadata = session.get_modelmeta().custom_metadata_map
     if info is not None and info.calibration is not None and TEMPERATURE_KEY not in metadata:
-        return info.calibration.temperature, info.calibration.novelty.threshold
+        novelty = info.calibration.novelty
+        return info.calibration.temperature, None if novelty is None else novelty.threshold
     try:
         temperature = float(metadata.get(TEMPERATURE_KEY, 1))
         threshold = float(metadata[NOVELTY_KEY]) if NOVELTY_KEY in metadata else None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from classifier_training.inference.rows import Row
     from classifier_training.inference.sources import Item
+    from classifier_training.inference.submission import Filled, Form
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +155,14 @@ class Output:
         probabilities: the class names when rows have probabilities, else None.
         label_set: whether rows have label sets.
         csv_safe: write a CSV file so that a spreadsheet runs no cell as a formula.
+        form: other columns of a CSV file.
+
+    Attributes:
+        filled: what `finish` filled the form with.
 
     Raises:
-        UserError: for an ending that is no format, a place that cannot be written to, or `csv_safe` without a CSV file.
+        UserError: for an ending that is no format, a place that cannot be written to, or `csv_safe` or `form` without a
+            CSV file.
     """
 
     def __init__(
@@ -167,15 +173,21 @@ class Output:
         probabilities: Sequence[str] | None,
         label_set: bool = False,
         csv_safe: bool = False,
+        form: Form | None = None,
     ) -> None:
         self.path = None if output is None else Path(output).expanduser()
-        if csv_safe and (self.path is None or self.path.suffix.lower() != ".csv"):
-            raise UserError(
-                "csv_safe=true has no effect" + (" without output" if output is None else f" on output={output}"),
-                "a CSV file to write",
-                "output=predictions.csv",
-            )
-        self._csv_safe = csv_safe
+        for is_asked, typed in (
+            (csv_safe, "csv_safe=true has no effect"),
+            (form is not None, "columns= has no effect"),
+        ):
+            if is_asked and (self.path is None or self.path.suffix.lower() != ".csv"):
+                raise UserError(
+                    typed + (" without output" if output is None else f" on output={output}"),
+                    "a CSV file to write",
+                    "output=predictions.csv",
+                )
+        self._csv_safe, self._form = csv_safe, form
+        self.filled: Filled | None = None
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
         self._extras = Extras(probabilities, label_set)
         self._part: PartFile | None = None
@@ -226,7 +238,9 @@ class Output:
         try:
             if self._folder is None:
                 with atomic_path(self.path) as temporary:
-                    if self._csv_safe:
+                    if self._form is not None:
+                        self.filled = self._form.write(self._part.rows(), temporary, is_safe=self._csv_safe)
+                    elif self._csv_safe:
                         write_csv(self._part.rows(), temporary, self._extras, is_safe=True)
                     else:
                         FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._extras)

@@ -163,6 +163,11 @@ class Predictor:
         return self._model.calibration
 
     @property
+    def temperature(self) -> float:
+        """What the logits are divided by before their softmax gives the probabilities."""
+        return self._model.temperature
+
+    @property
     def device(self) -> str:
         """Where the model runs, in words."""
         return device_words(self._model.session)

@@ -257,6 +257,13 @@ def refuse_unknown(class_names: tuple[str, ...]) -> None:
 
 
 def _lacks(model: LoadedModel, setting: str, what: str) -> UserError:
+    if model.is_ensemble:
+        return UserError(
+            f"{setting}: {model.path} is an ensemble, which lacks {what}",
+            "one run; for thresholds and label sets also a cross-validation (train data.num_folds=5), which takes them "
+            "from its out-of-fold predictions",
+            "run=FOLDER of one of its models, or leave the setting out",
+        )
     return UserError(
         f"{setting}: {model.path} has no calibration, so it lacks {what}",
         "the folder of a run that was calibrated, which takes 30 validation images or more",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.runtime import (
     LOGGER_NAME,
     RunLog,
@@ -57,6 +57,27 @@ def test_a_run_log_holds_what_was_said_before_it_was_opened(tmp_path: Path) -> N
     assert "before" in text
     assert "WARNING" in text
     assert "too late" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "has_origin"),
+    [
+        (UserError("no room", "some", "make some"), "ERROR classifier_training: the run has failed: no room", False),
+        (ZeroDivisionError("by 0"), "ERROR classifier_training: the run has failed: by 0", True),
+        (InterruptedRunError(2, "resume"), "WARNING classifier_training: the run was interrupted: ", False),
+        (SystemExit(143), "WARNING classifier_training: the run was interrupted: 143", False),
+    ],
+)
+def test_a_run_log_ends_with_the_error_that_ends_the_run(
+    error: BaseException, words: str, has_origin: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(type(error)), RunLog() as run_log:
+        run_log.open(tmp_path / "train.log")
+        raise error
+    text = (tmp_path / "train.log").read_text()
+    assert words in text
+    assert ("Traceback" in text) is has_origin
+    assert capsys.readouterr().err == ""
 
 
 def test_commands_to_paste_are_started_as_this_process_was(monkeypatch: pytest.MonkeyPatch) -> None:

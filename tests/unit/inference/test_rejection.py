@@ -157,6 +157,7 @@ def test_the_score_in_the_graph_is_that_of_the_formula(calibrated: RunDir) -> No
     assert np.abs(FeatureSubspace.fit(train).scores(val) - novelty).max() < 1e-5
     fitted = read_info(calibrated).calibration
     assert fitted is not None
+    assert fitted.novelty is not None
     assert fitted.novelty.method == "feature_subspace"
     assert fitted.novelty.false_alarm_rate == pytest.approx((novelty > fitted.novelty.threshold).mean())
     # Calibrated once more, the file is the same.
@@ -169,6 +170,7 @@ def test_a_network_without_linear_layer_falls_back_to_energy(tmp_path: Path) -> 
     run_dir = write(tmp_path, linear=False)
     fitted = read_info(run_dir).calibration
     assert fitted is not None
+    assert fitted.novelty is not None
     assert fitted.novelty.method == "energy"
     answer = next(Predictor(run_dir.path).raw_outputs(pictures(tmp_path)[:1]))
     assert answer.logits is not None

@@ -48,8 +48,9 @@ class DataSource:
             first folder below the root), re:PATTERN on the path, or a column or metadata field.
         group_duplicates: keep exact and near duplicates in one split.
         splits: a splits.csv that defines the splits.
-        fold: number of the fold, out of num_folds, that is used for validation, from 0.
-        num_folds: parts for cross-validation; the test split is the same for all.
+        fold: train this fold alone, out of num_folds: its images are the validation split. The first is 0.
+        num_folds: parts for cross-validation: a run is trained for each, and is validated on its part; the test split
+            is the same for all.
         corrections: a file of corrected labels and splits; auto takes corrections.csv in the data folder, if there is
             one, null takes none.
         on_error: on an image, row or folder that cannot be read: raise stops and names it, skip leaves it out.

@@ -6,6 +6,7 @@ import csv
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
@@ -17,15 +18,19 @@ from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, s
 from classifier_training.data.splitting.allocate import random_folds, random_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Literal
 
+    from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.index import SampleIndex
 
 log = logging.getLogger(__name__)
 
 DEFAULT_FRACTION = 0.15
+
+FOLD = "fold "
+"""How the split of a sample begins while its fold is not yet chosen for validation or training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,8 @@ class SplitRequest:
     test_fraction: float | None = None
     fold: int | None = None
     num_folds: int | None = None
+    all_folds: bool = False
+    """Whether all folds are asked for: the split of each training sample is then the name of its fold."""
 
     def __post_init__(self) -> None:
         """Refuse an incomplete request for cross-validation.
@@ -43,11 +50,11 @@ class SplitRequest:
         Raises:
             UserError: when only one of fold and num_folds is given, fold is too large, or val_fraction is given, too.
         """
-        if (self.fold is None) != (self.num_folds is None):
+        if (self.fold is None) != (self.num_folds is None or self.all_folds):
             one, other = ("fold", "num_folds") if self.num_folds is None else ("num_folds", "fold")
             raise UserError(f"data.{one} without data.{other}", "both or neither", "data.fold=0 data.num_folds=5")
-        if self.fold is not None and self.num_folds is not None:
-            if self.fold >= self.num_folds:
+        if self.num_folds is not None:
+            if self.fold is not None and self.fold >= self.num_folds:
                 raise UserError(
                     f"data.fold={self.fold} data.num_folds={self.num_folds}",
                     f"a fold from 0 to {self.num_folds - 1}",
@@ -71,6 +78,10 @@ def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> 
     Raises:
         UserError: when a fraction or fold has no effect, or leaves no training data.
     """
+    if request.all_folds and VAL in index.present_splits():
+        number = sum(sample.split == VAL for sample in index.samples)
+        log.info("The %s of the validation split are trained on: the folds take its place.", plural(number, "image"))
+        index = index.with_splits(TRAIN if sample.split == VAL else sample.split for sample in index.samples)
     present = index.present_splits()
     if not present:
         return _divide(index, request, seed=seed)
@@ -87,7 +98,7 @@ def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> 
     if VAL in present:
         return index
     index = _cut_validation(index, request, seed=seed)
-    if request.fold is None:
+    if request.num_folds is None:
         share = DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction
         log.info("There is no validation split: %.0f %% of train was set aside for it.", 100 * share)
     return index
@@ -95,7 +106,7 @@ def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> 
 
 def _divide(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
     test = DEFAULT_FRACTION if request.test_fraction is None else request.test_fraction
-    if request.fold is not None:
+    if request.num_folds is not None:
         # The test split is chosen first, so it is the same for every fold.
         fractions = {TEST: test} if test else {}
         return _cut_validation(index.with_splits(random_split(index.samples, fractions, seed=seed)), request, seed=seed)
@@ -137,15 +148,62 @@ def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *
 def _cut_validation(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
     rows = [row for row, sample in enumerate(index.samples) if sample.split == TRAIN]
     samples = [index.samples[row] for row in rows]
-    if request.fold is not None and request.num_folds is not None:
+    if request.num_folds is not None:
         folds = random_folds(samples, request.num_folds, seed=seed)
-        assigned = [VAL if fold == request.fold else TRAIN for fold in folds]
+        if request.all_folds:
+            assigned = [TRAIN if fold < 0 else f"{FOLD}{fold}" for fold in folds]
+        else:
+            assigned = [VAL if fold == request.fold else TRAIN for fold in folds]
     else:
         assigned = random_split(samples, {VAL: request.val_fraction or DEFAULT_FRACTION}, seed=seed)
     splits = [sample.split for sample in index.samples]
     for row, split in zip(rows, assigned, strict=True):
         splits[row] = split
     return index.with_splits(splits)
+
+
+def take_folds(index: SampleIndex, divided: SampleIndex) -> tuple[SampleIndex, tuple[int, ...]]:
+    """Give samples that were divided into folds the splits of the first fold.
+
+    Args:
+        index: the samples, some of which corrections may have moved or left out since.
+        divided: the samples as `complete_splits` divided them.
+
+    Returns:
+        The samples, and the fold of each: -1 for those of the test split and those that every fold trains on.
+    """
+    found = {sample.path: sample.split for sample in divided.samples}
+    numbers = {path: int(split.removeprefix(FOLD)) for path, split in found.items() if split.startswith(FOLD)}
+    # What corrections move to validation is in its fold as any other image of the training split.
+    folds = [
+        numbers.get(sample.path, -1) if sample.split == VAL or sample.split.startswith(FOLD) else -1
+        for sample in index.samples
+    ]
+    held_by: dict[str, set[int]] = {}
+    for sample, fold in zip(index.samples, folds, strict=True):
+        if sample.split != TEST:
+            held_by.setdefault(sample.label, set()).add(fold)
+    # A class that corrections left in one fold alone is trained on in all, so that all know the same classes.
+    folds = [
+        -1 if len(held_by.get(sample.label, ())) == 1 else fold
+        for sample, fold in zip(index.samples, folds, strict=True)
+    ]
+    index = index.with_splits(TEST if sample.split == TEST else TRAIN for sample in index.samples)
+    return in_fold(index, folds, 0), tuple(folds)
+
+
+def in_fold(index: SampleIndex, folds: Sequence[int], number: int) -> SampleIndex:
+    """Return the samples with the splits of one fold: its own images are the validation split, the others train.
+
+    Args:
+        index: the samples; those that are in a fold have any split.
+        folds: of each sample; -1 leaves its split as it is.
+        number: of the fold.
+    """
+    return index.with_splits(
+        sample.split if fold < 0 else VAL if fold == number else TRAIN
+        for sample, fold in zip(index.samples, folds, strict=True)
+    )
 
 
 def report_overlap(index: SampleIndex) -> None:
@@ -161,10 +219,42 @@ def report_overlap(index: SampleIndex) -> None:
         )  # fmt: skip
 
 
-def write_manifest(path: Path, index: SampleIndex) -> None:
-    """Write splits.csv: path (relative to the data root), label, split and group of every sample."""
-    rows = ((sample.path, sample.label, sample.split, sample.group) for sample in index.samples)
-    write_csv(path, ("path", "label", "split", "group"), rows)
+def write_manifest(path: Path, index: SampleIndex, folds: Sequence[int] | None = None) -> None:
+    """Write splits.csv: path (relative to the data root), label, split and group of every sample.
+
+    Args:
+        path: of the file.
+        index: the samples.
+        folds: of a cross-validation, the fold of each sample, as a fifth column; -1, which is written as an empty cell,
+            for a sample of none.
+    """
+    rows: Iterator[tuple[object, ...]] = (
+        (sample.path, sample.label, sample.split, sample.group) for sample in index.samples
+    )
+    if folds is None:
+        write_csv(path, ("path", "label", "split", "group"), rows)
+        return
+    fifth = ("" if fold < 0 else fold for fold in folds)
+    write_csv(
+        path, ("path", "label", "split", "group", "fold"), ((*row, fold) for row, fold in zip(rows, fifth, strict=True))
+    )
+
+
+def read_folds(path: Path) -> list[int]:
+    """Read the folds that `write_manifest` wrote beside the samples; -1 for a sample of none.
+
+    Raises:
+        UserError: when the file is missing or has none.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [int(row["fold"] or -1) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path}: no folds ({type(error).__name__}: {error})",
+            "the splits.csv of a cross-validation, with a column fold",
+            "restore it from a copy of the run folder",
+        ) from error
 
 
 def read_manifest(path: Path) -> list[Sample]:
@@ -258,13 +348,19 @@ class Given:
     group: str
 
 
-def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip"]) -> SampleIndex:
+def give_splits(
+    index: SampleIndex,
+    file: Path,
+    on_error: Literal["raise", "skip"],
+    corrections: Mapping[tuple[str, str], LabelCorrection] = MappingProxyType({}),
+) -> SampleIndex:
     """Give the samples the splits of a file such as a run's splits.csv; labels stay those of the data.
 
     Args:
         index: the data; its own splits are ignored.
         file: a CSV file with the columns path (relative to the data folder) and split, perhaps label and group.
         on_error: whether images of the file that the data lacks raise an error or are left out.
+        corrections: that are applied afterwards, by path and label; what they change is no difference.
 
     Raises:
         UserError: when the file cannot be read, or images are missing.
@@ -284,8 +380,16 @@ def give_splits(index: SampleIndex, file: Path, on_error: Literal["raise", "skip
             else "restore them, or leave them out: data.on_error=skip",
         )
     samples = tuple(_assign(sample, given[sample.path]) for sample in index.samples if sample.path in given)
-    others = len(index.samples) - len(samples)
-    relabelled = sum(all(row.label not in (None, sample.label) for row in given[sample.path]) for sample in samples)
+    changed = {sample: line.new for sample, line in corrections.items() if line.action == "relabel"}
+    dropped = {sample for sample, line in corrections.items() if line.action == "drop"}
+    others = sum(sample.path not in given and (sample.path, sample.label) not in dropped for sample in index.samples)
+    relabelled = sum(
+        all(
+            row.label not in (None, sample.label, changed.get((sample.path, sample.label), sample.label))
+            for row in given[sample.path]
+        )
+        for sample in samples
+    )
     for number, words in (
         (len(gone), "of its images are missing and are left out"),
         (others, "images are not in it and are left out"),

@@ -45,6 +45,7 @@ class Onnx(ExportFormat):
     opset: Annotated[int, Field(ge=11, le=25)] | None = None
 
     file = RunDir.onnx.relative
+    from_onnx = True
 
     def export(self, job: ExportJob) -> list[ExportedFile]:
         """Write and compare the files.
@@ -65,6 +66,7 @@ class Ort(ExportFormat):
     """ONNX Runtime's own format, for its mobile and minimal builds: model.ort."""
 
     file = "model.ort"
+    from_onnx = True
 
     def write(self, job: ExportJob, path: Path) -> None:
         """Have ONNX Runtime write what it has made of an ONNX file."""
@@ -97,7 +99,7 @@ def write_model(job: ExportJob, *, opset: int | None) -> ExportedFile:
     from classifier_training.export.session import onnx_runner
 
     path = job.target.onnx
-    export_onnx(job.network, path, image_size=job.image_size, opset=opset, metadata=job.info.metadata())
+    job.write_onnx(path, opset=opset)
     calibration = None
     if job.tables is not None:
         calibration = calibrate(path, job.info.class_names, job.info.preprocessing, job.tables)
@@ -124,7 +126,9 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
     baked = calibration.temperature if job.bake_temperature and calibration is not None else None
     write_pipeline(target.onnx, preprocessing, target.pipeline, temperature=baked)
     answer = partial(job.answer, temperature=baked or 1.0)
-    parity = verify_pipeline(target.pipeline, preprocessing, answer, job.examples) if job.verify else None
+    parity = None
+    if job.verify:
+        parity = verify_pipeline(target.pipeline, preprocessing, answer, job.examples, reference=job.reference)
     return ExportedFile(
         path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
     )

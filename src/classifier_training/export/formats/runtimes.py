@@ -31,6 +31,7 @@ class OpenVino(ExportFormat):
     """OpenVINO's format for Intel hardware: openvino/model.xml and model.bin, in float32."""
 
     file = "openvino"
+    from_onnx = True
 
     def write(self, job: ExportJob, path: Path) -> None:
         """Convert from ONNX."""
@@ -133,6 +134,7 @@ class TensorRt(ExportFormat):
     max_batch_size: Annotated[int, Field(ge=7)] = 32
 
     file = "model.engine"
+    from_onnx = True
 
     def write(self, job: ExportJob, path: Path) -> None:
         """Build an engine from ONNX.

@@ -27,6 +27,7 @@ from classifier_training.data.image_settings import choose_image_size
 from classifier_training.data.load import read_samples
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.workflows.datasets.data_page import DataReportDir, draw_plots, write_data_page
+from classifier_training.workflows.evaluating.explain import ExplanationReport, report_errors
 from classifier_training.workflows.evaluating.label_report import LabelReport, report_labels
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class AnalyzeResult:
     examples=(
         "analyze /my/images",
         "analyze /my/images run=latest",
+        "analyze run=latest why=test/cat/0042.jpg",
     ),
 )
 def analyze(
@@ -85,7 +87,8 @@ def analyze(
     output: TypedPath | None = None,
     near_duplicates: bool = True,
     fail_on: FailOn = "never",
-) -> AnalyzeResult | LabelReport:
+    why: str | list[str] | None = None,
+) -> AnalyzeResult | LabelReport | ExplanationReport:
     """Check a data set for problems; with run=, find labels that the trained model contradicts.
 
     Nothing is changed or deleted: files that cannot be read are listed in quarantine.csv. Of transforms only the policy
@@ -96,6 +99,8 @@ def analyze(
         output: folder for the report; data_report, or label_issues inside the run, when left out.
         near_duplicates: find images that were re-encoded, resized or brightened.
         fail_on: end with exit code 1 when there is a finding of this severity or higher.
+        why: with run=, an image of the run that is predicted wrongly, or several, as in its evaluation/errors.csv: show
+            the nearest training images, and those whose removal or relabelling makes the prediction right.
     """
     if run is not None:
         _refuse_for_run(data, transforms, near_duplicates=near_duplicates, fail_on=fail_on)
@@ -104,7 +109,11 @@ def analyze(
             raise UserError(
                 "several folders in data.root beside run=", "the one folder of the run's images", "data.root=…"
             )
+        if why is not None:
+            return report_errors(run, why, moved_to=root, output=output)
         return report_labels(run, moved_to=root, output=output)
+    if why is not None:
+        raise UserError("why= without run=", "the run whose prediction is to be explained", "run=latest")
     _refuse_idle(data, transforms)
     folder = DataReportDir(Path(output or DEFAULT_FOLDER).expanduser())
     index = read_samples(data)

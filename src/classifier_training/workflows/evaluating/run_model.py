@@ -16,12 +16,15 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, atomic_path, make_folder, sha256
 from classifier_training.export.bundle import BundleInfo, read_info, withheld_reason
 from classifier_training.export.session import OUTPUT_NAME
+from classifier_training.inference.ensemble import Ensemble
 from classifier_training.inference.model import LoadedModel
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import Extras, to_row, write_csv
 from classifier_training.registry.runs import find_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import nn
 
@@ -145,6 +148,8 @@ def open_model(reference: str, *, setting: str = "run") -> RunModel:
 def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor:
     """Open an ONNX file, or that of a run folder; where it was withheld PyTorch answers, with a line in the log.
 
+    Of a cross-validation without an ONNX file of its own the folds answer, one by one.
+
     Args:
         path: of the file or folder.
         accelerator: where to compute.
@@ -156,11 +161,36 @@ def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor
     reason = withheld_reason(run_dir, run_dir.onnx.name) if path.is_dir() else None
     if reason is None:
         return Predictor(path, accelerator=accelerator)
+    if run_dir.is_cross_validation:
+        members = [open_exported(fold.path, accelerator=accelerator) for fold in run_dir.fold_runs]
+        return Ensemble(members, path=path, calibration=read_info(run_dir).calibration)
     _, weights = describe_trained(run_dir)
     log.warning(
         "%s was withheld when the run ended (%s); PyTorch answers, with %s", run_dir.onnx.name, reason, weights.name
     )
     return CheckpointPredictor(run_dir, weights, accelerator=accelerator)
+
+
+def open_runs(references: str | Sequence[str], *, accelerator: Accelerator = "auto") -> Predictor:
+    """Open a run, or several as an ensemble, which gives the mean of their calibrated probabilities.
+
+    Args:
+        references: a word, name or path of a run, or a list of them; see `find_model`.
+        accelerator: where to compute.
+
+    Raises:
+        UserError: when a run cannot be opened, is named twice, or has other classes than the first.
+    """
+    named = [references] if isinstance(references, str) else list(references)
+    paths = [find_model(reference) for reference in named]
+    if len(paths) == 1:
+        return open_exported(paths[0], accelerator=accelerator)
+    places = [path.resolve() for path in paths]
+    twice = next((path for number, path in enumerate(paths) if places[number] in places[:number]), None)
+    if twice is not None:
+        raise UserError(f"run={twice} is named twice", "each run once: all count alike", "leave one of them out")
+    members = [open_exported(path, accelerator=accelerator) for path in paths]
+    return Ensemble(members, path=Path(", ".join(named)))
 
 
 def write_test_predictions(run_dir: RunDir, index: SampleIndex) -> None:

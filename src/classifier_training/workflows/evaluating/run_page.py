@@ -66,6 +66,7 @@ def write_run_page(
     temperature: float | None,
     failures: Mapping[str, str] = MappingProxyType({}),
     ended: str = "",
+    more: Sequence[Html] = (),
 ) -> None:
     """Write the page; the plots must have been painted.
 
@@ -80,6 +81,7 @@ def write_run_page(
         temperature: that the logits are to be divided by; None for a bundle that was not calibrated.
         failures: what could not be done at the end of the run, and why, besides the files that were withheld.
         ended: what ended training; where it is empty, what result.json says of it.
+        more: sections to stand before that on the data.
     """
     run = RunReader(run_dir)
     training = _training_facts(run, ended or str(run.result.get("ended", "")))
@@ -103,6 +105,7 @@ def write_run_page(
     title = f"{run.architecture or 'Model'} on {evaluation.split} images"
     body = [
         *_top(title, run_dir, grounds, _missing(run_dir, run.info.get("withheld", {}), failures)),
+        *more,
         _data(run, run_dir),
         _training(run, run_dir, training),
         _classes(grounds, folder),

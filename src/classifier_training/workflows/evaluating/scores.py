@@ -131,7 +131,7 @@ def write_scores(
             result,
             class_names,
             choice=None if calibration is None else calibration.choice,
-            curves=None if calibration is None else calibration.curves,
+            curves=None if calibration is None else calibration.curves or None,
             scores=None if calibration is None else calibration.scores,
             drawer=drawer,
         )

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from classifier_training.conf.compose import compose
+from classifier_training.conf.inherited import data_words
 from classifier_training.conf.overrides import word, written_instead
-from classifier_training.conf.resume import saved_values
 from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.metrics import goal_of
-from classifier_training.core.register import TYPE_KEY, VERB, Choice, Replaces, SettingsOf, Word, entry, register
+from classifier_training.core.register import VERB, Choice, Replaces, SettingsOf, Word, entry, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.settings import RunText, Trait, TypedPath
 from classifier_training.core.types import TRAIN
@@ -35,7 +35,7 @@ from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult, train
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]
         log.warning("data is named: the teacher may have been trained on images that the student is tested on")
         return [*words, *typed]
     _compare_splits(teachers)
-    return [*words, *_data_words(teachers[0]), *typed]
+    return [*words, *data_words(teachers[0]), *typed]
 
 
 def run_words(words: Sequence[str], teachers: Sequence[RunDir], taught: TeachingSettings | None) -> list[str]:
@@ -175,33 +175,6 @@ def run_words(words: Sequence[str], teachers: Sequence[RunDir], taught: Teaching
         f"distillation.teacher=[{named}]",
         *(f"distillation.{name}={value!r}" for name, value in taught._asdict().items()),
     ]
-
-
-def _data_words(teacher: RunDir) -> Iterator[str]:
-    """What the teacher was trained on, with its splits."""
-    node = saved_values(teacher.config).get("data")
-    if not isinstance(node, dict) or not isinstance(node.get(TYPE_KEY), str):
-        raise UserError(
-            f"{teacher.config}: does not say what data the teacher was trained on",
-            "the config.yaml that the run wrote",
-            "name the data: data.root=/my/images",
-        )
-    yield f"data={node[TYPE_KEY]}"
-    train = entry(VERB, "train")
-    # The teacher's splits.csv says which images are held out.
-    kept = {name: node[name] for name in node if name != TYPE_KEY and Trait.SPLIT not in train.traits(f"data.{name}")}
-    yield from _words("data", kept)
-    yield word("data.splits", teacher.splits.absolute())
-
-
-def _words(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _words(f"{prefix}.{name}", value)
-        elif isinstance(value, list):
-            yield f"{prefix}.{name}=[{','.join(map(_quoted, value))}]"
-        elif value is not None:
-            yield word(f"{prefix}.{name}", value)
 
 
 def _quoted(value: object) -> str:

@@ -47,10 +47,12 @@ class Link:
     Args:
         words: that are shown.
         target: path of the page.
+        inside: beginnings of paths that belong to it.
     """
 
     words: str
     target: str
+    inside: tuple[str, ...] = ()
 
 
 def create_app(*, token: str, routes: Sequence[BaseRoute], links: Sequence[Link] = ()) -> Starlette:
@@ -72,7 +74,13 @@ def create_app(*, token: str, routes: Sequence[BaseRoute], links: Sequence[Link]
 
 
 def page(
-    request: Request, *, title: str, body: Iterable[Html], scripts: Sequence[str] = (), wide: bool = False
+    request: Request,
+    *,
+    title: str,
+    body: Iterable[Html],
+    scripts: Sequence[str] = (),
+    styles: Sequence[str] = (),
+    wide: bool = False,
 ) -> Response:
     """Return a page with the navigation and the look of all pages.
 
@@ -81,6 +89,7 @@ def page(
         title: of the browser's tab.
         body: pieces made by the functions of `evaluation.report`.
         scripts: ES modules in `static`.
+        styles: style sheets in `static`, besides app.css.
         wide: use the whole width of the window.
     """
     state = request.app.state
@@ -88,6 +97,7 @@ def page(
     modules = "".join(
         f'<script type="module" src="/static/{escape(name)}"></script>' for name in ("tables.js", *scripts)
     )
+    sheets = "".join(f'<link rel="stylesheet" href="/static/{escape(name)}">' for name in ("app.css", *styles))
     content = joined(*body)
     navigation = f'<nav aria-label="pages">{links}</nav>' if links else ""
     text = (
@@ -95,7 +105,7 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="csrf" content="{escape(state.csrf)}"><title>{escape(title)}</title>'
         '<link rel="icon" href="data:,"><link rel="stylesheet" href="/static/report.css">'
-        f'<link rel="stylesheet" href="/static/app.css">{modules}</head>'
+        f"{sheets}{modules}</head>"
         f"<body>{navigation}<main{' class=wide' if wide else ''}>{content}</main></body></html>\n"
     )
     # Lone surrogates stand for bytes of a file name that no page can hold.
@@ -103,8 +113,8 @@ def page(
 
 
 def _link(link: Link, path: str) -> str:
-    inside = path == link.target or (link.target != "/" and path.startswith(f"{link.target}/"))
-    current = ' aria-current="page"' if inside else ""
+    is_inside = path == link.target or any(path.startswith(begin) for begin in link.inside)
+    current = ' aria-current="page"' if is_inside else ""
     return f'<a href="{escape(link.target)}"{current}>{escape(link.words)}</a>'
 
 

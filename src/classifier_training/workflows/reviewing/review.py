@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import getpass
+import logging
 import secrets
 import sys
 import webbrowser
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from classifier_training.core.errors import refuse_missing
-from classifier_training.core.register import Choice, Word, register
-from classifier_training.core.settings import RunText
+from classifier_training.core.errors import UserError, plural, refuse_missing
+from classifier_training.core.register import Choice, Word, changed_options, register, with_settings
+from classifier_training.core.settings import Alias, RunText, TypedPath
+from classifier_training.data.corrections import AUTO
 from classifier_training.data.formats.source import DataSource
+from classifier_training.registry.record import RUN_FILES
+from classifier_training.registry.references import Reference
+from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
+from classifier_training.registry.scan import run_folders
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
+    from classifier_training.workflows.reviewing.collection import Collection
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,40 +56,102 @@ def review(
     *,
     run: Annotated[RunText | None, Word()] = None,
     data: Annotated[DataSource, Choice("auto")],
+    by: str | None = None,
     port: Annotated[int, Field(ge=0, le=65535)] = 0,
-    browser: bool = False,
+    browser: Annotated[bool, Alias("open")] = False,
+    output: TypedPath = DEFAULT_OUTPUT,
 ) -> ReviewResult:
-    """Correct labels on a local page.
+    """Correct labels on a local page: mistakes, doubtful labels, copies that disagree, by keyboard.
 
-    Ctrl-C ends it. The page is for this machine alone: whoever has the address with its token can use it.
+    It prints the address of the page; Ctrl-C ends it. Decisions are added to corrections.csv beside the data, or to
+    data.corrections=FILE; no image is changed. The page is for this machine alone, and for whoever has the address.
 
     Args:
-        run: a finished run, whose mistakes and doubtful labels are shown, or a data folder.
+        run: a finished run (a folder, latest or best), whose images and predictions are shown, or a data folder; the
+            latest run when neither is given. data.root= says where the run's images are now.
+        by: who decides; the user's name when left out.
         port: of the page; a free one when left out.
         browser: open the page in the browser.
+        output: folder of all runs.
     """
     refuse_missing("serve", purpose="review")
-    from starlette.routing import Route
+    from classifier_training.workflows.reviewing.app import HOST, Link, create_app, listen, run_app
+    from classifier_training.workflows.reviewing.decisions import Decisions
+    from classifier_training.workflows.reviewing.retraining import Retraining
+    from classifier_training.workflows.reviewing.routes import Review
 
-    from classifier_training.evaluation import report
-    from classifier_training.workflows.reviewing.app import HOST, Link, create_app, listen, page, run_app
-
-    about = str(getattr(data, "root", None) if run is None else run)
-
-    def start(request: Request) -> Response:
-        return page(request, title="Review", body=[report.header("Review", about)])
-
+    collection = _collect(run, data, output)
+    log.info("%s: %s", collection.title, plural(len(collection), "image"))
+    decisions = Decisions(collection, by or getpass.getuser())
+    retraining = None
+    if collection.run is not None:
+        settings = [] if data.corrections == AUTO else [f"data.corrections={collection.places[0].file}"]
+        retraining = Retraining(collection.run, settings, output=Path(output).expanduser())
+    session = Review(collection, decisions, retraining)
+    listed = ", ".join(f"{queue.title.lower()} {len(queue.rows):,}" for queue in session.queues.all.values())
+    log.info("lists: %s", listed)
     token = secrets.token_urlsafe(24)
     opened = listen(port)
     address = f"http://{HOST}:{opened.getsockname()[1]}/?token={token}"
-    app = create_app(token=token, routes=[Route("/", start)], links=[Link("Review", "/")])
+    app = create_app(token=token, routes=session.routes(), links=[Link("Review", "/", inside=("/look", "/grid"))])
 
     def started() -> None:
         # Not by the log, which would mask the token.
         sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
+        log.info("open the address above in a browser of this machine; Ctrl-C ends the page")
         if browser:
             webbrowser.open(address)
 
-    run_app(app, opened, started=started)
-    return ReviewResult("stopped")
+    try:
+        run_app(app, opened, started=started)
+    finally:
+        if retraining is not None:
+            retraining.stop()
+    return ReviewResult(decisions.words())
+
+
+def _collect(run: str | None, data: DataSource, output: str) -> Collection:
+    from classifier_training.workflows.reviewing.collection import collect_data, collect_run
+
+    root: Any = getattr(data, "root", None)
+    if run is None and data.is_named:
+        _refuse_idle(data, only=None)
+        return collect_data(data)
+    if run is not None and _is_data(run):
+        if data.is_named:
+            raise UserError(
+                f"run={run}: a data folder, beside data.root={root}",
+                "a run, or one data folder",
+                "leave data.root out",
+            )
+        data = with_settings(data, root=run)
+        _refuse_idle(data, only=None)
+        return collect_data(data)
+    _refuse_idle(data, only={"root", "corrections"})
+    return collect_run(find_run(run or "latest", output=output), moved_to=root, corrections=data.corrections)
+
+
+def _is_data(name: str) -> bool:
+    """Whether a word is a folder, and neither a run nor a folder of runs."""
+    path = Path(name).expanduser()
+    if Reference.parse(name).is_reserved or not path.is_dir():
+        return False
+    return RUN_FILES.isdisjoint(entry.name for entry in path.iterdir()) and not any(run_folders(path))
+
+
+def _refuse_idle(data: DataSource, *, only: set[str] | None) -> None:
+    """Refuse settings of data that change nothing here.
+
+    Args:
+        data: as it is set.
+        only: names of those that do; None for all that say how data is read.
+    """
+    for option in changed_options(data):
+        acts = option.acts_in("review") if only is None else option.name in only
+        if not acts or option.name == "group":
+            raise UserError(
+                f"data.{option.name}={getattr(data, option.name)} has no effect on a review",
+                "data.root and data.corrections beside a run, or how the data is read",
+                "leave it out",
+            )

@@ -29,7 +29,7 @@ READING, WRITING = ("GET", "HEAD"), "POST"
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -38,10 +38,11 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-"""Of every response."""
+"""Of every response that does not say otherwise itself, as that with a report, which is a page from a file, does."""
 
 ENTRANCE = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>classifier-training</title>'
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,">'
+    "<title>classifier-training</title>"
     '<meta http-equiv="refresh" content="0;url=/"></head><body><p><a href="/">Continue</a></p></body></html>'
 )
 """The answer to the address with the token. A redirect from a link in another page would be without the new cookie,
@@ -71,8 +72,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers.setdefault("cache-control", "no-store")
+                for name, value in (*HEADERS.items(), ("cache-control", "no-store")):
+                    headers.setdefault(name, value)
             await send(message)
 
         refused = self._refused(scope)

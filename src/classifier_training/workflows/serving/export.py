@@ -7,10 +7,10 @@ import logging
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,7 @@ from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import load_trained
 from classifier_training.workflows.evaluating.run_page import renew_exports
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
+from classifier_training.workflows.serving.ensembles import open_ensemble, refuse_formats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +80,7 @@ class ExportResult:
 )
 def export(
     *,
-    run: Annotated[RunText, Word()] = "latest",
+    run: Annotated[RunText | list[RunText], Word()] = "latest",
     format: Annotated[Mapping[str, ExportFormat], Choice("onnx", many=True)],  # noqa: A002 - the user's word
     quantization: Quantization = "none",
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
@@ -95,7 +96,8 @@ def export(
     """Export a finished run's network: ONNX with or without quantisation, TorchScript, and other formats.
 
     Args:
-        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
+        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production; a cross-validation, or several runs
+            in a list, are written as one ONNX file that averages their probabilities.
         quantization: also write model_int8.onnx, model_uint8.onnx or model_fp16.onnx, with its pipeline.
         max_drop: largest drop of top-1 accuracy on validation, in points, that quantisation may cause.
         force: write the quantised file even if the drop is larger.
@@ -115,13 +117,22 @@ def export(
         quantization, format, max_drop=max_drop, force=force, demo=demo, ort=ort, bake_temperature=bake_temperature
     )
     web_runtime = find_ort(Path(ort).expanduser() if ort else None) if demo else None
-    run_dir = find_run(run)
+    run_dirs = [find_run(name) for name in ([run] if isinstance(run, str) else run)]
+    if not run_dirs:
+        raise UserError("run=[]: no run", "one run or more", "run=latest")
+    run_dir = run_dirs[0]
+    is_ensemble = len(run_dirs) > 1 or run_dir.is_cross_validation
+    if len(run_dirs) > 1 and output is None:
+        raise UserError(
+            f"run=[…] of {len(run_dirs)} runs without output",
+            "a folder for the files of all of them",
+            "output=ensemble",
+        )
     target = RunDir(Path(output).expanduser()) if output else run_dir
-    network, info = load_trained(run_dir)
-    refuse_rounding(network, quantization)
-    samples, root = own_samples(run_dir, moved_to=images)
+    opened = _open_several(run_dirs, format) if is_ensemble else _open_one(run_dir, quantization)
+    samples, root = own_samples(opened.images, moved_to=images)
+    info = opened.info
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
-    from classifier_training.export.job import ExportJob
     from classifier_training.export.write import with_files
 
     kept = _kept(target, run_dir, info)
@@ -130,16 +141,7 @@ def export(
         tempfile.TemporaryDirectory() as scratch,
         staged(target.path) as staging,
     ):
-        job = ExportJob(
-            target=RunDir(staging),
-            network=network,
-            info=info,
-            examples=read_examples(tables[VAL], info.preprocessing, number=NUM_PARITY_IMAGES),
-            scratch=Path(scratch),
-            verify=verify,
-            tables=tables,
-            bake_temperature=bake_temperature,
-        )
+        job = opened.job(RunDir(staging), tables, Path(scratch), verify=verify, bake_temperature=bake_temperature)
         files = [file for chosen in format.values() for file in chosen.export(job)]
         if quantization != "none":
             fitted = with_files(info, files).calibration
@@ -154,6 +156,62 @@ def export(
             shutil.copyfile(run_dir.model_card, target.model_card)
         lines.append(f"pushed: {upload(target, push_to_hub)}")
     return ExportResult(target.path, tuple(lines), demo=demo, is_on_page=is_on_page)
+
+
+class Opened(Protocol):
+    """What is to be exported: one network, or an ensemble."""
+
+    @property
+    def info(self) -> BundleInfo:
+        """What is said about it."""
+        ...
+
+    @property
+    def images(self) -> RunDir:
+        """The run whose training and validation images the files are compared on."""
+        ...
+
+    def job(
+        self, target: RunDir, tables: Mapping[str, SplitTable], scratch: Path, *, verify: bool, bake_temperature: bool
+    ) -> ExportJob:
+        """Return the job that writes it into a folder."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """One run's network."""
+
+    network: nn.Module
+    info: BundleInfo
+    images: RunDir
+
+    def job(
+        self, target: RunDir, tables: Mapping[str, SplitTable], scratch: Path, *, verify: bool, bake_temperature: bool
+    ) -> ExportJob:
+        from classifier_training.export.job import ExportJob
+
+        return ExportJob(
+            target=target,
+            network=self.network,
+            info=self.info,
+            examples=read_examples(tables[VAL], self.info.preprocessing, number=NUM_PARITY_IMAGES),
+            scratch=scratch,
+            verify=verify,
+            tables=tables,
+            bake_temperature=bake_temperature,
+        )
+
+
+def _open_one(run_dir: RunDir, quantization: Quantization) -> Opened:
+    network, info = load_trained(run_dir)
+    refuse_rounding(network, quantization)
+    return _Network(network, info, run_dir)
+
+
+def _open_several(run_dirs: Sequence[RunDir], formats: Mapping[str, ExportFormat]) -> Opened:
+    refuse_formats(formats)
+    return open_ensemble(run_dirs)
 
 
 def _kept(target: RunDir, run_dir: RunDir, info: BundleInfo) -> BundleInfo:

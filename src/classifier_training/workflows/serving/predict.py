@@ -28,9 +28,9 @@ from classifier_training.inference.rejection import LabelSetSettings, PredictDat
 from classifier_training.inference.rows import Summary, to_row
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
+from classifier_training.inference.submission import read_form
 from classifier_training.registry.record import read_record
-from classifier_training.registry.runs import find_model
-from classifier_training.workflows.evaluating.run_model import open_exported
+from classifier_training.workflows.evaluating.run_model import open_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,13 +68,15 @@ class PredictResult:
         "predict photo.jpg",
         "predict /my/images output=predictions.csv",
         "predict a.jpg b.jpg run=best --top_k 5",
+        "predict /my/test output=submission.csv columns=sample_submission.csv",
     ),
 )
 def predict(
     *,
-    run: RunText = "latest",
+    run: RunText | list[RunText] = "latest",
     source: Annotated[TypedPath | list[TypedPath], Word()],
     output: TypedPath | None = None,
+    columns: TypedPath | list[str] | None = None,
     data: Annotated[PredictData, Choice("default", group="predict_data")],
     trainer: Annotated[PredictTrainer, Choice("default", group="predict_trainer")],
     reject: Annotated[RejectSettings, Choice("default", group="predict_reject")],
@@ -96,10 +98,15 @@ def predict(
     An interrupted run resumes where it stopped when the same command is given again.
 
     Args:
-        run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file.
+        run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or an .onnx file; of several in a
+            list, the mean of their probabilities is taken.
         source: image, folder (searched recursively), glob in quotes, .txt file with a path a line, or video; one or
             several.
         output: file to write, ending in .json, .jsonl, .csv or .parquet, or a folder for a JSON file an image.
+        columns: of a .csv output, such as a competition asks for: [id,label], where the first names the image and
+            another is the label or the probability of the class that it is called after; COLUMN:FIELD says what a
+            column holds (path, name or stem of the image; label, confidence or a class); or a sample_submission.csv,
+            whose header, names and order of rows are taken.
         top_k: top predictions to list for each image.
         threshold: confidence below which a prediction is marked as rejected.
         unknown: label rejected images `unknown`; the predicted class is still the first of top_k.
@@ -114,7 +121,8 @@ def predict(
     """
     _refuse_unused(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
     items = find_source(source, every_s=every_s, follow_links=follow_links)
-    predictor = open_exported(find_model(run), accelerator=trainer.accelerator)
+    predictor = open_runs(run, accelerator=trainer.accelerator)
+    form = None if columns is None else read_form(columns, predictor.class_names, (item.path for item in items))
     rule = predictor.rule(threshold, reject, unknown=unknown)
     set_thresholds = predictor.set_thresholds(label_set)
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
@@ -129,14 +137,18 @@ def predict(
         "label_set": asdict(label_set),
         "unknown": unknown,
         "probabilities": probabilities,
+        "columns": columns,
         "sort_into": sort_into,
         "sort_by": sort_by,
     }
     summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
     if label_set.coverage is not None:
         summary.set_words = f"label sets (coverage {label_set.coverage:g} on images like the validation ones)"
+    probabilities = probabilities or (form is not None and form.needs_probabilities)
     shares, has_sets = predictor.class_names if probabilities else None, label_set.coverage is not None
-    with Output(output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe) as target:
+    with Output(
+        output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe, form=form
+    ) as target:
         log.info("%s on %s%s", predictor.model_path, predictor.device, run_words(predictor.model_path))
         done = _resume(target, items, summary)
         started = time.monotonic()
@@ -161,7 +173,8 @@ def predict(
             target.finish()
     new = summary.images - done
     lines = [*([] if quiet else summary.table()), *summary.words(new / seconds if new else None)]
-    lines += [f"written to {target.path}"] if target.path is not None else []
+    filled = "" if target.filled is None else f": {target.filled}"
+    lines += [f"written to {target.path}{filled}"] if target.path is not None else []
     lines += [f"sorted into {sorter.folder}"] if sorter is not None else []
     return PredictResult(summary, tuple(lines))
 

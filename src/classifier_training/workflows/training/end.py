@@ -10,16 +10,18 @@ import logging
 import signal
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.callbacks.model_files import OnnxExport
 from classifier_training.core.errors import InterruptedRunError, UserError, reason_of
 from classifier_training.core.manifest import remove_checkpoints
-from classifier_training.core.run_dir import write_json
+from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import PROBE_EPOCH
 from classifier_training.evaluation.learning_curve import write_learning_curve
 from classifier_training.evaluation.verdict import TARGET_RECALL, Targets
+from classifier_training.workflows.evaluating.corrections_effect import write_effect
 from classifier_training.workflows.evaluating.model_card import write_model_card
 from classifier_training.workflows.evaluating.run_model import write_test_predictions
 from classifier_training.workflows.evaluating.run_page import write_run_page
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
     from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
-    from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.evaluation.corrections_effect import CorrectionsEffect
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.write import BundleWriter
@@ -104,11 +106,13 @@ class Ended:
         scored: predictions of the best weights on the held-out images.
         evaluation: their metrics.
         failures: what could not be done after training, and why; withheld files among them, by name.
+        effect: the run against the one that it started from; None where they were not scored on the same images.
     """
 
     scored: SplitResult
     evaluation: Evaluation
     failures: Mapping[str, str]
+    effect: CorrectionsEffect | None = None
 
 
 def finish_run(trained: Trained, index: SampleIndex) -> Ended:
@@ -135,6 +139,7 @@ def finish_run(trained: Trained, index: SampleIndex) -> Ended:
                 scored = _score(trained, writer, failures)
             with clock.part("report"):
                 evaluation = _write_score(trained, scored, index.samples, writer, failures)
+                effect = _write_effect(trained, failures)
                 _write_documents(trained, scored, evaluation, writer, failures)
             with clock.part("export"):
                 _write_others(writer, failures)
@@ -146,7 +151,7 @@ def finish_run(trained: Trained, index: SampleIndex) -> Ended:
                     _write_documents(trained, scored, evaluation, writer, failures)
         _close_loggers(trained, failures)
         _record(trained, scored, evaluation, failures)
-    return Ended(scored=scored, evaluation=evaluation, failures=failures.found)
+    return Ended(scored=scored, evaluation=evaluation, failures=failures.found, effect=effect)
 
 
 def _open_writer(trained: Trained, stack: ExitStack, failures: Failures) -> BundleWriter | None:
@@ -218,6 +223,16 @@ def _write_score(
         path.relative_to(run.run_dir.path).as_posix(): reason for path, reason in run.drawer.failures.items()
     }
     return evaluation
+
+
+def _write_effect(trained: Trained, failures: Failures) -> CorrectionsEffect | None:
+    """Compare the run with the one that it started from, if there is one."""
+    origin = trained.run.config.get("init_from")
+    if origin is None:
+        return None
+    with failures.keep(trained.run.run_dir.corrections_effect.name):
+        return write_effect(trained.run.run_dir, RunDir(Path(origin)))
+    return None
 
 
 def _write_documents(

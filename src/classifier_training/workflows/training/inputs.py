@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.conf.recipes import RECIPE, model_words, recipe_words
+from classifier_training.core.errors import enumerate_words, plural, shown
 from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.preflight import preflight
 from classifier_training.data.checking.statistics import imbalance_ratio
@@ -17,9 +18,13 @@ from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.models.shallow import ShallowModel
 from classifier_training.training.imbalance import correct_imbalance
+from classifier_training.workflows.evaluating.corrections_effect import new_words
 from classifier_training.workflows.training.screen import class_words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier_training.core.run_dir import RunDir
     from classifier_training.data.load import LoadedData
     from classifier_training.training.imbalance import Correction
     from classifier_training.workflows.training.start import Begun
@@ -56,6 +61,9 @@ def read_inputs(begun: Begun) -> Inputs:
     corrections = None if manifest is None or resumed is None else saved_corrections(resumed)
     loaded = load_data(settings.data, seed=settings.seed, manifest=manifest, corrections=corrections)
     splits = loaded.splits
+    if begun.origin is not None and settings.data.splits == str(begun.origin.splits):
+        log.info("%s", new_words(begun.origin, loaded.corrections))
+        tell_classes(begun.origin, splits.class_names)
     check_monitor(settings.monitor, splits.class_names, splits.tables[VAL].targets, setting="monitor")
     settings.target.check_names(splits.class_names)
     counts = splits.counts(TRAIN)
@@ -79,6 +87,17 @@ def read_inputs(begun: Begun) -> Inputs:
             log.info("hint: %s", advice)
     log.info("imbalance: %s", correction.words)
     return Inputs(loaded, correction, [*dark, *checks])
+
+
+def tell_classes(origin: RunDir, class_names: Sequence[str]) -> None:
+    """Say which classes are new or gone since the run whose data and splits are taken."""
+    before = {sample.label for sample in read_manifest(origin.splits) if sample.split == TRAIN}
+    for names, words in ((set(class_names) - before, "new"), (before - set(class_names), "gone")):
+        if names:
+            log.warning(
+                "by the corrections %s %s: %s", plural(len(names), "class is", "classes are"), words,
+                enumerate_words(sorted(map(shown, names))),
+            )  # fmt: skip
 
 
 TINY_BELOW = 1000

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult
+    from classifier_training.evaluation.corrections_effect import CorrectionsEffect
     from classifier_training.evaluation.measures import Measures
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.job import ExportedFile
@@ -134,6 +135,19 @@ def mistake_words(run_dir: RunDir, scored: SplitResult) -> list[str]:
             for row in worst
         ),
     ]
+
+
+def effect_words(effect: CorrectionsEffect | None, before: str | None) -> list[str]:
+    """Say what a run gained on the one that it started from, and what that does not tell.
+
+    Args:
+        effect: of the two; None where they were not scored on the same images.
+        before: folder of the run before.
+    """
+    if effect is None:
+        return []
+    left = [f"left out: {words}"] if (words := effect.left_out_words) else []
+    return [f"before and after ({before}):", *(f"  {line}" for line in [*effect.words, *left, *effect.cautions])]
 
 
 def folder_words(run_dir: RunDir) -> list[str]:

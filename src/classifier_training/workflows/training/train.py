@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.core.types import PROBE_EPOCH, TEST, TRAIN, epoch_name
 from classifier_training.evaluation.results import class_table
@@ -24,6 +25,7 @@ from classifier_training.workflows.training.inputs import read_inputs
 from classifier_training.workflows.training.job import open_job
 from classifier_training.workflows.training.network import prepare
 from classifier_training.workflows.training.screen import (
+    effect_words,
     folder_words,
     majority_words,
     mistake_words,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.results import Evaluation
+    from classifier_training.workflows.many_runs.fold_scores import CrossValidation
     from classifier_training.workflows.training.end import Ended
 
 
@@ -53,8 +56,25 @@ if TYPE_CHECKING:
         "train resume=latest",
     ),
 )
-def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
+def train_or_cross_validate(settings: TrainSettings) -> TrainResult | CrossValidation:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
+
+    Args:
+        settings: what the command line or `compose` gives; data.num_folds without data.fold trains all folds.
+
+    Raises:
+        UserError: when the settings, the data or the machine do not allow it.
+        InterruptedRunError: when a signal came; the run can be resumed.
+    """
+    if settings.data.num_folds is None or settings.data.fold is not None:
+        return train(settings)
+    from classifier_training.workflows.many_runs.cross_validate import cross_validate
+
+    return cross_validate(settings)
+
+
+def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
+    """Train one run.
 
     Args:
         settings: what the command line or `compose` gives.
@@ -65,6 +85,12 @@ def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainR
         InterruptedRunError: when a signal came; the run can be resumed.
     """
     refuse_elsewhere(settings.launcher)
+    if settings.data.num_folds is not None and settings.data.fold is None:
+        raise UserError(
+            f"data.num_folds={settings.data.num_folds} without data.fold: one run is to be trained here",
+            "one fold, or train alone, which trains all of them",
+            "data.fold=0",
+        )
     with ExitStack() as stack:
         begun = begin(settings, observers, stack)
         inputs = read_inputs(begun)
@@ -130,6 +156,7 @@ class TrainResult:
             majority_words(names, train_counts, measures),
             f"with the weights of {epoch_name(self.best_epoch, self.share)}{caution}",
             *([self.worsened] if self.worsened else []),
+            *effect_words(self.ended.effect, self.run.config.get("init_from")),
             "",
             *class_table(measures, names),
             "",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_a_class_of_one_picture_is_trained_on_in_every_fold(caplog: pytest.LogCa
     [({"fold": 1}, "without data.num_folds"), ({"num_folds": 3}, "without data.fold"),
      ({"fold": 3, "num_folds": 3}, "from 0 to 2"), ({"fold": 0, "num_folds": 3, "val_fraction": 0.2}, "no effect")],
 )  # fmt: skip
-def test_half_a_wish_for_folds_is_an_error(wish: dict[str, int], words: str) -> None:
+def test_half_a_wish_for_folds_is_an_error(wish: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
         SplitRequest(**wish)
     assert words in str(caught.value)

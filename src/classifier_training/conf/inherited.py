@@ -1,0 +1,233 @@
+"""What a run takes from another one: its data with the same splits, and for `init_from=RUN` its network, too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classifier_training.conf.overrides import leaf_keys, quoted, typed_value, word
+from classifier_training.conf.recipes import RECIPE
+from classifier_training.conf.resume import saved_values
+from classifier_training.conf.store import EXPERIMENT
+from classifier_training.core.errors import UserError, plural
+from classifier_training.core.register import TYPE_KEY, VERB, entry
+from classifier_training.core.run_reader import read_rows
+from classifier_training.core.runtime import command, setting
+from classifier_training.core.settings import Resume, Trait
+from classifier_training.registry.runs import find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from hydra.core.override_parser.types import Override
+
+    from classifier_training.core.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+INIT_FROM = "init_from"
+
+GROUPS = ("transforms", "imbalance", "sampler", "target")
+SETTINGS = ("monitor", "retrain_head", "allow_leaks", "name", "category")
+"""What `init_from=RUN` takes besides data and network. Optimizer, loss and length are those of the recipe."""
+
+STARTS = ("pretrained", "weights")
+"""Settings of a model that say where its weights come from."""
+
+SAME_DATA = 0.5
+"""Share of a run's images in a folder from which on it is the run's data at another place."""
+
+
+def data_words(run_dir: RunDir, *, root: object = None) -> list[str]:
+    """Return the words that choose a run's data with its splits.csv.
+
+    Args:
+        run_dir: the run.
+        root: where the data are now, if not where they were.
+
+    Raises:
+        UserError: when the folder does not say what the run was trained on.
+    """
+    node = _node(run_dir, "data")
+    train = entry(VERB, "train")
+    # Its splits.csv says which images are held out.
+    kept = {name: node[name] for name in node if Trait.SPLIT not in train.traits(f"data.{name}")}
+    if root is not None:
+        kept["root"] = root
+    return [*_group_words("data", kept), word("data.splits", run_dir.splits.absolute())]
+
+
+def inherited_words(
+    values: Mapping[str, Any], parsed: Sequence[Override], *, names_data: bool
+) -> tuple[list[str], str] | None:
+    """Complete `train init_from=RUN`, where no data are named, with what it takes from the run.
+
+    Data with splits.csv, network, preprocessing, augmentation, imbalance, targets and monitor are the run's. A typed
+    recipe or experiment decides about augmentation and imbalance instead, and typed settings go over all of it. A
+    typed `data.root` is the run's data at another place where the old place is gone and the files are the same.
+
+    Args:
+        values: the composed configuration.
+        parsed: what was typed.
+        names_data: whether words or files name the data.
+
+    Returns:
+        All words, and what is to be said; None where nothing is taken from a run.
+
+    Raises:
+        UserError: when the run is not there, not finished or does not say what it was trained on, or its data are gone.
+    """
+    typed = {override.key_or_group: override for override in parsed}
+    swept = [name for name in (INIT_FROM, "data.root") if name in typed and typed[name].is_sweep_override()]
+    if "data" in typed or (names_data and ("data.root" not in typed or swept)):
+        return None
+    if swept:
+        raise UserError(
+            f"{typed[INIT_FROM].input_line}: which of these runs the data are to be of is not said",
+            "one run, or the data by name",
+            "data.root=/my/images",
+        )
+    reference, root = _value(INIT_FROM, values, typed), _value("data.root", {}, typed)
+    if reference is None:
+        return None
+    try:
+        run_dir = find_run(str(reference), output=str(_value("output", values, typed)), setting=INIT_FROM)
+    except UserError:
+        if root is None:
+            raise
+        # Nothing is to be taken from it but weights, and whoever takes these says that there is no such run.
+        return None
+    if root is not None and not _has_moved(run_dir, root):
+        return None
+    _refuse_origin(run_dir)
+    own = _node(run_dir, "data").get("root")
+    if root is None:
+        _refuse_gone(run_dir, own)
+    words = data_words(run_dir, root=root)
+    taken = ["data and splits"]
+    if "model" not in typed:
+        node = _node(run_dir, "model")
+        words += _group_words("model", {name: value for name, value in node.items() if name not in STARTS})
+        taken.append("network")
+    words += _training_words(run_dir, typed)
+    # Once more it might be another run.
+    others = [override.input_line or "" for override in parsed if override.key_or_group not in (INIT_FROM, "data.root")]
+    place = root if root is not None else own
+    told = f"{INIT_FROM}={run_dir.path}: weights, {', '.join(taken)} and preprocessing of this run" + (
+        f"; images in {_listed(place)}" if place is not None else ""
+    )
+    return [*words, word(INIT_FROM, run_dir.path.absolute()), *others], told
+
+
+def _value(key: str, values: Mapping[str, Any], typed: Mapping[str, Override]) -> Any:
+    return typed_value(typed[key]) if key in typed else values.get(key)
+
+
+def _training_words(run_dir: RunDir, typed: Mapping[str, Override]) -> Iterator[str]:
+    config, train = saved_values(run_dir.config), entry(VERB, "train")
+    fixed = {key for key in leaf_keys(config) if train.mark(key, Resume) is Resume.FIXED}
+    by_preset = not {RECIPE, EXPERIMENT}.isdisjoint(typed)
+    for group in GROUPS:
+        node = config.get(group)
+        if group in typed or not isinstance(node, dict) or (by_preset and group != "transforms"):
+            continue
+        if by_preset:
+            # The images must look to the network as they did.
+            yield from _group_words(group, {name: value for name, value in node.items() if f"{group}.{name}" in fixed})
+        else:
+            yield from _group_words(group, node)
+    for name in SETTINGS:
+        option = train.options[name]
+        if name in config and config[name] != option.default and not (by_preset and name == "retrain_head"):
+            yield _word(name, config[name])
+
+
+def _group_words(group: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """Return the words of a component and of all its settings."""
+    option = entry(VERB, "train").options[group]
+    if TYPE_KEY in node and not option.fixed:
+        yield word(group, node[TYPE_KEY])
+    for name, value in node.items():
+        if name != TYPE_KEY:
+            yield _word(f"{group}.{name}", value)
+
+
+def _word(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"{key}=[{','.join(quoted(item, as_text=isinstance(item, str)) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    if isinstance(value, str):
+        return f"{key}={quoted(value, as_text=True)}"
+    return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else repr(value)}"
+
+
+def _node(run_dir: RunDir, group: str) -> Mapping[str, Any]:
+    node = saved_values(run_dir.config).get(group)
+    if not isinstance(node, dict) or not isinstance(node.get(TYPE_KEY), str):
+        raise UserError(
+            f"{run_dir.config}: does not say what {group} the run was trained with",
+            "the config.yaml that the run wrote",
+            "name the data: data.root=/my/images",
+        )
+    return node
+
+
+def _refuse_origin(run_dir: RunDir) -> None:
+    """Raise for a run whose data cannot be taken: a bundle without them, or one that is not finished."""
+    missing = [path.name for path in (run_dir.config, run_dir.splits) if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{INIT_FROM}={run_dir.path}: no {' and no '.join(missing)}, so it is not known what it was trained on",
+            "the folder of a run, or the data by name",
+            f"{command('train')} {setting(INIT_FROM, run_dir.path)} data.root=/my/images",
+        )
+    if not run_dir.result.is_file():
+        raise UserError(
+            f"{INIT_FROM}={run_dir.path}: the run is not finished",
+            "a finished run, whose data and splits are taken",
+            f"{command('train')} {setting('resume', run_dir.path)}",
+        )
+
+
+def _refuse_gone(run_dir: RunDir, root: object) -> None:
+    """Raise when the data are not where they were."""
+    gone = [name for name in _roots(root) if not Path(name).exists()]
+    if gone:
+        raise UserError(
+            f"{INIT_FROM}={run_dir.path}: its data are gone from {gone[0]}",
+            "the images that the run was trained on",
+            f"{command('train')} {setting(INIT_FROM, run_dir.path)} data.root=/where/they/are/now",
+        )
+
+
+def _has_moved(run_dir: RunDir, root: object) -> bool:
+    """Whether the run's data are gone from where they were, and are in another folder, most of them at the least."""
+    if not run_dir.config.is_file() or not run_dir.splits.is_file():
+        return False
+    own = _roots(_node(run_dir, "data").get("root"))
+    roots = [Path(name).expanduser() for name in _roots(root)]
+    if not own or all(Path(name).exists() for name in own) or not all(path.exists() for path in roots):
+        return False
+    folders = [path if path.is_dir() else path.parent for path in roots]
+    base = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    paths = {row["path"] for row in read_rows(run_dir.splits)}
+    found = sum((base / path).is_file() for path in paths)
+    if found < SAME_DATA * len(paths):
+        log.info(
+            "%s: of the %s of that run %d are in it, so that it is other data, and is split anew",
+            setting("data.root", base), plural(len(paths), "image"), found,
+        )  # fmt: skip
+        return False
+    return True
+
+
+def _roots(root: object) -> list[str]:
+    return [] if root is None else [str(one) for one in root] if isinstance(root, list) else [str(root)]
+
+
+def _listed(root: object) -> str:
+    return ", ".join(_roots(root))

@@ -1,0 +1,52 @@
+// The first page: starts a training with the corrections and shows how far it is.
+
+import { byId, get, make, post } from "./common.js";
+
+const button = byId("retrain");
+const STATES = { ready: "", running: "training", done: "done", failed: "failed: see the log" };
+
+function show(found) {
+  byId("retrain-state").textContent = STATES[found.state];
+  button.disabled = found.state === "running";
+  byId("retrain-log").hidden = !found.log;
+  const log = byId("retrain-log").querySelector("code");
+  const isNew = log.textContent !== (found.log ?? "");
+  log.textContent = found.log ?? "";
+  if (isNew) log.parentElement.scrollTop = log.parentElement.scrollHeight;
+  if (found.state === "failed") byId("retrain-log").open = true;
+  if (found.metrics) {
+    const rows = found.metrics.map((one) => {
+      const change = one.after - one.before;
+      const cells = [one.before.toFixed(4), one.after.toFixed(4), `${change < 0 ? "" : "+"}${change.toFixed(4)}`];
+      return make("tr", {}, make("th", { scope: "row", textContent: one.name }), ...cells.map((text) => make("td", { className: "number", textContent: text })));
+    });
+    const heads = ["metric", "before", "after", "change"].map((text) => make("th", { scope: "col", textContent: text }));
+    byId("retrain-result").replaceChildren(
+      make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
+      make("p", { textContent: `run: ${found.run}` }),
+    );
+  }
+  if (found.state === "running") setTimeout(follow, 1000);
+}
+
+async function follow() {
+  try {
+    show(await get("/api/retrain"));
+  } catch (error) {
+    byId("retrain-state").textContent = error.message;
+  }
+}
+
+if (button) {
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    byId("retrain-result").replaceChildren();
+    try {
+      show(await post("/api/retrain"));
+    } catch (error) {
+      byId("retrain-state").textContent = error.message;
+      button.disabled = false;
+    }
+  });
+  follow();
+}
