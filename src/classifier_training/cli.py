@@ -60,7 +60,7 @@ VERBS = {
 
 
 ONE_JOB = ("train", "distill")
-"""Verbs that launcher= runs as a whole; the others with that setting stay here and launch jobs."""
+"""Verbs that launcher= runs as a whole, but for cross-validation; the others with that setting launch jobs."""
 
 
 def load_verbs() -> None:
