@@ -60,7 +60,7 @@ VERBS = {
 
 
 ONE_JOB = ("train", "distill")
-"""Verbs that launcher= runs as a whole; the others with that setting stay here and launch jobs."""
+"""Verbs that launcher= runs as a whole, but for cross-validation; the others with that setting launch jobs."""
 
 
 def load_verbs() -> None:
@@ -139,6 +139,11 @@ def main() -> int:
     except KeyboardInterrupt:
         log.info("interrupted (SIGINT)")
         return 128 + signal.SIGINT
+    except SystemExit as error:
+        # After SIGTERM, and in the processes of a run that end with rank 0.
+        if not isinstance(error.code, int):
+            raise
+        return error.code
 
 
 def run(argv: Sequence[str]) -> int:
@@ -272,7 +277,8 @@ def execute(verb: Entry, overrides: Sequence[str]) -> int:
     else:
         arguments = compose(verb, overrides)
         launcher = arguments.get("launcher", LOCAL)
-        if verb.name in ONE_JOB and launcher != LOCAL:
+        is_one = verb.name in ONE_JOB and not (is_train and arguments["data"].trains_all_folds)
+        if is_one and launcher != LOCAL:
             words = without_launcher(overrides)
             result = run_command(verb.name, words, launcher=launcher, output=arguments["output"])
         elif is_train and process_rank().is_alone:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.processes import process_rank
 from classifier_training.core.register import register
 from classifier_training.core.types import PROBE_EPOCH, TEST, TRAIN, epoch_name
 from classifier_training.evaluation.results import class_table
@@ -70,7 +71,13 @@ def train(settings: TrainSettings) -> TrainResult | CrossValidation | Launched:
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is not None and settings.data.fold is None:
+    if settings.data.trains_all_folds:
+        if not process_rank().is_alone:
+            raise UserError(
+                f"data.num_folds={settings.data.num_folds}: torchrun started {process_rank().num_ranks} processes",
+                "one fold, which several processes can share",
+                "data.fold=0, or leave out torchrun: trainer=ddp starts it for each fold",
+            )
         from classifier_training.workflows.many_runs.cross_validate import cross_validate
 
         return cross_validate(settings)
@@ -89,7 +96,7 @@ def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> T
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is not None and settings.data.fold is None:
+    if settings.data.trains_all_folds:
         raise UserError(
             f"data.num_folds={settings.data.num_folds} without data.fold: one run is to be trained here",
             "one fold, or train alone, which trains all of them",
