@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXTRAS = (
     "cleanlab", "coremltools", "cv2", "datasets", "litert_torch", "matplotlib_fontja", "mlflow", "openvino",
-    "optuna", "pillow_heif", "pyarrow", "sqlalchemy", "transformers",
+    "optuna", "pillow_heif", "pyarrow", "ray", "sqlalchemy", "transformers",
 )  # fmt: skip
 """Modules of optional extras. All but litert's are in the default group."""
 
@@ -24,9 +24,12 @@ MAY_SKIP = {
     rf"({'|'.join(map(re.escape, PROGRAMS))}) is not installed": "the program is not on this machine",
     r"older runtimes cannot be installed: .*": "PyPI is out of reach, or has no wheel for this machine",
     r"npm is not installed, and neither is onnxruntime-web: .*": "the program is not on this machine",
+    r"axe-core is not installed: .*": "npm or its registry is out of reach",
     r"ONNX Runtime's or nlohmann-json's C\+\+ headers are not installed; .*": "the headers are not on this machine",
     r"no C compiler to make writes fail with": "the compiler is not on this machine",
     r"hadolint has wheels for Linux on x86-64 alone": "the program is not on this machine",
+    r"needs root and Slurm.s programs: .*": "the programs are not on this machine",
+    r"PostgreSQL is not installed": "the program is not on this machine",
     r"root may read (everything|every folder)": "permissions mean nothing to root",
     r"this system has no /dev/full": "macOS",
     r"there is a CUDA device": "the test is about machines without",

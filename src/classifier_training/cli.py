@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from classifier_training import __version__
 from classifier_training.core import runtime
 from classifier_training.core.errors import InterruptedRunError, UserError, enumerate_words, nearest, system_error
+from classifier_training.core.processes import process_rank
 from classifier_training.core.register import VERB, entries, entry, when_asked
 from classifier_training.core.runtime import COMMAND_STARTED, COMPLETION_REQUEST, command, log_to_screen
 from classifier_training.core.secrets import mask_text
@@ -56,6 +57,10 @@ VERBS = {
     "completion": ("completion", "print shell completion"),
 }
 """Each verb with the module of `workflows` that registers it, and its line in the help."""
+
+
+ONE_JOB = ("train", "distill")
+"""Verbs that launcher= runs as a whole, but for cross-validation; the others with that setting launch jobs."""
 
 
 def load_verbs() -> None:
@@ -134,6 +139,11 @@ def main() -> int:
     except KeyboardInterrupt:
         log.info("interrupted (SIGINT)")
         return 128 + signal.SIGINT
+    except SystemExit as error:
+        # After SIGTERM, and in the processes of a run that end with rank 0.
+        if not isinstance(error.code, int):
+            raise
+        return error.code
 
 
 def run(argv: Sequence[str]) -> int:
@@ -157,9 +167,7 @@ def run(argv: Sequence[str]) -> int:
 
         verb, words = find_verb(words)
         if flags & MULTIRUN:
-            from classifier_training.conf.multirun import sweep
-
-            return sweep(verb, read_words(verb, words, multirun=True), report)
+            return execute_many(verb, read_words(verb, words, multirun=True))
         return execute(verb, read_words(verb, words))
     return 0
 
@@ -250,14 +258,50 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
 
 def execute(verb: Entry, overrides: Sequence[str]) -> int:
     """Compose, run and report one verb; returns the exit code."""
-    from classifier_training.conf.compose import compose
+    from classifier_training.conf.compose import compose, without_launcher
+    from classifier_training.workflows.many_runs.jobs import run_command
+    from classifier_training.workflows.many_runs.launch.local import LOCAL
     from classifier_training.workflows.training.settings import TrainSettings
+    from classifier_training.workflows.training.torchrun import launched_settings
     from classifier_training.workflows.training.unfinished import offer_unfinished
 
-    arguments = compose(verb, overrides)
-    result = verb.run(offer_unfinished(arguments) if verb.settings is TrainSettings else arguments)
+    is_train = verb.settings is TrainSettings
+    if not is_train and not process_rank().is_alone:
+        raise UserError(
+            f"{verb.name}: torchrun started {process_rank().num_ranks} processes, and each would do it anew",
+            "train, which several processes can share",
+            f"{command(verb.name)} … without torchrun",
+        )
+    if is_train and (settings := launched_settings()) is not None:
+        result = verb.target(settings)
+    else:
+        arguments = compose(verb, overrides)
+        launcher = arguments.get("launcher", LOCAL)
+        is_one = verb.name in ONE_JOB and not (is_train and arguments["data"].trains_all_folds)
+        if is_one and launcher != LOCAL:
+            words = without_launcher(overrides)
+            result = run_command(verb.name, words, launcher=launcher, output=arguments["output"])
+        elif is_train and process_rank().is_alone:
+            result = verb.run(offer_unfinished(arguments))
+        else:
+            result = verb.run(arguments)
     report(result)
     return getattr(result, "exit_code", 0)
+
+
+def execute_many(verb: Entry, overrides: Sequence[str]) -> int:
+    """Run one verb once for every combination of comma-separated values; returns the largest exit code."""
+    from classifier_training.conf.compose import chosen_launcher
+    from classifier_training.conf.multirun import combinations, sweep
+
+    launcher = chosen_launcher(verb, overrides)
+    if launcher is None:
+        return sweep(verb, overrides, report)
+    from classifier_training.workflows.many_runs.jobs import run_commands
+
+    result = run_commands(verb.command, combinations(verb, overrides), launcher=launcher)
+    report(result)
+    return result.exit_code
 
 
 def perform(verb: str, words: Sequence[str]) -> Any:
@@ -276,5 +320,6 @@ def perform(verb: str, words: Sequence[str]) -> Any:
 
 def report(result: Any) -> None:
     """Write a result to standard output, without secrets."""
-    sys.stdout.write(f"{mask_text(str(result))}\n")
+    if text := str(result):
+        sys.stdout.write(f"{mask_text(text)}\n")
     sys.stdout.flush()

@@ -29,7 +29,7 @@ from classifier_training.inference.predictor import Predictor
 from classifier_training.workflows.training.end import record_result
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult
-from classifier_training.workflows.training.train import train as train_with
+from classifier_training.workflows.training.train import train_here as train_with
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

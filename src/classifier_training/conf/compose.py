@@ -35,18 +35,21 @@ from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, 
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.tuned import tuned_experiment
 from classifier_training.conf.unused_settings import refuse_resuming_shallow, refuse_unused
-from classifier_training.conf.validate import build_arguments
+from classifier_training.conf.validate import build_arguments, build_node
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
 
     from classifier_training.core.register import Entry
 
 log = logging.getLogger(__name__)
+
+LAUNCHER = "launcher"
+"""The group of what runs a command."""
 
 
 def compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
@@ -58,8 +61,7 @@ def compose(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     if verb.passes_on is None:
         return build_arguments(verb, compose_values(verb, overrides))
     own, others = split_words(verb, overrides)
-    parsed = parse_overrides(prepare(verb, own))
-    return {**build_arguments(verb, own_values(verb, parsed)), verb.passes_on.name: others}
+    return {**build_arguments(verb, own_values(verb, prepare(verb, own))), verb.passes_on.name: others}
 
 
 def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
@@ -74,7 +76,9 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
         refuse_resuming_shallow(resumed)
-        return resumed_values(resumed, parsed)
+        where = [text for text in overrides if _is_of(text, {LAUNCHER})]
+        values = resumed_values(resumed, parse_overrides(without_launcher(overrides)))
+        return {**values, LAUNCHER: group_values(verb, where)[LAUNCHER]}
     with hydra_ready(verb) as searchpath:
         try:
             values = compose_words(verb, [*searchpath, *overrides])
@@ -263,14 +267,62 @@ def _uncomposable(error: Exception, verb: Entry) -> UserError:
 
 def split_words(verb: Entry, words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Tell the own words of a verb that passes some on from those that it passes on, as typed."""
-    own = [word for word in words if word.lstrip("+~").partition("=")[0] in verb.options]
+    groups = {name for name, option in verb.options.items() if option.choice is not None}
+    own = [word for word in words if word.lstrip("+~").partition("=")[0] in verb.options or _is_of(word, groups)]
     return own, tuple(word for word in words if word not in own)
 
 
-def own_values(verb: Entry, parsed: Sequence[Override]) -> dict[str, Any]:
-    """Return the values of a verb that passes words on: it has no groups, so there is nothing to compose.
+def own_values(verb: Entry, words: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a verb that passes words on.
 
-    Hydra would take such a setting for a group of the other verb where both are called alike, as data is.
+    Hydra sees the groups alone: it would take a setting for a group of the other verb where both are called alike, as
+    data is.
     """
-    defaults = {name: option.default for name, option in verb.options.items() if not option.required}
-    return {**defaults, **{word.key_or_group: typed_value(word) for word in parsed}}
+    groups = {name for name, option in verb.options.items() if option.choice is not None}
+    options = {name: option for name, option in verb.options.items() if name not in groups}
+    typed = parse_overrides([text for text in words if not _is_of(text, groups)])
+    return {
+        **{name: option.default for name, option in options.items() if not option.required},
+        **{item.key_or_group: typed_value(item) for item in typed},
+        **group_values(verb, [text for text in words if _is_of(text, groups)]),
+    }
+
+
+def group_values(verb: Entry, words: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a verb's groups, with nothing but these words composed.
+
+    Raises:
+        UserError: for a name or setting that does not exist.
+    """
+    groups = [name for name, option in verb.options.items() if option.choice is not None]
+    if not groups:
+        return {}
+    with hydra_ready(verb) as searchpath:
+        try:
+            values = compose_words(verb, [*searchpath, *words])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error, verb, searchpath, words) from error
+    return {name: values[name] for name in groups}
+
+
+def chosen_launcher(verb: Entry, words: Sequence[str]) -> Any:
+    """Return the launcher that words choose; None where they choose none, or that of this machine.
+
+    Raises:
+        UserError: for one that does not exist, or a wrong setting of it.
+    """
+    where = [text for text in words if _is_of(text, {LAUNCHER})]
+    if not where or LAUNCHER not in verb.options:
+        return None
+    launcher = build_node(LAUNCHER, group_values(verb, prepare(verb, where))[LAUNCHER], LAUNCHER)
+    return None if launcher == verb.options[LAUNCHER].default else launcher
+
+
+def without_launcher(words: Sequence[str]) -> list[str]:
+    """Return the words that do not say where a command runs."""
+    return [text for text in words if not _is_of(text, {LAUNCHER})]
+
+
+def _is_of(text: str, groups: Collection[str]) -> bool:
+    """Whether a word chooses from some groups, or sets something in them."""
+    return text.lstrip("+~").partition("=")[0].partition(".")[0] in groups

@@ -40,6 +40,7 @@ GROUP_TITLES = {
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",
     "trainer": "length, device and precision",
     "logging": "where metrics go besides metrics.csv; several may be chosen: logging=[tensorboard,wandb]",
+    "launcher": "where the command runs: on this machine, or as jobs of a cluster",
     "publish": "a registry elsewhere that is told too",
     "format": "what is written; several may be chosen: format=[onnx,torchscript]",
     RECIPE: "presets of the groups above for a situation; auto takes finetune or scratch, by the network's weights",

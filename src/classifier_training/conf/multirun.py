@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 
 from classifier_training.conf.compose import (
@@ -18,6 +19,7 @@ from classifier_training.conf.compose import (
     plain,
     refuse_unknown,
     with_choices,
+    without_launcher,
 )
 from classifier_training.conf.overrides import parse_overrides, prepare
 from classifier_training.conf.recipes import AUTO, RECIPE, resolve_auto, with_chosen_recipe
@@ -38,6 +40,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def combinations(verb: Entry, overrides: Sequence[str]) -> list[list[str]]:
+    """Return the words of each combination of comma-separated values, without those that choose a launcher.
+
+    Args:
+        verb: what to run.
+        overrides: as typed, with values such as model=resnet18,resnet50.
+
+    Raises:
+        UserError: for a group, name or key that does not exist.
+    """
+    words = prepare(verb, without_launcher(overrides))
+    _refuse_passing_on(verb)
+    parsed = parse_overrides(words)
+    if resumed_run(parsed) is not None:
+        refuse_resume({RESUME: resumed_run(parsed)}, "beside --multirun")
+    with hydra_ready(verb) as searchpath:
+        refuse_unknown(verb, searchpath, words)
+    (found,) = BasicSweeper.split_arguments(parsed, None)
+    return [list(one) for one in found]
+
+
+def _refuse_passing_on(verb: Entry) -> None:
+    if verb.passes_on is not None:
+        raise UserError(
+            f"--multirun with {verb.name}, which makes a run of each of its settings by itself",
+            "lists of settings",
+            f"classifier-training {verb.name} --help says which settings take lists",
+        )
+
+
 def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) -> int:
     """Run a verb once for every combination of comma-separated values.
 
@@ -55,12 +87,7 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         UserError: for a group, name or key that does not exist.
         InterruptedRunError: when a signal ended a run; the others are not begun.
     """
-    if verb.passes_on is not None:
-        raise UserError(
-            f"--multirun with {verb.name}, which makes a run of each of its settings by itself",
-            "lists of settings",
-            f"classifier-training {verb.name} --help says which settings take lists",
-        )
+    _refuse_passing_on(verb)
     words = prepare(verb, overrides)
     parsed = parse_overrides(words)
     if resumed_run(parsed) is not None:

@@ -102,7 +102,8 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         UserError: for a key that the configuration does not have, or one that cannot change any more.
     """
     # What belongs to one start was typed at that.
-    saved = {**saved, **{name: option.default for name, option in _train().options.items() if _of_a_start(name)}}
+    starts = {name: item.default for name, item in _train().options.items() if _of_a_start(name) and not item.choice}
+    saved = {**saved, **starts}
     # Not through OmegaConf: a text of a run from elsewhere may look like a reference, and nothing is looked up for it.
     values = copy.deepcopy(saved)
     keys = list(leaf_keys(saved))

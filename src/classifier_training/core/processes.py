@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import json
 import logging
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from classifier_training.core.errors import UserError
@@ -166,8 +165,6 @@ def _release() -> None:
     _descriptors.clear()
 
 
-FOLLOWS_VARIABLE = "CLASSIFIER_TRAINING_FOLLOWS"
-
 T = TypeVar("T")
 
 
@@ -189,35 +186,47 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Follower:
-    """What rank 0 passes to another rank.
+class Rank:
+    """This process among those that torchrun started for one run; alone by default.
 
     Args:
-        rank: of the process, from 1.
-        num_ranks: number of processes.
-        leader: process id of rank 0.
-        port: of the rendezvous on this machine.
-        checkpoint: to resume from; None at the start.
+        rank: of this process among all.
+        num_ranks: number of processes of all nodes.
+        local_rank: of this process among those of its node.
+        num_local: number of processes of its node.
+        node: number of its node.
     """
 
-    rank: int
-    num_ranks: int
-    leader: int
-    port: int
-    checkpoint: str | None
+    rank: int = 0
+    num_ranks: int = 1
+    local_rank: int = 0
+    num_local: int = 1
+    node: int = 0
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment variable that makes a process this rank."""
-        return {FOLLOWS_VARIABLE: json.dumps(asdict(self))}
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is this process alone."""
+        return self.num_ranks == 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that decides and writes."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> Share:
+        """This process's part of every batch."""
+        return Share(self.rank, self.num_ranks)
 
 
-def following() -> Follower | None:
-    """Return what rank 0 passed to this process; None if this process is rank 0."""
-    passed = os.environ.get(FOLLOWS_VARIABLE)
-    return Follower(**json.loads(passed)) if passed else None
+def is_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def own_share(num_ranks: int) -> Share:
-    """Return this process's part of every batch among `num_ranks` processes."""
-    follower = following()
-    return Share(follower.rank if follower else 0, num_ranks)
+def process_rank() -> Rank:
+    """Return which process this is, as torchrun says in the environment."""
+    if not is_torchrun():
+        return Rank()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+    return Rank(*(int(os.environ[name]) for name in names))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.processes import following
+from classifier_training.core.processes import is_torchrun, process_rank
 from classifier_training.core.runtime import command, num_cores
 from classifier_training.models.meta import meta_copy
 
@@ -64,7 +64,7 @@ def choose_device(accelerator: Accelerator, precision: Precision, num_devices: i
     # In bfloat16 some networks are faster, and those with depthwise convolutions are slower: it is timed.
     others = ("bf16-mixed",) if precision == "auto" and chosen == "cpu" and _cpu_multiplies_bf16() else ()
     # channels_last on MPS was many times slower until late in 2026, so it stays off there.
-    number = _choose_number(num_devices, chosen)
+    number = 1 if num_devices == 1 and process_rank().is_alone else _own_number(num_devices, chosen)
     # The precision stands in a line of its own once it is timed.
     words = name if others else f"{name}, {resolved} precision"
     words += f", {number} processes that share every batch" if number > 1 else ""
@@ -73,10 +73,45 @@ def choose_device(accelerator: Accelerator, precision: Precision, num_devices: i
     )
 
 
-def _choose_number(wanted: int | Literal["auto"], accelerator: str) -> int:
-    told = following()
-    if told is not None:
-        return told.num_ranks
+def _own_number(wanted: int | Literal["auto"], accelerator: str) -> int:
+    """Return how many processes torchrun has started, if they are as many as were asked for."""
+    rank = process_rank()
+    if rank.is_alone and not is_torchrun():
+        number = _count(wanted, accelerator)
+        if number > 1:
+            raise UserError(
+                f"trainer.num_devices={wanted} where another command trains the run, as tune and distill do",
+                "runs of one process each",
+                "trainer.num_devices=1",
+            )
+        return number
+    if wanted not in ("auto", rank.num_ranks):
+        raise UserError(
+            f"trainer.num_devices={wanted}: torchrun started {plural(rank.num_ranks, 'process', 'processes')}",
+            "as many as torchrun starts on all nodes together",
+            f"trainer.num_devices={rank.num_ranks}, or trainer.num_devices=auto",
+        )
+    found = torch.cuda.device_count()
+    if accelerator == "cuda" and rank.num_local > found:
+        raise UserError(
+            f"torchrun started {rank.num_local} processes on a node that has {found} CUDA GPUs",
+            "a process for each GPU",
+            f"torchrun --nproc-per-node={found}",
+        )
+    return rank.num_ranks
+
+
+def count_devices(wanted: int | Literal["auto"], accelerator: Accelerator) -> int:
+    """Return how many processes of this machine are to train together.
+
+    Raises:
+        UserError: when there are fewer devices, or they are to be counted and there are no CUDA GPUs.
+    """
+    kind, _ = find_accelerator(accelerator)
+    return _count(wanted, kind)
+
+
+def _count(wanted: int | Literal["auto"], accelerator: str) -> int:
     found = {"cuda": torch.cuda.device_count(), "cpu": num_cores()}.get(accelerator, 1)
     if wanted == "auto" and accelerator != "cuda":
         raise UserError(

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words
 from classifier_training.core.runtime import derive_seed
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch, SplitResult, StepOutput, epoch_name
 from classifier_training.evaluation.metrics import classification_metrics
+from classifier_training.training.data_parallel import (
+    StopWishes,
+    are_several,
+    from_first,
+    gathered,
+    norm_layers,
+    own_rank,
+    whole_step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +62,7 @@ class ClassifierModule(pl.LightningModule):
         results: predictions on each split, by its name, once all of it was predicted.
         input_size: height and width of the images.
         scored_split: what the loader given to Lightning's test holds; not test where there is no such split.
+        wishes: what this process wants all of them to end training for; see `StopWishes`.
     """
 
     def __init__(
@@ -82,6 +91,8 @@ class ClassifierModule(pl.LightningModule):
         self.input_size = preprocessing.size
         self.results: dict[str, SplitResult] = {}
         self.scored_split = TEST
+        self.wishes = StopWishes()
+        self._norm_layers = norm_layers(network)
         self._loss = loss
         self._build_optimizer = optimizer
         self._fused = fused
@@ -120,6 +131,8 @@ class ClassifierModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Keep Lightning from asking whether a batch was passed over on purpose."""
         warnings.filterwarnings("ignore", message="`training_step` returned `None`")
+        # All processes log the same values: those that rank 0 has computed from the predictions of all.
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the epoch's totals, for a run that is resumed in its middle."""
@@ -162,9 +175,14 @@ class ClassifierModule(pl.LightningModule):
         """Return the loss of a batch; its randomness depends on seed, epoch and step alone.
 
         A batch of which unreadable images left too little is passed over.
+
+        Raises:
+            UserError: when they left too little to one of several processes, for which the others would wait.
         """
         number = len(batch.targets)
         if number < self._min_batch_size:
+            if are_several():
+                raise _too_few(number, self._min_batch_size)
             return None
         self._num_images += number
         torch.manual_seed(
@@ -195,7 +213,8 @@ class ClassifierModule(pl.LightningModule):
             seen = torch.full_like(loss, number)
             weights = _weights_of(targets, self._class_weights, None) if are_several() else None
             correct = _share_correct(logits, targets).sum().to(loss)
-        step = whole_step(loss, seen if weights is None else weights.sum(), correct, seen)
+        weight = seen if weights is None else weights.sum()
+        step = whole_step(loss, weight, correct, seen, wishes=self.wishes, layers=self._norm_layers)
         self._totals += torch.stack([step.mean_loss * step.seen, step.correct, step.seen])
         bad = (self._first_bad_step < 0) & ~torch.isfinite(step.mean_loss)
         self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
@@ -203,7 +222,7 @@ class ClassifierModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training figures."""
-        self.log_dict(self.training_metrics(), sync_dist=True)
+        self.log_dict(self.training_metrics())
 
     def on_validation_start(self) -> None:
         """Stop a run whose loss is no longer a number, before its weights are scored or kept.
@@ -239,10 +258,6 @@ class ClassifierModule(pl.LightningModule):
         """Answer a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
             return self._answer(batch)
-
-    def on_validation_epoch_start(self) -> None:
-        """Validate the same network in all processes; averaged weights are in their place by now."""
-        average_statistics(self.network)
 
     def on_validation_epoch_end(self) -> None:
         """Score and log the validation split."""
@@ -287,6 +302,10 @@ class ClassifierModule(pl.LightningModule):
     def _finish_split(self, split: str) -> None:
         outputs = gathered(self._outputs)
         self._outputs.clear()
+        metrics = from_first(self._score(split, outputs) if own_rank() == 0 else {})
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+
+    def _score(self, split: str, outputs: list[StepOutput]) -> dict[str, float]:
         if not outputs:
             raise _unreadable(split)
         logits, targets, indices, losses = (torch.cat(parts).numpy() for parts in zip(*outputs, strict=True))
@@ -297,7 +316,7 @@ class ClassifierModule(pl.LightningModule):
             raise _not_finite(f"the {split} loss", epoch_name(self.current_epoch))
         metrics = classification_metrics(logits, targets, losses, self.class_names, also=self._watched())
         self.results[split] = SplitResult(split, logits, targets, indices, losses, metrics)
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        return metrics
 
 
 def _share_correct(logits: Tensor, targets: Tensor) -> Tensor:
@@ -323,75 +342,17 @@ def _not_finite(what: str, where: str) -> CheckFailedError:
     )
 
 
+def _too_few(number: int, least: int) -> UserError:
+    return UserError(
+        f"of the images of a batch, process {own_rank()} could read {number}",
+        f"at least {least} for each process",
+        "fix the files that its log names, or raise data.batch_size",
+    )
+
+
 def _unreadable(split: str) -> UserError:
     return UserError(
         f"{split}: none of its images can be read",
         "readable images",
         "look at the files named above",
     )
-
-
-def are_several() -> bool:
-    """Whether this process trains together with others."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def own_rank() -> int:
-    """Number of this process, 0 when it is alone."""
-    return distributed.get_rank() if are_several() else 0
-
-
-@dataclass(frozen=True)
-class WholeStep:
-    """A step as a single process would see it; all are scalars.
-
-    Args:
-        loss: to go backward from: its average over the processes is the mean loss.
-        mean_loss: over all images of the batch, by their weights.
-        correct: images that were correctly classified.
-        seen: images.
-    """
-
-    loss: Tensor
-    mean_loss: Tensor
-    correct: Tensor
-    seen: Tensor
-
-
-def whole_step(loss: Tensor, weight: Tensor, correct: Tensor, seen: Tensor) -> WholeStep:
-    """Add up a step over all processes.
-
-    Args:
-        loss: mean over this process's images by their weights, a scalar.
-        weight: their weights' sum, a scalar.
-        correct: how many of them were correctly classified, a scalar.
-        seen: how many they are, a scalar.
-    """
-    if not are_several():
-        return WholeStep(loss, loss.detach(), correct, seen)
-    with torch.no_grad():
-        own = torch.stack([weight, loss * weight, correct, seen])
-        distributed.all_reduce(own)
-        all_weights, all_losses, all_correct, all_seen = own.unbind()
-        all_weights = all_weights.clamp_min(torch.finfo(own.dtype).tiny)
-        share = distributed.get_world_size() * weight / all_weights
-    return WholeStep(loss * share, all_losses / all_weights, all_correct, all_seen)
-
-
-def gathered(parts: Sequence[Any]) -> list[Any]:
-    """Return the parts of all processes, rank after rank."""
-    if not are_several():
-        return list(parts)
-    found: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, list(parts))
-    return [part for of_rank in found for part in of_rank]
-
-
-def average_statistics(network: nn.Module) -> None:
-    """Give all processes the mean of their batch-norm statistics, which each has seen its own images for."""
-    if not are_several():
-        return
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            distributed.all_reduce(buffer)
-            buffer /= distributed.get_world_size()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from classifier_training.core.errors import InterruptedRunError
+from classifier_training.core.processes import process_rank
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import DETAIL, command, peak_memory_mb, setting
 from classifier_training.core.types import VAL, epoch_name
@@ -172,6 +173,21 @@ class StopRequest(pl.Callback):
             trainer.should_stop = True
 
 
+class SharedTimer(Timer):
+    """Lightning's timer for several processes, which agree in the step's all-reduce that the time is over."""
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own."""
+        return Timer.__qualname__
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule, *_: object) -> None:  # type: ignore[override]
+        """Stop when a process has said so in a step, and say so in the next one."""
+        pl_module.wishes.out_of_time = (self.time_remaining() or 0.0) <= 0
+        if pl_module.wishes.any_out_of_time:
+            trainer.should_stop = True
+
+
 HEARD = (signal.SIGINT, signal.SIGTERM)
 
 WORDS = b"stopping: the run is saved at the end of this step; a second signal leaves at once\n"
@@ -181,7 +197,8 @@ class Interrupts(Checkpoint):
     """Ends a run at a boundary where it can be saved. Use it in a `with` block around training, and as a callback.
 
     A `Checkpoint` for Lightning, so that it comes after those that keep the run. Where validation takes long it is left
-    in the middle, and the run is resumed from before the epoch's last step.
+    in the middle, and the run is resumed from before the epoch's last step. Several processes agree in a step's
+    all-reduce, or at an epoch's end, to leave together; rank 0 saves, and leaves validation.
 
     Args:
         run_dir: the run, for the command that resumes it.
@@ -214,6 +231,16 @@ class Interrupts(Checkpoint):
         """Listen in Lightning's place."""
         self._listen()
 
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: ClassifierModule,  # type: ignore[override]
+        batch: object,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Let the step tell the other processes of a signal."""
+        pl_module.wishes.interrupted = self._received is not None
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
@@ -223,27 +250,36 @@ class Interrupts(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save and stop, if a signal has come."""
-        if self._received is not None and is_step_end(trainer, batch_idx):
-            self._checkpoints.save_step(trainer, pl_module)
+        asked = pl_module.wishes.any_interrupted if trainer.world_size > 1 else self._received is not None
+        if asked and is_step_end(trainer, batch_idx):
+            if trainer.is_global_zero:
+                self._checkpoints.save_step(trainer, pl_module)
             self._stop()
 
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
+        pl_module: ClassifierModule,  # type: ignore[override]
         outputs: object,  # noqa: ARG002
         batch: object,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
         """Leave a long validation."""
-        if self._received is not None and self._checkpoints.leave_validation(trainer):
+        asked = self._received is not None or pl_module.wishes.any_interrupted
+        # The others, who are in their own part of it, find the connection closed.
+        if asked and trainer.is_global_zero and self._checkpoints.leave_validation(trainer):
             self._stop()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
         """Save and stop, if a signal has come."""
-        if self._received is not None:
-            self._checkpoints.flush(trainer)
+        wishes = pl_module.wishes
+        wishes.interrupted = self._received is not None
+        if trainer.world_size > 1:
+            wishes.agree_at_once(pl_module.device)
+        if wishes.any_interrupted if trainer.world_size > 1 else wishes.interrupted:
+            if trainer.is_global_zero:
+                self._checkpoints.flush(trainer)
             self._stop()
 
     def _listen(self) -> None:
@@ -252,15 +288,18 @@ class Interrupts(Checkpoint):
                 signal.signal(number, self._hear)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
+        rank = process_rank()
         if self._received is not None:
+            if number == self._received and not rank.is_alone:
+                return  # a scheduler sends a signal to all processes, and torchrun's agent sends it again
             os._exit(128 + number)
         self._received = number
-        # Not by a logger: this may have interrupted one that holds its lock.
-        os.write(2, WORDS)
+        if rank.leads:
+            # Not by a logger: this may have interrupted one that holds its lock.
+            os.write(2, WORDS)
 
     def _stop(self) -> None:
-        assert self._received is not None
-        raise InterruptedRunError(self._received, self._remedy())
+        raise InterruptedRunError(self._received or signal.SIGTERM, self._remedy())
 
     def _remedy(self) -> str:
         if self._run_dir.resumable:

@@ -12,7 +12,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_size
-from classifier_training.core.processes import Share, hold
+from classifier_training.core.processes import Rank, hold
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import TRAIN
@@ -109,7 +109,7 @@ def open_stores(
     crop_scale: float,
     store: Store,
     store_gb: float | None,
-    share: Share = Share(),  # noqa: B008 - nothing of it can change
+    rank: Rank = Rank(),  # noqa: B008 - nothing of it can change
     room: Room | None = None,
 ) -> Iterator[dict[str, TableStore]]:
     """Open the stores that a run reads and fills, by split; see `StorePlan`.
@@ -120,22 +120,22 @@ def open_stores(
         crop_scale: smallest share of an image that training crops.
         store: the user's setting.
         store_gb: room for the pixels of all data sets.
-        share: of this process; where several train together, the first fills the stores for all, before training.
+        rank: of this process; where several train together, the first of each node fills the stores, before training.
         room: what the run itself will write, which is left free, and checked before a store is filled.
 
     Raises:
         UserError: when a store was asked for, and there is no room, or none for the run.
     """
     # What one process decodes the others would not see until they open the store anew.
-    fills = store == "on" or share.num_ranks > 1
+    fills = store == "on" or not rank.is_alone
     plan = StorePlan(
         data, preprocessing=preprocessing, crop_scale=crop_scale, store=store, store_gb=store_gb, room=room
     )
     try:
-        plan.open(wait=store == "on" and share.rank == 0)
+        plan.open(wait=store == "on" and rank.local_rank == 0)
         if room is not None:
             room.check(store_bytes=plan.missing_bytes)
-        if fills and share.rank == 0:
+        if fills and rank.local_rank == 0:
             plan.build()
         yield plan.tables()
     finally:

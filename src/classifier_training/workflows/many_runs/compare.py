@@ -18,7 +18,7 @@ from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import UserError
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.processes import is_held
-from classifier_training.core.register import Replaces, SettingsOf, Word, register
+from classifier_training.core.register import Choice, Replaces, SettingsOf, Word, register
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait, TypedPath
@@ -29,7 +29,10 @@ from classifier_training.registry.cleanup import STUDY_LOGS
 from classifier_training.registry.record import read_promotions
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
 from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
-from classifier_training.workflows.many_runs.jobs import Job, read_outcome, run_jobs
+from classifier_training.workflows.many_runs.corrections_pairs import Bought, compare_pairs, correction_variants
+from classifier_training.workflows.many_runs.jobs import run_jobs
+from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, read_outcome
+from classifier_training.workflows.many_runs.launch.local import LOCAL
 from classifier_training.workflows.many_runs.leaderboard_page import table_lines, write_leaderboard
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class CompareResult:
         incomplete: steps after training that failed in finished runs, such as a withheld file; one line each.
         best: folder of the best run on each data set.
         page: leaderboard.html.
+        bought: what corrections of the data bought, where runs without them stand beside runs with them.
     """
 
     boards: Sequence[Leaderboard]
@@ -61,6 +65,7 @@ class CompareResult:
     incomplete: Sequence[str]
     best: Mapping[str, Path]
     page: Path
+    bought: Sequence[Bought] = ()
 
     @property
     def exit_code(self) -> int:
@@ -74,6 +79,7 @@ class CompareResult:
         if self.incomplete:
             lines += ["incomplete:", *(f"  {line}" for line in self.incomplete), ""]
         lines += [board.verdict for board in self.boards]
+        lines += [line for item in self.bought for line in item.lines]
         lines += [f"the page: {self.page}", "", "next:"]
         lines += [f"  {command('evaluate')} {setting('run', path)}" for path in self.best.values()]
         return "\n".join(lines)
@@ -85,6 +91,7 @@ class CompareResult:
     examples=(
         "compare /my/images models=[resnet18,tf_efficientnet_lite0] seeds=[0,1,2]",
         "compare /my/images /other/images --epochs 5 --jobs 2",
+        "compare /my/images models=[resnet18] seeds=[0,1,2] data.corrections=[null,auto]",
     ),
 )
 def compare(
@@ -92,7 +99,8 @@ def compare(
     models: Annotated[list[str] | str | None, Replaces("model")] = None,
     data: Annotated[list[TypedPath] | TypedPath | None, Word(), Replaces("data", "data.root", "data.name")] = None,
     seeds: Annotated[list[Seed] | Seed, Replaces("seed")] = 0,
-    jobs: Annotated[int, Field(ge=1)] = 1,
+    jobs: Annotated[int, Field(ge=1)] | None = None,
+    launcher: Annotated[Launcher, Choice("local")] = LOCAL,
     tune: bool = False,
     tune_trials: Annotated[int, Field(ge=1)] | None = None,
     cleanup: bool = False,
@@ -104,15 +112,17 @@ def compare(
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
 
     Finished jobs are not run again and interrupted ones resume, so the same command continues a comparison.
-    `train --multirun`, also with Hydra's launchers for clusters, makes runs without comparing them; with the same
-    output=, compare report_only=true ranks those.
+    data.corrections=[null,auto] trains each run without the corrections of the data and with them, and says what these
+    bought. `train --multirun` makes runs without comparing them; with the same output=, compare report_only=true ranks
+    those.
 
     Args:
         models: their names, timm:NAME for one of a hub; one of each family when left out, all for every model that
             needs no further setting.
         data: names of data sets, and folders; the built-in digits when left out.
         seeds: of the runs of each model on each data set.
-        jobs: runs at a time, each with its share of the cores or, in turn, one of the GPUs.
+        jobs: runs at a time; on this machine 1 when left out, each with its share of the cores or, in turn, one of the
+            GPUs; with another launcher as many as there is room for.
         tune: train each model with the settings that tune finds for it on the data; settings found before, in
             conf/experiment/, are used again.
         tune_trials: trials of each search; 3 when left out.
@@ -136,13 +146,17 @@ def compare(
     if not report_only or models is not None or data is not None:
         if data is None:
             log.info("no data given: comparing on the built-in sample of handwritten digits")
-        planned = plan(
-            chosen_models(models),
-            ["digits"] if data is None else [data] if isinstance(data, str) else data,
-            list(dict.fromkeys([seeds] if isinstance(seeds, int) else seeds)),
-            settings,
-            tuned=tune,
-        )
+        planned = [
+            run
+            for variant in correction_variants(settings)
+            for run in plan(
+                chosen_models(models),
+                ["digits"] if data is None else [data] if isinstance(data, str) else data,
+                list(dict.fromkeys([seeds] if isinstance(seeds, int) else seeds)),
+                variant,
+                tuned=tune,
+            )
+        ]
         if not planned:
             raise UserError("no model, data set or seed is named: nothing to compare", "one of each", "models=[cnn_v1]")
     elif settings:
@@ -153,11 +167,11 @@ def compare(
     make_folder(folder)
     failures: dict[str, str] = {}
     if not report_only:
-        failures |= _tune(planned, folder, num_parallel=jobs, trials=tune_trials or DEFAULT_TRIALS)
+        failures |= _tune(planned, folder, num_parallel=jobs, launcher=launcher, trials=tune_trials or DEFAULT_TRIALS)
         ready = [run for run in planned if is_tuned(run)]
         done = sum(_finished(_folder(folder, run)) is not None for run in ready)
-        log.info("%d runs, %d of them finished before; %d at a time", len(planned), done, jobs)
-        run_jobs([_job(folder, run) for run in ready], num_parallel=jobs, remedy=AGAIN)
+        log.info("%d runs, %d of them finished before", len(planned), done)
+        run_jobs([_job(folder, run) for run in ready], num_parallel=jobs, remedy=AGAIN, launcher=launcher)
     found, missing = _collect(folder, planned)
     # Why a search failed says more than that its run is missing.
     failures = {**missing, **failures}
@@ -171,7 +185,7 @@ def compare(
     for name in sorted({run.data for run in found if run.split != TEST}):
         log.warning("%s: no test split; models are ranked on images that chose their weights: optimistic", name)
     if cleanup:
-        _clean(run.run_dir for run in found)
+        _clean(one for run in found for one in [run.run_dir, *run.run_dir.fold_runs])
         for name in STUDY_LOGS:
             for path in (folder / "tuning").glob(f"*/{name}"):
                 path.unlink()
@@ -181,6 +195,7 @@ def compare(
     if not boards:
         name, reason = next(iter(failures.items()))
         raise UserError(f"no run can be read; {name}: {reason}", "one whole run or more", "start again")
+    bought = compare_pairs(found, folder)
     page = write_leaderboard(folder, boards, {key: str(path) for key, path in paths.items()}, failures)
     best = {
         board.data: paths[board.data, leader.model, leader.representative]
@@ -188,35 +203,29 @@ def compare(
         for leader in [board.standings[0].candidate]
     }
     incomplete = [f"{run.run_dir.path}: {name}: {why}" for run in found for name, why in run.failures.items()]
-    return CompareResult(boards, failures, incomplete, best, page)
+    return CompareResult(boards, failures, incomplete, best, page, bought)
 
 
 def _folder(folder: Path, run: Planned) -> Path:
     return folder / "jobs" / run.name
 
 
-def _job(folder: Path, run: Planned) -> Job:
-    own = _folder(folder, run)
-
-    def words() -> list[str] | None:
-        if _finished(own) is not None:
-            return None
-        begun = [RunDir(path.parent) for path in sorted(own.glob("*/*/config.yaml"), reverse=True)]
-        left = next((one for one in begun if one.resumable), None)
-        return ["train", *([word("resume", left.path)] if left else [*without_tuned(run.words), word("output", own)])]
-
-    return Job(name=run.name, folder=own, words=words)
+def _job(folder: Path, run: Planned) -> JobSpec:
+    own = _folder(folder, run).absolute()
+    return JobSpec(name=run.name, folder=own, words=("train", *without_tuned(run.words), word("output", own)))
 
 
 def _finished(folder: Path) -> RunDir | None:
     return next(iter(reversed(finished_runs(folder))), None)
 
 
-def _tune(planned: Sequence[Planned], folder: Path, *, num_parallel: int, trials: int) -> dict[str, str]:
+def _tune(
+    planned: Sequence[Planned], folder: Path, *, num_parallel: int | None, launcher: Launcher, trials: int
+) -> dict[str, str]:
     """Search for the settings of runs that shall be tuned and have none; returns why some have none still."""
     searches: dict[str, Planned] = {run.tuned: run for run in planned if run.tuned is not None and not is_tuned(run)}
     searching = [_search(name, run, folder, trials) for name, run in searches.items()]
-    outcomes = run_jobs(searching, num_parallel=num_parallel, remedy=AGAIN)
+    outcomes = run_jobs(searching, num_parallel=num_parallel, remedy=AGAIN, launcher=launcher)
     reasons = {name: outcome.reason for name, outcome in outcomes.items() if outcome is not None}
     return {
         run.name: f"its tuning failed: {reasons.get(run.tuned or '', 'nothing was found')}"
@@ -225,11 +234,12 @@ def _tune(planned: Sequence[Planned], folder: Path, *, num_parallel: int, trials
     }
 
 
-def _search(name: str, run: Planned, folder: Path, trials: int) -> Job:
+def _search(name: str, run: Planned, folder: Path, trials: int) -> JobSpec:
     # All seeds share what is found with the first.
     shared = [typed for typed in run.words if typed.partition("=")[0] != "experiment"]
-    words = ["tune", *shared, word("trials", trials), word("name", name), word("output", folder / "tuning")]
-    return Job(name=name, folder=folder / "tuning" / name, words=lambda: words)
+    tuning = (folder / "tuning").absolute()
+    words = ("tune", *shared, word("trials", trials), word("name", name), word("output", tuning))
+    return JobSpec(name=name, folder=tuning / name, words=words)
 
 
 def _collect(folder: Path, planned: Sequence[Planned]) -> tuple[list[Finished], dict[str, str]]:

@@ -19,7 +19,7 @@ import numpy as np
 from classifier_training.conf.overrides import word
 from classifier_training.conf.resume import changed_settings, on_resume, saved_values
 from classifier_training.core.errors import CheckFailedError, UserError, plural
-from classifier_training.core.processes import work_in
+from classifier_training.core.processes import is_held, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.run_reader import RunReader, read_rows
 from classifier_training.core.runtime import command, console, num_cores, setting
@@ -30,7 +30,9 @@ from classifier_training.data.corrections import append_corrections
 from classifier_training.data.index import tabulate
 from classifier_training.data.splitting.splits import in_fold, write_manifest
 from classifier_training.workflows.many_runs.fold_scores import CrossValidation, score_folds
-from classifier_training.workflows.many_runs.jobs import Job, run_jobs, visible_gpus
+from classifier_training.workflows.many_runs.jobs import run_jobs
+from classifier_training.workflows.many_runs.launch.base import JobSpec
+from classifier_training.workflows.many_runs.launch.local import LOCAL, visible_gpus
 from classifier_training.workflows.training.end import interrupts_told
 from classifier_training.workflows.training.inputs import read_inputs
 from classifier_training.workflows.training.job import record_inputs
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from classifier_training.training.settings import TrainerSettings
-    from classifier_training.workflows.many_runs.jobs import Outcome
+    from classifier_training.workflows.many_runs.launch.base import Launcher
     from classifier_training.workflows.training.inputs import Inputs
     from classifier_training.workflows.training.settings import TrainSettings
     from classifier_training.workflows.training.start import Begun
@@ -78,8 +80,8 @@ def cross_validate(settings: TrainSettings) -> CrossValidation:
             run_dir.result.unlink(missing_ok=True)
             write_text(run_dir.config, config_text(begun.config))
         folds = run_dir.fold_runs
-        number = num_parallel(settings.trainer, len(folds))
-        _train(run_dir, folds, begun.config, number=number)
+        number = num_parallel(settings.trainer, len(folds)) if settings.launcher == LOCAL else None
+        _train(run_dir, folds, begun.config, number=number, launcher=settings.launcher)
         with interrupts_told(run_dir):
             return score_folds(run_dir, begun, root=root)
 
@@ -162,7 +164,7 @@ def num_parallel(trainer: TrainerSettings, num_folds: int) -> int:
 
     A network that is trained on one core gets through more images for each core than on several.
     """
-    if trainer.accelerator != "cpu" and (gpus := visible_gpus()):
+    if trainer.accelerator not in ("cpu", "mps") and (gpus := visible_gpus()):
         return min(num_folds, len(gpus))
     if trainer.accelerator == "mps" or (trainer.accelerator == "auto" and sys.platform == "darwin"):
         return 1
@@ -171,14 +173,17 @@ def num_parallel(trainer: TrainerSettings, num_folds: int) -> int:
     return max(1, min(num_folds, num_cores(), int(available_memory_bytes() // MEMORY_BYTES)))
 
 
-def _train(run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int) -> None:
+def _train(
+    run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int | None, launcher: Launcher
+) -> None:
     again = f"{command('train')} {setting('resume', run_dir.path)}"
-    jobs = [Job(name=f"fold {fold.path.name}", folder=fold.path, words=_Words(fold, config)) for fold in folds]
-    done = [fold for fold in folds if _next_words(fold, config) is None]
+    left = {fold.path.absolute(): words for fold in folds if (words := next_words(fold, config)) is not None}
+    jobs = [JobSpec(name=f"fold {path.name}", folder=path, words=tuple(words)) for path, words in left.items()]
+    done = [fold for fold in folds if fold.path.absolute() not in left]
     if done:
         log.info("%s of %d finished before", plural(len(done), "fold"), len(folds))
     with _told(folds, str(config["monitor"]), known=done):
-        outcomes: dict[str, Outcome | None] = run_jobs(jobs, num_parallel=number, remedy=again)
+        outcomes = run_jobs(jobs, num_parallel=number, remedy=again, launcher=launcher)
     failed = [job for job in jobs if not RunDir(job.folder).result.exists()]
     if failed:
         first = outcomes[failed[0].name]
@@ -190,18 +195,13 @@ def _train(run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], 
         )
 
 
-class _Words:
-    """The command line of a fold, found when its turn has come."""
+def next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
+    """Return what resumes a fold with the settings of all; None where it is finished with them.
 
-    def __init__(self, fold: RunDir, config: Mapping[str, Any]) -> None:
-        self._fold, self._config = fold, config
-
-    def __call__(self) -> Sequence[str] | None:
-        return _next_words(self._fold, self._config)
-
-
-def _next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
-    """Return what resumes a fold with the settings of all; None where it is finished with them."""
+    Args:
+        fold: the run of the fold.
+        config: of the cross-validation, from now on.
+    """
     changes = [(key, now) for key, _, now in changed_settings(saved_values(fold.config), config) if key not in OWN]
     if fold.result.exists() and all(on_resume(key) is Resume.EXACT for key, _ in changes):
         return None
@@ -262,7 +262,7 @@ def _state(fold: RunDir, monitor: str) -> str:
     if fold.result.exists():
         return f"{name} done"
     if not rows:
-        return f"{name} begins" if fold.log.exists() else f"{name} waits"
+        return f"{name} begins" if is_held(fold.path / "job.lock") else f"{name} waits"
     try:
         return f"{name} epoch {len(rows)} {float(rows[-1][monitor]):.3f}"
     except (KeyError, ValueError):

@@ -16,7 +16,7 @@ from classifier_training.conf.overrides import word, written_instead
 from classifier_training.conf.tuned import without_tuned
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.metrics import goal_of
-from classifier_training.core.register import VERB, Replaces, SettingsOf, Word, entry, register
+from classifier_training.core.register import VERB, Choice, Replaces, SettingsOf, Word, entry, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.settings import RunText, Trait, TypedPath
 from classifier_training.core.types import TRAIN
@@ -24,13 +24,15 @@ from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import describe_trained, open_model
+from classifier_training.workflows.many_runs.launch.base import Launcher, refuse_elsewhere
+from classifier_training.workflows.many_runs.launch.local import LOCAL
 from classifier_training.workflows.many_runs.student_report import (
     DistillResult,
     TeacherPredictions,
     report_students,
 )
 from classifier_training.workflows.training.settings import TrainSettings
-from classifier_training.workflows.training.train import TrainResult, train
+from classifier_training.workflows.training.train import TrainResult, train_here
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +62,7 @@ def distill(
     hint_weights: Annotated[NonNegative | list[NonNegative], Replaces("distillation.hint_weight")] = 0.0,
     seeds: Annotated[Seed | list[Seed], Replaces("seed")] = 0,
     output: Annotated[TypedPath, Trait.PLACE] = "outputs",
+    launcher: Annotated[Launcher, Choice("local")] = LOCAL,
 ) -> DistillResult:
     """Train a small student on a finished run's predictions; compare it with one without teacher and with the teacher.
 
@@ -75,6 +78,7 @@ def distill(
         seeds: one or several; the spread over five tells the teacher's part from luck.
         output: folder for the comparison and its runs.
     """
+    refuse_elsewhere(launcher)
     named = [teacher] if isinstance(teacher, str) else teacher
     if not named:
         raise UserError("teacher=[]: no teacher", "a finished run", "teacher=RUN")
@@ -102,7 +106,7 @@ def distill(
             own = {"seed": seed, "output": folder, "name": "alone" if taught is None else "taught"}
             places = [word(key, value) for key, value in own.items()]
             try:
-                result = train(TrainSettings(**compose(verb, [*run_words(words, run_dirs, taught), *places])))
+                result = train_here(TrainSettings(**compose(verb, [*run_words(words, run_dirs, taught), *places])))
             except CheckFailedError as error:
                 log.error("distill: %s: %s", title, error)  # noqa: TRY400 - the message is for the user
                 failed.append(title)

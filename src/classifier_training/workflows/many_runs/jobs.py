@@ -1,263 +1,209 @@
-"""Many runs, each in a process of its own with its share of the cores or its GPU."""
+"""Many jobs by a launcher: outcomes, logs that are followed, and interruptions."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
-import os
-import queue
-import re
-import shutil
+import secrets
 import signal
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from threading import Event, Lock
 from typing import TYPE_CHECKING
 
+from classifier_training.conf.overrides import word
 from classifier_training.core.errors import InterruptedRunError
-from classifier_training.core.run_dir import write_json
-from classifier_training.core.runtime import num_cores, share_of_cores
+from classifier_training.core.run_dir import make_folder
+from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, Outcome, failure_words
+from classifier_training.workflows.many_runs.launch.local import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import FrameType
+
+__all__ = ["CommandResult", "CommandResults", "failure_words", "run_command", "run_commands", "run_jobs"]
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 60.0
-"""Time for a job to write its checkpoint after SIGTERM."""
-
-TAIL_BYTES = 20_000
+POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A command to run.
+def run_jobs(
+    jobs: Sequence[JobSpec],
+    *,
+    num_parallel: int | None = None,
+    remedy: str,
+    launcher: Launcher = LOCAL,
+    follow: bool = False,
+) -> dict[str, Outcome | None]:
+    """Run jobs to their end; a failed job does not stop the others.
 
-    Args:
-        name: for display; unique among the jobs of a call.
-        folder: of its log, record and outputs.
-        words: returns the arguments of the command line when the job is started, or None where nothing is left to
-            do.
-    """
-
-    name: str
-    folder: Path
-    words: Callable[[], Sequence[str] | None]
-
-    @property
-    def log(self) -> Path:
-        """Output of the process."""
-        return self.folder / "job.log"
-
-    @property
-    def record(self) -> Path:
-        """Outcome of its last process."""
-        return self.folder / "job.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Outcome of the last process of a job.
-
-    Args:
-        exit_code: 0 for success; negative for a signal.
-        seconds: duration.
-        reason: why it failed; empty for success.
-    """
-
-    exit_code: int
-    seconds: float
-    reason: str = ""
-
-
-def read_outcome(record: Path) -> Outcome | None:
-    """Read the record of a job; None if it is missing or damaged."""
-    try:
-        return Outcome(**json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def visible_gpus() -> list[str]:
-    """Return the identifiers of the visible CUDA devices, without loading CUDA."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name and name != "-1"]
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-    return re.findall(r"^GPU (\d+):", listed.stdout, re.MULTILINE)
-
-
-def run_jobs(jobs: Sequence[Job], *, num_parallel: int, remedy: str) -> dict[str, Outcome | None]:
-    """Run jobs in parallel; a failed job does not stop the others.
-
-    Each has its share of the cores, or one of the GPUs in turn. If another process runs a job already, such as the
-    child of a killed command, its end is waited for. Ctrl-C and SIGTERM are passed to the running jobs as SIGTERM.
+    Ctrl-C and SIGTERM are passed to the running jobs as SIGTERM.
 
     Args:
         jobs: what to run.
-        num_parallel: jobs at a time.
+        num_parallel: jobs at a time; one on this machine, and as many as there is room for elsewhere, where None.
         remedy: what the user does after an interruption.
+        launcher: what runs them.
+        follow: whether to print their logs while they grow.
 
     Returns:
         The outcome of each by name; None for those with nothing left to do.
 
     Raises:
+        UserError: when the launcher cannot run them.
         InterruptedRunError: when a signal ended it; no process is left.
     """
-    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(num_parallel):
-        slots.put(number)
-    runner = _Runner(num_parallel=num_parallel, gpus=visible_gpus())
-
-    def run(job: Job) -> Outcome | None:
-        slot = slots.get()
+    if not jobs:
+        return {}
+    logs = [_Followed(job.log) for job in jobs] if follow else []
+    with _signals_kept() as received:
+        submitted = launcher.submit(jobs, num_parallel=num_parallel)
         try:
-            return runner.run(job, slot)
+            while len(outcomes := submitted.ended()) < len(jobs) and not received:
+                for followed in logs:
+                    followed.print_new()
+                time.sleep(POLL_SECONDS)
+            if received:
+                submitted.cancel()
+        except BaseException:
+            submitted.cancel()
+            raise
         finally:
-            slots.put(slot)
+            for followed in logs:
+                followed.print_new()
+    if received:
+        raise InterruptedRunError(received[0], remedy)
+    return {job.name: outcomes[job.name] for job in jobs}
 
-    with ThreadPoolExecutor(num_parallel) as pool, _signals_raise():
-        futures = {job.name: pool.submit(run, job) for job in jobs}
+
+@dataclass(frozen=True)
+class CommandResult:
+    """Result of a command that ran elsewhere.
+
+    Args:
+        job: that it was.
+        outcome: of it; None where nothing was left to do.
+    """
+
+    job: JobSpec
+    outcome: Outcome | None
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command; as the shell has it where a signal ended it."""
+        code = 0 if self.outcome is None else self.outcome.exit_code
+        return 128 - code if code < 0 else code
+
+    def __str__(self) -> str:
+        ended = "done" if self.outcome is None else self.outcome.reason or f"done after {self.outcome.seconds:.0f} s"
+        return f"job {self.job.name}: {ended}\n  log: {self.job.log}"
+
+
+def run_command(verb: str, words: Sequence[str], *, launcher: Launcher, output: str) -> CommandResult:
+    """Run a command by a launcher, print its log while it grows, and wait for its end.
+
+    Args:
+        verb: to run.
+        words: its settings, without the launcher's.
+        launcher: what runs it.
+        output: folder that the job's folder is made in; a new run of `train` is in the job's folder.
+
+    Raises:
+        UserError: when the launcher cannot run it.
+        InterruptedRunError: when a signal ended it.
+    """
+    name = f"{verb}-{datetime.now().astimezone():%Y-%m-%d-%H-%M-%S}-{secrets.token_hex(2)}"
+    folder = (Path(output).expanduser() / "jobs" / name).absolute()
+    make_folder(folder)
+    keys = {text.lstrip("+~").partition("=")[0] for text in words}
+    if verb == "train" and "resume" not in keys:
+        words = [*(text for text in words if text.partition("=")[0] != "output"), word("output", folder)]
+    job = JobSpec(name=name, folder=folder, words=(verb, *words))
+    log.info("job %s: %s", name, folder)
+    outcomes = run_jobs(
+        [job],
+        remedy=f"classifier-training train resume=RUN, with the newest run below {folder}",
+        launcher=launcher,
+        follow=True,
+    )
+    return CommandResult(job, outcomes[name])
+
+
+@dataclass(frozen=True)
+class CommandResults:
+    """Results of a command for each combination of settings.
+
+    Args:
+        results: of the jobs.
+    """
+
+    results: Sequence[CommandResult]
+
+    @property
+    def exit_code(self) -> int:
+        """The largest of the jobs."""
+        return max(result.exit_code for result in self.results)
+
+    def __str__(self) -> str:
+        return "\n".join(f"combination: {' '.join(result.job.words[1:])}\n{result}" for result in self.results)
+
+
+def run_commands(verb: str, combinations: Sequence[Sequence[str]], *, launcher: Launcher) -> CommandResults:
+    """Run a verb once for each combination of settings by a launcher, all at the same time if there is room.
+
+    Raises:
+        UserError: when the launcher cannot run them.
+        InterruptedRunError: when a signal ended them.
+    """
+    now = datetime.now().astimezone()
+    folder = Path(f"outputs/multirun/{now:%Y-%m-%d}/{now:%H-%M-%S}-{secrets.token_hex(2)}").absolute()
+    jobs = []
+    for number, words in enumerate(combinations):
+        own = folder / str(number)
+        typed = [text for text in words if text.partition("=")[0] != "output"]
+        jobs.append(JobSpec(name=f"{verb}-{number}", folder=own, words=(*verb.split(), *typed, word("output", own))))
+    log.info("%d jobs: %s", len(jobs), folder)
+    outcomes = run_jobs(
+        jobs, remedy=f"classifier-training train resume=RUN, with a run below {folder}", launcher=launcher
+    )
+    return CommandResults([CommandResult(job, outcomes[job.name]) for job in jobs])
+
+
+class _Followed:
+    """A log that is printed while it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def print_new(self) -> None:
+        """Print what was added since the last call."""
         try:
-            wait(futures.values())
-        except _Signal as stopped:
-            for future in futures.values():
-                future.cancel()
-            runner.stop()
-            raise InterruptedRunError(stopped.number, remedy) from stopped
-    return {name: future.result() for name, future in futures.items()}
-
-
-class _Runner:
-    """Starts processes; after `stop`, none."""
-
-    def __init__(self, *, num_parallel: int, gpus: Sequence[str]) -> None:
-        self._environment = {**os.environ, **share_of_cores(max(1, num_cores() // num_parallel))}
-        self._gpus = gpus
-        self._stopping = Event()
-        self._lock = Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def run(self, job: Job, slot: int) -> Outcome | None:
-        """Run one job to its end; in a thread."""
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with (job.folder / "job.lock").open("w") as held:
-            while not _locked(held.fileno()):
-                log.info("%s: another process runs it; waiting", job.name)
-                if self._stopping.wait(5.0):
-                    return None
-            words = job.words()
-            if words is None:
-                return None
-            log.info("%s: started", job.name)
-            started = time.monotonic()
-            code = self._process(job, words, slot, held.fileno())
-            outcome = Outcome(
-                exit_code=code,
-                seconds=time.monotonic() - started,
-                reason=failure_words(code, _tail(job.log)) if code else "",
-            )
-            write_json(job.record, asdict(outcome))
-        if not self._stopping.is_set():
-            log.log(
-                logging.WARNING if code else logging.INFO,
-                "%s: %s after %.0f s", job.name, outcome.reason or "done", outcome.seconds,
-            )  # fmt: skip
-        return outcome
-
-    def stop(self) -> None:
-        """Terminate all processes; kill those that are still running after the grace period."""
-        self._stopping.set()
-        with self._lock:
-            running = list(self._running)
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.warning("process %d is still running %.0f s after SIGTERM; killing it", process.pid, GRACE_SECONDS)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-
-    def _process(self, job: Job, words: Sequence[str], slot: int, held: int) -> int:
-        environment = dict(self._environment)
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
-        with job.log.open("ab") as written:
-            with self._lock:
-                if self._stopping.is_set():
-                    return -signal.SIGTERM
-                # In a session of its own it does not receive Ctrl-C, which is passed on as SIGTERM. It inherits the
-                # open lock, which is thus held for as long as the job runs, even if this process is killed.
-                process = subprocess.Popen(  # noqa: S603 - our own program
-                    [sys.executable, "-m", "classifier_training", *words],
-                    stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
-                    env=environment, start_new_session=True, pass_fds=(held,),
-                )  # fmt: skip
-                self._running.add(process)
-            code = process.wait()
-        with self._lock:
-            self._running.discard(process)
-        return code
-
-
-def failure_words(code: int, tail: str) -> str:
-    """Say why a process failed, from its exit code and the last of what it said."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"ended by {name}" + (", as by a system that runs out of memory" if code == -signal.SIGKILL else "")
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    said = (errors or lines or [""])[-1].removeprefix("error: ")
-    return f"exit code {code}: {said}" if said else f"exit code {code}"
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read().decode("utf-8", "replace")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-class _Signal(BaseException):
-    """SIGINT or SIGTERM, raised in the thread that waits for jobs."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                added = file.read()
+        except FileNotFoundError:
+            return
+        self._position += len(added)
+        if added:
+            sys.stderr.write(added.decode("utf-8", "replace"))
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    def raise_signal(number: int, _frame: FrameType | None) -> None:
-        # A second signal must not interrupt the shutdown.
-        for each in watched:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Signal(number)
+def _signals_kept() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of being ended by them; yields their numbers."""
+    received: list[int] = []
 
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, raise_signal) for number in watched}
+    def keep(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

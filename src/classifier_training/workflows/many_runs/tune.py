@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
+import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,39 +21,53 @@ from classifier_training.conf.searches import family_of
 from classifier_training.conf.tuned import experiment_name, save_experiment, without_tuned
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.metrics import goal_of
-from classifier_training.core.register import TYPE_KEY, SettingsOf, entry, register
+from classifier_training.core.register import TYPE_KEY, Choice, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import command, quiet_screen, setting
-from classifier_training.core.settings import Trait, TypedPath
+from classifier_training.core.settings import Duration, Trait, TypedPath
 from classifier_training.workflows.many_runs.candidates import AGAIN, refuse_own
+from classifier_training.workflows.many_runs.jobs import run_jobs
+from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher
+from classifier_training.workflows.many_runs.launch.local import LOCAL
 from classifier_training.workflows.many_runs.tuning_report import StudySummary, summarize, write_study
 from classifier_training.workflows.many_runs.tuning_study import (
     EPOCHS,
     ERROR,
     LOST,
+    LOST_SECONDS,
     OWNER,
     SECONDS,
     Plan,
     Pruner,
     Sampler,
+    TakenError,
     close_lost_trials,
     counted,
     import_optuna,
-    is_gone,
+    is_waiting,
     make_sampler,
     open_study,
+    original_number,
     owner,
+    retry,
     suggest,
+    without_password,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna import Study, Trial
 
     from classifier_training.conf.searches import Parameter
 
 log = logging.getLogger(__name__)
+
+PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 - its name
+"""From which PostgreSQL's library takes a password."""
+
+WAIT_SECONDS = 1.0
+"""Time between two looks at the trials of other processes, at the end."""
 
 MAX_FAILURES = 3
 """Trials that may fail while none has succeeded."""
@@ -116,14 +133,17 @@ def tune(
     pruner: Pruner | None = None,
     name: str | None = None,
     storage: TypedPath | None = None,
+    jobs: Annotated[int, Field(ge=1)] = 1,
+    launcher: Annotated[Launcher, Choice("local")] = LOCAL,
+    lost_after: Duration | None = None,
     output: Annotated[TypedPath, Trait.PLACE] = "outputs/tuning",
     settings: Annotated[tuple[str, ...], SettingsOf("train", AGAIN)] = (),
 ) -> TuneResult:
     """Search for the best settings of a model; the best become an experiment that `train experiment=NAME` runs.
 
     Each trial is a run of train, scored by its monitor on validation images. Poor trials are pruned; failed ones are
-    recorded with the reason. The same command resumes a study, and several processes or machines with the
-    same name= and storage= share one.
+    recorded with the reason, and a trial whose process has died is resumed. The same command resumes a study, and
+    several processes or machines with the same name= and storage= share one.
 
     Args:
         trials: of the whole study, earlier ones and those of other processes included.
@@ -133,7 +153,11 @@ def tune(
         pruner: which trials are pruned: median those below the median of the others, hyperband by its brackets, none;
             median when left out, none with latency.
         name: of the study and the experiment; tuned_MODEL_DATA when left out.
-        storage: a journal file, or the URL of an SQL database; a journal in the study's folder when left out.
+        storage: a journal file, or the URL of an SQL database, such as postgresql+psycopg://USER@HOST/NAME; a journal
+            in the study's folder when left out. Several machines need a database.
+        jobs: processes that share the study.
+        lost_after: with a database, a process that has not been heard of for so long counts as dead, and another one
+            resumes its trial; 3m when left out. Too short a time has live trials trained twice.
         output: folder for the folders of studies.
         settings: every setting of train, for all trials; those typed are not searched.
     """
@@ -165,8 +189,9 @@ def tune(
         max_epochs=max_epochs,
         pruner=pruner or ("none" if latency else "median"),
     )
-    study = open_study(plan, storage or str(folder / "journal.log"))
-    _remove_lost_trials(study, folder)
+    storage = _reachable(storage, launcher)
+    lost_seconds = LOST_SECONDS if lost_after is None else lost_after.total_seconds()
+    study = open_study(plan, storage or str(folder / "journal.log"), lost_seconds=lost_seconds)
     if not study.get_trials(deepcopy=False):
         # The first trial has the settings of a run without a search.
         study.enqueue_trial(_defaults(space, values), skip_if_exists=True)
@@ -174,13 +199,37 @@ def tune(
         "study %s: space %s (%s), %d of %d trials done", name, chosen, ", ".join(space), len(counted(study)), trials
     )
     seed = int(values["seed"])
-    while len(counted(study)) < trials:
-        trial = study.ask()
+    if jobs > 1 or launcher != LOCAL:
+        words = [
+            *settings, *_own_words(
+                trials=trials, search=search, latency=latency, sampler=sampler, pruner=pruner, name=name,
+                storage=storage, lost_after=lost_after, output=Path(output).expanduser().absolute(),
+            ),
+        ]  # fmt: skip
+        _run_workers(words, folder.absolute(), num_workers=jobs, launcher=launcher)
+        _refuse_failing(study)
+
+    def objective(trial: Trial) -> list[float]:
+        if sum(one.number < trial.number for one in counted(study)) >= trials:
+            # Another process has begun the last one.
+            trial.set_user_attr(LOST, True)  # noqa: FBT003 - Optuna's signature
+            raise _FailedError
         study.sampler = make_sampler(sampler, seed=seed, number=trial.number)
         trial.set_user_attr(OWNER, owner())
         with quiet_screen(but="classifier_training.workflows.many_runs.tun"):
-            _run(study, trial, space, settings, folder, latency=latency)
-        _refuse_failing(study)
+            return _run(study, trial, space, settings, folder, latency=latency)
+
+    while True:
+        _tell_lost(study)
+        if len(counted(study)) < trials:
+            _optimize(study, objective)
+            _refuse_failing(study)
+        elif is_waiting(study):
+            time.sleep(WAIT_SECONDS)
+        else:
+            break
+    for left in folder.glob("trial-*"):
+        shutil.rmtree(left, ignore_errors=True)
     summary = summarize(study, max_epochs=max_epochs)
     if summary is None:
         raise UserError(
@@ -199,51 +248,126 @@ def tune(
     return TuneResult(name, experiment, summary, folder, [setting(*_key_and_value(typed)) for typed in kept])
 
 
+class _FailedError(Exception):
+    """A trial has failed, and why is recorded."""
+
+
+def _own_words(**values: Any) -> list[str]:
+    """Return settings of `tune` as words, those that are left out without one."""
+    seconds = {name: f"{value.total_seconds():g}s" for name, value in values.items() if isinstance(value, timedelta)}
+    texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()}
+    return [word(name, value) for name, value in {**texts, **seconds}.items() if value is not None]
+
+
+def _reachable(storage: str | None, launcher: Launcher) -> str | None:
+    """Return a storage that all processes of a search reach, with its password in the environment.
+
+    Raises:
+        UserError: for a file where the processes may be on several machines.
+    """
+    if launcher != LOCAL and "://" not in (storage or ""):
+        raise UserError(
+            f"storage={storage or 'a journal file'}: the launcher may use several machines, which cannot share a file",
+            "the URL of a database that all of them reach",
+            "storage=postgresql+psycopg://USER@HOST/NAME, with the password in ~/.pgpass or $PGPASSWORD",
+        )
+    if storage is None:
+        return None
+    # Words of other processes can be read by everybody.
+    bare, password = without_password(storage)
+    if password is not None:
+        os.environ[PASSWORD_VARIABLE] = password
+    return bare
+
+
+def _run_workers(words: Sequence[str], folder: Path, *, num_workers: int, launcher: Launcher) -> None:
+    """Run processes that share the study, until it has all of its trials."""
+    jobs = [
+        JobSpec(
+            name=f"{folder.name} worker {number}",
+            folder=folder / f"worker-{number}",
+            words=("tune", *words),
+            environment=(PASSWORD_VARIABLE,),
+        )
+        for number in range(num_workers)
+    ]
+    outcomes = run_jobs(jobs, num_parallel=num_workers, remedy=AGAIN, launcher=launcher)
+    for job in jobs:
+        if (outcome := outcomes[job.name]) is not None and outcome.exit_code:
+            log.warning("%s: %s (log: %s)", job.name, outcome.reason, job.log)
+
+
+def _optimize(study: Study, objective: Callable[[Trial], list[float]]) -> None:
+    """Run a trial of a study: heartbeats are sent under `study.optimize` alone."""
+    optuna = import_optuna()
+    begun: list[Trial] = []
+
+    def run(trial: Trial) -> list[float]:
+        begun.append(trial)
+        return objective(trial)
+
+    try:
+        study.optimize(run, n_trials=1, catch=(_FailedError,))
+    except (InterruptedRunError, KeyboardInterrupt, SystemExit) as error:
+        if begun:
+            trial = study.get_trials(deepcopy=False)[begun[0].number]
+            if isinstance(error, SystemExit):
+                study.tell(begun[0], state=optuna.trial.TrialState.FAIL)
+            retry(study, trial)
+        raise
+    except (TakenError, ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        # Optuna does not let an end be told of a trial that has ended.
+        if not begun or study.get_trials(deepcopy=False)[begun[0].number].state != optuna.trial.TrialState.FAIL:
+            raise
+        log.warning("trial %d: was taken for dead, and is resumed by another process", begun[0].number)
+
+
 def _run(
     study: Study, trial: Trial, space: Mapping[str, Parameter], settings: Sequence[str], folder: Path, *, latency: bool
-) -> None:
-    """Run a trial and report its result to the study; a failed one is recorded with the reason."""
+) -> list[float]:
+    """Run a trial and return its score, and latency where it is an objective; why it failed is recorded."""
     from classifier_training.workflows.many_runs.tuning_trials import run_trial
 
-    states = import_optuna().trial.TrialState
+    optuna = import_optuna()
+    before = study.get_trials(deepcopy=False)[trial.number]
     suggested = suggest(trial, space)
     log.info("trial %d: %s", trial.number, " ".join(f"{key}={_format(value)}" for key, value in suggested.items()))
 
     def report(epoch: int, score: float) -> bool:
         if latency:
             return False
-        trial.report(score, epoch)
+        try:
+            # An epoch that is trained again after its process died was reported before.
+            if epoch not in before.intermediate_values:
+                trial.report(score, epoch)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise TakenError from error
         return trial.should_prune()
 
-    own = folder / f"trial-{trial.number:04d}-{owner().replace(':', '-')}"
+    own = folder / f"trial-{original_number(before):04d}"
     try:
         result = run_trial(settings, suggested, own, report=report, times=latency)
-    except (InterruptedRunError, KeyboardInterrupt):
-        trial.set_user_attr(LOST, True)  # noqa: FBT003 - Optuna's signature
-        study.tell(trial, state=states.FAIL)
+    except (InterruptedRunError, TakenError):
         raise
-    except Exception as error:  # noqa: BLE001 - a failed trial does not stop the search
+    except Exception as error:
         reason = error.came if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         trial.set_user_attr(ERROR, reason)
-        study.tell(trial, state=states.FAIL)
         log.warning("trial %d failed: %s", trial.number, reason)
-        return
+        raise _FailedError from error
     trial.set_user_attr(EPOCHS, result.num_epochs)
     trial.set_user_attr(SECONDS, result.seconds)
     if result.score is None:
-        study.tell(trial, state=states.PRUNED)
         log.info("trial %d: pruned after %d epochs", trial.number, result.num_epochs)
-        return
+        raise optuna.TrialPruned
     latency_ms = math.nan if result.latency_ms is None else result.latency_ms
     scores = [result.score, *([latency_ms] if latency else [])]
     if not all(map(math.isfinite, scores)):
         trial.set_user_attr(ERROR, f"the score is not finite: {scores}")
-        study.tell(trial, state=states.FAIL)
-        return
-    study.tell(trial, scores)
+        raise _FailedError
     log.info(
         "trial %d: score %.4f after %d epochs, %.0f s", trial.number, result.score, result.num_epochs, result.seconds
     )
+    return scores
 
 
 def _untyped(space: Mapping[str, Parameter], settings: Sequence[str], chosen: str) -> dict[str, Parameter]:
@@ -295,15 +419,11 @@ def _defaults(space: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict
     return found
 
 
-def _remove_lost_trials(study: Study, folder: Path) -> None:
-    """Close trials whose process has died, and delete their folders."""
+def _tell_lost(study: Study) -> None:
+    """Have trials tried again whose process has died."""
     lost = close_lost_trials(study)
     if lost:
-        log.info("closed, since its process has died: trial %s", ", ".join(map(str, lost)))
-    for path in folder.glob("trial-*"):
-        host, _, pid = path.name.split("-", 2)[2].rpartition("-")
-        if is_gone(f"{host}:{pid}"):
-            shutil.rmtree(path, ignore_errors=True)
+        log.info("tried again, since its process has died: trial %s", ", ".join(map(str, lost)))
 
 
 def _refuse_failing(study: Study) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import platform
@@ -9,8 +11,9 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from classifier_training.core.errors import UserError, require_extra
+from classifier_training.core.errors import UserError, refuse_missing, require_extra
 from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import derive_seed
 from classifier_training.core.secrets import mask, mask_text
@@ -36,6 +39,17 @@ IDENTITY = "identity"
 OWNER, LOST, ERROR, EPOCHS, SECONDS = "owner", "lost", "error", "epochs", "seconds"
 """Attributes of a trial: its process, whether that process died, its error, its epochs and seconds."""
 
+MAX_RETRIES = 5
+"""Times that a trial is started again since its process has died. One that ends its process each time, for want of
+memory, has failed then."""
+
+LOST_SECONDS = 180
+"""Time without a heartbeat after which the process of a trial counts as dead, where the storage is a database."""
+
+HEARTBEATS = 6
+"""Heartbeats in that time. One or two are late where a process exports a model or waits for the database, and a live
+trial that is taken for dead is trained twice."""
+
 STARTUP_TRIALS = 3
 """Trials without pruning at the start of a study."""
 
@@ -53,6 +67,10 @@ def import_optuna() -> ModuleType:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     return optuna
+
+
+class TakenError(Exception):
+    """A trial was given to another process, since this one was taken for dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +92,13 @@ class Plan:
     pruner: Pruner
 
 
-def open_study(plan: Plan, storage: str) -> Study:
+def open_study(plan: Plan, storage: str, *, lost_seconds: float = LOST_SECONDS) -> Study:
     """Open a study, or create it.
 
     Args:
         plan: its definition.
         storage: path of a journal, or the URL of a database, which several processes may share.
+        lost_seconds: time without a heartbeat in a database after which the process of a trial counts as dead.
 
     Raises:
         UserError: when the storage cannot be opened, or has another study of that name.
@@ -89,7 +108,7 @@ def open_study(plan: Plan, storage: str) -> Study:
     try:
         study: Study = optuna.create_study(
             study_name=plan.name,
-            storage=_open_storage(optuna, storage),
+            storage=_open_storage(optuna, storage, lost_seconds=lost_seconds),
             directions=list(plan.directions),
             pruner=make_pruner(plan.pruner, max_epochs=plan.max_epochs),
             load_if_exists=True,
@@ -174,30 +193,92 @@ def is_gone(name: str | None) -> bool:
 
 
 def close_lost_trials(study: Study) -> list[int]:
-    """Mark the trials of dead processes of this machine as failed; returns their numbers."""
-    states = import_optuna().trial.TrialState
-    lost = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,))
-        if is_gone(trial.user_attrs.get(OWNER))
-    ]
-    for trial in lost:
-        study._storage.set_trial_user_attr(trial._trial_id, LOST, True)  # noqa: SLF001, FBT003 - no public way
-        study.tell(trial.number, state=states.FAIL)
-    return [trial.number for trial in lost]
+    """Have the trials of dead processes tried again; returns their numbers.
+
+    In a database a process counts as dead when it has missed its heartbeats; in a journal, when it was one of this
+    machine and has exited.
+    """
+    optuna = import_optuna()
+    states, storage = optuna.trial.TrialState, study._storage  # noqa: SLF001 - no public way
+    if has_heartbeats(study):
+        before = {trial.number for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,))}
+        optuna.storages.fail_stale_trials(study)
+        return [one.number for one in study.get_trials(deepcopy=False, states=(states.FAIL,)) if one.number in before]
+    lost = []
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        if is_gone(trial.user_attrs.get(OWNER)):
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                storage.set_trial_user_attr(trial._trial_id, LOST, True)  # noqa: SLF001, FBT003 - no public way
+                storage.set_trial_state_values(trial._trial_id, state=states.FAIL)  # noqa: SLF001 - no public way
+                retry(study, trial)
+                lost.append(trial.number)
+    return lost
+
+
+def has_heartbeats(study: Study) -> bool:
+    """Whether the processes of a study's trials are known to be alive on every machine."""
+    return getattr(study._storage, "get_heartbeat_interval", lambda: None)() is not None  # noqa: SLF001 - no public way
+
+
+def retry(study: Study, trial: FrozenTrial) -> None:
+    """Have a trial tried again with its values, in its folder, by whoever is free."""
+    callbacks = import_optuna().storages
+    again = copy.deepcopy(trial)
+    again._user_attrs = {}  # noqa: SLF001 - the next one has an owner and an end of its own
+    callbacks.RetryHeartbeatStaleTrialCallback(MAX_RETRIES, inherit_intermediate_values=True)(study, again)
+
+
+def original_number(trial: FrozenTrial) -> int:
+    """Return the number of the first of a trial and those that it is tried again for."""
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether the process of a trial has died, so that another one stands for it."""
+    if trial.user_attrs.get(LOST):
+        return True
+    tried_before = len(trial.system_attrs.get("retry_history", []))
+    is_failed = trial.state == import_optuna().trial.TrialState.FAIL
+    return is_failed and ERROR not in trial.user_attrs and tried_before < MAX_RETRIES
 
 
 def counted(study: Study) -> list[FrozenTrial]:
     """Return the finished and running trials, without lost and waiting ones."""
     waiting = import_optuna().trial.TrialState.WAITING
-    return [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state != waiting and not trial.user_attrs.get(LOST)
-    ]
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != waiting and not is_lost(trial)]
 
 
-def _open_storage(optuna: ModuleType, storage: str) -> BaseStorage:
+def is_waiting(study: Study) -> bool:
+    """Whether trials of other live processes are running, or some wait to be tried again."""
+    states = import_optuna().trial.TrialState
+    if study.get_trials(deepcopy=False, states=(states.WAITING,)):
+        return True
+    running = study.get_trials(deepcopy=False, states=(states.RUNNING,))
+    # Of a process of another machine a journal does not know whether it lives.
+    host = f"{platform.node()}:"
+    return any(has_heartbeats(study) or trial.user_attrs.get(OWNER, "").startswith(host) for trial in running)
+
+
+def without_password(storage: str) -> tuple[str, str | None]:
+    """Return the URL of a PostgreSQL database without its password, and the password, which $PGPASSWORD can hold."""
+    parts = urlsplit(storage)
+    if not parts.scheme.startswith("postgresql") or parts.password is None:
+        return storage, None
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{host}")), unquote(parts.password)
+
+
+def _open_storage(optuna: ModuleType, storage: str, *, lost_seconds: float) -> BaseStorage:
     if "://" in storage:
-        return optuna.storages.RDBStorage(storage)  # type: ignore[no-any-return]
+        if storage.startswith("postgresql"):
+            refuse_missing("postgres", purpose="storage=postgresql+psycopg://…")
+        return optuna.storages.RDBStorage(  # type: ignore[no-any-return]
+            storage,
+            engine_kwargs={"pool_pre_ping": True},  # a database that was started again is connected to again
+            heartbeat_interval=max(1, round(lost_seconds / HEARTBEATS)),
+            grace_period=max(2, round(lost_seconds)),
+            heartbeat_stale_trial_callback=retry,
+        )
     path = Path(storage).expanduser()
     make_folder(path.parent)
     journal = optuna.storages.journal

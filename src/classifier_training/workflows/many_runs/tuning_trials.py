@@ -13,13 +13,16 @@ from classifier_training.callbacks.observer import EpochEnd, FitEnd, Observer, R
 from classifier_training.conf.compose import compose
 from classifier_training.conf.overrides import word
 from classifier_training.conf.tuned import without_tuned
-from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.errors import CheckFailedError, InterruptedRunError
+from classifier_training.core.processes import is_held
 from classifier_training.core.register import entry, entry_of
+from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import epoch_name
 from classifier_training.export.bundle import withheld_reason
 from classifier_training.export.session import measure_latency_ms
+from classifier_training.workflows.many_runs.tuning_study import TakenError
 from classifier_training.workflows.training.settings import TrainSettings
-from classifier_training.workflows.training.train import train
+from classifier_training.workflows.training.train import train_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +85,9 @@ def run_trial(
     report: Callable[[int, float], bool],
     times: bool,
 ) -> TrialResult:
-    """Train with some values and delete the run.
+    """Train with some values and delete the run; one that was interrupted in that folder is resumed.
+
+    The folder stays when this is interrupted, or the report says that the trial is another process's now.
 
     Args:
         words: settings of `train`.
@@ -93,15 +98,17 @@ def run_trial(
 
     Raises:
         UserError: when the run cannot be made.
+        InterruptedRunError: when a signal came.
+        TakenError: raised by `report`, when the trial is another process's now.
     """
     started = time.monotonic()
     watch = Watch(report=report)
     latency_ms = None
+    is_kept = False
     try:
-        arguments = compose(
-            entry("verb", "train"),
-            [*without_tuned(words), *(word(key, value) for key, value in values.items()), word("output", folder)],
-        )
+        left = _interrupted_run(folder)
+        new = [*without_tuned(words), *(word(key, value) for key, value in values.items()), word("output", folder)]
+        arguments = compose(entry("verb", "train"), new if left is None else [word("resume", left.path)])
         # A classifier fitted by scikit-learn has no checkpoint, so its export is scored.
         keeps = {EXPORT} if times or hasattr(arguments["model"], "estimator") else set()
         # The folder of a trial is deleted, so what only shows results is not needed.
@@ -109,7 +116,7 @@ def run_trial(
             name: item for name, item in arguments["callbacks"].items() if name in keeps or not _shows_only(item)
         }
         try:
-            run_dir = train(TrainSettings(**arguments), observers=[watch]).run_dir
+            run_dir = train_here(TrainSettings(**arguments), observers=[watch]).run_dir
         except RunStopped:
             run_dir = None
         if times and run_dir is not None:
@@ -117,9 +124,13 @@ def run_trial(
             if reason is not None:
                 raise CheckFailedError(reason, "a model.onnx to time", "leave latency out, or another model")
             latency_ms = measure_latency_ms(run_dir.onnx)
+    except (InterruptedRunError, KeyboardInterrupt, SystemExit, TakenError):
+        is_kept = True
+        raise
     finally:
         arguments = {}
-        shutil.rmtree(folder, ignore_errors=True)
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
         free_memory()
     return TrialResult(
         score=None if watch.is_stopped else watch.score,
@@ -127,6 +138,16 @@ def run_trial(
         num_epochs=watch.num_epochs,
         seconds=time.monotonic() - started,
     )
+
+
+def _interrupted_run(folder: Path) -> RunDir | None:
+    """Return the run that a trial left; it waits for a process that is still writing to it."""
+    found = [RunDir(path.parent) for path in sorted(folder.rglob(RunDir.config.relative), reverse=True)]
+    left = next((run for run in found if run.resumable), None)
+    while left is not None and is_held(left.lock):
+        # It is taken for dead, and stops at the end of its epoch.
+        time.sleep(1.0)
+    return left
 
 
 def _shows_only(callback: Any) -> bool:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from classifier_training.training.settings import TrainerSettings
     from classifier_training.workflows.training.heads import Probe
     from classifier_training.workflows.training.job import TrainingJob
-    from classifier_training.workflows.training.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -129,18 +128,17 @@ def fit(
     from classifier_training.training.checkpoint_files import read_checkpoint, share_of
     from classifier_training.training.continuation import Continuation
     from classifier_training.training.loggers import closed_after_errors
-    from classifier_training.workflows.training.team import Team
 
     run, start, transfer = job.run, job.start, job.settings.transfer
-    team, failures = Team(run.run_dir, job.device, start.checkpoint), Failures()
+    leads, failures = job.team is None or job.team.leads, Failures()
     assembly = assemble(run, job.settings.callbacks, job.observers)
-    if team.leads:
+    if leads:
         for observer in assembly.observers:
             observer.fit_started(run)
-    make_trainer = _trainer_maker(job, assembly, team, [Continuation(length), *([budget] if budget else [])])
-    lightning = make_trainer(devices=job.device.num_devices, strategy=team.strategy(freezes=transfer.freezes))
+    make_trainer = _trainer_maker(job, assembly, [Continuation(length), *([budget] if budget else [])])
+    lightning = make_trainer(**(job.team.trainer_settings(freezes=transfer.freezes) if job.team else {"devices": 1}))
     loggers = lightning.loggers
-    if probe is not None and team.leads:
+    if probe is not None and leads:
         assembly.checkpoints.begin_with(module, probe.score, margin=probe.standard_error)
     last: dict[str, Any] | None = None
     ended = ""
@@ -154,9 +152,7 @@ def fit(
             _record_probe(run, assembly, probe)
             ended = "the linear probe is fitted (transfer=linear_probe)"
         else:
-            ended = _train_epochs(job, module, lightning, assembly, team, failures)
-        if not team.leads:
-            raise SystemExit(0)
+            ended = _train_epochs(job, module, lightning, assembly, failures)
         if assembly.checkpoints.unsaved is not None:
             failures.note(LAST_CHECKPOINT, assembly.checkpoints.unsaved)
         if last is None:
@@ -168,7 +164,7 @@ def fit(
     def score_held_out() -> SplitResult:
 
         module.scored_split = TEST if TEST in run.tables else VAL
-        scorer = lightning if team.is_one else make_trainer(devices=1)
+        scorer = lightning if job.team is None else make_trainer(devices=1)
         # One that fails must not take the score with it; the metrics are logged afterwards.
         scorer.loggers = []
         with explain_worker_death():
@@ -193,11 +189,10 @@ def fit(
     )
 
 
-def _trainer_maker(
-    job: TrainingJob, assembly: Assembly, team: Team, first: list[pl.Callback]
-) -> Callable[..., pl.Trainer]:
+def _trainer_maker(job: TrainingJob, assembly: Assembly, first: list[pl.Callback]) -> Callable[..., pl.Trainer]:
     """Return what makes Lightning's trainer for a number of devices; the first callbacks come before the others."""
     import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     from classifier_training.training.checkpoint_files import AtomicCheckpointIO
     from classifier_training.training.run_callbacks import StageFreezing
@@ -207,21 +202,22 @@ def _trainer_maker(
     run_dir, trainer, transfer = job.run.run_dir, job.trainer, job.settings.transfer
     freezing = [StageFreezing(transfer)] if transfer.freezes else []
     shows_progress = any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks)
+    leads, callbacks = job.team is None or job.team.leads, [*first, *freezing, *assembly.callbacks]
     return partial(
         pl.Trainer,
         accelerator=job.device.accelerator,
         precision=job.device.precision,  # type: ignore[arg-type]
         max_epochs=trainer.max_epochs,
-        max_time=trainer.max_time,
+        max_time=None if job.team else trainer.max_time,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val,
-        callbacks=team.callbacks([*first, *freezing, *assembly.callbacks]),
-        logger=[build(run_dir) for build in job.settings.logging.values()] if team.leads else [],
-        plugins=[AtomicCheckpointIO()],
+        callbacks=job.team.callbacks(callbacks, trainer.max_time) if job.team else callbacks,
+        logger=[build(run_dir) for build in job.settings.logging.values()] if leads else [],
+        # Otherwise Lightning takes itself for a task of Slurm where it finds its commands or variables.
+        plugins=[AtomicCheckpointIO(), *([] if job.team else [LightningEnvironment()])],
         default_root_dir=run_dir.path,
-        enable_checkpointing=team.leads,
         enable_model_summary=False,
-        enable_progress_bar=team.leads and shows_progress,
+        enable_progress_bar=leads and shows_progress,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=1,
@@ -233,7 +229,6 @@ def _train_epochs(
     module: ClassifierModule,
     lightning: pl.Trainer,
     assembly: Assembly,
-    team: Team,
     failures: Failures,
 ) -> str:
     """Train to the end of the schedule, or from a checkpoint on; returns what ended training."""
@@ -246,9 +241,10 @@ def _train_epochs(
         job.run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=trainer.accumulate_grad_batches
     )
     checkpointing = gradient_checkpointing(module.network) if trainer.gradient_checkpointing else nullcontext()
+    together = job.team.training(job.run.run_dir, job.device, job.start.checkpoint, datamodule) if job.team else None
     with (
         job.run.clock.part("training"),
-        team.sharing(datamodule),
+        together or nullcontext(),
         assembly.interrupts,
         memory,
         explain_worker_death(),

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.processes import following
+from classifier_training.core.processes import process_rank
 from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TRAIN
 from classifier_training.training.decisions import write_decisions
@@ -38,10 +38,9 @@ def fit_network(job: TrainingJob) -> Trained:
     """
     from classifier_training.training.budget import Budget
 
-    is_new = job.start.checkpoint is None and following() is None
+    is_new = job.start.checkpoint is None and process_rank().leads
     job.datamodule.batches_per_step = job.trainer.accumulate_grad_batches
     if job.settings.distillation:
-        refuse_devices(job)
         loss = make_distillation_loss(job.settings.distillation, job)
         job = dataclasses.replace(job, distillation=loss)
     job = keep_decisions(resolve_auto(job))
@@ -75,23 +74,9 @@ def fit_network(job: TrainingJob) -> Trained:
 
 def keep_decisions(job: TrainingJob) -> TrainingJob:
     """Write decisions.json, unless another process leads this one; returns the job."""
-    if following() is None:
+    if process_rank().leads:
         write_decisions(job.run.run_dir.decisions, job.decisions)
     return job
-
-
-def refuse_devices(job: TrainingJob) -> None:
-    """Raise when several processes would train with teachers.
-
-    Raises:
-        UserError: then.
-    """
-    if job.device.num_devices > 1:
-        raise UserError(
-            f"distillation with trainer.num_devices={job.device.num_devices}: teachers serve one process alone",
-            "one of them",
-            "trainer.num_devices=1",
-        )
 
 
 def epoch_words(datamodule: ImageFolderDataModule, settings: TrainerSettings) -> str:

@@ -11,7 +11,7 @@ from classifier_training.callbacks.observer import RunContext
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import Room, remove, size_bytes
 from classifier_training.core.metrics import goal_of
-from classifier_training.core.processes import own_share, work_in
+from classifier_training.core.processes import process_rank, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.runtime import versions
 from classifier_training.core.types import TEST, VAL
@@ -19,6 +19,7 @@ from classifier_training.data.corrections import append_corrections
 from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.plan import open_stores
 from classifier_training.workflows.training.start import config_text, write_start
+from classifier_training.workflows.training.torchrun import tell_launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from classifier_training.workflows.training.network import Network, Prepared
     from classifier_training.workflows.training.settings import TrainSettings
     from classifier_training.workflows.training.start import Begun, Start
+    from classifier_training.workflows.training.team import Team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class TrainingJob:
         correction: of unbalanced classes.
         device: where to compute, and how precisely.
         start: where the run begins.
+        team: the processes that train together, if there are several.
         distillation: what teachers add to the loss, if there are any.
         is_compiled: whether the network is compiled.
     """
@@ -65,6 +68,7 @@ class TrainingJob:
     correction: Correction
     device: Device
     start: Start
+    team: Team | None = None
     distillation: DistillationLoss | None = None
     is_compiled: bool = False
 
@@ -106,11 +110,13 @@ def open_job(begun: Begun, inputs: Inputs, prepared: Prepared) -> TrainingJob:
         # Before a store is filled: a run that is killed then can be resumed.
         record_inputs(run_dir, begun.config, inputs.loaded.index, inputs.loaded.corrections)
     room = None
-    if not begun.follower:
+    if begun.leads:
+        tell_launcher(run_dir)
         room = room_of(prepared.network.built.network, splits, run_dir, is_new=resumed is None)
-    with nullcontext() if resumed else removed_when_refused(run_dir):
+    refused = nullcontext() if resumed else removed_when_refused(run_dir)
+    with refused, begun.team.in_turn() if begun.team else nullcontext():
         datamodule = begun.stack.enter_context(build_datamodule(inputs, prepared, room))
-    if resumed and not begun.follower:
+    if resumed and begun.leads:
         write_start(resumed, prepared.start)
         resumed.result.unlink(missing_ok=True)
         begun.run_log.open(resumed.log)
@@ -136,7 +142,7 @@ def open_job(begun: Begun, inputs: Inputs, prepared: Prepared) -> TrainingJob:
     )
     return TrainingJob(
         run=run, settings=settings, observers=begun.observers, network=prepared.network, datamodule=datamodule,
-        correction=inputs.correction, device=prepared.device, start=prepared.start,
+        correction=inputs.correction, device=prepared.device, start=prepared.start, team=begun.team,
     )  # fmt: skip
 
 
@@ -163,7 +169,7 @@ def build_datamodule(inputs: Inputs, prepared: Prepared, room: Room | None) -> I
         crop_scale=transforms.crop_scale,
         store=data.store,
         store_gb=data.store_gb,
-        share=own_share(device.num_devices),
+        rank=process_rank(),
         room=room,
     ) as stores:
         yield ImageFolderDataModule(
@@ -173,7 +179,7 @@ def build_datamodule(inputs: Inputs, prepared: Prepared, room: Room | None) -> I
             class_weights=inputs.correction.sampler_weights,
             batch_size=network.batch_size,
             num_workers=choose_num_workers(
-                data.num_workers, accelerator=device.accelerator, num_ranks=device.num_devices
+                data.num_workers, accelerator=device.accelerator, num_ranks=process_rank().num_local
             ),
             on_error=data.on_error,
             seed=settings.seed,

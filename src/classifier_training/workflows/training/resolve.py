@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.processes import following
+from classifier_training.core.processes import process_rank
 from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TEST, TRAIN, VAL, Batch
 from classifier_training.evaluation.figures.training import LrRangeFigure
@@ -47,7 +47,7 @@ def resolve_auto(job: TrainingJob) -> TrainingJob:
         UserError: when nothing is found: no batch fits, no learning rate lowers the loss, there is no compiler.
     """
     wanted = job.settings.optimizer.keywords.get("lr")
-    is_resumed = job.start.checkpoint is not None or following() is not None
+    is_resumed = job.start.checkpoint is not None or not process_rank().leads
     job = _resolve_speed(job, is_resumed=is_resumed)
     if job.settings.data.batch_size == "auto":
         job = _resolve_batch_size(job)

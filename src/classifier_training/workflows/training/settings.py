@@ -8,11 +8,11 @@ from datetime import timedelta
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from classifier_training.core.register import Choice, Word, describe
 from classifier_training.core.secrets import mask
-from classifier_training.core.settings import Alias, Duration, Fit, Often, Resume, RunText, Trait, TypedPath
+from classifier_training.core.settings import Alias, Duration, Fit, Often, Resume, RunText, Trait, TypedPath, with_unit
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
@@ -27,6 +27,8 @@ from classifier_training.training.settings import (
     TrainerSettings,
 )
 from classifier_training.training.transfer import Transfer
+from classifier_training.workflows.many_runs.launch.base import Launcher
+from classifier_training.workflows.many_runs.launch.local import LOCAL
 
 Extend = Literal["stretch", "restart", "constant"]
 
@@ -68,7 +70,9 @@ class TrainSettings:
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
     target: Annotated[Targets, Choice("default", group="evaluation_target"), Resume.EXACT, Fit.ANY] = NO_TARGETS
     recipe: Annotated[str, Often(8), Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
-    time: Annotated[Duration | None, Often(4), Resume.FIXED, Fit.EPOCHS, Alias("time_limit")] = None
+    time: Annotated[
+        Duration | None, BeforeValidator(with_unit), Often(4), Resume.FIXED, Fit.EPOCHS, Alias("time_limit")
+    ] = None
     retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False
     monitor: Annotated[str, Resume.FIXED, Fit.ANY] = "val/balanced_accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED, Fit.ANY, Trait.SEED] = 0
@@ -79,11 +83,13 @@ class TrainSettings:
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
     init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
+    launcher: Annotated[Launcher, Choice("local"), Resume.EXACT, Fit.ANY, Trait.START] = LOCAL
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings as plain values, without secrets, as config.yaml keeps them."""
-        values = {field.name: describe(getattr(self, field.name)) for field in fields(self)}
+        # A run is the same wherever it is started from.
+        values = {field.name: describe(getattr(self, field.name)) for field in fields(self) if field.name != "launcher"}
         config: dict[str, Any] = plain(values)
         return config
 

@@ -13,7 +13,7 @@ import yaml
 from classifier_training.callbacks.lightning import without_checkpoint
 from classifier_training.conf.resume import changed_settings, keeps_exactness, on_resume, saved_values
 from classifier_training.core.errors import UserError
-from classifier_training.core.processes import following, work_in
+from classifier_training.core.processes import process_rank, work_in
 from classifier_training.core.register import TYPE_KEY, describe
 from classifier_training.core.run_dir import RunDir, remove_orphans
 from classifier_training.core.runtime import Clock, RunLog, command, raise_open_file_limit
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from classifier_training.callbacks.observer import Observer
-    from classifier_training.core.processes import Follower
     from classifier_training.training.checkpoint_files import Found
     from classifier_training.training.settings import TrainerSettings
     from classifier_training.workflows.training.settings import Extend, TrainSettings
+    from classifier_training.workflows.training.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Begun:
         observers: that see the run besides those of its configuration.
         resumed: the run that is resumed, if one is.
         origin: the run whose weights this one starts from, if any.
-        follower: number and leader of this process, where another one leads it.
+        team: the processes that train together, if there are several.
         stack: closes at the end of the run what it has opened.
         run_log: writes train.log.
         drawer: paints plots in the background.
@@ -61,11 +61,16 @@ class Begun:
     observers: Sequence[Observer]
     resumed: RunDir | None
     origin: RunDir | None
-    follower: Follower | None
+    team: Team | None
     stack: ExitStack
     run_log: RunLog
     drawer: Drawer
     clock: Clock
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides and writes: the only one, or rank 0 of several."""
+        return self.team is None or self.team.leads
 
 
 def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitStack) -> Begun:
@@ -80,7 +85,14 @@ def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitSta
         UserError: when a run is not there, or another process has it.
     """
     clock = Clock()
-    if not following():
+    leads, team = process_rank().leads, None
+    if not process_rank().is_alone:
+        from classifier_training.workflows.training.team import Team
+
+        team = stack.enter_context(Team(process_rank()))
+        team.check(settings)
+        settings = settings if leads else team.follow()
+    if leads:
         refuse_unavailable(settings)
     resumed = RunDir(Path(settings.resume)) if settings.resume else None
     origin = find_origin(settings.init_from, output=settings.output, resumed=resumed)
@@ -94,16 +106,15 @@ def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitSta
         settings = dataclasses.replace(settings, transforms=settings.transforms.without_augmentation())
     run_log, drawer = stack.enter_context(RunLog()), stack.enter_context(Drawer())
     raise_open_file_limit()
-    follower = following()
-    if resumed is not None and not follower:
+    if resumed is not None and leads:
         # Before torch is imported: a run that is taken is refused at once.
         stack.enter_context(work_in(resumed))
         remove_orphans(resumed.path)
-    elif not follower:
+    elif leads:
         refuse_extend(settings.extend)
         tell_unfinished(settings)
     return Begun(
-        settings=settings, config=config, observers=observers, resumed=resumed, origin=origin, follower=follower,
+        settings=settings, config=config, observers=observers, resumed=resumed, origin=origin, team=team,
         stack=stack, run_log=run_log, drawer=drawer, clock=clock,
     )  # fmt: skip
 
@@ -121,6 +132,8 @@ def refuse_unavailable(settings: TrainSettings) -> None:
 
         find_accelerator(settings.trainer.accelerator)
     chosen = {describe(item)[TYPE_KEY] for item in settings.callbacks.values()}
+    if not process_rank().is_alone:
+        refuse_several(settings, process_rank().num_ranks)
     if isinstance(settings.model, ShallowModel):
         if "onnx_export" not in chosen:
             raise UserError(
@@ -132,6 +145,28 @@ def refuse_unavailable(settings: TrainSettings) -> None:
     elif "checkpoint" not in chosen:
         raise without_checkpoint()
     refuse_unreachable(settings.logging)
+
+
+def refuse_several(settings: TrainSettings, number: int) -> None:
+    """Raise when several processes cannot train a run together, or a batch has no image for each of them.
+
+    Raises:
+        UserError: then.
+    """
+    what = ""
+    if settings.distillation:
+        what = f"distillation with trainer.num_devices={number}: teachers serve one process alone"
+    elif isinstance(settings.model, ShallowModel):
+        what = f"trainer.num_devices={number}: {describe(settings.model)[TYPE_KEY]} is fitted at once, by one process"
+    if what:
+        raise UserError(what, "one process", "trainer.num_devices=1")
+    size = settings.data.batch_size
+    if isinstance(size, int) and size < number:
+        raise UserError(
+            f"data.batch_size={size}: of the {size} images of a batch a process would have 0, as there are {number}",
+            "an image a process, or more",
+            f"data.batch_size={8 * number}, or fewer processes",
+        )
 
 
 @dataclass(frozen=True)
@@ -163,10 +198,9 @@ def find_start(begun: Begun, trainer: TrainerSettings) -> Start:
     """
     if begun.resumed is None:
         return Start()
-    if begun.follower is None:
+    if begun.team is None or begun.team.leads:
         return find_resumed(begun.resumed, begun.config, trainer, begun.settings.extend)
-    checkpoint = Path(begun.follower.checkpoint) if begun.follower.checkpoint else None
-    return Start(read_decisions(begun.resumed.decisions), checkpoint)
+    return Start(read_decisions(begun.resumed.decisions), begun.team.checkpoint)
 
 
 def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -> RunDir | None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.processes import process_rank
 from classifier_training.core.register import register
 from classifier_training.core.types import PROBE_EPOCH, TEST, TRAIN, epoch_name
 from classifier_training.evaluation.results import class_table
 from classifier_training.evaluation.training_facts import Training
 from classifier_training.models.shallow import ShallowModel
+from classifier_training.workflows.many_runs.launch.base import refuse_elsewhere
 from classifier_training.workflows.training.end import finish_run, interrupts_told
 from classifier_training.workflows.training.fit_network import fit_network
 from classifier_training.workflows.training.fit_shallow import fit_shallow
@@ -32,6 +34,7 @@ from classifier_training.workflows.training.screen import (
 )
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.start import begin
+from classifier_training.workflows.training.torchrun import Launched, launch, num_to_launch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,25 +58,35 @@ if TYPE_CHECKING:
         "train resume=latest",
     ),
 )
-def train_or_cross_validate(settings: TrainSettings) -> TrainResult | CrossValidation:
+def train(settings: TrainSettings) -> TrainResult | CrossValidation | Launched:
     """Train a classifier on a folder of images; without data.root, on a built-in sample.
 
+    With data.num_folds and no data.fold, all folds are trained. Several devices of this machine are given a process
+    each, by torchrun.
+
     Args:
-        settings: what the command line or `compose` gives; data.num_folds without data.fold trains all folds.
+        settings: what the command line or `compose` gives.
 
     Raises:
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is None or settings.data.fold is not None:
-        return train(settings)
-    from classifier_training.workflows.many_runs.cross_validate import cross_validate
+    if settings.data.trains_all_folds:
+        if not process_rank().is_alone:
+            raise UserError(
+                f"data.num_folds={settings.data.num_folds}: torchrun started {process_rank().num_ranks} processes",
+                "one fold, which several processes can share",
+                "data.fold=0, or leave out torchrun: trainer=ddp starts it for each fold",
+            )
+        from classifier_training.workflows.many_runs.cross_validate import cross_validate
 
-    return cross_validate(settings)
+        return cross_validate(settings)
+    number = num_to_launch(settings)
+    return launch(settings, number) if number else train_here(settings)
 
 
-def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
-    """Train one run.
+def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainResult:
+    """Train one run in this process: the whole of it, or the part that torchrun has given to this process.
 
     Args:
         settings: what the command line or `compose` gives.
@@ -83,12 +96,13 @@ def train(settings: TrainSettings, observers: Sequence[Observer] = ()) -> TrainR
         UserError: when the settings, the data or the machine do not allow it.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
-    if settings.data.num_folds is not None and settings.data.fold is None:
+    if settings.data.trains_all_folds:
         raise UserError(
             f"data.num_folds={settings.data.num_folds} without data.fold: one run is to be trained here",
             "one fold, or train alone, which trains all of them",
             "data.fold=0",
         )
+    refuse_elsewhere(settings.launcher)
     with ExitStack() as stack:
         begun = begin(settings, observers, stack)
         inputs = read_inputs(begun)

@@ -12,15 +12,19 @@ import pytest
 
 from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.runtime import num_cores, share_of_cores
-from classifier_training.workflows.many_runs.jobs import Job, failure_words, read_outcome, run_jobs, visible_gpus
+from classifier_training.workflows.many_runs.jobs import run_jobs
+from classifier_training.workflows.many_runs.launch.base import JobSpec, failure_words, read_outcome
+from classifier_training.workflows.many_runs.launch.local import visible_gpus
 
 
-def job(folder: Path, *words: str) -> Job:
-    return Job(name=folder.name, folder=folder, words=lambda: words or None)
+def job(folder: Path, *words: str) -> JobSpec:
+    return JobSpec(name=folder.name, folder=folder, words=words)
 
 
 def test_one_that_fails_leaves_the_others_and_says_why(tmp_path: Path) -> None:
-    jobs = [job(tmp_path / "good", "--version"), job(tmp_path / "bad", "trian"), job(tmp_path / "done")]
+    jobs = [job(tmp_path / "good", "--version"), job(tmp_path / "bad", "trian"), job(tmp_path / "done", "trian")]
+    jobs[2].folder.mkdir()
+    jobs[2].record.write_text('{"exit_code": 0, "seconds": 1.0, "words": ["trian"]}')
     outcomes = run_jobs(jobs, num_parallel=2, remedy="again")
     good, bad = outcomes["good"], outcomes["bad"]
     assert good is not None
