@@ -94,7 +94,7 @@ def analyze(
     output: TypedPath | None = None,
     near_duplicates: bool = True,
     fail_on: FailOn = "never",
-    why: str | list[str] | None = None,
+    why: TypedPath | list[TypedPath] | None = None,
     label_next: Annotated[int, Field(ge=1)] | None = None,
     pseudo_precision: Annotated[float, Field(gt=0, lt=1)] = PRECISION,
 ) -> AnalyzeResult | LabelReport | ExplanationReport | LabelNext:

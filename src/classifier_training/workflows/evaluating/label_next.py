@@ -13,7 +13,7 @@ from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, enumerate_words, plural, shown
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
 from classifier_training.core.run_reader import read_rows
-from classifier_training.core.runtime import command, num_cores
+from classifier_training.core.runtime import command, num_cores, setting
 from classifier_training.core.types import TRAIN, softmax
 from classifier_training.data.checking.duplicates import find_copies
 from classifier_training.data.checking.scan import scan_files
@@ -125,7 +125,13 @@ def report_label_next(
     run_dir = find_run(run)
     folder = Path(output).expanduser() if output else run_dir.label_next
     make_folder(folder)
-    known = run_features(run_dir)
+    try:
+        known = run_features(run_dir)
+    except UserError as error:
+        moved = f"{command('analyze')} {setting('run', run_dir.path)} data.root=/where/they/are"
+        raise UserError(
+            error.came, error.expected, f"{error.remedy}; if the run's images have moved, once: {moved}"
+        ) from error
     extractor = FeatureExtractor(run_dir)
     root = Path(data).expanduser()
     pool = _read_pool(extractor, data, root, known.temperature, follow_links=follow_links)
