@@ -1,9 +1,9 @@
 """Compare ways to choose the images to label next: 100 labels, then rounds of 50, a head fitted anew after each.
 
 Features of the pretrained network are computed once and kept in WORK. For each seed, 100 training images are drawn as
-the labelled ones; the others are the pool. Every way chooses from the same start, and is scored on the test images. Each
-result is appended to WORK/active_choice.jsonl; what is there already is not computed again. Printed are the balanced
-accuracies after each round, and the difference to random choice, paired by seed, with its standard error.
+the labelled ones; the others are the pool. Every way chooses from the same start, and is scored on the test images.
+Each result is appended to WORK/active_choice.jsonl; what is there already is not computed again. Printed are the
+balanced accuracies after each round, and the difference to random choice, paired by seed, with its standard error.
 
     python scripts/bench/active_choice.py --data FOLDER [FOLDER ...] --work WORK --seeds 5
 

@@ -133,6 +133,7 @@ class RunDir:
         "evaluation/corrections_effect.json", "The run against the one that it started from, on the same images."
     )
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
+    label_next = RunPath("label_next", "Images without labels that are worth labelling next.")
     explanations = RunPath("why", "Pages that explain single predictions.")
     features = RunPath("features.npz", "What the network's last layer is shown of each image; can be computed again.")
     benchmark = RunPath("benchmark", "Times of the model's formats.")

@@ -92,6 +92,10 @@ def expose_features(model: onnx.ModelProto) -> bool:
     if any(output.name == FEATURES_NAME for output in graph.output):
         return True
     makers = {name: node for node in graph.node for name in node.output}
+    if FEATURES_NAME in makers:
+        # The score is computed from them.
+        graph.output.append(helper.make_tensor_value_info(FEATURES_NAME, TensorProto.FLOAT, ["batch", None]))
+        return True
     weights = {item.name: item for item in graph.initializer}
     node = makers.get(OUTPUT_NAME)
     while node is not None and node.op_type in ("Identity", "Add"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -19,7 +19,8 @@ from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.run_dir import atomic_path, sha256
 from classifier_training.core.runtime import command, setting
 from classifier_training.data.splitting.splits import read_manifest
-from classifier_training.export.novelty import FEATURES_NAME, expose_features, expose_other_features, remove_novelty
+from classifier_training.export.bundle import NOVELTY_NAME
+from classifier_training.export.novelty import FEATURES_NAME, expose_features, expose_other_features
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
 from classifier_training.inference.predictor import decode
 from classifier_training.inference.sources import Item
@@ -101,6 +102,7 @@ class ImageFeatures(NamedTuple):
     features: NDArray[np.floating]
     logits: NDArray[np.float32]
     error: str | None = None
+    novelty: float | None = None
 
 
 NOTHING = np.zeros(0, dtype=np.float32)
@@ -129,24 +131,24 @@ class FeatureExtractor:
         decoded = decode(items, self.predictor.preprocessing, ahead=BATCH_SIZE)
         while batch := list(islice(decoded, BATCH_SIZE)):
             tensors = [one.tensor for one in batch if one.tensor is not None]
-            found = iter(zip(*self._run(np.stack(tensors)), strict=True)) if tensors else iter(())
+            found = zip(*self._run(np.stack(tensors)), strict=True) if tensors else iter(())
             for one in batch:
                 if one.error is not None or one.tensor is None:
                     yield ImageFeatures(one.item, NOTHING, NOTHING, one.error)
                     continue
-                features, logits = next(found)
+                features, logits, *novelty = next(found)
                 if np.isfinite(features).all() and np.isfinite(logits).all():
-                    yield ImageFeatures(one.item, features, logits)
+                    yield ImageFeatures(one.item, features, logits, novelty=float(novelty[0]) if novelty else None)
                 else:
                     yield ImageFeatures(one.item, NOTHING, NOTHING, "the model's output is not a number")
 
 
-Runner = Callable[["NDArray[np.float32]"], "tuple[NDArray[np.float32], NDArray[np.float32]]"]
+Runner = Callable[["NDArray[np.float32]"], "Sequence[NDArray[np.float32]]"]
+"""Inputs, float32 [B, 3, H, W] -> features [B, D], logits [B, K] and, where the model gives it, novelty [B]."""
 
 
 def _onnx_features(path: Path) -> Runner:
     model = onnx.load(path)
-    remove_novelty(model)
     if not expose_features(model) and not expose_other_features(model):
         raise UserError(
             f"{path}: no place is found in the network where an image is one vector of features",
@@ -156,9 +158,12 @@ def _onnx_features(path: Path) -> Runner:
     # The cores are shared with those who decode the next images.
     session = open_session(model.SerializeToString(), accelerator="auto", spinning=False)
 
-    def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        features, logits = session.run([FEATURES_NAME, OUTPUT_NAME], {INPUT_NAME: inputs})
-        return features, logits
+    given = {output.name for output in session.get_outputs()}
+    names = [FEATURES_NAME, OUTPUT_NAME, *([NOVELTY_NAME] if NOVELTY_NAME in given else [])]
+
+    def run(inputs: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        found: list[NDArray[np.float32]] = session.run(names, {INPUT_NAME: inputs})
+        return found
 
     return run
 

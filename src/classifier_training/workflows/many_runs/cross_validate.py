@@ -177,9 +177,9 @@ def _train(
     run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int | None, launcher: Launcher
 ) -> None:
     again = f"{command('train')} {setting('resume', run_dir.path)}"
-    left = {fold.path: words for fold in folds if (words := next_words(fold, config)) is not None}
+    left = {fold.path.absolute(): words for fold in folds if (words := next_words(fold, config)) is not None}
     jobs = [JobSpec(name=f"fold {path.name}", folder=path, words=tuple(words)) for path, words in left.items()]
-    done = [fold for fold in folds if fold.path not in left]
+    done = [fold for fold in folds if fold.path.absolute() not in left]
     if done:
         log.info("%s of %d finished before", plural(len(done), "fold"), len(folds))
     with _told(folds, str(config["monitor"]), known=done):

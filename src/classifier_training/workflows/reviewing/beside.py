@@ -1,4 +1,4 @@
-"""What stands beside an image: training images of a class, the nearest first where there are features."""
+"""What stands beside an image: its nearest training images, and why the model predicts it as it does."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import logging
 from collections import defaultdict
 from functools import cached_property
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, reason_of
 from classifier_training.core.types import TRAIN
 from classifier_training.evaluation.neighbours import nearest
+from classifier_training.workflows.evaluating.explain import explain_error
+from classifier_training.workflows.evaluating.features import run_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from classifier_training.workflows.evaluating.explain import TrainingImage
     from classifier_training.workflows.evaluating.features import RunFeatures
     from classifier_training.workflows.reviewing.collection import Collection
-    from classifier_training.workflows.reviewing.decisions import Decisions
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +36,16 @@ class Beside:
 
     Args:
         collection: the images.
-        decisions: on them.
     """
 
-    def __init__(self, collection: Collection, decisions: Decisions) -> None:
+    def __init__(self, collection: Collection) -> None:
         self.collection = collection
-        self.decisions = decisions
         self.state: State = "absent"
         self.words = "" if collection.run else "With a run, these are the nearest images: review RUN."
         self._features: RunFeatures | None = None
         self._lock = Lock()
+        if collection.run is not None and collection.run.features.is_file():
+            self.compute()
 
     def compute(self) -> None:
         """Read the features, or compute them once, in a thread of its own."""
@@ -54,8 +56,6 @@ class Beside:
         Thread(target=self._compute, name="features", daemon=True).start()
 
     def _compute(self) -> None:
-        from classifier_training.workflows.evaluating.features import run_features
-
         assert self.collection.run is not None
         try:
             self._features = run_features(self.collection.run, moved_to=str(self.collection.root))
@@ -64,6 +64,29 @@ class Beside:
             self.state, self.words = "failed", reason_of(error)
         else:
             self.state, self.words = "ready", ""
+
+    def why(self, row: int) -> dict[str, Any]:
+        """Say why the model predicts an image as it does, once there are features.
+
+        Returns:
+            `state` and `words` as they stand here, and `findings`: sentences, each with training images.
+        """
+        collection = self.collection
+        if self.state != "ready" or collection.run is None:
+            return {"state": self.state, "words": self.words, "findings": []}
+        path = str(collection.root / collection.paths[row])
+        try:
+            explained = explain_error(collection.run, path, moved_to=str(collection.root)).findings()
+        except UserError as error:
+            return {"state": self.state, "words": error.came, "findings": []}
+        findings = [{"words": words, "images": [*self._shown(images)]} for words, images in explained]
+        return {"state": self.state, "words": "", "findings": findings}
+
+    def _shown(self, images: Iterable[TrainingImage]) -> Iterator[dict[str, str]]:
+        for image in images:
+            path = image.path.removeprefix(f"{self.collection.root}/")
+            if path in self._rows:
+                yield {"id": self.collection.ids[self._rows[path]], "path": path, "label": image.label}
 
     def of_class(self, row: int, label: str) -> list[tuple[int, float | None]]:
         """Return training images of a class, the nearest to an image first, with their cosine similarity.

@@ -41,7 +41,7 @@ class Series:
     @property
     def words(self) -> str:
         """Name and newest value."""
-        return f"{self.name} {self.known[-1][1]:.4f}" if self.known else self.name
+        return f"{self.name} {self.known[-1][1]:.4g}" if self.known else self.name
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def line_chart(title: str, series: Sequence[Series], *, marked: int | None = Non
         return Html(f'<figure class="chart">{heading}<p class="quiet">No epoch has ended yet.</p></figure>')
     ticks = nice_ticks(min(numbers), max(numbers))
     last = max(2, *(len(line.values) for line in series))
-    axes = Axes(46, WIDTH - 10, 10, HEIGHT - 34, last, ticks[0], ticks[-1])
+    axes = Axes(52, WIDTH - 10, 10, HEIGHT - 34, last, ticks[0], ticks[-1])
     pieces = [
         f'<line class="grid" x1="{axes.left}" x2="{axes.right}" y1="{axes.y(tick)}" y2="{axes.y(tick)}"/>'
-        f'<text x="{axes.left - 6}" y="{axes.y(tick)}" dy="4" text-anchor="end">{tick:.4g}</text>'
+        f'<text x="{axes.left - 6}" y="{axes.y(tick)}" dy="4" text-anchor="end">{tick_words(tick)}</text>'
         for tick in ticks
     ]
     pieces += [
@@ -128,7 +128,7 @@ def line_chart(title: str, series: Sequence[Series], *, marked: int | None = Non
         if len(line.values) <= MAX_DOTS:
             pieces += [
                 f'<circle class="dot {style}" cx="{axes.x(epoch)}" cy="{axes.y(value)}" r="2.5">'
-                f"<title>{escape(line.name)}, epoch {epoch}: {value:.4f}</title></circle>"
+                f"<title>{escape(line.name)}, epoch {epoch}: {value:.4g}</title></circle>"
                 for epoch, value in line.known
             ]
         legend.append(
@@ -153,6 +153,14 @@ def sparkline(values: Sequence[float | None]) -> Html:
         f'<svg class="spark" viewBox="0 0 96 24" role="img" aria-label="from {known[0]:.4g} to {known[-1]:.4g}">'
         f"{axes.path(series, 's0')}</svg>"
     )
+
+
+def tick_words(value: float) -> str:
+    """Return a number of few characters: of 0.0004, 4e-4."""
+    if value and abs(value) < 0.001:
+        number, _, power = f"{value:.3e}".partition("e")
+        return f"{float(number):g}e{int(power)}"
+    return f"{value:.4g}"
 
 
 def nice_ticks(low: float, high: float, *, number: int = 5) -> list[float]:

@@ -33,7 +33,7 @@ def compare_body(runs: Mapping[str, RunDir]) -> list[Html]:
     configs = {name: _read(problems, name, lambda run: values_of(run, run.config), run) for name, run in runs.items()}
     return [
         report.header("Comparison", f"{plural(len(runs), 'run')}; the first is what the others are tested against."),
-        *_charts(runs, configs, problems),
+        report.section("Curves", _charts(runs, configs, problems)),
         report.section("Metrics", *_metrics(runs, problems)),
         report.section("The same images", *_tests(runs, problems)),
         report.section("Settings that differ", _settings(configs)),
@@ -53,14 +53,14 @@ def _read(problems: dict[str, str], name: str, read: Any, run: RunDir) -> Any:
         return {}
 
 
-def _charts(runs: Mapping[str, RunDir], configs: Mapping[str, Any], problems: dict[str, str]) -> Iterator[Html]:
+def _charts(runs: Mapping[str, RunDir], configs: Mapping[str, Any], problems: dict[str, str]) -> Html:
     histories = {name: _read(problems, name, read_history, run) for name, run in runs.items()}
     monitors = [str(config.get("monitor")) for config in configs.values() if config.get("monitor")]
     charts = []
     for column in dict.fromkeys((*monitors, f"{VAL}/loss", f"{TRAIN}/loss")):
         series = [Series(name, history.columns.get(column, ())) for name, history in histories.items() if history]
         charts.append(line_chart(column, series))
-    yield report.Html(f'<div class="charts">{report.joined(*charts)}</div>')
+    return report.Html(f'<div class="charts">{report.joined(*charts)}</div>')
 
 
 def _metrics(runs: Mapping[str, RunDir], problems: dict[str, str]) -> Iterator[Html]:
@@ -89,8 +89,9 @@ def _tests(runs: Mapping[str, RunDir], problems: dict[str, str]) -> Iterator[Htm
         own = _read(problems, name, answers_of, run)
         compared = compare_predictions(known, own) if own and known else None
         if compared is None:
-            words = "no image of the same path and label was predicted by both"
-            yield report.paragraph(f"{name} and {first} cannot be tested: {words}.")
+            lacking = " and ".join(who for who, found in ((first, known), (name, own)) if not found)
+            reason = f"no predictions of {lacking}" if lacking else "no image of the same path and label in both"
+            yield report.paragraph(f"{name} and {first} cannot be tested: {reason}.")
             continue
         left = max(len(own.targets), len(known.targets)) - compared.num_images
         yield report.paragraph(compared.verdict(name, first))

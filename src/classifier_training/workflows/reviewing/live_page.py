@@ -58,7 +58,7 @@ def live_parts(run: RunDir, status: RunStatus, *, address: str) -> dict[str, Htm
         history = History({})
     return {
         "state": state_part(run, status, history),
-        "actions": _actions(run, status, address),
+        "deeds": _deeds(run, status, address),
         "charts": _charts(status, history),
         "epochs": _epochs(status, history),
         "log": _log(run),
@@ -170,7 +170,7 @@ def _device(run: RunDir) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def _actions(run: RunDir, status: RunStatus, address: str) -> Html:
+def _deeds(run: RunDir, status: RunStatus, address: str) -> Html:
     """Return what can be done with the run now."""
     pieces = []
     if status.can_stop:

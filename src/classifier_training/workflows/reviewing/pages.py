@@ -38,6 +38,7 @@ ACTIONS = (
     ("skip", "s", "skip", "go on without a decision"),
     ("undo", "u", "undo", "take the last decision back"),
     ("search", "/", "other class", "search a class by its name, or name a new one"),
+    ("why", "e", "why", "why the model predicts this, from its training images"),
     ("zoom", "z", "zoom", "the image in its own size"),
     ("grid", "g", "grid", "many images at once"),
     ("help", "?", "help", "the keys"),
@@ -63,7 +64,8 @@ def overview(review: Review) -> Iterator[Html]:
     ]
     yield report.header("Review", collection.title, facts)
     cards = "".join(_card(review, queue) for queue in queues.all.values())
-    yield report.section("Lists", Html(f'<ul class="queues">{cards}</ul>'))
+    more = [report.paragraph("Copies of images are being looked for.")] if queues.is_searching else []
+    yield report.section("Lists", Html(f'<ul class="queues">{cards}</ul>'), *more)
     counts = queues.confusion()
     if counts is not None and collection.predicted is not None and counts.sum():
         names = collection.predicted.class_names
@@ -177,6 +179,7 @@ def look(review: Review, queue: Queue, wanted: Filter) -> Iterator[Html]:
         '<dl class="pairs" id="facts"></dl><ul id="reasons"></ul>'
         '<h2 id="top-title">The model says</h2><ol id="top"></ol>'
         f'<h2>Label</h2><div id="classes"></div><div id="actions">{_buttons()}</div></aside>'
+        '<section id="why" aria-label="why the model predicts this" hidden></section>'
         '<section id="beside" aria-label="training images"></section></div>'
     )
     yield _dialogs()

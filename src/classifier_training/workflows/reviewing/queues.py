@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,23 +84,41 @@ class Queues:
     def __init__(self, collection: Collection, decisions: Decisions) -> None:
         self.collection = collection
         self.decisions = decisions
+        self.is_searching = collection.is_labelled
+        """Whether copies are still being looked for."""
+        self._copies = np.zeros(0, dtype=np.int64)
+        self._thread = Thread(target=self._search, name="copies", daemon=True)
+        if self.is_searching:
+            self._thread.start()
 
-    @cached_property
+    def _search(self) -> None:
+        """Compare the files, which takes a minute where there are many, while the pages answer."""
+        self._copies = _disagreeing(self.collection)
+        self.is_searching = False
+
+    def wait(self) -> None:
+        """Wait until all lists are there."""
+        if self.is_searching:
+            self._thread.join()
+
+    @property
     def all(self) -> dict[str, Queue]:
         """Every list that is not empty, by name, the most useful first."""
-        found = [*_of_model(self.collection), *self._of_data()]
+        words = "The same image under several labels, side by side."
+        copies = Queue("copies", "Copies that disagree", words, self._copies)
+        found = [*self._of_model, copies, self._everything]
         return {queue.name: queue for queue in found if len(queue.rows)}
 
-    def _of_data(self) -> Iterator[Queue]:
+    @cached_property
+    def _of_model(self) -> tuple[Queue, ...]:
+        return tuple(_of_model(self.collection))
+
+    @cached_property
+    def _everything(self) -> Queue:
         collection = self.collection
-        if collection.is_labelled:
-            yield Queue(
-                "copies", "Copies that disagree", "The same image under several labels, side by side.",
-                _disagreeing(collection),
-            )  # fmt: skip
         words = "Every image, by class." if collection.is_labelled else "Every image of the folder."
         order = sorted(range(len(collection)), key=lambda row: (collection.labels[row], collection.paths[row]))
-        yield Queue("all", "All images", words, np.array(order, dtype=np.int64))
+        return Queue("all", "All images", words, np.array(order, dtype=np.int64))
 
     def select(self, name: str, wanted: Filter) -> Rows:
         """Return the rows of a list that pass a filter, in its order.

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.run_dir import RunDir
-from classifier_training.core.run_reader import RunReader
+from classifier_training.core.run_reader import RunReader, read_values
 from classifier_training.core.runtime import command
 from classifier_training.registry.scan import run_folders
 
@@ -27,6 +27,9 @@ TAIL_BYTES = 12_000
 
 SHOWN = ("balanced_accuracy", "acc_top1", "macro_f1")
 """Metrics before and after, by their names in result.json."""
+
+EFFECTS = ("accuracy", "balanced_accuracy")
+"""Those in the comparison that a run with corrections writes."""
 
 GRACE_SECONDS = 10
 
@@ -98,18 +101,32 @@ class Retraining:
             new = sorted({path for _, path in run_folders(self.output)} - self._before)
             if new:
                 after = RunDir(Path(new[-1]))
-                found |= {"run": str(after.path), "metrics": _compare(self.run, after)}
+                found |= {"run": str(after.path), **_compare(self.run, after)}
         return found
 
 
-def _compare(before: RunDir, after: RunDir) -> list[dict[str, Any]]:
+def _compare(before: RunDir, after: RunDir) -> dict[str, Any]:
+    """The metrics of two runs on the same images and the same, corrected labels; else each with its own labels."""
+    effect = _effect(after)
+    if effect is not None:
+        labels = effect["corrected_labels"]
+        rows = [{"name": name.replace("_", " "), **labels[name]} for name in EFFECTS if name in labels]
+        words = [effect["words"]] if isinstance(effect["words"], str) else [*effect["words"]]
+        return {"metrics": rows, "words": [*words, *effect.get("cautions", [])]}
     results = [RunReader(run).result for run in (before, after)]
     rows = []
     for name in SHOWN:
         values = [result.get("metrics", {}).get(name) for result in results]
         if all(isinstance(value, int | float) for value in values):
             rows.append({"name": name.replace("_", " "), "before": values[0], "after": values[1]})
-    return rows
+    return {"metrics": rows, "words": ["Each run is scored with the labels that it had."]}
+
+
+def _effect(run: RunDir) -> dict[str, Any] | None:
+    try:
+        return read_values(run.corrections_effect)
+    except FileNotFoundError:
+        return None
 
 
 def _tail(path: Path) -> str:

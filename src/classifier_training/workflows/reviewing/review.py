@@ -1,4 +1,4 @@
-"""`review`: a local page on which a person corrects labels."""
+"""`review`: local pages on which a person corrects labels and watches runs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
 from classifier_training.registry.scan import run_folders
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.routing import BaseRoute
+
+    from classifier_training.workflows.reviewing.app import Link
     from classifier_training.workflows.reviewing.collection import Collection
 
 log = logging.getLogger(__name__)
@@ -49,6 +54,7 @@ class ReviewResult:
     examples=(
         "review latest",
         "review /my/images",
+        "review",
         "review latest port=8080 by=ana",
     ),
 )
@@ -65,21 +71,28 @@ def review(
 
     It prints the address of the page; Ctrl-C ends it. Decisions are added to corrections.csv beside the data, or to
     data.corrections=FILE; no image is changed. The page is for this machine alone, and for whoever has the address.
+    Beside it are pages of all runs, on which trainings are watched and stopped: alone without a run or data.
 
     Args:
-        run: a finished run (a folder, latest or best), whose images and predictions are shown, or a data folder; the
-            latest run when neither is given. data.root= says where the run's images are now.
+        run: a finished run (a folder, latest or best), whose images and predictions are shown, or a data folder.
+            data.root= says where the run's images are now.
         by: who decides; the user's name when left out.
         port: of the page; a free one when left out.
         browser: open the page in the browser.
         output: folder of all runs.
     """
     refuse_missing("serve", purpose="review")
-    from classifier_training.workflows.reviewing.app import HOST, Link, create_app, listen, run_app
+    from classifier_training.workflows.reviewing.app import Link
     from classifier_training.workflows.reviewing.decisions import Decisions
     from classifier_training.workflows.reviewing.retraining import Retraining
     from classifier_training.workflows.reviewing.routes import Review
+    from classifier_training.workflows.reviewing.runs import RUNS_LINK, run_routes, start_at_runs
 
+    runs = run_routes(Path(output).expanduser())
+    if run is None and not data.is_named:
+        _refuse_idle(data, only=set())
+        _serve([start_at_runs(), *runs], [RUNS_LINK], port=port, browser=browser)
+        return ReviewResult("the runs go on: the page has no part in them")
     collection = _collect(run, data, output)
     log.info("%s: %s", collection.title, plural(len(collection), "image"))
     decisions = Decisions(collection, by or getpass.getuser())
@@ -90,10 +103,22 @@ def review(
     session = Review(collection, decisions, retraining)
     listed = ", ".join(f"{queue.title.lower()} {len(queue.rows):,}" for queue in session.queues.all.values())
     log.info("lists: %s", listed)
+    links = [Link("Review", "/", inside=("/look", "/grid")), RUNS_LINK]
+    try:
+        _serve([*session.routes(), *runs], links, port=port, browser=browser)
+    finally:
+        if retraining is not None:
+            retraining.stop()
+    return ReviewResult(decisions.words())
+
+
+def _serve(routes: Sequence[BaseRoute], links: Sequence[Link], *, port: int, browser: bool) -> None:
+    """Print the address of the pages, and answer requests until Ctrl-C."""
+    from classifier_training.workflows.reviewing.app import HOST, create_app, listen, run_app
+
     token = secrets.token_urlsafe(24)
     opened = listen(port)
     address = f"http://{HOST}:{opened.getsockname()[1]}/?token={token}"
-    app = create_app(token=token, routes=session.routes(), links=[Link("Review", "/", inside=("/look", "/grid"))])
 
     def started() -> None:
         # Not by the log, which would mask the token.
@@ -103,12 +128,7 @@ def review(
         if browser:
             webbrowser.open(address)
 
-    try:
-        run_app(app, opened, started=started)
-    finally:
-        if retraining is not None:
-            retraining.stop()
-    return ReviewResult(decisions.words())
+    run_app(create_app(token=token, routes=routes, links=links), opened, started=started)
 
 
 def _collect(run: str | None, data: DataSource, output: str) -> Collection:
@@ -129,7 +149,8 @@ def _collect(run: str | None, data: DataSource, output: str) -> Collection:
         _refuse_idle(data, only=None)
         return collect_data(data)
     _refuse_idle(data, only={"root", "corrections"})
-    return collect_run(find_run(run or "latest", output=output), moved_to=root, corrections=data.corrections)
+    assert run is not None
+    return collect_run(find_run(run, output=output), moved_to=root, corrections=data.corrections)
 
 
 def _is_data(name: str) -> bool:

@@ -66,8 +66,8 @@ class Review:
 
     @cached_property
     def beside(self) -> Beside:
-        """The nearest images."""
-        return Beside(self.collection, self.decisions)
+        """The nearest images, and explanations."""
+        return Beside(self.collection)
 
     def routes(self) -> list[BaseRoute]:
         """All addresses. Handlers that are no coroutines run in threads."""
@@ -79,6 +79,7 @@ class Review:
             Route("/api/list", self.list_ids),
             Route("/api/items", self.items),
             Route("/api/beside/{id}", self.show_beside),
+            Route("/api/why/{id}", self.why),
             Route("/api/decide", self.decide, methods=["POST"]),
             Route("/api/features", self.compute_features, methods=["POST"]),
             Route("/api/retrain", self.show_retraining),
@@ -153,6 +154,13 @@ class Review:
                       for other, similarity in found]  # fmt: skip
             groups.append({"label": name, "images": images})
         return JSONResponse({"state": self.beside.state, "words": self.beside.words, "groups": groups})
+
+    def why(self, request: Request) -> Response:
+        """Why the model predicts an image as it does."""
+        row = self._row(request.path_params["id"])
+        if row is None:
+            return PlainTextResponse("there is no such image\n", 404)
+        return JSONResponse(self.beside.why(row))
 
     # what changes something
 

@@ -77,6 +77,7 @@ def test_the_list_of_analyze_is_taken_where_it_is(tmp_path: Path) -> None:
     collection, queues = session.collection, session.queues
     assert [collection.paths[row] for row in queues.all["doubtful"].rows.tolist()] == [one, two]
     assert [collection.paths[row] for row in queues.all["unlike"].rows.tolist()] == [other]
+    queues.wait()
     assert [collection.paths[row] for row in queues.all["copies"].rows.tolist()] == [two, other]
     assert collection.suggestion(collection.paths.index(one)) == CLASSES[0]
 
@@ -100,6 +101,7 @@ def test_copies_that_disagree_follow_each_other(tmp_path: Path) -> None:
     (root / "cat" / "copy of b.png").write_bytes((root / "cat" / "b.png").read_bytes())
     collection = collect_data(ImageFolder(root=str(root)))
     queues = Queues(collection, Decisions(collection, "ana"))
+    queues.wait()
     found = [collection.paths[row] for row in queues.all["copies"].rows.tolist()]
     assert sorted(found) == sorted(["cat/y.png", "cat/z.png", f"{CLASSES[2]}/a.png"])
     assert set(queues.all) == {"copies", "all"}

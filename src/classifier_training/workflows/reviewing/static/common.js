@@ -148,7 +148,7 @@ export function onActions(handle) {
 }
 
 export const ACTION_KEYS = {
-  Enter: "keep", a: "suggested", d: "drop", s: "skip", u: "undo", "/": "search", z: "zoom", g: "grid", "?": "help",
+  Enter: "keep", a: "suggested", d: "drop", s: "skip", u: "undo", "/": "search", e: "why", z: "zoom", g: "grid", "?": "help",
 };
 
 export function showProgress(decided, number) {

@@ -39,7 +39,7 @@ function fill() {
       const label = classes.labelled || one.decision ? classes.shown(one.current) : "";
       const words = make("span", {}, make("b", { textContent: label }));
       if (one.suggested !== null && one.suggested !== one.current) words.append(` → ${classes.shown(one.suggested)}?`);
-      const tile = make("li", { id: `tile-${at}`, title: `${one.path}\n${one.reasons.join("\n")}` }, make("img", { src: image(one.id, "small"), alt: one.path, loading: "lazy" }), words);
+      const tile = make("li", { id: `tile-${at}`, title: [one.path, ...one.reasons].join("\n") }, make("img", { src: image(one.id, "small"), alt: one.path, loading: "lazy" }), words);
       const decision = decisionWords(one, classes.shown);
       if (decision) tile.append(make("small", { textContent: decision.replace(/ \(.*/s, "") }));
       tile.className = one.decision ? `decided ${one.decision.action}` : "";

@@ -53,6 +53,7 @@ async function show(place) {
   root.classList.remove("ended");
   await prepare(at, 1);
   fill();
+  byId("why").hidden = true;
   prepare(at + 1, AHEAD).catch((error) => say(error.message, "bad"));
   fetchBeside();
 }
@@ -118,16 +119,8 @@ function fillBeside(found) {
     return make("div", {}, make("h2", { textContent: `${near ? "Nearest" : "Training images of"} ${name}` }), ...empty, make("ul", {}, ...figures));
   });
   byId("beside").replaceChildren(...groups);
-  if (found.state === "absent" && !found.words) {
-    const button = make("button", { type: "button", textContent: "find the nearest ones" });
-    button.addEventListener("click", async () => {
-      await post("/api/features");
-      fetchBeside();
-    });
-    byId("beside").append(make("p", { className: "quiet" }, "Any images of these classes; ", button));
-  } else if (found.words) {
-    byId("beside").append(make("p", { className: "quiet", textContent: found.words }));
-  }
+  if (found.state === "absent" && !found.words) byId("beside").append(finder(fetchBeside));
+  else if (found.words) byId("beside").append(make("p", { className: "quiet", textContent: found.words }));
   if (found.state === "computing") setTimeout(fetchBeside, 2000);
 }
 
@@ -179,6 +172,46 @@ async function undo() {
   }
 }
 
+async function why() {
+  if (!item()) return;
+  const place = byId("why");
+  place.hidden = !place.hidden;
+  if (place.hidden) return;
+  const { id } = item();
+  place.replaceChildren(make("p", { className: "quiet", textContent: "Looking at the training images …" }));
+  try {
+    const found = await get(`/api/why/${id}`);
+    if (id !== ids[at]) return;
+    const parts = found.findings.flatMap((one) => [make("p", { textContent: one.words }), make("ul", {}, ...one.images.map(tile))]);
+    if (found.words) parts.push(make("p", { textContent: found.words }));
+    if (found.state === "absent" && !found.words) parts.push(finder(why));
+    place.replaceChildren(make("h2", { textContent: "Why" }), ...parts);
+    if (found.state === "computing") setTimeout(() => !place.hidden && id === ids[at] && (place.hidden = true) && why(), 2000);
+    place.scrollIntoView({ block: "nearest" });
+  } catch (error) {
+    say(error.message, "bad");
+  }
+}
+
+function tile(one) {
+  const picture_ = make("img", { src: image(one.id, "small"), alt: one.path, title: one.path, loading: "lazy" });
+  return make("li", {}, picture_, make("small", { textContent: one.label === undefined ? "" : classes.shown(one.label) }));
+}
+
+function finder(then) {
+  const button = make("button", { type: "button", textContent: "compare with the training images" });
+  button.addEventListener("click", async () => {
+    try {
+      await post("/api/features");
+      byId("why").hidden = true;
+      then();
+    } catch (error) {
+      say(error.message, "bad");
+    }
+  });
+  return make("p", { className: "quiet" }, "This needs the features of the run's images, which are computed once: ", button);
+}
+
 const zoomed = byId("zoomed");
 
 function zoom() {
@@ -204,6 +237,7 @@ const actions = {
   skip: () => move(1),
   undo,
   search: () => item() && classes.search(),
+  why,
   zoom,
   grid: () => byId("other").click(),
   help: () => byId("help").showModal(),

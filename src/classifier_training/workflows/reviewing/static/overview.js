@@ -17,13 +17,17 @@ function show(found) {
   if (found.metrics) {
     const rows = found.metrics.map((one) => {
       const change = one.after - one.before;
-      const cells = [one.before.toFixed(4), one.after.toFixed(4), `${change < 0 ? "" : "+"}${change.toFixed(4)}`];
+      const signed = (value) => `${value < 0 ? "" : "+"}${value.toFixed(4)}`;
+      const known = one.difference && one.difference.low !== null && one.difference.low !== undefined;
+      const interval = known ? ` [${signed(one.difference.low)}, ${signed(one.difference.high)}]` : "";
+      const cells = [one.before.toFixed(4), one.after.toFixed(4), `${signed(change)}${interval}`];
       return make("tr", {}, make("th", { scope: "row", textContent: one.name }), ...cells.map((text) => make("td", { className: "number", textContent: text })));
     });
     const heads = ["metric", "before", "after", "change"].map((text) => make("th", { scope: "col", textContent: text }));
     byId("retrain-result").replaceChildren(
       make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
-      make("p", { textContent: `run: ${found.run}` }),
+      ...found.words.map((words) => make("p", { textContent: words })),
+      make("p", { className: "quiet", textContent: `run: ${found.run}` }),
     );
   }
   if (found.state === "running") setTimeout(follow, 1000);
