@@ -116,19 +116,22 @@ def find_label_issues(
     """
     quality = np.asarray(probabilities[np.arange(len(targets)), targets], dtype=np.float64)
     judges = np.zeros(len(targets), dtype=np.int64) if judges is None else judges
-    judged = np.isfinite(quality)
-    number = 0
-    for judge in np.unique(judges[judged]):
-        own = judged & (judges == judge)
+    doubtful: list[int] = []
+    for judge in np.unique(judges):
+        own = np.flatnonzero(np.isfinite(quality) & (judges == judge))
         if judge in biased:
-            number += int((probabilities[own].argmax(axis=1) != targets[own]).sum())
+            number = int((probabilities[own].argmax(axis=1) != targets[own]).sum())
         else:
-            number += _count_issues(targets[own], probabilities[own])
-    return LabelIssues(np.argsort(quality, kind="stable")[:number], quality)
+            number = _count_issues(targets[own], probabilities[own])
+        doubtful += own[np.argsort(quality[own], kind="stable")[:number]].tolist()
+    rows = np.array(doubtful, dtype=np.int64)
+    return LabelIssues(rows[np.argsort(quality[rows], kind="stable")], quality)
 
 
 def _count_issues(targets: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
     present, numbers = np.unique(targets, return_inverse=True)
+    if not len(targets):
+        return 0
     if len(present) < 2:
         # With one class there is no noise rate to estimate; the images that are predicted otherwise are all there is.
         return int((probabilities.argmax(axis=1) != targets).sum())

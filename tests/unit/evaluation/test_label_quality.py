@@ -61,7 +61,8 @@ def test_models_are_compared_with_themselves_alone() -> None:
     judges = np.repeat([0, 1], 200)
     parts = [find_label_issues(labels[rows], probabilities[rows]) for rows in (slice(200), slice(200, 400))]
     found = find_label_issues(labels, probabilities, judges)
-    assert len(found.rows) == sum(len(part.rows) for part in parts) > 0
+    assert set(found.rows.tolist()) == {*parts[0].rows.tolist(), *(parts[1].rows + 200).tolist()}
+    assert (np.diff(found.quality[found.rows]) >= 0).all()
 
 
 def test_features_that_know_the_labels_are_believed_less() -> None:
