@@ -60,7 +60,7 @@ VERBS = {
 
 
 ONE_JOB = ("train", "distill")
-"""Verbs that launcher= runs as a whole; the others with that setting stay here and launch jobs."""
+"""Verbs that launcher= runs as a whole, but for cross-validation; the others with that setting launch jobs."""
 
 
 def load_verbs() -> None:
@@ -139,6 +139,11 @@ def main() -> int:
     except KeyboardInterrupt:
         log.info("interrupted (SIGINT)")
         return 128 + signal.SIGINT
+    except SystemExit as error:
+        # After SIGTERM, and in the processes of a run that end with rank 0.
+        if not isinstance(error.code, int):
+            raise
+        return error.code
 
 
 def run(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a package needs that adds a model, a callback, a data format, an export format or a metric.
+"""What a package needs that adds a model, a callback, a data format, an export format, a metric or a launcher.
 
     from classifier_training.plugins import BuiltModel, InputSpec, register
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from classifier_training.export.job import ExportedFile, ExportFormat, ExportJob
     from classifier_training.export.session import Runner
     from classifier_training.models.shallow import ShallowModel
+    from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, Outcome, Submitted
+    from classifier_training.workflows.many_runs.launch.process import JobProcess
 
 _PLACES = {
     "callbacks.observer": ("EpochEnd", "FitEnd", "Observer", "RunContext"),
@@ -44,16 +46,19 @@ _PLACES = {
     "evaluation.counts": ("ratio",),
     "evaluation.metrics": ("FromCounts", "FromImages", "FromProbabilities", "FromRanking"),
     "models.shallow": ("ShallowModel",),
+    "workflows.many_runs.launch.base": ("JobSpec", "Launcher", "Outcome", "Submitted"),
+    "workflows.many_runs.launch.process": ("JobProcess",),
 }
 
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "BuiltModel", "CheckFailedError", "DataSource", "EpochEnd", "ExportFormat", "ExportJob", "ExportedFile",
-    "FitEnd", "FolderSource", "FromCounts", "FromImages", "FromProbabilities", "FromRanking", "InputSpec",
-    "Observer", "PathText", "Pretrained", "RunContext", "RunDir", "Runner", "Sample", "SampleIndex",
-    "ShallowModel", "SplitResult", "SplitTable", "UserError", "Walker", "Weights", "atomic_path", "ratio",
-    "register", "register_metric", "torch_runner", "write_csv", "write_json", "write_text",
+    "BuiltModel", "CheckFailedError", "DataSource", "EpochEnd", "ExportFormat", "ExportJob", "ExportedFile", "FitEnd",
+    "FolderSource", "FromCounts", "FromImages", "FromProbabilities", "FromRanking", "InputSpec", "JobProcess",
+    "JobSpec", "Launcher", "Observer", "Outcome", "PathText", "Pretrained", "RunContext", "RunDir", "Runner",
+    "Sample", "SampleIndex", "ShallowModel", "SplitResult", "SplitTable", "Submitted", "UserError", "Walker",
+    "Weights", "atomic_path", "ratio", "register", "register_metric", "torch_runner", "write_csv", "write_json",
+    "write_text",
 ]  # fmt: skip
 
 

@@ -125,3 +125,17 @@ def test_a_phone_shows_the_verdict_first_and_never_scrolls_sideways(browser: Chr
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_images_are_filtered_by_their_kind(browser: Chrome, tmp_path: Path) -> None:
+    kinds = (["wrong"], ["wrong", HOSTILE], [HOSTILE], ["wrong"])
+    shown = [(report.Thumbnail("", f"image {number}"), kind) for number, kind in enumerate(kinds)]
+    report.write_page(tmp_path / "report.html", title="t", body=[report.filtered(shown)])
+    browser.get((tmp_path / "report.html").as_uri())
+    buttons = browser.find_elements(By.CSS_SELECTOR, "button[data-filter]")
+    assert [button.text.split("(")[-1] for button in buttons] == ["4)", "3)", "2)"]
+    for button, expected in zip((buttons[1], buttons[2], buttons[0]), ([0, 1, 3], [1, 2], [0, 1, 2, 3]), strict=True):
+        button.click()
+        images = browser.find_elements(By.TAG_NAME, "figure")
+        assert [number for number, image in enumerate(images) if image.is_displayed()] == expected
+        assert [one.get_attribute("aria-pressed") == "true" for one in buttons] == [one == button for one in buttons]

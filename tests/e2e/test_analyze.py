@@ -12,6 +12,10 @@ from PIL import Image
 from tests.conftest import NETWORK, SETTINGS, SMALL, read_csv
 from tests.server import Ended
 
+from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.load import read_samples
+from classifier_training.data.splitting.splits import write_manifest
+
 Command = Callable[..., Ended]
 
 
@@ -132,3 +136,30 @@ def test_labels_that_the_model_contradicts_are_ranked(
     assert float(judged[5]["label_quality"]) < 0.11
     assert judged[5]["is_issue"] == "true"
     assert {row["fold"] for row in by_path.values() if row["split"] != "train"} == {""}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_edits_of_a_splits_file_become_corrections_by_the_command_that_is_named(
+    command: Command, split_folder: Path, tmp_path: Path
+) -> None:
+    edited = tmp_path / "edited.csv"
+    write_manifest(edited, read_samples(ImageFolder(root=str(split_folder))))
+    edited.write_text(edited.read_text().replace("train/blue/00.png,blue", "train/blue/00.png,red"))
+    analyze = ("analyze", f"data.root={split_folder}", f"data.splits={edited}")
+    analyzed = command(*analyze)
+    assert analyzed.code == 0, analyzed.err
+    assert "1 label of edited.csv edited" in analyzed.out
+    findings = {
+        finding["code"]: finding for finding in json.loads((tmp_path / "data_report/findings.json").read_text())
+    }
+    assert findings["edited_labels"]["rows"] == [["train/blue/00.png", "blue to red"]]
+    remedy, _, copy = findings["edited_labels"]["remedy"].partition("; or for every verb: ")
+    obeyed = command(*remedy.removeprefix("classifier-training ").split(), *SMALL, "callbacks.onnx_export=null")
+    assert obeyed.code == 0, obeyed.err
+    assert "corrections: 1 label changed" in obeyed.err
+    assert "another label" not in obeyed.err
+    _, source, target = copy.split()
+    shutil.copyfile(tmp_path / source, target)
+    again = command(*analyze)
+    assert "the labels of edited.csv are those of the data" in again.out
+    assert "corrections: 1 label changed" in again.out

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import make_class_folders
+from tests.conftest import make_class_folders, read_csv
 from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
@@ -20,6 +20,7 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_csv, write_json, write_text
+from classifier_training.data.corrections import LabelCorrection, append_corrections
 from classifier_training.workflows.many_runs.candidates import plan
 
 TINY = ("data.image_size=16", "data.batch_size=8", "trainer.max_epochs=1", "trainer.accelerator=cpu")
@@ -30,9 +31,10 @@ def compare(*words: str) -> Any:
     return verb.run(compose(verb, words))
 
 
-def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1) -> Path:
+def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float = 0.1, fold: int | None = None) -> Path:
     """Write what a finished run leaves, of 40 test images."""
-    values = {"data": {"type": "auto", "root": "/my/images"}, "model": {"type": model}, "seed": seed}
+    folds = {} if fold is None else {"fold": fold, "num_folds": 2}
+    values = {"data": {"type": "auto", "root": "/my/images", **folds}, "model": {"type": model}, "seed": seed}
     write_text(folder / "config.yaml", json.dumps({**values, "optimizer": {"type": "sgd", "lr": lr}, "output": "x"}))
     score = num_right / 40
     write_json(
@@ -196,3 +198,58 @@ def test_the_parent_needs_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 400 * 1024
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_folds_of_one_candidate_are_one_row_with_mean_and_spread(
+    command: Callable[..., Ended], tmp_path: Path, *, together: bool
+) -> None:
+    output, where = tmp_path / "out", "a/folds/{}" if together else "day/{}"
+    for fold, num_right in enumerate((30, 34)):
+        write_run(output / where.format(fold), model="m", seed=0, num_right=num_right, fold=fold)
+    if together:
+        write_run(output / "a", model="m", seed=0, num_right=36)
+    write_run(output / "b", model="n", seed=0, num_right=20)
+    done = command("compare", "report_only=true", f"output={output}")
+    assert done.code == 0, done.err
+    rows = json.loads((output / "leaderboard.json").read_text())["standings"]
+    assert [row["model"] for row in rows] == ["m", "n"]
+    assert rows[0]["balanced_accuracy"] == pytest.approx(32 / 40)
+    assert rows[0]["balanced_accuracy_deviation"] == pytest.approx(0.1 / 2**0.5)
+    assert "over 2 folds" in done.out
+
+
+def test_pairs_of_runs_say_what_corrections_bought(
+    command: Callable[..., Ended], unsplit_folder: Path, tmp_path: Path
+) -> None:
+    words = ["compare", str(unsplit_folder), "models=[cnn_v1]", "seeds=[0,1]", "jobs=2", *TINY]
+    lines = [
+        LabelCorrection(path=f"blue/{number:02d}.png", old="blue", new="red", action="relabel") for number in (1, 2)
+    ]
+    dropped = [LabelCorrection(path=f"green/{number:02d}.png", old="green", action="drop") for number in range(5)]
+    append_corrections(unsplit_folder / "corrections.csv", [*lines, *dropped])
+    done = command(*words, "data.test_fraction=0.4", "data.corrections=[null,auto]")
+    assert done.code == 0, done.err
+    (pair,) = json.loads((tmp_path / "outputs/comparison/corrections_effect.json").read_text())["pairs"]
+    assert (pair["corrections"], pair["num_corrections"], set(pair["runs"])) == ("auto", 7, {"0", "1"})
+    assert "2 pairs of runs, intervals over seeds and images:" in done.out
+    gains = []
+    for seed, runs in pair["runs"].items():
+        before, after = (Path(runs[name]) for name in ("before", "after"))
+        files = [{row["path"]: row for row in read_csv(run / "evaluation/predictions.csv")} for run in (before, after)]
+        effect = json.loads((after / "evaluation/corrections_effect.json").read_text())
+        left = files[0].keys() - files[1].keys()
+        assert all("/green/" in path for path in left)
+        assert effect["left_out"]["dropped"] == len(left)
+        assert effect["num_images"] == len(files[1])
+        balanced = effect["original_labels"]["balanced_accuracy"]
+        gains.append(balanced["after"] - balanced["before"])
+        assert pair["original_labels"]["by_seed"][seed] == pytest.approx(gains[-1])
+        page = (after / "report.html").read_text()
+        assert page.count("<h2>Corrections</h2>") == 1
+        assert f"Against {before.absolute()}:" in page
+        assert "<h2>Corrections</h2>" not in (before / "report.html").read_text()
+    interval = pair["original_labels"]["balanced_accuracy"]["difference"]
+    assert interval["value"] == pytest.approx(sum(gains) / 2)
+    assert interval["low"] <= min(gains)
+    assert interval["high"] >= max(gains)

@@ -116,8 +116,19 @@ def test_a_cross_validation_is_one_run_to_the_registry_and_to_python(run: RunDir
     loaded = ct.load_run(run.path)
     assert 0 <= loaded.metrics["balanced_accuracy"].value <= 1
     assert loaded.predict(read_csv(run.out_of_fold)[0]["path"]).label in NUM_IMAGES
-    scored = command("evaluate", str(run.path), "output=scored", "intervals=false")
-    assert scored.code == 0, scored.err
+    several = f"[{run.fold(0).path},{run.fold(1).path}]"
+    scores = []
+    for number, reference in enumerate((str(run.path), several)):
+        good(command("evaluate", f"run={reference}", f"output={number}", "intervals=false"))
+        scores.append(json.loads(Path(f"{number}/classification_report.json").read_text())["metrics"])
+    assert scores[0]["loss"]["value"] == pytest.approx(scores[1]["loss"]["value"], abs=1e-5)
+
+
+def test_what_needs_one_network_names_a_fold(run: RunDir, data: Path, command: Command) -> None:
+    refused = command("train", str(data), f"init_from={run.path}", *SMALL)
+    assert refused.code == 2
+    assert "a cross-validation has a network for each fold" in refused.err
+    assert str(run.fold(0).path) in refused.err
 
 
 def test_thresholds_of_an_ensemble_come_from_out_of_fold_predictions(run: RunDir, data: Path, command: Command) -> None:

@@ -63,7 +63,7 @@ def test_a_run_is_exported_by_format(run: ct.Run) -> None:
 
 
 def test_a_setting_that_is_wrong_is_said_as_on_the_command_line(split_folder: Path) -> None:
-    with pytest.raises(ct.UserError, match=r"trainer\.max_epochs=0: input should be greater than or equal to 1"):
+    with pytest.raises(ct.UserError, match=r"trainer\.max_epochs=0: below 1"):
         ct.train(split_folder, epochs=0)
     with pytest.raises(ct.UserError, match="there is no such setting"):
         ct.train(split_folder, settings={"trainer.max_epoch": 3})

@@ -12,7 +12,9 @@ import pytest
 from tests.conftest import SMALL, read_csv
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir
 from classifier_training.data.corrections import LabelCorrection, append_corrections
+from classifier_training.workflows.evaluating.corrections_effect import corrections_words, renew_section
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -168,3 +170,24 @@ def test_what_says_nothing_on_its_data_is_answered(origin: Path, train_here: Tra
     with pytest.raises(UserError, match=r"no splits.csv, so it is not known") as caught:
         train_here([f"init_from={origin}", *QUICK])
     assert "data.root=/my/images" in caught.value.remedy
+
+
+def test_analyze_and_the_page_count_corrections_and_say_what_they_bought(
+    origin: Path, unsplit_folder: Path, train_here: Train
+) -> None:
+    (first, old), (second, other) = list(of_split(origin, "test"))[:2]
+    append_corrections(
+        unsplit_folder / "corrections.csv",
+        [line(first, old, "relabel", "red" if old != "red" else "blue"), line(second, other, "keep")],
+    )
+    run = RunDir(train_here([f"init_from={origin}", *QUICK]))
+    words = corrections_words(run)
+    assert words[0] == "corrections: 1 relabel, 1 keep"
+    assert any("balanced accuracy" in text and "on the corrected labels" in text for text in words)
+    page = run.report.read_text()
+    assert page.count("<h2>Corrections</h2>") == 1
+    assert f"Against {origin}:" in page
+    assert renew_section(run)
+    assert run.report.read_text() == page
+    assert corrections_words(RunDir(origin)) == []
+    assert "<h2>Corrections</h2>" not in (origin / "report.html").read_text()

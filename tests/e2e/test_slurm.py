@@ -43,7 +43,7 @@ def start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(found: Callable[[], object], *, seconds: float = 400.0) -> None:
+def wait_for(found: Callable[[], object], *, seconds: float = 700.0) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < deadline
@@ -113,7 +113,7 @@ def test_a_preempted_job_is_resumed_and_ctrl_c_cancels_it(split_folder: Path) ->
 
 
 def test_a_job_at_its_time_limit_is_saved_and_queued_again(split_folder: Path) -> None:
-    words = [f"data.root={split_folder}", *TINY, "trainer.max_epochs=100000", "launcher.time=2m"]
+    words = [f"data.root={split_folder}", *TINY, "trainer.max_epochs=100000", "launcher.time=4m"]
     running = start("train", *words)
     try:
         log = Path("none")

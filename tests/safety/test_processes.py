@@ -69,9 +69,10 @@ def losses(run: RunDir) -> list[float]:
     ],
 )  # fmt: skip
 def test_two_processes_end_with_the_weights_of_one(
-    warm: Warm, pictures: Path, tmp_path: Path, settings: tuple[str, ...]
+    warm: Warm, drawing: Warm, pictures: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    alone = train(warm, pictures, tmp_path / "alone", *settings)
+    # The processes of torchrun are started anew, and draw.
+    alone = train(drawing, pictures, tmp_path / "alone", *settings)
     together = train(warm, pictures, tmp_path / "together", *settings, *TOGETHER)
 
     expected, found = (torch.load(run.last_checkpoint, weights_only=True) for run in (alone, together))
@@ -98,18 +99,27 @@ def test_thawing_layers_learn_alike_in_two_processes(warm: Warm, pictures: Path,
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
 
 
-def start(warm: Warm, pictures: Path, output: Path) -> tuple[int, int, RunDir]:
-    """Start two processes that train for long; returns their numbers once they have trained an epoch."""
+def ranks_of(agent: int) -> dict[int, int]:
+    """The processes that an agent of torchrun has started: their numbers by rank."""
+    found = {}
+    for pid in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+        named = dict(word.partition(b"=")[::2] for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        if b"RANK" in named:
+            found[int(named[b"RANK"])] = int(pid)
+    return found
+
+
+def start(warm: Warm, pictures: Path, output: Path) -> tuple[int, int, int, RunDir]:
+    """Start two processes that train for long; returns the agent, rank 0 and 1 once they have trained an epoch."""
     output.mkdir()
-    leader = warm.start(words(pictures, output, "trainer.max_epochs=5000", *TOGETHER), cwd=output)
+    agent = warm.start(words(pictures, output, "trainer.max_epochs=5000", *TOGETHER), cwd=output)
     deadline = time.monotonic() + 120
     while not list(output.glob("*/*/checkpoints/last.ckpt")):
         assert time.monotonic() < deadline
-        assert not warm.has_ended(leader)
+        assert not warm.has_ended(agent)
         time.sleep(0.05)
-    (follower,) = (int(pid) for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
-                   if b"resume=" in Path(f"/proc/{pid}/cmdline").read_bytes())  # fmt: skip
-    return leader, follower, RunDir(folder_in(output))
+    ranks = ranks_of(agent)
+    return agent, ranks[0], ranks[1], RunDir(folder_in(output))
 
 
 def is_alive(pid: int) -> bool:
@@ -128,10 +138,10 @@ def wait_for_end(pid: int) -> float:
 
 
 def test_the_leader_stops_in_words_when_a_follower_dies(warm: Warm, pictures: Path, tmp_path: Path) -> None:
-    leader, follower, run = start(warm, pictures, tmp_path / "out")
+    agent, leader, follower, run = start(warm, pictures, tmp_path / "out")
     os.kill(follower, signal.SIGKILL)
     wait_for_end(leader)
-    ended = warm.wait(leader)
+    ended = warm.wait(agent)
     assert ended.code not in (0, -signal.SIGKILL)
     assert "process 1 of 2: ended by SIGKILL" in ended.err
     assert "Traceback" not in ended.err
@@ -139,11 +149,15 @@ def test_the_leader_stops_in_words_when_a_follower_dies(warm: Warm, pictures: Pa
 
 
 @pytest.mark.nightly
-def test_a_follower_ends_with_its_leader_and_the_run_goes_on(warm: Warm, pictures: Path, tmp_path: Path) -> None:
-    leader, follower, run = start(warm, pictures, tmp_path / "out")
-    os.kill(leader, signal.SIGKILL)
-    wait_for_end(follower)
-    warm.wait(leader)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_all_end_when_rank_0_or_the_agent_is_killed_and_the_run_goes_on(
+    warm: Warm, pictures: Path, tmp_path: Path, victim: int
+) -> None:
+    agent, leader, follower, run = start(warm, pictures, tmp_path / "out")
+    os.kill((leader, agent)[victim], signal.SIGKILL)
+    for pid in (leader, follower):
+        wait_for_end(pid)
+    warm.wait(agent)
     assert not is_held(run.lock)
     done = len(rows(run))
     ended = warm.run(["train", f"resume={run.path}", f"trainer.max_epochs={done + 2}"], cwd=tmp_path)
@@ -153,23 +167,28 @@ def test_a_follower_ends_with_its_leader_and_the_run_goes_on(warm: Warm, picture
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends_both(warm: Warm, pictures: Path, tmp_path: Path, number: signal.Signals) -> None:
-    leader, follower, run = start(warm, pictures, tmp_path / "out")
-    os.kill(leader, number)
-    assert warm.wait(leader).code == 128 + number
-    assert not is_alive(follower)
+@pytest.mark.parametrize("receiver", [0, 1, 2])
+def test_a_signal_to_any_of_them_saves_and_ends_all(
+    warm: Warm, pictures: Path, tmp_path: Path, number: signal.Signals, receiver: int
+) -> None:
+    *pids, run = start(warm, pictures, tmp_path / "out")
+    os.kill(pids[receiver], number)
+    # Rank 0 does not know which signal another process has received.
+    assert warm.wait(pids[0]).code == 128 + (signal.SIGTERM if receiver == 2 else number)
+    assert not any(is_alive(pid) for pid in pids[1:])
     assert run.resumable
 
 
 def test_a_request_stops_both_after_the_same_epoch(warm: Warm, pictures: Path, tmp_path: Path) -> None:
-    leader, follower, run = start(warm, pictures, tmp_path / "out")
+    agent, _, follower, run = start(warm, pictures, tmp_path / "out")
     ended = warm.run(["registry", "stop", f"output={tmp_path / 'out'}"], cwd=tmp_path)
     assert ended.code == 0, ended.err
-    assert warm.wait(leader).code == 0
+    assert warm.wait(agent).code == 0
     assert not is_alive(follower)
     result = json.loads(run.result.read_text())
     assert result["ended"] == f"stopped on request after {len(rows(run))} of 5000 epochs"
     assert not run.stop_request.exists()
+    assert not is_held(run.lock)
 
 
 @pytest.mark.nightly
@@ -180,7 +199,7 @@ def test_two_processes_that_were_killed_end_as_if_they_had_not_been(warm: Warm, 
     pid = warm.start(words(pictures, output, *TOGETHER), cwd=output)
     while not list(output.glob("*/*/checkpoints/last.ckpt")) and not warm.has_ended(pid):
         time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(ranks_of(pid)[0], signal.SIGKILL)
     warm.wait(pid)
     ended = warm.run(["train", f"resume={folder_in(output)}"], cwd=tmp_path)
     assert ended.code == 0, ended.err

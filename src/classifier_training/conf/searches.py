@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from classifier_training.conf.store import CONF_MODULE, USER_CONF
+from classifier_training.conf.validate import reason_words
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entries
 
@@ -167,4 +168,4 @@ def _read(name: str, path: Traversable) -> Family:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{where}: {key}: {first['msg']}", wanted, "fix that line") from error
+        raise UserError(f"{where}: {key}: {reason_words(first)}", wanted, "fix that line") from error

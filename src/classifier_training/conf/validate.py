@@ -21,6 +21,8 @@ from classifier_training.core.runtime import command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pydantic_core import ErrorDetails
+
     from classifier_training.core.register import Entry, Option
 
 MISSING_MARK = "???"
@@ -138,9 +140,40 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
         suggestion = f"{key}={close[0]}"
     if (near := near_value(option.annotation, str(first["input"]))) is not None:
         suggestion = f"{key}={near}"
+    if option.accepts(timedelta) and str(first["input"]).isdigit() and int(first["input"]):
+        suggestion = f"{key}={first['input']}m"
     where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str) and part in str(first["input"]))
     came = f"{key}{'.' if where else ''}{where}={value_words(first['input'])}"
-    return UserError(f"{came}: {first['msg'][0].lower()}{first['msg'][1:]}", wanted, suggestion)
+    return UserError(f"{came}: {reason_words(first)}", wanted, suggestion)
+
+
+REASONS = {
+    "greater_than": "not above {gt}",
+    "greater_than_equal": "below {ge}",
+    "less_than": "not below {lt}",
+    "less_than_equal": "above {le}",
+    "literal_error": "no such choice",
+    "bool": "neither true nor false",
+    "int": "not a whole number",
+    "float": "not a number",
+    "time_delta": "not a duration",
+    "string": "not a text",
+    "list": "not a list",
+    "dict": "not a mapping",
+    "tuple": "not a list",
+}
+"""Why a value is refused, by pydantic's name for the error or by what it begins with; the type stands beside it."""
+
+
+def reason_words(error: ErrorDetails) -> str:
+    """Say why a value is refused, in words of the command line and not of the library that checks it."""
+    kind, context = error["type"], error.get("ctx", {})
+    words = REASONS.get(kind) or next((REASONS[name] for name in REASONS if kind.startswith(f"{name}_")), None)
+    if "datetime.timedelta(0)" in context.values():
+        return "no time at all"
+    if words is not None:
+        return words.format(**{name: value_words(value) for name, value in context.items()})
+    return str(context["error"]) if kind == "value_error" else f"{error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _example(option: Option) -> str:

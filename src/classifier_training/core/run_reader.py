@@ -124,6 +124,11 @@ class RunReader:
         return _present(self.run.classification_report)
 
     @cached_property
+    def effect(self) -> dict[str, Any]:
+        """The run against the one that it started from, evaluation/corrections_effect.json."""
+        return _present(self.run.corrections_effect)
+
+    @cached_property
     def epochs(self) -> list[dict[str, str]]:
         """One row an epoch, metrics.csv."""
         try:

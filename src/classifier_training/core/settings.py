@@ -114,6 +114,21 @@ Duration = Annotated[timedelta, BeforeValidator(in_seconds), Field(gt=timedelta(
 """A length of time: 90s, 10m, 1h30m, HH:MM:SS, or seconds."""
 
 
+SHORTEST_BARE = 60
+"""Seconds below which a number without a unit is rather meant in minutes."""
+
+
+def with_unit(value: Any) -> Any:
+    """Refuse a small number without a unit, such as 5, which reads as minutes and would be seconds.
+
+    Raises:
+        ValueError: then.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < SHORTEST_BARE:
+        raise ValueError(f"{value} seconds or minutes? It has no unit")
+    return value
+
+
 def in_braces(value: Any) -> Any:
     """Read the text of a mapping in braces as YAML, which takes keys of every language; else return the value."""
     if not isinstance(value, str) or not value.startswith("{"):

@@ -20,6 +20,9 @@ SPLITS = (TRAIN, VAL, TEST)
 OUT_OF_FOLD = "out-of-fold"
 """In place of a split: training images of a cross-validation, each predicted by the fold that it was left out of."""
 
+NOT_TEST = {TRAIN: "training images", VAL: "validation images", OUT_OF_FOLD: "out-of-fold images"}
+"""Images that had a part in training, by split: a model is not called ready for what it does on them."""
+
 PROBE_EPOCH = -1
 """In place of an epoch's number: the weights after the linear probe, before the first epoch."""
 

@@ -11,7 +11,7 @@ import fcntl
 import io
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -66,6 +66,10 @@ class LabelCorrection:
         """Which sample it is about: path and label in the data."""
         return self.path, self.old
 
+
+CHANGED, GONE = "was another image when it was looked at", "is not in the data"
+CONFLICTING = "has another label in the data now"
+"""Why a line has no effect."""
 
 COLUMNS = tuple(field.name for field in fields(LabelCorrection))
 NEEDED = {"path", "old", "action"}
@@ -160,22 +164,30 @@ class Corrected:
     Args:
         samples: in their order, without those that were dropped.
         counts: samples that were changed, by action, and lines that had no effect, as `ignored`.
-        problems: why lines had no effect; a line for each reason.
+        ignored: the lines that had no effect, by the reason.
         applied: the lines that had an effect, by sample; their files are the ones that were looked at.
+        lines: every line, oldest first.
     """
 
     samples: tuple[Sample, ...]
     counts: dict[str, int]
-    problems: tuple[str, ...]
+    ignored: Mapping[str, Sequence[LabelCorrection]]
     applied: Mapping[tuple[str, str], LabelCorrection]
+    lines: tuple[LabelCorrection, ...]
 
-    def again(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
-        """Apply the same lines to the samples after these were split; no file is read."""
-        return tuple(_changed(samples, self.applied))
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why lines had no effect; a line for each reason."""
+        return tuple(
+            f"{enumerate_words(sorted(line.path for line in lines), limit=3)} {reason}"
+            + (f" ({len(lines)} in all)" if len(lines) > 3 else "")
+            for reason, lines in self.ignored.items()
+        )
 
-    def report(self) -> None:
-        """Log what was done, and what had no effect."""
-        done = [
+    @property
+    def words(self) -> str:
+        """What was done; empty where nothing was."""
+        return ", ".join(
             words
             for action, words in (
                 ("relabel", f"{plural(self.counts['relabel'], 'label')} changed"),
@@ -183,9 +195,16 @@ class Corrected:
                 ("move", f"{plural(self.counts['move'], 'sample')} moved to another split"),
             )
             if self.counts[action]
-        ]
-        if done:
-            log.info("corrections: %s", ", ".join(done))
+        )
+
+    def again(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        """Apply the same lines to the samples after these were split; no file is read."""
+        return tuple(_changed(samples, self.applied))
+
+    def report(self) -> None:
+        """Log what was done, and what had no effect."""
+        if self.words:
+            log.info("corrections: %s", self.words)
         for problem in self.problems:
             log.warning("corrections without effect: %s", problem)
 
@@ -203,7 +222,7 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
     standing = {correction.sample: correction for correction in corrections}
     standing = {sample: correction for sample, correction in standing.items() if correction.action != "keep"}
     known = {sample.path: sample.label for sample in samples}
-    changed = {sample for sample, line in standing.items() if line.path in known and _has_changed(root, line)}
+    changed = {sample: line for sample, line in standing.items() if line.path in known and _has_changed(root, line)}
     present = Counter((sample.path, sample.label) for sample in samples)
     applied = {sample: line for sample, line in standing.items() if sample in present and sample not in changed}
     counts = Counter[str]()
@@ -213,19 +232,13 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
     done = [line for line in others if line.action == "relabel" and known.get(line.path) == line.new]
     gone = [line for line in others if line.path not in known and line.action != "drop"]
     conflicting = [line for line in others if line.path in known and line not in done]
-    ignored = ((gone, "is not in the data"), (conflicting, "has another label in the data now"))
-    reasons = [(sorted(path for path, _ in changed), "was another image when it was looked at")]
-    reasons += [(sorted(line.path for line in lines), words) for lines, words in ignored]
+    reasons = {CHANGED: [*changed.values()], GONE: gone, CONFLICTING: conflicting}
     return Corrected(
         tuple(_changed(samples, applied)),
-        {name: counts[name] for name in ("relabel", "drop", "move")}
-        | {"ignored": sum(len(paths) for paths, _ in reasons)},
-        tuple(
-            f"{enumerate_words(paths, limit=3)} {words}" + (f" ({len(paths)} in all)" if len(paths) > 3 else "")
-            for paths, words in reasons
-            if paths
-        ),
+        {name: counts[name] for name in ("relabel", "drop", "move")} | {"ignored": sum(map(len, reasons.values()))},
+        {reason: lines for reason, lines in reasons.items() if lines},
         applied,
+        tuple(corrections),
     )
 
 
@@ -267,3 +280,39 @@ def find_corrections(setting: str | None, roots: Sequence[Path], base: Path) -> 
             lines = read_corrections(folder / FILE_NAME)
             found += lines if prefix == "." else (replace(line, path=f"{prefix}/{line.path}") for line in lines)
     return tuple(found)
+
+
+def edited_labels(
+    root: Path, samples: Iterable[Sample], corrected: Corrected, given: Iterable[tuple[str, str]], *, why: str
+) -> tuple[LabelCorrection, ...]:
+    """Return the lines by which the labels of a table that somebody edited would become those of the data.
+
+    Of an image with several labels, one may be another in the table.
+
+    Args:
+        root: folder that paths begin from.
+        samples: before their corrections.
+        corrected: after them.
+        given: path and label of each row of the table; images that it lacks stay as they are.
+        why: of each line.
+    """
+    old: dict[str, set[str]] = defaultdict(set)
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        old[sample.path].add(sample.label)
+    for path, label in given:
+        wanted[path].add(label)
+    found = []
+    for path in old.keys() & wanted.keys():
+        gone, new = old[path] - wanted[path], wanted[path] - old[path]
+        if len(gone) == len(new) == 1:
+            line = LabelCorrection(path=path, old=gone.pop(), new=new.pop(), action="relabel", why=why)
+            standing = corrected.applied.get(line.sample)
+            if standing is None or (standing.action, standing.new) != (line.action, line.new):
+                found.append(line)
+    found += [
+        LabelCorrection(path=line.path, old=line.old, action="keep", why=why)
+        for line in corrected.applied.values()
+        if line.action == "relabel" and line.old in wanted[line.path] and line.new not in wanted[line.path]
+    ]
+    return tuple(replace(line, sha256=sha256(root / line.path)) for line in sorted(found, key=lambda line: line.sample))

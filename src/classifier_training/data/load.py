@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.data.checking.statistics import HeaderScan
-    from classifier_training.data.corrections import LabelCorrection
+    from classifier_training.data.corrections import Corrected, LabelCorrection
     from classifier_training.data.formats.source import DataSource
     from classifier_training.data.image_settings import Depth
     from classifier_training.data.index import Sample, SampleIndex, SplitData
@@ -86,10 +86,16 @@ def read_samples(source: DataSource) -> SampleIndex:
     Raises:
         UserError: when there is nothing to read, a row is wrong, or data.group finds nothing.
     """
+    index, corrected = read_corrected(source)
+    return replace(index, samples=corrected.samples)
+
+
+def read_corrected(source: DataSource) -> tuple[SampleIndex, Corrected]:
+    """List the samples of a data set as they are there, and as they are corrected; see `read_samples`."""
     index = assign_groups(source.read(), source.group)
     corrected = apply_corrections(index.root, index.samples, _corrections(source, index))
     corrected.report()
-    return replace(index, samples=corrected.samples)
+    return index, corrected
 
 
 def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:

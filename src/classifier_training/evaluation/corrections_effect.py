@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,10 @@ from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.types import TEST
 from classifier_training.evaluation.comparison import Comparison, compare
 from classifier_training.evaluation.groups import Groups
+from classifier_training.evaluation.intervals import NORMAL_QUANTILE, Estimate, mean_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from classifier_training.evaluation.intervals import Estimate
 
 LEFT_OUT = ("dropped", "moved", "unknown_labels", "in_one_run_alone")
 """Why an image is left out: a correction drops or moves it, one of the models does not know its label, or others."""
@@ -162,6 +162,84 @@ class CorrectionsEffect:
             "num_differing": len(self.differing),
             "unchecked": [image.to_dict() for image in self.unchecked],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledEffect:
+    """The mean over pairs of runs with the same seed, by one set of labels.
+
+    Args:
+        before: balanced accuracy of the runs without the corrections.
+        after: of those with them.
+        difference: the mean of the pairs' differences. Its interval holds for other seeds and other images; for a
+            single pair for other images alone.
+        by_seed: the difference of each pair, by seed.
+    """
+
+    before: float
+    after: float
+    difference: Estimate
+    by_seed: Mapping[int, float]
+
+    def __str__(self) -> str:
+        return f"balanced accuracy {self.before:.3f} -> {self.after:.3f} ({difference_words(self.difference)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that goes into JSON."""
+        return {
+            "balanced_accuracy": {
+                "before": self.before, "after": self.after, "difference": self.difference.to_dict(),
+            },
+            "by_seed": {str(seed): value for seed, value in self.by_seed.items()},
+        }  # fmt: skip
+
+
+def pool(effects: Mapping[int, CorrectionsEffect], *, corrected: bool) -> PooledEffect:
+    """Average the differences of pairs of runs, with an interval over seeds and images.
+
+    The differences vary with the seed, which Student's interval of their mean is about, and with the images, whose part
+    is the variance of a sum over images, within classes, of what each adds to the mean over seeds (linearization). The
+    two reaches are added in quadrature. What an image does with one seed alone is in both, so that the interval is
+    rather too wide than too narrow.
+
+    Args:
+        effects: by seed, one at the least.
+        corrected: by the labels of now, else by those of before.
+    """
+    pairs = {seed: effect.corrected if corrected else effect.original for seed, effect in effects.items()}
+    differences = [pair.balanced_accuracy_difference.value for pair in pairs.values()]
+    over_seeds = mean_interval(differences)
+    reach = NORMAL_QUANTILE * _image_error(list(effects.values()), corrected=corrected)
+    method = "images" if len(pairs) == 1 else "seeds and images"
+    if len(pairs) > 1:
+        reach = float(np.hypot(reach, over_seeds.high - over_seeds.value))
+    mean = over_seeds.value
+    return PooledEffect(
+        before=float(np.mean([pair.balanced_accuracy[1] for pair in pairs.values()])),
+        after=float(np.mean([pair.balanced_accuracy[0] for pair in pairs.values()])),
+        difference=Estimate(mean, mean - reach, mean + reach, method),
+        by_seed=dict(zip(pairs, differences, strict=True)),
+    )
+
+
+def _image_error(effects: Sequence[CorrectionsEffect], *, corrected: bool) -> float:
+    """Standard error of the mean difference in balanced accuracy, over images of each class, or over their groups."""
+    added: dict[tuple[str, str], float] = {}
+    is_grouped = any(effect.corrected.num_groups is not None for effect in effects)
+    for effect in effects:
+        labels = [image.corrected if corrected else image.original for image in effect.images]
+        support = Counter(labels)
+        for image, label in zip(effect.images, labels, strict=True):
+            value = (int(image.after == label) - int(image.before == label)) / support[label]
+            # Groups may have images of several classes.
+            key = ("", image.group or image.path) if is_grouped else (label, image.path)
+            added[key] = added.get(key, 0.0) + value / len(support) / len(effects)
+    variance = 0.0
+    for name in {stratum for stratum, _ in added}:
+        values = np.array([value for (stratum, _), value in added.items() if stratum == name])
+        if len(values) > 1:
+            variance += len(values) * float(values.var(ddof=1))
+    return float(np.sqrt(variance))
 
 
 def difference_words(difference: Estimate) -> str:

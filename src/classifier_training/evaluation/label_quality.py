@@ -11,7 +11,7 @@ import numpy as np
 from classifier_training.evaluation.neighbours import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,7 +96,10 @@ class LabelIssues:
 
 
 def find_label_issues(
-    targets: NDArray[np.int64], probabilities: NDArray[np.floating], judges: NDArray[np.integer] | None = None
+    targets: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    judges: NDArray[np.integer] | None = None,
+    biased: Collection[int] = (),
 ) -> LabelIssues:
     """Rank labels by their probability, and estimate how many of the first are wrong.
 
@@ -108,6 +111,8 @@ def find_label_issues(
         probabilities: of models that were not trained on these images, [N, K]; rows of NaN are not judged.
         judges: number of the model that each row is of, whose confidence is compared with itself alone [N]; all are of
             one when left out.
+        biased: models whose features were trained on these labels. Such features make a wrong label look better, so
+            that few contradictions are as confident as usual: every prediction of another class counts.
     """
     quality = np.asarray(probabilities[np.arange(len(targets)), targets], dtype=np.float64)
     judges = np.zeros(len(targets), dtype=np.int64) if judges is None else judges
@@ -115,7 +120,10 @@ def find_label_issues(
     number = 0
     for judge in np.unique(judges[judged]):
         own = judged & (judges == judge)
-        number += _count_issues(targets[own], probabilities[own])
+        if judge in biased:
+            number += int((probabilities[own].argmax(axis=1) != targets[own]).sum())
+        else:
+            number += _count_issues(targets[own], probabilities[own])
     return LabelIssues(np.argsort(quality, kind="stable")[:number], quality)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import classifier_training.evaluation.metrics  # noqa: F401 - fills the table
+from classifier_training.core.errors import plural
 from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.metrics import all_metrics
 from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, holm
@@ -41,19 +42,43 @@ def metric_columns() -> dict[str, Metric]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """What one run is worth and costs.
+    """What one run is worth and costs; or a cross-validation, which is one run.
 
     Args:
-        metrics: on the scored split, by column; those that the run has.
+        metrics: on the scored split, by column; those that the run has. The mean of the folds, where there are such.
         train_seconds: of all its epochs.
         size_mb: of the exported file, in MB; None where there is none.
         memory_mb: most that training took, in MiB; None where it was not written down.
+        folds: the metrics of each fold; empty for a run without folds.
     """
 
     metrics: Mapping[str, float]
     train_seconds: float
     size_mb: float | None
     memory_mb: float | None
+    folds: Sequence[Mapping[str, float]] = ()
+
+    @classmethod
+    def of_folds(cls, folds: Sequence[RunScores], *, size_mb: float | None) -> RunScores:
+        """Put the runs of folds together.
+
+        Args:
+            folds: of one cross-validation.
+            size_mb: of the exported ensemble; None where there is none.
+        """
+        common = set.intersection(*(set(fold.metrics) for fold in folds))
+        known = [fold.memory_mb for fold in folds if fold.memory_mb is not None]
+        return cls(
+            metrics={
+                name: statistics.fmean(fold.metrics[name] for fold in folds)
+                for name in folds[0].metrics
+                if name in common
+            },
+            train_seconds=sum(fold.train_seconds for fold in folds),
+            size_mb=size_mb,
+            memory_mb=max(known, default=None),
+            folds=[fold.metrics for fold in folds],
+        )
 
     def to_dict(self) -> dict[str, float | None]:
         """All of it by column, with null for what the run does not have."""
@@ -124,9 +149,17 @@ class Candidate:
     predictions: RunPredictions
 
     def spread(self, column: str) -> Spread | None:
-        """Return a column over the seeds; None where no run has it."""
+        """Return a column over the seeds, a metric over their folds where there are such; None where no run has it."""
+        folds = [fold[column] for run in self.runs.values() for fold in run.folds if column in fold]
         values = [value for run in self.runs.values() if (value := run.to_dict()[column]) is not None]
-        return spread(values) if values else None
+        return spread(folds or values) if values else None
+
+    @property
+    def words(self) -> str:
+        """What its means are over."""
+        folds = sum(len(run.folds) for run in self.runs.values())
+        seeds = plural(len(self.runs), "seed")
+        return seeds if not folds else plural(folds, "fold") + (f" of {seeds}" if len(self.runs) > 1 else "")
 
     @property
     def score(self) -> float:
@@ -216,8 +249,7 @@ class Leaderboard:
         best = self.standings[0].candidate
         found = best.spread(RANKED_BY)
         assert found is not None
-        seeds = f"{len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
-        score = f"balanced accuracy of {shown(found)} over {seeds}"
+        score = f"balanced accuracy of {shown(found)} over {best.words}"
         sentence = f"{self.data}: {best.model} is the best, with a {score}"
         others = self.standings[1:]
         if not others:

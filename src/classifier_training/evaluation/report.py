@@ -202,8 +202,7 @@ def filtered(shown: Sequence[tuple[Thumbnail, Sequence[str]]]) -> Html:
         for kind, number in (("All", len(shown)), *counts.items())
     )
     images = "".join(
-        f'<div data-kinds="{" ".join(numbers[kind] for kind in kinds)}">{_thumbnail(image)}</div>'
-        for image, kinds in shown
+        _thumbnail(image, f' data-kinds="{" ".join(numbers[kind] for kind in kinds)}"') for image, kinds in shown
     )
     return Html(
         f'<div class="filtered"><div class="gallery" role="group" aria-label="filter">{buttons}</div>'
@@ -211,11 +210,11 @@ def filtered(shown: Sequence[tuple[Thumbnail, Sequence[str]]]) -> Html:
     )
 
 
-def _thumbnail(shown: Thumbnail) -> str:
+def _thumbnail(shown: Thumbnail, attributes: str = "") -> str:
     size = ' class="small"' if shown.enlarged else ""
     image = f'<img{size} src="{escape(shown.uri)}" alt="{escape(shown.title)}">' if shown.uri else ""
-    words = f"<br>{escape(shown.words)}" if shown.words else ""
-    return f'<figure class="thumb">{image}<figcaption><b>{escape(shown.title)}</b>{words}</figcaption></figure>'
+    words = f"<b>{escape(shown.title)}</b>" + (f"<br>{escape(shown.words)}" if shown.words else "")
+    return f'<figure class="thumb"{attributes}>{image}<figcaption>{words}</figcaption></figure>'
 
 
 def plots(uris: Iterable[tuple[str, str]]) -> Html:

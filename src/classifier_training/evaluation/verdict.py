@@ -20,7 +20,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest,
 from classifier_training.core.register import TYPE_KEY, register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import in_braces
-from classifier_training.core.types import OUT_OF_FOLD, TRAIN, VAL
+from classifier_training.core.types import NOT_TEST, TRAIN
 from classifier_training.evaluation.intervals import EXACT, GROUPED_EXACT, Estimate, exact_shares
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ ROUNDING = 1e-6
 """A share times a number of images is at most so far from a whole number of them."""
 
 NUM_NAMED, MAX_NAME = 4, 48
-
-NOT_TEST = (TRAIN, VAL, OUT_OF_FOLD)
-"""Images that had a part in training, so that a model is not called ready for what it does on them."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 ByClass = Annotated[Share | dict[str, Share] | None, BeforeValidator(in_braces)]
@@ -246,11 +243,9 @@ class Verdict:
             listed = self._listed(waiting)
             many = f"{len(waiting)} of {len(decided)} {things} {verb} inconclusive at {self._goal}: {listed}"
             return f"{listed}, at {self._goal}" if is_one else many
-        if self.split == OUT_OF_FOLD:
-            return "out-of-fold images chose the epoch of their fold's weights, and only test images show more"
         if self.split in NOT_TEST:
             why = "were trained on" if self.split == TRAIN else "chose the weights"
-            return f"there are no test images, and the {self.split} images {why}"
+            return f"they are no test images: {images_of(self.split)} {why}"
         if is_one:
             return f"{self.name_of(decided[0])} reaches {self._goal}"
         return f"all {len(decided)} {things} reach {self._goal}"
@@ -461,8 +456,7 @@ def images_to_decide(found: Estimate, num_images: int, target: float) -> int | N
 
 def images_of(split: str) -> str:
     """Name the images of a split; those of data that is not split are test images."""
-    names = {TRAIN: "training images", VAL: "validation images", OUT_OF_FOLD: "out-of-fold images"}
-    return names.get(split, "test images")
+    return NOT_TEST.get(split, "test images")
 
 
 def more_words(check: Check, split: str) -> str:

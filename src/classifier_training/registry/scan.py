@@ -109,8 +109,8 @@ class Registry:
             for folder, record in self.runs.items()
             if now - max(times := self._times[folder]) > SETTLED_NS
         }
-        # Compact, for thousands of runs.
-        write_text(self.root / CACHE_NAME, json.dumps({**FORMAT, "runs": settled}, ensure_ascii=False) + "\n")
+        # Compact, for thousands of runs; in ASCII, since a folder's name may be bytes that are no text.
+        write_text(self.root / CACHE_NAME, json.dumps({**FORMAT, "runs": settled}) + "\n")
 
     def _load(self) -> bool:
         """Read the cache; returns whether it must be written anew."""

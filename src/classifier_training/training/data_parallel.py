@@ -56,6 +56,15 @@ class StopWishes:
                 return
             sums = before[0]
             before[1].synchronize()
+        self._take(sums)
+
+    def agree_at_once(self, device: torch.device) -> None:
+        """Agree with all processes between two steps, which call it together; a GPU waits for it."""
+        sums = torch.stack(self.own(torch.zeros((), device=device)))
+        distributed.all_reduce(sums)
+        self._take(sums)
+
+    def _take(self, sums: Tensor) -> None:
         interrupted, out_of_time = sums.tolist()
         self.any_interrupted |= interrupted > 0
         self.any_out_of_time |= out_of_time > 0
@@ -78,8 +87,19 @@ class WholeStep:
     seen: Tensor
 
 
-def whole_step(loss: Tensor, weight: Tensor, correct: Tensor, seen: Tensor, wishes: StopWishes) -> WholeStep:
-    """Add up a step over all processes.
+def whole_step(
+    loss: Tensor,
+    weight: Tensor,
+    correct: Tensor,
+    seen: Tensor,
+    *,
+    wishes: StopWishes,
+    layers: Sequence[nn.modules.batchnorm._NormBase] = (),
+) -> WholeStep:
+    """Add up a step over all processes, in one all-reduce.
+
+    Running statistics of batch norm, to which each process has added those of its own images, become their mean. They
+    are then the same everywhere, so that what rank 0 saves is the state of all.
 
     Args:
         loss: mean over this process's images by their weights, a scalar.
@@ -87,17 +107,34 @@ def whole_step(loss: Tensor, weight: Tensor, correct: Tensor, seen: Tensor, wish
         correct: how many of them were correctly classified, a scalar.
         seen: how many they are, a scalar.
         wishes: to end training.
+        layers: with running statistics.
     """
     if not are_several():
         return WholeStep(loss, loss.detach(), correct, seen)
     with torch.no_grad():
-        own = torch.stack([weight, loss * weight, correct, seen, *wishes.own(seen)])
+        # Backward has saved them, though it does not read them: by .data it does not see them change.
+        learning = [layer for layer in layers if layer.training]
+        running = [
+            value.data for layer in learning for value in (layer.running_mean, layer.running_var) if value is not None
+        ]
+        scalars = torch.stack([weight, loss * weight, correct, seen, *wishes.own(seen)])
+        own = torch.cat([scalars, *(value.flatten() for value in running)])
         distributed.all_reduce(own)
-        wishes.agree(own[4:])
+        num_ranks = distributed.get_world_size()
+        if running:
+            means = torch.split(own[len(scalars) :] / num_ranks, [value.numel() for value in running])
+            torch._foreach_copy_(running, [mean.view_as(value) for mean, value in zip(means, running, strict=True)])
+        wishes.agree(own[4 : len(scalars)])
         all_weights, all_losses, all_correct, all_seen = own[:4].unbind()
         all_weights = all_weights.clamp_min(torch.finfo(own.dtype).tiny)
-        share = distributed.get_world_size() * weight / all_weights
+        share = num_ranks * weight / all_weights
     return WholeStep(loss * share, all_losses / all_weights, all_correct, all_seen)
+
+
+def norm_layers(network: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    """Return the layers of a network that keep running statistics."""
+    kept = (layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._NormBase))  # noqa: SLF001
+    return [layer for layer in kept if layer.running_mean is not None]
 
 
 def gathered(parts: Sequence[T]) -> list[T]:
@@ -116,13 +153,3 @@ def from_first(value: T) -> T:
     told = [value]
     distributed.broadcast_object_list(told)
     return told[0]
-
-
-def average_statistics(network: nn.Module) -> None:
-    """Give all processes the mean of their batch-norm statistics, which each has seen its own images for."""
-    if not are_several():
-        return
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            distributed.all_reduce(buffer)
-            buffer /= distributed.get_world_size()

@@ -19,9 +19,9 @@ from classifier_training.evaluation.metrics import classification_metrics
 from classifier_training.training.data_parallel import (
     StopWishes,
     are_several,
-    average_statistics,
     from_first,
     gathered,
+    norm_layers,
     own_rank,
     whole_step,
 )
@@ -92,6 +92,7 @@ class ClassifierModule(pl.LightningModule):
         self.results: dict[str, SplitResult] = {}
         self.scored_split = TEST
         self.wishes = StopWishes()
+        self._norm_layers = norm_layers(network)
         self._loss = loss
         self._build_optimizer = optimizer
         self._fused = fused
@@ -174,9 +175,14 @@ class ClassifierModule(pl.LightningModule):
         """Return the loss of a batch; its randomness depends on seed, epoch and step alone.
 
         A batch of which unreadable images left too little is passed over.
+
+        Raises:
+            UserError: when they left too little to one of several processes, for which the others would wait.
         """
         number = len(batch.targets)
         if number < self._min_batch_size:
+            if are_several():
+                raise _too_few(number, self._min_batch_size)
             return None
         self._num_images += number
         torch.manual_seed(
@@ -207,7 +213,8 @@ class ClassifierModule(pl.LightningModule):
             seen = torch.full_like(loss, number)
             weights = _weights_of(targets, self._class_weights, None) if are_several() else None
             correct = _share_correct(logits, targets).sum().to(loss)
-        step = whole_step(loss, seen if weights is None else weights.sum(), correct, seen, self.wishes)
+        weight = seen if weights is None else weights.sum()
+        step = whole_step(loss, weight, correct, seen, wishes=self.wishes, layers=self._norm_layers)
         self._totals += torch.stack([step.mean_loss * step.seen, step.correct, step.seen])
         bad = (self._first_bad_step < 0) & ~torch.isfinite(step.mean_loss)
         self._first_bad_step = torch.where(bad, batch_idx, self._first_bad_step)
@@ -251,10 +258,6 @@ class ClassifierModule(pl.LightningModule):
         """Answer a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
             return self._answer(batch)
-
-    def on_validation_epoch_start(self) -> None:
-        """Validate the same network in all processes; averaged weights are in their place by now."""
-        average_statistics(self.network)
 
     def on_validation_epoch_end(self) -> None:
         """Score and log the validation split."""
@@ -336,6 +339,14 @@ def _not_finite(what: str, where: str) -> CheckFailedError:
         f"{what} is not a finite number at {where}",
         "a finite loss",
         "lower optimizer.lr, set trainer.gradient_clip_val=1, or train with trainer.precision=32",
+    )
+
+
+def _too_few(number: int, least: int) -> UserError:
+    return UserError(
+        f"of the images of a batch, process {own_rank()} could read {number}",
+        f"at least {least} for each process",
+        "fix the files that its log names, or raise data.batch_size",
     )
 
 

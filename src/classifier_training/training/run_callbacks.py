@@ -198,7 +198,7 @@ class Interrupts(Checkpoint):
 
     A `Checkpoint` for Lightning, so that it comes after those that keep the run. Where validation takes long it is left
     in the middle, and the run is resumed from before the epoch's last step. Several processes agree in a step's
-    all-reduce to end after it; rank 0 alone saves, and alone leaves validation or an epoch's end.
+    all-reduce, or at an epoch's end, to leave together; rank 0 saves, and leaves validation.
 
     Args:
         run_dir: the run, for the command that resumes it.
@@ -266,18 +266,21 @@ class Interrupts(Checkpoint):
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
         """Leave a long validation."""
-        if self._asked(trainer, pl_module) and self._checkpoints.leave_validation(trainer):
+        asked = self._received is not None or pl_module.wishes.any_interrupted
+        # The others, who are in their own part of it, find the connection closed.
+        if asked and trainer.is_global_zero and self._checkpoints.leave_validation(trainer):
             self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:  # type: ignore[override]
         """Save and stop, if a signal has come."""
-        if self._asked(trainer, pl_module):
-            self._checkpoints.flush(trainer)
+        wishes = pl_module.wishes
+        wishes.interrupted = self._received is not None
+        if trainer.world_size > 1:
+            wishes.agree_at_once(pl_module.device)
+        if wishes.any_interrupted if trainer.world_size > 1 else wishes.interrupted:
+            if trainer.is_global_zero:
+                self._checkpoints.flush(trainer)
             self._stop()
-
-    def _asked(self, trainer: pl.Trainer, module: ClassifierModule) -> bool:
-        """Whether to leave between steps: the other processes, who have no word in it, then lose rank 0."""
-        return trainer.is_global_zero and (self._received is not None or module.wishes.any_interrupted)
 
     def _listen(self) -> None:
         if self._before:

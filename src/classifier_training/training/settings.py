@@ -39,8 +39,8 @@ class TrainerSettings:
         max_time: stop training after this long at the next step, wherever the schedule is: 90s, 10m, 1h30m, HH:MM:SS.
             time, beside it, plans a run that comes to its end in time.
         accelerator: auto takes CUDA, else MPS, else the CPU, and says which.
-        num_devices: devices that share every batch, a process each; auto takes all CUDA GPUs. data.batch_size stays the
-            number of images that one step of all of them sees.
+        num_devices: devices that share every batch, a process each; auto takes all CUDA GPUs, or what torchrun started.
+            data.batch_size stays the number of images that one step of all of them sees.
         precision: auto takes bf16-mixed where the hardware has it, 16-mixed on older GPUs, else 32.
         accumulate_grad_batches: batches whose gradients make one step.
         gradient_clip_val: largest norm of the gradients; none when left out.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from classifier_training.data.corrections import (
     LabelCorrection,
     append_corrections,
     apply_corrections,
+    edited_labels,
     read_corrections,
 )
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.index import Sample
-from classifier_training.data.load import load_data, read_samples
+from classifier_training.data.load import load_data, read_corrected, read_samples
+from classifier_training.data.splitting.splits import write_manifest
 
 
 def relabel(path: str, new: str, *, digest: str = "") -> LabelCorrection:
@@ -141,3 +144,45 @@ def test_several_writers_lose_nothing(tmp_path: Path) -> None:
     assert sorted((line.who, line.path) for line in lines) == sorted(
         (who, f"a/{number}.png") for who in "xyz" for number in range(100)
     )
+
+
+def test_edits_of_a_table_become_lines_that_give_its_labels(split_folder: Path) -> None:
+    file = split_folder / "corrections.csv"
+    append_corrections(file, [relabel("train/blue/00.png", "red"), relabel("train/blue/01.png", "red")])
+    index, corrected = read_corrected(ImageFolder(root=str(split_folder)))
+    table = {sample.path: sample.label for sample in corrected.samples}
+    assert edited_labels(index.root, index.samples, corrected, table.items(), why="") == ()
+    # One correction is taken back, one is another now, and one is new.
+    table |= {"train/blue/00.png": "blue", "train/blue/01.png": "green", "train/red/00.png": "green"}
+    lines = edited_labels(index.root, index.samples, corrected, table.items(), why="edited")
+    assert [(line.path, line.action, line.new) for line in lines] == [
+        ("train/blue/00.png", "keep", ""),
+        ("train/blue/01.png", "relabel", "green"),
+        ("train/red/00.png", "relabel", "green"),
+    ]
+    assert lines[2].sha256 == sha256(split_folder / "train/red/00.png")
+    append_corrections(file, lines)
+    again, corrected = read_corrected(ImageFolder(root=str(split_folder)))
+    assert {sample.path: sample.label for sample in corrected.samples} == table
+    assert edited_labels(again.root, again.samples, corrected, table.items(), why="") == ()
+
+
+def test_one_of_several_labels_of_an_image_can_be_edited(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"0")
+    samples = [Sample("a.png", "cat"), Sample("a.png", "indoors")]
+    nothing = apply_corrections(tmp_path, samples, [])
+    (line,) = edited_labels(tmp_path, samples, nothing, [("a.png", "dog"), ("a.png", "indoors")], why="")
+    assert (line.old, line.new) == ("cat", "dog")
+    # Which of them was meant is not known here.
+    assert edited_labels(tmp_path, samples, nothing, [("a.png", "dog"), ("a.png", "outdoors")], why="") == ()
+
+
+def test_training_with_an_edited_table_says_how_its_labels_are_taken(
+    split_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = read_samples(ImageFolder(root=str(split_folder)))
+    file = tmp_path / "edited.csv"
+    write_manifest(file, replace(index, samples=(replace(index.samples[0], label="red"), *index.samples[1:])))
+    loaded = load_data(ImageFolder(root=str(split_folder), splits=str(file)), seed=0)
+    assert {sample.label for sample in loaded.index.samples if sample.path == index.samples[0].path} == {"blue"}
+    assert f"analyze data.root={index.root} data.splits={file} writes the file's labels as corrections" in caplog.text

@@ -64,6 +64,17 @@ def test_models_are_compared_with_themselves_alone() -> None:
     assert len(found.rows) == sum(len(part.rows) for part in parts) > 0
 
 
+def test_features_that_know_the_labels_are_believed_less() -> None:
+    labels, probabilities = _labelled(noise=0.1)
+    # Whatever contradicts a label does so with little confidence.
+    contradicts = probabilities.argmax(axis=1) != labels
+    probabilities[contradicts] = 0.7 * 0.25 + 0.3 * probabilities[contradicts]
+    judges = np.zeros(len(labels), dtype=np.int64)
+    fair, biased = (len(find_label_issues(labels, probabilities, judges, biased=one).rows) for one in ([], [0]))
+    assert fair < 0.3 * contradicts.sum()
+    assert biased == contradicts.sum()
+
+
 def test_what_is_not_judged_is_not_doubtful() -> None:
     labels, probabilities = _labelled(noise=0.1)
     probabilities[:50] = np.nan

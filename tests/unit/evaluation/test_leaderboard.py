@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ from classifier_training.evaluation.leaderboard import (
 
 def figures(score: float, **others: float) -> RunScores:
     metrics = {"balanced_accuracy": score, "accuracy": score, "macro_f1": score}
-    return RunScores(metrics=metrics, **{"train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others})
+    costs: dict[str, Any] = {"train_seconds": 1.0, "size_mb": 1.0, "memory_mb": 1.0, **others}
+    return RunScores(metrics=metrics, **costs)
 
 
 def predictions(num_right: int, *, number: int = 200, folder: str = "a") -> RunPredictions:
@@ -182,3 +184,16 @@ def test_the_figures_are_painted(tmp_path: Path) -> None:
     for name, figure in painted.items():
         figure.save(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 2000
+
+
+def test_the_folds_of_a_run_are_one_run_with_their_spread() -> None:
+    folds = RunScores.of_folds([figures(0.8), figures(0.9)], size_mb=3.0)
+    candidate = Candidate(
+        model="m", data="d", runs={0: folds}, representative=0, latency_ms=None, predictions=predictions(100)
+    )
+    found = candidate.spread("balanced_accuracy")
+    assert found is not None
+    assert found.mean == pytest.approx(0.85)
+    assert found.deviation == pytest.approx(np.std([0.8, 0.9], ddof=1))
+    assert folds.train_seconds == 2.0
+    assert "over 2 folds" in rank([candidate])[0].verdict

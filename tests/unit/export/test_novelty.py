@@ -20,6 +20,7 @@ from classifier_training.export.novelty import (
     alarm_threshold,
     copy_novelty,
     expose_features,
+    expose_other_features,
     remove_novelty,
     write_without_novelty,
 )
@@ -119,3 +120,27 @@ def test_no_more_than_the_share_lies_above_the_threshold() -> None:
     scores = np.arange(100, dtype=np.float32)
     assert (scores > alarm_threshold(scores)).sum() <= 5
     assert (scores > alarm_threshold(scores, false_alarm_rate=0.2)).sum() in (19, 20)
+
+
+def test_the_features_of_a_network_that_ends_in_a_convolution_are_means_over_its_input(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    whole = nn.Sequential(body, nn.Conv2d(8, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    path = tmp_path / "model.onnx"
+    export_onnx(whole, path, image_size=SIZE, opset=None, metadata={})
+    model = onnx.load(path)
+    assert not expose_features(model)
+    assert expose_other_features(model)
+    features, logits = open_session(model.SerializeToString()).run(["features", "logits"], {"input": inputs()})
+    with torch.no_grad():
+        assert np.allclose(features, body(torch.from_numpy(inputs())).mean(dim=(2, 3)), atol=1e-5)
+        assert np.allclose(logits, whole(torch.from_numpy(inputs())), atol=1e-5)
+
+
+def test_the_features_behind_a_score_are_exposed_as_they_are(scored: Path) -> None:
+    model = onnx.load(scored)
+    assert expose_features(model)
+    features, logits = open_session(model.SerializeToString()).run(["features", "logits"], {"input": inputs()})
+    head = list(network().children())[-1]
+    with torch.no_grad():
+        assert np.allclose(head(torch.from_numpy(features)), logits, atol=1e-5)

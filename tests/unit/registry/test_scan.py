@@ -139,3 +139,12 @@ def test_two_processes_at_once_agree_on_the_versions(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
     assert [record.version for record in Registry.open(tmp_path).runs.values() if record.version is None] == []
     assert sorted(record.version or 0 for record in Registry.open(tmp_path).runs.values()) == list(range(1, 61))
+
+
+def test_a_folder_whose_name_is_no_text_is_remembered(tmp_path: Path) -> None:
+    folder = os.fsdecode(b"byte \xff")
+    shutil.copytree(make_run(tmp_path, "2026-01-02/10-00-00"), tmp_path / "outputs" / folder)
+    for _ in range(3):
+        assert list(Registry.open(tmp_path / "outputs").runs) == [folder]
+        settle(tmp_path / "outputs")
+    assert list(json.loads((tmp_path / "outputs" / CACHE_NAME).read_text())["runs"]) == [folder]

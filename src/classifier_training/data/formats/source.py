@@ -47,7 +47,7 @@ class DataSource:
         group: what stays in one split: parent (the folder an image is in, parent2 the one above), 1 (the
             first folder below the root), re:PATTERN on the path, or a column or metadata field.
         group_duplicates: keep exact and near duplicates in one split.
-        splits: a splits.csv that defines the splits.
+        splits: a splits.csv that defines the splits; analyze writes labels that were edited in it as corrections.
         fold: train this fold alone, out of num_folds: its images are the validation split. The first is 0.
         num_folds: parts for cross-validation: a run is trained for each, and is validated on its part; the test split
             is the same for all.
@@ -79,7 +79,7 @@ class DataSource:
     test_fraction: Annotated[FractionOrZero | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     group: Annotated[Count | str | None, Resume.FIXED] = None
     group_duplicates: Annotated[bool, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = False
-    splits: Annotated[PathText | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
+    splits: Annotated[PathText | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train", "analyze")] = None
     fold: Annotated[NonNegative | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     num_folds: Annotated[NumFolds | None, Resume.FIXED, Trait.SPLIT, OnlyIn("train")] = None
     corrections: Annotated[Literal["auto"] | PathText | None, Resume.FIXED] = "auto"

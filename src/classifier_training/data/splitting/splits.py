@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
+from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.listing import open_text
 from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, split_of
@@ -390,10 +391,14 @@ def give_splits(
         )
         for sample in samples
     )
+    edited = f"{command('analyze')} {setting('data.root', index.root)} {setting('data.splits', file)}"
     for number, words in (
         (len(gone), "of its images are missing and are left out"),
         (others, "images are not in it and are left out"),
-        (relabelled, "images have another label in the data; that is used (corrections.csv changes labels)"),
+        (
+            relabelled,
+            f"images have another label in the data; that is used. {edited} writes the file's labels as corrections",
+        ),
     ):
         if number:
             log.warning("data.splits=%s: %d %s", file, number, words)
@@ -405,6 +410,15 @@ def give_splits(
 def _assign(sample: Sample, rows: list[Given]) -> Sample:
     row = next((row for row in rows if row.label == sample.label), rows[0])
     return replace(sample, split=row.split, group=sample.group or row.group)
+
+
+def read_labels(file: Path) -> list[tuple[str, str]]:
+    """Read the path and label of each row of a splits.csv; rows without a label are left out.
+
+    Raises:
+        UserError: when the file cannot be read.
+    """
+    return [(path, row.label) for path, row in _read(file) if row.label is not None]
 
 
 def _read(file: Path) -> Iterator[tuple[str, Given]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,19 +13,22 @@ from pydantic import Field
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import Choice, Word, changed_options, register
-from classifier_training.core.run_dir import make_folder, write_csv, write_json
+from classifier_training.core.run_dir import atomic_path, make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TRAIN, InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.data.checking.decisions import check_corrections, check_edits
 from classifier_training.data.checking.duplicates import check_copies, find_copies
 from classifier_training.data.checking.findings import SEVERITIES, Finding, Inspected, check_files, rank
 from classifier_training.data.checking.preflight import check_classes
 from classifier_training.data.checking.scan import FileScan, scan_files
 from classifier_training.data.checking.statistics import count_data, dataset_statistics, file_statistics
+from classifier_training.data.corrections import append_corrections, edited_labels
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.image_settings import choose_image_size
-from classifier_training.data.load import read_samples
+from classifier_training.data.load import read_corrected
+from classifier_training.data.splitting.splits import give_splits, read_labels
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.workflows.datasets.data_page import DataReportDir, draw_plots, write_data_page
 from classifier_training.workflows.evaluating.explain import ExplanationReport, report_errors
@@ -34,6 +37,7 @@ from classifier_training.workflows.evaluating.label_report import LabelReport, r
 
 if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.data.corrections import Corrected
     from classifier_training.data.index import SampleIndex
 
 DEFAULT_FOLDER = "data_report"
@@ -100,7 +104,7 @@ def analyze(
     counts, by which pixels that the crop would throw away are counted.
 
     Args:
-        run: a finished run (a folder, latest or best): rank the labels of its held-out images, most likely wrong first.
+        run: a finished run (a folder, latest or best): rank the labels of all its images, most likely wrong first.
         output: folder for the report; data_report, or label_issues inside the run, when left out.
         near_duplicates: find images that were re-encoded, resized or brightened.
         fail_on: end with exit code 1 when there is a finding of this severity or higher.
@@ -135,15 +139,19 @@ def analyze(
         raise UserError(f"label_next={label_next} without run=", "the run whose model is unsure", "run=latest")
     _refuse_idle(data, transforms)
     folder = DataReportDir(Path(output or DEFAULT_FOLDER).expanduser())
-    index = read_samples(data)
+    original, corrected = read_corrected(data)
     make_folder(folder.path)
+    decisions = [*check_corrections(original.samples, corrected), *_edits(data, original, corrected, folder)]
+    if data.splits is not None:
+        original = give_splits(original, Path(data.splits).expanduser(), data.on_error, corrected.applied)
+    index = replace(original, samples=corrected.again(original.samples))
     num_workers = num_cores() if data.num_workers == "auto" else data.num_workers
     scan = _scan(index, num_workers)
     copies = find_copies(scan, near=near_duplicates)
     image_size = data.named_size or _suited_size(index, scan)
     preprocessing = transforms.evaluation(image_size, InputSpec(image_size, (0.5,) * 3, (0.5,) * 3))
     inspected = Inspected(index, scan)
-    findings = _findings(inspected, preprocessing, check_copies(inspected, copies))
+    findings = _findings(inspected, preprocessing, [*check_copies(inspected, copies), *decisions])
     counted = count_data(index)
     sizes = [(fact.width, fact.height) for fact in scan.readable]
     statistics = {**dataset_statistics(counted, sizes), "files": file_statistics(index, scan, copies)}
@@ -177,8 +185,23 @@ def _label_next(
     return report_label_next(run, root, number, precision=precision, output=output, follow_links=follow_links)
 
 
-def _findings(inspected: Inspected, preprocessing: Preprocessing, copies: Iterator[Finding]) -> list[Finding]:
-    return rank([*check_files(inspected, preprocessing), *copies, *check_classes(inspected.index)])
+def _findings(inspected: Inspected, preprocessing: Preprocessing, others: Iterable[Finding]) -> list[Finding]:
+    return rank([*check_files(inspected, preprocessing), *others, *check_classes(inspected.index)])
+
+
+def _edits(data: DataSource, original: SampleIndex, corrected: Corrected, folder: DataReportDir) -> Iterator[Finding]:
+    """Write what somebody edited in the labels of data.splits as corrections."""
+    if data.splits is None:
+        return
+    file = Path(data.splits).expanduser()
+    edits = edited_labels(original.root, original.samples, corrected, read_labels(file), why=f"edited in {file.name}")
+    if edits:
+        with atomic_path(folder.corrections) as temporary:
+            append_corrections(temporary, [*corrected.lines, *edits])
+    root = getattr(data, "root", None)
+    yield check_edits(
+        file, edits, written=folder.corrections, root=root if isinstance(root, str) else None, folder=original.root
+    )
 
 
 def _suited_size(index: SampleIndex, scan: FileScan) -> int:

@@ -63,6 +63,10 @@ class DataReportDir:
         return self.path / "quarantine.csv"
 
     @property
+    def corrections(self) -> Path:  # noqa: D102
+        return self.path / "corrections.csv"
+
+    @property
     def label_issues(self) -> Path:  # noqa: D102
         return self.path / "label_issues.csv"
 

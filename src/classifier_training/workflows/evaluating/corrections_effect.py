@@ -8,19 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.conf.resume import saved_values
-from classifier_training.core.errors import plural
+from classifier_training.core.errors import plural, shown
 from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.run_reader import RunReader, read_rows
 from classifier_training.data.corrections import ACTIONS, saved_corrections
 from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.evaluation import report
 from classifier_training.evaluation.corrections_effect import CorrectionsEffect, JudgedImage
+from classifier_training.evaluation.report import Html
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from classifier_training.data.corrections import LabelCorrection
+    from classifier_training.evaluation.report import Cell
 
-WITHDRAWN = "withdrawn"
+WITHDRAWN, RELABEL_TO = "withdrawn", "relabel_to"
+
+COLUMNS = {
+    "relabel": "relabelled to others", "drop": "left out", "move": "moved", "keep": "looked at and right",
+    RELABEL_TO: "relabelled to it",
+}  # fmt: skip
+"""What is counted by class, in words."""
+
+SECTION = "Corrections"
+NUM_SHOWN = 24
 
 
 def standing(corrections: Iterable[LabelCorrection]) -> dict[tuple[str, str], LabelCorrection]:
@@ -55,6 +67,87 @@ def new_words(before: RunDir, now: Sequence[LabelCorrection]) -> str:
         return f"corrections: none new since {before.path}; {plural(len(standing(now)), 'sample')} have one as before"
     parts = ", ".join(f"{number:,} {action}" for action, number in found.items())
     return f"corrections: {sum(found.values()):,} new since {before.path}: {parts}; {len(standing(now)):,} in all"
+
+
+def corrections_by_class(corrections: Sequence[LabelCorrection]) -> dict[str, dict[str, int]]:
+    """Count the samples that are corrected by class and action; `relabel_to` are those that got a class's label."""
+    counts: dict[str, Counter[str]] = {}
+    for line in standing(corrections).values():
+        counts.setdefault(line.old, Counter())[line.action] += 1
+        if line.action == "relabel":
+            counts.setdefault(line.new, Counter())[RELABEL_TO] += 1
+    return {name: {action: counts[name][action] for action in (*ACTIONS, RELABEL_TO)} for name in sorted(counts)}
+
+
+def corrections_words(run_dir: RunDir) -> list[str]:
+    """Say which corrections a run's data had, and what they bought where that is known; nothing without corrections.
+
+    Raises:
+        UserError: when a file is damaged.
+    """
+    by_class = corrections_by_class(saved_corrections(run_dir))
+    if not by_class:
+        return []
+    total = {name: sum(counts[name] for counts in by_class.values()) for name in ACTIONS}
+    lines = [f"corrections: {', '.join(f'{number:,} {name}' for name, number in total.items() if number)}"]
+    for name, counts in by_class.items():
+        words = [f"{number:,} {COLUMNS[key]}" for key, number in counts.items() if number]
+        lines.append(f"  {shown(name)}: {', '.join(words)}")
+    effect = RunReader(run_dir).effect
+    return [*lines, *(f"  {line}" for line in (*effect.get("words", ()), *effect.get("cautions", ())))]
+
+
+def corrections_section(run_dir: RunDir, folder: Path) -> Html:
+    """Return the part of a run's page about the corrections of its data, and what they bought; empty without either.
+
+    Args:
+        run_dir: the run.
+        folder: of the evaluation that the page is about.
+    """
+    by_class = corrections_by_class(saved_corrections(run_dir))
+    effect = RunReader(run_dir).effect if folder == run_dir.evaluation else {}
+    pieces = []
+    if effect:
+        pieces += [report.paragraph(f"Against {effect['before']}:"), *map(report.paragraph, effect["words"])]
+        pieces += [report.card("warning", "Caution", words, "") for words in effect["cautions"]]
+        rows: list[tuple[Cell, ...]] = [
+            (shown(name), item["support"], item["recall_before"], item["recall"], item["gained"], item["lost"],
+             item["verdict"])
+            for name, item in effect["corrected_labels"]["classes"].items()
+        ]  # fmt: skip
+        columns = ("class", "images", "recall before", "recall after", "became right", "became wrong", "verdict")
+        pieces.append(report.table(columns, rows))
+        root, _ = _predictions(run_dir)
+        for key, words in (("became_right", "became right"), ("became_wrong", "became wrong")):
+            images = effect[key]
+            gallery = [
+                report.thumbnail(
+                    Path(root, item["path"]), shown(item["label"]), f"{shown(item['before'])} → {shown(item['after'])}"
+                )
+                for item in images[:NUM_SHOWN]
+            ]
+            if images:
+                more = f", the first {NUM_SHOWN}" if len(images) > NUM_SHOWN else ""
+                pieces.append(
+                    report.folded(f"{plural(len(images), 'image')} {words}{more}", report.thumbnails(gallery))
+                )
+        pieces.append(
+            report.paragraph(
+                "Intervals are for other images and these two runs; other seeds may give other runs. "
+                "compare data.corrections=[null,auto] seeds=[0,1,2] trains pairs, and its interval is for both."
+            )
+        )
+    if by_class:
+        listed: list[tuple[Cell, ...]] = [(shown(name), *counts.values()) for name, counts in by_class.items()]
+        pieces.append(report.table(("class", *COLUMNS.values()), listed))
+    return report.section(SECTION, *pieces) if pieces else Html("")
+
+
+def renew_section(run_dir: RunDir) -> bool:
+    """Write the part on corrections anew into a run's page; the rest stays. Returns whether there is a page."""
+    return report.replace_section(
+        run_dir.report, SECTION, corrections_section(run_dir, run_dir.evaluation), before="Training"
+    )
 
 
 def write_effect(run_dir: RunDir, before: RunDir) -> CorrectionsEffect | None:
@@ -104,7 +197,7 @@ def read_effect(run_dir: RunDir, before: RunDir) -> CorrectionsEffect | None:
     Raises:
         UserError: when a file is damaged.
     """
-    if not before.predictions.is_file():
+    if not all(run.predictions.is_file() and run.splits.is_file() for run in (run_dir, before)):
         return None
     (root, new), (old_root, old) = _predictions(run_dir), _predictions(before)
     if root != old_root and not _has_splits_of(run_dir, before):

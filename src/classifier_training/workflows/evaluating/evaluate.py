@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import Choice, Word, changed_options, register
-from classifier_training.core.run_dir import make_folder
+from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.run_reader import RunReader
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
@@ -21,6 +21,7 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation, class_table
 from classifier_training.evaluation.slices import slice_columns
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
+from classifier_training.registry.runs import find_model
 from classifier_training.workflows.evaluating.against import compare_runs
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
 from classifier_training.workflows.evaluating.run_model import RunModel, open_model
@@ -96,7 +97,7 @@ class EvaluateResult:
 )
 def evaluate(
     *,
-    run: Annotated[RunText, Word()] = "latest",
+    run: Annotated[RunText | list[RunText], Word()] = "latest",
     data: Annotated[DataSource, Choice("auto")],
     split: Literal["train", "val", "test"] | None = None,
     against: RunText | None = None,
@@ -115,7 +116,7 @@ def evaluate(
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2, an alias such as production, or a file to score: model_int8.onnx,
-            checkpoints/best.ckpt.
+            checkpoints/best.ckpt; of several in a list, the mean of their probabilities on the images of the first.
         split: which part of the data; test when left out, or all of data that is not split.
         against: another run, named in the same way, to compare with on the same images.
         slices: what to give metrics of parts by: group, size (of the image) or a field of the metadata; one or
@@ -159,6 +160,8 @@ def evaluate(
     names = [slices] if isinstance(slices, str) else slices or []
     metadata = [sample.metadata for sample in known_samples(rows, chosen, predictor.class_names)]
     columns = slice_columns(names, metadata, table)
+    if not isinstance(run, str):
+        warn_of_trained(run, rows, chosen)
     result = score_table(predictor, table, skips="skip" in (data.on_error, source.on_error))
     with Drawer() as drawer:
         evaluation = write_scores(
@@ -190,6 +193,22 @@ def evaluate(
     return EvaluateResult(
         folder, result, evaluation, predictor.class_names, verdict, must_be_ready=fail_below_target, caution=caution
     )
+
+
+def warn_of_trained(runs: Sequence[str], rows: Sequence[Sample], split: str) -> None:
+    """Say it when one of several runs was trained on images that all of them are scored on.
+
+    Args:
+        runs: as they are named.
+        rows: the samples, by their paths in the data folder.
+        split: that is scored.
+    """
+    scored = {sample.path for sample in rows if sample.split == split}
+    for path in map(find_model, runs):
+        splits = RunDir(path if path.is_dir() else path.parent).splits
+        trained = {sample.path for sample in read_manifest(splits) if sample.split == TRAIN} if splits.exists() else ()
+        if number := len(scored & set(trained)):
+            log.warning("%s was trained on %s that are scored here: too good", path, plural(number, "image"))
 
 
 def _refuse_idle(data: DataSource) -> None:

@@ -203,12 +203,11 @@ def run_features(run_dir: RunDir, *, moved_to: str | None = None) -> RunFeatures
         UserError: when the run, its model or its images cannot be found, no image can be read, or the network has no
             features.
     """
-    folds = run_dir.path / "folds"
-    if folds.is_dir() and not run_dir.onnx.exists():
+    if run_dir.is_cross_validation:
         raise UserError(
             f"{run_dir.path}: a cross-validated run has a network for each fold, and their features differ",
             "a run with one network, such as one of its folds",
-            setting("run", folds / "0"),
+            setting("run", run_dir.fold(0).path),
         )
     digest = sha256(_model_file(run_dir))
     rows = read_manifest(run_dir.splits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 VARYING = frozenset({Trait.SEED, Trait.PLACE, Trait.START})
 """What settings are in which runs of the same kind may differ."""
 
+FOLD = "data.fold"
+"""The setting in which the folds of one cross-validation differ."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
@@ -50,6 +53,7 @@ class Finished:
         figures: what it is worth and costs.
         failures: what could not be done after its training, and why; withheld files among them.
         split: of the images that it was scored on.
+        fold: of a cross-validation that it is alone; None for any other run.
     """
 
     run_dir: RunDir
@@ -60,19 +64,30 @@ class Finished:
     figures: RunScores
     failures: Mapping[str, str]
     split: str = TEST
+    fold: int | None = None
 
 
 def finished_runs(folder: Path) -> list[RunDir]:
-    """Find the finished runs below a folder, the oldest first."""
-    return [RunDir(path.parent) for path in sorted(folder.rglob(RunDir.result.relative))]
+    """Find the finished runs below a folder, the oldest first; a cross-validation is one, and its folds are none."""
+    paths = sorted(folder.rglob(RunDir.result.relative))
+    return [RunDir(path.parent) for path in paths if path.parents[1].name != RunDir.folds.relative]
 
 
 def read_finished(run_dir: RunDir) -> Finished:
-    """Read a finished run.
+    """Read a finished run; of a cross-validation the runs of its folds, put together.
 
     Raises:
         UserError: when a file of it is missing or damaged.
     """
+    if run_dir.is_cross_validation:
+        try:
+            failures = read_values(run_dir.result).get("failures", {})
+        except OSError as error:
+            raise _damaged(run_dir, error) from error
+        folds = [read_finished(fold) for fold in run_dir.fold_runs]
+        return replace(
+            _together(folds, run_dir), failures={str(name): str(reason) for name, reason in failures.items()}
+        )
     train = entry(VERB, "train")
     try:
         values, result = read_values(run_dir.config), read_values(run_dir.result)
@@ -96,7 +111,11 @@ def read_finished(run_dir: RunDir) -> Finished:
             data=data_label(data),
             seed=int(values["seed"]),
             settings={
-                **{key: value_at(values, key) for key in leaf_keys(values) if not train.traits(key) & VARYING},
+                **{
+                    key: value_at(values, key)
+                    for key in leaf_keys(values)
+                    if not train.traits(key) & VARYING and key != FOLD
+                },
                 **{
                     name: node[TYPE_KEY] for name, node in values.items() if isinstance(node, dict) and TYPE_KEY in node
                 },
@@ -104,9 +123,18 @@ def read_finished(run_dir: RunDir) -> Finished:
             figures=figures,
             failures={str(name): str(reason) for name, reason in result.get("failures", {}).items()},
             split=str(result.get("split", TEST)),
+            fold=data.get("fold"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(run_dir, error) from error
+
+
+def _together(folds: Sequence[Finished], run_dir: RunDir) -> Finished:
+    """One cross-validation of the runs of its folds."""
+    size_mb = run_dir.onnx.stat().st_size / 1e6 if run_dir.onnx.exists() else None
+    figures = RunScores.of_folds([fold.figures for fold in folds], size_mb=size_mb)
+    failures = {f"fold {fold.fold}: {name}": why for fold in folds for name, why in fold.failures.items()}
+    return replace(folds[0], run_dir=run_dir, figures=figures, failures=failures, fold=None)
 
 
 def read_answers(run_dir: RunDir) -> RunPredictions:
@@ -151,7 +179,7 @@ def group_runs(runs: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]
     """Put the runs together that differ in the seed alone, by model and data.
 
     Where several have the same model and data, what else they differ in is said with the model. Of two runs with the
-    same seed the newer counts.
+    same seed the newer counts. Runs that are single folds of one cross-validation count as one run of their seed.
     """
     by_settings: dict[str, list[Finished]] = {}
     for run in runs:
@@ -166,6 +194,10 @@ def group_runs(runs: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]
         )
         words = " ".join(f"{key}={first.settings.get(key)}" for key in keys)
         by_seed = {run.seed: run for run in group}
+        for seed in by_seed:
+            folds = {run.fold: run for run in group if run.seed == seed and run.fold is not None}
+            if len(folds) > 1 and by_seed[seed].fold is not None:
+                by_seed[seed] = _together([folds[fold] for fold in sorted(folds)], by_seed[seed].run_dir)
         found[f"{first.model} {words}".strip(), first.data] = [by_seed[seed] for seed in sorted(by_seed)]
     return found
 

@@ -259,7 +259,7 @@ def _propose(predictor: Predictor, pool: _Pool, chosen: Sequence[int], precision
         # A lower precision takes fewer validation images.
         return [], f"{error.came.replace('reject.precision', 'pseudo_precision')}; needed: {error.expected}"
     calibration = predictor.calibration
-    if calibration is not None and any(value is not None for value in pool.novelty):
+    if calibration is not None and calibration.novelty is not None and None not in pool.novelty:
         rule = replace(rule, novelty_threshold=calibration.novelty.threshold)
     confidences = pool.probabilities.max(axis=1)
     names = [predictor.class_names[place] for place in pool.probabilities.argmax(axis=1)]

@@ -51,8 +51,8 @@ def write_label_page(path: Path, run: Path, labels: JudgedLabels) -> None:
             report.section(
                 "The most doubtful first",
                 report.paragraph(
-                    "Each label was judged by a model that was not trained on it, and looks less probable than labels "
-                    "of its class usually do. A weak model doubts correct labels, too: look before you change one."
+                    "Each label was judged by a model that was not trained on it, and that is surer of another class "
+                    "than of this one. A weak model doubts correct labels, too: look before you change one."
                 ),
                 report.card("note", "Correct them", "A local page with the same list, on which a key decides.", review),
                 report.filtered([(_thumbnail(labels, row), _kinds(labels, row, doubtful)) for row in shown_rows]),
@@ -104,7 +104,7 @@ def _thumbnail(labels: JudgedLabels, row: int) -> report.Thumbnail:
     if other is not None:
         words.append(f"same image as {labels.samples[other].path} ({shown(labels.samples[other].label)})")
     return report.thumbnail(
-        labels.root / sample.path, f"label: {shown(sample.label)}", "\n".join([*words, sample.path])
+        labels.root / sample.path, f"label: {shown(sample.label)}", ", ".join([*words, sample.path])
     )
 
 

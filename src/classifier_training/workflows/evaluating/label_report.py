@@ -21,6 +21,7 @@ from classifier_training.data.checking.scan import scan_files
 from classifier_training.evaluation.label_quality import cross_fitted, find_label_issues, outlier_scores
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
+from classifier_training.workflows.evaluating.corrections_effect import corrections_words
 from classifier_training.workflows.evaluating.features import run_features
 from classifier_training.workflows.evaluating.label_page import write_label_page
 from classifier_training.workflows.evaluating.run_model import open_model
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OUT_OF_FOLD = "evaluation/out_of_fold.csv"
 MAX_BELIEVABLE = 0.3
 """Share of doubtful labels above which the model is doubted instead."""
 
@@ -124,6 +124,7 @@ class LabelReport:
         return "\n".join(
             [
                 *lines,
+                *corrections_words(RunDir(self.run)),
                 f"ranked list: {self.folder.label_issues}",
                 f"report: {self.folder.page}",
                 f"next: {command('review')} {setting('run', self.run)}",
@@ -183,7 +184,7 @@ def judge_labels(run_dir: RunDir, *, moved_to: str | None = None) -> JudgedLabel
             "name the folder that they are in now: data.root=…",
         )
     targets = np.array([numbers[sample.label] for sample in found.samples], dtype=np.int64)
-    issues = find_label_issues(targets, found.probabilities, found.judges)
+    issues = find_label_issues(targets, found.probabilities, found.judges, biased=[JUDGES.index(BY_PROBES)])
     duplicate_of = _other_labels(found.copies, found.samples)
     doubtful = np.zeros(len(targets), dtype=bool)
     doubtful[issues.rows] = True
@@ -230,7 +231,7 @@ class _Judged:
 
 
 def _judged(run_dir: RunDir, moved_to: str | None) -> _Judged:
-    has_folds = (run_dir.path / OUT_OF_FOLD).exists()
+    has_folds = run_dir.out_of_fold.exists()
     features = _features(RunDir(run_dir.path / "folds" / "0") if has_folds else run_dir, moved_to)
     rows, root = own_samples(run_dir, moved_to=moved_to)
     places = {} if features is None else {path: place for place, path in enumerate(features.paths)}
@@ -267,7 +268,7 @@ def _judged(run_dir: RunDir, moved_to: str | None) -> _Judged:
                 else:
                     probabilities[row] = [answer.probabilities[name] for name in class_names]
         if has_folds:
-            _read_out_of_fold(run_dir.path / OUT_OF_FOLD, rows, class_names, probabilities, folds)
+            _read_out_of_fold(run_dir.out_of_fold, rows, class_names, probabilities, folds)
     judges = np.where(is_train, JUDGES.index(BY_FOLDS if has_folds else BY_PROBES), JUDGES.index(BY_NETWORK))
     return _Judged(
         root=root, samples=rows, class_names=class_names, probabilities=probabilities, judges=judges, folds=folds,

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENSEMBLE = "ensemble"
+"""In place of a file: several runs, in the folder of the first."""
+
 
 def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Module, BundleInfo]:
     """Build a run's network again, on the CPU, in float32 and evaluation mode, and say what it is.
@@ -60,8 +63,14 @@ def describe_trained(run_dir: RunDir) -> tuple[BundleInfo, Path]:
     """Say what a run's network is and where its weights are: exported, or in best.ckpt where they were not.
 
     Raises:
-        UserError: when the folder has neither.
+        UserError: when the folder has neither, or is a cross-validation, which has a network for each fold.
     """
+    if run_dir.is_cross_validation:
+        raise UserError(
+            f"{run_dir.path}: a cross-validation has a network for each fold, and no weights of its own",
+            "a run with one network, such as one of its folds; predict, evaluate and export take all of them",
+            str(run_dir.fold(0).path),
+        )
     if not run_dir.model_info.exists() and run_dir.best_checkpoint.exists():
         return _checkpoint_info(run_dir), run_dir.best_checkpoint
     # A run that exported nothing may have been exported since, without its weights.
@@ -116,17 +125,25 @@ class RunModel:
         return folder if self.is_main else f"{folder}/{self.path.name}"
 
 
-def open_model(reference: str, *, setting: str = "run") -> RunModel:
+def open_model(reference: str | Sequence[str], *, setting: str = "run") -> RunModel:
     """Open what a word or path stands for.
 
     Args:
         reference: latest, best, a run folder, an .onnx file or a .ckpt file. Of a run folder it is model.onnx; where
-            that was withheld or the run exported nothing, its weights in PyTorch.
+            that was withheld or the run exported nothing, its weights in PyTorch. Of several in a list it is their
+            ensemble, in the folder of the first.
         setting: what the user set, for messages.
 
     Raises:
         UserError: when there is no such model, or it cannot be opened.
     """
+    if not isinstance(reference, str):
+        if len(reference) != 1:
+            predictor = open_runs(reference)
+            first = find_model(reference[0], setting=setting)
+            run_dir = RunDir(first if first.is_dir() else first.parent)
+            return RunModel(predictor, run_dir.path / ENSEMBLE, run_dir)
+        (reference,) = reference
     path = Path(reference).expanduser()
     if path.suffix.lower() == ".ckpt":
         if not path.is_file():

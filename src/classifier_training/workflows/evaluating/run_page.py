@@ -29,6 +29,7 @@ from classifier_training.evaluation.report import Cell, Html, Number
 from classifier_training.evaluation.selective import rejecting_words
 from classifier_training.evaluation.training_facts import Training
 from classifier_training.evaluation.verdict import images_of, more_words, named, per_cent, percent
+from classifier_training.workflows.evaluating.corrections_effect import corrections_section
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
@@ -107,6 +108,7 @@ def write_run_page(
         *_top(title, run_dir, grounds, _missing(run_dir, run.info.get("withheld", {}), failures)),
         *more,
         _data(run, run_dir),
+        corrections_section(run_dir, folder),
         _training(run, run_dir, training),
         _classes(grounds, folder),
         _confusions(predictions, table, class_names, folder),

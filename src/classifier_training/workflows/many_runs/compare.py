@@ -29,6 +29,7 @@ from classifier_training.registry.cleanup import STUDY_LOGS
 from classifier_training.registry.record import read_promotions
 from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
 from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
+from classifier_training.workflows.many_runs.corrections_pairs import Bought, compare_pairs, correction_variants
 from classifier_training.workflows.many_runs.jobs import run_jobs
 from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, read_outcome
 from classifier_training.workflows.many_runs.launch.local import LOCAL
@@ -56,6 +57,7 @@ class CompareResult:
         incomplete: steps after training that failed in finished runs, such as a withheld file; one line each.
         best: folder of the best run on each data set.
         page: leaderboard.html.
+        bought: what corrections of the data bought, where runs without them stand beside runs with them.
     """
 
     boards: Sequence[Leaderboard]
@@ -63,6 +65,7 @@ class CompareResult:
     incomplete: Sequence[str]
     best: Mapping[str, Path]
     page: Path
+    bought: Sequence[Bought] = ()
 
     @property
     def exit_code(self) -> int:
@@ -76,6 +79,7 @@ class CompareResult:
         if self.incomplete:
             lines += ["incomplete:", *(f"  {line}" for line in self.incomplete), ""]
         lines += [board.verdict for board in self.boards]
+        lines += [line for item in self.bought for line in item.lines]
         lines += [f"the page: {self.page}", "", "next:"]
         lines += [f"  {command('evaluate')} {setting('run', path)}" for path in self.best.values()]
         return "\n".join(lines)
@@ -87,6 +91,7 @@ class CompareResult:
     examples=(
         "compare /my/images models=[resnet18,tf_efficientnet_lite0] seeds=[0,1,2]",
         "compare /my/images /other/images --epochs 5 --jobs 2",
+        "compare /my/images models=[resnet18] seeds=[0,1,2] data.corrections=[null,auto]",
     ),
 )
 def compare(
@@ -107,7 +112,9 @@ def compare(
     """Train models x data sets x seeds and rank them: accuracy with its spread, time, size, latency, memory.
 
     Finished jobs are not run again and interrupted ones resume, so the same command continues a comparison.
-    `train --multirun` makes runs without comparing them; with the same output=, compare report_only=true ranks those.
+    data.corrections=[null,auto] trains each run without the corrections of the data and with them, and says what these
+    bought. `train --multirun` makes runs without comparing them; with the same output=, compare report_only=true ranks
+    those.
 
     Args:
         models: their names, timm:NAME for one of a hub; one of each family when left out, all for every model that
@@ -139,13 +146,17 @@ def compare(
     if not report_only or models is not None or data is not None:
         if data is None:
             log.info("no data given: comparing on the built-in sample of handwritten digits")
-        planned = plan(
-            chosen_models(models),
-            ["digits"] if data is None else [data] if isinstance(data, str) else data,
-            list(dict.fromkeys([seeds] if isinstance(seeds, int) else seeds)),
-            settings,
-            tuned=tune,
-        )
+        planned = [
+            run
+            for variant in correction_variants(settings)
+            for run in plan(
+                chosen_models(models),
+                ["digits"] if data is None else [data] if isinstance(data, str) else data,
+                list(dict.fromkeys([seeds] if isinstance(seeds, int) else seeds)),
+                variant,
+                tuned=tune,
+            )
+        ]
         if not planned:
             raise UserError("no model, data set or seed is named: nothing to compare", "one of each", "models=[cnn_v1]")
     elif settings:
@@ -174,7 +185,7 @@ def compare(
     for name in sorted({run.data for run in found if run.split != TEST}):
         log.warning("%s: no test split; models are ranked on images that chose their weights: optimistic", name)
     if cleanup:
-        _clean(run.run_dir for run in found)
+        _clean(one for run in found for one in [run.run_dir, *run.run_dir.fold_runs])
         for name in STUDY_LOGS:
             for path in (folder / "tuning").glob(f"*/{name}"):
                 path.unlink()
@@ -184,6 +195,7 @@ def compare(
     if not boards:
         name, reason = next(iter(failures.items()))
         raise UserError(f"no run can be read; {name}: {reason}", "one whole run or more", "start again")
+    bought = compare_pairs(found, folder)
     page = write_leaderboard(folder, boards, {key: str(path) for key, path in paths.items()}, failures)
     best = {
         board.data: paths[board.data, leader.model, leader.representative]
@@ -191,7 +203,7 @@ def compare(
         for leader in [board.standings[0].candidate]
     }
     incomplete = [f"{run.run_dir.path}: {name}: {why}" for run in found for name, why in run.failures.items()]
-    return CompareResult(boards, failures, incomplete, best, page)
+    return CompareResult(boards, failures, incomplete, best, page, bought)
 
 
 def _folder(folder: Path, run: Planned) -> Path:

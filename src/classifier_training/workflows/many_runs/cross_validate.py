@@ -19,7 +19,7 @@ import numpy as np
 from classifier_training.conf.overrides import word
 from classifier_training.conf.resume import changed_settings, on_resume, saved_values
 from classifier_training.core.errors import CheckFailedError, UserError, plural
-from classifier_training.core.processes import work_in
+from classifier_training.core.processes import is_held, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.run_reader import RunReader, read_rows
 from classifier_training.core.runtime import command, console, num_cores, setting
@@ -164,7 +164,7 @@ def num_parallel(trainer: TrainerSettings, num_folds: int) -> int:
 
     A network that is trained on one core gets through more images for each core than on several.
     """
-    if trainer.accelerator != "cpu" and (gpus := visible_gpus()):
+    if trainer.accelerator not in ("cpu", "mps") and (gpus := visible_gpus()):
         return min(num_folds, len(gpus))
     if trainer.accelerator == "mps" or (trainer.accelerator == "auto" and sys.platform == "darwin"):
         return 1
@@ -177,9 +177,9 @@ def _train(
     run_dir: RunDir, folds: Sequence[RunDir], config: Mapping[str, Any], *, number: int | None, launcher: Launcher
 ) -> None:
     again = f"{command('train')} {setting('resume', run_dir.path)}"
-    left = {fold.path: words for fold in folds if (words := _next_words(fold, config)) is not None}
+    left = {fold.path.absolute(): words for fold in folds if (words := next_words(fold, config)) is not None}
     jobs = [JobSpec(name=f"fold {path.name}", folder=path, words=tuple(words)) for path, words in left.items()]
-    done = [fold for fold in folds if fold.path not in left]
+    done = [fold for fold in folds if fold.path.absolute() not in left]
     if done:
         log.info("%s of %d finished before", plural(len(done), "fold"), len(folds))
     with _told(folds, str(config["monitor"]), known=done):
@@ -195,8 +195,13 @@ def _train(
         )
 
 
-def _next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
-    """Return what resumes a fold with the settings of all; None where it is finished with them."""
+def next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
+    """Return what resumes a fold with the settings of all; None where it is finished with them.
+
+    Args:
+        fold: the run of the fold.
+        config: of the cross-validation, from now on.
+    """
     changes = [(key, now) for key, _, now in changed_settings(saved_values(fold.config), config) if key not in OWN]
     if fold.result.exists() and all(on_resume(key) is Resume.EXACT for key, _ in changes):
         return None
@@ -257,7 +262,7 @@ def _state(fold: RunDir, monitor: str) -> str:
     if fold.result.exists():
         return f"{name} done"
     if not rows:
-        return f"{name} begins" if fold.log.exists() else f"{name} waits"
+        return f"{name} begins" if is_held(fold.path / "job.lock") else f"{name} waits"
     try:
         return f"{name} epoch {len(rows)} {float(rows[-1][monitor]):.3f}"
     except (KeyError, ValueError):

@@ -237,7 +237,7 @@ def _body(
     body.append(
         report.footer(
             f"Latency: median for one image, ONNX Runtime on {num_cores()} cores, of the run in the middle of its "
-            "seeds. Spread: standard deviation over seeds."
+            "seeds. Spread: standard deviation over seeds, or over folds where there are such."
         )
     )
     return body

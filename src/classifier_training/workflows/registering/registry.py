@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from classifier_training.core.display import align
-from classifier_training.core.errors import UserError, enumerate_words, nearest
+from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.processes import is_held
 from classifier_training.core.register import Word, register
@@ -290,7 +290,7 @@ def _training(record: RunRecord) -> str:
         return ""
     seconds = "" if record.train_seconds is None else f" in {record.train_seconds:,.0f} s"
     best = "" if record.best_epoch is None else f", weights of {epoch_name(record.best_epoch)}"
-    return f"{record.num_epochs} epochs{seconds}{best}"
+    return f"{plural(record.num_epochs, 'epoch')}{seconds}{best}"
 
 
 def _described(run: RunDir) -> dict[str, Any]:

@@ -114,20 +114,20 @@ class _Pages:
     def list(self, request: Request) -> Response:
         """All runs, some a page."""
         chosen = _Chosen.of(request.query_params)
+        rows = self._rows(chosen)
         body = [
             report.header("Runs", f"below {self._runs.root.absolute()}"),
             _form(chosen),
-            Html(f'<div data-live="/runs/list.json?{escape(chosen.query())}" data-slow>'),
+            Html(f'<div data-live="/runs/list.json?{escape(chosen.query())}" data-tag="{_tag(rows)}" data-slow>'),
             Html('<p role="status" id="said" class="unseen"></p><p role="alert" id="trouble"></p>'),
-            Html(f'<div id="rows">{self._rows(chosen)}</div></div>'),
+            Html(f'<div id="rows">{rows}</div></div>'),
         ]
         return page(request, title="Runs", body=body, scripts=["live.js", "runs.js"], styles=["runs.css"], wide=True)
 
     def list_parts(self, request: Request) -> Response:
         """The table of all runs, where it is not what the page has."""
         rows = self._rows(_Chosen.of(request.query_params))
-        tag = blake2b(rows.encode("utf-8", "replace"), digest_size=8).hexdigest()
-        return _unless_known(request, tag, lambda: {"parts": {"rows": rows}})
+        return _unless_known(request, _tag(rows), lambda: {"parts": {"rows": rows}})
 
     def live(self, request: Request) -> Response:
         """One run."""
@@ -136,13 +136,15 @@ class _Pages:
             return self._missing(request)
         record, run = found
         address = address_of(record)
+        # Before the files are read: what changes in between is sent again.
+        tag = signature(run)
         status = read_status(run, record)
         parts = live_parts(run, status, address=address)
-        name = name_of(record)
+        name, over = name_of(record), " data-over" if status.state == FINISHED else ""
         body = [
             Html('<p><a href="/runs">All runs</a></p>'),
             report.header(name, str(run.path)),
-            Html(f'<div data-live="{escape(address)}/live.json">'),
+            Html(f'<div data-live="{escape(address)}/live.json" data-tag="{tag}"{over}>'),
             Html(
                 f'<p role="status" id="said" class="unseen">{escape(said(status))}</p><p role="alert" id="trouble"></p>'
             ),
@@ -425,6 +427,10 @@ def name_of(record: RunRecord) -> str:
 def address_of(record: RunRecord) -> str:
     """Return the path of a run's page."""
     return f"/runs/{quote(os.fsencode(record.folder))}"
+
+
+def _tag(rows: str) -> str:
+    return blake2b(rows.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def _unless_known(request: Request, tag: str, content: Callable[[], object]) -> Response:

@@ -199,6 +199,8 @@ def _trainer_maker(job: TrainingJob, assembly: Assembly, first: list[pl.Callback
 
     # All callbacks but the timer of max_time are the interrupted run's, and that one may be left out.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    # On the login node of a cluster.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     run_dir, trainer, transfer = job.run.run_dir, job.trainer, job.settings.transfer
     freezing = [StageFreezing(transfer)] if transfer.freezes else []
     shows_progress = any(isinstance(item, pl.callbacks.ProgressBar) for item in assembly.callbacks)

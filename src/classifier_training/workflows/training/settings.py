@@ -8,11 +8,11 @@ from datetime import timedelta
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from classifier_training.core.register import Choice, Word, describe
 from classifier_training.core.secrets import mask
-from classifier_training.core.settings import Alias, Duration, Fit, Often, Resume, RunText, Trait, TypedPath
+from classifier_training.core.settings import Alias, Duration, Fit, Often, Resume, RunText, Trait, TypedPath, with_unit
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
@@ -70,7 +70,9 @@ class TrainSettings:
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
     target: Annotated[Targets, Choice("default", group="evaluation_target"), Resume.EXACT, Fit.ANY] = NO_TARGETS
     recipe: Annotated[str, Often(8), Resume.FIXED, Fit.EPOCHS, Trait.PRESET] = "auto"
-    time: Annotated[Duration | None, Often(4), Resume.FIXED, Fit.EPOCHS, Alias("time_limit")] = None
+    time: Annotated[
+        Duration | None, BeforeValidator(with_unit), Often(4), Resume.FIXED, Fit.EPOCHS, Alias("time_limit")
+    ] = None
     retrain_head: Annotated[bool, Resume.FIXED, Fit.EPOCHS] = False
     monitor: Annotated[str, Resume.FIXED, Fit.ANY] = "val/balanced_accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED, Fit.ANY, Trait.SEED] = 0

@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager, suppress
@@ -54,7 +55,7 @@ MEET_SECONDS = 600.0
 """How long processes that are all running wait for each other."""
 WAIT_SECONDS = 7 * 24 * 3600.0
 """How long one waits for a message: rank 0 may be fitting a probe, or exporting at the end."""
-LEAVE_SECONDS = 5.0
+LEAVE_SECONDS = 3.0
 """How long rank 0 tries to say how the run has ended."""
 SEEN_SECONDS = 5.0
 """How long a shared folder may take to show a new file on another node."""
@@ -74,8 +75,8 @@ class Team:
         self.rank = rank
         _end_with_parent()
         store, *_ = next(rendezvous("env://", rank.rank, rank.num_ranks, timeout=_seconds(MEET_SECONDS)))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = PrefixStore(f"classifier_training/{attempt}", store)
+        self._attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"classifier_training/{self._attempt}", store)
         self._store.set(f"started/{rank.rank}", "")
         self._store.wait([f"started/{other}" for other in range(rank.num_ranks)], _seconds(MEET_SECONDS))
         self._group: Any = ProcessGroupGloo(self._store, rank.rank, rank.num_ranks, timeout=_seconds(WAIT_SECONDS))
@@ -118,6 +119,12 @@ class Team:
             }
         )
         error = mismatch(found)
+        if error is None and self._attempt != "0" and not settings.resume:
+            error = UserError(
+                "torchrun has started the processes again (--max-restarts), and they would train from the beginning",
+                "a run that is resumed",
+                f"{command('train')} resume=RUN, which torchrun may start as often as you like",
+            )
         if error is None and len({one["node"] for one in found}) > 1:
             error = self._unshared(Path(settings.resume or settings.output))
         if error is not None:
@@ -173,6 +180,8 @@ class Team:
             cluster_environment=TorchElasticEnvironment(),
             timeout=_seconds(MEET_SECONDS),
             find_unused_parameters=freezes,
+            # The step shares the running statistics; DDP would overwrite them with those of rank 0.
+            broadcast_buffers=False,
         )
         num_nodes = self.rank.num_ranks // self.rank.num_local
         return {"devices": self.rank.num_local, "num_nodes": num_nodes, "strategy": strategy}
@@ -213,6 +222,9 @@ class Team:
             if not self.leads:
                 self._leave()
             if is_lost:
+                # torchrun's agent is about to send it, and what is to be said now comes first.
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise self._lost() from error
             raise
         finally:
@@ -237,10 +249,11 @@ class Team:
     def _others(self) -> range:
         return range(1, self.rank.num_ranks)
 
-    def _send(self, value: Any, to: int, seconds: float = WAIT_SECONDS) -> None:
+    def _send(self, value: Any, *to: int, seconds: float = WAIT_SECONDS) -> None:
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        for part in (torch.tensor([len(data)]), data):
-            self._group.send([part], to, 0).wait(_seconds(seconds))
+        length, deadline = torch.tensor([len(data)]), time.monotonic() + seconds
+        for sent in [self._group.send([part], rank, 0) for rank in to for part in (length, data)]:
+            sent.wait(_seconds(max(0.1, deadline - time.monotonic())))
 
     def _receive(self, sender: int) -> Any:
         length = torch.zeros(1, dtype=torch.int64)
@@ -250,8 +263,7 @@ class Team:
         return json.loads(bytes(data.numpy()))
 
     def _tell(self, value: Any, seconds: float = WAIT_SECONDS) -> None:
-        for other in self._others:
-            self._send(value, other, seconds)
+        self._send(value, *self._others, seconds=seconds)
 
     def _hear(self) -> dict[str, Any]:
         """Return what rank 0 says next.

@@ -117,8 +117,10 @@ def launch(settings: TrainSettings, number: int) -> Launched:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What it says of processes that fail is said below.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL + 1)
+    # What it says of processes that fail is said below. Each of its modules has a level of its own.
+    for name in [*logging.root.manager.loggerDict]:
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with TemporaryDirectory(prefix="classifier-training-") as folder, _signals_restored():
         with (Path(folder) / SETTINGS).open("wb") as file:
             pickle.dump(settings, file)
@@ -142,18 +144,19 @@ def launch(settings: TrainSettings, number: int) -> Launched:
 
 def _exit_code(failed: Mapping[int, int], number: int, run: Path) -> int:
     """Return the exit code of a run by those of its processes; names those that could not say what happened."""
-    if failed.get(0, -1) > 0:
-        return failed[0]
-    folder = _read(run)
-    said = []
-    for rank, code in failed.items():
-        path = RunDir(folder).process_log(rank) if folder else None
-        text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
-        said.append(f"process {rank} of {number}: {failure_words(code, text)}")
-    remedy = f"{command('train')} {setting('resume', folder)}" if folder else "start it again"
-    error = CheckFailedError("; ".join(said), "processes that all stay to the end", remedy)
-    log.error("%s", error)
-    return error.exit_code
+    folder, said = _read(run), []
+    speaks = failed.get(0, -1) > 0
+    # Where one was killed, the others have ended with it, or were ended by the agent.
+    killed = {rank: code for rank, code in failed.items() if code < 0 and code != -signal.SIGTERM}
+    for rank, code in (killed or failed).items():
+        if code < 0 or not speaks:
+            path = RunDir(folder).process_log(rank) if folder else None
+            text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
+            said.append(f"process {rank} of {number}: {failure_words(code, text)}")
+    if said:
+        remedy = f"{command('train')} {setting('resume', folder)}" if folder else "start it again"
+        log.error("%s", CheckFailedError("; ".join(said), "processes that all stay to the end", remedy))
+    return failed[0] if speaks else CheckFailedError.exit_code
 
 
 def _read(run: Path) -> Path | None:

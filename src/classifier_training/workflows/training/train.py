@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.processes import process_rank
 from classifier_training.core.register import register
 from classifier_training.core.types import PROBE_EPOCH, TEST, TRAIN, epoch_name
 from classifier_training.evaluation.results import class_table
@@ -71,6 +72,12 @@ def train(settings: TrainSettings) -> TrainResult | CrossValidation | Launched:
         InterruptedRunError: when a signal came; the run can be resumed.
     """
     if settings.data.trains_all_folds:
+        if not process_rank().is_alone:
+            raise UserError(
+                f"data.num_folds={settings.data.num_folds}: torchrun started {process_rank().num_ranks} processes",
+                "one fold, which several processes can share",
+                "data.fold=0, or leave out torchrun: trainer=ddp starts it for each fold",
+            )
         from classifier_training.workflows.many_runs.cross_validate import cross_validate
 
         return cross_validate(settings)

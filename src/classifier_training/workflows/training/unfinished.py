@@ -58,6 +58,8 @@ def offer_unfinished(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         return arguments
     done = read_epochs_done(found)
     epochs = "its first epoch is not done" if not done else f"{plural(done, 'epoch')} done"
+    if folds := found.fold_runs:
+        epochs = f"{sum(fold.result.exists() for fold in folds)} of {plural(len(folds), 'fold')} done"
     console().print(f"an unfinished run has the same settings and data: {found.path}", markup=False, soft_wrap=True)
     question = f"{epochs}, last written to {age_words(found)}. Resume it? [y/N] "
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.data.index import Sample, SampleIndex
 from classifier_training.data.splitting.allocate import allocate, random_folds, random_split
 from classifier_training.data.splitting.groups import assign_groups, group_duplicates, report_straddling
-from classifier_training.data.splitting.splits import SplitRequest, complete_splits
+from classifier_training.data.splitting.splits import SplitRequest, complete_splits, in_fold, take_folds
 
 FRACTIONS = {"val": 0.15, "test": 0.15}
 PATHS = ("cat/s1/a.png", "cat/s2/a.png", "dog/s1/b.png")
@@ -186,3 +187,35 @@ def test_dealing_many_single_pictures_is_quick_and_exact() -> None:
     parts = allocate(classes, np.arange(100_000), np.array([0.7, 0.15, 0.15]), seed=0)
     for label in range(10):
         assert np.bincount(parts[classes == label]).tolist() == [7000, 1500, 1500]
+
+
+def test_all_folds_at_once_are_those_of_one_at_a_time() -> None:
+    samples = [Sample(f"{n}", "ab"[n % 2], group=f"g{n // 3}") for n in range(60)]
+    index = SampleIndex(Path("/d"), tuple(samples))
+    divided = complete_splits(index, SplitRequest(num_folds=4, all_folds=True), seed=3)
+    first, folds = take_folds(divided, divided)
+    for number in range(4):
+        alone = complete_splits(index, SplitRequest(fold=number, num_folds=4), seed=3)
+        assert in_fold(first, folds, number).samples == alone.samples
+    assert {sample.split for sample, fold in zip(first.samples, folds, strict=True) if fold < 0} == {"test"}
+
+
+def test_folds_take_the_place_of_a_validation_split(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    splits = ["train"] * 8 + ["val"] * 4 + ["test"] * 2
+    index = index_of(*(Sample(f"{n}", "ab"[n % 2], split) for n, split in enumerate(splits)))
+    divided = complete_splits(index, SplitRequest(num_folds=3, all_folds=True), seed=0)
+    _, folds = take_folds(divided, divided)
+    assert sorted(folds) == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert "The 4 images of the validation split are trained on" in caplog.text
+
+
+def test_corrections_keep_the_classes_of_all_folds_alike() -> None:
+    index = index_of(*(Sample(f"{n}", "ab"[n % 2]) for n in range(12)))
+    divided = complete_splits(index, SplitRequest(num_folds=3, all_folds=True, test_fraction=0), seed=0)
+    changed = [replace(divided.samples[0], label="new"), replace(divided.samples[1], split="val"), *divided.samples[2:]]
+    first, folds = take_folds(replace(divided, samples=tuple(changed)), divided)
+    # The class of one image is trained on in every fold, and what is moved to validation is in its fold.
+    assert folds[0] == -1
+    assert f"fold {folds[1]}" == divided.samples[1].split
+    assert first.samples[0].split == "train"

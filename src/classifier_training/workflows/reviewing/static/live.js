@@ -3,10 +3,10 @@
 const root = document.querySelector("[data-live]");
 const csrf = document.querySelector("meta[name=csrf]").content;
 const [first, most] = "slow" in root.dataset ? [10, 60] : [2, 30];
-let tag = "";
+let tag = `"${root.dataset.tag}"`;
 let seconds = first;
 let timer = 0;
-let over = false;
+let over = "over" in root.dataset;
 
 const trouble = (words) => {
   document.getElementById("trouble").textContent = words;
@@ -42,7 +42,7 @@ const show = (found) => {
 const look = async () => {
   clearTimeout(timer);
   try {
-    const response = await fetch(root.dataset.live, { headers: tag ? { "if-none-match": tag } : {} });
+    const response = await fetch(root.dataset.live, { headers: { "if-none-match": tag } });
     if (response.status === 200) {
       tag = response.headers.get("etag");
       show(await response.json());
@@ -87,4 +87,4 @@ root.addEventListener("click", async (event) => {
 
 const log = document.getElementById("log");
 if (log) log.scrollTop = log.scrollHeight;
-look();
+if (!over) timer = setTimeout(look, seconds * 1000);
