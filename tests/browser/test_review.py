@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+from tests.conftest import SMALL
 from tests.reviewed import CLASSES, make_reviewed
 
 from classifier_training.data.corrections import LabelCorrection, append_corrections, read_corrections
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from selenium.webdriver import Chrome
+    from tests.server import Ended
 
     from classifier_training.core.run_dir import RunDir
 
@@ -37,10 +40,13 @@ return Boolean(document.querySelector("#tiles li") || document.getElementById("p
 
 
 @contextmanager
-def served(*words: object) -> Iterator[str]:
+def served(*words: object, cwd: Path | None = None) -> Iterator[str]:
     """Start the command; gives the printed address, and ends it as Ctrl-C does."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "classifier_training", "review", *map(str, words)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "classifier_training", "review", *map(str, words)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
     )
     assert server.stdout is not None
     try:
@@ -253,6 +259,39 @@ def test_zoom_and_help_open_and_close(page: Page) -> None:
     assert page.lines == []
     page.press("g")
     page.until(lambda: "/grid?queue=all" in page.browser.current_url)
+
+
+def test_flipped_labels_are_corrected_and_a_click_trains_again(
+    browser: Chrome, command: Callable[..., Ended], tmp_path: Path, split_folder: Path, undrawn: None
+) -> None:
+    flips = {f"{split}/red/wrong{number}.png": (split, number) for split in ("train", "test") for number in (0, 1)}
+    for path, (split, number) in flips.items():
+        (split_folder / split / f"blue/{number:02d}.png").rename(split_folder / path)
+    done = command("train", "images", *SMALL, cwd=tmp_path)
+    assert done.code == 0, done.err
+    with served("latest", f"data.root={split_folder}", "by=ana", cwd=tmp_path) as address:
+        page = Page(browser, address, split_folder / "corrections.csv")
+        page.open("/look?queue=all&label=%3Dred&text=wrong")
+        decided = [page.decide("1") for _ in range(len(flips) - 1)]
+        decided.append(page.path)
+        page.press("1")
+        page.until(lambda: len(page.lines) == len(flips))
+        assert page.lines == [(path, "relabel", "blue") for path in decided]
+        assert set(decided) == set(flips)
+        browser.get(page.base)
+        page.until(lambda: page.all("#retrain"))
+        page.all("#retrain")[0].click()
+        WebDriverWait(browser, 300).until(lambda _: page.text("retrain-state") in ("done", "failed: see the log"))
+        assert page.text("retrain-state") == "done", page.text("retrain-log")
+        rows = [row.text.split() for row in page.all("#retrain-result tbody tr")]
+        assert [row[0] for row in rows] == ["accuracy", "balanced"]
+        assert page.lines == [(path, "relabel", "blue") for path in decided]
+    (effect,) = tmp_path.glob("outputs/*/*/evaluation/corrections_effect.json")
+    found = json.loads(effect.read_text())
+    assert found["corrections"]["new"]["relabel"] == len(flips)
+    assert found["labels_corrected"] == 2
+    expected = found["corrected_labels"]["accuracy"]
+    assert rows[0][1:3] == [f"{expected['before']:.4f}", f"{expected['after']:.4f}"]
 
 
 @pytest.fixture(scope="session")

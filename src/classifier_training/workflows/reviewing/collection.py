@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.labels import sort_labels
+from classifier_training.core.labels import read_mapping, sort_labels
 from classifier_training.core.register import with_settings
-from classifier_training.core.run_reader import DamagedFileError, read_rows
+from classifier_training.core.run_reader import DamagedFileError, read_rows, read_values
 from classifier_training.data.corrections import AUTO, FILE_NAME
+from classifier_training.data.index import is_image
 from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.walk import DataErrors, Walker
 from classifier_training.workflows.datasets.data_page import DataReportDir
 from classifier_training.workflows.evaluating.samples import own_source
 
@@ -118,6 +120,8 @@ class Collection:
         issues: doubtful labels, where they were looked for.
         is_labelled: whether the data has labels; else decisions give them.
         more_labels: that the run knows and no image has.
+        chosen: rows of the images that are worth labelling next, the first first.
+        notes: why an image is worth a look, by row, from a list.
     """
 
     title: str
@@ -132,6 +136,8 @@ class Collection:
     issues: Issues | None = None
     is_labelled: bool = True
     more_labels: tuple[str, ...] = field(default=(), repr=False)
+    chosen: tuple[int, ...] = ()
+    notes: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -239,6 +245,75 @@ def collect_data(data: DataSource) -> Collection:
         places=_places(data, index.root, data.corrections),
         follows_links=bool(getattr(data, "follow_links", True)),
     )
+
+
+def collect_unlabelled(run: RunDir, source: str) -> Collection:
+    """List the images of a folder without labels, those first that `analyze label_next=` chose for the run.
+
+    Args:
+        run: whose classes are given.
+        source: the folder.
+
+    Raises:
+        UserError: when there is no such folder or no image in it, or the run does not say what its classes are.
+    """
+    root = Path(source).expanduser().resolve()
+    if not root.is_dir():
+        raise UserError(f"source={source}: no such folder", "a folder of images without labels", "check the spelling")
+    files = Walker(root, follow_links=True, errors=DataErrors()).files(root)
+    begin = len(str(root).rstrip("/")) + 1
+    paths = tuple(sorted(path[begin:] for path in files if is_image(path)))
+    if not paths:
+        raise UserError(f"source={source}: no image", "a folder of images without labels", "check the spelling")
+    try:
+        names = read_mapping(read_values(run.labels_mapping))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{run.labels_mapping}: the classes of the run are not known ({error})", "a finished run", "run=latest"
+        ) from error
+    rows = {path: row for row, path in enumerate(paths)}
+    listed = _read_next(run, root)
+    chosen = tuple(rows[line["path"]] for line in listed if line["path"] in rows)
+    predicted = Predicted(
+        names,
+        np.full((len(paths), NUM_TOP), -1, np.int32),
+        np.full((len(paths), NUM_TOP), np.nan, np.float32),
+        np.full(len(paths), np.nan, np.float32),
+        np.full(len(paths), np.nan, np.float32),
+        np.full(len(paths), -1, np.int32),
+        np.zeros(len(paths), bool),
+    )
+    for line in listed:
+        if line["path"] in rows and line["predicted"] in names:
+            row = rows[line["path"]]
+            predicted.top[row, 0] = names.index(line["predicted"])
+            predicted.probabilities[row, 0] = float(line["confidence"])
+    return Collection(
+        title=f"{root}, for {run.path.name}",
+        root=root,
+        paths=paths,
+        labels=("",) * len(paths),
+        splits=("",) * len(paths),
+        places=(Place(root / FILE_NAME),),
+        follows_links=True,
+        run=run,
+        predicted=predicted,
+        is_labelled=False,
+        more_labels=names,
+        chosen=chosen,
+        notes={rows[line["path"]]: line["reason"] for line in listed if line["path"] in rows},
+    )
+
+
+def _read_next(run: RunDir, root: Path) -> list[dict[str, str]]:
+    """Read the list of what to label next; empty where there is none for this folder."""
+    try:
+        about = read_values(run.label_next / "label_next.json")
+        if Path(str(about.get("data", ""))).resolve() != root:
+            return []
+        return read_rows(run.label_next / "label_next.csv")
+    except FileNotFoundError:
+        return []
 
 
 def _places(source: DataSource, base: Path, setting: str | None) -> tuple[Place, ...]:

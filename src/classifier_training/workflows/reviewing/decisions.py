@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from classifier_training.core.run_dir import sha256, write_csv
+from classifier_training.core.run_reader import read_rows
 from classifier_training.data.corrections import ACTIONS, LabelCorrection, append_corrections, read_corrections
 
 if TYPE_CHECKING:
@@ -165,9 +166,14 @@ class Decisions:
     def _write_labels(self) -> None:
         """Write the labels that were given to images without labels as a table that `train data.root=` reads."""
         place: Place = self.collection.places[0]
-        given = ((self.collection.paths[row], found.new) for row in sorted(self._history)
-                 if (found := self.standing(row)) is not None and found.action == "relabel")  # fmt: skip
-        write_csv(place.file.with_name(LABELS_FILE), ("path", "label"), given)
+        file = place.file.with_name(LABELS_FILE)
+        known = {row["path"]: row["label"] for row in read_rows(file)} if file.exists() else {}
+        for row in sorted(self._history):
+            found = self.standing(row)
+            known.pop(self.collection.paths[row], None)
+            if found is not None and found.action == "relabel":
+                known[self.collection.paths[row]] = found.new
+        write_csv(file, ("path", "label"), known.items())
 
     def words(self) -> str:
         """What was decided in this session and where it is written."""

@@ -67,7 +67,7 @@ def overview(review: Review) -> Iterator[Html]:
     more = [report.paragraph("Copies of images are being looked for.")] if queues.is_searching else []
     yield report.section("Lists", Html(f'<ul class="queues">{cards}</ul>'), *more)
     counts = queues.confusion()
-    if counts is not None and collection.predicted is not None and counts.sum():
+    if counts is not None and collection.predicted is not None and counts.any():
         names = collection.predicted.class_names
         pieces = [_matrix(counts, names)] if len(names) <= MAX_MATRIX else [_pairs(counts, names)]
         yield report.section("Confusion matrix", *pieces)

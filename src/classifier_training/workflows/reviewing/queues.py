@@ -106,7 +106,9 @@ class Queues:
         """Every list that is not empty, by name, the most useful first."""
         words = "The same image under several labels, side by side."
         copies = Queue("copies", "Copies that disagree", words, self._copies)
-        found = [*self._of_model, copies, self._everything]
+        words = "Those first that teach the model the most, as analyze chose them."
+        chosen = Queue("next", "Worth labelling next", words, np.array(self.collection.chosen, dtype=np.int64))
+        found = [chosen, *self._of_model, copies, self._everything]
         return {queue.name: queue for queue in found if len(queue.rows)}
 
     @cached_property
@@ -169,6 +171,8 @@ class Queues:
 
 def _of_model(collection: Collection) -> Iterator[Queue]:
     predicted, issues = collection.predicted, collection.issues
+    if not collection.is_labelled:
+        return
     if issues is not None:
         yield Queue(
             "doubtful", "Doubtful labels",
@@ -244,7 +248,9 @@ def _endings(path: str) -> Iterator[str]:
 
 def reasons(collection: Collection, row: int) -> list[str]:
     """Say in short lines why an image is worth a look."""
-    found = []
+    found = [collection.notes[row]] if row in collection.notes else []
+    if not collection.is_labelled:
+        return found
     predicted, issues = collection.predicted, collection.issues
     if issues is not None and row in issues.suggested:
         name, confidence = issues.suggested[row]

@@ -62,6 +62,7 @@ def review(
     *,
     run: Annotated[RunText | None, Word()] = None,
     data: Annotated[DataSource, Choice("auto")],
+    source: TypedPath | None = None,
     by: str | None = None,
     port: Annotated[int, Field(ge=0, le=65535)] = 0,
     browser: Annotated[bool, Alias("open")] = False,
@@ -76,6 +77,8 @@ def review(
     Args:
         run: a finished run (a folder, latest or best), whose images and predictions are shown, or a data folder.
             data.root= says where the run's images are now.
+        source: a folder of images without labels, to give them labels of the run's classes; those first that
+            `analyze SOURCE run=RUN label_next=50` chose. They are written to labels.csv in it, which train reads.
         by: who decides; the user's name when left out.
         port: of the page; a free one when left out.
         browser: open the page in the browser.
@@ -89,15 +92,15 @@ def review(
     from classifier_training.workflows.reviewing.runs import RUNS_LINK, run_routes, start_at_runs
 
     runs = run_routes(Path(output).expanduser())
-    if run is None and not data.is_named:
+    if run is None and not data.is_named and source is None:
         _refuse_idle(data, only=set())
         _serve([start_at_runs(), *runs], [RUNS_LINK], port=port, browser=browser)
         return ReviewResult("the runs go on: the page has no part in them")
-    collection = _collect(run, data, output)
+    collection = _collect(run, data, source, output)
     log.info("%s: %s", collection.title, plural(len(collection), "image"))
     decisions = Decisions(collection, by or getpass.getuser())
     retraining = None
-    if collection.run is not None:
+    if collection.run is not None and collection.is_labelled:
         settings = [] if data.corrections == AUTO else [f"data.corrections={collection.places[0].file}"]
         retraining = Retraining(collection.run, settings, output=Path(output).expanduser())
     session = Review(collection, decisions, retraining)
@@ -131,9 +134,12 @@ def _serve(routes: Sequence[BaseRoute], links: Sequence[Link], *, port: int, bro
     run_app(create_app(token=token, routes=routes, links=links), opened, started=started)
 
 
-def _collect(run: str | None, data: DataSource, output: str) -> Collection:
-    from classifier_training.workflows.reviewing.collection import collect_data, collect_run
+def _collect(run: str | None, data: DataSource, source: str | None, output: str) -> Collection:
+    from classifier_training.workflows.reviewing.collection import collect_data, collect_run, collect_unlabelled
 
+    if source is not None:
+        _refuse_idle(data, only=set())
+        return collect_unlabelled(find_run(run or "latest", output=output), source)
     root: Any = getattr(data, "root", None)
     if run is None and data.is_named:
         _refuse_idle(data, only=None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.conftest import read_csv
+from tests.conftest import draw_picture, read_csv
 from tests.reviewed import CLASSES, NAMES, make_reviewed, open_review, row_of, write
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.labels import write_mapping
 from classifier_training.core.types import TEST, TRAIN
-from classifier_training.data.formats.image_folder import ImageFolder
-from classifier_training.workflows.reviewing.collection import collect_data, collect_run
+from classifier_training.data.formats.image_folder import AutoData, ImageFolder
+from classifier_training.data.load import read_samples
+from classifier_training.workflows.reviewing.collection import collect_data, collect_run, collect_unlabelled
 from classifier_training.workflows.reviewing.decisions import Decisions, Request
 from classifier_training.workflows.reviewing.queues import Filter, Queues, reasons
 
@@ -136,3 +139,29 @@ def test_a_run_without_its_lists_and_data_without_a_place_are_refused(tmp_path: 
     run.splits.unlink()
     with pytest.raises(UserError, match=r"splits\.csv"):
         collect_run(run, moved_to=None, corrections="auto")
+
+
+def test_images_without_labels_get_some(tmp_path: Path) -> None:
+    run = make_reviewed(tmp_path)
+    run.labels_mapping.write_text(json.dumps(write_mapping(CLASSES)))
+    folder = tmp_path / "new"
+    for number in range(4):
+        draw_picture(folder / f"{number}.png", (10, 20, 30), seed=number)
+    write(folder / "labels.csv", ("path", "label"), [("3.png", "cat")])
+    run.label_next.mkdir()
+    (run.label_next / "label_next.json").write_text(json.dumps({"data": str(folder)}))
+    rows = [("2.png", 0.5, "cat", 0.4, "unsure"), ("0.png", 0.4, CLASSES[0], 0.5, "new")]
+    write(run.label_next / "label_next.csv", ("path", "score", "predicted", "confidence", "reason"), rows)
+    collection = collect_unlabelled(run, str(folder))
+    decisions = Decisions(collection, "ana")
+    queues = Queues(collection, decisions)
+    assert list(queues.all) == ["next", "all"]
+    assert [collection.paths[row] for row in queues.all["next"].rows.tolist()] == ["2.png", "0.png"]
+    assert reasons(collection, 2) == ["unsure"]
+    assert collection.suggestion(2) == "cat"
+    decisions.decide([Request(2, "relabel", new=CLASSES[2]), Request(0, "relabel", new="cat"), Request(1, "drop")])
+    decisions.decide([Request(0, "undo", back=0)])
+    found = read_csv(folder / "labels.csv")
+    assert [(row["path"], row["label"]) for row in found] == [("3.png", "cat"), ("2.png", CLASSES[2])]
+    samples = read_samples(AutoData(root=str(folder))).samples
+    assert {sample.path: sample.label for sample in samples} == {"3.png": "cat", "2.png": CLASSES[2]}
