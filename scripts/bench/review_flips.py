@@ -119,7 +119,7 @@ def main() -> None:
               f"wrongly corrected: {sum(right.get(path) != label for path, label in done.items())}")  # fmt: skip
         browser.get(base)
         wait(browser, "return Boolean(document.getElementById('retrain'))")
-        browser.execute_script("document.getElementById('retrain').click()")
+        browser.execute_script("document.querySelector('#retrain button').click()")
         wait(browser, FINISHED, seconds=1200)
         print(browser.execute_script(STATE))
         print(browser.execute_script("return document.getElementById('retrain-result').innerText"))

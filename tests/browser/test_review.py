@@ -279,8 +279,8 @@ def test_flipped_labels_are_corrected_and_a_click_trains_again(
         assert page.lines == [(path, "relabel", "blue") for path in decided]
         assert set(decided) == set(flips)
         browser.get(page.base)
-        page.until(lambda: page.all("#retrain"))
-        page.all("#retrain")[0].click()
+        page.until(lambda: page.all("#retrain button"))
+        page.all("#retrain button")[0].click()
         WebDriverWait(browser, 300).until(lambda _: page.text("retrain-state") in ("done", "failed: see the log"))
         assert page.text("retrain-state") == "done", page.text("retrain-log")
         rows = [row.text.split() for row in page.all("#retrain-result tbody tr")]

@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 
 FILE_NAME, AUTO = "corrections.csv", "auto"
 
+UNDONE = "undone"
+"""Begins the reason of a line that takes a decision back. Alone, the image counts as not looked at; it is a `keep`,
+because that makes earlier lines count no more."""
+
 Action = Literal["relabel", "drop", "move", "keep"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
@@ -137,7 +141,10 @@ def saved_corrections(run_dir: RunDir) -> tuple[LabelCorrection, ...]:
 def append_corrections(file: Path, corrections: Iterable[LabelCorrection]) -> None:
     """Add lines to a file of corrections, which is made if there is none. When this returns they are on the disk.
 
-    Several processes may add to the same file at once.
+    Several processes may add to the same file at once. Lines have the columns that the file has, in their order.
+
+    Raises:
+        UserError: when the file has no column for what is to be written.
     """
     with file.open("a+b") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -145,9 +152,18 @@ def append_corrections(file: Path, corrections: Iterable[LabelCorrection]) -> No
         if end:
             opened.seek(end - 1)
         broken = bool(end) and opened.read(1) != b"\n"
+        opened.seek(0)
+        header = next(csv.reader([opened.readline().decode("utf-8-sig", "replace")]), None) if end else None
+        needed = {"path", "old", "new", "action"}
+        if header is not None and not needed <= set(header):
+            raise UserError(
+                f"{file}: no column {enumerate_words(map(repr, sorted(needed - set(header))))}",
+                f"a CSV file with the columns {', '.join(COLUMNS)}",
+                "add it to the first line",
+            )
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        if not end:
+        writer = csv.DictWriter(text, header or COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        if header is None:
             writer.writeheader()
         for correction in corrections:
             writer.writerow({name: getattr(correction, name) for name in COLUMNS})

@@ -127,6 +127,16 @@ def test_names_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_corrections(file) == (odd, odd)
 
 
+def test_lines_have_the_columns_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    file.write_text("action,new,old,path\nrelabel,b,a,1.png\n")
+    append_corrections(file, [LabelCorrection(path="2.png", old="a", new="c", action="relabel", who="ana")])
+    assert file.read_text() == "action,new,old,path\nrelabel,b,a,1.png\nrelabel,c,a,2.png\n"
+    file.write_text("action,old,path\n")
+    with pytest.raises(UserError, match="no column 'new'"):
+        append_corrections(file, [LabelCorrection(path="2.png", old="a", action="drop")])
+
+
 def _append_many(file: Path, who: str) -> None:
     for number in range(100):
         append_corrections(file, [LabelCorrection(path=f"a/{number}.png", old="a", action="drop", who=who)])

@@ -11,7 +11,7 @@ from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import plural, shown
 from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.run_reader import RunReader, read_rows
-from classifier_training.data.corrections import ACTIONS, saved_corrections
+from classifier_training.data.corrections import ACTIONS, UNDONE, saved_corrections
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation import report
 from classifier_training.evaluation.corrections_effect import CorrectionsEffect, JudgedImage
@@ -36,8 +36,9 @@ NUM_SHOWN = 24
 
 
 def standing(corrections: Iterable[LabelCorrection]) -> dict[tuple[str, str], LabelCorrection]:
-    """Return the line that counts on each sample, the last one."""
-    return {correction.sample: correction for correction in corrections}
+    """Return the line that counts on each sample, the last one, unless that took a decision back."""
+    found = {correction.sample: correction for correction in corrections}
+    return {sample: line for sample, line in found.items() if line.why != UNDONE}
 
 
 def new_corrections(before: Sequence[LabelCorrection], now: Sequence[LabelCorrection]) -> dict[str, int]:
@@ -203,7 +204,6 @@ def read_effect(run_dir: RunDir, before: RunDir) -> CorrectionsEffect | None:
     if root != old_root and not _has_splits_of(run_dir, before):
         return None
     lines = saved_corrections(run_dir)
-    checked = {line.path for line in lines}
     kinds = {line.path: line.action for line in standing(lines).values()}
     left_out = Counter[str]()
     for path in old.keys() ^ new.keys():
@@ -223,7 +223,7 @@ def read_effect(run_dir: RunDir, before: RunDir) -> CorrectionsEffect | None:
                 before=one["predicted"],
                 after=other["predicted"],
                 group=other.get("group") or "",
-                is_checked=path in checked,
+                is_checked=path in kinds,
             )
         )
     if not images:

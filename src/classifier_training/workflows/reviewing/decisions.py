@@ -20,17 +20,19 @@ import numpy as np
 
 from classifier_training.core.run_dir import sha256, write_csv
 from classifier_training.core.run_reader import read_rows
-from classifier_training.data.corrections import ACTIONS, LabelCorrection, append_corrections, read_corrections
+from classifier_training.data.corrections import (
+    ACTIONS,
+    UNDONE,
+    LabelCorrection,
+    append_corrections,
+    read_corrections,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from classifier_training.workflows.reviewing.collection import Collection, Place
-
-UNDONE = "undone"
-"""Begins the reason of a line that takes a decision back. Alone, the image counts as not looked at; it is a `keep`,
-because that makes earlier lines count no more."""
 
 LABELS_FILE = "labels.csv"
 """Beside images without labels: those that were given, as a table that `train data.root=` reads."""

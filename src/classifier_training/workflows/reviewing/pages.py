@@ -14,6 +14,7 @@ from classifier_training.evaluation import report
 from classifier_training.evaluation.mistakes import MAX_MATRIX, most_confused
 from classifier_training.evaluation.report import Html, escape, joined
 from classifier_training.workflows.reviewing.queues import Filter, Queue, progress_words
+from classifier_training.workflows.reviewing.retraining import WAYS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,11 +157,15 @@ def _classes(review: Review) -> Html:
 
 def _retraining(review: Review) -> Html:
     assert review.retraining is not None
+    buttons = " ".join(
+        f'<button type="button" data-retrain="{way}"{" class=main" if added else ""}>{escape(words)}</button>'
+        for way, (words, added) in WAYS.items()
+    )
     return report.section(
         "Train with the corrections",
         report.paragraph(review.retraining.words),
         Html(
-            '<p><button type="button" id="retrain" class="main">Train again</button> '
+            f'<p id="retrain">{buttons} '
             '<span id="retrain-state" role="status" class="quiet"></span></p>'
             '<div id="retrain-result"></div><details id="retrain-log" hidden><summary>log</summary>'
             '<pre tabindex="0"><code></code></pre></details>'

@@ -28,6 +28,12 @@ TAIL_BYTES = 12_000
 SHOWN = ("balanced_accuracy", "acc_top1", "macro_f1")
 """Metrics before and after, by their names in result.json."""
 
+WAYS = {
+    "last_layer": ("Refit the last layer", ("transfer=linear_probe",)),
+    "network": ("Train the network again", ()),
+}
+"""What the page offers: the words of its button, and those that are added to the command."""
+
 EFFECTS = ("accuracy", "balanced_accuracy")
 """Those in the comparison that a run with corrections writes."""
 
@@ -54,15 +60,18 @@ class Retraining:
     @property
     def words(self) -> str:
         """What a click does."""
-        return f"The button runs: {command(shlex.join(self.arguments))}"
+        return (
+            f"Runs {command(shlex.join(self.arguments))}, the first button with transfer=linear_probe: the network "
+            "stays as it is, and the answer comes soonest."
+        )
 
     @property
     def log(self) -> Path:
         """What the command says."""
         return self.output / "review-train.log"
 
-    def start(self) -> None:
-        """Start the command, unless it is running."""
+    def start(self, way: str) -> None:
+        """Start the command in one of the ways of `WAYS`, unless it is running."""
         with self._lock:
             if self._process is not None and self._process.poll() is None:
                 return
@@ -70,7 +79,7 @@ class Retraining:
             self._before = {path for _, path in run_folders(self.output)}
             with self.log.open("wb") as file:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, without a shell
-                    [sys.executable, "-m", "classifier_training", *self.arguments],
+                    [sys.executable, "-m", "classifier_training", *self.arguments, *WAYS[way][1]],
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,

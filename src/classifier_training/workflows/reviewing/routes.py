@@ -20,6 +20,7 @@ from classifier_training.workflows.reviewing.decisions import Action, Decisions
 from classifier_training.workflows.reviewing.decisions import Request as Decision
 from classifier_training.workflows.reviewing.pictures import SIDES, Pictures
 from classifier_training.workflows.reviewing.queues import STATES, Filter, Queues, reasons
+from classifier_training.workflows.reviewing.retraining import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,7 @@ class Review:
             Route("/api/decide", self.decide, methods=["POST"]),
             Route("/api/features", self.compute_features, methods=["POST"]),
             Route("/api/retrain", self.show_retraining),
-            Route("/api/retrain", self.retrain, methods=["POST"]),
+            Route("/api/retrain/{way}", self.retrain, methods=["POST"]),
         ]
 
     # pages
@@ -189,11 +190,12 @@ class Review:
         self.beside.compute()
         return JSONResponse({"state": self.beside.state, "words": self.beside.words})
 
-    def retrain(self, _request: Request) -> Response:
+    def retrain(self, request: Request) -> Response:
         """Train with the corrections."""
-        if self.retraining is None:
-            return PlainTextResponse("there is no run to train from\n", 404)
-        self.retraining.start()
+        way = request.path_params["way"]
+        if self.retraining is None or way not in WAYS:
+            return PlainTextResponse("there is no run to train from, or no such way\n", 404)
+        self.retraining.start(way)
         return JSONResponse(self.retraining.to_dict())
 
     def show_retraining(self, _request: Request) -> Response:

@@ -2,12 +2,12 @@
 
 import { byId, get, make, post } from "./common.js";
 
-const button = byId("retrain");
+const buttons = document.querySelectorAll("[data-retrain]");
 const STATES = { ready: "", running: "training", done: "done", failed: "failed: see the log" };
 
 function show(found) {
   byId("retrain-state").textContent = STATES[found.state];
-  button.disabled = found.state === "running";
+  for (const button of buttons) button.disabled = found.state === "running";
   byId("retrain-log").hidden = !found.log;
   const log = byId("retrain-log").querySelector("code");
   const isNew = log.textContent !== (found.log ?? "");
@@ -41,16 +41,16 @@ async function follow() {
   }
 }
 
-if (button) {
+for (const button of buttons) {
   button.addEventListener("click", async () => {
-    button.disabled = true;
+    for (const one of buttons) one.disabled = true;
     byId("retrain-result").replaceChildren();
     try {
-      show(await post("/api/retrain"));
+      show(await post(`/api/retrain/${button.dataset.retrain}`));
     } catch (error) {
       byId("retrain-state").textContent = error.message;
-      button.disabled = false;
+      for (const one of buttons) one.disabled = false;
     }
   });
-  follow();
 }
+if (buttons.length) follow();
