@@ -4,9 +4,9 @@
 
 FOLDER holds train, val and test, each with a folder for every class; WORK gets links to some of its photos, of which
 --flips training and test images (three in five of them training images) stand in the folder of another class. A run is
-trained and its labels are analyzed; then every image of the lists of `review` but the last is decided on, as by one
-who sees what is on it. Printed are the flipped labels that were among these images, and what the page shows after the
-training.
+trained and its labels are analyzed; then every image of the lists of `review` is decided on, as by one who sees what is
+on it, the doubtful ones first and all others last. Printed are the flipped labels that were found before the list of
+all images, and what the page shows after the training.
 """
 
 from __future__ import annotations
@@ -88,6 +88,16 @@ def review_list(browser: Chrome, base: str, name: str, right: Mapping[str, str])
     return number
 
 
+def corrected(work: Path, right: Mapping[str, str]) -> int:
+    """Return how many labels are corrected; ends when one is corrected wrongly."""
+    with (work / "photos/corrections.csv").open(newline="") as file:
+        done = {row["path"]: row["new"] for row in csv.DictReader(file) if row["action"] == "relabel"}
+    wrong = [path for path, label in done.items() if right.get(path) != label]
+    if wrong:
+        sys.exit(f"corrected wrongly: {wrong}")
+    return len(done)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,10 +123,9 @@ def main() -> None:
         wait(browser, "return location.search === ''")
         for name in LISTS:
             print(f"{name}: {review_list(browser, base, name, right)} images decided on")
-        with (work / "photos/corrections.csv").open(newline="") as file:
-            done = {row["path"]: row["new"] for row in csv.DictReader(file) if row["action"] == "relabel"}
-        print(f"{len(right)} labels flipped, {len(done)} of them found in the lists and corrected; "
-              f"wrongly corrected: {sum(right.get(path) != label for path, label in done.items())}")  # fmt: skip
+        print(f"{len(right)} labels flipped, {corrected(work, right)} of them found in the lists and corrected")
+        print(f"all others: {review_list(browser, base, 'all', right)} images decided on")
+        print(f"{corrected(work, right)} corrected in all")
         browser.get(base)
         wait(browser, "return Boolean(document.getElementById('retrain'))")
         browser.execute_script("document.querySelector('#retrain button').click()")

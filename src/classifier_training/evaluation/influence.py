@@ -88,6 +88,7 @@ class LogisticHead:
     ) -> NDArray[np.float32]:
         """Fit to the images with other labels [N] or weights [N]; a weight of 0 leaves one out. Returns [K, P + 1]."""
         from scipy.optimize import minimize
+        from threadpoolctl import threadpool_limits
 
         shape = (self.num_classes, self.features.shape[1] + 1)
         shares = (weights / weights.sum())[:, None]
@@ -109,9 +110,10 @@ class LogisticHead:
             return value, gradient.ravel()
 
         first = np.zeros(shape) if start is None else start
-        ended = minimize(
-            loss, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "gtol": 1e-5, "ftol": 1e-9}
-        )
+        options = {"maxiter": MAX_STEPS, "gtol": 1e-5, "ftol": 1e-9}
+        # Several threads wait for each other at every product, for longer than it takes where cores are busy.
+        with threadpool_limits(1, user_api="blas"):
+            ended = minimize(loss, first.ravel(), jac=True, method="L-BFGS-B", options=options)
         return np.asarray(ended.x.reshape(shape), dtype=np.float32)
 
     def effects(

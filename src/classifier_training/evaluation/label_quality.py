@@ -53,6 +53,7 @@ def cross_fitted(
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     found = np.full((len(targets), num_classes), np.nan)
     num_folds = min(NUM_FOLDS, len(set(groups)))
@@ -73,7 +74,9 @@ def cross_fitted(
             probe = make_pipeline(
                 StandardScaler(), LogisticRegression(C=1 / (PENALTY * len(others)), max_iter=MAX_STEPS)
             )
-            probe.fit(values[others], targets[others])
+            # Several threads wait for each other at every product, for longer than it takes where cores are busy.
+            with threadpool_limits(1, user_api="blas"):
+                probe.fit(values[others], targets[others])
             judged = own[np.isin(targets[own], known)]
             if len(judged):
                 found[judged] = 0
