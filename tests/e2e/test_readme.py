@@ -49,7 +49,7 @@ COVERED = {
 def commands(document: str) -> list[str]:
     """The lines of all bash blocks of a document, chains taken apart."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
     return [part.strip() for line in lines for part in line.split("&&")]
 
 
@@ -75,6 +75,8 @@ def local_form(line: str) -> list[str]:
         words = words[1:]
     if words[:2] == ["uv", "run"]:
         return words[2:]
+    if words[0] == "torchrun":
+        return ["classifier-training", *words[words.index("classifier_training") + 1 :]]
     if words[:2] == ["pixi", "run"]:
         return [*shlex.split(PIXI[words[2]]["cmd"].partition("&&")[0]), *words[3:]]
     if words[:2] == ["docker", "compose"]:

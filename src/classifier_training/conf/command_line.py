@@ -255,10 +255,12 @@ class _Reader:
             raise self._no_word(self.bare[0])
         given = {item.partition("=")[0] for item in self.overrides}
         found = []
-        left = list(self.bare)
+        left, literals = list(self.bare), self._literals()
         for key in keys:
             several = self._several(key)
             now, left = (left, []) if several else (left[:1], left[1:])
+            if self._names(key) is Names.RUN and any(text in literals and not _exists(text) for text in now[1:]):
+                raise self._too_many(key)
             wrong = next((text for text in now if not self._may_be(text, key)), None)
             if wrong is not None:
                 raise self._no_word(wrong)

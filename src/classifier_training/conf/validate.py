@@ -148,6 +148,7 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
 
 
 REASONS = {
+    "extra_forbidden": "there is no such key",
     "greater_than": "not above {gt}",
     "greater_than_equal": "below {ge}",
     "less_than": "not below {lt}",

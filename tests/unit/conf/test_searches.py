@@ -52,7 +52,7 @@ def test_the_users_space_takes_the_place_of_ours_and_may_name_a_model_anew() -> 
         ("models: [a]\nspace: {x: {low: 2, high: 1}}", "conf/search/bad.yaml: space.x: .*low < high"),
         ("models: [a]\nspace: {x: {low: 0, high: 1, log: true}}", "space.x: .*values above 0"),
         ("models: [a]\nspace: {x: {choices: [1]}}", "space.x: .*two or more"),
-        ("models: [a]\nspace: {x: {lowest: 1}}", "space.x.lowest: Extra inputs"),
+        ("models: [a]\nspace: {x: {lowest: 1}}", "space.x.lowest: there is no such key"),
         ("models: [a]\nspace: {}", "bad.yaml: space:"),
         ("models: [a\n", "bad.yaml: not YAML"),
     ],

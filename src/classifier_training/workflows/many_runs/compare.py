@@ -91,7 +91,7 @@ class CompareResult:
     examples=(
         "compare /my/images models=[resnet18,tf_efficientnet_lite0] seeds=[0,1,2]",
         "compare /my/images /other/images --epochs 5 --jobs 2",
-        "compare /my/images models=[resnet18] seeds=[0,1,2] data.corrections=[null,auto]",
+        "compare /my/images models=[resnet18] data.corrections=[null,auto]",
     ),
 )
 def compare(

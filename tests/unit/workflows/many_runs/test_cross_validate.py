@@ -16,7 +16,7 @@ from classifier_training.training.settings import TrainerSettings
 from classifier_training.workflows.many_runs import cross_validate
 from classifier_training.workflows.many_runs.cross_validate import next_words, num_parallel, refuse_devices
 from classifier_training.workflows.training.settings import TrainSettings
-from classifier_training.workflows.training.train import train
+from classifier_training.workflows.training.train import train_here
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,4 +70,4 @@ def test_as_many_folds_at_a_time_as_there_is_room_for(monkeypatch: pytest.Monkey
 
 def test_one_run_is_not_trained_on_all_folds(settings: TrainSettings) -> None:
     with pytest.raises(UserError, match=r"data\.num_folds=3 without data\.fold: one run"):
-        train(settings)
+        train_here(settings)
