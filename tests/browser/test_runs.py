@@ -89,7 +89,7 @@ def asked(browser: Chrome) -> int:
 def test_a_training_is_watched_and_stopped_and_ends_with_its_report(
     browser: Chrome, forked_commands: Warm, split_folder: Path, outputs: Path, address: str
 ) -> None:
-    assert "There is no run yet" in text_of(browser, "rows")
+    wait_until(browser, lambda: "There is no run yet" in text_of(browser, "rows"))
     pid, run = start(forked_commands, split_folder, outputs)
     # The list shows it by itself.
     wait_until(browser, lambda: "running" in text_of(browser, "rows"))

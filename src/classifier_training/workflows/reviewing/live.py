@@ -336,15 +336,19 @@ class Runs:
 
     def find(self, key: str) -> RunRecord | None:
         """Return the run of a key; None for what is no run below the folder."""
-        return self._records().get(key)
+        found = self._records().get(key)
+        if found is None and (self.root / key).is_dir():
+            # A run that has just begun.
+            found = self._records(fresh_seconds=0).get(key)
+        return found
 
     def folder(self, record: RunRecord) -> RunDir:
         """Folder of a run."""
         return RunDir(self.root / record.folder)
 
-    def _records(self) -> dict[str, RunRecord]:
+    def _records(self, fresh_seconds: float = FRESH_SECONDS) -> dict[str, RunRecord]:
         with self._lock:
-            if time.monotonic() - self._looked_at > FRESH_SECONDS:
+            if time.monotonic() - self._looked_at > fresh_seconds:
                 found = Registry.open(self.root).runs.values() if self.root.is_dir() else ()
                 self._found = {key_of(record.folder): record for record in found}
                 self._looked_at = time.monotonic()

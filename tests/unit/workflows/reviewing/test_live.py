@@ -13,7 +13,7 @@ from classifier_training import cli  # noqa: F401 - fills the register and the t
 from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir
 from classifier_training.workflows.reviewing import live
-from classifier_training.workflows.reviewing.live import read_history, read_log, read_status, signature
+from classifier_training.workflows.reviewing.live import Runs, read_history, read_log, read_status, signature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,3 +173,13 @@ def test_links_lead_to_nothing(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(run.path.parent)
     behind = RunDir(tmp_path / "link" / run.path.name)
     assert live.values_of(behind, behind.config)["trainer"] == {"max_epochs": 10}
+
+
+def test_a_run_that_has_just_begun_is_found(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    assert runs.records() == []
+    begun = RunDir(tmp_path / "2026-01-02" / "10-00-00")
+    begun.path.mkdir(parents=True)
+    set_up(begun)
+    assert runs.find("2026-01-02/10-00-00") is not None
+    assert runs.find("2026-01-02/11-00-00") is None
