@@ -40,7 +40,7 @@ OWNER, LOST, ERROR, EPOCHS, SECONDS = "owner", "lost", "error", "epochs", "secon
 """Attributes of a trial: its process, whether that process died, its error, its epochs and seconds."""
 
 MAX_RETRIES = 5
-"""Times that a trial is started again since its process has died. One that ends its process each time, for want of
+"""Times that a trial is started again since its process has died. One that ends its process each time, for lack of
 memory, has failed then."""
 
 LOST_SECONDS = 180

@@ -18,9 +18,9 @@ from classifier_training.workflows.reviewing.app import page
 from classifier_training.workflows.reviewing.beside import Beside
 from classifier_training.workflows.reviewing.decisions import Action, Decisions
 from classifier_training.workflows.reviewing.decisions import Request as Decision
-from classifier_training.workflows.reviewing.pictures import SIDES, Pictures
 from classifier_training.workflows.reviewing.queues import STATES, Filter, Queues, reasons
 from classifier_training.workflows.reviewing.retraining import WAYS
+from classifier_training.workflows.reviewing.thumbnails import SIDES, Thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,9 +61,9 @@ class Review:
         return Queues(self.collection, self.decisions)
 
     @cached_property
-    def pictures(self) -> Pictures:
+    def thumbnails(self) -> Thumbnails:
         """The images as they are sent."""
-        return Pictures(self.collection)
+        return Thumbnails(self.collection)
 
     @cached_property
     def beside(self) -> Beside:
@@ -135,7 +135,7 @@ class Review:
         if row is None or size not in SIDES:
             return PlainTextResponse("there is no such image\n", 404)
         try:
-            content, kind = self.pictures.encoded(row, size)
+            content, kind = self.thumbnails.encoded(row, size)
         except UnreadableImageError as error:
             return PlainTextResponse(f"{error.reason}\n", 404)
         return Response(content, media_type=kind, headers={"cache-control": "private, max-age=600"})

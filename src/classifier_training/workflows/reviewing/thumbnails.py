@@ -26,7 +26,7 @@ MAX_BYTES = 128 * 2**20
 """Encoded images that are kept in memory."""
 
 
-class Pictures:
+class Thumbnails:
     """The encoded images of a collection, the last ones kept in memory.
 
     Args:
