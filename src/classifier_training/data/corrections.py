@@ -129,6 +129,12 @@ def _correction(row: dict[str, str | None], where: str) -> LabelCorrection:
     return LabelCorrection(**values, action=action)
 
 
+def standing(corrections: Iterable[LabelCorrection]) -> dict[tuple[str, str], LabelCorrection]:
+    """Return the line that counts on each sample, the last one, unless that took a decision back."""
+    found = {correction.sample: correction for correction in corrections}
+    return {sample: line for sample, line in found.items() if line.why != UNDONE}
+
+
 def saved_corrections(run_dir: RunDir) -> tuple[LabelCorrection, ...]:
     """Read the corrections that a run's data had when it began.
 
@@ -235,16 +241,15 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
         samples: as the data has them.
         corrections: oldest first.
     """
-    standing = {correction.sample: correction for correction in corrections}
-    standing = {sample: correction for sample, correction in standing.items() if correction.action != "keep"}
+    counting = {sample: line for sample, line in standing(corrections).items() if line.action != "keep"}
     known = {sample.path: sample.label for sample in samples}
-    changed = {sample: line for sample, line in standing.items() if line.path in known and _has_changed(root, line)}
+    changed = {sample: line for sample, line in counting.items() if line.path in known and _has_changed(root, line)}
     present = Counter((sample.path, sample.label) for sample in samples)
-    applied = {sample: line for sample, line in standing.items() if sample in present and sample not in changed}
+    applied = {sample: line for sample, line in counting.items() if sample in present and sample not in changed}
     counts = Counter[str]()
     for sample, line in applied.items():
         counts[line.action] += present[sample]
-    others = [line for sample, line in standing.items() if sample not in applied and sample not in changed]
+    others = [line for sample, line in counting.items() if sample not in applied and sample not in changed]
     done = [line for line in others if line.action == "relabel" and known.get(line.path) == line.new]
     gone = [line for line in others if line.path not in known and line.action != "drop"]
     conflicting = [line for line in others if line.path in known and line not in done]
@@ -323,8 +328,8 @@ def edited_labels(
         gone, new = old[path] - wanted[path], wanted[path] - old[path]
         if len(gone) == len(new) == 1:
             line = LabelCorrection(path=path, old=gone.pop(), new=new.pop(), action="relabel", why=why)
-            standing = corrected.applied.get(line.sample)
-            if standing is None or (standing.action, standing.new) != (line.action, line.new):
+            made = corrected.applied.get(line.sample)
+            if made is None or (made.action, made.new) != (line.action, line.new):
                 found.append(line)
     found += [
         LabelCorrection(path=line.path, old=line.old, action="keep", why=why)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import enumerate_words, nearest, plural, shown
 from classifier_training.core.runtime import command, setting
 from classifier_training.data.checking.findings import Finding
-from classifier_training.data.corrections import FILE_NAME
+from classifier_training.data.corrections import FILE_NAME, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +63,7 @@ def check_corrections(samples: Sequence[Sample], corrected: Corrected) -> Iterat
             count=len(unknown),
             rows=tuple(unknown),
         )
-    kept = sum(line.action == "keep" for line in {line.sample: line for line in corrected.lines}.values())
+    kept = sum(line.action == "keep" for line in standing(corrected.lines).values())
     replaced = len(corrected.lines) - len({line.sample for line in corrected.lines})
     parts = [
         corrected.words,

@@ -11,14 +11,14 @@ from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import plural, shown
 from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.run_reader import RunReader, read_rows
-from classifier_training.data.corrections import ACTIONS, UNDONE, saved_corrections
+from classifier_training.data.corrections import ACTIONS, saved_corrections, standing
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation import report
 from classifier_training.evaluation.corrections_effect import CorrectionsEffect, JudgedImage
 from classifier_training.evaluation.report import Html
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from classifier_training.data.corrections import LabelCorrection
     from classifier_training.evaluation.report import Cell
@@ -33,12 +33,6 @@ COLUMNS = {
 
 SECTION = "Corrections"
 NUM_SHOWN = 24
-
-
-def standing(corrections: Iterable[LabelCorrection]) -> dict[tuple[str, str], LabelCorrection]:
-    """Return the line that counts on each sample, the last one, unless that took a decision back."""
-    found = {correction.sample: correction for correction in corrections}
-    return {sample: line for sample, line in found.items() if line.why != UNDONE}
 
 
 def new_corrections(before: Sequence[LabelCorrection], now: Sequence[LabelCorrection]) -> dict[str, int]:

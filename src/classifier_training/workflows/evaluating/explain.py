@@ -90,11 +90,6 @@ class Explanation:
     relabel: FlippingSet | None
     agreement: float
 
-    @property
-    def is_wrong(self) -> bool:
-        """Whether there is an error to explain."""
-        return self.label != self.predicted
-
     def findings(self) -> list[tuple[str, tuple[TrainingImage, ...]]]:
         """What was found: sentences, each with the training images that it is about."""
         label, predicted = shown(self.label), shown(self.predicted)

@@ -210,8 +210,8 @@ def score_folds(run_dir: RunDir, begun: Begun, *, root: Path | None = None) -> C
             predictor = Predictor(run_dir.path)
         tested = tabulate(samples, root, TEST, names)
         log.info("scoring the ensemble on %s", plural(len(tested), "test image"))
-        answered = score_table(predictor, tested, skips=skips)
-        test = scores.write(run_dir.evaluation, answered, tested, calibration=calibration, source=run_dir.onnx.name)
+        scored = score_table(predictor, tested, skips=skips)
+        test = scores.write(run_dir.evaluation, scored, tested, calibration=calibration, source=run_dir.onnx.name)
     begun.drawer.wait()
     failures.found |= {
         path.relative_to(run_dir.path).as_posix(): reason for path, reason in begun.drawer.failures.items()

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.overrides import word
 from classifier_training.core.errors import InterruptedRunError
 from classifier_training.core.run_dir import make_folder
-from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, Outcome, failure_words
+from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, Outcome
 from classifier_training.workflows.many_runs.launch.local import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
-
-__all__ = ["CommandResult", "CommandResults", "failure_words", "run_command", "run_commands", "run_jobs"]
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.processes import is_torchrun
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import THREAD_VARIABLES, command, num_cores, setting
-from classifier_training.workflows.many_runs.jobs import failure_words
+from classifier_training.workflows.many_runs.launch.base import failure_words
 from classifier_training.workflows.training.start import refuse_several, refuse_unavailable
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from classifier_training.data.corrections import UNDONE, LabelCorrection
-from classifier_training.workflows.evaluating.corrections_effect import WITHDRAWN, new_corrections, standing
+from classifier_training.data.corrections import UNDONE, LabelCorrection, standing
+from classifier_training.workflows.evaluating.corrections_effect import WITHDRAWN, new_corrections
 
 
 def test_a_decision_that_was_taken_back_counts_as_none() -> None:
