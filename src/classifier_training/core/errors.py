@@ -129,6 +129,8 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "postgres": ("psycopg",),
     "ray": ("ray",),
+    "remote": ("obstore",),
+    "lance": ("lance",),
     "serve": ("starlette", "uvicorn"),
     "slurm": ("submitit",),
     "tensorboard": ("tensorboard",),
