@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from classifier_training.data.corrections import Corrected, LabelCorrection
     from classifier_training.data.formats.source import DataSource
     from classifier_training.data.image_settings import Depth
-    from classifier_training.data.index import Sample, SampleIndex, SplitData
+    from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def _set_unlabelled_apart(index: SampleIndex) -> SampleIndex:
     paths = dict.fromkeys(sample.path for sample in test)
     return replace(
         index,
-        samples=tuple(sample for sample in index.samples if sample.split != TEST),
+        samples=index.samples[~index.splits.where(TEST)],
         unlabelled=(*index.unlabelled, *paths),
     )
 

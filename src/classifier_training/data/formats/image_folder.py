@@ -17,13 +17,8 @@ from classifier_training.data.formats.jsonl import JSONL, annotation_files, look
 from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, is_submission, looks_tabled
-from classifier_training.data.index import (
-    NoSamplesError,
-    Sample,
-    SampleIndex,
-    is_image,
-    split_of,
-)
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
+from classifier_training.data.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import register
 from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, split_of
+from classifier_training.data.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,8 @@ from classifier_training.core.register import register
 from classifier_training.core.runtime import setting as as_typed
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

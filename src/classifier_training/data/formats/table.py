@@ -31,7 +31,8 @@ from classifier_training.data.formats.listing import (
     named_split,
     open_text,
 )
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
+from classifier_training.data.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

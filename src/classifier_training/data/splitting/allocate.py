@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
     from collections.abc import Sequence
 
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
 
 
 def allocate(classes: Integers, units: Integers, shares: NDArray[np.float64], *, seed: int) -> Integers:

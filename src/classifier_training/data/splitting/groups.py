@@ -15,7 +15,8 @@ from classifier_training.data.checking.scan import scan_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 

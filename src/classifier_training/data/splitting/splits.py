@@ -15,7 +15,8 @@ from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.listing import open_text
-from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, split_of
+from classifier_training.data.index import SPLIT_FOLDERS, SampleIndex, split_of
+from classifier_training.data.samples import Sample, Samples
 from classifier_training.data.splitting.allocate import random_folds, random_split
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Lit
         log.warning(
             "%s of the run missing and left out: %s", plural(len(gone), "sample"), enumerate_words(gone, limit=3)
         )
-    return replace(index, samples=kept)
+    return replace(index, samples=Samples.of(kept))
 
 
 def _refuse_unused(option: str, value: float | None, split: str, present: set[str]) -> None:
@@ -404,7 +405,7 @@ def give_splits(
             log.warning("data.splits=%s: %d %s", file, number, words)
     if TRAIN not in {sample.split for sample in samples}:
         raise UserError(f"data.splits={file} has no training images", "rows with the split train", "another file")
-    return replace(index, samples=samples)
+    return replace(index, samples=Samples.of(samples))
 
 
 def _assign(sample: Sample, rows: list[Given]) -> Sample:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
     from classifier_training.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)

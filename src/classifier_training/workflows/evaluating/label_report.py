@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
     from classifier_training.workflows.evaluating.features import RunFeatures
 
 log = logging.getLogger(__name__)
