@@ -91,7 +91,7 @@ class Texts(Sequence[str]):
         return len(self.begins)
 
     @overload
-    def __getitem__(self, row: int) -> str: ...
+    def __getitem__(self, row: int | np.integer[Any]) -> str: ...
     @overload
     def __getitem__(self, row: slice | Rows) -> Texts: ...
     def __getitem__(self, row: Any) -> str | Texts:
@@ -141,6 +141,13 @@ class Texts(Sequence[str]):
         if self.data.isascii() or _is_utf8(self.data):
             return None
         return next((text.decode(errors="surrogatepass") for text in self._bytes() if not _is_utf8(text)), None)
+
+    def initials(self) -> NDArray[np.uint8]:
+        """First byte of each text without its prefix, uint8 [N]; 0 for an empty one."""
+        if not self.data:
+            return np.zeros(len(self), np.uint8)
+        found = np.frombuffer(self.data, np.uint8)[np.minimum(self.begins, len(self.data) - 1)]
+        return np.where(self.begins == self.ends, np.uint8(0), found)
 
     def hashes(self) -> NDArray[np.int64]:
         """A number of each text without its prefix, int64 [N], the same for equal texts in this process."""
@@ -262,7 +269,7 @@ class Categories(Sequence[T], Generic[T]):
         return len(self.codes)
 
     @overload
-    def __getitem__(self, row: int) -> T: ...
+    def __getitem__(self, row: int | np.integer[Any]) -> T: ...
     @overload
     def __getitem__(self, row: slice | Rows) -> Categories[T]: ...
     def __getitem__(self, row: Any) -> T | Categories[T]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import NoneType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
@@ -86,7 +87,7 @@ class Samples(Sequence[Sample]):
         return len(self.paths)
 
     @overload
-    def __getitem__(self, row: int) -> Sample: ...
+    def __getitem__(self, row: int | np.integer[Any]) -> Sample: ...
     @overload
     def __getitem__(self, row: slice | NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Samples: ...
     def __getitem__(self, row: Any) -> Sample | Samples:
@@ -108,7 +109,7 @@ class Samples(Sequence[Sample]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def metadata_of(self, row: int) -> dict[str, Any] | None:
+    def metadata_of(self, row: int | np.integer[Any]) -> dict[str, Any] | None:
         """Return the further fields of a sample; None where it has none."""
         return {name: column[row] for name, column in self.metadata.items() if column.codes[row] >= 0} or None
 
@@ -130,6 +131,10 @@ class Samples(Sequence[Sample]):
             if len(column) != len(self):
                 raise ValueError(f"{len(column)} {name} for {len(self)} samples")
         return replace(self, **columns)  # type: ignore[arg-type]
+
+
+SampleRow: TypeAlias = "tuple[str, str, str, str, Mapping[str, Any] | None]"
+"""Path, label, split, group and metadata; see `Sample`."""
 
 
 class SamplesBuilder:
@@ -160,11 +165,11 @@ class SamplesBuilder:
 
     def extend(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
         """Add rows of path, label, split and group."""
-        for row in rows:
-            self._rows.append(row)
-            self._number += 1
-            if len(self._rows) >= CHUNK:
-                self._flush()
+        rest = iter(rows)
+        while chunk := list(islice(rest, CHUNK)):
+            self._rows += chunk
+            self._number += len(chunk)
+            self._flush()
 
     def _flush(self) -> None:
         if self._rows:

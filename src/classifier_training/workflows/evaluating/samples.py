@@ -32,7 +32,7 @@ def own_source(run_dir: RunDir) -> DataSource:
     return source
 
 
-def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[Sample], Path]:
+def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[Sequence[Sample], Path]:
     """The samples that the run was trained, validated and tested on, and the folder that their paths begin from.
 
     Args:
