@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
-from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.corrections import apply_corrections, find_corrections
 from classifier_training.data.index import is_image, tabulate
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Literal
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from classifier_training.data.checking.statistics import HeaderScan
@@ -138,7 +136,7 @@ def load_data(
     dropped = {sample.path for sample in index.samples} - {sample.path for sample in corrected.samples}
     scan = scan_headers(index)
     index = _handle_unreadable_images(index, scan, source.on_error, dropped)
-    copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
+    copies = scan.copies()
     if manifest is None:
         if source.splits is not None:
             index = give_splits(index, Path(source.splits), source.on_error, corrected.applied)
@@ -160,7 +158,7 @@ def load_data(
     splits = tabulate(index)
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
-    sizes = list(scan.sizes.values())
+    sizes = scan.sizes
     statistics = dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {})
     if index.files is not None:
         names = set(splits.class_names)
@@ -173,10 +171,8 @@ def load_data(
     return LoadedData(
         index=index,
         splits=splits,
-        image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        training_sizes=np.array(
-            [scan.sizes[sample.path] for sample in index.samples if sample.split == TRAIN], dtype=np.int64
-        ).reshape(-1, 2),
+        image_sizes=sizes,
+        training_sizes=scan.sizes_of(sample.path for sample in index.samples if sample.split == TRAIN),
         statistics=statistics,
         copies=copies,
         depth=scan.depth,
