@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augmenting.augment import Changes, changes_batch
@@ -22,7 +23,7 @@ from classifier_training.data.augmenting.images import degrade, jitter, training
 from classifier_training.data.augmenting.transforms import draw_uniforms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -127,12 +128,18 @@ class ImageDataset(Dataset[Batch]):
         out = torch.empty((len(keys), *shape), dtype=torch.uint8)
         whole = out.numpy()
 
+        contents = self._fetch([key.row for key in keys], stored)
+
         def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
             row = keys[place].row
             if tell is not None:
                 tell(row)
             try:
-                kept = self._kept(row, stored=bool(stored[place]))
+                content = contents[place]
+                if content is None:
+                    kept = self._kept(row, stored=bool(stored[place]))
+                else:
+                    kept = self._pixel_format.read(self._table.paths[row], content)
             except UnreadableImageError as error:
                 return error
             if draws is not None:
@@ -174,6 +181,16 @@ class ImageDataset(Dataset[Batch]):
 
     def _batch(self, images: torch.Tensor, rows: NDArray[np.int64]) -> Batch:
         return Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
+
+    def _fetch(self, rows: Sequence[int], stored: NDArray[np.bool_]) -> list[bytes | OSError | None]:
+        """Fetch the files of a batch that are not on this machine, at the same time; None for all others."""
+        contents: list[bytes | OSError | None] = [None] * len(rows)
+        paths = {place: self._table.paths[row] for place, row in enumerate(rows) if not stored[place]}
+        places = [place for place, path in paths.items() if not is_local(path)]
+        if places:
+            for place, content in zip(places, read_many([paths[place] for place in places]), strict=True):
+                contents[place] = content
+        return contents
 
     def _kept(self, row: int, *, stored: bool) -> NDArray[np.uint8]:
         if stored:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.register import register
 from classifier_training.core.types import SPLITS, TEST, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
@@ -134,11 +135,12 @@ class AutoData(FolderSource):
     """Image folder, JSONL, CSV, Parquet or a list of files, whichever root is or holds."""
 
     def _read_root(self, root: str | None) -> SampleIndex:
-        if root is not None and Path(root).is_file():
+        file = None if root is None else path_of(root)
+        if file is not None and file.is_file():
             forms: tuple[type[NamedFileSource], ...] = (JSONL, Table, FileList)
             for form in forms:
-                if Path(root).suffix.lower() in form.endings:
-                    return self._as(form, Path(root), None)
+                if file.suffix.lower() in form.endings:
+                    return self._as(form, file, None)
         return super()._read_root(root)
 
     def read_one(self, walker: Walker) -> SampleIndex:
