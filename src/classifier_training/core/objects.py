@@ -38,7 +38,7 @@ PATIENCE = 120.0
 LIST_PATIENCE = 30.0
 """The same for a listing, which is the first that a mistyped address meets."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two tries: a random part of 0.2, then of twice as long each time (full jitter)."""
 
 TOLD_SECONDS = 60.0
