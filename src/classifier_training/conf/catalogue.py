@@ -11,6 +11,7 @@ import classifier_training.data.augmenting.transforms
 import classifier_training.data.formats.downloads
 import classifier_training.data.formats.image_folder
 import classifier_training.data.formats.jsonl
+import classifier_training.data.formats.lance
 import classifier_training.data.formats.listing
 import classifier_training.data.formats.table
 import classifier_training.data.sample_sets.builders

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.lance_rows import set_place
 from classifier_training.core.register import register
 from classifier_training.core.types import SPLITS, TEST, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
+from classifier_training.data.formats.lance import LanceSet, VersionedSource
 from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, is_submission, looks_tabled
@@ -130,10 +132,18 @@ def _loose_images(walker: Walker, folder: Path) -> list[str]:
 
 @register(group="data", name="auto")
 @dataclass(frozen=True, kw_only=True)
-class AutoData(FolderSource):
-    """Image folder, JSONL, CSV, Parquet or a list of files, whichever root is or holds."""
+class AutoData(VersionedSource):
+    """Image folder, JSONL, CSV, Parquet, a list of files or a Lance set, whichever root is or holds."""
 
     def _read_root(self, root: str | None) -> SampleIndex:
+        if root is not None and set_place(root):
+            return LanceSet(**vars(self))._read_root(root)  # noqa: SLF001 - the same source
+        if self.version is not None:
+            raise UserError(
+                f"data.version={self.version} has no effect: {root} is no Lance set",
+                "a set that ends in .lance",
+                "leave it out",
+            )
         if root is not None and Path(root).is_file():
             forms: tuple[type[NamedFileSource], ...] = (JSONL, Table, FileList)
             for form in forms:
@@ -182,7 +192,7 @@ class AutoData(FolderSource):
     def _as(self, form: type[NamedFileSource], file: Path | None, root: Path | None) -> SampleIndex:
         if file is not None:
             log.info("%s lists the images.", file)
-        shared = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        shared = {item.name: getattr(self, item.name) for item in dataclasses.fields(FolderSource)}
         named = {"file": None if file is None else str(file), "root": None if root is None else str(root)}
         return form(**{**shared, **named}).read()
 
