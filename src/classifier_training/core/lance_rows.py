@@ -1,8 +1,8 @@
 """Reads rows of Lance sets: the bytes of images by their paths, and the small columns.
 
 A row's path is `SET.lance/PATH`, or `SET.lance/@7/PATH` for the row as version 7 of the set has it; without a version,
-the newest counts. Lance is imported when the first set is opened, and each process opens its own: Lance's threads do not
-survive a fork.
+the newest counts. Lance is imported when the first set is opened, and each process opens its own, because the threads of
+Lance do not survive a fork.
 """
 
 from __future__ import annotations

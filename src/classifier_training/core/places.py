@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 READERS = {
     "remote": "classifier_training.core.objects",
-    "lance": "classifier_training.data.formats.lance",
+    "lance": "classifier_training.core.lance_rows",
 }
 """Modules that read a kind of place, imported when first needed: `read_many(places)` returns what ours does."""
 
