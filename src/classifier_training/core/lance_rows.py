@@ -1,7 +1,7 @@
 """Reads rows of Lance sets: the bytes of images by their paths, and the small columns.
 
 A row's path is `SET.lance/PATH`, or `SET.lance/@7/PATH` for the row as version 7 of the set has it; without a version,
-the newest counts. Lance is imported when the first set is opened, and each process opens its own, because the threads of
+the newest counts. Lance is imported when the first set is opened, and each process opens its own: the threads of
 Lance do not survive a fork.
 """
 

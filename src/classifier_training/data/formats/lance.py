@@ -73,6 +73,14 @@ class LanceSet(VersionedSource):
     """A Lance set that prepare has written, on a disk or in an object store."""
 
     def _read_root(self, root: str | None) -> SampleIndex:
+        return self.read_one_root(root)
+
+    def read_one_root(self, root: str | None) -> SampleIndex:
+        """List the samples of one set; see `read_set`.
+
+        Raises:
+            UserError: when the path is none of a set, or data.version stands beside several.
+        """
         place = None if root is None else set_place(root)
         if place is None or place.path:
             raise UserError(
