@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier_training.core.errors import UserError, require_extra
+from classifier_training.core.places import is_local, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,10 +72,23 @@ _warnings_lock = threading.Lock()
 """Silencing a warning affects the whole process, so only one thread at a time does it."""
 
 
+class Fetched(NamedTuple):
+    """A file that was read before it is decoded, as those that are not on this machine are.
+
+    Args:
+        path: of the file, for messages.
+        content: all of it.
+    """
+
+    path: str
+    content: bytes
+
+
 class UnreadableImageError(UserError):
     """An image file that cannot be decoded; `reason` says why in a few words."""
 
-    def __init__(self, path: Path | str, reason: str, remedy: str = "repair or remove the file") -> None:
+    def __init__(self, path: Path | str | Fetched, reason: str, remedy: str = "repair or remove the file") -> None:
+        path = path.path if isinstance(path, Fetched) else path
         super().__init__(
             f"{path}: {reason}",
             f"a readable image ({', '.join(sorted(image_extensions()))})",
@@ -131,7 +145,7 @@ class Header(NamedTuple):
     is_cut: bool
 
 
-def read_header(path: Path | str) -> Header:
+def read_header(path: Path | str | Fetched) -> Header:
     """Read a file's header.
 
     Raises:
@@ -157,11 +171,11 @@ def read_peak(path: Path | str) -> int:
             raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
 
 
-def read_rgb(path: Path | str, *, max_value: int | None = FULL_RANGE) -> Image.Image:
+def read_rgb(path: Path | str | Fetched, *, max_value: int | None = FULL_RANGE) -> Image.Image:
     """Decode an image: the first frame, EXIF orientation applied, transparency on white, more than 8 bits scaled to 8.
 
     Args:
-        path: of the file.
+        path: of the file, wherever it is; or the file with its content.
         max_value: white of grey samples of more than 8 bits, see `to_rgb`.
 
     Raises:
@@ -171,7 +185,7 @@ def read_rgb(path: Path | str, *, max_value: int | None = FULL_RANGE) -> Image.I
         return _decoded(path, image, max_value)
 
 
-def _decoded(path: Path | str, image: Image.Image, max_value: int | None) -> Image.Image:
+def _decoded(path: Path | str | Fetched, image: Image.Image, max_value: int | None) -> Image.Image:
     try:
         return to_rgb(image, max_value=max_value)
     except UnreadableImageError:
@@ -385,9 +399,10 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _open(path: Path | str) -> Iterator[Image.Image]:
+def _open(path: Path | str | Fetched) -> Iterator[Image.Image]:
     with _open_file(path) as file:
-        num_bytes = os.fstat(file.fileno()).st_size
+        raw = file.raw
+        num_bytes = raw.getbuffer().nbytes if isinstance(raw, io.BytesIO) else os.fstat(file.fileno()).st_size
         if num_bytes > MAX_BYTES:
             raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
         with _read_header(path, file) as image:
@@ -399,8 +414,12 @@ def _open(path: Path | str) -> Iterator[Image.Image]:
             yield image
 
 
-def _open_file(path: Path | str) -> io.BufferedReader:
+def _open_file(path: Path | str | Fetched) -> io.BufferedReader:
     try:
+        if isinstance(path, Fetched):
+            return io.BufferedReader(io.BytesIO(path.content))
+        if not is_local(path):
+            return io.BufferedReader(io.BytesIO(read_bytes(path)))
         mode = Path(path).stat().st_mode
         if stat.S_ISDIR(mode):
             raise UnreadableImageError(path, "is a folder, not a file")
@@ -419,7 +438,7 @@ def _open_file(path: Path | str) -> io.BufferedReader:
     return file
 
 
-def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
+def _read_header(path: Path | str | Fetched, file: io.BufferedReader) -> Image.Image:
     try:
         with _warnings_lock, warnings.catch_warnings():
             # The limit below raises an error, so the warning is redundant.
@@ -442,7 +461,7 @@ def _is_heif(file: io.BufferedReader) -> bool:
     return head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
 
 
-def _open_heif(path: Path | str, file: io.BufferedReader) -> Image.Image:
+def _open_heif(path: Path | str | Fetched, file: io.BufferedReader) -> Image.Image:
     # Not by registering a decoder with Pillow, which would change what the rest of the process can open.
     try:
         from pillow_heif import HeifImageFile

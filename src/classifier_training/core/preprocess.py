@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.images import Fetched
+
 Policy = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["bilinear", "bicubic", "area"]
 Backend = Literal["pillow", "opencv"]
@@ -85,7 +87,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         choose_kernel(self.backend, self.kernel)
 
-    def read(self, path: Path | str) -> Image.Image:
+    def read(self, path: Path | str | Fetched) -> Image.Image:
         """Decode a file to an upright RGB image of 8 bits.
 
         Raises:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.images import Fetched, UnreadableImageError
+from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augmenting.augment import Changes, changes_batch
@@ -22,7 +23,7 @@ from classifier_training.data.augmenting.images import degrade, jitter, training
 from classifier_training.data.augmenting.transforms import draw_uniforms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -96,11 +97,37 @@ class ImageDataset(Dataset[Batch]):
         """Path of a sample."""
         return self._table.paths[row]
 
-    def load(self, keys: list[SampleKey], *, tell: Callable[[int], None] | None = None) -> Loaded:
+    @property
+    def is_local(self) -> bool:
+        """Whether the images are files of this machine; others are read a batch at a time, see `fetch`."""
+        return not len(self) or is_local(self._table.paths[0])
+
+    def fetch(self, keys: Sequence[SampleKey]) -> list[bytes | OSError | None]:
+        """Read the files of some samples at the same time; None for those that are stored.
+
+        Raises:
+            UserError: when they cannot be reached.
+        """
+        rows = np.array([key.row for key in keys], dtype=np.int64)
+        places = range(len(rows)) if self.store is None else np.flatnonzero(~self.store.has(rows)).tolist()
+        found: list[bytes | OSError | None] = [None] * len(rows)
+        read = read_many([self._table.paths[rows[place]] for place in places])
+        for place, content in zip(places, read, strict=True):
+            found[place] = content
+        return found
+
+    def load(
+        self,
+        keys: list[SampleKey],
+        *,
+        contents: Sequence[bytes | OSError | None] | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Loaded:
         """Load one batch.
 
         Args:
             keys: its samples.
+            contents: of their files, if they were fetched before.
             tell: called with each row before its image is read.
 
         Returns:
@@ -122,6 +149,8 @@ class ImageDataset(Dataset[Batch]):
         if uniforms is not None and self._augments:
             assert self._augmentation is not None
             changes = Changes(uniforms, self._augmentation, height, width)
+        if contents is None and not self.is_local:
+            contents = self.fetch(keys)
         alone = height * width >= ALONE_PIXELS
         shape = (3, height, width) if changes is not None and alone else (height, width, 3)
         out = torch.empty((len(keys), *shape), dtype=torch.uint8)
@@ -132,7 +161,7 @@ class ImageDataset(Dataset[Batch]):
             if tell is not None:
                 tell(row)
             try:
-                kept = self._kept(row, stored=bool(stored[place]))
+                kept = self._kept(row, None if contents is None else contents[place], stored=bool(stored[place]))
             except UnreadableImageError as error:
                 return error
             if draws is not None:
@@ -175,11 +204,14 @@ class ImageDataset(Dataset[Batch]):
     def _batch(self, images: torch.Tensor, rows: NDArray[np.int64]) -> Batch:
         return Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
 
-    def _kept(self, row: int, *, stored: bool) -> NDArray[np.uint8]:
+    def _kept(self, row: int, content: bytes | OSError | None, *, stored: bool) -> NDArray[np.uint8]:
         if stored:
             assert self.store is not None
             return self.store.pixels(row)
-        return self._pixel_format.read(self._table.paths[row])
+        path = self._table.paths[row]
+        if isinstance(content, OSError):
+            raise UnreadableImageError(path, content.strerror or str(content))
+        return self._pixel_format.read(path if content is None else Fetched(path, content))
 
     def _train(self, kept: NDArray[np.uint8], draws: NDArray[np.float64], *, stored: bool) -> NDArray[np.uint8]:
         assert self._augmentation is not None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.images import Fetched
     from classifier_training.core.preprocess import Preprocessing
 
 FORMAT_VERSION = 2
@@ -76,7 +77,7 @@ class PixelFormat:
         """Return kept pixels as a store writes them: the bytes themselves, or a JPEG."""
         return encode(pixels) if self.jpeg else np.ascontiguousarray(pixels).data.cast("B")
 
-    def read(self, path: Path | str) -> NDArray[np.uint8]:
+    def read(self, path: Path | str | Fetched) -> NDArray[np.uint8]:
         """Decode a file and return its kept pixels.
 
         Raises:
