@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier_training.core.errors import UserError, require_extra
-from classifier_training.core.places import is_local, read_bytes
+from classifier_training.core.places import is_local, kind_of_place, read_many
+from classifier_training.core.runtime import num_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,6 +67,9 @@ FULL_RANGE = 65535
 TIFF_BITS, TIFF_LARGEST = 258, (341, 281)
 """Tags of the bits per sample, and of the largest value of a sample."""
 
+FETCHED = 256
+"""Remote files that are fetched before their headers are read."""
+
 MAX_CHUNKS = 100
 """Most chunks of a PNG that are searched for sBIT."""
 
@@ -72,23 +77,10 @@ _warnings_lock = threading.Lock()
 """Silencing a warning affects the whole process, so only one thread at a time does it."""
 
 
-class Fetched(NamedTuple):
-    """A file that was read before it is decoded, as those that are not on this machine are.
-
-    Args:
-        path: of the file, for messages.
-        content: all of it.
-    """
-
-    path: str
-    content: bytes
-
-
 class UnreadableImageError(UserError):
     """An image file that cannot be decoded; `reason` says why in a few words."""
 
-    def __init__(self, path: Path | str | Fetched, reason: str, remedy: str = "repair or remove the file") -> None:
-        path = path.path if isinstance(path, Fetched) else path
+    def __init__(self, path: Path | str, reason: str, remedy: str = "repair or remove the file") -> None:
         super().__init__(
             f"{path}: {reason}",
             f"a readable image ({', '.join(sorted(image_extensions()))})",
@@ -145,17 +137,53 @@ class Header(NamedTuple):
     is_cut: bool
 
 
-def read_header(path: Path | str | Fetched) -> Header:
+def read_header(path: Path | str, content: bytes | OSError | None = None) -> Header:
     """Read a file's header.
+
+    Args:
+        path: of the file.
+        content: see `read_rgb`.
 
     Raises:
         UnreadableImageError: when there is no such file or it is no image.
     """
-    with _open(path) as image:
+    with _open(path, content) as image:
         try:
             return Header(image.width, image.height, _is_deep(image) and _declared_max(image) is None, _is_cut(image))
         except Exception as error:  # see read_rgb
             raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+
+
+def read_headers(paths: Sequence[Path | str]) -> list[Header | UnreadableImageError]:
+    """Read the headers of many files, in threads; pixels are not decoded (about 10,000 local files a second).
+
+    Lance sets state the headers of their images, which were decoded when the set was written.
+    """
+    if paths and all(kind_of_place(path) == "lance" for path in paths):
+        from classifier_training.core.lance_rows import facts_of
+
+        stated = facts_of([os.fspath(path) for path in paths])
+        return [
+            UnreadableImageError(path, "no such row")
+            if row["num_bytes"] < 0
+            else Header(int(row["width"]), int(row["height"]), bool(row["lacks_range"]), bool(row["is_cut"]))
+            for path, row in zip(paths, stated, strict=True)
+        ]
+
+    def read(path: Path | str, content: bytes | OSError | None = None) -> Header | UnreadableImageError:
+        try:
+            return read_header(path, content)
+        except UnreadableImageError as error:
+            return error
+
+    found: list[Header | UnreadableImageError] = []
+    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
+        if all(map(is_local, paths)):
+            return list(pool.map(read, paths, chunksize=64))
+        for start in range(0, len(paths), FETCHED):
+            some = paths[start : start + FETCHED]
+            found += pool.map(read, some, read_many(some))
+    return found
 
 
 def read_peak(path: Path | str) -> int:
@@ -171,21 +199,24 @@ def read_peak(path: Path | str) -> int:
             raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
 
 
-def read_rgb(path: Path | str | Fetched, *, max_value: int | None = FULL_RANGE) -> Image.Image:
+def read_rgb(
+    path: Path | str, *, max_value: int | None = FULL_RANGE, content: bytes | OSError | None = None
+) -> Image.Image:
     """Decode an image: the first frame, EXIF orientation applied, transparency on white, more than 8 bits scaled to 8.
 
     Args:
-        path: of the file, wherever it is; or the file with its content.
+        path: of the file.
         max_value: white of grey samples of more than 8 bits, see `to_rgb`.
+        content: of the file, or why it cannot be read, where it was fetched with others; see `places.read_many`.
 
     Raises:
         UnreadableImageError: when the file is missing, no image, damaged, cut short or too large.
     """
-    with _open(path) as image:
+    with _open(path, content) as image:
         return _decoded(path, image, max_value)
 
 
-def _decoded(path: Path | str | Fetched, image: Image.Image, max_value: int | None) -> Image.Image:
+def _decoded(path: Path | str, image: Image.Image, max_value: int | None) -> Image.Image:
     try:
         return to_rgb(image, max_value=max_value)
     except UnreadableImageError:
@@ -219,7 +250,7 @@ class Preview:
     is_cut: bool
 
 
-def read_preview(path: Path | str, *, min_side: int) -> Preview:
+def read_preview(path: Path | str, *, min_side: int, content: bytes | OSError | None = None) -> Preview:
     """Decode an image for display; a JPEG's decoder may shrink it as long as both sides stay above `min_side`.
 
     As `read_rgb`, but grey samples of more than 8 bits are scaled by their own range.
@@ -227,7 +258,7 @@ def read_preview(path: Path | str, *, min_side: int) -> Preview:
     Raises:
         UnreadableImageError: see `read_rgb`.
     """
-    with _open(path) as image:
+    with _open(path, content) as image:
         try:
             # First, because later calls may read the pixels, after which Pillow closes the file.
             is_cut, declared = _is_cut(image), _declared_max(image)
@@ -274,7 +305,7 @@ def rgb_of(image: Image.Image | NDArray[Any] | bytes, *, max_value: int | None =
         UserError: for bytes that are no image, pixels of another form, or a Pillow mode without a plain RGB form.
     """
     if isinstance(image, bytes):
-        with _read_header("bytes", io.BufferedReader(io.BytesIO(image))) as opened:
+        with _read_header("bytes", _buffered(image)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise UnreadableImageError("bytes", f"more than {MAX_PIXELS:,} pixels")
             return _decoded("bytes", opened, max_value)
@@ -399,10 +430,10 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _open(path: Path | str | Fetched) -> Iterator[Image.Image]:
-    with _open_file(path) as file:
-        raw = file.raw
-        num_bytes = raw.getbuffer().nbytes if isinstance(raw, io.BytesIO) else os.fstat(file.fileno()).st_size
+def _open(path: Path | str, content: bytes | OSError | None = None) -> Iterator[Image.Image]:
+    with _open_file(path) if content is None and is_local(path) else _fetched(path, content) as file:
+        num_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
         if num_bytes > MAX_BYTES:
             raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
         with _read_header(path, file) as image:
@@ -414,12 +445,19 @@ def _open(path: Path | str | Fetched) -> Iterator[Image.Image]:
             yield image
 
 
-def _open_file(path: Path | str | Fetched) -> io.BufferedReader:
+def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+    (found,) = read_many([path]) if content is None else [content]
+    if isinstance(found, OSError):
+        raise UnreadableImageError(path, found.strerror or _words(found)) from found
+    return _buffered(found)
+
+
+def _buffered(content: bytes) -> io.BufferedReader:
+    return io.BufferedReader(io.BytesIO(content))
+
+
+def _open_file(path: Path | str) -> io.BufferedReader:
     try:
-        if isinstance(path, Fetched):
-            return io.BufferedReader(io.BytesIO(path.content))
-        if not is_local(path):
-            return io.BufferedReader(io.BytesIO(read_bytes(path)))
         mode = Path(path).stat().st_mode
         if stat.S_ISDIR(mode):
             raise UnreadableImageError(path, "is a folder, not a file")
@@ -438,7 +476,7 @@ def _open_file(path: Path | str | Fetched) -> io.BufferedReader:
     return file
 
 
-def _read_header(path: Path | str | Fetched, file: io.BufferedReader) -> Image.Image:
+def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
     try:
         with _warnings_lock, warnings.catch_warnings():
             # The limit below raises an error, so the warning is redundant.
@@ -461,7 +499,7 @@ def _is_heif(file: io.BufferedReader) -> bool:
     return head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
 
 
-def _open_heif(path: Path | str | Fetched, file: io.BufferedReader) -> Image.Image:
+def _open_heif(path: Path | str, file: io.BufferedReader) -> Image.Image:
     # Not by registering a decoder with Pillow, which would change what the rest of the process can open.
     try:
         from pillow_heif import HeifImageFile

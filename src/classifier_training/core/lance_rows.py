@@ -19,7 +19,7 @@ import numpy as np
 from classifier_training.core.errors import UserError, first_line, require_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +31,15 @@ METADATA_BYTES = 64 * 2**20
 """Most memory for what Lance keeps of a set's files. Its own limit is a gigabyte."""
 
 DEFAULT_REGION = "us-east-1"
+
+
+FACTS = np.dtype(
+    [
+        ("num_bytes", "<i8"), ("width", "<i4"), ("height", "<i4"), ("lacks_range", "?"), ("is_cut", "?"),
+        ("sha256", "S32"),
+    ]
+)  # fmt: skip
+"""What a set states of an image; see `images.Header` for the four in the middle."""
 
 
 class SetPlace(NamedTuple):
@@ -162,6 +171,7 @@ class SetReader:
         self._set = open_set(root, version)
         keys = self._set.to_table(columns=["key"])["key"].to_numpy()
         order = np.argsort(keys, kind="stable")
+        self._facts: NDArray[np.void] | None = None
         self._keys: NDArray[np.uint64] = keys[order]
         self._rows = order.astype(np.uint32)
 
@@ -172,6 +182,19 @@ class SetReader:
             return np.full(len(wanted), -1)
         places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         return np.where(self._keys[places] == wanted, self._rows[places].astype(np.int64), -1)
+
+    def facts(self, paths: Iterable[str]) -> NDArray[np.void]:
+        """Return what the set states of images, `FACTS` [N]; the size is -1 for a path that is no row."""
+        if self._facts is None:
+            table = self._set.to_table(columns=list(FACTS.names or ()))
+            self._facts = np.zeros(len(table), FACTS)
+            for name in FACTS.names or ():
+                values = table[name].to_pylist() if name == "sha256" else table[name].to_numpy()
+                self._facts[name] = values
+        rows = self.rows(paths)
+        found = self._facts[rows] if len(self._facts) else np.zeros(len(rows), FACTS)
+        found["num_bytes"][rows < 0] = -1
+        return found
 
     def take(self, rows: NDArray[np.int64]) -> list[bytes]:
         """Return the bytes of the images of distinct rows, by one request to Lance.
@@ -197,14 +220,8 @@ def read_many(paths: Sequence[str]) -> list[bytes | OSError]:
         UserError: when a set cannot be read.
     """
     found: list[bytes | OSError] = [FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) for path in paths]
-    by_set: dict[tuple[str, int | None], list[int]] = {}
-    places = [set_place(path) for path in paths]
-    for number, place in enumerate(places):
-        assert place is not None
-        by_set.setdefault((place.root, place.version), []).append(number)
-    for (root, version), numbers in by_set.items():
-        reader = _reader(root, version, os.getpid())
-        rows = reader.rows(places[number].path for number in numbers)  # type: ignore[union-attr]
+    for root, reader, numbers, inside in _by_set(paths):
+        rows = reader.rows(inside)
         distinct, inverse = np.unique(rows[rows >= 0], return_inverse=True)
         try:
             contents = reader.take(distinct) if len(distinct) else []
@@ -217,3 +234,28 @@ def read_many(paths: Sequence[str]) -> list[bytes | OSError]:
         for number, place in zip(np.array(numbers)[rows >= 0].tolist(), inverse.tolist(), strict=True):
             found[number] = contents[place]
     return found
+
+
+def facts_of(paths: Sequence[str]) -> NDArray[np.void]:
+    """Return what sets state of their images, `FACTS` [N]; see `SetReader.facts`.
+
+    Raises:
+        UserError: when a set cannot be read.
+    """
+    found = np.zeros(len(paths), FACTS)
+    for _, reader, numbers, inside in _by_set(paths):
+        found[numbers] = reader.facts(inside)
+    return found
+
+
+def _by_set(paths: Sequence[str]) -> Iterator[tuple[str, SetReader, list[int], list[str]]]:
+    """Yield each set with its reader, and the numbers and inner paths of those that lie in it."""
+    by_set: dict[tuple[str, int | None], tuple[list[int], list[str]]] = {}
+    for number, path in enumerate(paths):
+        place = set_place(path)
+        assert place is not None
+        numbers, inside = by_set.setdefault((place.root, place.version), ([], []))
+        numbers.append(number)
+        inside.append(place.path)
+    for (root, version), (numbers, inside) in by_set.items():
+        yield root, _reader(root, version, os.getpid()), numbers, inside

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from classifier_training.core.images import Fetched, UnreadableImageError
+from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Batch, SampleKey
@@ -39,6 +39,9 @@ Result = TypeVar("Result")
 
 ALONE_PIXELS = 128 * 128
 """Images from this size on are augmented one by one, smaller ones as a batch."""
+
+SAMPLED = 64
+"""Images by which a table is known as one of this machine."""
 
 
 class Loaded(NamedTuple):
@@ -99,22 +102,23 @@ class ImageDataset(Dataset[Batch]):
 
     @property
     def is_local(self) -> bool:
-        """Whether the images are files of this machine; others are read a batch at a time, see `fetch`."""
-        return not len(self) or is_local(self._table.paths[0])
+        """Whether some images, spread over the table, are all files of this machine; then nothing is fetched ahead."""
+        return all(is_local(self._table.paths[row]) for row in range(0, len(self), max(1, len(self) // SAMPLED)))
 
     def fetch(self, keys: Sequence[SampleKey]) -> list[bytes | OSError | None]:
-        """Read the files of some samples at the same time; None for those that are stored.
+        """Read the files of samples that are not on this machine, at the same time; None for those that are stored.
 
         Raises:
             UserError: when they cannot be reached.
         """
         rows = np.array([key.row for key in keys], dtype=np.int64)
-        places = range(len(rows)) if self.store is None else np.flatnonzero(~self.store.has(rows)).tolist()
-        found: list[bytes | OSError | None] = [None] * len(rows)
-        read = read_many([self._table.paths[rows[place]] for place in places])
-        for place, content in zip(places, read, strict=True):
-            found[place] = content
-        return found
+        stored = np.zeros(len(rows), bool) if self.store is None else self.store.has(rows)
+        contents: list[bytes | OSError | None] = [None] * len(rows)
+        paths = {place: self._table.paths[rows[place]] for place in np.flatnonzero(~stored).tolist()}
+        places = [place for place, path in paths.items() if not is_local(path)]
+        for place, content in zip(places, read_many([paths[place] for place in places]), strict=True):
+            contents[place] = content
+        return contents
 
     def load(
         self,
@@ -127,7 +131,7 @@ class ImageDataset(Dataset[Batch]):
 
         Args:
             keys: its samples.
-            contents: of their files, if they were fetched before.
+            contents: what `fetch` gave for them, where it was called before.
             tell: called with each row before its image is read.
 
         Returns:
@@ -149,19 +153,23 @@ class ImageDataset(Dataset[Batch]):
         if uniforms is not None and self._augments:
             assert self._augmentation is not None
             changes = Changes(uniforms, self._augmentation, height, width)
-        if contents is None and not self.is_local:
-            contents = self.fetch(keys)
         alone = height * width >= ALONE_PIXELS
         shape = (3, height, width) if changes is not None and alone else (height, width, 3)
         out = torch.empty((len(keys), *shape), dtype=torch.uint8)
         whole = out.numpy()
+
+        contents = self.fetch(keys) if contents is None else contents
 
         def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
             row = keys[place].row
             if tell is not None:
                 tell(row)
             try:
-                kept = self._kept(row, None if contents is None else contents[place], stored=bool(stored[place]))
+                content = contents[place]
+                if content is None:
+                    kept = self._kept(row, stored=bool(stored[place]))
+                else:
+                    kept = self._pixel_format.read(self._table.paths[row], content)
             except UnreadableImageError as error:
                 return error
             if draws is not None:
@@ -204,14 +212,11 @@ class ImageDataset(Dataset[Batch]):
     def _batch(self, images: torch.Tensor, rows: NDArray[np.int64]) -> Batch:
         return Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
 
-    def _kept(self, row: int, content: bytes | OSError | None, *, stored: bool) -> NDArray[np.uint8]:
+    def _kept(self, row: int, *, stored: bool) -> NDArray[np.uint8]:
         if stored:
             assert self.store is not None
             return self.store.pixels(row)
-        path = self._table.paths[row]
-        if isinstance(content, OSError):
-            raise UnreadableImageError(path, content.strerror or str(content))
-        return self._pixel_format.read(path if content is None else Fetched(path, content))
+        return self._pixel_format.read(self._table.paths[row])
 
     def _train(self, kept: NDArray[np.uint8], draws: NDArray[np.float64], *, stored: bool) -> NDArray[np.uint8]:
         assert self._augmentation is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +12,12 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import image_extensions
 from classifier_training.core.labels import label_indices, sort_labels
+from classifier_training.core.places import is_remote, path_of
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from classifier_training.data.accounting import FolderFiles
 
@@ -207,7 +208,9 @@ def resolve_root(root: str | None) -> Path:
             "a folder of images",
             "data.root=/my/images   (data=digits is a built-in sample)",
         )
-    path = Path(root).expanduser()
+    path = path_of(root)
+    if is_remote(root):
+        return path
     if not path.is_dir():
         is_file = path.exists()
         raise UserError(

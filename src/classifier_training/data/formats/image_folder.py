@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.lance_rows import set_place
+from classifier_training.core.places import path_of
 from classifier_training.core.register import register
 from classifier_training.core.types import SPLITS, TEST, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
@@ -145,13 +146,14 @@ class AutoData(VersionedSource):
                 "a set that ends in .lance",
                 "leave it out",
             )
-        if root is not None and Path(root).is_file():
+        file = None if root is None else path_of(root)
+        if file is not None and file.is_file():
             forms: tuple[type[NamedFileSource], ...] = (JSONL, Table, FileList)
             for form in forms:
-                if Path(root).suffix.lower() in form.endings:
-                    return self._as(form, Path(root), None)
-            if find_shards(Path(root)):
-                return self._as(WebDataset, None, Path(root))
+                if file.suffix.lower() in form.endings:
+                    return self._as(form, file, None)
+            if find_shards(file):
+                return self._as(WebDataset, None, file)
         return super()._read_root(root)
 
     def read_one(self, walker: Walker) -> SampleIndex:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.lance_rows import SetPlace, open_set, set_place
+from classifier_training.core.places import path_of
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import Resume
@@ -109,7 +109,7 @@ def read_set(place: SetPlace) -> SampleIndex:
             "a set that prepare has written",
             "classifier-training prepare DATA output=….lance writes one from images, Parquet or WebDataset",
         )
-    root = Path(place._replace(version=opened.version).name)
+    root = path_of(place._replace(version=opened.version).name)
     table = opened.to_table(columns=list(COLUMNS))
     table = table.take(np.argsort(table["position"].to_numpy(), kind="stable"))
     is_unlabelled = table["label"].is_null().to_numpy(zero_copy_only=False)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,11 +22,14 @@ import numpy as np
 from classifier_training.core.errors import UserError, first_line
 from classifier_training.core.images import UnreadableImageError, read_header
 from classifier_training.core.lance_rows import import_lance, key_of, keys_of, open_set, storage_options
+from classifier_training.core.places import known, read_many
 from classifier_training.core.runtime import cache_dir, num_cores
 from classifier_training.core.types import TEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -44,7 +46,7 @@ BATCH_BYTES = 16 * 2**20
 FILE_BYTES = 512 * 2**20
 """Of images in a batch in memory, and in a file of rows: what a killed writer does again at most."""
 
-CHUNK = 64
+CHUNK = 128
 """Images that are read at a time."""
 
 
@@ -57,13 +59,15 @@ class Row(NamedTuple):
         split: may be empty.
         group: may be empty.
         metadata: as JSON; empty where there is none.
+        stamp: changes with the file's content and is known without reading it; empty where there is no such thing.
     """
 
     path: str
     label: str | None
-    split: str
-    group: str
-    metadata: str
+    split: str = ""
+    group: str = ""
+    metadata: str = ""
+    stamp: str = ""
 
     @property
     def identity(self) -> str:
@@ -125,13 +129,19 @@ SMALL = ("split", "group", "metadata", "position")
 """Columns that a new version may change without writing an image again."""
 
 
-def rows_of(index: SampleIndex) -> Iterator[Row]:
-    """Yield the samples of a data set in their order, and then its images without labels."""
+def rows_of(index: SampleIndex) -> list[Row]:
+    """Return the samples of a data set in their order, and then its images without labels."""
+    rows = []
     for sample in index.samples:
         metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str) if sample.metadata else ""
-        yield Row(sample.path, sample.label, sample.split, sample.group, metadata)
-    for path in index.unlabelled:
-        yield Row(path, None, TEST, "", "")
+        rows.append(Row(sample.path, sample.label, sample.split, sample.group, metadata))
+    rows += [Row(path, None, TEST) for path in index.unlabelled]
+    prefix = absolute_prefix(index.root)
+    facts = known([prefix + row.path for row in rows])
+    return [
+        row if fact is None or not fact.version else row._replace(stamp=f"{fact.num_bytes}-{fact.version}")
+        for row, fact in zip(rows, facts, strict=True)
+    ]
 
 
 def write_set(
@@ -180,7 +190,7 @@ class _Writer:
 
     def write(self) -> WrittenSet:
         lance = import_lance()
-        rows = list(rows_of(self.index))
+        rows = rows_of(self.index)
         _refuse_same_keys(rows)
         old = _existing(self.root)
         if old is None:
@@ -207,19 +217,19 @@ class _Writer:
     # What is new, and what is not
 
     def _update(self, lance: Any, old: Any, rows: Sequence[Row]) -> WrittenSet:
-        known = old.to_table(columns=["path", "label", *SMALL, "num_bytes", "sha256", "stamp"], with_row_id=True)
-        places = self._kept(known, rows)
+        present = old.to_table(columns=["path", "label", *SMALL, "num_bytes", "sha256", "stamp"], with_row_id=True)
+        places = self._kept(present, rows)
         kept = places >= 0
         if not kept.any():
             raise UserError(
-                f"{self.root} holds other data: none of its {len(known):,} images is in {self.index.root}",
+                f"{self.root} holds other data: none of its {len(present):,} images is in {self.index.root}",
                 "the data that it was written from, with more images",
                 "another name: output=….lance",
             )
         fragments, num_resumed = self._fragments(rows, np.flatnonzero(~kept), old)
-        is_gone = np.ones(len(known), bool)
+        is_gone = np.ones(len(present), bool)
         is_gone[places[kept]] = False
-        changed, fields = self._changed_fragments(old, known, rows, places, is_gone)
+        changed, fields = self._changed_fragments(old, present, rows, places, is_gone)
         number = sum(fragment.physical_rows for fragment in fragments)
         removed = [
             fragment.fragment_id for fragment in old.get_fragments() if changed.get(fragment.fragment_id, 0) is None
@@ -242,32 +252,36 @@ class _Writer:
         self._journal.unlink(missing_ok=True)
         return self._result(done, num_new=number, num_removed=int(is_gone.sum()), num_resumed=num_resumed)
 
-    def _kept(self, known: Any, rows: Sequence[Row]) -> NDArray[np.int64]:
+    def _kept(self, present: Any, rows: Sequence[Row]) -> NDArray[np.int64]:
         """Return for each row its place among those of the set, -1 where it is new or its file has changed."""
-        paths, labels = known["path"].to_pylist(), known["label"].to_pylist()
-        before = keys_of(Row(path, label, "", "", "").identity for path, label in zip(paths, labels, strict=True))
+        paths, labels = present["path"].to_pylist(), present["label"].to_pylist()
+        before = keys_of(Row(path, label).identity for path, label in zip(paths, labels, strict=True))
         order = np.argsort(before)
         wanted = keys_of(row.identity for row in rows)
         near = np.minimum(np.searchsorted(before[order], wanted), len(before) - 1)
         places = np.where(before[order][near] == wanted, order[near], -1)
-        stamps, hashes = known["stamp"], known["sha256"]
-        for number in np.flatnonzero(places >= 0).tolist():
-            place, path = int(places[number]), rows[number].path
-            stamp = self._stamp(path)
-            if (not stamp or stamps[place].as_py() != stamp) and self._sha256(path) != hashes[place].as_py():
+        stamps, hashes = present["stamp"].to_pylist(), present["sha256"]
+        doubtful = [
+            number
+            for number in np.flatnonzero(places >= 0).tolist()
+            if not rows[number].stamp or stamps[places[number]] != rows[number].stamp
+        ]
+        for number, content in self._contents(rows, iter(doubtful)):
+            # Reading it for the new row will report an error.
+            if isinstance(content, UnreadableImageError) or content.sha256 != hashes[int(places[number])].as_py():
                 places[number] = -1
         return places
 
     def _changed_fragments(
-        self, old: Any, known: Any, rows: Sequence[Row], places: NDArray[np.int64], is_gone: NDArray[np.bool_]
+        self, old: Any, present: Any, rows: Sequence[Row], places: NDArray[np.int64], is_gone: NDArray[np.bool_]
     ) -> tuple[dict[int, Any], set[int]]:
         """Return the metadata of the set's files of rows that change, None for one without rows; and which columns."""
         import pyarrow as pa
 
         kept = np.flatnonzero(places >= 0)
-        new_place = np.full(len(known), -1)
+        new_place = np.full(len(present), -1)
         new_place[places[kept]] = kept
-        identifiers = known["_rowid"].to_numpy()
+        identifiers = present["_rowid"].to_numpy()
         files = identifiers >> np.uint64(32)
         found: dict[int, Any] = {}
         fields: set[int] = set()
@@ -277,7 +291,7 @@ class _Writer:
             if not len(staying):
                 found[fragment.fragment_id] = None
                 continue
-            before = known.select(SMALL).take(staying)
+            before = present.select(SMALL).take(staying)
             after = pa.table(
                 [
                     pa.array([rows[row].split for row in new_place[staying].tolist()]),
@@ -295,7 +309,7 @@ class _Writer:
                 fields |= set(modified)
             if len(staying) < len(here):
                 # By their places in this version, which no two rows share.
-                gone = known["position"].to_numpy()[here[is_gone[here]]].tolist()
+                gone = present["position"].to_numpy()[here[is_gone[here]]].tolist()
                 metadata.deletion_file = fragment.delete(f"position IN ({','.join(map(str, gone))})").deletion_file
             if names or len(staying) < len(here):
                 found[fragment.fragment_id] = metadata
@@ -374,61 +388,47 @@ class _Writer:
             arrays = [pa.array(columns[kind.name], kind.type) for kind in schema()]
             return _Batch(pa.record_batch(arrays, schema=schema()), places[:], size)
 
-        with ThreadPoolExecutor(num_cores()) as pool:
-            while chunk := list(islice(chosen, CHUNK)):
-                for place, content in zip(
-                    chunk, pool.map(self._read, [rows[place].path for place in chunk]), strict=True
-                ):
-                    places.append(place)
-                    if isinstance(content, UnreadableImageError):
-                        if self.on_error == "raise":
-                            raise content
-                        self.unreadable.append(content)
-                        continue
-                    row = rows[place]
-                    values = (
-                        row.path, row.label, row.split, row.group, row.metadata, place, key_of(row.path), content.image,
-                        len(content.image), content.header.width, content.header.height, content.header.lacks_range,
-                        content.header.is_cut, hashlib.sha256(content.image).digest(), content.stamp,
-                    )  # fmt: skip
-                    for column, value in zip(columns.values(), values, strict=True):
-                        column.append(value)
-                    size += len(content.image)
-                self.advance(len(chunk))
-                if size >= BATCH_BYTES:
-                    self.num_bytes += size
-                    yield batch()
-                    places, size = [], 0
-                    for column in columns.values():
-                        column.clear()
-            if places:
+        for place, content in self._contents(rows, chosen):
+            places.append(place)
+            if isinstance(content, UnreadableImageError):
+                if self.on_error == "raise":
+                    raise content
+                self.unreadable.append(content)
+                continue
+            row = rows[place]
+            values = (
+                row.path, row.label, row.split, row.group, row.metadata, place, key_of(row.path), content.image,
+                len(content.image), *content.header, content.sha256, row.stamp,
+            )  # fmt: skip
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+            size += len(content.image)
+            if size >= BATCH_BYTES:
                 self.num_bytes += size
                 yield batch()
+                places, size = [], 0
+                for column in columns.values():
+                    column.clear()
+        if places:
+            self.num_bytes += size
+            yield batch()
 
-    def _read(self, path: str) -> _Content | UnreadableImageError:
-        place = f"{str(self.index.root).rstrip('/')}/{path}"
-        try:
-            stamp = self._stamp(path)
-            header = read_header(place)
-            return _Content(Path(place).read_bytes(), header, stamp)
-        except UnreadableImageError as error:
-            return error
-        except OSError as error:
-            return UnreadableImageError(place, error.strerror or str(error))
-
-    def _stamp(self, path: str) -> str:
-        """What changes with a file's content, without reading it; empty where nothing does."""
-        try:
-            status = os.stat(f"{str(self.index.root).rstrip('/')}/{path}")  # noqa: PTH116
-        except OSError:
-            return ""
-        return f"{status.st_size}-{status.st_mtime_ns}"
-
-    def _sha256(self, path: str) -> bytes:
-        try:
-            return hashlib.sha256(Path(f"{str(self.index.root).rstrip('/')}/{path}").read_bytes()).digest()
-        except OSError:
-            return b""  # reading it for the new row will report the error
+    def _contents(
+        self, rows: Sequence[Row], chosen: Iterator[int]
+    ) -> Iterator[tuple[int, _Content | UnreadableImageError]]:
+        """Yield the chosen rows with their images; the next ones are read meanwhile."""
+        chunks = iter(lambda: list(islice(chosen, CHUNK)), [])
+        prefix = absolute_prefix(self.index.root)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(num_cores()) as pool:
+            waiting: deque[tuple[list[int], Future[list[bytes | OSError]]]] = deque()
+            for chunk in chain(chunks, [[]]):
+                if chunk:
+                    waiting.append((chunk, reader.submit(read_many, [prefix + rows[place].path for place in chunk])))
+                if waiting and (len(waiting) > 1 or not chunk):
+                    places, contents = waiting.popleft()
+                    paths = [prefix + rows[place].path for place in places]
+                    yield from zip(places, pool.map(_examined, paths, contents.result()), strict=True)
+                    self.advance(len(places))
 
     # Going on after a writer was killed
 
@@ -440,7 +440,7 @@ class _Writer:
     def _digest(self, rows: Sequence[Row], chosen: NDArray[np.int64]) -> str:
         found = hashlib.sha256()
         for place in chosen.tolist():
-            found.update(repr((place, *rows[place], self._stamp(rows[place].path))).encode())
+            found.update(repr((place, *rows[place])).encode())
         return found.hexdigest()
 
     def _resumed(self, lance: Any, rows: Sequence[Row], chosen: NDArray[np.int64], base: int) -> tuple[list[Any], int]:
@@ -480,7 +480,21 @@ class _Batch(NamedTuple):
 class _Content(NamedTuple):
     image: bytes
     header: Header
-    stamp: str
+    sha256: bytes
+
+
+def _examined(path: str, content: bytes | OSError) -> _Content | UnreadableImageError:
+    try:
+        header = read_header(path, content)
+    except UnreadableImageError as error:
+        return error
+    assert isinstance(content, bytes)
+    return _Content(content, header, hashlib.sha256(content).digest())
+
+
+def absolute_prefix(root: Path) -> str:
+    """Return what the absolute paths of all files below a root begin with."""
+    return f"{str(root).rstrip('/')}/"
 
 
 def _existing(root: str) -> Any:

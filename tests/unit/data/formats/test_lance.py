@@ -112,23 +112,22 @@ def test_a_killed_writer_leaves_no_version_and_the_next_one_uses_its_files(
     monkeypatch.setattr(lance_write, "BATCH_BYTES", 1)
     monkeypatch.setattr(lance_write, "FILE_BYTES", 1)
     monkeypatch.setattr(lance_write, "CHUNK", 3)
-    read_one, asked = lance_write._Writer._read, []
+    whole, asked = lance_write._examined, []
 
-    def dies(writer: lance_write._Writer, path: str) -> object:
+    def dies(path: str, content: bytes | OSError) -> object:
         asked.append(path)
         if len(asked) > 8:
             raise KeyboardInterrupt
-        return read_one(writer, path)
+        return whole(path, content)
 
-    monkeypatch.setattr(lance_write._Writer, "_read", dies)
+    monkeypatch.setattr(lance_write, "_examined", dies)
     with pytest.raises(KeyboardInterrupt):
         write(root, images)
     with pytest.raises(UserError, match="there is no Lance set"):
         read(root)
-    asked.clear()
-    monkeypatch.setattr(lance_write._Writer, "_read", read_one)
+    monkeypatch.setattr(lance_write, "_examined", whole)
     written = write(root, images)
-    assert (written.version, written.num_rows, written.num_resumed) == (1, 12, 6)
+    assert (written.version, written.num_rows, written.num_resumed) == (1, 12, 8)
     assert read_many(places(read(root))) == [
         (images / sample.path).read_bytes() for sample in ImageFolder(root=str(images)).read().samples
     ]
