@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 READERS = {
     "remote": "classifier_training.core.objects",
-    "lance": "classifier_training.data.formats.lance",
+    "lance": "classifier_training.core.lance_rows",
 }
 """Modules that read a kind of place, imported when first needed: `read_many(places)` returns what ours does."""
 
@@ -93,14 +93,21 @@ def known(paths: Sequence[Path | str]) -> list[Known | None]:
 
     A file that is missing, or that no listing has, is None.
     """
-    remote = [place for place, path in enumerate(paths) if is_remote(path)]
+    remote = [place for place, path in enumerate(paths) if kind_of_place(path) == "remote"]
     found: list[Known | None] = [None] * len(paths)
     if remote:
         from classifier_training.core.remote_cache import listings
 
         for place, listed in zip(remote, listings.find([url_of(paths[place]) for place in remote]), strict=True):
             found[place] = None if listed is None else Known(*listed)
-    for place in sorted(set(range(len(paths))) - set(remote)):
+    rows = [place for place, path in enumerate(paths) if kind_of_place(path) == "lance"]
+    if rows:
+        from classifier_training.core.lance_rows import facts_of
+
+        for place, fact in zip(rows, facts_of([os.fspath(paths[place]) for place in rows]), strict=True):
+            version = int.from_bytes(bytes(fact["sha256"])[:8], "little")
+            found[place] = None if fact["num_bytes"] < 0 else Known(int(fact["num_bytes"]), version)
+    for place in sorted(set(range(len(paths))) - set(remote) - set(rows)):
         try:
             facts = os.stat(paths[place])  # noqa: PTH116 - texts
         except OSError:

@@ -40,6 +40,9 @@ Result = TypeVar("Result")
 ALONE_PIXELS = 128 * 128
 """Images from this size on are augmented one by one, smaller ones as a batch."""
 
+SAMPLED = 64
+"""Images by which a table is known as one of this machine."""
+
 
 class Loaded(NamedTuple):
     """A batch, and the images decoded for it, as row and pixels for the store."""
@@ -97,11 +100,38 @@ class ImageDataset(Dataset[Batch]):
         """Path of a sample."""
         return self._table.paths[row]
 
-    def load(self, keys: list[SampleKey], *, tell: Callable[[int], None] | None = None) -> Loaded:
+    @property
+    def is_local(self) -> bool:
+        """Whether some images, spread over the table, are all files of this machine; then nothing is fetched ahead."""
+        return all(is_local(self._table.paths[row]) for row in range(0, len(self), max(1, len(self) // SAMPLED)))
+
+    def fetch(self, keys: Sequence[SampleKey]) -> list[bytes | OSError | None]:
+        """Read the files of samples that are not on this machine, at the same time; None for those that are stored.
+
+        Raises:
+            UserError: when they cannot be reached.
+        """
+        rows = np.array([key.row for key in keys], dtype=np.int64)
+        stored = np.zeros(len(rows), bool) if self.store is None else self.store.has(rows)
+        contents: list[bytes | OSError | None] = [None] * len(rows)
+        paths = {place: self._table.paths[rows[place]] for place in np.flatnonzero(~stored).tolist()}
+        places = [place for place, path in paths.items() if not is_local(path)]
+        for place, content in zip(places, read_many([paths[place] for place in places]), strict=True):
+            contents[place] = content
+        return contents
+
+    def load(
+        self,
+        keys: list[SampleKey],
+        *,
+        contents: Sequence[bytes | OSError | None] | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Loaded:
         """Load one batch.
 
         Args:
             keys: its samples.
+            contents: what `fetch` gave for them, where it was called before.
             tell: called with each row before its image is read.
 
         Returns:
@@ -128,7 +158,7 @@ class ImageDataset(Dataset[Batch]):
         out = torch.empty((len(keys), *shape), dtype=torch.uint8)
         whole = out.numpy()
 
-        contents = self._fetch([key.row for key in keys], stored)
+        contents = self.fetch(keys) if contents is None else contents
 
         def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
             row = keys[place].row
@@ -181,16 +211,6 @@ class ImageDataset(Dataset[Batch]):
 
     def _batch(self, images: torch.Tensor, rows: NDArray[np.int64]) -> Batch:
         return Batch(images, torch.from_numpy(self._table.targets[rows]), torch.from_numpy(rows))
-
-    def _fetch(self, rows: Sequence[int], stored: NDArray[np.bool_]) -> list[bytes | OSError | None]:
-        """Fetch the files of a batch that are not on this machine, at the same time; None for all others."""
-        contents: list[bytes | OSError | None] = [None] * len(rows)
-        paths = {place: self._table.paths[row] for place, row in enumerate(rows) if not stored[place]}
-        places = [place for place, path in paths.items() if not is_local(path)]
-        if places:
-            for place, content in zip(places, read_many([paths[place] for place in places]), strict=True):
-                contents[place] = content
-        return contents
 
     def _kept(self, row: int, *, stored: bool) -> NDArray[np.uint8]:
         if stored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -107,6 +107,10 @@ class DataSource:
     def named_size(self) -> int | None:
         """Side of the network's input in pixels if the settings name it; None for auto and null."""
         return None if self.image_size == "auto" else self.image_size
+
+    def pinned(self) -> Self:
+        """Return the source with everything named that may be another one tomorrow, such as the newest version."""
+        return self
 
     def read(self) -> SampleIndex:
         """List the samples.
