@@ -19,7 +19,8 @@ from classifier_training.core.runtime import setting
 from classifier_training.core.settings import Resume
 from classifier_training.data.accounting import FolderFiles
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex
+from classifier_training.data.index import NoSamplesError, SampleIndex
+from classifier_training.data.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
