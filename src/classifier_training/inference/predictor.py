@@ -30,6 +30,7 @@ from classifier_training.inference.rejection import (
     refuse_unknown,
     set_thresholds,
 )
+from classifier_training.inference.rows import to_row
 from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from classifier_training.core.preprocess import Preprocessing
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.session import Accelerator
+    from classifier_training.inference.rows import Row, RowSettings
 
     ImageLike = Path | str | bytes | Image.Image | NDArray[Any]
     """A path, a file's bytes, a Pillow image, or pixels."""
@@ -298,6 +300,20 @@ class Predictor:
                     label_set=members,
                 ),
             )
+
+    def rows(self, items: Sequence[Item], settings: RowSettings) -> list[Row]:
+        """Return the rows of one batch: what `label` says of the same items in the same batch."""
+        labelled = self.label(
+            items,
+            batch_size=max(len(items), 1),
+            top_k=settings.top_k,
+            rule=settings.rule,
+            probabilities=settings.probabilities,
+            unknown=settings.unknown,
+            set_thresholds=settings.set_thresholds,
+        )
+        has_sets = settings.set_thresholds is not None
+        return [to_row(one, probabilities=settings.probabilities, label_set=has_sets) for _, one in labelled]
 
     def _label_set(
         self, logits: NDArray[np.float32], shares: NDArray[np.float32], thresholds: NDArray[np.float64]
