@@ -4,8 +4,8 @@ python scripts/bench/startup.py --repeats 10
 python scripts/bench/startup.py --images 60000 --repeats 5 --earlier /my/other/checkout
 
 With images, `train` is started on so many small PNGs and, for what does not depend on the data, on very few; the
-difference is the time until the network is built, after which the program is killed. The first start of each checkout has
-an empty cache folder; the others follow it. An earlier version, in a checkout with its own environment, takes turns.
+difference is the time until the network is built, after which the program is killed. The first start of each checkout
+has an empty cache folder; the others follow it. An earlier version, in a checkout with its own environment, takes turns.
 """
 
 from __future__ import annotations
