@@ -5,7 +5,7 @@ python scripts/bench/startup.py --images 60000 --repeats 5 --earlier /my/other/c
 
 With images, `train` is started on so many small PNGs and, for what does not depend on the data, on very few; the
 difference is the time until the network is built, after which the program is killed. The first start of each checkout
-has an empty cache folder; the others follow it. An earlier version, in a checkout with its own environment, takes turns.
+has an empty cache folder; the others follow it. An earlier version, in a checkout with an environment, takes turns.
 """
 
 from __future__ import annotations
