@@ -143,7 +143,8 @@ def be_a_rank() -> None:
 
 def measure(processes: int, *, size: int, steps: int, repeat: int) -> dict[str, float]:
     """Seconds of each way with a number of processes."""
-    env = {**os.environ, "IMAGE_SIZE": str(size), "STEPS": str(steps), "REPEAT": str(repeat % 2), "OMP_NUM_THREADS": "1"}
+    own = {"IMAGE_SIZE": str(size), "STEPS": str(steps), "REPEAT": str(repeat % 2)}
+    env = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", __file__],
         env=env, check=True, stdout=subprocess.PIPE, text=True,
