@@ -1,8 +1,8 @@
 """Our step with several processes against PyTorch's DDP alone under torchrun, and two processes against one.
 
-All train resnet18 on the same random images of --size pixels, in batches of 64 that the processes share, one thread each
-on the CPU (gloo), with the same optimizer and schedule. In each repeat both are timed in turn in the same processes; then
-one process trains alone.
+All train resnet18 on the same random images of --size pixels, in batches of 64 that the processes share, one thread
+each on the CPU (gloo), with the same optimizer and schedule. In each repeat both are timed in turn in the same
+processes; then one process trains alone.
 
     python scripts/bench/processes.py --repeats 5
 """
