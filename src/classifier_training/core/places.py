@@ -84,6 +84,67 @@ def read_many(paths: Sequence[Path | str]) -> list[bytes | OSError]:
     return found
 
 
+def write_bytes(path: str, content: bytes | Path) -> None:
+    """Write a file whole or not at all; one that is there is replaced.
+
+    Args:
+        path: of the file, local or remote.
+        content: of it, or the local file that has it.
+
+    Raises:
+        OSError: when a local file cannot be written.
+        UserError: when a remote one cannot.
+    """
+    if is_remote(path):
+        from classifier_training.core.objects import write
+
+        write(url_of(path), content)
+        return
+    from pathlib import Path
+
+    from classifier_training.core.run_dir import atomic_path
+
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names of the files in a folder, hidden ones left out; none where there is no such folder.
+
+    Raises:
+        OSError: when a local folder cannot be read.
+        UserError: when a remote one cannot.
+    """
+    if is_remote(folder):
+        from classifier_training.core.objects import list_objects, split_url
+
+        start = len(split_url(folder)[1].strip("/")) + 1
+        names = {found.key[start:].partition("/")[0] for found in list_objects(folder)}
+    else:
+        try:
+            names = set(os.listdir(folder))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder with all that is in it.
+
+    Raises:
+        OSError: when a local folder cannot be removed.
+        UserError: when a remote one cannot.
+    """
+    if is_remote(folder):
+        from classifier_training.core.objects import remove_all
+
+        remove_all(url_of(folder))
+        return
+    import shutil
+
+    shutil.rmtree(folder)
+
+
 def _read_local(paths: Sequence[str]) -> list[bytes | OSError]:
     found: list[bytes | OSError] = []
     for path in paths:
