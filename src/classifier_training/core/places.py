@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 READERS = {
     "remote": "classifier_training.core.objects",
@@ -84,28 +87,38 @@ def read_many(paths: Sequence[Path | str]) -> list[bytes | OSError]:
     return found
 
 
-def write_bytes(path: str, content: bytes | Path) -> None:
-    """Write a file whole or not at all; one that is there is replaced.
-
-    Args:
-        path: of the file, local or remote.
-        content: of it, or the local file that has it.
-
-    Raises:
-        OSError: when a local file cannot be written.
-        UserError: when a remote one cannot.
-    """
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file whole or not at all; see `new_file`."""
     if is_remote(path):
         from classifier_training.core.objects import write
 
         write(url_of(path), content)
         return
-    from pathlib import Path
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
 
+
+@contextmanager
+def new_file(path: str) -> Iterator[Path]:
+    """Give a temporary path on this disk; when the block ends well, its file is at `path`, local or remote.
+
+    A reader finds the old file or the new one, never a part.
+
+    Raises:
+        OSError: when a local file cannot be written.
+        UserError: when a remote one cannot.
+    """
     from classifier_training.core.run_dir import atomic_path
 
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    if not is_remote(path):
+        with atomic_path(Path(path)) as temporary:
+            yield temporary
+        return
+    from classifier_training.core.objects import write
+
+    with TemporaryDirectory() as folder:
+        yield Path(folder, "file")
+        write(url_of(path), Path(folder, "file"))
 
 
 def list_names(folder: str) -> list[str]:
@@ -140,8 +153,6 @@ def remove_folder(folder: str) -> None:
 
         remove_all(url_of(folder))
         return
-    import shutil
-
     shutil.rmtree(folder)
 
 

@@ -301,11 +301,11 @@ class Predictor:
                 ),
             )
 
-    def rows(self, items: Sequence[Item], settings: RowSettings) -> list[Row]:
-        """Return the rows of one batch: what `label` says of the same items in the same batch."""
+    def rows(self, items: Sequence[Item], settings: RowSettings, *, batch_size: int | None = None) -> list[Row]:
+        """Return the rows of one batch, or of several: what `label` says of the same items in the same batches."""
         labelled = self.label(
             items,
-            batch_size=max(len(items), 1),
+            batch_size=batch_size or max(len(items), 1),
             top_k=settings.top_k,
             rule=settings.rule,
             probabilities=settings.probabilities,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import list_names, read_bytes, remove_folder, write_bytes
+from classifier_training.core.places import list_names, new_file, read_bytes, remove_folder, write_bytes
 
 
 def test_files_of_a_folder_are_written_listed_and_removed(tmp_path: Path) -> None:
@@ -15,8 +15,9 @@ def test_files_of_a_folder_are_written_listed_and_removed(tmp_path: Path) -> Non
     assert list_names(folder) == []
     write_bytes(f"{folder}/b.txt", b"first")
     write_bytes(f"{folder}/b.txt", b"second")
-    (tmp_path / "local").write_bytes(b"third")
-    write_bytes(f"{folder}/a.txt", tmp_path / "local")
+    with new_file(f"{folder}/a.txt") as temporary:
+        temporary.write_bytes(b"third")
+        assert list_names(folder) == ["b.txt"]
     write_bytes(f"{folder}/.hidden", b"")
     assert list_names(folder) == ["a.txt", "b.txt"]
     assert (read_bytes(f"{folder}/a.txt"), read_bytes(f"{folder}/b.txt")) == (b"third", b"second")

@@ -70,6 +70,22 @@ class Ray:
             UserError: when there is no such cluster, or it has no machine that is large enough.
         """
         refuse_secrets(jobs, launcher="ray")
+        ray, is_own = self.connect()
+        task = functools.partial(ray.remote(run_job).options, **self.asked, max_retries=MAX_RETRIES)
+        return RayJobs(ray, task, jobs, self, num_parallel=num_parallel or len(jobs), is_own=is_own)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What each job asks for, as options of a task or actor."""
+        memory = None if self.memory_gb is None else self.memory_gb * 2**30
+        return {"num_cpus": self.cores, "num_gpus": self.gpus, "memory": memory}
+
+    def connect(self) -> tuple[Any, bool]:
+        """Connect to the cluster, or start one; returns the module `ray`, and whether it was not connected before.
+
+        Raises:
+            UserError: when there is no such cluster, or it has no machine that is large enough.
+        """
         try:
             import ray
         except ImportError as error:
@@ -80,7 +96,8 @@ class Ray:
                 starts = not (self.address or os.environ.get("RAY_ADDRESS"))
                 try:
                     ray.init(
-                        address=self.address,
+                        # Without an address Ray would look for the last cluster of this machine, dead or alive.
+                        address="local" if starts else self.address,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                         include_dashboard=False if starts else None,
@@ -91,25 +108,25 @@ class Ray:
                         "a Ray cluster that this machine can reach",
                         "ray status   shows whether there is one; without launcher.address Ray is started here",
                     ) from error
-        wanted = {
-            "CPU": float(self.cores),
-            **({"GPU": float(self.gpus)} if self.gpus else {}),
-            **({"memory": self.memory_gb * 2**30} if self.memory_gb else {}),
-        }
-        try:
-            self._refuse_too_large(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
-        except UserError:
+        if not self.num_places(ray):
             if is_own:
                 ray.shutdown()
-            raise
-        asked = {"num_cpus": self.cores, "num_gpus": self.gpus, "memory": wanted.get("memory")}
-        task = functools.partial(ray.remote(run_job).options, **asked, max_retries=MAX_RETRIES)
-        return RayJobs(ray, task, jobs, self, num_parallel=num_parallel or len(jobs), is_own=is_own)
+            raise self._too_large(ray)
+        return ray, is_own
 
-    def _refuse_too_large(self, wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
-        if any(all(node.get(name, 0.0) >= number for name, number in wanted.items()) for node in nodes):
-            return
-        largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in wanted}
+    def num_places(self, ray: Any) -> int:
+        """Return how many jobs the machines of the cluster have room for at a time."""
+        return sum(
+            min(int(node.get(name, 0.0) // number) for name, number in self._wanted.items()) for node in _nodes(ray)
+        )
+
+    @property
+    def _wanted(self) -> dict[str, float]:
+        names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+        return {name: float(asked) for name, option in names.items() if (asked := self.asked[option])}
+
+    def _too_large(self, ray: Any) -> UserError:
+        largest = {name: max((node.get(name, 0.0) for node in _nodes(ray)), default=0.0) for name in self._wanted}
         if "memory" in largest:
             largest["memory"] /= 2**30
         shown = ", ".join(
@@ -117,7 +134,7 @@ class Ray:
             for name, setting in (("CPU", "cores"), ("GPU", "gpus"), ("memory", "memory_gb"))
             if name in largest
         )
-        raise UserError(
+        return UserError(
             "launcher=ray: no machine of the cluster has what a job asks for",
             f"at most {shown}",
             f"launcher.cores={max(1, int(largest['CPU']))}" + (" launcher.gpus=0" if not largest.get("GPU", 1) else ""),
@@ -193,6 +210,11 @@ def run_job(job: JobSpec, variables: Mapping[str, str], seconds: float | None) -
         process.terminate()
         process.end(time.monotonic() + GRACE_SECONDS)
         raise
+
+
+def _nodes(ray: Any) -> list[Mapping[str, float]]:
+    """Return what each machine of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
