@@ -17,13 +17,8 @@ from classifier_training.data.formats.jsonl import JSONL, annotation_files, look
 from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, is_submission, looks_tabled
-from classifier_training.data.index import (
-    NoSamplesError,
-    Sample,
-    SampleIndex,
-    is_image,
-    split_of,
-)
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
+from classifier_training.data.samples import SamplesBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,17 +55,17 @@ def read_image_folder(walker: Walker) -> SampleIndex:
         for path in splits:
             _check_split_without_train(walker, path)
         splits = {root: ""}
-    samples: list[Sample] = []
+    builder = SamplesBuilder()
     empty: list[str] = []
     begin = len(str(root).rstrip("/")) + 1
     for folder, split in splits.items():
         for class_folder in walker.folders(folder):
             label = class_folder.name
-            found = [Sample(path[begin:], label, split) for path in walker.files(class_folder) if is_image(path)]
-            samples += found
-            if not found:
+            before = len(builder)
+            builder.extend((path[begin:], label, split, "") for path in walker.files(class_folder) if is_image(path))
+            if len(builder) == before:
                 empty.append(class_folder.relative_to(root).as_posix())
-    if not samples:
+    if not len(builder):
         raise NoSamplesError(
             f"{root}: no image in any class folder",
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
@@ -82,7 +77,7 @@ def read_image_folder(walker: Walker) -> SampleIndex:
         if folder not in blind:
             _report_loose(walker, folder)
     unlabelled = [f"{folder}/{name}"[begin:] for folder in blind for name in _loose_images(walker, folder)]
-    return SampleIndex(root, tuple(samples), tuple(empty), tuple(unlabelled))
+    return SampleIndex(root, builder.samples(), tuple(empty), tuple(unlabelled))
 
 
 def _check_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:

@@ -15,7 +15,8 @@ from classifier_training.core.register import register
 from classifier_training.core.runtime import setting as as_typed
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.samples import SamplesBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -221,7 +222,7 @@ class FileList(NamedFileSource):
 
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
         """List the files; see the base class."""
-        samples: list[Sample] = []
+        builder = SamplesBuilder()
         for file in files:
             split = split_of(file.stem) if len(files) > 1 else ""
             folders = image_folders(file, walker)
@@ -231,14 +232,14 @@ class FileList(NamedFileSource):
                     continue
                 try:
                     path = locate(name, f"{file}:{number}", folders, walker)
-                    samples.append(Sample(path, _label_of(path, f"{file}:{number}"), split))
+                    builder.add(path, _label_of(path, f"{file}:{number}"), split)
                 except UserError as error:
                     walker.errors.handle(error)
-        if not samples:
+        if not len(builder):
             raise NoSamplesError(
                 f"{files[0]}: no path in it", "one image path a line", f"find . -name '*.jpg' > {files[0]}"
             )
-        return SampleIndex(walker.root, tuple(samples), label_files=tuple(files))
+        return SampleIndex(walker.root, builder.samples(), label_files=tuple(files))
 
 
 def _label_of(path: str, where: str) -> str:

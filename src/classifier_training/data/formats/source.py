@@ -13,6 +13,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.settings import Alias, Often, OnlyIn, PathText, Resume, Trait
 from classifier_training.data.accounting import count_files, kind_of, merge_files
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.samples import Samples
 from classifier_training.data.walk import DataErrors, Walker
 
 if TYPE_CHECKING:
@@ -184,16 +185,12 @@ def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
         raise UserError("data.root=[] names no folder", "one folder or more", "data.root=[/my/images,/more/images]")
     _refuse_nested([index.root for index in indexes])
     common = Path(os.path.commonpath([index.root for index in indexes]))
-    samples = [
-        replace(sample, path=f"{index.root.relative_to(common).as_posix()}/{sample.path}")
-        for index in indexes
-        for sample in index.samples
-    ]
     prefixes = [index.root.relative_to(common).as_posix() for index in indexes]
     named = list(zip(prefixes, indexes, strict=True))
+    samples = [replace(index.samples, paths=index.paths.prefixed(f"{prefix}/")) for prefix, index in named]
     return SampleIndex(
         common,
-        tuple(samples),
+        Samples.joined(samples),
         tuple(f"{prefix}/{name}" for prefix, index in named for name in index.empty_classes),
         tuple(f"{prefix}/{path}" for prefix, index in named for path in index.unlabelled),
         tuple(file for index in indexes for file in index.label_files),
@@ -205,7 +202,7 @@ def _classifier(index: SampleIndex) -> Callable[[str], str]:
     """Return what tells the kind of a file below the root by its relative path; `read` for one that is read."""
     listing = [file for file in index.label_files if file.is_relative_to(index.root)]
     kinds = dict.fromkeys((file.relative_to(index.root).as_posix() for file in listing), "labels")
-    kinds |= dict.fromkeys((sample.path for sample in index.samples), "read")
+    kinds |= dict.fromkeys(index.paths, "read")
     kinds |= dict.fromkeys(index.unlabelled, "unlabelled")
     is_split, is_listed = bool(index.present_splits()), bool(index.label_files)
 

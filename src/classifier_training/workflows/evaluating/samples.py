@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.formats.source import DataSource
-    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def own_source(run_dir: RunDir) -> DataSource:
     return source
 
 
-def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[Sample], Path]:
+def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[Sequence[Sample], Path]:
     """The samples that the run was trained, validated and tested on, and the folder that their paths begin from.
 
     Args:

@@ -25,7 +25,7 @@ from classifier_training.inference.rows import Summary
 from classifier_training.inference.sources import Item
 from classifier_training.workflows.many_runs.launch.base import passed_on
 from classifier_training.workflows.many_runs.launch.local import LOCAL
-from classifier_training.workflows.many_runs.launch.ray import Ray
+from classifier_training.workflows.many_runs.launch.ray import Ray, asked, resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -206,13 +206,14 @@ def compute_parts(launcher: Ray, job: PartJob, plan: Plan) -> Iterator[Computed]
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    pool = ray_data.ActorPoolStrategy(
-        size=min(launcher.num_places(ray), len(blocks)), max_tasks_in_flight_per_actor=IN_FLIGHT
+    places = sum(
+        min(int(node.get(name, 0.0) // number) for name, number in launcher.wanted.items()) for node in resources(ray)
     )
-    asked = {name: value for name, value in launcher.asked.items() if value}
+    pool = ray_data.ActorPoolStrategy(size=min(places, len(blocks)), max_tasks_in_flight_per_actor=IN_FLIGHT)
+    options = {name: value for name, value in asked(launcher.wanted).items() if value}
     try:
         found = ray_data.from_arrow(blocks).map_batches(
-            PartWorker, fn_constructor_args=(job,), batch_size=None, batch_format="pyarrow", compute=pool, **asked
+            PartWorker, fn_constructor_args=(job,), batch_size=None, batch_format="pyarrow", compute=pool, **options
         )
         for table in found.iter_batches(batch_size=None, batch_format="numpy"):
             for pickled in table["found"]:
@@ -335,6 +336,12 @@ def ray_of(launcher: Launcher, *, output: str | None, sort_into: str | None) -> 
     if output is None:
         raise UserError(
             f"{name} without output", "a folder or file that all machines can write to", "output=/shared/predictions/"
+        )
+    if launcher.nodes > 1:
+        raise UserError(
+            f"launcher.nodes={launcher.nodes}: predict uses all machines of the cluster, and needs one for each image",
+            "launcher.cores and launcher.gpus of each process",
+            "leave launcher.nodes= out",
         )
     if sort_into is not None:
         raise UserError(

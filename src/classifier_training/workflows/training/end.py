@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from classifier_training.callbacks.observer import FitEnd, Observer, RunContext
     from classifier_training.core.types import SplitResult, SplitTable
-    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Sample
     from classifier_training.evaluation.corrections_effect import CorrectionsEffect
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.export.bundle import Calibration
