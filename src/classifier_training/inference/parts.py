@@ -57,9 +57,10 @@ def files_only(items: Iterable[Item]) -> Iterator[Item]:
 def digest_of(plan: Plan) -> str:
     """Return the SHA-256 of the paths and errors of a source, in their order."""
     digest = hashlib.sha256()
-    for batch in plan:
-        for item in batch:
-            digest.update(b"%b\0%b\n" % (os.fsencode(item.path), os.fsencode(item.error or "")))
+    for begin in range(0, len(plan.paths), MOST_IMAGES):
+        digest.update(os.fsencode("\0".join([*plan.paths[begin : begin + MOST_IMAGES], ""])))
+    for number, error in plan.errors.items():
+        digest.update(os.fsencode(f"{number}\0{error}\0"))
     return digest.hexdigest()
 
 
