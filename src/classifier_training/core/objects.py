@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.places import url_of
+from classifier_training.core.remote_cache import Listed, contents, hash_text, listings
 from classifier_training.core.stores import RefusedError, WritableStore, open_store
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ PATIENCE = 120.0
 LIST_PATIENCE = 30.0
 """The same for a listing, which is the first that a mistyped address meets."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two tries: a random part of 0.2, then of twice as long each time (full jitter)."""
 
 TOLD_SECONDS = 60.0
@@ -47,10 +48,6 @@ TOLD_SECONDS = 60.0
 
 class CutError(OSError):
     """A body that is shorter or longer than the listing says."""
-
-
-class ChangedError(OSError):
-    """A file that is no longer the one that was listed."""
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -64,57 +61,75 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def read_many(urls: Sequence[str]) -> list[bytes | OSError]:
-    """Return the contents of remote files; see `places.read_many`."""
-    return fetch([url_of(url) for url in urls])
+    """Return the contents of remote files, from this disk where they are kept; see `places.read_many`."""
+    urls = [url_of(url) for url in urls]
+    known = listings.find(urls)
+    kept = contents()
+    found: list[bytes | OSError | None] = [kept.get(url, listed) for url, listed in zip(urls, known, strict=True)]
+    missing = [place for place, content in enumerate(found) if content is None]
+    if missing:
+        fetched = fetch([urls[place] for place in missing], [known[place] for place in missing])
+        for place, (content, is_listed) in zip(missing, fetched, strict=True):
+            found[place] = content
+            if is_listed and isinstance(content, bytes):
+                kept.put(urls[place], known[place], content)
+    return found  # type: ignore[return-value] # nothing is missing
 
 
-def fetch(urls: Sequence[str], listed: Sequence[Object | None] | None = None) -> list[bytes | OSError]:
-    """Fetch the contents of files at the same time; one that is missing has an error in its place.
+def fetch(urls: Sequence[str], known: Sequence[Listed | None]) -> list[tuple[bytes | OSError, bool]]:
+    """Fetch files at the same time.
 
     Args:
         urls: of the files.
-        listed: what a listing says of each, where there is one.
+        known: what a listing says of each, where there is one.
+
+    Returns:
+        The content, or the error of a file that is missing; and whether it may be the version that is listed.
 
     Raises:
-        UserError: when a store does not answer, refuses, or answers with something else than was listed.
+        UserError: when a store does not answer, refuses, or answers with fewer bytes than were listed.
     """
-    known = listed or [None] * len(urls)
-    deadline = time.monotonic() + PATIENCE
 
-    async def fetch_all() -> list[bytes | OSError]:
+    async def fetch_all() -> list[tuple[bytes | OSError, bool]]:
         free = asyncio.Semaphore(CONCURRENT)
 
-        async def fetch_one(url: str, expected: Object | None) -> bytes | OSError:
+        async def fetch_one(url: str, listed: Listed | None) -> tuple[bytes | OSError, bool]:
             async with free:
-                return await _fetch(url, expected, deadline)
+                return await _fetch(url, listed or Listed())
 
-        return await asyncio.gather(*(fetch_one(url, expected) for url, expected in zip(urls, known, strict=True)))
+        return await asyncio.gather(*(fetch_one(url, listed) for url, listed in zip(urls, known, strict=True)))
 
     return _wait_for(fetch_all())
 
 
-async def _fetch(url: str, expected: Object | None, deadline: float) -> bytes | OSError:
+def is_folder(url: str) -> bool:
+    """Whether there is a file below a URL.
+
+    Raises:
+        UserError: see `list_objects`.
+    """
+    return next(list_objects(url), None) is not None
+
+
+async def _fetch(url: str, listed: Listed) -> tuple[bytes | OSError, bool]:
     base, key = split_url(url)
     store = _open(base, os.getpid())
+    deadline = time.monotonic() + PATIENCE
     for number in range(1, 1_000_000):
         try:
             content, version = await store.get(key)
-            if expected is not None:
-                _compare(url, expected, len(content), version)
+            if listed.version and version and hash_text(version) != listed.version:
+                _tell(base, f"{url} has changed since it was listed; it is used as it is now")
+                return content, False
+            if listed.num_bytes not in (None, len(content)):
+                raise CutError(None, f"{len(content):,} bytes came, and {listed.num_bytes:,} are listed")
         except FileNotFoundError as error:
-            return FileNotFoundError(error.errno, "no such file", url)
+            return FileNotFoundError(error.errno, "no such file", url), False
         except OSError as error:
             await asyncio.sleep(_pause(base, url, error, number, deadline))
         else:
-            return content
+            return content, True
     raise AssertionError
-
-
-def _compare(url: str, expected: Object, num_bytes: int, version: str) -> None:
-    if expected.version and version and version != expected.version:
-        raise ChangedError(None, "the file has changed since it was listed", url)
-    if expected.num_bytes not in (None, num_bytes):
-        raise CutError(None, f"{num_bytes:,} bytes came, and {expected.num_bytes:,} are listed", url)
 
 
 def list_objects(url: str) -> Iterator[Object]:
@@ -183,12 +198,6 @@ def _pause(base: str, url: str, error: OSError, number: int, deadline: float) ->
         UserError: when another try is of no use, or the time is over.
     """
     reason = error.strerror or str(error) or type(error).__name__
-    if isinstance(error, ChangedError):
-        raise UserError(
-            f"{url}: {reason}",
-            "files that stay as they are while a command reads them",
-            "start the command again, which lists the files anew",
-        ) from error
     if isinstance(error, (FileNotFoundError, PermissionError, RefusedError)):
         raise UserError(
             f"{url}: {reason}", "a file or folder that may be read", _open(base, os.getpid()).remedy
@@ -201,18 +210,18 @@ def _pause(base: str, url: str, error: OSError, number: int, deadline: float) ->
             f"check the network and the store ({_open(base, os.getpid()).where}), then start again; "
             "train resume=RUN resumes a run",
         ) from error
-    _tell(base, reason)
+    _tell(base, f"{base}: {reason}; trying again, for up to {PATIENCE:.0f} s")
     return pause
 
 
 _told: dict[str, float] = {}
 
 
-def _tell(base: str, reason: str) -> None:
+def _tell(base: str, words: str) -> None:
     now = time.monotonic()
     if now - _told.get(base, -TOLD_SECONDS) >= TOLD_SECONDS:
         _told[base] = now
-        log.warning("%s: %s; trying again, for up to %.0f s", base, reason, PATIENCE)
+        log.warning("%s", words)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote, urljoin, urlsplit
 
-from classifier_training.core.errors import first_line, refuse_missing
+from classifier_training.core.errors import UserError, first_line, refuse_missing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -129,27 +129,35 @@ class BucketStore:
         self._config = {**config, **({"endpoint": address} if address else {})}
         # Whoever gives an address without TLS wants it so.
         self._is_plain = address.startswith("http://")
-        has_credentials = "access_key_id" in config or any(map(os.environ.get, CREDENTIALS[scheme]))
-        self._store = self._opened(anonymous=not has_credentials)
         words = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}[scheme]
         self.where = f"AWS_ENDPOINT_URL={address}" if address else f"the variables {words}"
         self.remedy = (
             f"check the spelling, and the credentials in the variables {words}"
             f"{' or the profile AWS_PROFILE' if scheme == 's3' else ''}"
         )
+        has_credentials = "access_key_id" in config or any(map(os.environ.get, CREDENTIALS[scheme]))
+        self._store = self._opened(anonymous=not has_credentials)
 
     def _opened(self, *, anonymous: bool) -> Any:
+        import obstore
         from obstore import store
 
         # Its overloads do not know a scheme that is chosen at run time.
         from_url: Any = store.from_url
         self._is_anonymous = anonymous
-        return from_url(
-            f"{self._scheme}://{self._bucket}",
-            config={**self._config, **({"skip_signature": True} if anonymous else {})},
-            client_options={"allow_http": True} if self._is_plain else {},
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=REQUEST_SECONDS)},
-        )
+        try:
+            return from_url(
+                f"{self._scheme}://{self._bucket}",
+                config={**self._config, **({"skip_signature": True} if anonymous else {})},
+                client_options={"allow_http": True} if self._is_plain else {},
+                retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=REQUEST_SECONDS)},
+            )
+        except obstore.exceptions.BaseError as error:
+            raise UserError(
+                f"{self._scheme}://{self._bucket}: {_cause(str(error))}",
+                "complete credentials and the address of the store, or none for public data",
+                self.remedy,
+            ) from error
 
     async def get(self, key: str) -> tuple[bytes, str]:
         """Return the content of a file and its ETag."""

@@ -81,6 +81,10 @@ class RowSettings:
     probabilities: bool = False
     set_thresholds: NDArray[np.float64] | None = None
 
+    def row(self, prediction: Prediction) -> Row:
+        """Return the row of a prediction that was made with these settings."""
+        return to_row(prediction, probabilities=self.probabilities, label_set=self.set_thresholds is not None)
+
 
 class Extras(NamedTuple):
     """Which fields rows have beside the usual ones.
@@ -195,9 +199,12 @@ FORMATS: dict[str, Callable[[Iterator[Row], Path, Extras], None]] = {
 """Writers by the ending of the file."""
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def to_json(value: object) -> str:
     """Write a value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _encoder.encode(value)
 
 
 def import_pyarrow() -> tuple[Any, Any]:

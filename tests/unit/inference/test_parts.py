@@ -25,7 +25,7 @@ from classifier_training.inference.parts import (
     part_number,
 )
 from classifier_training.inference.predictor import Predictor
-from classifier_training.inference.rows import Row, RowSettings, Summary, to_json, to_row
+from classifier_training.inference.rows import Row, RowSettings, Summary, to_json
 from classifier_training.inference.sources import Item
 from classifier_training.workflows.serving.predict_ray import PartJob, PartWorker, blocks
 
@@ -110,8 +110,7 @@ def test_parts_become_the_file_that_one_process_writes(name: str, tmp_path: Path
     rows = [row(f"{number}.png") for number in range(5)]
     with Output(str(tmp_path / "local" / name), settings={}, probabilities=None) as local:
         local.resume([])
-        for one in rows:
-            local.add(Item(one["path"], one["path"]), one)
+        local.add([Item(one["path"], one["path"]) for one in rows], rows)
         local.finish()
     output = str(tmp_path / "ray" / name)
     parts = Parts(output)
@@ -136,10 +135,7 @@ def test_a_worker_computes_what_is_missing_in_the_batches_of_one_process(run_dir
     os.chdir(tmp_path)
     settings = RowSettings(top_k=2)
     predictor = Predictor(run_dir.path, accelerator="cpu")
-    labelled = predictor.label(
-        items, batch_size=2, top_k=2, rule=settings.rule, probabilities=False, unknown=False, set_thresholds=None
-    )
-    expected = [to_row(one, probabilities=False) for _, one in labelled]
+    expected = [row for _, rows in predictor.row_batches(items, settings, batch_size=2) for row in rows]
 
     plan = Plan(files_only(items), 2)
     parts = Parts(f"{tmp_path}/out/")

@@ -22,6 +22,7 @@ import PIL
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.images import UnreadableImageError, read_start
+from classifier_training.core.places import is_local, kind_of_place, known, read_bytes, read_many
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir, num_cores
@@ -170,6 +171,11 @@ class FileTable:
 
     def _look(self) -> None:
         """Take each file's size and version."""
+        if not is_local(self._prefix):
+            for rows, found in self._read(known, np.arange(len(self.paths)), 1):
+                facts = [(-1, 0) if one is None or one.num_bytes is None else one for one in found]
+                self.rows["size"][rows], self.rows["version"][rows] = zip(*facts, strict=True)
+            return
         for rows, (sizes, modified, changed) in self._read(_status, np.arange(len(self.paths)), NUM_STAT_THREADS):
             self.rows["size"][rows] = sizes
             # An odd factor: of two different pairs of times the numbers differ but for an accident.
@@ -317,9 +323,12 @@ def _headers(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, Unreadab
     """Return what the files' headers state, `ROW` [N], and the errors of those that cannot be read, by their places."""
     found = []
     errors: dict[int, UnreadableImageError] = {}
-    for place, path in enumerate(paths):
+    if kind_of_place(paths[0]) == "lance":
+        return _stated(paths)
+    contents: Sequence[bytes | OSError | None] = [None] * len(paths) if is_local(paths[0]) else read_many(paths)
+    for place, (path, content) in enumerate(zip(paths, contents, strict=True)):
         try:
-            header, start = read_start(path, START_BYTES)
+            header, start = read_start(path, START_BYTES, content)
         except UnreadableImageError as error:
             errors[place] = error
             found.append((0, 0, 0, 0, 0, (0, 0), (0, 0)))
@@ -329,6 +338,19 @@ def _headers(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, Unreadab
         halves = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
         found.append((0, 0, known, header.width, header.height, halves, (0, 0)))
     return np.array(found, dtype=ROW), errors
+
+
+def _stated(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, UnreadableImageError]]:
+    """Return what a Lance set states of its images, which were decoded when it was written; see `_headers`."""
+    from classifier_training.core.lance_rows import facts_of
+
+    facts = facts_of(list(paths))
+    rows = np.zeros(len(paths), ROW)
+    rows["known"] = HEADER | LACKS_RANGE * facts["lacks_range"] | IS_CUT * facts["is_cut"]
+    rows["width"], rows["height"] = facts["width"], facts["height"]
+    missing = np.flatnonzero(facts["num_bytes"] < 0).tolist()
+    rows["known"][missing] = 0
+    return rows, {place: UnreadableImageError(paths[place], "no such row") for place in missing}
 
 
 def _each(function: Callable[[str], bytes]) -> Callable[[Sequence[str]], list[bytes]]:
@@ -345,6 +367,8 @@ def _each(function: Callable[[str], bytes]) -> Callable[[Sequence[str]], list[by
 
 
 def _hash_start(path: str) -> bytes:
+    if not is_local(path):
+        return _hash(read_bytes(path)[:START_BYTES])
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         return _hash(file.read(START_BYTES))
 

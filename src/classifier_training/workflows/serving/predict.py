@@ -27,7 +27,7 @@ from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.parts import Parts
 from classifier_training.inference.rejection import LabelSetSettings, PredictData, PredictTrainer, RejectSettings
-from classifier_training.inference.rows import RowSettings, Summary, to_row
+from classifier_training.inference.rows import RowSettings, Summary
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.submission import read_form
@@ -180,24 +180,19 @@ def predict(
                     summary=summary,
                 )
             else:
-                done = _resume(target, items, summary)
+                done = _resume(target, items, summary, batch_size=data.batch_size)
                 started = time.monotonic()
                 with progress("labelling", total=items.count, done=done) as advance:
-                    for item, prediction in predictor.label(
-                        islice(items, done, None),
-                        batch_size=data.batch_size,
-                        top_k=row_settings.top_k,
-                        rule=row_settings.rule,
-                        unknown=row_settings.unknown,
-                        probabilities=row_settings.probabilities,
-                        set_thresholds=row_settings.set_thresholds,
+                    for batch, rows in predictor.row_batches(
+                        islice(items, done, None), row_settings, batch_size=data.batch_size
                     ):
                         if sorter is not None:
-                            sorter.place(item, prediction)
-                        row = to_row(prediction, probabilities=row_settings.probabilities, label_set=has_sets)
-                        target.add(item, row)
-                        summary.add(row)
-                        advance(1)
+                            for item, row in zip(batch, rows, strict=True):
+                                sorter.place(item, row["label"])
+                        target.add(batch, rows)
+                        for row in rows:
+                            summary.add(row)
+                        advance(len(rows))
             seconds = time.monotonic() - started
             target.finish()
     new = summary.images - done
@@ -235,9 +230,9 @@ def run_words(model: Path) -> str:
     return f"{words}; {scores['split']} balanced accuracy {estimate} on {number:,} images"
 
 
-def _resume(target: Output, items: Source, summary: Summary) -> int:
+def _resume(target: Output, items: Source, summary: Summary, *, batch_size: int) -> int:
     """Take over the rows of an interrupted run; returns how many images that are."""
-    done = target.resume(items)
+    done = target.resume(items, batch_size=batch_size)
     for row in target.rows():
         summary.add(row)
     if done:

@@ -125,7 +125,8 @@ class PartWorker:
         rows = job.parts.read(part) if part in job.done else None
         is_new = rows is None
         if rows is None:
-            rows = self._open().rows(_items(batches), job.settings, batch_size=plan.batch_size)
+            found = self._open().row_batches(_items(batches), job.settings, batch_size=plan.batch_size)
+            rows = [row for _, batch in found for row in batch]
             job.parts.write(part, rows)
         for row in rows:
             summary.add(row)
