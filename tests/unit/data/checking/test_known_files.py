@@ -216,12 +216,12 @@ def test_of_two_processes_one_reads(data: Path, tmp_path: Path, monkeypatch: pyt
     entered, go, read = context.Event(), context.Event(), context.Value("i", 0)
     original = images.read_start
 
-    def slow(path: str, number: int) -> object:
+    def slow(path: str, *rest: object) -> object:
         entered.set()
         go.wait(30)
         with read.get_lock():
             read.value += 1
-        return original(path, number)
+        return original(path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(known_files, "read_start", slow)
     processes = [context.Process(target=_start, args=(data, str(tmp_path / "said"))) for _ in range(2)]
