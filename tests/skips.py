@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 EXTRAS = (
-    "cleanlab", "coremltools", "cv2", "datasets", "litert_torch", "matplotlib_fontja", "mlflow", "openvino",
+    "cleanlab", "coremltools", "cv2", "datasets", "lance", "litert_torch", "matplotlib_fontja", "mlflow", "openvino",
     "optuna", "pillow_heif", "pyarrow", "ray", "sqlalchemy", "transformers",
 )  # fmt: skip
 """Modules of optional extras. All but litert's are in the default group."""

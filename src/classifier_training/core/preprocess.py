@@ -85,13 +85,13 @@ class Preprocessing:
     def __post_init__(self) -> None:
         choose_kernel(self.backend, self.kernel)
 
-    def read(self, path: Path | str) -> Image.Image:
-        """Decode a file to an upright RGB image of 8 bits.
+    def read(self, path: Path | str, content: bytes | OSError | None = None) -> Image.Image:
+        """Decode a file, whose content may have been fetched, to an upright RGB image of 8 bits; see `read_rgb`.
 
         Raises:
             UnreadableImageError: when the file cannot be decoded.
         """
-        return read_rgb(path, max_value=self.max_value)
+        return read_rgb(path, max_value=self.max_value, content=content)
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Return the position of an image of this height and width."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import enumerate_words, plural
 from classifier_training.core.images import HEIF_EXTENSIONS, missing_heif
-from classifier_training.data.walk import DataErrors, Walker
+from classifier_training.data.remote import open_walker
+from classifier_training.data.walk import DataErrors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -265,7 +266,7 @@ def count_files(
         follow_links: see `Walker`.
         setting: the user's name of `follow_links`.
     """
-    walker = Walker(root, follow_links=follow_links, errors=DataErrors("skip"), setting=setting, keeps=False)
+    walker = open_walker(root, follow_links=follow_links, errors=DataErrors("skip"), setting=setting, keeps=False)
     begin, tally, num_read = len(str(root).rstrip("/")) + 1, Tally(), 0
     for path in walker.files(root):
         kind = classify(path[begin:])

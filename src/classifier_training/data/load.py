@@ -11,6 +11,7 @@ import numpy as np
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
@@ -102,7 +103,7 @@ def read_corrected(source: DataSource) -> tuple[SampleIndex, Corrected]:
 
 def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
     root = getattr(source, "root", None)
-    roots = [Path(name).expanduser() for name in (root if isinstance(root, list) else [root]) if name is not None]
+    roots = [path_of(name) for name in (root if isinstance(root, list) else [root]) if name is not None]
     return find_corrections(source.corrections, roots, index.root)
 
 
