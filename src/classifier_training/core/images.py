@@ -149,7 +149,6 @@ def read_start(path: Path | str, num_bytes: int, content: bytes | OSError | None
     """Read a file's header and its first bytes; see `read_header`."""
     with _open_file(path, content) as file:
         start = file.read(num_bytes)
-        file.seek(0)
         with _open_image(path, file) as image:
             try:
                 lacks_range = _is_deep(image) and _declared_max(image) is None
@@ -408,7 +407,8 @@ def _open(path: Path | str, content: bytes | OSError | None = None) -> Iterator[
 
 
 def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
-    num_bytes = file.seek(0, os.SEEK_END)
+    # Going to the end would empty the buffer, and the header would be fetched again.
+    num_bytes = len(file.raw.getbuffer()) if isinstance(file.raw, io.BytesIO) else os.fstat(file.fileno()).st_size
     file.seek(0)
     if num_bytes > MAX_BYTES:
         raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
@@ -421,17 +421,20 @@ def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
     return image
 
 
+def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+    (found,) = read_many([path]) if content is None else [content]
+    if isinstance(found, OSError):
+        raise UnreadableImageError(path, found.strerror or _words(found)) from found
+    return _buffered(found)
+
+
 def _buffered(content: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(content))
 
 
-def _open_file(path: Path | str, content: bytes | OSError | None = None) -> io.BufferedReader:
-    if content is None and not is_local(path):
-        (content,) = read_many([path])
-    if isinstance(content, OSError):
-        raise UnreadableImageError(path, content.strerror or _words(content)) from content
-    if content is not None:
-        return _buffered(content)
+def _open_file(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+    if content is not None or not is_local(path):
+        return _fetched(path, content)
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - Path objects would take a quarter of the time of a header
         if stat.S_ISDIR(mode):
