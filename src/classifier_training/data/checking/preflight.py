@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, plural, shown
-from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import SPLITS, TRAIN
 from classifier_training.data.checking.findings import Finding, rank
-from classifier_training.data.checking.scan import hash_file
+from classifier_training.data.checking.known_files import FileTable
 from classifier_training.data.checking.statistics import imbalance_ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from classifier_training.data.index import SampleIndex
@@ -169,32 +166,18 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
 
 
 MAX_LINES = 5
-BEGINNING = 4096
-"""First bytes by which files of the same size are compared before they are read whole."""
 
 
-def exact_copies(root: Path, paths: Sequence[str]) -> list[tuple[str, ...]]:
-    """Group files with the same bytes: compare sizes, then the first bytes, then hashes.
+def exact_copies(root: Path, paths: Iterable[str]) -> list[tuple[str, ...]]:
+    """Group files with the same bytes, in the order of their first files.
 
     Files that vanish or cannot be read are left out; decoding them will report them.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: of the files; one that is named twice counts once.
     """
-    groups: list[list[str]] = [list(dict.fromkeys(paths))]
-    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
-        for key in (_num_bytes, _beginning, hash_file):
-
-            def read(path: str, key: object = key) -> object:
-                try:
-                    return key(root / path)  # type: ignore[operator]
-                except OSError:
-                    return path
-
-            flat = [(number, path) for number, group in enumerate(groups) for path in group]
-            keys = pool.map(read, [path for _, path in flat], chunksize=64)
-            found: dict[object, list[str]] = defaultdict(list)
-            for (number, path), value in zip(flat, keys, strict=True):
-                found[number, value].append(path)
-            groups = [group for group in found.values() if len(group) > 1]
-    return [tuple(group) for group in groups]
+    return FileTable(root, list(dict.fromkeys(paths))).copies()
 
 
 def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_leaks: bool) -> list[str]:
@@ -253,12 +236,3 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
     if len(lines) > MAX_LINES:
         lines[MAX_LINES - 1 :] = [f"and {len(lines) - MAX_LINES + 1} more; classifier-training analyze shows all"]
     return lines
-
-
-def _num_bytes(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.blake2b(file.read(BEGINNING), digest_size=16).digest()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.images import UnreadableImageError, read_headers
 from classifier_training.core.labels import index_labels, sort_labels
 from classifier_training.core.types import SPLITS
+from classifier_training.data.checking.known_files import HEADER, IS_CUT, LACKS_RANGE, FileTable
 from classifier_training.data.image_settings import Depth
 from classifier_training.data.index import SplitData, split_tables
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.images import UnreadableImageError
     from classifier_training.data.checking.duplicates import Copies
     from classifier_training.data.checking.scan import FileScan
     from classifier_training.data.index import SampleIndex
@@ -29,26 +30,44 @@ class HeaderScan:
     """The headers of all image files.
 
     Args:
-        sizes: width and height by relative path, of the readable files.
-        unreadable: the error by relative path, of the others.
-        depth: which of the readable files have more than 8 bits.
+        files: every file once, with what its header states.
+        unreadable: the errors by relative path, of the files that cannot be read.
     """
 
-    sizes: Mapping[str, tuple[int, int]]
+    files: FileTable
     unreadable: Mapping[str, UnreadableImageError] = field(default_factory=dict)
-    depth: Depth = field(default_factory=Depth)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Width and height of each readable file, int64 [N, 2]."""
+        rows = self.files.rows[self._known(HEADER)]
+        return np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
+
+    @property
+    def depth(self) -> Depth:
+        """Which of the readable files have more than 8 bits."""
+        lacking, cut = ([self.files.paths[row] for row in self._known(kind).tolist()] for kind in (LACKS_RANGE, IS_CUT))
+        return Depth(lacking, cut)
+
+    def sizes_of(self, paths: Iterable[str]) -> NDArray[np.int64]:
+        """Width and height of readable files, int64 [N, 2]."""
+        places = {path: row for row, path in enumerate(self.files.paths)}
+        rows = self.files.rows[np.fromiter((places[path] for path in paths), np.int64)]
+        return np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
+
+    def copies(self) -> list[tuple[str, ...]]:
+        """Group the readable files with the same bytes; see `exact_copies`."""
+        return self.files.copies(self._known(HEADER))
+
+    def _known(self, kind: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self.files.rows["known"] & kind)
 
 
 def scan_headers(index: SampleIndex) -> HeaderScan:
-    """Read every file's header; pixels are not decoded."""
-    paths = list(dict.fromkeys(sample.path for sample in index.samples))
-    found = dict(zip(paths, read_headers([index.root / path for path in paths]), strict=True))
-    readable = {path: header for path, header in found.items() if not isinstance(header, UnreadableImageError)}
-    return HeaderScan(
-        sizes={path: (header.width, header.height) for path, header in readable.items()},
-        unreadable={path: error for path, error in found.items() if isinstance(error, UnreadableImageError)},
-        depth=Depth.of(readable),
-    )
+    """Read the headers of the files that are new or have changed, in threads; pixels are not decoded."""
+    files = FileTable(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
+    errors = files.read_headers()
+    return HeaderScan(files, {files.paths[row]: error for row, error in sorted(errors.items())})
 
 
 def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
@@ -57,9 +76,9 @@ def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> fl
     return float(present.max() / present.min()) if len(present) else 1.0
 
 
-def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
-    """Summarise a data set: images and classes of each split, imbalance, image sizes."""
-    widths, heights = np.array(list(sizes), dtype=np.int64).reshape(-1, 2).T
+def dataset_statistics(data: SplitData, sizes: Sequence[tuple[int, int]] | NDArray[np.int64]) -> dict[str, Any]:
+    """Summarise a data set: images and classes of each split, imbalance, and the sizes of its images, int64 [N, 2]."""
+    widths, heights = np.asarray(sizes, dtype=np.int64).reshape(-1, 2).T
     statistics: dict[str, Any] = {
         "root": str(data.root),
         "num_classes": data.num_classes,
@@ -78,13 +97,18 @@ def dataset_statistics(data: SplitData, sizes: Iterable[tuple[int, int]]) -> dic
             "width": _five_numbers(widths),
             "height": _five_numbers(heights),
             "most_common": [
-                {"width": width, "height": height, "num_images": number}
-                for (width, height), number in Counter(zip(widths.tolist(), heights.tolist(), strict=True)).most_common(
-                    5
-                )
+                {"width": key >> 32, "height": key & 0xFFFFFFFF, "num_images": number}
+                for key, number in _most_common(widths << 32 | heights, 5)
             ],
         }
     return statistics
+
+
+def _most_common(values: NDArray[np.int64], number: int) -> list[tuple[int, int]]:
+    """Return the most frequent values with their counts; of equally frequent ones, those that occur first."""
+    found, first, counts = np.unique(values, return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))[:number]
+    return list(zip(found[order].tolist(), counts[order].tolist(), strict=True))
 
 
 def count_data(index: SampleIndex) -> SplitData:
