@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +12,13 @@ from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import image_extensions
 from classifier_training.core.labels import sort_labels
+from classifier_training.core.places import is_remote, path_of
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 from classifier_training.data.samples import Sample, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from classifier_training.core.columns import Categories
     from classifier_training.data.accounting import FolderFiles
@@ -239,7 +240,9 @@ def resolve_root(root: str | None) -> Path:
             "a folder of images",
             "data.root=/my/images   (data=digits is a built-in sample)",
         )
-    path = Path(root).expanduser()
+    path = path_of(root)
+    if is_remote(root):
+        return path
     if not path.is_dir():
         is_file = path.exists()
         raise UserError(

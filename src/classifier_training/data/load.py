@@ -11,9 +11,9 @@ import numpy as np
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
-from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.corrections import apply_corrections, find_corrections
 from classifier_training.data.index import is_image, tabulate
@@ -103,7 +103,7 @@ def read_corrected(source: DataSource) -> tuple[SampleIndex, Corrected]:
 
 def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
     root = getattr(source, "root", None)
-    roots = [Path(name).expanduser() for name in (root if isinstance(root, list) else [root]) if name is not None]
+    roots = [path_of(name) for name in (root if isinstance(root, list) else [root]) if name is not None]
     return find_corrections(source.corrections, roots, index.root)
 
 
@@ -140,7 +140,7 @@ def load_data(
     folds = None
     scan = scan_headers(index)
     index = _handle_unreadable_images(index, scan, source.on_error, corrected)
-    copies = exact_copies(index.root, index.paths)
+    copies = scan.copies()
     if manifest is None:
         if source.splits is not None:
             index = give_splits(index, Path(source.splits), source.on_error, corrected.applied)
@@ -162,17 +162,15 @@ def load_data(
     splits = tabulate(index)
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
-    sizes = list(scan.sizes.values())
+    sizes = scan.sizes
     statistics = dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {})
     if index.files is not None:
         statistics["folder"] = index.files.without(_left_out(found, index, splits, scan.unreadable)).to_dict()
     return LoadedData(
         index=index,
         splits=splits,
-        image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        training_sizes=np.array(
-            [scan.sizes[path] for path in index.paths[index.splits.where(TRAIN)]], dtype=np.int64
-        ).reshape(-1, 2),
+        image_sizes=sizes,
+        training_sizes=scan.sizes_of(index.paths[index.splits.where(TRAIN)]),
         statistics=statistics,
         copies=copies,
         depth=scan.depth,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.files import escapes
+from classifier_training.core.places import is_remote, path_of, url_of
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting as as_typed
 from classifier_training.core.settings import PathText, Resume
@@ -93,7 +94,7 @@ def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> st
         UserError: when there is no such file, or it is not inside the root.
     """
     root = str(walker.root).rstrip("/") + "/"
-    pure = PurePosixPath(name)
+    pure = PurePosixPath(url_of(name).removeprefix(root) if is_remote(name) else name)
     if escapes(str(pure).removeprefix(root)):
         raise UserError(
             f"{where}: the image path {name!r} leads out of the data folder {walker.root}",
@@ -143,10 +144,10 @@ class NamedFileSource(FolderSource):
                     "one folder that the paths in the file are relative to",
                     "data.root=[first.csv,second.csv] for a file in each",
                 )
-            file = _existing(Path(self.file), self.endings)
+            file = _existing(path_of(self.file), self.endings)
             return file, file.parent if root is None else resolve_root(root)
-        if root is not None and Path(root).is_file():
-            file = _existing(Path(root), self.endings)
+        if root is not None and path_of(root).is_file():
+            file = _existing(path_of(root), self.endings)
             return file, file.parent
         return None, resolve_root(root)
 

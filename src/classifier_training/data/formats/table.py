@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, require_extra
+from classifier_training.core.places import is_remote
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.core.types import TEST
@@ -279,9 +280,13 @@ def _parquet_names(file: Path) -> list[str]:
     except ImportError as error:
         raise require_extra("pyarrow", extra="parquet", purpose=f"reading {file.name}") from error
     try:
-        return list(pq.ParquetFile(file).schema_arrow.names)
+        return list(pq.ParquetFile(_opened(file)).schema_arrow.names)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: not Parquet ({error})", "a Parquet file", "write it again, or use CSV") from error
+
+
+def _opened(file: Path) -> Any:
+    return file.open("rb") if is_remote(file) else file
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -289,7 +294,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(_opened(file))
         number = 0
         for batch in table.iter_batches():
             for row in batch.to_pylist():

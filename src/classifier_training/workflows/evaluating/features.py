@@ -16,13 +16,14 @@ import onnx
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.run_dir import atomic_path, sha256
 from classifier_training.core.runtime import command, setting
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.novelty import FEATURES_NAME, expose_features, expose_other_features
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
-from classifier_training.inference.predictor import decode
+from classifier_training.inference.decoding import decode
 from classifier_training.inference.sources import Item
 from classifier_training.workflows.evaluating.run_model import CheckpointPredictor, open_model
 from classifier_training.workflows.evaluating.samples import own_samples
@@ -353,7 +354,7 @@ def _read(run_dir: RunDir, digest: str) -> _Stored | None:
                 unreadable=dict(zip(unreadable, file["reasons"].tolist(), strict=True)),
                 class_names=tuple(file["class_names"].tolist()),
                 temperature=float(file["temperature"]),
-                root=Path(str(file["root"])),
+                root=path_of(str(file["root"])),
             )
     except FileNotFoundError:
         return None
