@@ -56,8 +56,8 @@ class LoadedData:
     Args:
         index: every sample with its split.
         splits: classes and tables.
-        image_sizes: width and height of each file, int64 [N, 2].
-        training_sizes: width and height of each image of the training split, int64 [N, 2].
+        image_sizes: width and height of each file, int32 [N, 2].
+        training_sizes: width and height of each image of the training split, int32 [N, 2].
         statistics: of the data set, as plain values.
         copies: groups of files with the same bytes, by relative path.
         depth: which files have more than 8 bits.
@@ -68,8 +68,8 @@ class LoadedData:
 
     index: SampleIndex
     splits: SplitData
-    image_sizes: NDArray[np.int64]
-    training_sizes: NDArray[np.int64]
+    image_sizes: NDArray[np.int32]
+    training_sizes: NDArray[np.int32]
     statistics: dict[str, Any]
     copies: list[tuple[str, ...]]
     depth: Depth
@@ -169,8 +169,8 @@ def load_data(
     return LoadedData(
         index=index,
         splits=splits,
-        image_sizes=sizes,
-        training_sizes=scan.sizes_of(index.paths[index.splits.where(TRAIN)]),
+        image_sizes=sizes.astype(np.int32),
+        training_sizes=scan.sizes_of(index.paths[index.splits.where(TRAIN)]).astype(np.int32),
         statistics=statistics,
         copies=copies,
         depth=scan.depth,

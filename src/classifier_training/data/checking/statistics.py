@@ -83,7 +83,7 @@ def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> fl
     return float(present.max() / present.min()) if len(present) else 1.0
 
 
-def dataset_statistics(data: SplitData, sizes: Sequence[tuple[int, int]] | NDArray[np.int64]) -> dict[str, Any]:
+def dataset_statistics(data: SplitData, sizes: Sequence[tuple[int, int]] | NDArray[np.integer[Any]]) -> dict[str, Any]:
     """Summarise a data set: images and classes of each split, imbalance, and the sizes of its images, int64 [N, 2]."""
     widths, heights = np.asarray(sizes, dtype=np.int64).reshape(-1, 2).T
     statistics: dict[str, Any] = {
