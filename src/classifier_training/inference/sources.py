@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import image_extensions
+from classifier_training.core.places import is_remote, path_of, url_of
 from classifier_training.core.preprocess import import_opencv
 from classifier_training.data.accounting import (
     BY_ENDING,
@@ -27,6 +28,7 @@ from classifier_training.data.accounting import (
     kind_of,
 )
 from classifier_training.data.index import is_image
+from classifier_training.data.remote import open_walker
 from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker, is_ignored
 
 if TYPE_CHECKING:
@@ -124,7 +126,9 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
             f"every_s= for a video alone ({', '.join(sorted(VIDEO_EXTENSIONS))})",
             "leave every_s= out",
         )
-    if follow_links and not any(isinstance(one, (FolderSource, GlobSource)) for one in found):
+    if follow_links and not any(
+        isinstance(one, (FolderSource, GlobSource)) and not is_remote(one.folder) for one in found
+    ):
         raise UserError(
             f"follow_links=true has no effect: {shown} folder and no glob",
             "a folder or a glob, in which links may lie",
@@ -139,6 +143,8 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
 
 
 def _open(source: str, every_s: float | None, *, follow_links: bool) -> OneSource:
+    if is_remote(source):
+        return FileSource(url_of(source)) if is_image(source) else FolderSource(url_of(source).rstrip("/"))
     path = os.path.expanduser(source)
     ending = os.path.splitext(path)[1].lower()
     # os.path returns False where pathlib raises: for folders without permission and for invalid names.
@@ -272,8 +278,8 @@ def _log_links(walker: Walker, skipped: _Skipped) -> None:
 
 
 def _walker(folder: str, skipped: _Skipped, *, follow_links: bool) -> Walker:
-    root = Path(os.path.realpath(folder))
-    return Walker(root, follow_links=follow_links, errors=skipped, setting="follow_links", keeps=False)
+    root = path_of(folder) if is_remote(folder) else Path(os.path.realpath(folder))
+    return open_walker(root, follow_links=follow_links, errors=skipped, setting="follow_links", keeps=False)
 
 
 @dataclass(frozen=True)
@@ -295,7 +301,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """All images below a folder, hidden ones left out, folder by folder in the order of their names.
+    """All images below a local or remote folder, hidden ones left out, folder by folder in the order of their names.
 
     Links are followed by the rule for data; see `data.walk`.
     """
@@ -309,7 +315,7 @@ class FolderSource:
         return _Listing(self._walk)
 
     def __iter__(self) -> Iterator[Item]:
-        folder = str(Path(self.path))
+        folder = self.path if is_remote(self.path) else str(Path(self.path))
         for name, error in self._listing:
             yield Item(f"{folder}/{name}" if name else folder, name or ".", error=error)
 
