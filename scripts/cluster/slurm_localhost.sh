@@ -6,15 +6,17 @@
 #     export SLURM_CONF=/some/folder/slurm.conf
 #     scripts/cluster/slurm_localhost.sh stop /some/folder
 #
-# The partition "main" is preempted by "urgent": its jobs are requeued after 30 s.
+# A third argument is the number of nodes: NAME-1, NAME-2 … with the cores of this machine each.
+#
+# The partition "main", of the first node, is preempted by "urgent": its jobs are requeued after 30 s. "all" has all nodes.
 set -euo pipefail
-action=$1 folder=$(mkdir -p "$2" && cd "$2" && pwd)
+action=$1 nodes=${3:-1} folder=$(mkdir -p "$2" && cd "$2" && pwd)
 export SLURM_CONF=$folder/slurm.conf
 
 stop() {
-    for name in slurmd slurmctld munged; do
-        if [ -f "$folder/$name.pid" ]; then
-            kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
+    for file in "$folder"/slurmd*.pid "$folder"/slurmctld.pid "$folder"/munged.pid; do
+        if [ -f "$file" ]; then
+            kill "$(cat "$file")" 2>/dev/null || true
         fi
     done
 }
@@ -31,11 +33,11 @@ SlurmctldHost=$host(127.0.0.1)
 AuthInfo=socket=$folder/munge.socket
 SlurmUser=root
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/slurmd-%n.log
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool/%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -47,21 +49,24 @@ PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName=$host NodeAddr=127.0.0.1 Sockets=1 CoresPerSocket=$cores ThreadsPerCore=1 RealMemory=$memory State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1 GraceTime=30
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=2
+NodeName=$host-[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-$((17000 + nodes))] Sockets=1 CoresPerSocket=$cores ThreadsPerCore=1 RealMemory=$memory State=UNKNOWN
+PartitionName=main Nodes=$host-1 Default=YES MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=$host-1 MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=2
+PartitionName=all Nodes=ALL MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1 GraceTime=30
 CONF
     munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" --pid-file="$folder/munged.pid" \
         --log-file="$folder/munged.log" --seed-file="$folder/munge.seed"
     slurmctld -c
-    slurmd
+    for number in $(seq "$nodes"); do
+        slurmd -N "$host-$number"
+    done
     for _ in $(seq 60); do
         if sinfo --noheader --format=%T 2>/dev/null | grep -q idle; then
             exit 0
         fi
         sleep 0.5
     done
-    tail -n 20 "$folder/slurmctld.log" "$folder/slurmd.log" >&2
+    tail -n 20 "$folder/slurmctld.log" "$folder"/slurmd-*.log >&2
     exit 1
 }
 

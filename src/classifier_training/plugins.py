@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from classifier_training.core.settings import PathText, Pretrained
     from classifier_training.core.types import BuiltModel, InputSpec, SplitResult, SplitTable, Weights
     from classifier_training.data.formats.source import DataSource, FolderSource
-    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Sample
     from classifier_training.data.walk import Walker
     from classifier_training.evaluation.counts import ratio
     from classifier_training.evaluation.metrics import FromCounts, FromImages, FromProbabilities, FromRanking
@@ -38,7 +39,8 @@ _PLACES = {
     "core.settings": ("PathText", "Pretrained"),
     "core.types": ("BuiltModel", "InputSpec", "SplitResult", "SplitTable", "Weights"),
     "data.formats.source": ("DataSource", "FolderSource"),
-    "data.index": ("Sample", "SampleIndex"),
+    "data.index": ("SampleIndex",),
+    "data.samples": ("Sample",),
     "data.walk": ("Walker",),
     "export.formats.pytorch": ("torch_runner",),
     "export.job": ("ExportFormat", "ExportJob", "ExportedFile"),

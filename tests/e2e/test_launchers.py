@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a cluster of two nodes with one core each."""
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """Give the address of a cluster of two nodes with one core each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -33,6 +34,12 @@ def address() -> Iterator[str]:
     cluster.add_node(num_cpus=1)
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with two_nodes() as address:
+        yield address
 
 
 def start(*words: str) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,23 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cluster with this machine as its only node."""
+@contextmanager
+def cluster(folder: Path) -> Iterator[None]:
+    """A cluster with this machine as both of its nodes."""
     if os.getuid() != 0 or not shutil.which("slurmctld") or not shutil.which("sbatch"):
         pytest.skip("needs root and Slurm's programs: apt-get install slurm-wlm munge")
-    folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([SCRIPT, "start", folder], check=True, timeout=120)
+    subprocess.run([SCRIPT, "start", folder, "2"], check=True, timeout=120)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         yield
         subprocess.run(["scancel", "--me"], check=False)
         subprocess.run([SCRIPT, "stop", folder], check=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with cluster(tmp_path_factory.mktemp("slurm")):
+        yield
 
 
 def start(*words: str) -> subprocess.Popen[str]:

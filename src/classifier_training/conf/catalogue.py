@@ -11,8 +11,10 @@ import classifier_training.data.augmenting.transforms
 import classifier_training.data.formats.downloads
 import classifier_training.data.formats.image_folder
 import classifier_training.data.formats.jsonl
+import classifier_training.data.formats.lance
 import classifier_training.data.formats.listing
 import classifier_training.data.formats.table
+import classifier_training.data.formats.webdataset
 import classifier_training.data.sample_sets.builders
 import classifier_training.data.samplers
 import classifier_training.evaluation.metrics

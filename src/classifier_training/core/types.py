@@ -137,7 +137,7 @@ class SplitTable:
 
     Args:
         name: train, val or test.
-        paths: absolute image paths [N].
+        paths: absolute image paths [N]; of a data set they are a column, whose texts are made when they are read.
         targets: int64 [N].
         groups: group of each sample [N] (session, video, player); empty strings where there is none.
     """

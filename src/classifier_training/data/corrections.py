@@ -16,17 +16,22 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
+
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import sha256
 from classifier_training.core.types import SPLITS
 from classifier_training.data.formats.listing import open_text
+from classifier_training.data.samples import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +196,7 @@ class Corrected:
         lines: every line, oldest first.
     """
 
-    samples: tuple[Sample, ...]
+    samples: Samples
     counts: dict[str, int]
     ignored: Mapping[str, Sequence[LabelCorrection]]
     applied: Mapping[tuple[str, str], LabelCorrection]
@@ -219,9 +224,10 @@ class Corrected:
             if self.counts[action]
         )
 
-    def again(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    def again(self, samples: Iterable[Sample]) -> Samples:
         """Apply the same lines to the samples after these were split; no file is read."""
-        return tuple(_changed(samples, self.applied))
+        table = Samples.of(samples)
+        return _changed(table, _rows_of(table, self.applied), self.applied)
 
     def report(self) -> None:
         """Log what was done, and what had no effect."""
@@ -231,7 +237,7 @@ class Corrected:
             log.warning("corrections without effect: %s", problem)
 
 
-def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequence[LabelCorrection]) -> Corrected:
+def apply_corrections(root: Path, samples: Iterable[Sample], corrections: Sequence[LabelCorrection]) -> Corrected:
     """Apply corrections to samples that have their splits.
 
     They are applied after a random split, so that the other samples are in the same splits with and without them.
@@ -241,21 +247,23 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
         samples: as the data has them.
         corrections: oldest first.
     """
+    table = Samples.of(samples)
     counting = {sample: line for sample, line in standing(corrections).items() if line.action != "keep"}
-    known = {sample.path: sample.label for sample in samples}
+    rows = _rows_of(table, counting)
+    known = dict(sorted(rows, key=lambda sample: rows[sample][-1]))
     changed = {sample: line for sample, line in counting.items() if line.path in known and _has_changed(root, line)}
-    present = Counter((sample.path, sample.label) for sample in samples)
-    applied = {sample: line for sample, line in counting.items() if sample in present and sample not in changed}
+    applied = {sample: line for sample, line in counting.items() if sample in rows and sample not in changed}
     counts = Counter[str]()
     for sample, line in applied.items():
-        counts[line.action] += present[sample]
+        counts[line.action] += len(rows[sample])
     others = [line for sample, line in counting.items() if sample not in applied and sample not in changed]
     done = [line for line in others if line.action == "relabel" and known.get(line.path) == line.new]
     gone = [line for line in others if line.path not in known and line.action != "drop"]
-    conflicting = [line for line in others if line.path in known and line not in done]
+    finished = {line.sample for line in done}
+    conflicting = [line for line in others if line.path in known and line.sample not in finished]
     reasons = {CHANGED: [*changed.values()], GONE: gone, CONFLICTING: conflicting}
     return Corrected(
-        tuple(_changed(samples, applied)),
+        _changed(table, rows, applied),
         {name: counts[name] for name in ("relabel", "drop", "move")} | {"ignored": sum(map(len, reasons.values()))},
         {reason: lines for reason, lines in reasons.items() if lines},
         applied,
@@ -263,15 +271,33 @@ def apply_corrections(root: Path, samples: Sequence[Sample], corrections: Sequen
     )
 
 
-def _changed(samples: Iterable[Sample], applied: Mapping[tuple[str, str], LabelCorrection]) -> Iterator[Sample]:
-    for sample in samples:
-        line = applied.get((sample.path, sample.label))
-        if line is None:
-            yield sample
-        elif line.action == "relabel":
-            yield replace(sample, label=line.new)
-        elif line.action == "move":
-            yield replace(sample, split=line.new)
+def _rows_of(table: Samples, lines: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
+    """The rows of the samples whose image has a correction, in the order of the data."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in table.paths.find({path for path, _ in lines}).tolist():
+        found[table.paths[row], table.labels[row]].append(row)
+    return dict(found)
+
+
+def _changed(
+    table: Samples, rows: Mapping[tuple[str, str], list[int]], applied: Mapping[tuple[str, str], LabelCorrection]
+) -> Samples:
+    found = [(row, line) for sample, line in applied.items() for row in rows.get(sample, ())]
+    named = {name: [(row, line.new) for row, line in found if line.action == name] for name in ("relabel", "move")}
+    if named["relabel"]:
+        table = table.with_columns(labels=table.labels.replaced(*_unzip(named["relabel"])))
+    if named["move"]:
+        table = table.with_columns(splits=table.splits.replaced(*_unzip(named["move"])))
+    dropped = [row for row, line in found if line.action == "drop"]
+    if not dropped:
+        return table
+    kept = np.ones(len(table), bool)
+    kept[dropped] = False
+    return table[kept]
+
+
+def _unzip(changes: Sequence[tuple[int, str]]) -> tuple[NDArray[np.int64], list[str]]:
+    return np.array([row for row, _ in changes], dtype=np.int64), [value for _, value in changes]
 
 
 def _has_changed(root: Path, line: LabelCorrection) -> bool:
@@ -317,12 +343,12 @@ def edited_labels(
         given: path and label of each row of the table; images that it lacks stay as they are.
         why: of each line.
     """
-    old: dict[str, set[str]] = defaultdict(set)
     wanted: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        old[sample.path].add(sample.label)
     for path, label in given:
         wanted[path].add(label)
+    old: dict[str, set[str]] = defaultdict(set)
+    for path, label in _rows_of(Samples.of(samples), ((path, "") for path in wanted)):
+        old[path].add(label)
     found = []
     for path in old.keys() & wanted.keys():
         gone, new = old[path] - wanted[path], wanted[path] - old[path]

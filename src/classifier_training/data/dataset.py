@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augmenting.augment import Changes, changes_batch
@@ -22,7 +23,7 @@ from classifier_training.data.augmenting.images import degrade, jitter, training
 from classifier_training.data.augmenting.transforms import draw_uniforms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -38,6 +39,9 @@ Result = TypeVar("Result")
 
 ALONE_PIXELS = 128 * 128
 """Images from this size on are augmented one by one, smaller ones as a batch."""
+
+SAMPLED = 64
+"""Images by which a table is known as one of this machine."""
 
 
 class Loaded(NamedTuple):
@@ -96,11 +100,38 @@ class ImageDataset(Dataset[Batch]):
         """Path of a sample."""
         return self._table.paths[row]
 
-    def load(self, keys: list[SampleKey], *, tell: Callable[[int], None] | None = None) -> Loaded:
+    @property
+    def is_local(self) -> bool:
+        """Whether some images, spread over the table, are all files of this machine; then nothing is fetched ahead."""
+        return all(is_local(self._table.paths[row]) for row in range(0, len(self), max(1, len(self) // SAMPLED)))
+
+    def fetch(self, keys: Sequence[SampleKey]) -> list[bytes | OSError | None]:
+        """Read the files of samples that are not on this machine, at the same time; None for those that are stored.
+
+        Raises:
+            UserError: when they cannot be reached.
+        """
+        rows = np.array([key.row for key in keys], dtype=np.int64)
+        stored = np.zeros(len(rows), bool) if self.store is None else self.store.has(rows)
+        contents: list[bytes | OSError | None] = [None] * len(rows)
+        paths = {place: self._table.paths[rows[place]] for place in np.flatnonzero(~stored).tolist()}
+        places = [place for place, path in paths.items() if not is_local(path)]
+        for place, content in zip(places, read_many([paths[place] for place in places]), strict=True):
+            contents[place] = content
+        return contents
+
+    def load(
+        self,
+        keys: list[SampleKey],
+        *,
+        contents: Sequence[bytes | OSError | None] | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Loaded:
         """Load one batch.
 
         Args:
             keys: its samples.
+            contents: what `fetch` gave for them, where it was called before.
             tell: called with each row before its image is read.
 
         Returns:
@@ -127,12 +158,18 @@ class ImageDataset(Dataset[Batch]):
         out = torch.empty((len(keys), *shape), dtype=torch.uint8)
         whole = out.numpy()
 
+        contents = self.fetch(keys) if contents is None else contents
+
         def work(place: int) -> NDArray[np.uint8] | UnreadableImageError:
             row = keys[place].row
             if tell is not None:
                 tell(row)
             try:
-                kept = self._kept(row, stored=bool(stored[place]))
+                content = contents[place]
+                if content is None:
+                    kept = self._kept(row, stored=bool(stored[place]))
+                else:
+                    kept = self._pixel_format.read(self._table.paths[row], content)
             except UnreadableImageError as error:
                 return error
             if draws is not None:

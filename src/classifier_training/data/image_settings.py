@@ -16,12 +16,10 @@ from classifier_training.core.errors import UserError, plural
 from classifier_training.core.images import FULL_RANGE, UnreadableImageError, read_peak
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from classifier_training.core.images import Header
 
 MAX_LOOKED = 256
 """Most images of a kind that are decoded before training, spread over the data set."""
@@ -51,14 +49,6 @@ class Depth:
 
     lacking: Sequence[str] = ()
     cut: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, headers: Mapping[str, Header]) -> Depth:
-        """Find the images by their headers."""
-        return cls(
-            lacking=[path for path, header in headers.items() if header.lacks_range],
-            cut=[path for path, header in headers.items() if header.is_cut],
-        )
 
 
 def check_depth(depth: Depth, root: Path, *, max_value: int) -> list[str]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import image_extensions
-from classifier_training.core.labels import label_indices, sort_labels
+from classifier_training.core.labels import sort_labels
+from classifier_training.core.places import is_remote, path_of
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
+from classifier_training.data.samples import Sample, Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from classifier_training.core.columns import Categories
     from classifier_training.data.accounting import FolderFiles
 
 log = logging.getLogger(__name__)
@@ -31,31 +34,12 @@ class NoSamplesError(UserError):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample: an image and its label.
-
-    Args:
-        path: relative to the data root, with forward slashes.
-        label: class name; an empty one is legal.
-        split: train, val or test; empty when the data does not say.
-        group: samples of one group (a session, a video) stay in one split; empty when unknown.
-        metadata: further fields by name; reports slice by them, and data.group may name one.
-    """
-
-    path: str
-    label: str
-    split: str = ""
-    group: str = ""
-    metadata: Mapping[str, Any] | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
 class SampleIndex:
-    """All samples below one root, in a fixed order.
+    """All samples below one root, in a fixed order, by column.
 
     Args:
         root: absolute folder that the paths are relative to.
-        samples: the rows.
+        samples: the rows; a sequence of `Sample` becomes columns.
         empty_classes: class folders without a single image.
         unlabelled: paths, relative to the root, of images of a test split that comes without labels.
         label_files: paths of the files that list the samples, if any do.
@@ -63,11 +47,23 @@ class SampleIndex:
     """
 
     root: Path
-    samples: tuple[Sample, ...]
+    samples: Samples
     empty_classes: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
     label_files: tuple[Path, ...] = ()
     files: FolderFiles | None = field(default=None, compare=False)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            root: Path,
+            samples: Iterable[Sample],
+            empty_classes: tuple[str, ...] = (),
+            unlabelled: tuple[str, ...] = (),
+            label_files: tuple[Path, ...] = (),
+            files: FolderFiles | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be written to the run's files.
@@ -75,36 +71,68 @@ class SampleIndex:
         Raises:
             UserError: for the first that is not UTF-8.
         """
-        if _is_utf8("".join([str(self.root), *[sample.path + sample.label for sample in self.samples]])):
-            return
-        for name in (str(self.root), *(text for sample in self.samples for text in (sample.path, sample.label))):
-            if not _is_utf8(name):
-                raise UserError(
-                    f"{name!r}: the name is not UTF-8", "names in UTF-8", "rename the file, folder or label"
-                )
+        object.__setattr__(self, "samples", Samples.of(self.samples))
+        columns = (Texts.of([str(self.root)]), self.paths, Texts.of(self.labels.values))
+        name = next((name for column in columns if (name := column.first_not_utf8()) is not None), None)
+        if name is not None:
+            raise UserError(f"{name!r}: the name is not UTF-8", "names in UTF-8", "rename the file, folder or label")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def paths(self) -> Texts:
+        """Path of each sample, relative to the root [N]."""
+        return self.samples.paths
+
+    @property
+    def labels(self) -> Categories[str]:
+        """Label of each sample [N]."""
+        return self.samples.labels
+
+    @property
+    def splits(self) -> Categories[str]:
+        """Split of each sample [N]."""
+        return self.samples.splits
+
+    @property
+    def groups(self) -> Categories[str]:
+        """Group of each sample [N]."""
+        return self.samples.groups
+
+    def absolute(self, relative: str) -> str:
+        """Return the absolute path of a path that is relative to the root."""
+        return absolute_prefix(self.root) + relative
+
+    def absolute_paths(self) -> Texts:
+        """Return the absolute path of each sample [N]; each is joined when it is read."""
+        return self.paths.prefixed(absolute_prefix(self.root))
 
     def present_splits(self) -> set[str]:
         """The splits that the rows name."""
-        return {sample.split for sample in self.samples if sample.split}
+        return {split for split in self.splits.counts() if split}
 
     def with_splits(self, splits: Iterable[str]) -> SampleIndex:
         """Return the same rows, each assigned to the split at its place in `splits`."""
-        assigned = zip(self.samples, splits, strict=True)
-        return replace(
-            self,
-            samples=tuple(
-                Sample(sample.path, sample.label, split, sample.group, sample.metadata) for sample, split in assigned
-            ),
-        )
+        return replace(self, samples=self.samples.with_columns(splits=splits))
 
     def with_groups(self, groups: Iterable[str]) -> SampleIndex:
         """Return the same rows, each in the group at its place in `groups`."""
-        assigned = zip(self.samples, groups, strict=True)
-        return replace(self, samples=tuple(replace(sample, group=group) for sample, group in assigned))
+        return replace(self, samples=self.samples.with_columns(groups=groups))
 
-    def without(self, paths: set[str]) -> SampleIndex:
+    def without(self, paths: Collection[str]) -> SampleIndex:
         """Return the index without the rows of these relative paths."""
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in paths))
+        rows = self.paths.find(paths)
+        if not len(rows):
+            return self
+        kept = np.ones(len(self), bool)
+        kept[rows] = False
+        return replace(self, samples=self.samples[kept])
+
+
+def absolute_prefix(root: Path) -> str:
+    """Return what the absolute paths of all files below a root begin with."""
+    return f"{str(root).rstrip('/')}/"
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,8 @@ def tabulate(index: SampleIndex) -> SplitData:
     Raises:
         UserError: when fewer than two classes have training samples.
     """
-    class_names = sort_labels(sample.label for sample in index.samples if sample.split == TRAIN)
+    counts = {split: index.labels[index.splits.where(split)].counts() for split in SPLITS}
+    class_names = sort_labels(counts[TRAIN])
     if len(class_names) < 2:
         found = ", ".join(repr(name) for name in class_names) or "none"
         raise UserError(
@@ -148,8 +177,8 @@ def tabulate(index: SampleIndex) -> SplitData:
             "at least two classes with training images",
             "check data.root: it holds one folder a class, or train/ and val/ with one folder a class each",
         )
-    for split in SPLITS:
-        _report_labels(split, [sample for sample in index.samples if sample.split == split], class_names)
+    for split in (VAL, TEST):
+        _report_labels(split, counts[split], class_names)
     return SplitData(index.root, class_names, split_tables(index, class_names, {split: split for split in SPLITS}))
 
 
@@ -161,29 +190,33 @@ def split_tables(index: SampleIndex, class_names: Sequence[str], names: Mapping[
         class_names: their place is their number.
         names: of the tables, by the split of their samples; a table without samples is left out.
     """
-    known = set(class_names)
+    is_known = index.labels.places_in(class_names) >= 0
     tables = {}
     for split, name in names.items():
-        rows = [sample for sample in index.samples if sample.split == split and sample.label in known]
-        if rows:
-            tables[name] = split_table(name, index.root, rows, class_names)
+        rows = np.flatnonzero(is_known & index.splits.where(split))
+        if len(rows):
+            tables[name] = split_table(name, index.root, index.samples[rows], class_names)
     return tables
 
 
-def split_table(name: str, root: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> SplitTable:
-    """Make the table of samples whose labels are all among the class names."""
+def split_table(name: str, root: Path, samples: Iterable[Sample], class_names: Sequence[str]) -> SplitTable:
+    """Make the table of samples whose labels are all among the class names.
+
+    Raises:
+        KeyError: for a label that is no class name.
+    """
+    columns = Samples.of(samples)
+    targets = columns.labels.places_in(class_names)
+    if (targets < 0).any():
+        raise KeyError(columns.labels[int(np.argmin(targets))])
     return SplitTable(
-        name=name,
-        paths=[str(root / sample.path) for sample in samples],
-        targets=label_indices((sample.label for sample in samples), class_names),
-        groups=[sample.group for sample in samples],
+        name=name, paths=columns.paths.prefixed(absolute_prefix(root)), targets=targets, groups=columns.groups
     )
 
 
-def _report_labels(split: str, rows: Sequence[Sample], class_names: Sequence[str]) -> None:
-    if split == TRAIN or not rows:
+def _report_labels(split: str, present: Mapping[str, int], class_names: Sequence[str]) -> None:
+    if not present:
         return
-    present = Counter(sample.label for sample in rows)
     unknown = sorted(present.keys() - set(class_names))
     if unknown:
         log.warning(
@@ -207,7 +240,9 @@ def resolve_root(root: str | None) -> Path:
             "a folder of images",
             "data.root=/my/images   (data=digits is a built-in sample)",
         )
-    path = Path(root).expanduser()
+    path = path_of(root)
+    if is_remote(root):
+        return path
     if not path.is_dir():
         is_file = path.exists()
         raise UserError(
@@ -223,14 +258,6 @@ def resolve_root(root: str | None) -> Path:
 def split_of(folder_name: str) -> str:
     """Return the split that a folder's name stands for; an empty text if none."""
     return SPLIT_FOLDERS.get(folder_name.casefold(), "")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def is_image(path: Path | str) -> bool:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
-from classifier_training.data.checking.preflight import exact_copies
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.corrections import apply_corrections, find_corrections
 from classifier_training.data.index import is_image, tabulate
@@ -32,16 +33,18 @@ from classifier_training.data.splitting.splits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.images import UnreadableImageError
     from classifier_training.data.checking.statistics import HeaderScan
     from classifier_training.data.corrections import Corrected, LabelCorrection
     from classifier_training.data.formats.source import DataSource
     from classifier_training.data.image_settings import Depth
-    from classifier_training.data.index import Sample, SampleIndex, SplitData
+    from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.samples import Sample, Samples
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +62,8 @@ class LoadedData:
         copies: groups of files with the same bytes, by relative path.
         depth: which files have more than 8 bits.
         corrections: of labels and splits, as they are applied.
-        folds: of a cross-validation, the fold of each sample of the index, whose splits are those of fold 0; -1 for a
-            sample of the test split and one that every fold trains on.
+        folds: of a cross-validation, the fold of each sample of the index, int64 [N], whose splits are those of fold 0;
+            -1 for a sample of the test split and one that every fold trains on.
     """
 
     index: SampleIndex
@@ -71,7 +74,7 @@ class LoadedData:
     copies: list[tuple[str, ...]]
     depth: Depth
     corrections: tuple[LabelCorrection, ...] = ()
-    folds: tuple[int, ...] | None = None
+    folds: NDArray[np.int64] | None = None
 
     @property
     def words(self) -> str:
@@ -100,7 +103,7 @@ def read_corrected(source: DataSource) -> tuple[SampleIndex, Corrected]:
 
 def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
     root = getattr(source, "root", None)
-    roots = [Path(name).expanduser() for name in (root if isinstance(root, list) else [root]) if name is not None]
+    roots = [path_of(name) for name in (root if isinstance(root, list) else [root]) if name is not None]
     return find_corrections(source.corrections, roots, index.root)
 
 
@@ -108,7 +111,7 @@ def load_data(
     source: DataSource,
     *,
     seed: int,
-    manifest: Sequence[Sample] | None = None,
+    manifest: Iterable[Sample] | None = None,
     corrections: Sequence[LabelCorrection] | None = None,
 ) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
@@ -124,7 +127,7 @@ def load_data(
     """
     request = split_request(source)
     index = assign_groups(source.read(), source.group)
-    all_paths = dict.fromkeys(sample.path for sample in index.samples)
+    found = index.samples
     index = _set_unlabelled_apart(index)
     if corrections is None:
         corrections = _corrections(source, index)
@@ -135,10 +138,9 @@ def load_data(
     else:
         index = restore_splits(replace(index, samples=corrected.samples), manifest, source.on_error)
     folds = None
-    dropped = {sample.path for sample in index.samples} - {sample.path for sample in corrected.samples}
     scan = scan_headers(index)
-    index = _handle_unreadable_images(index, scan, source.on_error, dropped)
-    copies = exact_copies(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
+    index = _handle_unreadable_images(index, scan, source.on_error, corrected)
+    copies = scan.copies()
     if manifest is None:
         if source.splits is not None:
             index = give_splits(index, Path(source.splits), source.on_error, corrected.applied)
@@ -146,7 +148,7 @@ def load_data(
         exact = {path: group[0] for group in copies for path in group}
         clusters = near_duplicates(index) if source.group_duplicates else exact
         is_open = request.all_folds or VAL not in index.present_splits()
-        if clusters and (is_open or any(not sample.split for sample in index.samples)):
+        if clusters and (is_open or index.splits.where("").any()):
             index = group_duplicates(index, clusters)
         divided = complete_splits(index, request, seed=seed)
         # After a random split, so that corrections move no other image to another split.
@@ -160,23 +162,15 @@ def load_data(
     splits = tabulate(index)
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
-    sizes = list(scan.sizes.values())
+    sizes = scan.sizes
     statistics = dataset_statistics(splits, sizes) | ({"corrections": corrected.counts} if corrections else {})
     if index.files is not None:
-        names = set(splits.class_names)
-        kinds = dict.fromkeys(all_paths, "unused") | dict.fromkeys(index.unlabelled, "unlabelled")
-        kinds |= dict.fromkeys(scan.unreadable, "unreadable")
-        used = {sample.path for sample in index.samples if sample.label in names}
-        statistics["folder"] = index.files.without(
-            {path: kinds[path] for path in all_paths if path not in used}
-        ).to_dict()
+        statistics["folder"] = index.files.without(_left_out(found, index, splits, scan.unreadable)).to_dict()
     return LoadedData(
         index=index,
         splits=splits,
-        image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        training_sizes=np.array(
-            [scan.sizes[sample.path] for sample in index.samples if sample.split == TRAIN], dtype=np.int64
-        ).reshape(-1, 2),
+        image_sizes=sizes,
+        training_sizes=scan.sizes_of(index.paths[index.splits.where(TRAIN)]),
         statistics=statistics,
         copies=copies,
         depth=scan.depth,
@@ -187,22 +181,31 @@ def load_data(
 
 def _set_unlabelled_apart(index: SampleIndex) -> SampleIndex:
     """Take a test split of which no label is a class of train for one without labels."""
-    test = [sample for sample in index.samples if sample.split == TEST]
-    if not test or not {sample.label for sample in test}.isdisjoint(
-        sample.label for sample in index.samples if sample.split == TRAIN
-    ):
+    is_test = index.splits.where(TEST)
+    labels, trained = index.labels[is_test].counts(), index.labels[index.splits.where(TRAIN)].counts()
+    if not labels or not labels.keys().isdisjoint(trained):
         return index
-    if any(sample.label for sample in test):
+    if any(labels):
         log.warning(
             "test: no label is a class of train (%s); its %s are taken as images without labels",
-            enumerate_words(sorted({repr(sample.label) for sample in test}), limit=6), plural(len(test), "image"),
+            enumerate_words(sorted(map(repr, labels)), limit=6), plural(int(is_test.sum()), "image"),
         )  # fmt: skip
-    paths = dict.fromkeys(sample.path for sample in test)
-    return replace(
-        index,
-        samples=tuple(sample for sample in index.samples if sample.split != TEST),
-        unlabelled=(*index.unlabelled, *paths),
-    )
+    test = index.paths[is_test]
+    unlabelled = (*index.unlabelled, *test[test.numbers()[1]])
+    return replace(index, samples=index.samples[~is_test], unlabelled=unlabelled)
+
+
+def _left_out(
+    found: Samples, index: SampleIndex, splits: SplitData, unreadable: Mapping[str, UnreadableImageError]
+) -> dict[str, str]:
+    """Why images that were found are not used, by relative path."""
+    used = index.paths[index.labels.places_in(splits.class_names) >= 0]
+    images, first = Texts.joined([found.paths, used]).numbers()
+    is_used = np.zeros(len(first), bool)
+    is_used[images[len(found) :]] = True
+    paths = dict.fromkeys(found.paths[first[~is_used & (first < len(found))]], "unused")
+    kinds = dict.fromkeys(index.unlabelled, "unlabelled") | dict.fromkeys(unreadable, "unreadable")
+    return {path: kinds.get(path, kind) for path, kind in paths.items()}
 
 
 def split_request(source: DataSource) -> SplitRequest:
@@ -225,7 +228,7 @@ def split_request(source: DataSource) -> SplitRequest:
 
 
 def _nothing_to_validate(index: SampleIndex) -> UserError:
-    unknown = sorted({sample.label for sample in index.samples if sample.split == VAL})
+    unknown = sorted(index.labels[index.splits.where(VAL)].counts())
     if unknown:
         return UserError(
             f"{index.root}: the validation split has only classes that train does not have: "
@@ -233,7 +236,7 @@ def _nothing_to_validate(index: SampleIndex) -> UserError:
             "the same class names in train and in validation",
             "rename the classes, or remove the validation split to have one cut from train",
         )
-    if any(sample.group for sample in index.samples):
+    if not index.groups.where("").all():
         return UserError(
             f"{index.root}: no group is left for validation; every class is in a single one",
             "at least one class in two groups",
@@ -265,10 +268,12 @@ def _handle_empty_classes(index: SampleIndex, on_error: Literal["raise", "skip"]
 
 
 def _handle_unreadable_images(
-    index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"], dropped: set[str]
+    index: SampleIndex, scan: HeaderScan, on_error: Literal["raise", "skip"], corrected: Corrected
 ) -> SampleIndex:
-    """Those that a correction drops are left out without a word."""
-    errors = [error for path, error in scan.unreadable.items() if path not in dropped]
+    """Those that corrections drop are left out without a word."""
+    left = corrected.samples.paths
+    kept = {*left[left.find(scan.unreadable)]}
+    errors = [error for path, error in scan.unreadable.items() if path in kept]
     if errors and on_error == "raise":
         more = f" (and {len(errors) - 1} more like it)" if len(errors) > 1 else ""
         raise UserError(f"{errors[0].came}{more}", errors[0].expected, errors[0].remedy)
@@ -276,4 +281,4 @@ def _handle_unreadable_images(
         log.warning("skipped %s: %s", error.path, error.reason)
     if errors:
         log.warning("%d of %d files cannot be read and are left out", len(errors), len(index.samples))
-    return index.without(set(scan.unreadable))
+    return index.without(scan.unreadable)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import re
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from classifier_training.data.samplers import EpochSampler
 
 Item = TypeVar("Item")
+
+Contents = list[bytes | OSError | None]
 
 DEPTH = 2
 POLL_SECONDS = 0.1
@@ -68,6 +72,9 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
         stopped.set()
         thread.join()
 
+
+FETCHED = 256
+"""Images that are fetched at the same time from another machine: more in flight hide its latency."""
 
 WARM_SHARE = 0.02
 """Share of an epoch's images, still to be decoded, up to which worker processes do not pay."""
@@ -111,15 +118,17 @@ class BatchLoader(DataLoader[Batch]):
         if sizes is None:
             whole, rest = divmod(len(sampler), batch_size)
             sizes = [batch_size] * whole + [rest] * (rest > 0)
-        batches = _SharedBatches(sampler, sizes, share)
+        batches = _SharedBatches(sampler, sizes, share, num_ahead=0 if dataset.is_local else num_workers)
         reading = RawArray("q", [-1] * max(num_workers, 1))
         super().__init__(
             _ErrorsAsValues(dataset, reading),  # type: ignore[arg-type]
-            batch_sampler=batches,
+            batch_sampler=batches,  # type: ignore[arg-type] # the dataset takes what it yields
             collate_fn=_already_collated,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             worker_init_fn=_one_thread,
+            # The threads of clients of object stores do not survive a fork.
+            multiprocessing_context=None if dataset.is_local or not num_workers else _server(),
         )
         self._images = dataset
         self._order = sampler
@@ -171,10 +180,15 @@ class BatchLoader(DataLoader[Batch]):
             batches = self._stored(_awaiting_signals(super().__iter__()), first)
         else:
             self._end_workers()
-            assert self.batch_sampler is not None
-            batches = self._stored((self._images.load(keys) for keys in self.batch_sampler), first)
+            batches = self._stored(self._load_here(), first)
         pinned = (_pin(batch) for batch in batches) if torch.cuda.is_available() else batches
         return prefetch(pinned) if self._loads_ahead else pinned
+
+    def _load_here(self) -> Iterator[Loaded]:
+        if self._images.is_local:
+            return (self._images.load(task.keys) for task in self._batches)
+        fetched = prefetch(_fetched(self._images, self._batches))
+        return (self._images.load(keys, contents=contents) for keys, contents in fetched)
 
     def dead_worker(self, pids: Sequence[int]) -> str | None:
         """Return the path of the image that a dead worker of this loader was reading; None if it is not one of ours."""
@@ -219,13 +233,33 @@ class _Begun(NamedTuple):
     num_images: int = 0
 
 
-class _SharedBatches(Sampler[list[SampleKey]]):
-    """This process's part of each batch."""
+class _Task(NamedTuple):
+    """A batch to load.
 
-    def __init__(self, sampler: EpochSampler, sizes: Sequence[int], share: Share) -> None:
+    Args:
+        keys: of its samples.
+        next_keys: of the samples of the batch that the same worker loads next, to be fetched meanwhile.
+    """
+
+    keys: list[SampleKey]
+    next_keys: list[SampleKey] | None = None
+
+
+class _SharedBatches(Sampler[_Task]):
+    """This process's part of each batch.
+
+    Args:
+        sampler: yields the keys.
+        sizes: images in each batch.
+        share: the part.
+        num_ahead: workers that take batches in turn; 0 where nothing is fetched ahead.
+    """
+
+    def __init__(self, sampler: EpochSampler, sizes: Sequence[int], share: Share, *, num_ahead: int) -> None:
         self._sampler = sampler
         self._sizes = sizes
         self._share = share
+        self._num_ahead = num_ahead
         self._begun = _Begun()
 
     def __len__(self) -> int:
@@ -235,7 +269,15 @@ class _SharedBatches(Sampler[list[SampleKey]]):
         """Skip batches that are done in the next iteration; the sampler is set separately."""
         self._begun = begun
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[_Task]:
+        waiting: deque[list[SampleKey]] = deque()
+        for keys in self._parts():
+            waiting.append(keys)
+            if len(waiting) > self._num_ahead:
+                yield _Task(waiting.popleft(), keys if self._num_ahead else None)
+        yield from map(_Task, waiting)
+
+    def _parts(self) -> Iterator[list[SampleKey]]:
         begun, self._begun = self._begun, _Begun()
         sizes = self._sizes[begun.num_batches :]
         if begun.num_images != sum(self._sizes[: begun.num_batches]):
@@ -249,11 +291,12 @@ class _ErrorsAsValues(Dataset[Loaded | UserError]):
     def __init__(self, dataset: ImageDataset, reading: MutableSequence[int]) -> None:
         self._dataset = dataset
         self._reading = reading
+        self._ahead: _Fetch | None = None
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitems__(self, keys: list[SampleKey]) -> Loaded | UserError:
+    def __getitems__(self, task: _Task) -> Loaded | UserError:
         info = get_worker_info()
         assert info is not None
 
@@ -261,11 +304,61 @@ class _ErrorsAsValues(Dataset[Loaded | UserError]):
             self._reading[info.id] = row
 
         try:
-            return self._dataset.load(keys, tell=tell)
+            ahead, self._ahead = self._ahead, None
+            # An epoch that was left early has fetched what this one does not begin with.
+            contents = ahead.contents() if ahead is not None and ahead.keys == task.keys else None
+            if task.next_keys is not None:
+                contents = self._dataset.fetch(task.keys) if contents is None else contents
+                self._ahead = _Fetch(self._dataset, task.next_keys)
+            return self._dataset.load(task.keys, contents=contents, tell=tell)
         except UserError as error:
             return error
         finally:
             tell(-1)
+
+
+def _fetched(images: ImageDataset, tasks: Iterable[_Task]) -> Iterator[tuple[list[SampleKey], Contents]]:
+    """Yield each batch with the contents of its files, those of several batches fetched at the same time."""
+    group: list[list[SampleKey]] = []
+    for task in chain(tasks, [None]):
+        if group and (task is None or sum(map(len, group)) >= FETCHED):
+            contents = iter(images.fetch([*chain.from_iterable(group)]))
+            yield from [(keys, [*islice(contents, len(keys))]) for keys in group]
+            group = []
+        if task is not None:
+            group.append(task.keys)
+
+
+class _Fetch(threading.Thread):
+    """Fetches the files of one batch, beginning at once."""
+
+    def __init__(self, images: ImageDataset, keys: list[SampleKey]) -> None:
+        super().__init__(name="fetch", daemon=True)
+        self.keys = keys
+        self._images = images
+        self._found: Contents | BaseException = []
+        self.start()
+
+    def run(self) -> None:
+        """Fetch them."""
+        try:
+            self._found = self._images.fetch(self.keys)
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
+            self._found = error
+
+    def contents(self) -> Contents:
+        """Wait for their contents; an error of fetching them is raised here."""
+        self.join()
+        if isinstance(self._found, BaseException):
+            raise self._found
+        return self._found
+
+
+def _server() -> Any:
+    """Return the context of processes that are forked from one that has only imported this program's loader."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["classifier_training.data.dataset"])
+    return context
 
 
 @contextmanager

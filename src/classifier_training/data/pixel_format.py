@@ -76,13 +76,13 @@ class PixelFormat:
         """Return kept pixels as a store writes them: the bytes themselves, or a JPEG."""
         return encode(pixels) if self.jpeg else np.ascontiguousarray(pixels).data.cast("B")
 
-    def read(self, path: Path | str) -> NDArray[np.uint8]:
-        """Decode a file and return its kept pixels.
+    def read(self, path: Path | str, content: bytes | OSError | None = None) -> NDArray[np.uint8]:
+        """Decode a file, whose content may have been fetched, and return its kept pixels.
 
         Raises:
             UnreadableImageError: when the file cannot be decoded.
         """
-        return self.pixels(self.preprocessing.read(path))
+        return self.pixels(self.preprocessing.read(path, content))
 
     def fingerprint(self) -> str:
         """Hash of everything that the kept pixels depend on except the files; 16 hexadecimal digits."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from classifier_training.core.columns import CHUNK
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import register
 from classifier_training.core.settings import in_braces
@@ -122,10 +123,11 @@ class EpochSampler:
         self._seed = seed
         self._epoch = 0
         self._first = 0
-        self._probabilities: NDArray[np.float64] | None = None
+        self._cumulated: NDArray[np.float64] | None = None
         if class_weights is not None:
             weights = class_weights[targets]
-            self._probabilities = weights / weights.sum()
+            self._cumulated = (weights / weights.sum()).cumsum()
+            self._cumulated /= self._cumulated[-1]
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -146,17 +148,25 @@ class EpochSampler:
     def __iter__(self) -> Iterator[SampleKey]:
         epoch = self._epoch
         first, self._first = self._first, 0
-        for position, index in enumerate(self.order(epoch)[first:].tolist(), start=first):
-            yield SampleKey(epoch, position, index)
+        order = self.order(epoch)
+        for start in range(first, len(order), CHUNK):
+            # The numbers of a whole epoch as objects would take more memory than all columns of the data.
+            for position, index in enumerate(order[start : start + CHUNK].tolist(), start=start):
+                yield SampleKey(epoch, position, index)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Sample numbers of an epoch in the order they are drawn, int64 [N]."""
         if self._seed is None:
             return np.arange(len(self._targets))
         generator = np.random.default_rng([self._seed, epoch])
-        if self._probabilities is None:
+        if self._cumulated is None:
             return generator.permutation(len(self._targets))
-        return generator.choice(len(self._targets), size=len(self._targets), p=self._probabilities)
+        # What generator.choice(N, size=N, p=…) gives; sorted numbers are found five times as fast.
+        uniforms = generator.random(len(self._targets))
+        by_size = np.argsort(uniforms)
+        order = np.empty(len(self._targets), dtype=np.int64)
+        order[by_size] = self._cumulated.searchsorted(uniforms[by_size], side="right")
+        return order
 
     def draws(self, epoch: int, num_classes: int, *, num_images: int | None = None) -> NDArray[np.int64]:
         """Samples drawn of each class in an epoch, or among its first images, int64 [K]."""

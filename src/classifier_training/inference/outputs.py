@@ -9,17 +9,19 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.run_dir import atomic_path
+from classifier_training.core.places import is_remote, new_file
 from classifier_training.inference.rows import FORMATS, Extras, import_pyarrow, to_json, valid_text, write_csv
 from classifier_training.inference.sorting import fit_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from classifier_training.inference.parts import Parts
     from classifier_training.inference.rows import Row
     from classifier_training.inference.sources import Item
     from classifier_training.inference.submission import Filled, Form
@@ -55,11 +57,12 @@ class PartFile:
                 f"{path}: another process is writing this output", "an output of its own for each", "output=/other/file"
             ) from error
 
-    def resume(self, items: Iterable[Item]) -> int:
+    def resume(self, items: Iterable[Item], *, batch_size: int = 1) -> int:
         """Keep the rows of an interrupted run that are still valid; returns how many there are.
 
         They are valid when the settings are the same and the images are the first of the source, in the same order.
-        Otherwise the file starts empty.
+        Otherwise the file starts empty. Only whole batches are kept, so that the next ones are those of a run that is
+        not interrupted.
         """
         changed = self._changed_settings()
         if changed is None:
@@ -79,20 +82,28 @@ class PartFile:
                 log.warning("%s is about other images: starting from the first image", self.path)
                 self._restart()
                 return 0
-            number, end = number + 1, after
+            number += 1
+            end = after if number % batch_size == 0 else end
         # The last line may have been cut short.
         self._file.truncate(end)
-        return number
+        return number - number % batch_size
 
     def rows(self) -> Iterator[Row]:
         """Read the rows from the first on."""
         self._file.flush()
         return (row for row, _ in self._read(self._first_row()))
 
-    def append(self, row: Row) -> None:
-        """Add a row."""
-        self._file.write(to_json(row).encode() + b"\n")
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows."""
+        self._file.write("".join(f"{to_json(row)}\n" for row in rows).encode())
         self._file.flush()
+
+    def copy_lines(self, path: Path) -> None:
+        """Write the rows as they are, one a line."""
+        self._file.flush()
+        with self.path.open("rb") as source, path.open("wb") as target:
+            source.seek(self._first_row())
+            shutil.copyfileobj(source, target)
 
     def close(self) -> None:
         """Release the file for another run."""
@@ -156,6 +167,7 @@ class Output:
         label_set: whether rows have label sets.
         csv_safe: write a CSV file so that a spreadsheet runs no cell as a formula.
         form: other columns of a CSV file.
+        part: where the rows are before `finish`, if other processes write them; else the hidden file is made.
 
     Attributes:
         filled: what `finish` filled the form with.
@@ -174,8 +186,10 @@ class Output:
         label_set: bool = False,
         csv_safe: bool = False,
         form: Form | None = None,
+        part: Parts | None = None,
     ) -> None:
         self.path = None if output is None else Path(output).expanduser()
+        self._place = output if output is not None and is_remote(output) else str(self.path)
         for is_asked, typed in (
             (csv_safe, "csv_safe=true has no effect"),
             (form is not None, "columns= has no effect"),
@@ -190,11 +204,17 @@ class Output:
         self.filled: Filled | None = None
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
         self._extras = Extras(probabilities, label_set)
-        self._part: PartFile | None = None
-        if self.path is None:
+        self._part: PartFile | Parts | None = part
+        if self.path is None or part is not None:
             return
-        part = self.path / ".predictions.part" if self._folder else self.path.with_name(f".{self.path.name}.part")
-        self._part = PartFile(part, self.path, settings)
+        if is_remote(self._place):
+            raise UserError(
+                f"output={output}: predict on one machine writes to its disk",
+                "a file or folder",
+                "output=/some/folder/   or launcher=ray, which writes to a store",
+            )
+        hidden = self.path / ".predictions.part" if self._folder else self.path.with_name(f".{self.path.name}.part")
+        self._part = PartFile(hidden, self.path, settings)
 
     def __enter__(self) -> Output:
         return self
@@ -208,22 +228,23 @@ class Output:
         """The file of unfinished rows."""
         return None if self._part is None else self._part.path
 
-    def resume(self, items: Iterable[Item]) -> int:
-        """Return how many of the source's first items an interrupted run has done."""
-        return 0 if self._part is None else self._part.resume(items)
+    def resume(self, items: Iterable[Item], *, batch_size: int = 1) -> int:
+        """Return how many of the source's first items an interrupted run has done, in whole batches."""
+        return self._part.resume(items, batch_size=batch_size) if isinstance(self._part, PartFile) else 0
 
     def rows(self) -> Iterator[Row]:
         """Read what has been written so far."""
         return iter(()) if self._part is None else self._part.rows()
 
-    def add(self, item: Item, row: Row) -> None:
-        """Write the row of an item."""
-        if self._part is None:
+    def add(self, items: Sequence[Item], rows: Sequence[Row]) -> None:
+        """Write the rows of items."""
+        if not isinstance(self._part, PartFile):
             return
         try:
             if self._folder is not None:
-                self._write_one(self._folder / f"{item.name}.json", row)
-            self._part.append(row)
+                for item, row in zip(items, rows, strict=True):
+                    self._write_one(self._folder / f"{item.name}.json", row)
+            self._part.append(rows)
         except OSError as error:
             raise unwritable(self.path or self._part.path, error) from error
 
@@ -237,11 +258,13 @@ class Output:
             return
         try:
             if self._folder is None:
-                with atomic_path(self.path) as temporary:
+                with new_file(self._place) as temporary:
                     if self._form is not None:
                         self.filled = self._form.write(self._part.rows(), temporary, is_safe=self._csv_safe)
                     elif self._csv_safe:
                         write_csv(self._part.rows(), temporary, self._extras, is_safe=True)
+                    elif self.path.suffix.lower() == ".jsonl":
+                        self._part.copy_lines(temporary)
                     else:
                         FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._extras)
             self._part.remove()
@@ -274,7 +297,7 @@ def is_folder(output: str) -> bool:
         raise UserError(
             f"output={output}: {path.suffix} is no format that predict writes",
             f"a file ending in {', '.join(FORMATS)}, or a folder (a name that ends in /)",
-            f"output={path.with_suffix('.json')}",
+            f"output={output.removesuffix(path.suffix)}.json",
         )
     if suffix == ".parquet":
         import_pyarrow()

@@ -101,14 +101,19 @@ def _own_number(wanted: int | Literal["auto"], accelerator: str) -> int:
     return rank.num_ranks
 
 
-def count_devices(wanted: int | Literal["auto"], accelerator: Accelerator) -> int:
+def count_devices(wanted: int | Literal["auto"], accelerator: Accelerator, *, alone: bool = True) -> int:
     """Return how many processes of this machine are to train together.
+
+    Args:
+        wanted: number of devices, or auto for all GPUs.
+        accelerator: their kind.
+        alone: whether no other machine trains with this one; with others, auto is one process without GPUs.
 
     Raises:
         UserError: when there are fewer devices, or they are to be counted and there are no CUDA GPUs.
     """
     kind, _ = find_accelerator(accelerator)
-    return _count(wanted, kind)
+    return 1 if wanted == "auto" and kind != "cuda" and not alone else _count(wanted, kind)
 
 
 def _count(wanted: int | Literal["auto"], accelerator: str) -> int:

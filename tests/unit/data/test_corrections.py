@@ -18,8 +18,8 @@ from classifier_training.data.corrections import (
     read_corrections,
 )
 from classifier_training.data.formats.image_folder import ImageFolder
-from classifier_training.data.index import Sample
 from classifier_training.data.load import load_data, read_corrected, read_samples
+from classifier_training.data.samples import Sample, Samples
 from classifier_training.data.splitting.splits import write_manifest
 
 
@@ -192,7 +192,9 @@ def test_training_with_an_edited_table_says_how_its_labels_are_taken(
 ) -> None:
     index = read_samples(ImageFolder(root=str(split_folder)))
     file = tmp_path / "edited.csv"
-    write_manifest(file, replace(index, samples=(replace(index.samples[0], label="red"), *index.samples[1:])))
+    write_manifest(
+        file, replace(index, samples=Samples.of((replace(index.samples[0], label="red"), *index.samples[1:])))
+    )
     loaded = load_data(ImageFolder(root=str(split_folder), splits=str(file)), seed=0)
     assert {sample.label for sample in loaded.index.samples if sample.path == index.samples[0].path} == {"blue"}
     assert f"analyze data.root={index.root} data.splits={file} writes the file's labels as corrections" in caplog.text

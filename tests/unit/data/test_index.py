@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.index import Sample, SampleIndex, resolve_root, tabulate
+from classifier_training.data.index import SampleIndex, resolve_root, tabulate
+from classifier_training.data.samples import Sample
 
 
 def make(*rows: tuple[str, str, str]) -> SampleIndex:

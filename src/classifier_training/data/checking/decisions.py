@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier_training.data.corrections import Corrected, LabelCorrection
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
 
 IGNORED = "corrections_ignored"
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, plural, shown
-from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import SPLITS, TRAIN
 from classifier_training.data.checking.findings import Finding, rank
-from classifier_training.data.checking.scan import hash_file
+from classifier_training.data.checking.known_files import FileTable
 from classifier_training.data.checking.statistics import imbalance_ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from classifier_training.data.index import SampleIndex
@@ -38,7 +35,7 @@ def check_classes(index: SampleIndex) -> Iterator[Finding]:
 
 
 def _duplicate_names(index: SampleIndex) -> Iterator[Finding]:
-    counts = Counter(sample.label for sample in index.samples)
+    counts = index.labels.counts()
     similar: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
         similar[_skeleton(label)].append(label)
@@ -91,9 +88,9 @@ def _visible(label: str) -> str:
 
 def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
     splits: dict[str, set[str]] = defaultdict(set)
-    for sample in index.samples:
-        if sample.group and sample.split:
-            splits[sample.group].add(sample.split)
+    for split in index.present_splits():
+        for group in index.groups[index.splits.where(split)].counts().keys() - {""}:
+            splits[group].add(split)
     shared = sorted(group for group, found in splits.items() if len(found) > 1)
     if shared:
         yield Finding(
@@ -110,7 +107,7 @@ def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
 
 def _missing(index: SampleIndex) -> Iterator[Finding]:
     present = index.present_splits()
-    found = {split: {s.label for s in index.samples if s.split == split} for split in SPLITS if split in present}
+    found = {split: {*index.labels[index.splits.where(split)].counts()} for split in SPLITS if split in present}
     if TRAIN not in found:
         return
     everything = set().union(*found.values())
@@ -143,7 +140,7 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
 
 def _rare(index: SampleIndex) -> Iterator[Finding]:
     split = TRAIN if TRAIN in index.present_splits() else ""
-    counts = Counter(sample.label for sample in index.samples if sample.split == split)
+    counts = index.labels[index.splits.where(split)].counts()
     tiny = sorted((number, name) for name, number in counts.items() if number < TINY_CLASS)
     if tiny:
         yield Finding(
@@ -169,32 +166,18 @@ def _rare(index: SampleIndex) -> Iterator[Finding]:
 
 
 MAX_LINES = 5
-BEGINNING = 4096
-"""First bytes by which files of the same size are compared before they are read whole."""
 
 
-def exact_copies(root: Path, paths: Sequence[str]) -> list[tuple[str, ...]]:
-    """Group files with the same bytes: compare sizes, then the first bytes, then hashes.
+def exact_copies(root: Path, paths: Iterable[str]) -> list[tuple[str, ...]]:
+    """Group files with the same bytes, in the order of their first files.
 
     Files that vanish or cannot be read are left out; decoding them will report them.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: of the files; one that is named twice counts once.
     """
-    groups: list[list[str]] = [list(dict.fromkeys(paths))]
-    with ThreadPoolExecutor(max_workers=2 * num_cores()) as pool:
-        for key in (_num_bytes, _beginning, hash_file):
-
-            def read(path: str, key: object = key) -> object:
-                try:
-                    return key(root / path)  # type: ignore[operator]
-                except OSError:
-                    return path
-
-            flat = [(number, path) for number, group in enumerate(groups) for path in group]
-            keys = pool.map(read, [path for _, path in flat], chunksize=64)
-            found: dict[object, list[str]] = defaultdict(list)
-            for (number, path), value in zip(flat, keys, strict=True):
-                found[number, value].append(path)
-            groups = [group for group in found.values() if len(group) > 1]
-    return [tuple(group) for group in groups]
+    return FileTable(root, paths).copies()
 
 
 def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_leaks: bool) -> list[str]:
@@ -213,9 +196,10 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
     """
     splits: dict[str, set[str]] = defaultdict(set)
     labels: dict[str, set[str]] = defaultdict(set)
-    for sample in index.samples:
-        splits[sample.path].add(sample.split)
-        labels[sample.path].add(sample.label)
+    rows = index.paths.find({path for group in copies for path in group})
+    for path, split, label in zip(index.paths[rows], index.splits[rows], index.labels[rows], strict=True):
+        splits[path].add(split)
+        labels[path].add(label)
     # Files that are not used, such as those that data.splits does not name, do not count.
     kept = [tuple(path for path in group if path in splits) for group in copies]
     groups = [group for group in kept if len(group) > 1]
@@ -246,19 +230,10 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
         lines.append(f"{plural(rest, 'group')} of exact duplicates within a class and split")
     reported = {"class_spelt_twice", "class_singular_and_plural", "groups_across_splits"}
     lines += [finding.title for finding in rank(check_classes(index)) if finding.code in reported]
-    counts = Counter(sample.label for sample in index.samples if sample.split == TRAIN)
+    counts = index.labels[index.splits.where(TRAIN)].counts()
     if tiny := [name for name, number in counts.items() if number < TINY_CLASS]:
         named = enumerate_words(map(repr, sorted(tiny)), limit=3)
         lines.append(f"{plural(len(tiny), 'class', 'classes')} with fewer than {TINY_CLASS} training images: {named}")
     if len(lines) > MAX_LINES:
         lines[MAX_LINES - 1 :] = [f"and {len(lines) - MAX_LINES + 1} more; classifier-training analyze shows all"]
     return lines
-
-
-def _num_bytes(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.blake2b(file.read(BEGINNING), digest_size=16).digest()

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.places import is_local, read_bytes, read_many
 from classifier_training.core.runtime import leave_interrupts
 
 if TYPE_CHECKING:
@@ -140,13 +141,21 @@ def _scan_chunks(
 def scan_chunk(root: Path, paths: Sequence[str]) -> tuple[list[FileFacts], NDArray[np.uint8]]:
     """Decode some files; see `scan_files`."""
     thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
-    return [_scan_file(root, path, thumbnail) for path, thumbnail in zip(paths, thumbnails, strict=True)], thumbnails
+    places = [root / path for path in paths]
+    contents = [None] * len(paths) if all(map(is_local, places)) else read_many(places)
+    facts = [
+        _scan_file(root, path, thumbnail, content)
+        for path, thumbnail, content in zip(paths, thumbnails, contents, strict=True)
+    ]
+    return facts, thumbnails
 
 
-def _scan_file(root: Path, path: str, thumbnail: NDArray[np.uint8]) -> FileFacts:
+def _scan_file(
+    root: Path, path: str, thumbnail: NDArray[np.uint8], content: bytes | OSError | None = None
+) -> FileFacts:
     try:
-        preview = read_preview(root / path, min_side=2 * THUMBNAIL)
-        file_hash = hash_file(root / path)
+        preview = read_preview(root / path, min_side=2 * THUMBNAIL, content=content)
+        file_hash = _hash(content) if isinstance(content, bytes) else hash_file(root / path)
     except UnreadableImageError as error:
         return FileFacts(path, error.reason)
     except OSError as error:
@@ -181,5 +190,7 @@ def hash_file(path: Path | str) -> bytes:
     Raises:
         OSError: when it cannot be read.
     """
+    if not is_local(path):
+        return _hash(read_bytes(path))
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -8,22 +8,21 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.lance_rows import set_place
+from classifier_training.core.places import path_of
 from classifier_training.core.register import register
 from classifier_training.core.types import SPLITS, TEST, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
+from classifier_training.data.formats.lance import LanceSet, VersionedSource
 from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.formats.table import TABLE_ENDINGS, Table, is_submission, looks_tabled
-from classifier_training.data.index import (
-    NoSamplesError,
-    Sample,
-    SampleIndex,
-    is_image,
-    split_of,
-)
+from classifier_training.data.formats.webdataset import WebDataset, find_shards, looks_sharded
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
+from classifier_training.data.samples import SamplesBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,17 +59,17 @@ def read_image_folder(walker: Walker) -> SampleIndex:
         for path in splits:
             _check_split_without_train(walker, path)
         splits = {root: ""}
-    samples: list[Sample] = []
+    builder = SamplesBuilder()
     empty: list[str] = []
     begin = len(str(root).rstrip("/")) + 1
     for folder, split in splits.items():
         for class_folder in walker.folders(folder):
             label = class_folder.name
-            found = [Sample(path[begin:], label, split) for path in walker.files(class_folder) if is_image(path)]
-            samples += found
-            if not found:
+            before = len(builder)
+            builder.extend((path[begin:], label, split, "") for path in walker.files(class_folder) if is_image(path))
+            if len(builder) == before:
                 empty.append(class_folder.relative_to(root).as_posix())
-    if not samples:
+    if not len(builder):
         raise NoSamplesError(
             f"{root}: no image in any class folder",
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
@@ -82,7 +81,7 @@ def read_image_folder(walker: Walker) -> SampleIndex:
         if folder not in blind:
             _report_loose(walker, folder)
     unlabelled = [f"{folder}/{name}"[begin:] for folder in blind for name in _loose_images(walker, folder)]
-    return SampleIndex(root, tuple(samples), tuple(empty), tuple(unlabelled))
+    return SampleIndex(root, builder.samples(), tuple(empty), tuple(unlabelled))
 
 
 def _check_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
@@ -130,15 +129,26 @@ def _loose_images(walker: Walker, folder: Path) -> list[str]:
 
 @register(group="data", name="auto")
 @dataclass(frozen=True, kw_only=True)
-class AutoData(FolderSource):
-    """Image folder, JSONL, CSV, Parquet or a list of files, whichever root is or holds."""
+class AutoData(VersionedSource):
+    """Image folder, JSONL, CSV, Parquet, a list of files, WebDataset or Lance set, whichever root is or holds."""
 
     def _read_root(self, root: str | None) -> SampleIndex:
-        if root is not None and Path(root).is_file():
+        if root is not None and set_place(root):
+            return LanceSet(**vars(self)).read_one_root(root)
+        if self.version is not None:
+            raise UserError(
+                f"data.version={self.version} has no effect: {root} is no Lance set",
+                "a set that ends in .lance",
+                "leave it out",
+            )
+        file = None if root is None else path_of(root)
+        if file is not None and file.is_file():
             forms: tuple[type[NamedFileSource], ...] = (JSONL, Table, FileList)
             for form in forms:
-                if Path(root).suffix.lower() in form.endings:
-                    return self._as(form, Path(root), None)
+                if file.suffix.lower() in form.endings:
+                    return self._as(form, file, None)
+            if find_shards(file):
+                return self._as(WebDataset, None, file)
         return super()._read_root(root)
 
     def read_one(self, walker: Walker) -> SampleIndex:
@@ -151,6 +161,8 @@ class AutoData(FolderSource):
             return self._as(Table, table, walker.root)
         if self._has_table_of_names(walker):
             return self._as(Table, None, walker.root)
+        if not walker.folders(walker.root) and looks_sharded(walker.root):
+            return self._as(WebDataset, None, walker.root)
         with contextlib.suppress(UserError) if annotations else contextlib.nullcontext():
             try:
                 index = read_image_folder(walker)
@@ -179,11 +191,12 @@ class AutoData(FolderSource):
         found = [Table().describes(file, walker) for file in _tables(walker)]
         return any(layout is not None and layout.folder and layout.has_labels for layout in found)
 
-    def _as(self, form: type[NamedFileSource], file: Path | None, root: Path | None) -> SampleIndex:
+    def _as(self, form: type[FolderSource], file: Path | None, root: Path | None) -> SampleIndex:
+        named: dict[str, Any] = {"root": None if root is None else str(root)}
         if file is not None:
             log.info("%s lists the images.", file)
-        shared = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        named = {"file": None if file is None else str(file), "root": None if root is None else str(root)}
+            named["file"] = str(file)
+        shared = {item.name: getattr(self, item.name) for item in dataclasses.fields(FolderSource)}
         return form(**{**shared, **named}).read()
 
 

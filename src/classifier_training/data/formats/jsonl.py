@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import register
 from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, split_of
+from classifier_training.data.samples import SamplesBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from classifier_training.data.samples import SampleRow
     from classifier_training.data.walk import Walker
 
 log = logging.getLogger(__name__)
@@ -76,33 +78,34 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
         UserError: for a row that is wrong, with its file and line, or when there is none.
     """
     root = walker.root
-    samples: list[Sample] = []
+    builder = SamplesBuilder()
     files = annotation_files(walker) if files is None else files
     for file in files:
         inside = file.relative_to(root).parts[0] if file.is_relative_to(root) else ""
         for number, line in enumerate(open_text(file), start=1):
             if line.strip():
                 try:
-                    samples.append(_read_row(line, f"{file}:{number}", file.parent, walker, split_of(inside)))
+                    builder.add(*_read_row(line, f"{file}:{number}", file.parent, walker, split_of(inside)))
                 except UserError as error:
                     walker.errors.handle(error)
-    if not samples:
+    if not len(builder):
         raise NoSamplesError(
             f"{root}: no JSONL row found",
             'root/train/annotations.jsonl with rows like {"image": "a.jpg", "suffix": "17"}',
             "check data.root, or use data=image_folder for a folder a class",
         )
-    outside = [sample for sample in samples if not sample.split]
-    if outside and len(outside) < len(samples):
+    samples = builder.samples()
+    outside = samples.splits.where("")
+    if outside.any() and not outside.all():
         log.warning(
             "%s: %s in files outside train, valid and test left out; the first is of %s",
-            root, plural(len(outside), "row"), outside[0].path,
+            root, plural(int(outside.sum()), "row"), samples.paths[outside.argmax()],
         )  # fmt: skip
-        samples = [sample for sample in samples if sample.split]
-    return SampleIndex(root, tuple(samples), label_files=tuple(files))
+        samples = samples[~outside]
+    return SampleIndex(root, samples, label_files=tuple(files))
 
 
-def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -> Sample:
+def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -> SampleRow:
     expected = 'one JSON object a line: {"image": "a.jpg", "suffix": "17"}'
     try:
         row: Any = json.loads(line)
@@ -125,7 +128,7 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
         own_split = top / folder.relative_to(top).parts[0] if folder != top else top
         folders = [folder, folder / "images", own_split, top]
     group = row.get("group")
-    return Sample(
+    return (
         locate(values[0], where, folders, walker),
         values[1],
         named_split(row.get("split"), where) or split,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.files import escapes
+from classifier_training.core.places import is_remote, path_of, url_of
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting as as_typed
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
+from classifier_training.data.samples import SamplesBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +94,7 @@ def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> st
         UserError: when there is no such file, or it is not inside the root.
     """
     root = str(walker.root).rstrip("/") + "/"
-    pure = PurePosixPath(name)
+    pure = PurePosixPath(url_of(name).removeprefix(root) if is_remote(name) else name)
     if escapes(str(pure).removeprefix(root)):
         raise UserError(
             f"{where}: the image path {name!r} leads out of the data folder {walker.root}",
@@ -142,10 +144,10 @@ class NamedFileSource(FolderSource):
                     "one folder that the paths in the file are relative to",
                     "data.root=[first.csv,second.csv] for a file in each",
                 )
-            file = _existing(Path(self.file), self.endings)
+            file = _existing(path_of(self.file), self.endings)
             return file, file.parent if root is None else resolve_root(root)
-        if root is not None and Path(root).is_file():
-            file = _existing(Path(root), self.endings)
+        if root is not None and path_of(root).is_file():
+            file = _existing(path_of(root), self.endings)
             return file, file.parent
         return None, resolve_root(root)
 
@@ -221,7 +223,7 @@ class FileList(NamedFileSource):
 
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
         """List the files; see the base class."""
-        samples: list[Sample] = []
+        builder = SamplesBuilder()
         for file in files:
             split = split_of(file.stem) if len(files) > 1 else ""
             folders = image_folders(file, walker)
@@ -231,14 +233,14 @@ class FileList(NamedFileSource):
                     continue
                 try:
                     path = locate(name, f"{file}:{number}", folders, walker)
-                    samples.append(Sample(path, _label_of(path, f"{file}:{number}"), split))
+                    builder.add(path, _label_of(path, f"{file}:{number}"), split)
                 except UserError as error:
                     walker.errors.handle(error)
-        if not samples:
+        if not len(builder):
             raise NoSamplesError(
                 f"{files[0]}: no path in it", "one image path a line", f"find . -name '*.jpg' > {files[0]}"
             )
-        return SampleIndex(walker.root, tuple(samples), label_files=tuple(files))
+        return SampleIndex(walker.root, builder.samples(), label_files=tuple(files))
 
 
 def _label_of(path: str, where: str) -> str:

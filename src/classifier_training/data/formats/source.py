@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.places import is_remote, path_of
+from classifier_training.core.remote_cache import set_limit
 from classifier_training.core.settings import Alias, Often, OnlyIn, PathText, Resume, Trait
 from classifier_training.data.accounting import count_files, kind_of, merge_files
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
-from classifier_training.data.walk import DataErrors, Walker
+from classifier_training.data.remote import listed_once, open_walker
+from classifier_training.data.samples import Samples
+from classifier_training.data.walk import DataErrors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from classifier_training.data.walk import Walker
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 Count = Annotated[int, Field(ge=1)]
@@ -26,6 +32,7 @@ NumFolds = Annotated[int, Field(ge=2, le=100)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 Store = Literal["auto", "off", "on", "jpeg"]
 
 
@@ -102,6 +109,10 @@ class DataSource:
         """Side of the network's input in pixels if the settings name it; None for auto and null."""
         return None if self.image_size == "auto" else self.image_size
 
+    def pinned(self) -> Self:
+        """Return the source with everything named that may be another one tomorrow, such as the newest version."""
+        return self
+
     def read(self) -> SampleIndex:
         """List the samples.
 
@@ -118,10 +129,13 @@ class FolderSource(DataSource):
     Args:
         root: the data folder, or several whose classes are merged.
         follow_links: follow links to folders, and links that lead out of the data folder.
+        cache_gb: disk space for files of remote folders, of all data sets together, in GB; a quarter of the free space
+            when left out, and 0 for none.
     """
 
     root: Annotated[PathText | list[PathText] | None, Often(1), Resume.DIVERGES, Trait.MACHINE] = None
     follow_links: Annotated[bool, Resume.FIXED] = False
+    cache_gb: Annotated[NonNegativeFloat | None, Resume.EXACT, Trait.MACHINE] = None
 
     @property
     def is_named(self) -> bool:
@@ -131,7 +145,10 @@ class FolderSource(DataSource):
     def read(self) -> SampleIndex:
         """List the samples of all roots; see the base class."""
         roots = self.root if isinstance(self.root, list) else [self.root]
-        return merge_roots([self._read_root(root) for root in roots])
+        if any(is_remote(root) for root in roots if root is not None):
+            set_limit(self.cache_gb)
+        with listed_once():
+            return merge_roots([self._read_root(root) for root in roots])
 
     def _read_root(self, root: str | None) -> SampleIndex:
         walker = self.walker(resolve_root(root))
@@ -163,7 +180,7 @@ class FolderSource(DataSource):
 
     def walker(self, root: Path) -> Walker:
         """Return a walker through the files of one root."""
-        return Walker(root, follow_links=self.follow_links, errors=DataErrors(self.on_error))
+        return open_walker(root, follow_links=self.follow_links, errors=DataErrors(self.on_error))
 
     def read_one(self, walker: Walker) -> SampleIndex:
         """List the samples below one root."""
@@ -183,17 +200,13 @@ def merge_roots(indexes: Sequence[SampleIndex]) -> SampleIndex:
     if not indexes:
         raise UserError("data.root=[] names no folder", "one folder or more", "data.root=[/my/images,/more/images]")
     _refuse_nested([index.root for index in indexes])
-    common = Path(os.path.commonpath([index.root for index in indexes]))
-    samples = [
-        replace(sample, path=f"{index.root.relative_to(common).as_posix()}/{sample.path}")
-        for index in indexes
-        for sample in index.samples
-    ]
+    common = _common([index.root for index in indexes])
     prefixes = [index.root.relative_to(common).as_posix() for index in indexes]
     named = list(zip(prefixes, indexes, strict=True))
+    samples = [replace(index.samples, paths=index.paths.prefixed(f"{prefix}/")) for prefix, index in named]
     return SampleIndex(
         common,
-        tuple(samples),
+        Samples.joined(samples),
         tuple(f"{prefix}/{name}" for prefix, index in named for name in index.empty_classes),
         tuple(f"{prefix}/{path}" for prefix, index in named for path in index.unlabelled),
         tuple(file for index in indexes for file in index.label_files),
@@ -205,7 +218,7 @@ def _classifier(index: SampleIndex) -> Callable[[str], str]:
     """Return what tells the kind of a file below the root by its relative path; `read` for one that is read."""
     listing = [file for file in index.label_files if file.is_relative_to(index.root)]
     kinds = dict.fromkeys((file.relative_to(index.root).as_posix() for file in listing), "labels")
-    kinds |= dict.fromkeys((sample.path for sample in index.samples), "read")
+    kinds |= dict.fromkeys(index.paths, "read")
     kinds |= dict.fromkeys(index.unlabelled, "unlabelled")
     is_split, is_listed = bool(index.present_splits()), bool(index.label_files)
 
@@ -218,6 +231,22 @@ def _classifier(index: SampleIndex) -> Callable[[str], str]:
         return "beside" if is_split and inner and not split_of(first) else "loose"
 
     return classify
+
+
+def _common(roots: Sequence[Path]) -> Path:
+    """The folder that contains all roots.
+
+    Raises:
+        UserError: when there is none, because they are in several stores.
+    """
+    stores = {tuple(str(root).split("/")[:3]) if is_remote(root) else () for root in roots}
+    if len(stores) > 1:
+        raise UserError(
+            f"data.root names folders in several stores: {enumerate_words(map(str, roots))}",
+            "folders of one bucket, or folders of this machine",
+            "copy them to one place, or list the images of one store in a table: data.file=…",
+        )
+    return path_of(os.path.commonpath(roots))
 
 
 def _refuse_nested(roots: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, require_extra
+from classifier_training.core.places import is_remote
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.core.types import TEST
@@ -31,11 +32,14 @@ from classifier_training.data.formats.listing import (
     named_split,
     open_text,
 )
-from classifier_training.data.index import NoSamplesError, Sample, SampleIndex, is_image, split_of
+from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
+from classifier_training.data.samples import SamplesBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from classifier_training.core.columns import Texts
+    from classifier_training.data.samples import SampleRow
     from classifier_training.data.walk import Walker
 
 log = logging.getLogger(__name__)
@@ -101,7 +105,7 @@ class Table(NamedFileSource):
 
     def read_files(self, files: Sequence[Path], walker: Walker) -> SampleIndex:
         """List the rows; see the base class."""
-        samples: list[Sample] = []
+        builder = SamplesBuilder()
         unlabelled: list[str] = []
         for file in files:
             split = split_of(file.stem) if len(files) > 1 else ""
@@ -111,21 +115,22 @@ class Table(NamedFileSource):
                 raise _no_labels(file, opened.names)
             for where, row in opened.rows():
                 try:
-                    sample = _sample(row, where, file, walker, opened.layout, split)
+                    sample = _read_row(row, where, file, walker, opened.layout, split)
                 except UserError as error:
                     walker.errors.handle(error)
                 else:
                     if opened.layout.has_labels:
-                        samples.append(sample)
+                        builder.add(*sample)
                     else:
-                        unlabelled.append(sample.path)
-        if not samples:
+                        unlabelled.append(sample[0])
+        if not len(builder):
             raise NoSamplesError(
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
             )
-        if not unlabelled and TEST not in {sample.split for sample in samples}:
-            unlabelled = _test_images(walker, {sample.path for sample in samples})
-        return SampleIndex(walker.root, tuple(samples), unlabelled=tuple(unlabelled), label_files=tuple(files))
+        samples = builder.samples()
+        if not unlabelled and TEST not in samples.splits.counts():
+            unlabelled = _test_images(walker, samples.paths)
+        return SampleIndex(walker.root, samples, unlabelled=tuple(unlabelled), label_files=tuple(files))
 
     def _open(self, file: Path, walker: Walker) -> OpenedTable:
         wanted = Wanted(self.path_column, self.label_column, self.folder, self.suffix)
@@ -226,7 +231,7 @@ def _csv_rows(
         ) from error
 
 
-def _sample(row: Mapping[str, Any], where: str, file: Path, walker: Walker, layout: Layout, split: str) -> Sample:
+def _read_row(row: Mapping[str, Any], where: str, file: Path, walker: Walker, layout: Layout, split: str) -> SampleRow:
     name, label = layout.name(row), layout.label_of(row, where)
     if name is None or (label is None and layout.has_labels):
         field = "path" if name is None else "label"
@@ -234,7 +239,7 @@ def _sample(row: Mapping[str, Any], where: str, file: Path, walker: Walker, layo
     group = None if layout.group is None else row[layout.group]
     own = {layout.path, layout.label, layout.split, layout.group, *layout.one_hot}
     metadata = {name: value for name, value in row.items() if name not in own}
-    return Sample(
+    return (
         locate(name, where, image_folders(file, walker), walker),
         label or "",
         named_split(None if layout.split is None else row[layout.split], where) or split,
@@ -251,12 +256,12 @@ def _no_labels(file: Path, names: Sequence[str]) -> UserError:
     )
 
 
-def _test_images(walker: Walker, listed: set[str]) -> list[str]:
+def _test_images(walker: Walker, listed: Texts) -> list[str]:
     """The images directly in the folder test that no row names."""
     begin = len(str(walker.root).rstrip("/")) + 1
     folders = [folder for folder in walker.folders(walker.root) if split_of(folder.name) == TEST]
     paths = [f"{folder}/{name}"[begin:] for folder in folders for name in walker.loose_files(folder) if is_image(name)]
-    return [] if listed & set(paths) else paths
+    return [] if len(listed.find(paths)) else paths
 
 
 def looks_tabled(file: Path) -> bool:
@@ -275,9 +280,13 @@ def _parquet_names(file: Path) -> list[str]:
     except ImportError as error:
         raise require_extra("pyarrow", extra="parquet", purpose=f"reading {file.name}") from error
     try:
-        return list(pq.ParquetFile(file).schema_arrow.names)
+        return list(pq.ParquetFile(_opened(file)).schema_arrow.names)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: not Parquet ({error})", "a Parquet file", "write it again, or use CSV") from error
+
+
+def _opened(file: Path) -> Any:
+    return file.open("rb") if is_remote(file) else file
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -285,7 +294,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(_opened(file))
         number = 0
         for batch in table.iter_batches():
             for row in batch.to_pylist():

@@ -7,22 +7,24 @@ Here the parts may differ in size, and the first part comes first where a class 
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.columns import Categories, number_by_first
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.labels import label_indices, sort_labels
+from classifier_training.core.labels import sort_labels
 from classifier_training.core.types import TRAIN
+from classifier_training.data.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Integers = NDArray[np.int64]
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
 
 
 def allocate(classes: Integers, units: Integers, shares: NDArray[np.float64], *, seed: int) -> Integers:
@@ -99,7 +101,7 @@ class _Allocation:
 
     def serve_rare(self) -> None:
         """Move units until every class is in the first part, and in as many others as it has units for."""
-        pairs = np.unique(np.stack([self._classes, self._units], axis=1), axis=0)
+        pairs = _pairs(self._classes, self._units)
         own = np.split(pairs[:, 1], np.searchsorted(pairs[:, 0], np.arange(1, len(self._totals))))
         for label in sorted(range(len(own)), key=lambda number: len(own[number])):
             for part in range(min(len(self._shares), len(own[label]))):
@@ -124,7 +126,7 @@ class _Allocation:
 log = logging.getLogger(__name__)
 
 
-def random_split(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
+def random_split(samples: Iterable[Sample], fractions: dict[str, float], *, seed: int) -> Categories[str]:
     """Return a stratified random split of samples; rows of one image and samples of one group stay together.
 
     Args:
@@ -135,13 +137,14 @@ def random_split(samples: Sequence[Sample], fractions: dict[str, float], *, seed
     Raises:
         UserError: when all samples are in one group.
     """
-    if not any(sample.group for sample in samples):
-        return _split_images(samples, fractions, seed=seed)
-    labels, classes, units = _number(samples)
+    table = Samples.of(samples)
+    if table.groups.where("").all():
+        return _split_images(table, fractions, seed=seed)
+    labels, classes, units = _number(table)
     num_units = int(units.max()) + 1
     if num_units == 1:
         raise UserError(
-            f"all {len(samples)} images are in one group, {samples[0].group!r}",
+            f"all {len(table)} images are in one group, {table.groups[0]!r}",
             f"a group for each split: {TRAIN}, {', '.join(fractions)}",
             "another data.group, or none",
         )
@@ -149,11 +152,11 @@ def random_split(samples: Sequence[Sample], fractions: dict[str, float], *, seed
     shares = np.array([1 - sum(fractions.values()), *fractions.values()])
     assigned = allocate(classes, units, shares, seed=seed)
     _report_missing(labels, classes, units, assigned, parts)
-    return [parts[part] for part in assigned]
+    return Categories(assigned, parts)
 
 
-def random_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> list[int]:
-    """Return the fold of each sample; -1 for those that every fold trains on.
+def random_folds(samples: Iterable[Sample], num_folds: int, *, seed: int) -> Integers:
+    """Return the fold of each sample, int64 [N]; -1 for those that every fold trains on.
 
     A class in a single group, or with a single image, is trained on in every fold, so that all folds have the same
     classes.
@@ -161,12 +164,13 @@ def random_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> lis
     Raises:
         UserError: when there are fewer groups or images than folds.
     """
-    labels, classes, units = _number(samples)
-    pairs = np.unique(np.stack([classes, units], axis=1), axis=0)
+    table = Samples.of(samples)
+    labels, classes, units = _number(table)
+    pairs = _pairs(classes, units)
     alone = np.flatnonzero(np.bincount(pairs[:, 0]) == 1)
     fixed = np.isin(units, pairs[np.isin(pairs[:, 0], alone), 1])
     left = len(np.unique(units[~fixed]))
-    what = "groups" if any(sample.group for sample in samples) else "images"
+    what = "images" if table.groups.where("").all() else "groups"
     if left < num_folds:
         raise UserError(
             f"data.num_folds={num_folds} with {left} {what} to divide",
@@ -176,25 +180,30 @@ def random_folds(samples: Sequence[Sample], num_folds: int, *, seed: int) -> lis
     if len(alone):
         log.warning("these classes have a single %s, which every fold trains on and none validates on: %s",
                     what.removesuffix("s"), enumerate_words(repr(labels[number]) for number in alone))  # fmt: skip
-    folds = np.full(len(samples), -1, dtype=np.int64)
+    folds = np.full(len(table), -1, dtype=np.int64)
     shares = np.full(num_folds, 1 / num_folds)
     folds[~fixed] = allocate(_compact(classes[~fixed]), _compact(units[~fixed]), shares, seed=seed)
-    return [int(fold) for fold in folds]
+    return folds
 
 
-def _number(samples: Sequence[Sample]) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+def _number(table: Samples) -> tuple[tuple[str, ...], Integers, Integers]:
     """The class names, and numbers of each sample's class and unit; images without a group are units of their own."""
-    labels = sort_labels(sample.label for sample in samples)
-    groups = dict[str, str]()
-    for sample in samples:
-        groups[sample.path] = groups.get(sample.path) or sample.group
+    labels = sort_labels(table.labels.counts())
+    images, first = table.paths.numbers()
     # Rows of one image may name different groups; the first one counts.
-    units: dict[tuple[str, str], int] = {}
-    found = [
-        units.setdefault(("group", groups[sample.path]) if groups[sample.path] else ("path", sample.path), len(units))
-        for sample in samples
-    ]
-    return labels, label_indices((sample.label for sample in samples), labels), np.array(found, dtype=np.int64)
+    grouped = np.flatnonzero(~table.groups.where(""))[::-1]
+    groups = np.full(len(first), -1, dtype=np.int64)
+    groups[images[grouped]] = table.groups.codes[grouped]
+    own = groups[images]
+    units, _ = number_by_first(np.where(own < 0, images + len(table.groups.values), own))
+    return labels, table.labels.places_in(labels), units
+
+
+def _pairs(classes: Integers, units: Integers) -> Integers:
+    """The different pairs of class and unit, sorted, int64 [P, 2]."""
+    stride = int(units.max(initial=0)) + 1
+    found = np.unique(classes * stride + units)
+    return np.stack([found // stride, found % stride], axis=1)
 
 
 def _compact(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -209,8 +218,7 @@ def _report_missing(
     parts: Sequence[str],
 ) -> None:
     """Log which classes are not in every split, and why."""
-    pairs = np.unique(np.stack([classes, units], axis=1), axis=0)
-    num_units = np.bincount(pairs[:, 0])
+    num_units = np.bincount(_pairs(classes, units)[:, 0])
     present = np.zeros((len(labels), len(parts)), dtype=bool)
     present[classes, assigned] = True
     by_lack: dict[tuple[str, int], list[str]] = defaultdict(list)
@@ -223,18 +231,17 @@ def _report_missing(
         log.warning("%s: no image for %s, for %s", enumerate_words(names), missing, why)
 
 
-def _split_images(samples: Sequence[Sample], fractions: dict[str, float], *, seed: int) -> list[str]:
+def _split_images(table: Samples, fractions: dict[str, float], *, seed: int) -> Categories[str]:
     """Split images, stratified by the rarest label of each; all rows of an image take its split."""
-    counts = Counter(sample.label for sample in samples)
-    labels: dict[str, str] = {}
-    for sample in samples:
-        label = labels.setdefault(sample.path, sample.label)
-        labels[sample.path] = min(label, sample.label, key=lambda name: (counts[name], name))
-    splits = dict(zip(labels, stratified_split(list(labels.values()), fractions, seed=seed), strict=True))
-    return [splits[sample.path] for sample in samples]
+    images, first = table.paths.numbers()
+    counts = table.labels.counts()
+    names = sorted(counts, key=lambda name: (counts[name], name))
+    rarest = np.full(len(first), len(names), dtype=np.int64)
+    np.minimum.at(rarest, images, table.labels.places_in(names))
+    return stratified_split(Categories(rarest, tuple(names)), fractions, seed=seed)[images]
 
 
-def stratified_split(labels: Sequence[str], fractions: dict[str, float], *, seed: int) -> list[str]:
+def stratified_split(labels: Iterable[str], fractions: dict[str, float], *, seed: int) -> Categories[str]:
     """Split samples at random; a held-out split gets its fraction of every class, at least one sample if possible.
 
     The training split keeps at least one sample of every class; scikit-learn's stratified splitters refuse classes of
@@ -248,15 +255,19 @@ def stratified_split(labels: Sequence[str], fractions: dict[str, float], *, seed
     Returns:
         The split of each sample [N].
     """
-    names = np.asarray(labels, dtype=object)
-    splits = np.full(len(names), TRAIN, dtype=object)
-    for label in sorted(set(labels)):
-        rows: NDArray[np.int64] = np.flatnonzero(names == label)
+    column = Categories.of(labels)
+    names = sort_labels(column.counts())
+    numbers = column.places_in(names)
+    splits = np.zeros(len(numbers), dtype=np.int64)
+    by_class = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=len(names))).tolist()
+    for label, begin, end in zip(names, [0, *ends], ends, strict=False):
+        rows = by_class[begin:end]
         order = np.random.default_rng([seed, *label.encode()]).permutation(rows)
         start = 0
-        for split, fraction in fractions.items():
+        for place, fraction in enumerate(fractions.values(), start=1):
             wanted = max(round(len(rows) * fraction), 1)
             count = max(min(wanted, len(rows) - start - 1), 0)
-            splits[order[start : start + count]] = split
+            splits[order[start : start + count]] = place
             start += count
-    return [str(split) for split in splits]
+    return Categories(splits, (TRAIN, *fractions))

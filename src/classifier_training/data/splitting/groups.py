@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from classifier_training.core.columns import Categories, number_by_first
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.runtime import num_cores
 from classifier_training.data.checking.duplicates import find_copies, join
@@ -15,7 +17,8 @@ from classifier_training.data.checking.scan import scan_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Samples
 
 log = logging.getLogger(__name__)
 
@@ -38,40 +41,37 @@ def assign_groups(index: SampleIndex, rule: int | str | None) -> SampleIndex:
     """
     if rule is None:
         return index
-    find = _finder(index, rule)
-    groups = [find(sample) for sample in index.samples]
-    missing = [sample.path for sample, group in zip(index.samples, groups, strict=True) if not group]
+    groups = _find_groups(index, rule)
+    missing = index.paths[groups.where("")]
     if len(missing) == len(groups):
         raise UserError(
             f"data.group={rule} finds no group in any path or row, such as {missing[0]!r}",
             "a folder, pattern, column or metadata field that the data has",
             "data.group=parent for the folder that an image is in, or leave it out",
         )
-    if missing:
+    if len(missing):
         log.warning("data.group=%s finds no group for %s, so each is a group of its own: %s",
                     rule, plural(len(missing), "image"), enumerate_words(missing, limit=3))  # fmt: skip
     return index.with_groups(groups)
 
 
-def _finder(index: SampleIndex, rule: int | str) -> Callable[[Sample], str]:
+def _find_groups(index: SampleIndex, rule: int | str) -> Categories[str]:
     if isinstance(rule, int):
-        return lambda sample: _part([*sample.path.split("/")[:-1]], rule - 1)
+        return Categories.of(_part(path.split("/")[:-1], rule - 1) for path in index.paths)
     parent = PARENT.fullmatch(rule)
     if parent:
         steps = int(parent[1] or 1)
-        return lambda sample: _part(sample.path.split("/")[-2::-1], steps - 1)
+        return Categories.of(_part(path.split("/")[-2::-1], steps - 1) for path in index.paths)
     if rule.startswith(PATTERN):
-        return _matcher(rule)
-    if rule == "group":
-        return lambda sample: sample.group
-    return _field_reader(index, rule)
+        return Categories.of(map(_matcher(rule), index.paths))
+    return index.groups if rule == "group" else _read_field(index.samples, rule)
 
 
 def _part(folders: list[str], place: int) -> str:
     return folders[place] if place < len(folders) else ""
 
 
-def _matcher(rule: str) -> Callable[[Sample], str]:
+def _matcher(rule: str) -> Callable[[str], str]:
     try:
         pattern = re.compile(rule.removeprefix(PATTERN))
     except re.error as error:
@@ -81,8 +81,8 @@ def _matcher(rule: str) -> Callable[[Sample], str]:
             "correct the pattern; quote it for the shell: 'data.group=\"re:(session\\d+)\"'",
         ) from error
 
-    def find(sample: Sample) -> str:
-        found = pattern.search(sample.path)
+    def find(path: str) -> str:
+        found = pattern.search(path)
         if found is None:
             return ""
         return found["group"] or "" if "group" in pattern.groupindex else found[min(pattern.groups, 1)] or ""
@@ -90,11 +90,11 @@ def _matcher(rule: str) -> Callable[[Sample], str]:
     return find
 
 
-def _field_reader(index: SampleIndex, rule: str) -> Callable[[Sample], str]:
+def _read_field(samples: Samples, rule: str) -> Categories[str]:
     """Read a metadata field; a name with dots leads into fields of fields."""
     name = rule.removeprefix(METADATA)
-    names = sorted({field for sample in index.samples for field in sample.metadata or ()})
-    if name.partition(".")[0] not in names and name not in names:
+    names, (first, *inner) = sorted(samples.metadata), name.split(".")
+    if first not in names and name not in names:
         close = nearest(name, [*names, "parent"])
         raise UserError(
             f"data.group={rule}: the data has no such column or metadata field",
@@ -102,16 +102,20 @@ def _field_reader(index: SampleIndex, rule: str) -> Callable[[Sample], str]:
             f"data.group={close[0] if close else 'parent'}",
         )
 
-    def find(sample: Sample) -> str:
-        node: Any = sample.metadata or {}
-        if name in node:
-            node = node[name]
-        else:
-            for part in name.split("."):
-                node = node.get(part) if isinstance(node, dict) else None
+    def read(node: Any) -> str:
+        for part in inner:
+            node = node.get(part) if isinstance(node, dict) else None
         return "" if node is None else str(node)
 
-    return find
+    # A row that has a field of the whole name takes that, any other one what the dots lead to.
+    columns = [samples.metadata[first].mapped(read)] if first in names else []
+    if name != first and name in names:
+        columns.append(samples.metadata[name].mapped(lambda node: "" if node is None else str(node)))
+    groups = Categories.same("", len(samples))
+    for column in columns:
+        rows = column.codes >= 0
+        groups = groups.replaced(rows, column[rows])
+    return groups
 
 
 def group_duplicates(index: SampleIndex, clusters: Mapping[str, str]) -> SampleIndex:
@@ -124,40 +128,35 @@ def group_duplicates(index: SampleIndex, clusters: Mapping[str, str]) -> SampleI
     Returns:
         The samples; a joined group has the name of its first member's group or path.
     """
-    keys: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for sample in index.samples:
-        if sample.path in clusters:
-            keys[sample.path].add(("duplicates", clusters[sample.path]))
-        if sample.group:
-            keys[sample.path].add(("group", sample.group))
-    heads: dict[tuple[str, str], tuple[str, str]] = {}
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def head(key: tuple[str, str]) -> tuple[str, str]:
-        while heads.setdefault(key, key) != key:
-            heads[key] = heads[heads[key]]
-            key = heads[key]
-        return key
-
-    for found in keys.values():
-        first, *others = sorted(found)
-        for other in others:
-            heads[head(other)] = head(first)
-    names: dict[tuple[str, str], str] = {}
-    groups = []
-    for sample in index.samples:
-        found = keys.get(sample.path, set())
-        groups.append(names.setdefault(head(min(found)), sample.group or sample.path) if found else "")
-    log.info("%d images have duplicates; they form %d groups", len(clusters), len(set(clusters.values())))
-    return index.with_groups(groups)
+    images, first = index.paths.numbers()
+    names = Categories.of(clusters.values())
+    codes = dict(zip(clusters, names.codes.tolist(), strict=True))
+    copied = index.paths.find(clusters)
+    grouped = np.flatnonzero(~index.groups.where(""))
+    # An image is in a component with its cluster and with each of its groups.
+    heads = len(first) + np.array([codes[path] for path in index.paths[copied]], dtype=np.int64)
+    groups = len(first) + len(names.values) + index.groups.codes[grouped].astype(np.int64)
+    links = np.concatenate([images[copied], images[grouped]]), np.concatenate([heads, groups])
+    number = len(first) + len(names.values) + len(index.groups.values)
+    graph = coo_array((np.ones(len(links[0]), bool), links), shape=(number, number))
+    component = connected_components(graph, directed=False)[1][images]
+    rows = np.flatnonzero(np.isin(images, links[0]))
+    joined, first_rows = number_by_first(component[rows])
+    leads = index.samples[rows[first_rows]]
+    titles = Categories.of(group or path for path, group in zip(leads.paths, leads.groups, strict=True))
+    log.info("%d images have duplicates; they form %d groups", len(clusters), len(names.values))
+    return index.with_groups(Categories.same("", len(index)).replaced(rows, titles[joined]))
 
 
 def report_straddling(index: SampleIndex) -> None:
     """Warn when a group is in more than one split, which happens when the data or data.splits defines the splits."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for sample in index.samples:
-        if sample.group:
-            splits[sample.group].add(sample.split)
-    shared = sorted(group for group, found in splits.items() if len(found) > 1)
+    stride = len(index.splits.values)
+    pairs = np.unique(index.groups.codes.astype(np.int64) * stride + index.splits.codes)
+    codes = np.flatnonzero(np.bincount(pairs // max(stride, 1)) > 1).tolist()
+    shared = sorted(group for group in (index.groups.values[code] for code in codes) if group)
     if shared:
         log.warning("%d groups are in more than one split, so the scores will be too good: %s",
                     len(shared), enumerate_words(shared, limit=3))  # fmt: skip
@@ -171,7 +170,7 @@ def near_duplicates(index: SampleIndex) -> dict[str, str]:
     Returns:
         Relative path to the path of the cluster's first file, for the files that have duplicates.
     """
-    paths = list(dict.fromkeys(sample.path for sample in index.samples))
+    paths = [*index.paths[index.paths.numbers()[1]]]
     copies = find_copies(scan_files(index.root, paths, num_workers=num_cores()))
     links = [(group[0], other) for group in (*copies.exact, *copies.near) for other in group[1:]]
     return {paths[place]: paths[group[0]] for group in join(len(paths), links) for place in group}

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections import Counter
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from classifier_training.core.columns import Categories, Texts, number_by_first
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.formats.listing import open_text
-from classifier_training.data.index import SPLIT_FOLDERS, Sample, SampleIndex, split_of
+from classifier_training.data.index import SPLIT_FOLDERS, SampleIndex, split_of
+from classifier_training.data.samples import Samples, SamplesBuilder
 from classifier_training.data.splitting.allocate import random_folds, random_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Literal
 
+    from numpy.typing import NDArray
+
     from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +87,13 @@ def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> 
         UserError: when a fraction or fold has no effect, or leaves no training data.
     """
     if request.all_folds and VAL in index.present_splits():
-        number = sum(sample.split == VAL for sample in index.samples)
+        number = index.splits.counts()[VAL]
         log.info("The %s of the validation split are trained on: the folds take its place.", plural(number, "image"))
-        index = index.with_splits(TRAIN if sample.split == VAL else sample.split for sample in index.samples)
+        index = index.with_splits(index.splits.mapped(lambda split: TRAIN if split == VAL else split))
     present = index.present_splits()
     if not present:
         return _divide(index, request, seed=seed)
-    num_open = sum(not sample.split for sample in index.samples)
+    num_open = index.splits.counts().get("", 0)
     # Data that comes without a test split has what data.test_fraction=0 asks for.
     if not num_open and (request.test_fraction or TEST in present):
         _refuse_unused("test_fraction", request.test_fraction, TEST, present)
@@ -128,42 +135,45 @@ def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *
     wanted = {VAL: VAL in present, TEST: TEST in present or request.test_fraction is not None}
     shares = {split: DEFAULT_FRACTION if share is None else share for split, share in chosen.items() if wanted[split]}
     fractions = {split: share for split, share in shares.items() if share}
-    given: dict[str, str] = {}
-    for sample in index.samples:
-        if sample.split and sample.group:
-            given.setdefault(sample.group, sample.split)
-    splits = [sample.split or given.get(sample.group, "") for sample in index.samples]
-    rows = [row for row, split in enumerate(splits) if not split]
-    assigned, words = [TRAIN] * len(rows), "they are used for training"
-    rest = [index.samples[row] for row in rows]
-    if TRAIN in present and fractions and len({sample.group or sample.path for sample in rest}) > 1:
+    groups, given = index.groups.codes, np.zeros(len(index.groups.values), dtype=np.int64)
+    splits, is_open = index.splits, index.splits.where("")
+    has_group = ~index.groups.where("")
+    # The first sample of a group that has a split gives its own to the others.
+    rows = np.flatnonzero(has_group & ~is_open)[::-1]
+    given[groups[rows]] = rows + 1
+    rows = np.flatnonzero(has_group & is_open & (given[groups] > 0))
+    splits = splits.replaced(rows, splits[given[groups[rows]] - 1])
+    rows = np.flatnonzero(splits.where(""))
+    assigned, words = Categories.same(TRAIN, len(rows)), "they are used for training"
+    rest = index.samples[rows]
+    if TRAIN in present and fractions and _num_units(rest) > 1:
         assigned = random_split(rest, fractions, seed=seed)
         words = "they are divided among " + ", ".join((TRAIN, *fractions))
-    for row, split in zip(rows, assigned, strict=True):
-        splits[row] = split
-    number = sum(not sample.split for sample in index.samples)
-    log.warning("%s: %d images come without a split beside others that have one; %s", index.root, number, words)
-    return index.with_splits(splits)
+    log.warning("%s: %d images come without a split beside others that have one; %s", index.root, is_open.sum(), words)
+    return index.with_splits(splits.replaced(rows, assigned))
+
+
+def _num_units(samples: Samples) -> int:
+    """How many groups there are, and images without one."""
+    alone = samples.paths[samples.groups.where("")]
+    return sum(group != "" for group in samples.groups.counts()) + len(alone.numbers()[1])
 
 
 def _cut_validation(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
-    rows = [row for row, sample in enumerate(index.samples) if sample.split == TRAIN]
-    samples = [index.samples[row] for row in rows]
+    rows = np.flatnonzero(index.splits.where(TRAIN))
+    samples = index.samples[rows]
     if request.num_folds is not None:
         folds = random_folds(samples, request.num_folds, seed=seed)
         if request.all_folds:
-            assigned = [TRAIN if fold < 0 else f"{FOLD}{fold}" for fold in folds]
+            assigned = Categories(folds + 1, (TRAIN, *(f"{FOLD}{fold}" for fold in range(request.num_folds))))
         else:
-            assigned = [VAL if fold == request.fold else TRAIN for fold in folds]
+            assigned = Categories((folds == request.fold).astype(np.int8), (TRAIN, VAL))
     else:
         assigned = random_split(samples, {VAL: request.val_fraction or DEFAULT_FRACTION}, seed=seed)
-    splits = [sample.split for sample in index.samples]
-    for row, split in zip(rows, assigned, strict=True):
-        splits[row] = split
-    return index.with_splits(splits)
+    return index.with_splits(index.splits.replaced(rows, assigned))
 
 
-def take_folds(index: SampleIndex, divided: SampleIndex) -> tuple[SampleIndex, tuple[int, ...]]:
+def take_folds(index: SampleIndex, divided: SampleIndex) -> tuple[SampleIndex, NDArray[np.int64]]:
     """Give samples that were divided into folds the splits of the first fold.
 
     Args:
@@ -171,29 +181,27 @@ def take_folds(index: SampleIndex, divided: SampleIndex) -> tuple[SampleIndex, t
         divided: the samples as `complete_splits` divided them.
 
     Returns:
-        The samples, and the fold of each: -1 for those of the test split and those that every fold trains on.
+        The samples, and the fold of each, int64 [N]: -1 for those of the test split and those that all folds train on.
     """
-    found = {sample.path: sample.split for sample in divided.samples}
-    numbers = {path: int(split.removeprefix(FOLD)) for path, split in found.items() if split.startswith(FOLD)}
+    fold_of = [int(split.removeprefix(FOLD)) if split.startswith(FOLD) else -1 for split in divided.splits.values]
+    both = Texts.joined([divided.paths, index.paths]).numbers()[0]
+    by_image = np.full(int(both.max(initial=-1)) + 1, -1, dtype=np.int64)
+    by_image[both[: len(divided)]] = np.array([*fold_of, -1])[divided.splits.codes]
     # What corrections move to validation is in its fold as any other image of the training split.
-    folds = [
-        numbers.get(sample.path, -1) if sample.split == VAL or sample.split.startswith(FOLD) else -1
-        for sample in index.samples
-    ]
-    held_by: dict[str, set[int]] = {}
-    for sample, fold in zip(index.samples, folds, strict=True):
-        if sample.split != TEST:
-            held_by.setdefault(sample.label, set()).add(fold)
+    in_folds = index.splits.where(VAL, *(split for split in index.splits.values if split.startswith(FOLD)))
+    folds = np.where(in_folds, by_image[both[len(divided) :]], -1)
     # A class that corrections left in one fold alone is trained on in all, so that all know the same classes.
-    folds = [
-        -1 if len(held_by.get(sample.label, ())) == 1 else fold
-        for sample, fold in zip(index.samples, folds, strict=True)
-    ]
-    index = index.with_splits(TEST if sample.split == TEST else TRAIN for sample in index.samples)
-    return in_fold(index, folds, 0), tuple(folds)
+    is_test = index.splits.where(TEST)
+    labels = index.labels.codes.astype(np.int64)
+    stride = int(folds.max(initial=-1)) + 2
+    pairs = np.unique(labels[~is_test] * stride + folds[~is_test] + 1)
+    is_alone = np.bincount(pairs // stride, minlength=len(index.labels.values)) == 1
+    folds[is_alone[labels]] = -1
+    index = index.with_splits(index.splits.mapped(lambda split: TEST if split == TEST else TRAIN))
+    return in_fold(index, folds, 0), folds
 
 
-def in_fold(index: SampleIndex, folds: Sequence[int], number: int) -> SampleIndex:
+def in_fold(index: SampleIndex, folds: Sequence[int] | NDArray[np.int64], number: int) -> SampleIndex:
     """Return the samples with the splits of one fold: its own images are the validation split, the others train.
 
     Args:
@@ -201,26 +209,28 @@ def in_fold(index: SampleIndex, folds: Sequence[int], number: int) -> SampleInde
         folds: of each sample; -1 leaves its split as it is.
         number: of the fold.
     """
-    return index.with_splits(
-        sample.split if fold < 0 else VAL if fold == number else TRAIN
-        for sample, fold in zip(index.samples, folds, strict=True)
-    )
+    numbers = np.asarray(folds)
+    rows = np.flatnonzero(numbers >= 0)
+    own = Categories((numbers[rows] == number).astype(np.int8), (TRAIN, VAL))
+    return index.with_splits(index.splits.replaced(rows, own))
 
 
 def report_overlap(index: SampleIndex) -> None:
     """Warn when an image is in more than one split."""
-    splits: dict[str, set[str]] = {}
-    for sample in index.samples:
-        splits.setdefault(sample.path, set()).add(sample.split)
-    shared = [path for path, found in splits.items() if len(found) > 1]
-    if shared:
+    if index.paths.is_distinct():
+        return
+    images, first = index.paths.numbers()
+    stride = len(index.splits.values)
+    pairs = np.unique(images * stride + index.splits.codes)
+    shared = index.paths[first[np.bincount(pairs // stride) > 1]]
+    if len(shared):
         log.warning(
             "%d images are in more than one split, so the scores will be too good: %s",
-            len(shared), enumerate_words(shared, limit=3),
+            len(shared), enumerate_words(shared[:3], limit=3),
         )  # fmt: skip
 
 
-def write_manifest(path: Path, index: SampleIndex, folds: Sequence[int] | None = None) -> None:
+def write_manifest(path: Path, index: SampleIndex, folds: Iterable[int] | None = None) -> None:
     """Write splits.csv: path (relative to the data root), label, split and group of every sample.
 
     Args:
@@ -229,16 +239,10 @@ def write_manifest(path: Path, index: SampleIndex, folds: Sequence[int] | None =
         folds: of a cross-validation, the fold of each sample, as a fifth column; -1, which is written as an empty cell,
             for a sample of none.
     """
-    rows: Iterator[tuple[object, ...]] = (
-        (sample.path, sample.label, sample.split, sample.group) for sample in index.samples
-    )
-    if folds is None:
-        write_csv(path, ("path", "label", "split", "group"), rows)
-        return
-    fifth = ("" if fold < 0 else fold for fold in folds)
-    write_csv(
-        path, ("path", "label", "split", "group", "fold"), ((*row, fold) for row, fold in zip(rows, fifth, strict=True))
-    )
+    columns: list[Iterable[object]] = [index.paths, index.labels, index.splits, index.groups]
+    if folds is not None:
+        columns.append("" if fold < 0 else fold for fold in folds)
+    write_csv(path, ("path", "label", "split", "group", "fold")[: len(columns)], zip(*columns, strict=True))
 
 
 def read_folds(path: Path) -> list[int]:
@@ -258,32 +262,44 @@ def read_folds(path: Path) -> list[int]:
         ) from error
 
 
-def read_manifest(path: Path) -> list[Sample]:
+def read_manifest(path: Path) -> Samples:
     """Read what `write_manifest` wrote.
 
     Raises:
         UserError: when the file is missing, its columns are wrong, or a path leads out of the data folder.
     """
+    builder = SamplesBuilder()
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [Sample(row["path"], row["label"], row["split"], row["group"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError) as error:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            places = [header.index(name) for name in ("path", "label", "split", "group")]
+            builder.extend(map(itemgetter(*places), filter(None, rows)))
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
             f"{path}: no split manifest ({type(error).__name__}: {error})",
             "a CSV file with the columns path, label, split, group",
             "restore it from a copy of the run folder, or name other data: data.root=…",
         ) from error
-    escaping = next((row.path for row in rows if escapes(row.path or "")), None)
+    samples = builder.samples()
+    escaping = _first_escaping(samples.paths)
     if escaping is not None:
         raise UserError(
             f"{path}: the path {escaping!r} leads out of the data folder",
             "paths relative to data.root, as the run wrote them",
             "restore the file from a copy of the run folder that you trust",
         )
-    return rows
+    return samples
 
 
-def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Literal["raise", "skip"]) -> SampleIndex:
+def _first_escaping(paths: Texts) -> str | None:
+    """The first path that leads out of its folder; one by one only where the bytes leave it open."""
+    is_clear = b".." not in paths.data and b"\0" not in paths.data
+    open_ones = paths[np.isin(paths.initials(), np.frombuffer(b"\0/.", np.uint8))] if is_clear else paths
+    return next(filter(escapes, open_ones), None)
+
+
+def restore_splits(index: SampleIndex, manifest: Iterable[Sample], on_error: Literal["raise", "skip"]) -> SampleIndex:
     """Give the samples the splits of an earlier run, in its order; newer samples are left out.
 
     Args:
@@ -294,21 +310,25 @@ def restore_splits(index: SampleIndex, manifest: Sequence[Sample], on_error: Lit
     Raises:
         UserError: when samples are missing, or all training samples of a class.
     """
-    present = Counter((sample.path, sample.label) for sample in index.samples)
-    known = Counter((sample.path, sample.label) for sample in manifest)
-    metadata = {(sample.path, sample.label): sample.metadata for sample in index.samples}
-    kept = tuple(
-        replace(sample, metadata=metadata[sample.path, sample.label])
-        for sample in manifest
-        if (sample.path, sample.label) in present
-    )
-    gone = sorted(path for path, _ in known - present)
-    new = sum((present - known).values())
+    given = Samples.of(manifest)
+    images, _ = Texts.joined([given.paths, index.paths]).numbers()
+    labels = Categories.joined([given.labels, index.labels])
+    pairs, _ = number_by_first(images * len(labels.values) + labels.codes)
+    before, now = pairs[: len(given)], pairs[len(given) :]
+    number = int(pairs.max(initial=-1)) + 1
+    known, present = np.bincount(before, minlength=number), np.bincount(now, minlength=number)
+    row_of = np.full(number, -1, dtype=np.int64)
+    row_of[now] = np.arange(len(now))
+    is_kept = present[before] > 0
+    kept = replace(given[is_kept], metadata=index.samples[row_of[before[is_kept]]].metadata)
+    first = np.full(number, -1, dtype=np.int64)
+    first[before[::-1]] = np.arange(len(before))[::-1]
+    gone = sorted(given.paths[first[known > present]])
+    new = int(np.maximum(present - known, 0).sum())
     if new:
         log.info("%s added after the run began; left out", plural(new, "sample"))
-    lost = sorted(
-        {sample.label for sample in manifest if sample.split == TRAIN} - {s.label for s in kept if s.split == TRAIN}
-    )
+    trained, left = (rows.labels[rows.splits.where(TRAIN)].counts() for rows in (given, kept))
+    lost = sorted(trained.keys() - left.keys())
     if lost or (gone and on_error == "raise"):
         raise UserError(
             f"{index.root}: {plural(len(gone), 'sample')} of the run missing: {enumerate_words(gone, limit=3)}",
@@ -340,15 +360,6 @@ def _refuse_unused(option: str, value: float | None, split: str, present: set[st
     )
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a splits.csv says of one path."""
-
-    label: str | None
-    split: str
-    group: str
-
-
 def give_splits(
     index: SampleIndex,
     file: Path,
@@ -366,31 +377,35 @@ def give_splits(
     Raises:
         UserError: when the file cannot be read, or images are missing.
     """
-    given: dict[str, list[Given]] = {}
-    for path, row in _read(file):
-        given.setdefault(path, []).append(row)
-    present = {sample.path for sample in index.samples}
-    gone = [path for path in given if path not in present]
-    if gone and (on_error == "raise" or len(gone) == len(given)):
+    given, has_label = _read(file)
+    start = len(given)
+    images, first = Texts.joined([given.paths, index.paths]).numbers()
+    own, in_file = images[start:], np.flatnonzero(first < start)
+    gone = given.paths[first[np.setdiff1d(in_file, own)]]
+    if len(gone) and (on_error == "raise" or len(gone) == len(in_file)):
         raise UserError(
-            f"data.splits={file}: {len(gone)} of its {len(given)} images are not in {index.root}: "
+            f"data.splits={file}: {len(gone)} of its {len(in_file)} images are not in {index.root}: "
             f"{enumerate_words(gone, limit=3)}",
             "paths relative to the data folder, as in the splits.csv of a run on the same data",
             "data.root=… of that data"
-            if len(gone) == len(given)
+            if len(gone) == len(in_file)
             else "restore them, or leave them out: data.on_error=skip",
         )
-    samples = tuple(_assign(sample, given[sample.path]) for sample in index.samples if sample.path in given)
-    changed = {sample: line.new for sample, line in corrections.items() if line.action == "relabel"}
-    dropped = {sample for sample, line in corrections.items() if line.action == "drop"}
-    others = sum(sample.path not in given and (sample.path, sample.label) not in dropped for sample in index.samples)
-    relabelled = sum(
-        all(
-            row.label not in (None, sample.label, changed.get((sample.path, sample.label), sample.label))
-            for row in given[sample.path]
-        )
-        for sample in samples
-    )
+    corrected, is_dropped = _corrected_labels(index, corrections)
+    labels = Categories.joined([given.labels, index.labels, corrected])
+    codes = labels.codes.astype(np.int64)
+    codes[:start][~has_label] = len(labels.values)
+    pairs, first_pair = number_by_first(np.concatenate([images, own]) * (len(labels.values) + 1) + codes)
+    same, same_corrected = np.split(first_pair[pairs[start:]], 2)
+    # Of the rows on an image, the one with the sample's label counts, else the first.
+    rows, is_given = np.where(same < start, same, first[own]), first[own] < start
+    kept = index.samples[is_given].with_columns(splits=given.splits[rows[is_given]])
+    alone = kept.groups.where("")
+    samples = kept.with_columns(groups=kept.groups.replaced(alone, given.groups[rows[is_given][alone]]))
+    is_open = np.zeros(len(first), bool)
+    is_open[images[:start][~has_label]] = True
+    others = int((~is_given & ~is_dropped).sum())
+    relabelled = int((is_given & ~is_open[own] & (same >= start) & (same_corrected >= start)).sum())
     edited = f"{command('analyze')} {setting('data.root', index.root)} {setting('data.splits', file)}"
     for number, words in (
         (len(gone), "of its images are missing and are left out"),
@@ -402,14 +417,23 @@ def give_splits(
     ):
         if number:
             log.warning("data.splits=%s: %d %s", file, number, words)
-    if TRAIN not in {sample.split for sample in samples}:
+    if TRAIN not in samples.splits.counts():
         raise UserError(f"data.splits={file} has no training images", "rows with the split train", "another file")
-    return replace(index, samples=samples)
+    return replace(index, samples=Samples.of(samples))
 
 
-def _assign(sample: Sample, rows: list[Given]) -> Sample:
-    row = next((row for row in rows if row.label == sample.label), rows[0])
-    return replace(sample, split=row.split, group=sample.group or row.group)
+def _corrected_labels(
+    index: SampleIndex, corrections: Mapping[tuple[str, str], LabelCorrection]
+) -> tuple[Categories[str], NDArray[np.bool_]]:
+    """The labels after corrections [N], and which samples they drop [N]."""
+    changes: dict[int, str] = {}
+    is_dropped = np.zeros(len(index), bool)
+    for row in index.paths.find({path for path, _ in corrections}).tolist():
+        line = corrections.get((index.paths[row], index.labels[row]))
+        if line is not None and line.action == "relabel":
+            changes[row] = line.new
+        is_dropped[row] = line is not None and line.action == "drop"
+    return index.labels.replaced(np.array([*changes], dtype=np.int64), changes.values()), is_dropped
 
 
 def read_labels(file: Path) -> list[tuple[str, str]]:
@@ -418,25 +442,43 @@ def read_labels(file: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: when the file cannot be read.
     """
-    return [(path, row.label) for path, row in _read(file) if row.label is not None]
+    given, has_label = _read(file)
+    return [*zip(given.paths[has_label], given.labels[has_label], strict=True)]
 
 
-def _read(file: Path) -> Iterator[tuple[str, Given]]:
+def _read(file: Path) -> tuple[Samples, NDArray[np.bool_]]:
+    """The rows of a splits.csv, and which have a label [N]."""
     if not file.is_file():
         raise UserError(f"data.splits={file}: no such file", "the splits.csv of a run", "check the spelling")
-    reader = csv.DictReader(open_text(file))
-    if not {"path", "split"} <= set(reader.fieldnames or ()):
+    reader = csv.reader(open_text(file))
+    header = next(reader, [])
+    if not {"path", "split"} <= set(header):
         raise UserError(
-            f"{file}: no columns path and split, but {', '.join(reader.fieldnames or ()) or 'nothing'}",
+            f"{file}: no columns path and split, but {', '.join(header) or 'nothing'}",
             "a CSV file with the columns path, label, split, group",
             "the splits.csv of a run: data.splits=outputs/…/splits.csv",
         )
-    for row in reader:
-        split = split_of(row["split"] or "")
-        if not row["path"] or not split:
-            raise UserError(
-                f"{file}:{reader.line_num}: path {row['path']!r}, split {row['split']!r}",
-                "a path and train, val or test",
-                "correct the line",
-            )
-        yield row["path"], Given(row.get("label"), split, row.get("group") or "")
+    width = len(header)
+    cells = itemgetter(
+        *(header.index(name) if name in header else width for name in ("path", "label", "split", "group"))
+    )
+    has_label = bytearray()
+
+    def rows() -> Iterator[tuple[str, str, str, str]]:
+        for row in filter(None, reader):
+            # A cell that the file or the row lacks is None.
+            whole = (*row[:width], *[None] * (width + 1 - min(len(row), width)))
+            path, label, word, group = cells(whole)
+            split = split_of(word or "")
+            if not path or not split:
+                raise UserError(
+                    f"{file}:{reader.line_num}: path {path!r}, split {word!r}",
+                    "a path and train, val or test",
+                    "correct the line",
+                )
+            has_label.append(label is not None)
+            yield path, label or "", split, group or ""
+
+    builder = SamplesBuilder()
+    builder.extend(rows())
+    return builder.samples(), np.frombuffer(bytes(has_label), bool)

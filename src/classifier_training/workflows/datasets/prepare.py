@@ -1,4 +1,4 @@
-"""`prepare`: reads, splits and decodes a data set before training."""
+"""`prepare`: reads, splits and decodes a data set before training, or writes it as a Lance set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pydantic import Field
 
 from classifier_training.conf.recipes import starts_trained
 from classifier_training.core.display import progress
-from classifier_training.core.errors import UserError
-from classifier_training.core.register import Choice, Word, describe, register
+from classifier_training.core.errors import UserError, plural
+from classifier_training.core.lance_rows import SetPlace, set_place
+from classifier_training.core.register import Choice, Word, changed_options, describe, entry, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import TypedPath
 from classifier_training.core.types import InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.data.formats.lance_write import WrittenSet, write_set
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import LoadedData, load_data
+from classifier_training.data.splitting.groups import assign_groups
 from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.plan import StorePlan
 from classifier_training.data.store.shards import Built, build_store, folder_bytes
@@ -67,12 +70,52 @@ class PrepareResult:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class SetResult:
+    """Result of `prepare` with a Lance set as its output.
+
+    Args:
+        written: what the set holds.
+        unlabelled: images of it without a label.
+        seconds: of the whole command.
+        corrections: file of the set's corrections, if it has one.
+    """
+
+    written: WrittenSet
+    num_unlabelled: int
+    seconds: float
+    corrections: str | None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 if files were left out."""
+        return 3 if self.written.unreadable else 0
+
+    def __str__(self) -> str:
+        written = self.written
+        kept = written.num_rows - written.num_new
+        done = [f"{plural(written.num_new, 'image')} written" if written.num_new else "nothing to write"]
+        done += [f"{kept:,} there before"] if kept else []
+        done += [f"{written.num_removed:,} removed, which earlier versions keep"] if written.num_removed else []
+        done += [f"{len(written.unreadable):,} unreadable"] if written.unreadable else []
+        rows = plural(written.num_rows, "image")
+        lines = [
+            f"{written.root}: version {written.version} with {rows}"
+            + (f", {self.num_unlabelled:,} of them without a label" if self.num_unlabelled else ""),
+            f"{', '.join(done)}; {written.num_bytes / 1e9:.3f} GB in {self.seconds:.1f} s",
+        ]
+        lines += [f"corrections: {self.corrections}"] if self.corrections else []
+        root, version = setting("data.root", written.root), setting("data.version", written.version)
+        return "\n".join([*lines, f"next: {command('train')} {root} {version}"])
+
+
 @register(
     group="verb",
     name="prepare",
     examples=(
         "prepare /my/images",
         "prepare /my/images --verify",
+        "prepare /my/images output=s3://bucket/set.lance",
     ),
 )
 def prepare(
@@ -83,8 +126,12 @@ def prepare(
     verify: bool = False,
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     output: TypedPath | None = None,
-) -> PrepareResult:
+) -> PrepareResult | SetResult:
     """Read, split and decode a data set, so that the first epoch already trains from memory-mapped pixels.
+
+    With an output that ends in .lance, write it there as a Lance set instead: the bytes of the images as they are, with
+    labels, splits and groups, for training from a disk or an object store. The same command adds a version with the
+    images that are new.
 
     The pixels belong to an image size and to the transforms; train with the same. Without data.image_size it is what
     train chooses for the same data, model, weights and transforms. What is there already is kept: only new and changed
@@ -93,9 +140,14 @@ def prepare(
     Args:
         verify: compare the content of files whose size and time are unchanged, too.
         seed: of the random split.
-        output: file for the splits; beside the pixels when left out.
+        output: file for the splits, beside the pixels when left out; or a Lance set, which may be a URL of S3, Google
+            Cloud Storage or Azure.
     """
     started = time.perf_counter()
+    place = None if output is None else set_place(output)
+    if place is not None:
+        _refuse_idle(data, transforms, model, verify=verify, seed=seed)
+        return _write_set(place, data, started)
     if data.store == "off":
         raise UserError(
             "data.store=off has no effect on prepare", "a store to prepare", "leave it out, or data.store=jpeg"
@@ -128,6 +180,37 @@ def prepare(
     write_manifest(manifest, loaded.index)
     log.info("next: %s with the same data, transforms and image size", command("train"))
     return PrepareResult(built, folders, sum(map(folder_bytes, folders)), time.perf_counter() - started, manifest)
+
+
+def _refuse_idle(data: DataSource, transforms: Transforms, model: ModelBuilder, *, verify: bool, seed: int) -> None:
+    """Refuse settings of pixels and splits, which a Lance set has not."""
+    changed = [
+        f"data.{option.name}"
+        for option in changed_options(data)
+        if not option.acts_in("prepare") or option.name in ("image_size", "store", "store_gb", "splits", "num_folds")
+    ]
+    changed += [f"transforms.{option.name}" for option in changed_options(transforms)]
+    changed += ["model"] * (describe(model) != describe(entry("model", "resnet18").build({})))
+    changed += ["verify"] * verify + ["seed"] * bool(seed)
+    if changed:
+        raise UserError(
+            f"{changed[0]} has no effect on a Lance set, which has the images as they are",
+            "settings that name the data, and output=",
+            f"leave {changed[0]} out; {command('train')} takes it",
+        )
+
+
+def _write_set(place: SetPlace, data: DataSource, started: float) -> SetResult:
+    root = place.root if "://" in place.root else str(Path(place.root).expanduser().absolute())
+    if place.path or place.version is not None:
+        raise UserError(f"output={place.name}/{place.path}", "a name that ends in .lance", f"output={place.root}")
+    index = assign_groups(data.pinned().read(), data.group)
+    number = len(index.samples) + len(index.unlabelled)
+    with progress("writing images", total=lambda: number) as advance:
+        written = write_set(root, index, on_error=data.on_error, advance=advance)
+    for error in written.unreadable:
+        log.warning("skipped %s: %s", error.path, error.reason)
+    return SetResult(written, len(index.unlabelled), time.perf_counter() - started, None)
 
 
 def _suited_size(model: ModelBuilder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:

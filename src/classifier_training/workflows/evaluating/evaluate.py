@@ -39,7 +39,7 @@ from classifier_training.workflows.evaluating.scores import score_table, write_s
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 

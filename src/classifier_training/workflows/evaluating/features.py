@@ -16,13 +16,14 @@ import onnx
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.run_dir import atomic_path, sha256
 from classifier_training.core.runtime import command, setting
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.novelty import FEATURES_NAME, expose_features, expose_other_features
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
-from classifier_training.inference.predictor import decode
+from classifier_training.inference.decoding import decode
 from classifier_training.inference.sources import Item
 from classifier_training.workflows.evaluating.run_model import CheckpointPredictor, open_model
 from classifier_training.workflows.evaluating.samples import own_samples
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
     from classifier_training.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ def run_features(run_dir: RunDir, *, moved_to: str | None = None) -> RunFeatures
             setting("run", run_dir.fold(0).path),
         )
     digest = sha256(_model_file(run_dir))
-    rows = read_manifest(run_dir.splits)
+    rows: Sequence[Sample] = read_manifest(run_dir.splits)
     stored = _read(run_dir, digest)
     if moved_to is None and stored is not None and stored.holds_all(rows, stored.root):
         return _arrange(rows, stored.root, stored, digest)
@@ -220,7 +221,7 @@ def run_features(run_dir: RunDir, *, moved_to: str | None = None) -> RunFeatures
     return _arrange(rows, root, stored, digest)
 
 
-def _arrange(rows: list[Sample], root: Path, stored: _Stored, digest: str) -> RunFeatures:
+def _arrange(rows: Sequence[Sample], root: Path, stored: _Stored, digest: str) -> RunFeatures:
     kept = [row for row in rows if row.path in stored.places]
     if not kept:
         raise UserError(
@@ -266,7 +267,7 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _renew(run_dir: RunDir, digest: str, rows: list[Sample], root: Path, old: _Stored | None) -> _Stored:
+def _renew(run_dir: RunDir, digest: str, rows: Sequence[Sample], root: Path, old: _Stored | None) -> _Stored:
     """Compute what is missing, and keep it in the run."""
     paths = list(dict.fromkeys(row.path for row in rows))
     sizes = {path: _size(root / path) for path in paths}
@@ -353,7 +354,7 @@ def _read(run_dir: RunDir, digest: str) -> _Stored | None:
                 unreadable=dict(zip(unreadable, file["reasons"].tolist(), strict=True)),
                 class_names=tuple(file["class_names"].tolist()),
                 temperature=float(file["temperature"]),
-                root=Path(str(file["root"])),
+                root=path_of(str(file["root"])),
             )
     except FileNotFoundError:
         return None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
     from classifier_training.workflows.evaluating.features import RunFeatures
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class _Judged:
     """Images of a run with probabilities of their classes; `judges` are places in `JUDGES`, else see `JudgedLabels`."""
 
     root: Path
-    samples: list[Sample]
+    samples: Sequence[Sample]
     class_names: tuple[str, ...]
     probabilities: NDArray[np.float64]
     judges: NDArray[np.int64]
@@ -260,7 +260,7 @@ def _judged(run_dir: RunDir, moved_to: str | None) -> _Judged:
         probabilities = np.full((len(rows), len(class_names)), np.nan)
         held_out = np.flatnonzero(~is_train)
         with progress("predicting", total=lambda: len(held_out)) as advance:
-            answers = predictor.predict([root / rows[row].path for row in held_out], probabilities=True)
+            answers = predictor.predict([root / rows[row].path for row in held_out.tolist()], probabilities=True)
             for row, answer in zip(held_out, answers, strict=True):
                 advance(1)
                 if answer.probabilities is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.places import path_of
 from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.index import split_table
 from classifier_training.data.splitting.splits import read_manifest
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.formats.source import DataSource
-    from classifier_training.data.index import Sample, SampleIndex
+    from classifier_training.data.index import SampleIndex
+    from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ def own_source(run_dir: RunDir) -> DataSource:
     return source
 
 
-def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[Sample], Path]:
+def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[Sequence[Sample], Path]:
     """The samples that the run was trained, validated and tested on, and the folder that their paths begin from.
 
     Args:
@@ -42,7 +44,7 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[list[S
         UserError: when the images are not to be found.
     """
     if moved_to is not None:
-        root = Path(moved_to).expanduser()
+        root = path_of(moved_to)
         if not root.is_dir():
             raise UserError(
                 f"images={moved_to}: no such folder", "the folder that the run's images are in now", "images=…"

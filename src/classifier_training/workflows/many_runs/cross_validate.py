@@ -127,8 +127,7 @@ def _statistics(inputs: Inputs) -> dict[str, Any]:
     """The statistics of the data with all that the folds divide as one training split."""
     loaded = inputs.loaded
     whole = tabulate(loaded.index.with_splits(_trained(loaded.index)))
-    sizes = [(int(width), int(height)) for width, height in loaded.image_sizes]
-    return {**loaded.statistics, **dataset_statistics(whole, sizes), "checks": inputs.checks}
+    return {**loaded.statistics, **dataset_statistics(whole, loaded.image_sizes), "checks": inputs.checks}
 
 
 def _share_of_time(begun: Begun, num_folds: int, parallel: int) -> float:

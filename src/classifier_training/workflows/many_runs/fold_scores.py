@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.run_dir import RunDir
-    from classifier_training.data.index import Sample
+    from classifier_training.data.samples import Sample
     from classifier_training.workflows.evaluating.run_model import RunModel
     from classifier_training.workflows.training.start import Begun
 

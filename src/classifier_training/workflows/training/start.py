@@ -85,6 +85,7 @@ def begin(settings: TrainSettings, observers: Sequence[Observer], stack: ExitSta
         UserError: when a run is not there, or another process has it.
     """
     clock = Clock()
+    settings = dataclasses.replace(settings, data=settings.data.pinned())
     leads, team = process_rank().leads, None
     if not process_rank().is_alone:
         from classifier_training.workflows.training.team import Team
@@ -144,7 +145,7 @@ def refuse_unavailable(settings: TrainSettings) -> None:
             )
     elif "checkpoint" not in chosen:
         raise without_checkpoint()
-    refuse_unreachable(settings.logging)
+    refuse_unreachable(settings.logging, RunDir(Path(settings.resume)) if settings.resume else None)
 
 
 def refuse_several(settings: TrainSettings, number: int) -> None:

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.processes import is_torchrun
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import THREAD_VARIABLES, command, num_cores, setting
-from classifier_training.workflows.many_runs.launch.base import failure_words
+from classifier_training.workflows.many_runs.launch.base import Node, failure_words
 from classifier_training.workflows.training.start import refuse_several, refuse_unavailable
 
 if TYPE_CHECKING:
@@ -75,14 +75,21 @@ def num_to_launch(settings: TrainSettings) -> int:
         UserError: when there are fewer devices than were asked for, or several cannot train the run.
     """
     number, accelerator = settings.trainer.num_devices, settings.trainer.accelerator
-    if number == 1 or is_torchrun():
+    num_nodes = Node.of_process().num_nodes
+    if is_torchrun() or (number == num_nodes == 1):
         return 0
     from classifier_training.training.device import count_devices
 
-    number = count_devices(number, accelerator)
     if number == 1:
+        raise UserError(
+            f"launcher.nodes={num_nodes}: the run has one process, on one machine",
+            "a run that several processes share",
+            "trainer=ddp, or leave launcher.nodes out",
+        )
+    number = count_devices(number, accelerator, alone=num_nodes == 1)
+    if number * num_nodes == 1:
         return 0
-    refuse_several(settings, number)
+    refuse_several(settings, number * num_nodes)
     refuse_unavailable(settings)
     return number
 
@@ -105,13 +112,14 @@ def tell_launcher(run_dir: RunDir) -> None:
 
 
 def launch(settings: TrainSettings, number: int) -> Launched:
-    """Train a run with several processes of this machine, by torchrun; returns what became of it.
+    """Train a run with several processes, by torchrun; returns what became of it.
 
-    The output of rank 0 goes to the screen, that of the others into the run folder. SIGINT and SIGTERM are passed on.
+    They are those of this machine, or of all machines of a job. The output of rank 0 goes to the screen, that of the
+    others into the run folder. SIGINT and SIGTERM are passed on.
 
     Args:
         settings: of the run.
-        number: of the processes.
+        number: of the processes of this machine.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -127,16 +135,22 @@ def launch(settings: TrainSettings, number: int) -> Launched:
         threads = dict.fromkeys(THREAD_VARIABLES, str(max(1, num_cores() // number)))
         wait = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
         with _environment({**threads, **wait, **os.environ, LAUNCHED_VARIABLE: folder}):
+            node = Node.of_process()
+            is_one = node.num_nodes == 1
             config = LaunchConfig(
-                min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid4().hex, max_restarts=0,
-                rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
+                min_nodes=node.num_nodes, max_nodes=node.num_nodes, nproc_per_node=number, max_restarts=0,
+                # The nodes of one run know each other by it.
+                run_id=uuid4().hex if is_one else f"port {node.port}",
+                rdzv_backend="c10d" if is_one else "static", rdzv_configs={"rank": node.rank},
+                rdzv_endpoint=f"{node.address}:{node.port}", local_addr=node.address if is_one else None,
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
             )  # fmt: skip
             run, code = Path(folder) / RUN, 0
             try:
                 elastic_launch(config, sys.executable)("-m", "classifier_training", "train")
             except ChildFailedError as error:
-                code = _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, number, run)
+                failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
+                code = _exit_code(failed, number * node.num_nodes, run)
             except SignalException as error:
                 code = 128 + error.sigval
         return Launched(code, _read(run))

@@ -7,7 +7,7 @@ from pathlib import Path
 from classifier_training.data.checking.decisions import check_corrections, check_edits
 from classifier_training.data.checking.findings import Finding
 from classifier_training.data.corrections import Action, LabelCorrection, apply_corrections
-from classifier_training.data.index import Sample
+from classifier_training.data.samples import Sample
 
 SAMPLES = tuple(Sample(f"{label}/{number}.png", label, "train") for label in ("cat", "dog") for number in range(3))
 

@@ -19,7 +19,8 @@ from classifier_training.data.checking.preflight import MAX_LINES, check_classes
 from classifier_training.data.checking.scan import scan_files
 from classifier_training.data.checking.statistics import scan_headers
 from classifier_training.data.image_settings import check_depth
-from classifier_training.data.index import Sample, SampleIndex
+from classifier_training.data.index import SampleIndex
+from classifier_training.data.samples import Sample
 
 NONE = (0.5, 0.5, 0.5)
 RED = (200, 40, 40)

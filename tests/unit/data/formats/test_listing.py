@@ -11,7 +11,7 @@ from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.jsonl import JSONL
 from classifier_training.data.formats.listing import FileList
 from classifier_training.data.formats.table import Table
-from classifier_training.data.index import Sample
+from classifier_training.data.samples import Sample
 
 ROWS = 'path,label,split,group,camera\nx/a.png,7,train,s1,c1\nx/b.png,,valid,s2,c2\n"y/c,\nd.png",8,test,,c1\n'
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.index import Sample, SampleIndex
+from classifier_training.data.index import SampleIndex
+from classifier_training.data.samples import Sample, Samples
 from classifier_training.data.splitting.allocate import allocate, random_folds, random_split
 from classifier_training.data.splitting.groups import assign_groups, group_duplicates, report_straddling
 from classifier_training.data.splitting.splits import SplitRequest, complete_splits, in_fold, take_folds
@@ -214,7 +215,7 @@ def test_corrections_keep_the_classes_of_all_folds_alike() -> None:
     index = index_of(*(Sample(f"{n}", "ab"[n % 2]) for n in range(12)))
     divided = complete_splits(index, SplitRequest(num_folds=3, all_folds=True, test_fraction=0), seed=0)
     changed = [replace(divided.samples[0], label="new"), replace(divided.samples[1], split="val"), *divided.samples[2:]]
-    first, folds = take_folds(replace(divided, samples=tuple(changed)), divided)
+    first, folds = take_folds(replace(divided, samples=Samples.of(changed)), divided)
     # The class of one image is trained on in every fold, and what is moved to validation is in its fold.
     assert folds[0] == -1
     assert f"fold {folds[1]}" == divided.samples[1].split

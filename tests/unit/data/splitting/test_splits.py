@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.data.index import Sample, SampleIndex
+from classifier_training.data.index import SampleIndex
+from classifier_training.data.samples import Sample
 from classifier_training.data.splitting.allocate import stratified_split
 from classifier_training.data.splitting.splits import (
     SplitRequest,

@@ -8,7 +8,8 @@ import yaml
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.core.run_dir import RunDir
-from classifier_training.data.index import Sample, SampleIndex
+from classifier_training.data.index import SampleIndex
+from classifier_training.data.samples import Sample
 from classifier_training.workflows.training.job import record_inputs
 from classifier_training.workflows.training.settings import plain
 

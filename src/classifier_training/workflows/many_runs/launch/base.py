@@ -23,6 +23,8 @@ GRACE_SECONDS = 60.0
 
 TAIL_BYTES = 20_000
 
+NODE_VARIABLE = "CLASSIFIER_TRAINING_NODE"
+
 LOCAL_NAME = "local"
 
 
@@ -72,6 +74,35 @@ class JobSpec:
         begun = [RunDir(path.parent) for path in sorted(self.folder.rglob(RunDir.config.relative), reverse=True)]
         left = next((run for run in begun if run.resumable), None)
         return list(self.words) if left is None else ["train", word("resume", left.path)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One of the machines that share a job: each runs the job's command, and `train` makes one run of them.
+
+    Args:
+        rank: of this machine; that of rank 0 keeps the log and the record of the job.
+        num_nodes: number of machines.
+        address: of the machine of rank 0.
+        port: on which its processes meet the others'.
+    """
+
+    rank: int = 0
+    num_nodes: int = 1
+    address: str = "127.0.0.1"
+    port: int = 0
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables by which `of_process` knows this; none for a job of one machine."""
+        text = f"{self.rank}/{self.num_nodes}/{self.address}/{self.port}"
+        return {NODE_VARIABLE: text} if self.num_nodes > 1 else {}
+
+    @classmethod
+    def of_process(cls) -> Node:
+        """Return which machine of its job this process is on."""
+        rank, number, address, port = os.environ.get(NODE_VARIABLE, "0/1/127.0.0.1/0").split("/")
+        return cls(rank=int(rank), num_nodes=int(number), address=address, port=int(port))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +193,21 @@ def refuse_secrets(jobs: Sequence[JobSpec], *, launcher: str) -> None:
                     "settings without secrets",
                     "an environment variable or a file of the program that needs it, such as ~/.pgpass",
                 )
+
+
+def refuse_nodes(jobs: Sequence[JobSpec], num_nodes: int) -> None:
+    """Raise when several machines are asked for, and a job is of a verb that they cannot share.
+
+    Raises:
+        UserError: for the first.
+    """
+    for job in jobs if num_nodes > 1 else ():
+        if job.words[0] != "train":
+            raise UserError(
+                f"launcher.nodes={num_nodes}: {job.words[0]} runs on one machine",
+                "runs of train, which several machines can share",
+                "leave launcher.nodes out",
+            )
 
 
 def refuse_elsewhere(launcher: Launcher) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.secrets import mask_words
-from classifier_training.workflows.many_runs.launch.base import GRACE_SECONDS, Outcome, failure_words, read_tail
+from classifier_training.workflows.many_runs.launch.base import GRACE_SECONDS, Node, Outcome, failure_words, read_tail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +40,7 @@ class JobProcess:
         environment: of the process.
         seconds: longest duration; it is terminated then.
         is_guarded: whether it ends with this process; see `guard`.
+        node: which of the job's machines this is; the record is left to that of rank 0.
     """
 
     def __init__(
@@ -49,13 +50,16 @@ class JobProcess:
         *,
         seconds: float | None = None,
         is_guarded: bool = False,
+        node: Node | None = None,
     ) -> None:
+        node = node or Node()
         self._job = job
-        self._environment = environment
+        self._environment = {**environment, **node.variables}
         self._seconds = seconds
         self._prefix = [sys.executable, "-I", "-S", str(GUARD)] if is_guarded else []
         self._stopping = Event()
-        self._is_recorded = True
+        self._is_recorded = self._leads = node.rank == 0
+        self._ending = f"-{node.rank}" if node.rank else ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome | None:
@@ -65,7 +69,7 @@ class JobProcess:
         """
         job = self._job
         job.folder.mkdir(parents=True, exist_ok=True)
-        with (job.folder / "job.lock").open("w") as held:
+        with (job.folder / f"job{self._ending}.lock").open("w") as held:
             while not _locked(held.fileno()):
                 log.info("%s: another process runs it; waiting", job.name)
                 if self._stopping.wait(LOCK_SECONDS):
@@ -76,7 +80,7 @@ class JobProcess:
             log.info("%s: started", job.name)
             started = time.monotonic()
             code, is_late = self._run(words, held.fileno())
-            reason = failure_words(code, read_tail(job.log)) if code else ""
+            reason = failure_words(code, read_tail(self._log)) if code else ""
             if is_late:
                 reason = f"ended after {self._seconds:.0f} s, its time limit"
             outcome = Outcome(
@@ -98,7 +102,7 @@ class JobProcess:
             is_recorded: whether this ends the job; otherwise it is going to be started again.
             is_told: whether the process has got a signal from elsewhere; a second one would end it at once.
         """
-        self._is_recorded = is_recorded
+        self._is_recorded = is_recorded and self._leads
         self._stopping.set()
         if self._process is not None and not is_told:
             with contextlib.suppress(ProcessLookupError):
@@ -116,9 +120,13 @@ class JobProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
+    @property
+    def _log(self) -> Path:
+        return self._job.log.with_stem(self._job.log.stem + self._ending)
+
     def _run(self, words: Sequence[str], held: int) -> tuple[int, bool]:
         """Run a command; returns its exit code, and whether it was terminated since it took too long."""
-        with self._job.log.open("ab") as written:
+        with self._log.open("ab") as written:
             if self._stopping.is_set():
                 return -signal.SIGTERM, False
             # In a session of its own it does not receive Ctrl-C, which is passed on as SIGTERM. It inherits the

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
+import socket
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +20,10 @@ from classifier_training.core.settings import Duration
 from classifier_training.workflows.many_runs.launch.base import (
     GRACE_SECONDS,
     JobSpec,
+    Node,
     Outcome,
     passed_on,
+    refuse_nodes,
     refuse_secrets,
 )
 from classifier_training.workflows.many_runs.launch.process import JobProcess
@@ -37,8 +39,9 @@ MAX_RETRIES = 3
 FOREVER_SECONDS = 1e9
 """A time limit that is none: only a wait with a limit is interrupted when a task is cancelled."""
 
-SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-"""Variables by which Ray reports no usage, and does not install the project anew for its tasks under `uv run`."""
+SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""Variables by which Ray reports no usage, does not install the project anew for its tasks under `uv run`, and keeps
+its notes off the screen."""
 
 
 @register(group="launcher", name="ray", extra="ray")
@@ -49,14 +52,16 @@ class Ray:
     Args:
         address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; that in $RAY_ADDRESS when left out, and without one
             Ray is started on this machine.
-        cores: of each job.
-        gpus: of each job.
-        memory_gb: of each job; it decides where there is room for one, and limits none.
+        nodes: machines of each job, which train its run together, with trainer=ddp.
+        cores: of each job, on each node; with predict of each process.
+        gpus: the same.
+        memory_gb: the same; it decides where there is room for one, and limits none.
         time: after which a job is interrupted, so that it can be resumed; no limit when left out.
         environment: names of environment variables that jobs have as this process has them.
     """
 
     address: str | None = None
+    nodes: Annotated[int, Field(ge=1)] = 1
     cores: Annotated[int, Field(ge=1)] = 1
     gpus: Annotated[int, Field(ge=0)] = 0
     memory_gb: Annotated[float, Field(gt=0)] | None = None
@@ -70,6 +75,25 @@ class Ray:
             UserError: when there is no such cluster, or it has no machine that is large enough.
         """
         refuse_secrets(jobs, launcher="ray")
+        refuse_nodes(jobs, self.nodes)
+        ray, is_own = self.connect()
+        return RayJobs(ray, self.wanted, jobs, self, num_parallel=num_parallel or len(jobs), is_own=is_own)
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """Resources of each job on each node, by Ray's names."""
+        return {
+            "CPU": float(self.cores),
+            **({"GPU": float(self.gpus)} if self.gpus else {}),
+            **({"memory": self.memory_gb * 2**30} if self.memory_gb else {}),
+        }
+
+    def connect(self) -> tuple[Any, bool]:
+        """Connect to the cluster, or start one; returns the module `ray`, and whether it was not connected before.
+
+        Raises:
+            UserError: when there is no such cluster, or it has no machine that is large enough.
+        """
         try:
             import ray
         except ImportError as error:
@@ -80,7 +104,8 @@ class Ray:
                 starts = not (self.address or os.environ.get("RAY_ADDRESS"))
                 try:
                     ray.init(
-                        address=self.address,
+                        # Without an address Ray would look for the last cluster of this machine, dead or alive.
+                        address="local" if starts else self.address,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                         include_dashboard=False if starts else None,
@@ -91,24 +116,24 @@ class Ray:
                         "a Ray cluster that this machine can reach",
                         "ray status   shows whether there is one; without launcher.address Ray is started here",
                     ) from error
-        wanted = {
-            "CPU": float(self.cores),
-            **({"GPU": float(self.gpus)} if self.gpus else {}),
-            **({"memory": self.memory_gb * 2**30} if self.memory_gb else {}),
-        }
         try:
-            self._refuse_too_large(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+            self._refuse_too_large(self.wanted, resources(ray))
         except UserError:
             if is_own:
                 ray.shutdown()
             raise
-        asked = {"num_cpus": self.cores, "num_gpus": self.gpus, "memory": wanted.get("memory")}
-        task = functools.partial(ray.remote(run_job).options, **asked, max_retries=MAX_RETRIES)
-        return RayJobs(ray, task, jobs, self, num_parallel=num_parallel or len(jobs), is_own=is_own)
+        return ray, is_own
 
     def _refuse_too_large(self, wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
-        if any(all(node.get(name, 0.0) >= number for name, number in wanted.items()) for node in nodes):
+        fitting = sum(all(node.get(name, 0.0) >= number for name, number in wanted.items()) for node in nodes)
+        if fitting >= self.nodes:
             return
+        if fitting:
+            raise UserError(
+                f"launcher.nodes={self.nodes}: the cluster has {fitting} with what a job asks for",
+                f"at most {fitting}",
+                f"launcher.nodes={fitting}",
+            )
         largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in wanted}
         if "memory" in largest:
             largest["memory"] /= 2**30
@@ -128,13 +153,21 @@ class RayJobs:
     """Jobs as tasks of Ray; see `Submitted`."""
 
     def __init__(
-        self, ray: Any, task: Any, jobs: Sequence[JobSpec], launcher: Ray, *, num_parallel: int, is_own: bool
+        self,
+        ray: Any,
+        wanted: Mapping[str, float],
+        jobs: Sequence[JobSpec],
+        launcher: Ray,
+        *,
+        num_parallel: int,
+        is_own: bool,
     ) -> None:
-        self._ray, self._task, self._launcher, self._is_own = ray, task, launcher, is_own
+        self._ray, self._wanted, self._launcher, self._is_own = ray, wanted, launcher, is_own
         self._num_parallel = num_parallel
         self._waiting = list(jobs)
         self._num_jobs = len(jobs)
         self._running: dict[Any, JobSpec] = {}
+        self._groups: dict[Any, Any] = {}
         self._outcomes: dict[str, Outcome | None] = {}
         self._start()
 
@@ -144,6 +177,8 @@ class RayJobs:
         done, _ = self._ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
         for reference in done:
             job = self._running.pop(reference)
+            if group := self._groups.pop(reference, None):
+                self._ray.util.remove_placement_group(group)
             try:
                 self._outcomes[job.name] = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
@@ -170,22 +205,70 @@ class RayJobs:
             job, own = self._waiting.pop(0), self._launcher
             seconds = None if own.time is None else own.time.total_seconds()
             variables = {**passed_on((*own.environment, *job.environment)), **share_of_cores(own.cores)}
-            self._running[self._task(name=job.name).remote(job, variables, seconds)] = job
+            options, group = asked(self._wanted), None
+            if own.nodes > 1:
+                group = self._ray.util.placement_group([dict(self._wanted)] * own.nodes, strategy="STRICT_SPREAD")
+                options |= _in_group(group, 0)
+            task = self._ray.remote(run_job).options(
+                **options, name=job.name, max_retries=MAX_RETRIES, retry_exceptions=[NodeLostError]
+            )
+            reference = task.remote(job, variables, seconds, self._wanted, own.nodes)
+            self._running[reference], self._groups[reference] = job, group
 
     def _close(self) -> None:
         if self._is_own and self._ray.is_initialized():
             self._ray.shutdown()
 
 
-def run_job(job: JobSpec, variables: Mapping[str, str], seconds: float | None) -> Outcome | None:
-    """Run a job on the machine of this task.
+class NodeLostError(Exception):
+    """A machine that a job shared with others is gone; the job is to be started again."""
+
+
+def run_job(
+    job: JobSpec, variables: Mapping[str, str], seconds: float | None, wanted: Mapping[str, float], num_nodes: int
+) -> Outcome | None:
+    """Run a job on the machine of this task, and on others as tasks of this one, which end with it.
 
     Args:
         job: what to run.
         variables: of the environment, besides those of the machine.
         seconds: time limit; None for none.
+        wanted: resources on each machine, by Ray's names.
+        num_nodes: number of machines.
+
+    Raises:
+        NodeLostError: when another machine is gone.
     """
-    process = JobProcess(job, {**os.environ, **variables}, seconds=seconds or FOREVER_SECONDS, is_guarded=True)
+    if num_nodes == 1:
+        return run_on_node(job, variables, seconds, Node())
+    import ray
+
+    with socket.socket() as found:
+        found.bind(("", 0))
+        port = found.getsockname()[1]
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    nodes = [Node(rank=rank, num_nodes=num_nodes, address=address, port=port) for rank in range(num_nodes)]
+    group = ray.util.get_current_placement_group()
+    others = [
+        ray.remote(run_on_node)
+        .options(**asked(wanted), **_in_group(group, node.rank), max_retries=0)
+        .remote(job, variables, seconds, node)
+        for node in nodes[1:]
+    ]
+    outcome = run_on_node(job, variables, seconds, nodes[0])
+    if outcome is not None and outcome.exit_code:
+        try:
+            ray.get(others, timeout=GRACE_SECONDS)
+        except ray.exceptions.RayError as error:
+            raise NodeLostError(f"{job.name}: {first_line(error)}") from error
+    return outcome
+
+
+def run_on_node(job: JobSpec, variables: Mapping[str, str], seconds: float | None, node: Node) -> Outcome | None:
+    """Run a job's command on the machine of this task; see `run_job`."""
+    process = JobProcess(
+        job, {**os.environ, **variables}, seconds=seconds or FOREVER_SECONDS, is_guarded=True, node=node
+    )
     try:
         return process.run()
     except KeyboardInterrupt:
@@ -193,6 +276,22 @@ def run_job(job: JobSpec, variables: Mapping[str, str], seconds: float | None) -
         process.terminate()
         process.end(time.monotonic() + GRACE_SECONDS)
         raise
+
+
+def resources(ray: Any) -> list[Mapping[str, float]]:
+    """Return what each machine of the cluster has, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def asked(wanted: Mapping[str, float]) -> dict[str, Any]:
+    """Return resources by the names that Ray's tasks have for them."""
+    return {"num_cpus": wanted["CPU"], "num_gpus": wanted.get("GPU", 0), "memory": wanted.get("memory")}
+
+
+def _in_group(group: Any, place: int) -> dict[str, Any]:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place)}
 
 
 @contextmanager

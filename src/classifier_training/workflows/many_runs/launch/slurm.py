@@ -22,8 +22,10 @@ from classifier_training.core.settings import Duration
 from classifier_training.workflows.many_runs.launch.base import (
     GRACE_SECONDS,
     JobSpec,
+    Node,
     Outcome,
     read_outcome,
+    refuse_nodes,
     refuse_secrets,
 )
 from classifier_training.workflows.many_runs.launch.process import JobProcess
@@ -49,6 +51,9 @@ KEPT = ("SLURM_JOB_ID", "SLURM_TMPDIR")
 """Slurm's variables that a job's command sees. By others Lightning would take itself for one of Slurm's tasks, and
 queue the job again by itself."""
 
+FIRST_PORT, NUM_PORTS = 20_000, 10_000
+"""Ports on which the nodes of a job meet; below those that Linux gives to connections."""
+
 CANCEL = signal.SIGUSR1
 """Sent by `SlurmJobs.cancel`. SIGTERM comes from Slurm, which queues a preempted job again if it waits to be killed."""
 
@@ -61,9 +66,10 @@ class Slurm:
     Args:
         partition: of the cluster; its default when left out.
         time: limit of a job, 1h when left out; one that reaches it or is preempted is saved, queued again and resumed.
-        cores: of each job.
-        gpus: of each job.
-        memory_gb: of each job; the cluster's default when left out.
+        nodes: machines of each job, which train its run together, with trainer=ddp.
+        cores: of each job, on each node.
+        gpus: of each job, on each node.
+        memory_gb: of each job, on each node; the cluster's default when left out.
         account: that is charged.
         qos: quality of service.
         setup: lines of shell code that a job runs first, such as module load cuda.
@@ -72,6 +78,7 @@ class Slurm:
 
     partition: str | None = None
     time: Duration | None = None
+    nodes: Annotated[int, Field(ge=1)] = 1
     cores: Annotated[int, Field(ge=1)] = 1
     gpus: Annotated[int, Field(ge=0)] = 0
     memory_gb: Annotated[float, Field(gt=0)] | None = None
@@ -87,6 +94,7 @@ class Slurm:
             UserError: when Slurm's commands are missing, or it refuses the jobs.
         """
         refuse_secrets(jobs, launcher="slurm")
+        refuse_nodes(jobs, self.nodes)
         try:
             import submitit
         except ImportError as error:
@@ -106,6 +114,8 @@ class Slurm:
             executor.update_parameters(
                 job_name=left[0].name if len(left) == 1 else folder.parent.name,
                 time=minutes,
+                nodes=self.nodes,
+                ntasks_per_node=1,
                 cpus_per_task=self.cores,
                 signal_delay_s=int(min(SIGNAL_SECONDS, 30 * minutes)),
                 stderr_to_stdout=True,
@@ -116,7 +126,7 @@ class Slurm:
                 **{name: value for name, value in named.items() if value},
             )
             with executor.batch():
-                submitted = [executor.submit(SlurmTask(job, self.cores)) for job in left]
+                submitted = [executor.submit(SlurmTask(job, self.cores, self.nodes)) for job in left]
         except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
             raise UserError(
                 f"launcher=slurm: {first_line(error)}",
@@ -180,15 +190,16 @@ class SlurmJobs:
 
 
 class SlurmTask:
-    """What submitit runs on a node: one job.
+    """What submitit runs on each node of a job.
 
     Args:
         job: what to run.
         num_cores: of the process.
+        num_nodes: of the job.
     """
 
-    def __init__(self, job: JobSpec, num_cores: int) -> None:
-        self.job, self.num_cores = job, num_cores
+    def __init__(self, job: JobSpec, num_cores: int, num_nodes: int) -> None:
+        self.job, self.num_cores, self.num_nodes = job, num_cores, num_nodes
 
     def __call__(self) -> int:
         """Run the job; returns its exit code."""
@@ -197,7 +208,15 @@ class SlurmTask:
             for name, value in os.environ.items()
             if name in KEPT or not name.startswith(("SLURM_", "SUBMITIT_"))
         }
-        self._process = JobProcess(self.job, {**environment, **share_of_cores(self.num_cores)}, is_guarded=True)
+        node = Node()
+        if self.num_nodes > 1:
+            # All nodes know the first one's address, and the job's number, by which its jobs do not share a port.
+            port = FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % NUM_PORTS
+            rank, address = int(os.environ["SLURM_PROCID"]), os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+            node = Node(rank=rank, num_nodes=self.num_nodes, address=address, port=port)
+        self._process = JobProcess(
+            self.job, {**environment, **share_of_cores(self.num_cores)}, is_guarded=True, node=node
+        )
         outcomes: list[Outcome | None] = []
         # Signals are handled by the main thread, which must not be in the middle of waiting for the process then.
         self._thread = threading.Thread(target=lambda: outcomes.append(self._process.run()))
@@ -217,7 +236,7 @@ class SlurmTask:
         self._process.terminate(is_recorded=False)
         self._process.end(time.monotonic() + GRACE_SECONDS)
         self._thread.join()
-        return DelayedSubmission(SlurmTask(self.job, self.num_cores))
+        return DelayedSubmission(SlurmTask(self.job, self.num_cores, self.num_nodes))
 
     def _await_kill(self, *_: object) -> None:
         """Let the process save, which gets SIGTERM from Slurm as all do, and wait to be killed.
