@@ -50,7 +50,7 @@ NUM_NEIGHBOURS = 8
 MAX_DISTANCE = 0.4
 """Between the low frequencies of two near duplicates."""
 
-NUM_ORDERS, WINDOW, NUM_BITS = 16, 32, 32
+NUM_ORDERS, WINDOW, NUM_BITS = 24, 32, 32
 """Orders by random projections, images that each is compared with after it, and projections of an order. Of pairs at a
 distance up to 0.2 among 200,000 images they found all, and 96 % from 0.2 to 0.3; see `scripts/bench/duplicates.py`."""
 
@@ -175,7 +175,7 @@ def _is_among_nearest(points: NDArray[np.float32], pairs: NDArray[np.int64]) -> 
     ends = np.bincount(owners, minlength=len(points)).cumsum()
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(len(order)) - np.concatenate([[0], ends[:-1]])[owners[order]]
-    return (ranks < NUM_NEIGHBOURS).reshape(2, -1).any(axis=0)
+    return np.asarray((ranks < NUM_NEIGHBOURS).reshape(2, -1).any(axis=0))
 
 
 def _are_alike(
@@ -190,7 +190,7 @@ def _are_alike(
     """
     width, height, is_turned = sizes[pairs].transpose(2, 0, 1)
     ratios = np.log(width / height) * np.where(is_turned, -1, 1)
-    alike = np.abs(ratios[:, 0] - ratios[:, 1]) <= MAX_ASPECT_ERROR
+    alike: NDArray[np.bool_] = np.abs(ratios[:, 0] - ratios[:, 1]) <= MAX_ASPECT_ERROR
     fine = np.minimum(width, height).min(axis=1) >= FULL_DETAIL_SIDE
     for has_detail in (False, True):
         chosen = np.flatnonzero(alike & (fine == has_detail))
