@@ -51,8 +51,8 @@ MAX_DISTANCE = 0.4
 """Between the low frequencies of two near duplicates."""
 
 NUM_ORDERS, WINDOW, NUM_BITS = 24, 32, 32
-"""Orders by random projections, images that each is compared with after it, and projections of an order. Of 4,000 copies
-of photos 99 % lie within a distance of 0.23; `scripts/bench/duplicates.py` prints the share of pairs that is found."""
+"""Orders by random projections, images that each is compared with after it, and projections of an order. Of copies of
+400 photos 99 % lie within a distance of 0.23; `scripts/bench/duplicates.py` prints the share of pairs that is found."""
 
 CHUNK = 4096
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
