@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.types import row_blocks
 from classifier_training.evaluation.neighbours import nearest
 
 if TYPE_CHECKING:
@@ -22,10 +23,20 @@ PENALTY = 0.3
 MAX_FITTED = 50_000
 """Most images that a probe is fitted to; more add little, and would not fit into memory."""
 
+MAX_DOUBLES = 2**27
+MAX_COMPARED = 50_000
+"""Most training images among which the nearest are looked for; of more, so many at random say how far they lie."""
+
+SEED = 0
 MAX_STEPS = 100
 NUM_NEIGHBOURS = 10
 TOLERANCE = 1e-6
 """Of confidences that are equal but for rounding."""
+
+
+def probability_type(num_images: int, num_classes: int) -> type[np.floating]:
+    """Type of the probabilities of labels: float32 where there are more than `MAX_DOUBLES`, which take a GiB."""
+    return np.float32 if num_images * num_classes > MAX_DOUBLES else np.float64
 
 
 def cross_fitted(
@@ -35,7 +46,7 @@ def cross_fitted(
     num_classes: int,
     *,
     seed: int = 0,
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """Predict each image with softmax regression that was fitted to features of other images.
 
     Args:
@@ -55,18 +66,17 @@ def cross_fitted(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    found = np.full((len(targets), num_classes), np.nan)
+    found = np.full((len(targets), num_classes), np.nan, probability_type(len(targets), num_classes))
     num_folds = min(NUM_FOLDS, len(set(groups)))
     if num_folds < 2:
         return found
-    values = features.astype(np.float32)
     generator = np.random.default_rng(seed)
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # Rare classes are in fewer folds, and probes need not be exact.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         warnings.filterwarnings("ignore", message="The least populated class")
-        for rest, own in folds.split(values, targets, groups):
+        for rest, own in folds.split(targets, targets, groups):
             others = generator.choice(rest, MAX_FITTED, replace=False) if len(rest) > MAX_FITTED else rest
             known = np.unique(targets[others])
             if len(known) < 2:
@@ -76,11 +86,13 @@ def cross_fitted(
             )
             # Several threads wait for each other at every product, for longer than it takes where cores are busy.
             with threadpool_limits(1, user_api="blas"):
-                probe.fit(values[others], targets[others])
+                probe.fit(features[others].astype(np.float32), targets[others])
             judged = own[np.isin(targets[own], known)]
-            if len(judged):
-                found[judged] = 0
-                found[np.ix_(judged, known)] = probe.predict_proba(values[judged])
+            step = max(1, MAX_DOUBLES // max(features.shape[1], num_classes))
+            for first in range(0, len(judged), step):
+                some = judged[first : first + step]
+                found[some] = 0
+                found[np.ix_(some, known)] = probe.predict_proba(features[some].astype(np.float32))
     return found
 
 
@@ -138,15 +150,18 @@ def _count_issues(targets: NDArray[np.int64], probabilities: NDArray[np.floating
     if len(present) < 2:
         # With one class there is no noise rate to estimate; the images that are predicted otherwise are all there is.
         return int((probabilities.argmax(axis=1) != targets).sum())
-    shares = probabilities[:, present]
-    usual = np.array([shares[numbers == number, number].mean() for number in range(len(present))])
-    confident = shares >= usual - TOLERANCE
-    likely = np.where(confident, shares, -1).argmax(axis=1)
-    return int((confident.any(axis=1) & (likely != numbers)).sum())
+    usual = np.array([probabilities[numbers == number, label].mean() for number, label in enumerate(present.tolist())])
+    number = 0
+    for rows in row_blocks(probabilities.shape):
+        shares = probabilities[rows][:, present]
+        confident = shares >= usual - TOLERANCE
+        likely = np.where(confident, shares, -1).argmax(axis=1)
+        number += int((confident.any(axis=1) & (likely != numbers[rows])).sum())
+    return number
 
 
 def outlier_scores(features: NDArray[np.floating], is_train: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Say how unlike the training images each image is, from 0 to 1 [N].
+    """Say how unlike the training images, or `MAX_COMPARED` of them, each image is, from 0 to 1 [N].
 
     The cosine distance d to its tenth nearest training image (Sun et al. 2022, arXiv:2204.06507) becomes d / (d + f):
     0.5 is the far fence f of Tukey (1977), the third quartile of the training images' own distances plus three times
@@ -159,10 +174,13 @@ def outlier_scores(features: NDArray[np.floating], is_train: NDArray[np.bool_]) 
     num_train = int(is_train.sum())
     if num_train < 3:
         return np.full(len(features), np.nan)
+    known = np.flatnonzero(is_train)
+    if num_train > MAX_COMPARED:
+        known = np.sort(np.random.default_rng(SEED).choice(known, MAX_COMPARED, replace=False))
     k = min(NUM_NEIGHBOURS, num_train - 1)
-    found = nearest(features[is_train], features, k + 1)
-    # A training image finds itself first.
-    places = np.where(is_train, k, k - 1)
+    found = nearest(features[known], features, k + 1)
+    # A training image that is compared with finds itself first.
+    places = np.where(np.isin(np.arange(len(features)), known), k, k - 1)
     distances = np.clip(1 - found.similarities[np.arange(len(features)), places].astype(np.float64), 0, None)
     low, high = np.quantile(distances[is_train], (0.25, 0.75))
     fence = max(high + 3 * (high - low), 1e-6)

@@ -337,7 +337,7 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
     return [not bool(((points <= point).all(axis=1) & (points < point).any(axis=1)).any()) for point in points]
 
 
-def macro_roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+def macro_roc(probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> tuple[list[float], list[float]]:
     """Return the mean over classes of their ROC curves, each class against the others.
 
     Args:
@@ -349,7 +349,7 @@ def macro_roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) ->
     """
     curves = []
     for number in range(probabilities.shape[1]):
-        ranking = Ranking.of(probabilities[:, number], targets == number)
+        ranking = Ranking.of(probabilities[:, number].astype(np.float64), targets == number)
         if ranking.num_positive and ranking.num_negative:
             curves.append(np.interp(ROC_GRID, *ranking.roc_curve))
     if not curves:

@@ -44,7 +44,6 @@ def nearest(features: NDArray[np.floating], queries: NDArray[np.floating], k: in
         k: how many; all where there are fewer.
     """
     k = min(k, len(features))
-    wanted = unit_vectors(queries)
     rows = np.zeros((len(queries), 0), dtype=np.int64)
     found = np.zeros((len(queries), 0), dtype=np.float32)
     for start in range(0, len(features), CHUNK):
@@ -52,7 +51,7 @@ def nearest(features: NDArray[np.floating], queries: NDArray[np.floating], k: in
         kept_rows, kept = [], []
         for first in range(0, max(len(queries), 1), CHUNK):
             chosen = slice(first, first + CHUNK)
-            similar = np.concatenate([found[chosen], wanted[chosen] @ part.T], axis=1)
+            similar = np.concatenate([found[chosen], unit_vectors(queries[chosen]) @ part.T], axis=1)
             own = np.broadcast_to(np.arange(start, start + len(part)), (len(similar), len(part)))
             places = _largest(similar, k)
             kept.append(np.take_along_axis(similar, places, axis=1))

@@ -230,15 +230,24 @@ def strip(title: str, uri: str) -> Html:
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
-    """Return a table that sorts by a click on a column's name; numbers stand on the right."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, number: int = 0, file: str = "") -> Html:
+    """Return a table that sorts by a click on a column's name; numbers stand on the right.
+
+    Args:
+        columns: their names.
+        rows: cells; the first `MAX_ROWS` are shown.
+        number: of rows that there are, where they are not all given.
+        file: beside the page, that has them all.
+    """
     numeric = [not isinstance(value, str | Opener) for value in rows[0]] if rows else [False] * len(columns)
     heads = "".join(
         f'<th scope="col"{" class=number" if right else ""}><button type="button">{escape(name)}</button></th>'
         for name, right in zip(columns, numeric, strict=True)
     )
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:MAX_ROWS])
-    more = f'<p class="quiet">The first {MAX_ROWS:,} of {len(rows):,}.</p>' if len(rows) > MAX_ROWS else ""
+    number = max(number, len(rows))
+    source = f' All are in <a href="{escape(file)}">{escape(file)}</a>.' if file else ""
+    more = f'<p class="quiet">The first {MAX_ROWS:,} of {number:,}.{source}</p>' if number > MAX_ROWS else ""
     whole = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
     # A region that scrolls must be reached by the keyboard.
     return Html(f'<div class="scroll" tabindex="0">{whole}</div>{more}')

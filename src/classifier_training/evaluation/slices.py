@@ -88,20 +88,20 @@ def slice_metrics(
         The slices in the order in which their values first occur.
     """
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    places = np.array([numbers[value] for value in values])
+    places = np.array([numbers[value] for value in values], dtype=np.int64)
+    parts = np.split(np.argsort(places, kind="stable"), np.cumsum(np.bincount(places, minlength=len(numbers)))[:-1])
     found = []
-    for value, number in numbers.items():
-        rows = places == number
+    for (value, number), rows in zip(numbers.items(), parts, strict=False):
         counts = ClassCounts.of(targets[rows], predicted[rows], num_classes)
         if groups is None or by == GROUP:
-            (share,) = exact_shares(np.array([counts.hits.sum()]), np.array([rows.sum()]))
+            (share,) = exact_shares(np.array([counts.hits.sum()]), np.array([len(rows)]))
             balanced = _balanced(counts, [SEED, number])
         else:
             own = groups.take(rows)
             right = own.sums(targets[rows] == predicted[rows])
             (share,) = grouped_shares([(right[:, None], own.sizes[:, None].astype(np.float64))])
             balanced = _grouped_balanced(own, targets[rows], predicted[rows], counts)
-        found.append(Slice(by, value, int(rows.sum()), share, balanced))
+        found.append(Slice(by, value, len(rows), share, balanced))
     return found
 
 

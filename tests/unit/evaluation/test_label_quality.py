@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from classifier_training.evaluation import label_quality
 from classifier_training.evaluation.label_quality import cross_fitted, find_label_issues, outlier_scores
 
 if TYPE_CHECKING:
@@ -136,3 +137,15 @@ def test_an_image_of_another_kind_is_an_outlier_and_a_copy_is_none() -> None:
     assert scores.min() >= 0
     assert scores.max() < 1
     assert np.isnan(outlier_scores(features[:4], np.array([True, True, False, False]))).all()
+
+
+def test_outliers_among_some_of_the_training_images_are_those_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(0, 0.1, (900, 8)) + 1
+    features[890:] = random.normal(0, 1, (10, 8)) - 1
+    is_train = np.arange(900) < 800
+    every = outlier_scores(features, is_train)
+    monkeypatch.setattr(label_quality, "MAX_COMPARED", 200)
+    some = outlier_scores(features, is_train)
+    assert set(np.argsort(-some)[:10]) == set(np.argsort(-every)[:10]) == set(range(890, 900))
+    assert some[890:].min() > 0.5 > np.quantile(some[:890], 0.99)

@@ -11,7 +11,10 @@ from scipy import stats
 from sklearn import metrics as reference
 from sklearn.preprocessing import label_binarize
 
+from classifier_training.core import types
 from classifier_training.core.errors import UserError
+from classifier_training.evaluation import measures, predictions
+from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import bootstrap_interval, choose_num_resamples, exact_shares, resample
 from classifier_training.evaluation.measures import Measures, measure
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies, watchable_names
@@ -154,6 +157,52 @@ def test_resampled_average_precision_is_that_of_the_drawn_images() -> None:
     for column in range(20):
         expected = reference.average_precision_score(targets == 2, logits[:, 2], sample_weight=weights[:, column])
         assert found[column] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_influence_on_an_average_precision_is_its_derivative() -> None:
+    random = np.random.default_rng(0)
+    scores, positive = random.integers(0, 30, 60).astype(float), random.random(60) < 0.4
+    ranking = Ranking.of(scores, positive)
+    influence, step = ranking.average_precision_influence(), 1e-6
+    derivatives = [
+        (reference.average_precision_score(positive, scores, sample_weight=1 + step * (np.arange(60) == row))
+         - ranking.average_precision) / step
+        for row in range(60)
+    ]  # fmt: skip
+    assert influence == pytest.approx(derivatives, abs=1e-4)
+    assert influence.sum() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_by_influences_are_those_of_the_bootstrap(monkeypatch: pytest.MonkeyPatch, *, grouped: bool) -> None:
+    random = np.random.default_rng(1)
+    targets = random.integers(0, 3, 6000)
+    logits = random.normal(size=(6000, 3)) + 1.5 * np.eye(3)[targets]
+    groups = Groups(np.arange(6000) // 4) if grouped else None
+    resampled = measure(logits, targets, num_classes=3, groups=groups)
+    monkeypatch.setattr(measures, "MAX_RESAMPLED", 0)
+    found = measure(logits, targets, num_classes=3, groups=groups)
+    of_classes = zip(found.by_class["average_precision"], resampled.by_class["average_precision"], strict=True)
+    average = "macro_average_precision"
+    for one, other in (*of_classes, (found.overall[average], resampled.overall[average])):
+        assert one.method.startswith("infinitesimal jackknife")
+        assert one.value == other.value
+        assert one.high - one.low == pytest.approx(other.high - other.low, rel=0.12)
+    for name, one in found.overall.items():
+        assert name == average or one == resampled.overall[name]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_of_rows_and_classes_change_no_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = made(case)
+    logits = logits.astype(np.float32)
+    number = logits.shape[1]
+    whole = measure(logits, targets, num_classes=number, temperature=1.7)
+    losses = cross_entropies(logits, targets, 1.7)
+    monkeypatch.setattr(types, "MAX_BLOCK", 7 * number)
+    monkeypatch.setattr(predictions, "MAX_COLUMNS", 2 * len(logits))
+    assert repr(measure(logits, targets, num_classes=number, temperature=1.7)) == repr(whole)
+    assert np.array_equal(cross_entropies(logits, targets, 1.7), losses)
 
 
 def test_resamples_keep_every_class_and_follow_from_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,15 @@ import pytest
 from tests.conftest import read_csv
 
 from classifier_training.core.display import FORMULA_STARTS
+from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.types import SplitResult, SplitTable
+from classifier_training.evaluation import results
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
+from classifier_training.workflows.evaluating.finished import read_answers
+from classifier_training.workflows.reviewing.collection import read_predictions
 
 NAMES = ("accuracy", "metrics", "split")
 """A class may be called like a part of the report."""
@@ -115,6 +119,35 @@ def test_errors_come_by_their_loss_and_figures_alone_have_no_interval(tmp_path: 
     assert report["intervals"]["resamples"] == 0
     assert "[" not in str(found)
     assert not (tmp_path / "slices.csv").exists()
+
+
+def test_tables_of_very_many_predictions_have_the_most_probable_classes_and_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_PROBABILITIES", 1)
+    run = RunDir(tmp_path)
+    write(run.evaluation, [0, 1, 2, 3], [0, 2, 2, 0], intervals=False)
+    first, second, *_ = read_csv(run.predictions)
+    assert [*first] == ["path", "true", "predicted", "confidence", "loss", "group", "top_k"]
+    top = json.loads(second["top_k"])
+    assert [item["label"] for item in top] == ["split", "accuracy", "metrics"]
+    assert top[0]["probability"] == float(second["confidence"])
+    assert sum(item["probability"] for item in top) == pytest.approx(1, abs=2e-6)
+    found = read_answers(run)
+    assert (found.targets["b"], found.correct, found.groups["b"]) == ("metrics", frozenset("ac"), "x")
+    assert found.true_positive_rates == []
+    # What a person reviews is the same as from all probabilities.
+    write_json(run.labels_mapping, {"class_to_idx": {name: number for number, name in enumerate(NAMES)}})
+    rows = {path: [number] for number, path in enumerate("abcde")}
+    short = read_predictions(run, rows, 5)
+    monkeypatch.undo()
+    write(run.evaluation, [0, 1, 2, 3], [0, 2, 2, 0], intervals=False)
+    whole = read_predictions(run, rows, 5)
+    assert short is not None
+    assert whole is not None
+    assert short.class_names == whole.class_names
+    for name in ("top", "probabilities", "losses", "labels", "own"):
+        assert getattr(short, name) == pytest.approx(getattr(whole, name), abs=2e-6, nan_ok=True)
 
 
 def test_a_class_without_images_is_named_and_has_no_figures(tmp_path: Path) -> None:

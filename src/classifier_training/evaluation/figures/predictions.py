@@ -34,10 +34,17 @@ MAX_BARS = 40
 MAX_ANNOTATED = 25
 """Classes up to which every cell shows its count."""
 
+MAX_CELLS = 200
+"""Classes up to which each has a row and a column; of more, neighbours share one of `NUM_CLASS_BINS`."""
+
+NUM_CLASS_BINS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrixFigure(Figure):
     """Heat map of the predictions, coloured by the share of each true class.
+
+    Of more than `MAX_CELLS` classes a cell would be a pixel: the mistakes alone are shown, some classes a cell.
 
     Args:
         counts: images by true class (rows) and predicted class (columns), int64 [K, K].
@@ -56,20 +63,24 @@ class ConfusionMatrixFigure(Figure):
         import seaborn
         from matplotlib.colors import PowerNorm
 
-        num_classes = len(self.class_names)
-        side = float(np.clip(2.2 + 0.42 * num_classes, 4.5, 22))
+        size = -(-len(self.class_names) // NUM_CLASS_BINS) if len(self.class_names) > MAX_CELLS else 1
+        starts = np.arange(0, len(self.class_names), size)
+        num_classes = len(starts)
+        side = float(np.clip(2.2 + 0.42 * num_classes, 4.5, 22 if size == 1 else 12))
         figure = new_figure(side + 1.2, side)
         axes = figure.add_subplot()
-        support = self.counts.sum(axis=1, keepdims=True)
-        shares = np.divide(self.counts, support, out=np.zeros(self.counts.shape), where=support > 0)
+        support = np.add.reduceat(self.counts.sum(axis=1), starts)[:, None]
+        shown = self.counts if size == 1 else self.counts * (1 - np.eye(len(self.counts), dtype=np.int64))
+        shown = np.add.reduceat(np.add.reduceat(shown, starts, axis=0), starts, axis=1)
+        shares = np.divide(shown, support, out=np.zeros(shown.shape), where=support > 0)
         annotated = num_classes <= MAX_ANNOTATED
-        names = [label_of(name) for name in self.class_names]
-        step = 1 if num_classes <= 60 else -(-num_classes // 60)
+        names = [label_of(self.class_names[start]) for start in starts]
+        step = 1 if num_classes <= 60 else -(-num_classes // (60 if size == 1 else 30))
         seaborn.heatmap(
             shares,
             ax=axes,
             # Without numbers a confusion of one image in a hundred must be seen by its colour.
-            norm=PowerNorm(1 if annotated else 0.5, vmin=0, vmax=1),
+            norm=PowerNorm(1 if annotated else 0.5, vmin=0, vmax=1 if size == 1 else max(shares.max(), 1e-9)),
             cmap="Blues",
             square=True,
             annot=self._words(shares) if annotated else False,
@@ -77,7 +88,7 @@ class ConfusionMatrixFigure(Figure):
             annot_kws={"size": 8},
             xticklabels=step,
             yticklabels=step,
-            cbar_kws={"label": "share of the true class", "shrink": 0.8},
+            cbar_kws={"label": f"share of the true class{'' if size == 1 else 'es'}", "shrink": 0.8},
             linewidths=0.5 if annotated else 0,
             linecolor="white",
         )
@@ -89,7 +100,8 @@ class ConfusionMatrixFigure(Figure):
         axes.set_yticks(np.arange(0, num_classes, step) + 0.5, names[::step], rotation=0)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
-        axes.set_title(self.title, fontsize=float(np.clip(side, 11, 18)))
+        more = "" if size == 1 else f"\nmistakes alone, {size} classes a row and column, named by their first"
+        axes.set_title(self.title + more, fontsize=float(np.clip(side, 11, 18)))
         return figure
 
     def _words(self, shares: NDArray[np.float64]) -> NDArray[np.str_]:

@@ -204,11 +204,12 @@ def _card(finding: Finding, root: Path, left: int) -> tuple[report.Html, int]:
         columns = {1: ("which",), 2: ("which", "what")}.get(len(finding.rows[0]), ("group", "which", "what"))
         if finding.examples and not single:
             columns = ("group", "file")
-        rows = [tuple(int(value) if value.isdecimal() else value for value in row) for row in finding.rows]
+        shown_rows = finding.rows[: report.MAX_ROWS]
+        rows = [tuple(int(value) if value.isdecimal() else value for value in row) for row in shown_rows]
         pieces.append(
             report.folded(
                 f"list ({plural(len(finding.rows), 'row')})",
-                report.table(columns, rows),
+                report.table(columns, rows, number=len(finding.rows), file="findings.json"),
                 unfolded=not framed and len(rows) <= MAX_UNFOLDED,
             )
         )
@@ -231,18 +232,19 @@ def _ends(counted: SplitData, number: int) -> list[int]:
 def _samples(data: Inspected, counted: SplitData) -> dict[str, list[Path]]:
     """Readable files of each shown class, evenly spaced over the class; training images where the class has some."""
     readable = {fact.path for fact in data.scan.readable}
-    by_label: dict[str, list[Path]] = {}
+    by_label: dict[str, list[str]] = {}
     seen_in_train = any(sample.split == TRAIN for sample in data.index.samples)
     trained = {sample.label for sample in data.index.samples if sample.split == TRAIN}
     for sample in data.index.samples:
         wanted = not seen_in_train or sample.split == TRAIN or sample.label not in trained
         if wanted and sample.path in readable:
-            by_label.setdefault(sample.label, []).append(data.index.root / sample.path)
+            by_label.setdefault(sample.label, []).append(sample.path)
     names = [counted.class_names[number] for number in _ends(counted, MAX_SHEETS)]
     chosen = {}
     for name in names:
         paths = by_label.get(name, [])
         if paths:
             step = max(1, len(paths) / NUM_SHEET)
-            chosen[name] = [paths[int(place * step)] for place in range(min(NUM_SHEET, len(paths)))]
+            places = [int(place * step) for place in range(min(NUM_SHEET, len(paths)))]
+            chosen[name] = [data.index.root / paths[place] for place in places]
     return chosen

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import plural, shown
+from classifier_training.core.labels import read_mapping
 from classifier_training.core.run_dir import RunDir, write_json
-from classifier_training.core.run_reader import RunReader, read_rows
+from classifier_training.core.run_reader import RunReader, read_rows, read_values
 from classifier_training.data.corrections import ACTIONS, saved_corrections, standing
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.evaluation import report
@@ -249,4 +250,6 @@ def _predictions(run_dir: RunDir) -> tuple[str, dict[str, dict[str, str]]]:
 
 def _classes(run_dir: RunDir) -> set[str]:
     (row, *_) = read_rows(run_dir.predictions, first=1) or [{}]
-    return {name.removeprefix("prob_") for name in row if name.startswith("prob_")}
+    found = {name.removeprefix("prob_") for name in row if name.startswith("prob_")}
+    # A table of very many predictions has the most probable classes alone.
+    return found or set(read_mapping(read_values(run_dir.labels_mapping)))

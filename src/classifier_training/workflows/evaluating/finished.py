@@ -148,22 +148,24 @@ def read_answers(run_dir: RunDir) -> RunPredictions:
             lines = csv.reader(file)
             header = next(lines)
             columns = {name: place for place, name in enumerate(header)}
-            first = next(place for place, name in enumerate(header) if name.startswith("prob_"))
+            # Without columns prob_<class>, of very many predictions, there is no curve.
+            first = next((at for at, name in enumerate(header) if name.startswith("prob_")), len(header))
             names = [name.removeprefix("prob_") for name in header[first:]]
             image, true, predicted = columns["path"], columns["true"], columns["predicted"]
             group = columns.get("group")
             targets: dict[str, str] = {}
             groups: dict[str, str] = {}
             right: set[str] = set()
-            probabilities, labels = [], []
+            probabilities, labels = [], list[str]()
             for row in lines:
                 targets[row[image]] = row[true]
                 groups[row[image]] = "" if group is None else row[group]
                 if row[true] == row[predicted]:
                     right.add(row[image])
-                labels.append(row[true])
-                probabilities.append(np.array(row[first:], dtype=np.float32))
-        alarms, hits = macro_roc(np.stack(probabilities).astype(np.float64), label_indices(labels, names))
+                if names:
+                    labels.append(row[true])
+                    probabilities.append(np.array(row[first:], dtype=np.float32))
+        alarms, hits = macro_roc(np.stack(probabilities), label_indices(labels, names)) if labels else ([], [])
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise _damaged(run_dir, error) from error
     return RunPredictions(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,13 @@ from classifier_training.core.runtime import command, num_cores, setting
 from classifier_training.core.types import TEST, TRAIN, VAL, softmax
 from classifier_training.data.checking.duplicates import find_copies, join
 from classifier_training.data.checking.scan import scan_files
-from classifier_training.evaluation.label_quality import cross_fitted, find_label_issues, outlier_scores
+from classifier_training.evaluation.label_quality import (
+    cross_fitted,
+    find_label_issues,
+    outlier_scores,
+    probability_type,
+)
+from classifier_training.evaluation.results import TOP_K
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.datasets.data_page import DataReportDir
 from classifier_training.workflows.evaluating.corrections_effect import corrections_words
@@ -57,7 +65,7 @@ class JudgedLabels:
         root: folder of the images.
         samples: path relative to the folder, label, split and group.
         class_names: [K].
-        probabilities: of models that were not trained on the image, float64 [N, K]; NaN where there are none.
+        probabilities: of models that were not trained on the image [N, K]; NaN where there are none.
         judges: whose probabilities they are, of `JUDGES` [N].
         folds: number of the fold that they are of; -1 where not of one [N].
         quality: probability of the label, float64 [N]; NaN where it was not judged.
@@ -70,7 +78,7 @@ class JudgedLabels:
     root: Path
     samples: Sequence[Sample]
     class_names: Sequence[str]
-    probabilities: NDArray[np.float64]
+    probabilities: NDArray[np.floating]
     judges: Sequence[str]
     folds: NDArray[np.int64]
     quality: NDArray[np.float64]
@@ -215,7 +223,7 @@ class _Judged:
     root: Path
     samples: Sequence[Sample]
     class_names: tuple[str, ...]
-    probabilities: NDArray[np.float64]
+    probabilities: NDArray[np.floating]
     judges: NDArray[np.int64]
     folds: NDArray[np.int64]
     outliers: NDArray[np.float64]
@@ -246,7 +254,8 @@ def _judged(run_dir: RunDir, moved_to: str | None) -> _Judged:
     folds = np.full(len(rows), -1)
     if features is not None and not has_folds:
         class_names = features.class_names
-        probabilities = softmax(features.logits[own] / np.float32(features.temperature)).astype(np.float64)
+        kind = probability_type(len(rows), len(class_names))
+        probabilities = softmax(features.logits[own] / np.float32(features.temperature)).astype(kind, copy=False)
         probabilities[is_train] = np.nan
         judged = np.flatnonzero(is_train & (features.targets[own] >= 0))
         groups = _groups(rows, copies)
@@ -257,7 +266,8 @@ def _judged(run_dir: RunDir, moved_to: str | None) -> _Judged:
     else:
         predictor = open_model(str(run_dir.path)).predictor
         class_names = predictor.class_names
-        probabilities = np.full((len(rows), len(class_names)), np.nan)
+        kind = probability_type(len(rows), len(class_names))
+        probabilities = np.full((len(rows), len(class_names)), np.nan, kind)
         held_out = np.flatnonzero(~is_train)
         with progress("predicting", total=lambda: len(held_out)) as advance:
             answers = predictor.predict([root / rows[row].path for row in held_out.tolist()], probabilities=True)
@@ -288,7 +298,7 @@ def _read_out_of_fold(
     file: Path,
     rows: Sequence[Sample],
     class_names: Sequence[str],
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.floating],
     folds: NDArray[np.int64],
 ) -> None:
     """Take probabilities and folds from out_of_fold.csv, in place."""
@@ -297,13 +307,21 @@ def _read_out_of_fold(
         places[row.path, row.label].append(place)
     known = {row.path for row in rows}
     columns = [f"prob_{name}" for name in class_names]
+    numbers = {name: number for number, name in enumerate(class_names)}
     with file.open(encoding="utf-8", newline="") as opened:
         for line in csv.DictReader(opened):
             # The paths are those of the day, and begin with a folder that may be another one now.
             parts = Path(line["path"]).parts
             path = next((tail for start in range(len(parts)) if (tail := "/".join(parts[start:])) in known), "")
             for place in places[path, line["true"]]:
-                probabilities[place] = [float(line[name]) for name in columns]
+                if TOP_K in line:
+                    # Of very many predictions the table has the most probable classes; the loss says that of the label.
+                    found = {numbers[one["label"]]: one["probability"] for one in json.loads(line[TOP_K])}
+                    found[numbers[line["true"]]] = math.exp(-float(line["loss"]))
+                    probabilities[place] = 0
+                    probabilities[place, list(found)] = list(found.values())
+                else:
+                    probabilities[place] = [float(line[name]) for name in columns]
                 folds[place] = int(line["fold"])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,6 @@ from classifier_training.workflows.evaluating.scores import at_temperature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from classifier_training.core.metrics import Metric
     from classifier_training.core.run_dir import RunDir
@@ -103,14 +104,15 @@ def write_run_page(
         run=setting("run", run_dir.path),
         data=setting("data.root", run.statistics.get("root", "…")),
     )
+    details = Path(os.path.relpath(folder, path.parent), "classification_report.json").as_posix()
     title = f"{run.architecture or 'Model'} on {evaluation.split} images"
     body = [
-        *_top(title, run_dir, grounds, _missing(run_dir, run.info.get("withheld", {}), failures)),
+        *_top(title, run_dir, grounds, details, _missing(run_dir, run.info.get("withheld", {}), failures)),
         *more,
         _data(run, run_dir),
         corrections_section(run_dir, folder),
         _training(run, run_dir, training),
-        _classes(grounds, folder),
+        _classes(grounds, folder, details),
         _confusions(predictions, table, class_names, folder),
         _mistakes(predictions, table, class_names, folder),
         _calibration(calibration, folder),
@@ -141,7 +143,7 @@ def _missing(run_dir: RunDir, withheld: Mapping[str, str], failures: Mapping[str
     return [report.card("error", title, reason, remedy, badge=BADGES["error"]) for title, reason, remedy in cards]
 
 
-def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html]) -> list[Html]:
+def _top(title: str, run_dir: RunDir, grounds: Grounds, details: str, missing: Sequence[Html]) -> list[Html]:
     measures, verdict = grounds.evaluation.measures, grounds.verdict
     baseline = named(grounds.class_names[verdict.baseline.label])
     numbers = [
@@ -160,7 +162,7 @@ def _top(title: str, run_dir: RunDir, grounds: Grounds, missing: Sequence[Html])
         report.banner(STATUS_KINDS[verdict.status], verdict.status_words, _sentence(verdict.words), headline(grounds)),
         report.numbers(numbers),
         *missing,
-        *([report.section("Targets", *_targets(verdict))] if verdict.checks else []),
+        *([report.section("Targets", *_targets(verdict, details))] if verdict.checks else []),
         *(
             [
                 report.section(
@@ -189,7 +191,7 @@ def _step(item: Remark) -> Html:
     return report.card(item.kind, item.title, item.words, item.remedy, badge=item.gain_words or BADGES[item.kind])
 
 
-def _targets(verdict: Verdict) -> list[Html]:
+def _targets(verdict: Verdict, details: str) -> list[Html]:
     rows: list[tuple[Cell, ...]] = [
         (
             _check_name(item, verdict),
@@ -202,7 +204,7 @@ def _targets(verdict: Verdict) -> list[Html]:
         for item in verdict.checks
     ]
     columns = ("metric", "target is", "target", "found", "images", "to decide")
-    return [report.paragraph(f"{_sentence(verdict.target_words)}"), report.table(columns, rows)]
+    return [report.paragraph(f"{_sentence(verdict.target_words)}"), report.table(columns, rows, file=details)]
 
 
 def _check_name(item: Check, verdict: Verdict) -> str:
@@ -263,7 +265,7 @@ def _training(run: RunReader, run_dir: RunDir, training: Training) -> Html:
     return report.section("Training", *pieces) if pieces else Html("")
 
 
-def _classes(grounds: Grounds, folder: Path) -> Html:
+def _classes(grounds: Grounds, folder: Path, details: str) -> Html:
     measures, names = grounds.evaluation.measures, grounds.class_names
     # Those of which less is better stand last.
     metrics = sorted((metric for metric in all_metrics() if metric.on_page), key=lambda item: item.lower_is_better)
@@ -274,7 +276,12 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         for row, other in zip(mistakes, mistakes.argmax(axis=1), strict=True)
     ]
     rows: list[tuple[Cell, ...]] = []
-    for number, name in enumerate(names):
+    numbers = list(range(len(names)))
+    if len(names) > report.MAX_ROWS:
+        # The worst are those that are shown.
+        numbers.sort(key=lambda number: np.nan_to_num(measures.by_class["recall"][number].value, nan=math.inf))
+    for number in numbers:
+        name = names[number]
         rows.append(
             (
                 shown(name),
@@ -305,7 +312,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
         "precision_recall_curves": "precision-recall curves",
     }
     return report.section(
-        "Classes", report.table(columns, rows), *_forecast(grounds),
+        "Classes", report.table(columns, rows, file=details), *_forecast(grounds),
         report.folded("all metrics, over all classes", overall),
         *_slices(grounds.evaluation), *_images(folder, plots),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from classifier_training.data.corrections import AUTO, FILE_NAME
 from classifier_training.data.index import is_image
 from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.data.walk import DataErrors, Walker
+from classifier_training.evaluation.results import TOP_K
 from classifier_training.workflows.datasets.data_page import DataReportDir
 from classifier_training.workflows.evaluating.samples import own_source
 
@@ -212,7 +214,7 @@ def collect_run(run: RunDir, *, moved_to: str | list[str] | None, corrections: s
     by_path: dict[str, list[int]] = {}
     for row, path in enumerate(paths):
         by_path.setdefault(path, []).append(row)
-    predicted = _read_predictions(run, by_path, len(paths))
+    predicted = read_predictions(run, by_path, len(paths))
     return Collection(
         title=f"{run.path.name}: {index.root}",
         root=index.root,
@@ -342,26 +344,40 @@ def _places(source: DataSource, base: Path, setting: str | None) -> tuple[Place,
     return tuple(found)
 
 
-def _read_predictions(run: RunDir, rows: Mapping[str, Sequence[int]], number: int) -> Predicted | None:
+def read_predictions(run: RunDir, rows: Mapping[str, Sequence[int]], number: int) -> Predicted | None:
+    """Read what a run predicted for images, given as the rows of each path; None where it has no tables.
+
+    Raises:
+        DamagedFileError: for a table that is none.
+    """
     found: Predicted | None = None
     for path in (run.predictions, *(run.path / name for name in OTHER_PREDICTIONS)):
         if not path.is_file():
             continue
         with path.open(encoding="utf-8", newline="") as file:
             try:
-                found = _add_predictions(found, csv.reader(file), rows, number, path)
-            except (ValueError, IndexError, csv.Error) as error:
+                found = _add_predictions(found, csv.reader(file), rows, number, path, run)
+            except (ValueError, IndexError, KeyError, TypeError, csv.Error) as error:
                 raise DamagedFileError(path, f"no table of predictions: {error}") from error
     return found
 
 
 def _add_predictions(
-    before: Predicted | None, reader: Iterator[list[str]], rows: Mapping[str, Sequence[int]], number: int, path: Path
+    before: Predicted | None,
+    reader: Iterator[list[str]],
+    rows: Mapping[str, Sequence[int]],
+    number: int,
+    path: Path,
+    run: RunDir,
 ) -> Predicted | None:
     header = next(reader, [])
     first = next((place for place, name in enumerate(header) if name.startswith(PROBABILITY)), len(header))
     last = next((at for at, name in enumerate(header) if at >= first and not name.startswith(PROBABILITY)), len(header))
     names = tuple(name.removeprefix(PROBABILITY) for name in header[first:last])
+    # A table of very many predictions has the most probable classes alone.
+    is_short = not names and TOP_K in header
+    if is_short:
+        names = read_mapping(read_values(run.labels_mapping))
     if not names or (before and before.class_names != names):
         log.warning("%s is left out: it is of other classes", path)
         return before
@@ -378,16 +394,22 @@ def _add_predictions(
     classes = {name: place for place, name in enumerate(names)}
     lines = [line for line in reader if line]
     for line, path_rows in zip(lines, _matched([line[at["path"]] for line in lines], rows), strict=True):
-        shares = np.array(line[first:last], dtype=np.float32)
-        best = np.argsort(-shares, kind="stable")[:NUM_TOP]
-        true = classes.get(line[at["true"]], -1)
+        true, loss = classes.get(line[at["true"]], -1), float(line[at["loss"]] or "nan")
+        if is_short:
+            top = json.loads(line[at[TOP_K]])[:NUM_TOP]
+            best = np.array([classes[one["label"]] for one in top])
+            values, own = np.array([one["probability"] for one in top]), np.exp(-loss)
+        else:
+            shares = np.array(line[first:last], dtype=np.float32)
+            best = np.argsort(-shares, kind="stable")[:NUM_TOP]
+            values, own = shares[best], shares[true]
         for row in path_rows:
             if found.top[row, 0] >= 0:
                 continue
-            found.top[row, : len(best)], found.probabilities[row, : len(best)] = best, shares[best]
-            found.losses[row] = float(line[at["loss"]] or "nan")
+            found.top[row, : len(best)], found.probabilities[row, : len(best)] = best, values
+            found.losses[row] = loss
             found.labels[row] = true
-            found.own[row] = shares[true] if true >= 0 else np.nan
+            found.own[row] = own if true >= 0 else np.nan
             found.is_rejected[row] = "rejected" in at and line[at["rejected"]].lower() == "true"
     return found
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from classifier_training.data.checking.duplicates import Copies, find_copies, join
+from classifier_training.data.checking.duplicates import MAX_DISTANCE, Copies, find_copies, join, propose
 from classifier_training.data.checking.scan import FileScan, scan_files
 
 
@@ -104,6 +104,25 @@ def test_nothing_readable_gives_no_copies(tmp_path: Path) -> None:
 
 def test_what_is_linked_through_others_is_one_group() -> None:
     assert join(7, [(0, 1), (2, 1), (5, 6)]) == [(0, 1, 2), (5, 6)]
+
+
+def test_sorted_projections_propose_the_pairs_that_all_comparisons_find() -> None:
+    random = np.random.default_rng(0)
+    points = random.normal(size=(4000, 25)).astype(np.float32)
+    # A tenth are near others, and fifty are nearly one.
+    points[:400] = points[400:800] + random.normal(0, 0.1, (400, 25))
+    points[3950:] = points[3950] + random.normal(0, 0.02, (50, 25))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    distances = np.linalg.norm(points[:800, None] - points[None, :800], axis=2)
+    expected = {(one, other) for one, other in np.argwhere(distances <= 0.3).tolist() if one < other}
+    found = propose(points)
+    assert len(expected) >= 400
+    assert expected <= set(map(tuple, found.tolist()))
+    assert (np.linalg.norm(points[found[:, 0]] - points[found[:, 1]], axis=1) <= MAX_DISTANCE + 1e-3).all()
+    # What is alike in a large set is joined through its members, without all of its pairs.
+    of_set = found[(found >= 3950).all(axis=1)]
+    assert len(of_set) < 50 * 49 / 2
+    assert join(4000, map(tuple, of_set.tolist())) == [tuple(range(3950, 4000))]
 
 
 def test_processes_find_what_one_finds(tmp_path: Path) -> None:

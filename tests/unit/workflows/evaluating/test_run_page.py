@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.pages import HOSTILE, write_evaluation
 
 from classifier_training.evaluation.figures.curves import RankingCurves, RankingCurvesFigure
@@ -40,6 +41,18 @@ def test_many_classes_have_a_list_of_pairs_in_place_of_the_matrix(tmp_path: Path
     assert 'class="matrix"' not in page
     assert page.count('class="panel"') == 100
     assert "The 100 most frequent of" in page
+
+
+def test_a_page_of_a_thousand_classes_opens_in_a_browser(tmp_path: Path) -> None:
+    names = tuple(f"class {number}" for number in range(1100))
+    _, painted = write_evaluation(tmp_path, names, list(range(1100)) * 3, accuracy=0.2)
+    assert (tmp_path / "report.html").stat().st_size < 2e6
+    page = (tmp_path / "report.html").read_text()
+    assert "The first 1,000 of 1,100." in page
+    assert 'href="classification_report.json"' in page
+    painted.figures["confusion_matrix.png"].save(tmp_path / "confusion_matrix.png")
+    with Image.open(tmp_path / "confusion_matrix.png") as image:
+        assert max(image.size) < 1500
 
 
 def test_curves_of_many_classes_are_the_mean_and_the_worst() -> None:
