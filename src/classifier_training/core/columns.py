@@ -190,6 +190,17 @@ class Texts(Sequence[str]):
         rows = np.flatnonzero(np.isin(self.hashes(), known))
         return rows[[text in names for text in self[rows].unprefixed()]] if len(rows) else rows
 
+    def places_in(self, table: Texts) -> NDArray[np.int64]:
+        """Return the place of each text in a column of distinct texts, int64 [N]; its length where that lacks it."""
+        if self.data is table.data and self.prefix == table.prefix and (table.begins[1:] > table.begins[:-1]).all():
+            # Rows that were selected from the same buffer are found by where they begin.
+            places = np.searchsorted(table.begins, self.begins)
+            inside = np.minimum(places, max(len(table) - 1, 0))
+            if len(table) and (table.begins[inside] == self.begins).all() and (table.ends[inside] == self.ends).all():
+                return places
+        numbers, first = Texts.joined([table, self]).numbers()
+        return np.minimum(first[numbers[len(table) :]], len(table))
+
     def unprefixed(self) -> Texts:
         """Return the column without what every text begins with besides."""
         return Texts(self.data, self.begins, self.ends)
