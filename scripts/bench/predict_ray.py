@@ -1,9 +1,9 @@
 """`predict launcher=ray` against Ray Data's documented batch inference and against local `predict`; and with kills.
 
-`speed` gives the same images and the same ONNX file (an untrained resnet18) to three programs on the same cores, each in
-a process of its own: ours on Ray, the example of Ray Data's documentation (read_images, map, map_batches with a class
-that holds the session) and local `predict`. The rate is that after the first fifth of the images, so without the start
-of processes, which is printed beside it.
+`speed` gives the same images and the same ONNX file (an untrained resnet18) to three programs on the same cores,
+each in a process of its own: ours on Ray, the example of Ray Data's documentation (read_images, map, map_batches with a
+class that holds the session) and local `predict`. The rate is that after the first fifth of the images, so without the
+start of processes, which is printed beside it.
 
 `kills` runs the command on a cluster of two nodes, kills one node (SIGKILL) when half of the parts are there and the
 command itself at 70 %, gives the same command again, and compares all rows with those of local `predict`.
@@ -132,7 +132,7 @@ def preprocess(row: dict[str, Any], *, size: int, mean: tuple[float, ...], std: 
     pixels = row["image"]
     if pixels.shape[:2] != (size, size):
         pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-    scaled = (pixels.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    scaled = (pixels.astype(np.float32) / 255 - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
     return {"path": row["path"], "input": np.ascontiguousarray(scaled.transpose(2, 0, 1))}
 
 
@@ -147,7 +147,7 @@ def example(model: Path, folder: Path, output: Path) -> Iterator[int]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     spec: Preprocessing = Predictor(model, accelerator="cpu").preprocessing
     prepared = functools.partial(preprocess, size=spec.size[0], mean=spec.mean, std=spec.std)
-    found = (
+    found: Any = (
         ray_data.read_images(str(folder), mode="RGB", include_paths=True)
         .map(prepared)
         .map_batches(
@@ -158,9 +158,9 @@ def example(model: Path, folder: Path, output: Path) -> Iterator[int]:
             compute=ray_data.ActorPoolStrategy(size=max(1, num_cores() // 2)),
         )
     )
-    for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in found.iter_batches(batch_size=None, batch_format="pandas"):
         with (output / "predictions.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(to_json(row) + "\n" for row in batch.to_pylist())
+            batch.to_json(file, orient="records", lines=True)
         yield len(batch)
     ray.shutdown()
 
