@@ -123,7 +123,7 @@ class Parts:
         self.is_output = is_folder(output)
         place = output if is_remote(output) else os.path.abspath(os.path.expanduser(output))  # noqa: PTH100, PTH111
         folder, _, name = place.rpartition("/")
-        self.folder = place.rstrip("/") if self.is_output else f"{folder}/.{name}.parts"
+        self.folder = place.rstrip("/") if self.is_output else f"{folder}/{'' if is_remote(place) else '.'}{name}.parts"
         self._plan: JobPlan | None = None
 
     @property
