@@ -3,7 +3,7 @@
 `speed` gives the same images and the same ONNX file (an untrained resnet18) to three programs on the same cores,
 each in a process of its own: ours on Ray, the example of Ray Data's documentation (read_images, map, map_batches with a
 class that holds the session) and local `predict`. The rate is that after the first fifth of the images, so without the
-start of processes, which is printed beside it.
+start of processes, which is printed beside it; the second rate, by processor time, is disturbed less by other work.
 
 `kills` runs the command on a cluster of two nodes, kills one node (SIGKILL) when half of the parts are there and the
 command itself at 70 %, gives the same command again, and compares all rows with those of local `predict`.
@@ -16,7 +16,9 @@ command itself at 70 %, gives the same command again, and compares all rows with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import itertools
 import json
 import logging
 import os
@@ -174,23 +176,41 @@ def local(model: Path, folder: Path, output: Path) -> Iterator[int]:
             yield len(rows)
 
 
+def processor_seconds() -> float:
+    """Return the processor time so far of this process and all below it, those of Ray included."""
+    parents, used = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+            used[int(path.parent.name)] = int(fields[11]) + int(fields[12])
+    ours, is_new = {os.getpid()}, True
+    while is_new:
+        found = {process for process, parent in parents.items() if parent in ours} | ours
+        is_new, ours = found != ours, found
+    return sum(used[process] for process in ours) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(name: str, model: Path, folder: Path, *, number: int) -> None:
     """Run one program and print its rate in images a second and its seconds until then."""
     began = time.perf_counter()
-    done, start, at_start = 0, 0.0, 0
+    done, start, used, at_start = 0, 0.0, 0.0, 0
     with tempfile.TemporaryDirectory() as made:
         for images in {"ours": ours, "example": example, "local": local}[name](model, folder, Path(made)):
             done += images
             if not start and done >= WARM_SHARE * number:
-                start, at_start = time.perf_counter(), done
+                start, used, at_start = time.perf_counter(), processor_seconds(), done
+            if done == number:
+                ended, used = time.perf_counter(), processor_seconds() - used
     assert done == number, f"{done} of {number} images"
-    ended = time.perf_counter()
-    print(json.dumps({"rate": (number - at_start) / (ended - start), "seconds": ended - began}))
+    rate, by_core = (number - at_start) / (ended - start), (number - at_start) / used
+    print(json.dumps({"rate": rate, "by_core": by_core, "seconds": ended - began}))
 
 
 def speed(model: Path, folder: Path, number: int, repeats: int) -> None:
     """Measure the three programs in turn and print the ratios of their rates."""
     rates: dict[str, list[float]] = {name: [] for name in NAMES}
+    by_core: dict[str, list[float]] = {name: [] for name in NAMES}
     for repeat in range(repeats):
         # Whoever comes second may find a warmer or a slower machine, so the order changes.
         shift = repeat % len(NAMES)
@@ -199,13 +219,17 @@ def speed(model: Path, folder: Path, number: int, repeats: int) -> None:
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             rates[name].append(found["rate"])
-            starting = found["seconds"] - number / found["rate"]
-            print(f"{name}: {found['rate']:.0f} images/s; {found['seconds']:.1f} s in all, {starting:.1f} s to start")
-    for other in ("example", "local"):
-        ratios = [one / two for one, two in zip(rates["ours"], rates[other], strict=True)]
+            by_core[name].append(found["by_core"])
+            print(
+                f"{name}: {found['rate']:.0f} images/s, {found['by_core']:.0f} a second of processor time; "
+                f"{found['seconds']:.1f} s in all, {found['seconds'] - number / found['rate']:.1f} s of it to start",
+                flush=True,
+            )
+    for other, (words, values) in itertools.product(NAMES[1:], (("", rates), (" in processor time", by_core))):
+        ratios = [one / two for one, two in zip(values["ours"], values[other], strict=True)]
         print(
-            f"ours over {other}: median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}, "
-            f"n {len(ratios)}); {number} images, {num_cores()} cores, load {os.getloadavg()[0]:.1f}",
+            f"ours over {other}{words}: median {statistics.median(ratios):.3f} "
+            f"(min {min(ratios):.3f}, max {max(ratios):.3f}, n {len(ratios)}); {number} images, {num_cores()} cores, load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
 
