@@ -229,7 +229,8 @@ def speed(model: Path, folder: Path, number: int, repeats: int) -> None:
         ratios = [one / two for one, two in zip(values["ours"], values[other], strict=True)]
         print(
             f"ours over {other}{words}: median {statistics.median(ratios):.3f} "
-            f"(min {min(ratios):.3f}, max {max(ratios):.3f}, n {len(ratios)}); {number} images, {num_cores()} cores, load {os.getloadavg()[0]:.1f}",
+            f"(min {min(ratios):.3f}, max {max(ratios):.3f}, n {len(ratios)}); "
+            f"{number} images, {num_cores()} cores, load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
 
