@@ -11,16 +11,16 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import is_remote, list_names, read_bytes, remove_folder, write_bytes
+from classifier_training.core.places import is_remote, list_names, path_of, read_bytes, remove_folder, write_bytes
 from classifier_training.inference.outputs import is_folder, unwritable
 from classifier_training.inference.rows import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from classifier_training.inference.batches import Plan
     from classifier_training.inference.rows import Row
@@ -129,7 +129,7 @@ class Parts:
     @property
     def path(self) -> Path:
         """The folder."""
-        return Path(self.folder)
+        return path_of(self.folder)
 
     @property
     def plan(self) -> JobPlan:
