@@ -49,6 +49,10 @@ def runs(root: Path, *scores: float) -> list[Path]:
     return made
 
 
+def number_of(holder: Holder) -> int | None:
+    return None if holder.version is None else int(holder.version.version)
+
+
 def promote(run: Path, *words: str) -> str:
     output = run.parents[2]
     return do("promote", f"run={run}", "alias=production", f"output={output}", "publish=mlflow", *words)
@@ -176,7 +180,7 @@ def test_of_all_who_found_the_same_holder_one_takes_its_place(tmp_path: Path, se
     for racer in racers:
         racer.join()
     (winner,) = [number for number, told in outcomes.items() if not told]
-    assert int(find_holder(server, "rooms", "production").version.version) == winner + 1
+    assert number_of(find_holder(server, "rooms", "production")) == winner + 1
     told = [words for words in outcomes.values() if words]
     assert len(told) == 4
     assert all(f"version {winner + 1} was promoted by" in words for words in told)
@@ -191,8 +195,7 @@ def test_an_alias_that_was_moved_by_hand_counts(
     promote(high)
     server.client.set_registered_model_alias("rooms", "production", "1")
     found = find_holder(server, "rooms", "production")
-    assert isinstance(found, Holder)
-    assert (int(found.version.version), found.turn) == (1, 2)
+    assert (number_of(found), found.turn) == (1, 2)
     assert "instead of version 1" in promote(middle)
 
 
