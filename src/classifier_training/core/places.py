@@ -11,6 +11,7 @@ import io
 import os
 import re
 import stat
+import time
 from pathlib import Path, PosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -86,6 +87,10 @@ class Known(NamedTuple):
 
     num_bytes: int
     version: int
+
+    def or_new(self) -> Known:
+        """Return the same, with a version that no other has where it is unknown."""
+        return self if self.version else self._replace(version=time.time_ns())
 
 
 def known(paths: Sequence[Path | str]) -> list[Known | None]:

@@ -173,7 +173,7 @@ class FileTable:
         """Take each file's size and version."""
         if not is_local(self._prefix):
             for rows, found in self._read(known, np.arange(len(self.paths)), 1):
-                facts = [(-1, 0) if one is None or one.num_bytes is None else one for one in found]
+                facts = [(-1, 0) if one is None else one.or_new() for one in found]
                 self.rows["size"][rows], self.rows["version"][rows] = zip(*facts, strict=True)
             return
         for rows, (sizes, modified, changed) in self._read(_status, np.arange(len(self.paths)), NUM_STAT_THREADS):

@@ -67,7 +67,7 @@ def describe_files(paths: Sequence[str]) -> NDArray[np.void]:
     found = np.zeros(len(paths), ENTRY)
     for row, (path, facts) in enumerate(zip(paths, known(paths), strict=True)):
         found["path"][row] = blake2b(path.encode(errors="surrogateescape"), digest_size=16).digest()
-        found["size"][row], found["mtime_ns"][row] = (-1, 0) if facts is None else facts
+        found["size"][row], found["mtime_ns"][row] = (-1, 0) if facts is None else facts.or_new()
     return found
 
 
