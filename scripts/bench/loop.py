@@ -46,10 +46,10 @@ NUM_TRAIN, NUM_VAL = 40, 4
 """Batches in an epoch."""
 
 
-def make_batches(number: int) -> list[Batch]:
-    """Random images with random labels, uint8 [64, 3, 32, 32] each, laid out as decoded images are."""
+def make_batches(number: int, size: int = IMAGE_SIZE) -> list[Batch]:
+    """Random images with random labels, uint8 [64, 3, size, size] each, laid out as decoded images are."""
     generator = torch.Generator().manual_seed(0)
-    shape = (BATCH_SIZE, IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = (BATCH_SIZE, size, size, 3)
     return [
         Batch(
             torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2),

@@ -1,8 +1,8 @@
 """Our step with several processes against PyTorch's DDP alone under torchrun, and two processes against one.
 
-All train resnet18 at 32 px on the same random images, in batches of 64 that the processes share, one thread each on the
-CPU (gloo), with the same optimizer and schedule. In each repeat both are timed in turn in the same processes; then
-one process trains alone.
+All train resnet18 on the same random images of --size pixels, in batches of 64 that the processes share, one thread
+each on the CPU (gloo), with the same optimizer and schedule. In each repeat both are timed in turn in the same
+processes; then one process trains alone.
 
     python scripts/bench/processes.py --repeats 5
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from loop import BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES, Clock, loader, make_batches
+from loop import BATCH_SIZE, NUM_CLASSES, Clock, loader, make_batches
 from pytorch_lightning.strategies import DDPStrategy
 from torch import distributed
 from torch.nn import functional
@@ -44,13 +44,18 @@ from classifier_training.training.optim import SchedulePlan, adamw, cosine, warm
 from classifier_training.training.run_callbacks import EpochRecorder, Interrupts
 
 
+def image_size() -> int:
+    """Side of the images in pixels, as this process was told."""
+    return int(os.environ["IMAGE_SIZE"])
+
+
 def own_batches(number: int) -> list[Batch]:
     """This process's part of each batch."""
     rank = process_rank()
     parts = slice(rank.rank, None, rank.num_ranks)
     return [
         Batch(batch.images[parts].contiguous(), batch.targets[parts], batch.indices[parts])
-        for batch in make_batches(number)
+        for batch in make_batches(number, image_size())
     ]
 
 
@@ -86,7 +91,7 @@ def ours(batches: list[Batch]) -> float:
         plan=SchedulePlan(len(batches), "val/loss", "min"),
         class_names=tuple(map(str, range(NUM_CLASSES))),
         class_weights=None,
-        preprocessing=Preprocessing(size=(IMAGE_SIZE, IMAGE_SIZE), mean=IMAGENET.mean, std=IMAGENET.std),
+        preprocessing=Preprocessing(size=(image_size(), image_size()), mean=IMAGENET.mean, std=IMAGENET.std),
         channels_last=True,
         seed=0,
     )
@@ -136,9 +141,10 @@ def be_a_rank() -> None:
         distributed.destroy_process_group()
 
 
-def measure(processes: int, *, steps: int, repeat: int) -> dict[str, float]:
+def measure(processes: int, *, size: int, steps: int, repeat: int) -> dict[str, float]:
     """Seconds of each way with a number of processes."""
-    env = {**os.environ, "STEPS": str(steps), "REPEAT": str(repeat % 2), "OMP_NUM_THREADS": "1"}
+    own = {"IMAGE_SIZE": str(size), "STEPS": str(steps), "REPEAT": str(repeat % 2)}
+    env = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", __file__],
         env=env, check=True, stdout=subprocess.PIPE, text=True,
@@ -152,12 +158,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60, help="of each measured epoch")
+    parser.add_argument("--size", type=int, default=32, help="side of the images")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     steps, speedups = [], []
     for repeat in range(options.repeats):
-        several = measure(options.processes, steps=options.steps, repeat=repeat)
-        alone = measure(1, steps=options.steps, repeat=repeat)
+        several = measure(options.processes, size=options.size, steps=options.steps, repeat=repeat)
+        alone = measure(1, size=options.size, steps=options.steps, repeat=repeat)
         steps.append(several["ours"] / several["plain"])
         speedups.append(alone["ours"] / several["ours"])
         images = options.steps * BATCH_SIZE

@@ -22,13 +22,15 @@ class Tracking(BaseHTTPRequestHandler):
     """As much of an MLflow server as a run that logs to one asks."""
 
     asked: list[str]
+    artifacts: Path
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.headers.get('Authorization')} {self.path}")
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        info = {"run_id": "1", "run_uuid": "1", "experiment_id": "1", "status": "RUNNING", "artifact_uri": "file:///x"}
+        info = {"run_id": "1", "run_uuid": "1", "experiment_id": "1", "status": "RUNNING"}
+        info["artifact_uri"] = self.artifacts.as_uri()
         answer = {
-            "experiment": {"experiment_id": "1", "name": "x", "artifact_location": "file:///x"},
+            "experiment": {"experiment_id": "1", "name": "x", "artifact_location": info["artifact_uri"]},
             "run": {"info": info, "data": {}},
         }
         self.send_response(200)
@@ -43,8 +45,8 @@ class Tracking(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def tracking() -> Iterator[ThreadingHTTPServer]:
-    Tracking.asked = []
+def tracking(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    Tracking.asked, Tracking.artifacts = [], tmp_path / "artifacts"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Tracking)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server

@@ -30,6 +30,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import VERB, entries, entry
 from classifier_training.core.runtime import command
 from classifier_training.core.settings import Names
+from classifier_training.registry.mlflow_models import PREFIX
 from classifier_training.registry.references import BEST, LATEST, Reference
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_model
 
@@ -308,7 +309,7 @@ class _Reader:
         if _exists(text) or "/" in text or _is_home(text) or (self._several(key) and re.fullmatch(r"\[.*\]", text)):
             return True
         if names is Names.PATH:
-            return glob.has_magic(text)
+            return glob.has_magic(text) or text.startswith(PREFIX)
         if Reference.parse(text).is_reserved or ":" in text or text.endswith(".onnx"):
             return True
         # Whoever names no run and nothing like a setting is told by the verb which runs there are.

@@ -64,11 +64,11 @@ def progress(words: str, *, total: Callable[[], int | None], done: int = 0) -> I
 
     Args:
         words: description of the task.
-        total: returns the number of items, or None; called only if the bar is shown.
+        total: returns the number of items, or None while it is not known; called only if the bar is shown.
         done: items that are done already.
     """
     if in_notebook():
-        with _notebook_progress(words, total(), done) as advance:
+        with _notebook_progress(words, total, done) as advance:
             yield advance
         return
     if not console().is_terminal:
@@ -81,18 +81,25 @@ def progress(words: str, *, total: Callable[[], int | None], done: int = 0) -> I
     )  # fmt: skip
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("", total=total(), completed=done)
-        yield lambda number: bar.advance(task, number)
+
+        def advance(number: int) -> None:
+            if bar.tasks[0].total is None:
+                bar.update(task, total=total())
+            bar.advance(task, number)
+
+        yield advance
 
 
 @contextmanager
-def _notebook_progress(words: str, total: int | None, first: int) -> Iterator[Callable[[int], None]]:
+def _notebook_progress(words: str, total: Callable[[], int | None], first: int) -> Iterator[Callable[[int], None]]:
     bar = NotebookBar(words)
-    done = first
+    done, number = first, total()
 
-    def advance(number: int) -> None:
-        nonlocal done
-        done += number
-        bar.update(done, total, first=first)
+    def advance(more: int) -> None:
+        nonlocal done, number
+        done += more
+        number = total() if number is None else number
+        bar.update(done, number, first=first)
 
     try:
         yield advance

@@ -147,9 +147,8 @@ def read_header(path: Path | str, content: bytes | OSError | None = None) -> Hea
 
 def read_start(path: Path | str, num_bytes: int, content: bytes | OSError | None = None) -> tuple[Header, bytes]:
     """Read a file's header and its first bytes; see `read_header`."""
-    with _open_source(path, content) as file:
+    with _open_file(path, content) as file:
         start = file.read(num_bytes)
-        file.seek(0)
         with _open_image(path, file) as image:
             try:
                 lacks_range = _is_deep(image) and _declared_max(image) is None
@@ -403,12 +402,13 @@ def _convert(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _open(path: Path | str, content: bytes | OSError | None = None) -> Iterator[Image.Image]:
-    with _open_source(path, content) as file, _open_image(path, file) as image:
+    with _open_file(path, content) as file, _open_image(path, file) as image:
         yield image
 
 
 def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
-    num_bytes = file.seek(0, os.SEEK_END)
+    # Going to the end would empty the buffer, and the header would be fetched again.
+    num_bytes = len(file.raw.getbuffer()) if isinstance(file.raw, io.BytesIO) else os.fstat(file.fileno()).st_size
     file.seek(0)
     if num_bytes > MAX_BYTES:
         raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
@@ -419,10 +419,6 @@ def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
     if num_pixels > LARGE_PIXELS and num_bytes < num_pixels * MIN_BYTES_PER_PIXEL:
         raise UnreadableImageError(path, f"{num_pixels:,} pixels out of {num_bytes:,} bytes")
     return image
-
-
-def _open_source(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
-    return _open_file(path) if content is None and is_local(path) else _fetched(path, content)
 
 
 def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
@@ -436,7 +432,9 @@ def _buffered(content: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(content))
 
 
-def _open_file(path: Path | str) -> io.BufferedReader:
+def _open_file(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+    if content is not None or not is_local(path):
+        return _fetched(path, content)
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - Path objects would take a quarter of the time of a header
         if stat.S_ISDIR(mode):

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.places import url_of
 from classifier_training.core.remote_cache import Listed, contents, hash_text, listings
-from classifier_training.core.stores import RefusedError, open_store
+from classifier_training.core.stores import RefusedError, WritableStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from pathlib import Path
 
     from classifier_training.core.stores import Object, Store
 
@@ -150,6 +151,44 @@ def list_objects(url: str) -> Iterator[Object]:
             number += 1
         else:
             return
+
+
+def write(url: str, content: bytes | Path) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        url: of the file.
+        content: of it, or the local file that has it.
+
+    Raises:
+        UserError: when the store does not answer or refuses.
+    """
+    _change(url, lambda store, key: store.put(key, content))
+
+
+def remove_all(url: str) -> None:
+    """Remove every file below a URL.
+
+    Raises:
+        UserError: when the store does not answer or refuses.
+    """
+    keys = [found.key for found in list_objects(url)]
+    _change(url, lambda store, _: store.delete(keys))
+
+
+def _change(url: str, work: Callable[[WritableStore, str], Coroutine[Any, Any, None]]) -> None:
+    base, key = split_url(url)
+    store, deadline = _open(base, os.getpid()), time.monotonic() + PATIENCE
+    if not isinstance(store, WritableStore):
+        raise UserError(
+            f"{url}: cannot be written to", "a folder, or a bucket (s3://…, gs://…, az://…)", "output=/some/folder/"
+        )
+    for number in range(1, 1_000_000):
+        try:
+            return _wait_for(work(store, key))
+        except OSError as error:
+            time.sleep(_pause(base, url, error, number, deadline))
+    raise AssertionError
 
 
 def _pause(base: str, url: str, error: OSError, number: int, deadline: float) -> float:

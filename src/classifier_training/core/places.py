@@ -10,14 +10,17 @@ import importlib
 import io
 import os
 import re
+import shutil
 import stat
 import time
+from contextlib import contextmanager
 from pathlib import Path, PosixPath
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 READERS = {
     "remote": "classifier_training.core.objects",
@@ -152,6 +155,75 @@ def read_many(paths: Sequence[Path | str]) -> list[bytes | OSError]:
         for place, content in zip(places, read(wanted), strict=True):
             found[place] = content
     return found
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file whole or not at all; see `new_file`."""
+    if is_remote(path):
+        from classifier_training.core.objects import write
+
+        write(url_of(path), content)
+        return
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def new_file(path: str) -> Iterator[Path]:
+    """Give a temporary path on this disk; when the block ends well, its file is at `path`, local or remote.
+
+    A reader finds the old file or the new one, never a part.
+
+    Raises:
+        OSError: when a local file cannot be written.
+        UserError: when a remote one cannot.
+    """
+    from classifier_training.core.run_dir import atomic_path
+
+    if not is_remote(path):
+        with atomic_path(Path(path)) as temporary:
+            yield temporary
+        return
+    from classifier_training.core.objects import write
+
+    with TemporaryDirectory() as folder:
+        yield Path(folder, "file")
+        write(url_of(path), Path(folder, "file"))
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names of the files in a folder, hidden ones left out; none where there is no such folder.
+
+    Raises:
+        OSError: when a local folder cannot be read.
+        UserError: when a remote one cannot.
+    """
+    if is_remote(folder):
+        from classifier_training.core.objects import list_objects, split_url
+
+        start = len(split_url(folder)[1].strip("/")) + 1
+        names = {found.key[start:].partition("/")[0] for found in list_objects(folder)}
+    else:
+        try:
+            names = set(os.listdir(folder))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder with all that is in it.
+
+    Raises:
+        OSError: when a local folder cannot be removed.
+        UserError: when a remote one cannot.
+    """
+    if is_remote(folder):
+        from classifier_training.core.objects import remove_all
+
+        remove_all(url_of(folder))
+        return
+    shutil.rmtree(folder)
 
 
 def _read_local(paths: Sequence[str]) -> list[bytes | OSError]:

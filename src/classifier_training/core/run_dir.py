@@ -95,6 +95,7 @@ class RunDir:
     splits = RunPath("splits.csv", "Path, label, split and group of each image.")
     corrections = RunPath("corrections.csv", "Labels and splits that were corrected; only where some were.")
     log = RunPath("train.log", "Every message.")
+    mlflow = RunPath("mlflow", "Of logging=mlflow: the run there, and the metrics that are kept until they are sent.")
     lock = RunPath("run.lock", "Held by the process that trains here, for as long as it lives.")
     stop_request = RunPath("stop.request", "Where it is there, training ends after the epoch; the end removes it.")
     dataset = RunPath("dataset", "Statistics and plots of the data.")
@@ -279,9 +280,13 @@ def make_folder(folder: Path) -> None:
     Raises:
         UserError: when it cannot be made or written to.
     """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK) else "no permission to write"
+        # Permissions mean nothing to root, and a model in the cache is to stay what it is.
+        reason = "" if there.stat().st_mode & 0o222 else "it is read-only"
+        if not reason:
+            folder.mkdir(parents=True, exist_ok=True)
+            reason = "" if os.access(folder, os.W_OK) else "no permission to write"
     except OSError as error:
         reason = error.strerror or type(error).__name__
     if reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import logging
 import os
 import platform
@@ -179,6 +180,14 @@ def cache_dir() -> Path:
             "export CLASSIFIER_TRAINING_CACHE=/some/folder",
         )
     return path
+
+
+def user_name() -> str | None:
+    """Name of the system's user; None where there is none: a container may run as a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def versions() -> dict[str, str]:

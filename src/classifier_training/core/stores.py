@@ -13,13 +13,13 @@ import re
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote, urljoin, urlsplit
 
 from classifier_training.core.errors import UserError, first_line, refuse_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 REQUEST_SECONDS = 60
 """Longest time of one request."""
@@ -87,6 +87,17 @@ class Store(Protocol):
 
     def list(self, prefix: str, *, after: str) -> Iterator[Object]:
         """Yield the files below a prefix, from the one after `after`; errors are those of `get`."""
+
+
+@runtime_checkable
+class WritableStore(Protocol):
+    """A store that can be written to; errors are those of `Store.get`."""
+
+    async def put(self, key: str, content: bytes | Path) -> None:
+        """Write a file, which appears when all of it is there."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove files."""
 
 
 def open_store(base: str) -> Store:
@@ -179,6 +190,29 @@ class BucketStore:
         else:
             return
         yield from self.list(prefix, after=after)
+
+    async def put(self, key: str, content: bytes | Path) -> None:
+        """Write a file, which appears when all of it is there."""
+        import obstore
+
+        await self._changed(lambda: obstore.put_async(self._store, key, content))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove files."""
+        import obstore
+
+        await self._changed(lambda: obstore.delete_async(self._store, keys))
+
+    async def _changed(self, work: Callable[[], Awaitable[Any]]) -> None:
+        import obstore
+
+        try:
+            await work()
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raised = _raised(error)
+            if not self._takes_role(raised):
+                raise raised from error
+            await self._changed(work)
 
     def _takes_role(self, error: OSError) -> bool:
         """Whether it was refused as anonymous, and is opened anew with the machine's own role."""

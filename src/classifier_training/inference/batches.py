@@ -5,49 +5,16 @@ The other images of a batch decide the last bits of a logit, so equal batches gi
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.inference.sources import Item
+from classifier_training.inference.sources import Item, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from classifier_training.inference.predictor import Predictor
     from classifier_training.inference.rows import Row, RowSettings
-
-CHUNK = 1024
-"""Texts that are kept together."""
-
-
-class Texts:
-    """File names in the order in which they were added, each in as many bytes as it has, and one for its end."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self._last: list[str] = []
-
-    def append(self, text: str) -> None:
-        """Add a text without a zero byte."""
-        self._last.append(text)
-        if len(self._last) == CHUNK:
-            self._chunks.append(os.fsencode("\0".join(self._last)))
-            # A new list, because another thread may be reading this one.
-            self._last = []
-
-    def __len__(self) -> int:
-        return len(self._chunks) * CHUNK + len(self._last)
-
-    def __getitem__(self, wanted: slice) -> list[str]:
-        """Return consecutive texts."""
-        begin, end, _ = wanted.indices(len(self))
-        first = begin // CHUNK
-        found = [text for number in range(first, -(-end // CHUNK)) for text in self._chunk(number)]
-        return found[begin - first * CHUNK : end - first * CHUNK]
-
-    def _chunk(self, number: int) -> list[str]:
-        return os.fsdecode(self._chunks[number]).split("\0") if number < len(self._chunks) else self._last
 
 
 class Plan:

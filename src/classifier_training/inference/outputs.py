@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.run_dir import atomic_path
+from classifier_training.core.places import is_remote, new_file
 from classifier_training.inference.rows import FORMATS, Extras, import_pyarrow, to_json, valid_text, write_csv
 from classifier_training.inference.sorting import fit_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from classifier_training.inference.parts import Parts
     from classifier_training.inference.rows import Row
     from classifier_training.inference.sources import Item
     from classifier_training.inference.submission import Filled, Form
@@ -166,6 +167,7 @@ class Output:
         label_set: whether rows have label sets.
         csv_safe: write a CSV file so that a spreadsheet runs no cell as a formula.
         form: other columns of a CSV file.
+        part: where the rows are before `finish`, if other processes write them; else the hidden file is made.
 
     Attributes:
         filled: what `finish` filled the form with.
@@ -184,8 +186,10 @@ class Output:
         label_set: bool = False,
         csv_safe: bool = False,
         form: Form | None = None,
+        part: Parts | None = None,
     ) -> None:
         self.path = None if output is None else Path(output).expanduser()
+        self._place = output if output is not None and is_remote(output) else str(self.path)
         for is_asked, typed in (
             (csv_safe, "csv_safe=true has no effect"),
             (form is not None, "columns= has no effect"),
@@ -200,11 +204,17 @@ class Output:
         self.filled: Filled | None = None
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
         self._extras = Extras(probabilities, label_set)
-        self._part: PartFile | None = None
-        if self.path is None:
+        self._part: PartFile | Parts | None = part
+        if self.path is None or part is not None:
             return
-        part = self.path / ".predictions.part" if self._folder else self.path.with_name(f".{self.path.name}.part")
-        self._part = PartFile(part, self.path, settings)
+        if is_remote(self._place):
+            raise UserError(
+                f"output={output}: predict on one machine writes to its disk",
+                "a file or folder",
+                "output=/some/folder/   or launcher=ray, which writes to a store",
+            )
+        hidden = self.path / ".predictions.part" if self._folder else self.path.with_name(f".{self.path.name}.part")
+        self._part = PartFile(hidden, self.path, settings)
 
     def __enter__(self) -> Output:
         return self
@@ -220,7 +230,7 @@ class Output:
 
     def resume(self, items: Iterable[Item], *, batch_size: int = 1) -> int:
         """Return how many of the source's first items an interrupted run has done, in whole batches."""
-        return 0 if self._part is None else self._part.resume(items, batch_size=batch_size)
+        return self._part.resume(items, batch_size=batch_size) if isinstance(self._part, PartFile) else 0
 
     def rows(self) -> Iterator[Row]:
         """Read what has been written so far."""
@@ -228,7 +238,7 @@ class Output:
 
     def add(self, items: Sequence[Item], rows: Sequence[Row]) -> None:
         """Write the rows of items."""
-        if self._part is None:
+        if not isinstance(self._part, PartFile):
             return
         try:
             if self._folder is not None:
@@ -248,7 +258,7 @@ class Output:
             return
         try:
             if self._folder is None:
-                with atomic_path(self.path) as temporary:
+                with new_file(self._place) as temporary:
                     if self._form is not None:
                         self.filled = self._form.write(self._part.rows(), temporary, is_safe=self._csv_safe)
                     elif self._csv_safe:
@@ -287,7 +297,7 @@ def is_folder(output: str) -> bool:
         raise UserError(
             f"output={output}: {path.suffix} is no format that predict writes",
             f"a file ending in {', '.join(FORMATS)}, or a folder (a name that ends in /)",
-            f"output={path.with_suffix('.json')}",
+            f"output={output.removesuffix(path.suffix)}.json",
         )
     if suffix == ".parquet":
         import_pyarrow()

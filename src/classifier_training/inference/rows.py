@@ -270,6 +270,16 @@ class Summary:
             self.set_sizes[len(members)] += 1
         self._confidence += row["confidence"]
 
+    def merge(self, other: Summary) -> None:
+        """Count the rows of another summary."""
+        self.images += other.images
+        self.errors += other.errors
+        self.accepted += other.accepted
+        self.foreign += other.foreign
+        self.labels.update(other.labels)
+        self.set_sizes.update(other.set_sizes)
+        self._confidence += other._confidence
+
     @property
     def classified(self) -> int:
         """Images with a prediction."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import threading
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -30,12 +32,18 @@ from classifier_training.data.remote import open_walker
 from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker, is_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+WALK_SECONDS = 1
+"""How long the first image waits for the walk through all of them."""
+
+CHUNK = 1024
+"""Texts that are kept together."""
 
 OUTSIDE = "_"
 """Where names begin of files that a list file names outside its own folder."""
@@ -58,13 +66,41 @@ class Item:
     error: str | None = None
 
 
+class Texts:
+    """File names in the order in which they were added, each in as many bytes as it has, and one for its end."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._last: list[str] = []
+
+    def append(self, text: str) -> None:
+        """Add a text without a zero byte."""
+        self._last.append(text)
+        if len(self._last) == CHUNK:
+            self._chunks.append(os.fsencode("\0".join(self._last)))
+            self._last.clear()
+
+    def __len__(self) -> int:
+        return len(self._chunks) * CHUNK + len(self._last)
+
+    def __getitem__(self, wanted: slice) -> list[str]:
+        """Return consecutive texts."""
+        begin, end, _ = wanted.indices(len(self))
+        first = begin // CHUNK
+        found = [text for number in range(first, -(-end // CHUNK)) for text in self._chunk(number)]
+        return found[begin - first * CHUNK : end - first * CHUNK]
+
+    def _chunk(self, number: int) -> list[str]:
+        return os.fsdecode(self._chunks[number]).split("\0") if number < len(self._chunks) else self._last
+
+
 class Source(Protocol):
     """Where images come from; iterating again gives the same items."""
 
     def __iter__(self) -> Iterator[Item]: ...
 
     def count(self) -> int | None:
-        """How many items there are; None where that is expensive to find out."""
+        """How many items there are; None where that is expensive to find out, or not known yet."""
         ...
 
 
@@ -97,12 +133,10 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
             "leave follow_links= out",
         )
     for name, one in zip(named, found, strict=True):
-        files = one.files() if isinstance(one, (FolderSource, GlobSource, RemoteSource)) else None
         if not any(True for _ in islice(one, 1)):
+            missed = one.files().missed() if isinstance(one, (FolderSource, GlobSource, RemoteSource)) else []
             why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource, RemoteSource)) else "is empty"
-            raise _nothing(name, why, files.missed() if files is not None else [])
-        if files is not None:
-            files.log()
+            raise _nothing(name, why, missed)
     return found[0] if len(found) == 1 else SeveralSources(tuple(found))
 
 
@@ -143,21 +177,102 @@ class _Skipped(DataErrors):
             raise error
 
 
-@dataclass
-class _LinkReport:
-    """Reports the links of a source once, however often its items are iterated."""
+class _Listing:
+    """Names of images, which a thread finds while the first of them are read. A source is walked through once.
 
-    is_done: bool = False
+    Args:
+        walk: calls a function with the name of each image, and why it cannot be read, if that is so; returns the count
+            of all files.
+    """
 
-    def log(self, walker: Walker, skipped: _Skipped) -> None:
-        if not self.is_done:
-            self.is_done = True
-            walker.report()
-            if skipped.links:
-                log.warning(
-                    "%s: %d links that lead out of the folder are not followed (%s=true follows them): %s",
-                    walker.root, len(skipped.links), walker.setting, enumerate_words(skipped.links, limit=3),
-                )  # fmt: skip
+    def __init__(self, walk: Callable[[Callable[[str, str | None], None]], FolderFiles]) -> None:
+        self._walk = walk
+        self._names = Texts()
+        self._errors: dict[int, str] = {}
+        self._pending: list[str] = []
+        self._num_pending = 1
+        self._grown = threading.Condition()
+        self._files: FolderFiles | None = None
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, str | None]]:
+        self._start()
+        begin = 0
+        while True:
+            with self._grown:
+                while len(self._names) <= begin and not self._has_ended:
+                    self._grown.wait()
+                names = self._names[begin : begin + CHUNK]
+            if not names:
+                self.files()
+                return
+            for number, name in enumerate(names, begin):
+                yield name, self._errors.get(number)
+            begin += len(names)
+
+    def count(self) -> int | None:
+        """How many images there are; None until the walk has ended."""
+        self._start()
+        return len(self._names) if self._has_ended else None
+
+    def files(self) -> FolderFiles:
+        """Count every file: images, which are read, and the others by kind and ending."""
+        self._start()
+        with self._grown:
+            self._grown.wait_for(lambda: self._has_ended)
+        if self._failure is not None:
+            raise self._failure
+        assert self._files is not None
+        return self._files
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._files is not None or self._failure is not None
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="walk", daemon=True)
+            self._thread.start()
+            # So that what a small folder has is said before anything else.
+            self._thread.join(WALK_SECONDS)
+
+    def _run(self) -> None:
+        files, failure = None, None
+        try:
+            files = self._walk(self._add)
+            if self._names or self._pending:
+                files.log()
+        except BaseException as error:  # noqa: BLE001 - raised again where the names are read
+            failure = error
+        with self._grown:
+            self._publish()
+            self._files, self._failure = files, failure
+            self._grown.notify_all()
+
+    def _add(self, name: str, error: str | None = None) -> None:
+        if error is not None:
+            self._errors[len(self._names) + len(self._pending)] = error
+        self._pending.append(name)
+        if len(self._pending) >= self._num_pending:
+            with self._grown:
+                self._publish()
+                self._grown.notify_all()
+            self._num_pending = min(2 * self._num_pending, CHUNK)
+
+    def _publish(self) -> None:
+        for name in self._pending:
+            self._names.append(name)
+        self._pending.clear()
+
+
+def _log_links(walker: Walker, skipped: _Skipped) -> None:
+    walker.report()
+    if skipped.links:
+        log.warning(
+            "%s: %d links that lead out of the folder are not followed (%s=true follows them): %s",
+            walker.root, len(skipped.links), walker.setting, enumerate_words(skipped.links, limit=3),
+        )  # fmt: skip
 
 
 def _walker(folder: str, skipped: _Skipped, *, follow_links: bool) -> Walker:
@@ -192,37 +307,49 @@ class FolderSource:
     path: str
     follow_links: bool = False
     empty = "no image in this folder"
-    _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        return _Listing(self._walk)
 
     def __iter__(self) -> Iterator[Item]:
-        skipped = _Skipped()
-        walker = _walker(self.path, skipped, follow_links=self.follow_links)
-        for path in walker.files(Path(self.path)):
-            yield from self._refused(skipped.unreadable)
-            if is_image(Path(path)):
-                yield self._item(path)
-        yield from self._refused(skipped.unreadable)
-        self._linked.log(walker, skipped)
+        folder = str(Path(self.path))
+        for name, error in self._listing:
+            yield Item(f"{folder}/{name}" if name else folder, name or ".", error=error)
 
     @property
     def folder(self) -> str:  # noqa: D102
         return self.path
 
-    def count(self) -> int:  # noqa: D102
-        return sum(1 for _ in self)
+    def count(self) -> int | None:  # noqa: D102
+        return self._listing.count()
 
     def files(self) -> FolderFiles:
         """Count every file below the folder: images, which are read, and the others by kind and ending."""
-        root = Path(os.path.realpath(self.path))
-        return count_files(root, _kind, follow_links=self.follow_links, setting="follow_links")
+        return self._listing.files()
 
-    def _item(self, path: str, error: str | None = None) -> Item:
-        return Item(path, os.path.relpath(path, self.path), error=error)
+    def _walk(self, add: Callable[[str, str | None], None]) -> FolderFiles:
+        skipped = _Skipped()
+        walker = _walker(self.path, skipped, follow_links=self.follow_links)
+        begin = len(str(walker.root).rstrip("/")) + 1
 
-    def _refused(self, errors: list[UnreadableFolderError]) -> Iterator[Item]:
-        while errors:
-            error = errors.pop(0)
-            yield self._item(error.folder, f"the folder cannot be read ({error.reason})")
+        def add_unreadable() -> None:
+            while skipped.unreadable:
+                error = skipped.unreadable.pop(0)
+                add(error.folder[begin:], f"the folder cannot be read ({error.reason})")
+
+        def classify(path: str) -> str:
+            kind = _kind(path)
+            if skipped.unreadable:
+                add_unreadable()
+            if kind == "read":
+                add(path, None)
+            return kind
+
+        files = count_files(walker.root, classify, walker=walker, setting="follow_links")
+        add_unreadable()
+        _log_links(walker, skipped)
+        return files
 
 
 @dataclass(frozen=True)
@@ -263,30 +390,38 @@ class GlobSource:
     pattern: str
     follow_links: bool = False
     empty = "no image matches"
-    _linked: _LinkReport = field(default_factory=_LinkReport, repr=False, compare=False)
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        return _Listing(self._walk)
 
     def __iter__(self) -> Iterator[Item]:
-        skipped, folder = _Skipped(), self.folder
-        walker = _walker(folder, skipped, follow_links=self.follow_links)
-        # Only paths are held, for their order; a glob gives them as the file system does.
-        for path in sorted(glob.iglob(self.pattern, recursive=True)):
-            if is_image(Path(path)) and not os.path.isdir(path) and walker.reaches(path, folder):
-                yield Item(path, os.path.relpath(path, folder))
-        self._linked.log(walker, skipped)
+        folder = self.folder
+        for path, _ in self._listing:
+            yield Item(path, os.path.relpath(path, folder))
 
-    def count(self) -> int:  # noqa: D102
-        return sum(1 for _ in self)
+    def count(self) -> int | None:  # noqa: D102
+        return self._listing.count()
 
     def files(self) -> FolderFiles:
         """Count the files that match: images, which are read, and the others by kind and ending."""
-        tally, num_read, folder = Tally(), 0, self.folder
-        for path in glob.iglob(self.pattern, recursive=True):
-            if not os.path.isdir(path):
-                name = os.path.relpath(path, folder)
-                kind = _kind(name)
-                num_read += kind == "read"
-                if kind != "read":
-                    tally.add(kind, name)
+        return self._listing.files()
+
+    def _walk(self, add: Callable[[str, str | None], None]) -> FolderFiles:
+        skipped, folder, tally, num_read = _Skipped(), self.folder, Tally(), 0
+        walker = _walker(folder, skipped, follow_links=self.follow_links)
+        # Only paths are held, for their order; a glob gives them as the file system does.
+        for path in sorted(glob.iglob(self.pattern, recursive=True)):
+            if os.path.isdir(path):
+                continue
+            name = os.path.relpath(path, folder)
+            kind = _kind(name)
+            num_read += kind == "read"
+            if kind != "read":
+                tally.add(kind, name)
+            if is_image(path) and walker.reaches(path, folder):
+                add(path, None)
+        _log_links(walker, skipped)
         return FolderFiles(Path(os.path.realpath(folder)), num_read, tally.counts(), "follow_links")
 
     @property
@@ -319,7 +454,8 @@ class ListSource:
         return os.path.dirname(self.path)
 
     def count(self) -> int:  # noqa: D102
-        return sum(1 for _ in self)
+        with open(self.path, "rb") as lines:
+            return sum(1 for line in lines if line.removeprefix(BOM_UTF8).strip())
 
     @staticmethod
     def _name(folder: str, line: str) -> str:
@@ -375,8 +511,10 @@ class SeveralSources:
                     yield replace(item, name=name)
 
     def count(self) -> int | None:  # noqa: D102
-        if any(isinstance(one, VideoSource) for one in self.sources):
-            return None
+        return None if any(one.count() is None for one in self.sources) else self._number
+
+    @cached_property
+    def _number(self) -> int:
         return sum(1 for _ in self)
 
 

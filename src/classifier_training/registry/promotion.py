@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.run_dir import RunDir, sha256
-from classifier_training.core.runtime import command, setting, versions
+from classifier_training.core.runtime import command, setting, user_name, versions
 from classifier_training.registry.record import (
     DAMAGED,
     FINISHED,
@@ -49,6 +48,38 @@ class Check:
     def mark(self) -> str:
         """The outcome in six letters."""
         return "note  " if self.is_note else "passed" if self.passed else "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a run must pass to be given an alias.
+
+    Args:
+        metric: on the held-out split, to be compared with the bound.
+        bound: least acceptable value; that of the present holder when left out.
+        force: promote whatever the checks say.
+    """
+
+    metric: str = "balanced_accuracy"
+    bound: float | None = None
+    force: bool = False
+
+    def check(self, record: RunRecord, holder: RunRecord | None, *, alias: str) -> list[Check]:
+        """Check a run against the present holder of an alias.
+
+        Raises:
+            CheckFailedError: when a check fails, unless the promotion is forced.
+        """
+        checks = judge(record, holder, metric=self.metric, bound=self.bound)
+        failed = [check for check in checks if not check.passed]
+        if failed and not self.force:
+            raise CheckFailedError(
+                f"{record.version_name} is not promoted to {alias}: {'; '.join(check.words for check in failed)}",
+                "a finished run whose exports are proven, that misses none of the targets that were set, with the "
+                "holder's classes and a metric at least as good",
+                "another run, at_least=… for a bound of your own, or force=true to promote it even so",
+            )
+        return checks
 
 
 def judge(record: RunRecord, holder: RunRecord | None, *, metric: str, bound: float | None) -> list[Check]:
@@ -103,9 +134,7 @@ def _judge_metric(record: RunRecord, rival: RunRecord | None, metric: str, bound
     return Check(name="metric", passed=passed, words=words)
 
 
-def promote(
-    registry: Registry, folder: str, alias: str, *, metric: str, bound: float | None, force: bool
-) -> tuple[RunRecord, RunRecord | None, list[Check]]:
+def promote(registry: Registry, folder: str, alias: str, gate: Gate) -> tuple[RunRecord, RunRecord | None, list[Check]]:
     """Give a run an alias, which it takes away from the present holder of the same scope.
 
     Written into the run's registry.json: alias, time in UTC, user of the system, versions, checks with their metrics,
@@ -115,9 +144,7 @@ def promote(
         registry: of all runs.
         folder: of the run, below the registry's.
         alias: such as production.
-        metric: to be compared with the bound.
-        bound: least acceptable value; that of the present holder when left out.
-        force: promote it whatever the checks say; they are recorded as they are.
+        gate: that it must pass; where it is forced, the checks are recorded as they are.
 
     Returns:
         The promoted run, the former holder, and the checks.
@@ -129,21 +156,13 @@ def promote(
         registry.refresh()
         record = registry.runs[folder]
         holder = present_holders(registry.runs.values()).get((record.scope, alias))
-        checks = judge(record, holder, metric=metric, bound=bound)
-        failed = [check for check in checks if not check.passed]
         if record.exported_at is None or record.status == DAMAGED:
             raise CheckFailedError(
                 f"{record.version_name} cannot be promoted: {record.problem or 'it has exported nothing'}",
                 "a run with its exported model",
                 f"{command('export')} {setting('run', registry.folder(record))}, or another run",
             )
-        if failed and not force:
-            raise CheckFailedError(
-                f"{record.version_name} is not promoted to {alias}: {'; '.join(check.words for check in failed)}",
-                "a finished run whose exports are proven, that misses none of the targets that were set, with the "
-                "holder's classes and a metric at least as good",
-                "another run, at_least=… for a bound of your own, or force=true to promote it even so",
-            )
+        checks = gate.check(record, holder, alias=alias)
         run = RunDir(registry.folder(record))
         others = (other for other in registry.runs.values() if other.scope == record.scope)
         number = 1 + max(
@@ -153,8 +172,8 @@ def promote(
             "alias": alias,
             "number": number,
             "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "user": _user(),
-            "forced": bool(failed),
+            "user": user_name(),
+            "forced": not all(check.passed for check in checks),
             "instead_of": None if holder is None else holder.version_name,
             "checks": {check.name: {"passed": check.passed, "words": check.words} for check in checks},
             "sha256": sha256(run.onnx) if run.onnx.is_file() else None,
@@ -169,11 +188,3 @@ def promote(
         )
         promoted = record._replace(promotions=(*record.promotions, Promotion(alias, number)))
     return promoted, holder, checks
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run as a number that has no name.
-        return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -12,12 +12,27 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
 from classifier_training.core.run_reader import RunReader
 from classifier_training.core.secrets import masked_arguments
+from classifier_training.registry.mlflow_models import (
+    PREFIX,
+    SHA256,
+    find_holder,
+    gathered,
+    move_alias,
+    publish_version,
+    record_of,
+)
+from classifier_training.registry.mlflow_outbox import EXPERIMENT
+from classifier_training.registry.mlflow_server import answering, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier_training.core.run_dir import RunDir
+    from classifier_training.registry.promotion import Gate
     from classifier_training.registry.record import RunRecord
+
+
+REMEDY = "publish.tracking_uri=…; the promotion itself stands, and can be published by the same command again"
 
 
 def bundle_files(run: RunDir) -> list[Path]:
@@ -31,68 +46,51 @@ def bundle_files(run: RunDir) -> list[Path]:
 def mlflow(
     run: RunDir,
     record: RunRecord,
-    alias: str,
+    alias: str | None,
+    gate: Gate,
     *,
     tracking_uri: str | None = None,
-    experiment_name: str = "classifier-training",
+    experiment_name: str = EXPERIMENT,
     model_name: str | None = None,
 ) -> str:
     """MLflow: the bundle as artifacts of a run there, a version of a registered model, and the alias.
 
     Args:
         tracking_uri: address of the server or database; when left out MLFLOW_TRACKING_URI, else MLflow's default.
-        experiment_name: name of the experiment there.
+        experiment_name: name of the experiment there, for a run that has not logged to it.
         model_name: name of the registered model there; the run's own when left out.
 
     Raises:
         UserError: when MLflow refuses.
+        CheckFailedError: when the run does not pass the gate against the present holder there, or another version was
+            promoted in the meantime.
     """
-    import mlflow as client
-    from mlflow.exceptions import MlflowException
-
-    # Its notes on setting up a database are no part of a promotion's story.
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    uri = tracking_uri or client.get_tracking_uri()
     # MLflow takes slashes for folders in some of its stores.
-    name = (model_name or record.title).replace("/", "-")
-    try:
-        there = client.MlflowClient(tracking_uri=uri, registry_uri=uri)
-        experiment = there.get_experiment_by_name(experiment_name)
-        number = there.create_experiment(experiment_name) if experiment is None else experiment.experiment_id
-        made = there.create_run(number, run_name=record.version_name, tags={"folder": record.folder})
-        for metric, value in record.metrics.items():
-            there.log_metric(made.info.run_id, f"{record.split}/{metric}", value)
-        for path in bundle_files(run):
-            if path.is_dir():
-                there.log_artifacts(made.info.run_id, str(path), f"bundle/{path.name}")
-            else:
-                there.log_artifact(made.info.run_id, str(path), "bundle")
-        there.set_terminated(made.info.run_id)
-        if not there.search_registered_models(f"name = '{name}'"):
-            there.create_registered_model(name)
-        version = there.create_model_version(
-            name,
-            source=f"{made.info.artifact_uri}/bundle",
-            run_id=made.info.run_id,
-            tags={"version": record.version_name, "architecture": record.architecture},
-        )
-        there.set_registered_model_alias(name, alias, version.version)
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"publish=mlflow: {uri} refused: {str(error).partition(chr(10))[0]}",
-            "a tracking server or database with a model registry, such as sqlite:///mlflow.db",
-            "publish.tracking_uri=…; the promotion itself stands, and can be published by the same command again",
-        ) from error
-    return f"MLflow at {uri}: {name} version {version.version}, alias {alias}"
+    name = re.sub(r"[/:@]", "-", model_name or record.title)
+    server = connect(tracking_uri, purpose="publish=mlflow", remedy=REMEDY)
+    with answering(server.uri, purpose="publish=mlflow", remedy=REMEDY), gathered(run) as bundle:
+        # Looked up before the upload: of all who find this holder one can take its place.
+        before = None if alias is None else find_holder(server, name, alias)
+        former = None if before is None else before.version
+        if alias is not None and (former is None or former.tags.get(SHA256) != bundle.sha256):
+            holder = None if former is None else record_of(former)
+            gate.check(record, holder, alias=f"{PREFIX}{name}@{alias}")
+        version, is_new = publish_version(server, run, record, bundle, name=name, experiment_name=experiment_name)
+        said = f"MLflow at {server.name}: {name} version {version.version}{'' if is_new else ' (published before)'}"
+        if alias is None or before is None:
+            return said
+        if former is not None and former.version == version.version:
+            return f"{said}, alias {alias} as before"
+        move_alias(server, version, alias, before)
+    return f"{said}, alias {alias}" + ("" if former is None else f", instead of version {former.version}")
 
 
 @register(group="publish", name="wandb", extra="wandb")
 def wandb(
     run: RunDir,
     record: RunRecord,
-    alias: str,
+    alias: str | None,
+    gate: Gate,  # noqa: ARG001 - W&B moves the alias whoever holds it
     *,
     project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "classifier-training",
     entity: str | None = None,
@@ -142,15 +140,16 @@ def wandb(
                 type="model",
                 metadata={"version": record.version_name, "split": record.split, **record.metrics},
             )
+            aliases = [] if alias is None else [alias]
             for path in bundle_files(run):
                 if path.is_dir():
                     artifact.add_dir(str(path), name=path.name)
                 else:
                     artifact.add_file(str(path), name=path.name)
-            session.log_artifact(artifact, aliases=[alias])
+            session.log_artifact(artifact, aliases=aliases)
             if registered_name is not None:
                 artifact.wait()
-                session.link_artifact(artifact, registered_name, aliases=[alias])
+                session.link_artifact(artifact, registered_name, aliases=aliases)
             folder = session.settings.sync_dir
     except Error as error:
         raise UserError(
@@ -160,4 +159,4 @@ def wandb(
         ) from error
     if mode == "offline":
         return f"W&B, kept for later: wandb sync {folder}"
-    return f"W&B: artifact {record.title} with the alias {alias}"
+    return f"W&B: artifact {record.title}{'' if alias is None else f' with the alias {alias}'}"

@@ -12,6 +12,8 @@ from classifier_training.core.processes import holder, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
 from classifier_training.core.runtime import setting as typed
+from classifier_training.registry.mlflow_cache import fetch_model
+from classifier_training.registry.mlflow_models import PREFIX
 from classifier_training.registry.record import RUN_FILES
 from classifier_training.registry.references import Reference, resolve
 from classifier_training.registry.scan import run_folders
@@ -29,13 +31,16 @@ def find_run(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "ru
 
     Args:
         reference: a run folder; latest (the newest exported run); best (the one with the best monitored metric); NAME
-            (its newest version); NAME:v2; an alias such as production, or NAME:production where several names have it.
+            (its newest version); NAME:v2; an alias such as production, or NAME:production where several names have it;
+            mlflow:NAME@production, or mlflow:NAME/3, of an MLflow server.
         output: folder of all runs, which everything but a path is looked for in.
         setting: what the user set, for messages.
 
     Raises:
         UserError: when there is none, or several.
     """
+    if reference.startswith(PREFIX):
+        return RunDir(fetch_model(reference, setting=setting))
     path = Path(reference).expanduser()
     word = Reference.parse(reference)
     # A folder of that name is what the shell's completion gave; only latest and best are words before all.

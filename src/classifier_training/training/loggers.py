@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from classifier_training.core.errors import UserError, reason_of
 from classifier_training.core.register import TYPE_KEY, describe, register
 from classifier_training.core.secrets import masked_arguments
+from classifier_training.registry.mlflow_server import UnreachableError, answering, connect, default_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,10 +34,23 @@ def finish(logger: Logger, *, status: str) -> None:
     """
     from pytorch_lightning.loggers import WandbLogger
 
+    from classifier_training.training.mlflow_logger import MlflowLogger
+
     logger.finalize(status)
+    if isinstance(logger, MlflowLogger):
+        logger.close(status)
     if isinstance(logger, WandbLogger):
         # Lightning leaves the run open until the process ends, and would continue it.
         logger.experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+def upload(logger: Logger) -> None:
+    """Send the exported model of a finished run where its metrics went, if the logger does that."""
+    # Its module imports Lightning's, and few runs need it.
+    from classifier_training.training.mlflow_logger import MlflowLogger
+
+    if isinstance(logger, MlflowLogger):
+        logger.upload()
 
 
 @contextmanager
@@ -55,11 +67,16 @@ def closed_after_errors(loggers: Iterable[Logger]) -> Iterator[None]:
         raise
 
 
-def refuse_unreachable(chosen: Mapping[str, LoggerBuilder]) -> None:
+def refuse_unreachable(chosen: Mapping[str, LoggerBuilder], resumed: RunDir | None = None) -> None:
     """Raise when a logger that was asked for cannot log, before a run has read or made anything.
 
+    Args:
+        chosen: the loggers.
+        resumed: the run that is resumed, if one is.
+
     Raises:
-        UserError: for wandb online without a login, and for an MLflow server that does not answer.
+        UserError: for wandb online without a login, for an MLflow server that does not answer, and where the resumed
+            run's was deleted there.
     """
     for name, build in chosen.items():
         node = describe(build)
@@ -74,26 +91,29 @@ def refuse_unreachable(chosen: Mapping[str, LoggerBuilder]) -> None:
                     "later",
                 )
         if node[TYPE_KEY] == "mlflow":
-            _refuse_silent_server(node["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI", ""))
+            _refuse_mlflow(node["tracking_uri"], node["experiment_name"], resumed)
 
 
-SECONDS_TO_ANSWER = 10.0
+def _refuse_mlflow(uri: str | None, experiment_name: str, resumed: RunDir | None) -> None:
+    """Raise when an MLflow server does not answer or refuses, or the run there was deleted.
 
+    A run that is resumed needs no server: its metrics are kept until there is one.
+    """
+    from classifier_training.registry.mlflow_outbox import Outbox
 
-def _refuse_silent_server(uri: str) -> None:
-    """Raise when nothing listens at the address of an MLflow server; files and databases are not looked at."""
     try:
-        address = urlsplit(uri)
-        if address.scheme not in ("http", "https"):
-            return
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout=SECONDS_TO_ANSWER).close()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"logging.mlflow.tracking_uri={uri} does not answer ({error})",
-            "the address of a running MLflow server, or a database file",
-            "start it, correct the address, or logging.mlflow.tracking_uri=sqlite:///mlflow.db",
-        ) from error
+        server = connect(uri, purpose="logging=mlflow")
+        outbox = None if resumed is None else Outbox(resumed, server.uri, experiment_name)
+        if outbox is None or outbox.run_id is None:
+            with answering(server.uri, purpose="logging=mlflow"):
+                server.client.get_experiment_by_name(experiment_name)
+        else:
+            with answering(server.uri, purpose="logging=mlflow"):
+                outbox.check(server)
+    except UnreachableError as error:
+        if resumed is None:
+            raise
+        log.warning("%s; the run is resumed all the same, and its metrics are kept until it does", error.came)
 
 
 @register(group="logging", name="tensorboard", extra="tensorboard")
@@ -152,20 +172,16 @@ def mlflow(
     *,
     tracking_uri: str | None = None,
     experiment_name: str = "classifier-training",
+    log_model: bool = True,
 ) -> Logger:
-    """MLflow, on a server or in a database file.
+    """MLflow, on a server or in a database file; a server that is away for a while gets the metrics later.
 
     Args:
         tracking_uri: address of the server; when left out MLFLOW_TRACKING_URI, else mlflow.db where `mlflow ui` looks.
         experiment_name: name of the experiment there.
+        log_model: upload the exported model and the report at the end of the run.
     """
-    import mlflow as client
-    from pytorch_lightning.loggers import MLFlowLogger
+    from classifier_training.training.mlflow_logger import MlflowLogger
 
-    # Its notes on setting up a database are no part of a run's story.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Nor is the run's address at the end, with whatever secret stands in it.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    uri = tracking_uri or client.get_tracking_uri()
-    return MLFlowLogger(experiment_name=experiment_name, tracking_uri=uri, run_name=run_dir.path.name)
+    uri = tracking_uri or default_uri(purpose="logging=mlflow")
+    return MlflowLogger(run_dir, uri, experiment_name, log_model=log_model)

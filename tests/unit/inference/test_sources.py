@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
+from classifier_training.inference import sources
 from classifier_training.inference.sources import find_source
 
 cv2 = pytest.importorskip("cv2")
@@ -205,3 +207,60 @@ def test_a_folder_with_nothing_but_links_out_says_so(tmp_path: Path, caplog: pyt
 def test_following_links_is_refused_where_there_are_none(folder: Path) -> None:
     with pytest.raises(UserError, match="follow_links=true has no effect"):
         find_source(str(folder / "b.png"), follow_links=True)
+
+
+def test_a_folder_is_walked_through_once_and_an_unreadable_part_of_it_is_an_item(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned: list[str] = []
+    scandir = os.scandir
+
+    def counted(path: str) -> object:
+        scanned.append(str(path))
+        if str(path).endswith("/sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    found = find_source(f"{folder}/")
+    for _ in range(2):
+        assert [(item.path, item.name, item.error) for item in found] == [
+            (f"{folder}/a.JPG", "a.JPG", None),
+            (f"{folder}/b.png", "b.png", None),
+            (f"{folder}/sub", "sub", "the folder cannot be read (Permission denied)"),
+        ]
+    assert found.count() == 3
+    assert sorted(path for path in scanned if ".git" not in path) == [str(folder), f"{folder}/sub"]
+
+
+def test_the_first_images_are_read_while_the_folder_is_still_searched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = threading.Event()
+    scandir = os.scandir
+
+    def slow(path: str) -> object:
+        if str(path).endswith("/deep"):
+            assert may_go_on.wait(60)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    monkeypatch.setattr(sources, "WALK_SECONDS", 0.01)
+    found = find_source(str(folder))
+    items = iter(found)
+    assert [next(items).name for _ in range(2)] == ["a.JPG", "b.png"]
+    assert found.count() is None
+    may_go_on.set()
+    assert [item.name for item in items] == ["sub/b.png", "sub/deep/c.png"]
+    assert found.count() == 4
+
+
+def test_an_error_of_the_walk_is_raised_where_the_images_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: str) -> None:
+        raise ValueError(path)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    with pytest.raises(ValueError, match=str(folder)):
+        find_source(str(folder))

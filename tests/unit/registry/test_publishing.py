@@ -32,8 +32,8 @@ def test_a_promotion_reaches_mlflows_registry(tmp_path: Path, monkeypatch: pytes
     assert (int(held.version), held.tags["version"]) == (2, "pets/resnet18:v2")
     run = client.get_run(held.run_id)
     assert run.data.metrics["test/balanced_accuracy"] == 0.55
-    names = {Path(item.path).name for item in client.list_artifacts(held.run_id, "bundle")}
-    assert {"model.onnx", "model_info.json", "labels_mapping.json", "config.yaml", "registry.json"} <= names
+    names = {Path(item.path).name for item in client.list_artifacts(held.run_id, Path(held.source).name)}
+    assert names == {"model.onnx", "model_info.json", "labels_mapping.json", "config.yaml", "result.json"}
 
 
 def test_a_server_that_is_not_there_is_named_and_the_promotion_stands(
@@ -42,7 +42,7 @@ def test_a_server_that_is_not_there_is_named_and_the_promotion_stands(
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = make_run(tmp_path / "outputs", "2026-01-02/10-00-00")
-    with pytest.raises(UserError, match=r"publish=mlflow: http://127\.0\.0\.1:9 refused") as caught:
+    with pytest.raises(UserError, match=r"publish=mlflow: http://127\.0\.0\.1:9 does not answer") as caught:
         promote("run=latest", "alias=production", "publish=mlflow", "publish.tracking_uri=http://127.0.0.1:9")
     assert "the promotion itself stands" in caught.value.remedy
     assert "production" in (run / "registry.json").read_text()

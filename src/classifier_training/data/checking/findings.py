@@ -86,17 +86,18 @@ class Inspected:
 
     def labels(self) -> dict[str, set[str]]:
         """The labels of each path."""
-        return self._collect("label")
+        return _collect(self.index.paths, self.index.labels)
 
     def splits(self) -> dict[str, set[str]]:
         """The splits of each path; none where the data is not split."""
-        return self._collect("split")
+        return _collect(self.index.paths, self.index.splits)
 
-    def _collect(self, field: str) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for sample in self.index.samples:
-            found.setdefault(sample.path, set()).add(getattr(sample, field))
-        return found
+
+def _collect(paths: Iterable[str], values: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for path, value in zip(paths, values, strict=True):
+        found.setdefault(path, set()).add(value)
+    return found
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:

@@ -2,7 +2,8 @@
 
 A local file is unchanged while its size and the times of its last modification and change of status are the same. The
 time of a folder does not tell that a file in it was written over, so every local file is asked for its status; none is
-opened. The size and version of a remote file are those of the listing, which takes no request a file.
+opened. Size and version of a remote file are those of the listing, which takes no request a file. A Lance set states
+all of it, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import PIL
 
+from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.images import UnreadableImageError, read_start
-from classifier_training.core.places import is_local, kind_of_place, known, read_bytes, read_many
+from classifier_training.core.places import is_local, kind_of_place, known, read_many
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir, num_cores
 from classifier_training.data.checking.scan import hash_file
+from classifier_training.data.index import absolute_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -80,20 +84,25 @@ class FileTable:
 
     Args:
         root: folder that the paths are relative to.
-        paths: distinct [N].
+        paths: of the files; one that is named twice counts once.
 
     Attributes:
+        paths: distinct [N].
         rows: what is known of each, `ROW` [N].
     """
 
-    def __init__(self, root: Path, paths: Sequence[str]) -> None:
-        self.root, self.paths = root, paths
-        self._prefix = f"{str(root).rstrip('/')}/"
-        self._stored = _cache_file(root)
+    def __init__(self, root: Path, paths: Iterable[str]) -> None:
+        named = Texts.of(paths)
+        self.root = root
+        self.paths = named if named.is_distinct() else named[named.numbers()[1]]
+        self._absolute = self.paths.prefixed(absolute_prefix(root))
+        in_sets = any(".lance" in path for path in self._absolute)
+        self._kinds = set(map(kind_of_place, self._absolute if in_sets else [root]))
+        self._stored = None if self._kinds == {"lance"} else _cache_file(root)
         self._time_ns = time.time_ns()
-        self._is_fresh = np.zeros(len(paths), bool)
+        self._is_fresh = np.zeros(len(self.paths), bool)
         self._has_news = False
-        self.rows = np.zeros(len(paths), ROW)
+        self.rows = np.zeros(len(self.paths), ROW)
         self._look()
         self._recall()
 
@@ -110,8 +119,8 @@ class FileTable:
             if len(missing) >= MANY:
                 missing = self._in_turn(stack)
             saved = time.monotonic()
-            for rows, (found, failed) in self._read(_headers, missing):
-                for name in ("known", "width", "height", "start"):
+            for rows, (found, failed) in self._read(self._headers, missing):
+                for name in ("known", "width", "height", "start", "content", *(() if self._is_local else ("size",))):
                     self.rows[name][rows] = found[name]
                 errors |= {int(rows[place]): error for place, error in failed.items()}
                 self._has_news = True
@@ -132,9 +141,9 @@ class FileTable:
         table = self.rows
         rows = np.arange(len(table)) if rows is None else rows
         rows = rows[table["size"][rows] >= 0]
-        for kind, name, function in ((0, "", None), (START, "start", _hash_start), (CONTENT, "content", hash_file)):
-            if function is not None:
-                self._hash(rows, kind, name, function)
+        for kind, name in ((0, ""), (START, "start"), (CONTENT, "content")):
+            if name:
+                self._hash(rows, kind, name)
                 rows = rows[table["known"][rows] & kind != 0]
             keys = table["size"][rows].astype(np.uint64)
             if name:
@@ -143,8 +152,8 @@ class FileTable:
         self.save()
         groups: dict[tuple[int, bytes], list[str]] = {}
         sizes, contents = table["size"][rows].tolist(), table["content"][rows]
-        for row, size, content in zip(rows.tolist(), sizes, contents, strict=True):
-            groups.setdefault((size, content.tobytes()), []).append(self.paths[row])
+        for path, size, content in zip(self.paths[rows], sizes, contents, strict=True):
+            groups.setdefault((size, content.tobytes()), []).append(path)
         return [tuple(group) for group in groups.values() if len(group) > 1]
 
     def save(self) -> None:
@@ -155,7 +164,7 @@ class FileTable:
         kept = np.flatnonzero((self.rows["known"] != 0) & ~self._is_fresh)
         if not len(kept):
             return
-        names = _joined(self.paths if len(kept) == len(self.paths) else [self.paths[row] for row in kept.tolist()])
+        names = _joined(self.paths[kept])
         others, rows = self._others(len(kept))
         try:
             with atomic_path(self._stored) as temporary, temporary.open("wb") as file:
@@ -169,19 +178,19 @@ class FileTable:
         except OSError as error:
             log.warning("%s: what was read of the files is not kept: %s", self._stored, error.strerror or error)
 
+    @property
+    def _is_local(self) -> bool:
+        return self._kinds == {"local"}
+
     def _look(self) -> None:
         """Take each file's size and version."""
-        if not is_local(self._prefix):
-            for rows, found in self._read(known, np.arange(len(self.paths)), 1):
-                facts = [(-1, 0) if one is None else one.or_new() for one in found]
-                self.rows["size"][rows], self.rows["version"][rows] = zip(*facts, strict=True)
+        if self._kinds == {"lance"}:
+            for rows, found in self._read(_stated, np.arange(len(self.paths)), 1):
+                self.rows[rows] = found
             return
-        for rows, (sizes, modified, changed) in self._read(_status, np.arange(len(self.paths)), NUM_STAT_THREADS):
-            self.rows["size"][rows] = sizes
-            # An odd factor: of two different pairs of times the numbers differ but for an accident.
-            self.rows["version"][rows] = modified.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ changed.astype(
-                np.uint64
-            )
+        look = _status if self._is_local else _listed
+        for rows, (sizes, versions, changed) in self._read(look, np.arange(len(self.paths)), NUM_STAT_THREADS):
+            self.rows["size"][rows], self.rows["version"][rows] = sizes, versions
             self._is_fresh[rows] = changed > self._time_ns - FRESH_NS
 
     def _recall(self) -> None:
@@ -232,34 +241,51 @@ class FileTable:
     def _lacking(self, kind: int) -> NDArray[np.int64]:
         return np.flatnonzero(self.rows["known"] & kind == 0)
 
-    def _hash(self, rows: NDArray[np.int64], kind: int, name: str, function: Callable[[str], bytes]) -> None:
+    def _hash(self, rows: NDArray[np.int64], kind: int, name: str) -> None:
         """Hash what is not hashed yet; the first bytes of a small file are all of them."""
         table = self.rows
         if kind == CONTENT:
             small = rows[table["size"][rows] <= START_BYTES]
             table["content"][small] = table["start"][small]
             table["known"][small] |= CONTENT
-        for chunk, found in self._read(_each(function), rows[table["known"][rows] & kind == 0]):
-            done = [(row, digest) for row, digest in zip(chunk.tolist(), found, strict=True) if digest]
-            if done:
-                places = np.array([row for row, _ in done])
-                table[name][places] = np.frombuffer(b"".join(digest for _, digest in done), "<u8").reshape(-1, 2)
-                table["known"][places] |= kind
-                self._has_news = True
+        hash_files = partial(_hashes, num_bytes=START_BYTES if kind == START else None)
+        for chunk, (found, is_read) in self._read(hash_files, rows[table["known"][rows] & kind == 0]):
+            table[name][chunk[is_read]] = found[is_read]
+            table["known"][chunk[is_read]] |= kind
+            self._has_news = True
+
+    def _headers(self, paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, UnreadableImageError]]:
+        """Return what the files' headers state, `ROW` [N], and the errors of unreadable files, by their places.
+
+        Remote files are fetched whole, and so their sizes and hashes are known, too.
+        """
+        contents = [None] * len(paths) if self._is_local else read_many(paths)
+        found = np.zeros(len(paths), ROW)
+        errors: dict[int, UnreadableImageError] = {}
+        for place, (path, content) in enumerate(zip(paths, contents, strict=True)):
+            try:
+                header, start = read_start(path, START_BYTES, content)
+            except UnreadableImageError as error:
+                errors[place] = error
+                continue
+            known = HEADER | START | LACKS_RANGE * header.lacks_range | IS_CUT * header.is_cut
+            size, whole = 0, (0, 0)
+            if isinstance(content, bytes):
+                known, size, whole = known | CONTENT, len(content), _halves(content)
+            found[place] = (size, 0, known, header.width, header.height, _halves(start), whole)
+        return found, errors
 
     def _read(
         self, work: Callable[[Sequence[str]], T], rows: NDArray[np.int64], num_threads: int | None = None
     ) -> Iterator[tuple[NDArray[np.int64], T]]:
+        # What is remote is fetched by many requests at a time as it is.
+        number = num_threads or (2 * num_cores() if self._is_local else 2)
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-
-        def call(chunk: NDArray[np.int64]) -> T:
-            return work([self._prefix + self.paths[row] for row in chunk.tolist()])
-
-        with ThreadPoolExecutor(num_threads or 2 * num_cores()) as pool:
-            yield from zip(chunks, pool.map(call, chunks), strict=True)
+        with ThreadPoolExecutor(number) as pool:
+            yield from zip(chunks, pool.map(lambda chunk: work([*self._absolute[chunk]]), chunks), strict=True)
 
 
-def _joined(paths: Sequence[str]) -> bytes:
+def _joined(paths: Texts) -> bytes:
     return "\0".join(paths).encode(errors="surrogatepass")
 
 
@@ -304,8 +330,8 @@ def _make_room(newest: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _status(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the size and the times of modification and of change of status, in ns; size -1 for what is no file."""
+def _status(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
+    """Return size, version and time of the last change of status in ns; the size is -1 for what is no file."""
     found = []
     for path in paths:
         try:
@@ -316,65 +342,59 @@ def _status(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64],
         is_file = stat.S_ISREG(status.st_mode)
         found.append((status.st_size if is_file else -1, status.st_mtime_ns, status.st_ctime_ns))
     sizes, modified, changed = np.array(found, dtype=np.int64).reshape(-1, 3).T
-    return sizes, modified, changed
+    # An odd factor: for two different pairs of times the numbers differ but for an accident.
+    versions = modified.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ changed.astype(np.uint64)
+    return sizes, versions, changed
 
 
-def _headers(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, UnreadableImageError]]:
-    """Return what the files' headers state, `ROW` [N], and the errors of those that cannot be read, by their places."""
-    found = []
-    errors: dict[int, UnreadableImageError] = {}
-    if kind_of_place(paths[0]) == "lance":
-        return _stated(paths)
-    contents: Sequence[bytes | OSError | None] = [None] * len(paths) if is_local(paths[0]) else read_many(paths)
-    for place, (path, content) in enumerate(zip(paths, contents, strict=True)):
-        try:
-            header, start = read_start(path, START_BYTES, content)
-        except UnreadableImageError as error:
-            errors[place] = error
-            found.append((0, 0, 0, 0, 0, (0, 0), (0, 0)))
-            continue
-        known = HEADER | START | LACKS_RANGE * header.lacks_range | IS_CUT * header.is_cut
-        digest = _hash(start)
-        halves = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
-        found.append((0, 0, known, header.width, header.height, halves, (0, 0)))
-    return np.array(found, dtype=ROW), errors
+def _listed(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
+    """Return size and version as they were listed, and as time of change 0, or a late one where no version is known."""
+    found = [(one.num_bytes or 0, one.version) if one else (0, 0) for one in known(paths)]
+    sizes = np.array([size for size, _ in found], dtype=np.int64)
+    versions = np.array([version for _, version in found], dtype=np.uint64)
+    return sizes, versions, np.where(versions == 0, np.iinfo(np.int64).max, np.int64(0))
 
 
-def _stated(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, UnreadableImageError]]:
-    """Return what a Lance set states of its images, which were decoded when it was written; see `_headers`."""
+def _stated(paths: Sequence[str]) -> NDArray[np.void]:
+    """Return what Lance sets state of their images, `ROW` [N]."""
     from classifier_training.core.lance_rows import facts_of
 
-    facts = facts_of(list(paths))
-    rows = np.zeros(len(paths), ROW)
-    rows["known"] = HEADER | LACKS_RANGE * facts["lacks_range"] | IS_CUT * facts["is_cut"]
-    rows["width"], rows["height"] = facts["width"], facts["height"]
-    missing = np.flatnonzero(facts["num_bytes"] < 0).tolist()
-    rows["known"][missing] = 0
-    return rows, {place: UnreadableImageError(paths[place], "no such row") for place in missing}
+    facts = facts_of(paths)
+    found = np.zeros(len(paths), ROW)
+    for name, stated in (("size", "num_bytes"), ("width", "width"), ("height", "height")):
+        found[name] = facts[stated]
+    found["start"], found["content"] = np.split(
+        np.frombuffer(facts["sha256"].tobytes(), "<u8").reshape(-1, 4), 2, axis=1
+    )
+    known = HEADER | START | CONTENT | LACKS_RANGE * facts["lacks_range"] | IS_CUT * facts["is_cut"]
+    found["known"] = np.where(facts["num_bytes"] < 0, 0, known)
+    return found
 
 
-def _each(function: Callable[[str], bytes]) -> Callable[[Sequence[str]], list[bytes]]:
-    def call(paths: Sequence[str]) -> list[bytes]:
-        found = []
-        for path in paths:
-            try:
-                found.append(function(path))
-            except OSError:
-                found.append(b"")
-        return found
+def _hashes(paths: Sequence[str], num_bytes: int | None) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Hash the first bytes of each file, or all; return the hashes, uint64 [N, 2], and which files could be read."""
+    found, is_read = np.zeros((len(paths), 2), np.uint64), np.ones(len(paths), bool)
+    contents = [None] * len(paths) if all(map(is_local, paths)) else read_many(paths)
+    for place, (path, content) in enumerate(zip(paths, contents, strict=True)):
+        try:
+            if isinstance(content, OSError):
+                raise content
+            if content is not None:
+                found[place] = _halves(content[:num_bytes])
+            elif num_bytes is None:
+                found[place] = np.frombuffer(hash_file(path), "<u8")
+            else:
+                with open(path, "rb") as file:  # noqa: PTH123 - Path objects would double the time
+                    found[place] = _halves(file.read(num_bytes))
+        except OSError:
+            is_read[place] = False
+    return found, is_read
 
-    return call
 
-
-def _hash_start(path: str) -> bytes:
-    if not is_local(path):
-        return _hash(read_bytes(path)[:START_BYTES])
-    with open(path, "rb") as file:  # noqa: PTH123 - as above
-        return _hash(file.read(START_BYTES))
-
-
-def _hash(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+def _halves(content: bytes) -> tuple[int, int]:
+    """The two halves of a hash."""
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def _occurs_again(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +35,7 @@ def check_classes(index: SampleIndex) -> Iterator[Finding]:
 
 
 def _duplicate_names(index: SampleIndex) -> Iterator[Finding]:
-    counts = Counter(sample.label for sample in index.samples)
+    counts = index.labels.counts()
     similar: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
         similar[_skeleton(label)].append(label)
@@ -88,9 +88,9 @@ def _visible(label: str) -> str:
 
 def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
     splits: dict[str, set[str]] = defaultdict(set)
-    for sample in index.samples:
-        if sample.group and sample.split:
-            splits[sample.group].add(sample.split)
+    for split in index.present_splits():
+        for group in index.groups[index.splits.where(split)].counts().keys() - {""}:
+            splits[group].add(split)
     shared = sorted(group for group, found in splits.items() if len(found) > 1)
     if shared:
         yield Finding(
@@ -107,7 +107,7 @@ def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
 
 def _missing(index: SampleIndex) -> Iterator[Finding]:
     present = index.present_splits()
-    found = {split: {s.label for s in index.samples if s.split == split} for split in SPLITS if split in present}
+    found = {split: {*index.labels[index.splits.where(split)].counts()} for split in SPLITS if split in present}
     if TRAIN not in found:
         return
     everything = set().union(*found.values())
@@ -140,7 +140,7 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
 
 def _rare(index: SampleIndex) -> Iterator[Finding]:
     split = TRAIN if TRAIN in index.present_splits() else ""
-    counts = Counter(sample.label for sample in index.samples if sample.split == split)
+    counts = index.labels[index.splits.where(split)].counts()
     tiny = sorted((number, name) for name, number in counts.items() if number < TINY_CLASS)
     if tiny:
         yield Finding(
@@ -177,7 +177,7 @@ def exact_copies(root: Path, paths: Iterable[str]) -> list[tuple[str, ...]]:
         root: folder that the paths are relative to.
         paths: of the files; one that is named twice counts once.
     """
-    return FileTable(root, list(dict.fromkeys(paths))).copies()
+    return FileTable(root, paths).copies()
 
 
 def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_leaks: bool) -> list[str]:
@@ -196,9 +196,10 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
     """
     splits: dict[str, set[str]] = defaultdict(set)
     labels: dict[str, set[str]] = defaultdict(set)
-    for sample in index.samples:
-        splits[sample.path].add(sample.split)
-        labels[sample.path].add(sample.label)
+    rows = index.paths.find({path for group in copies for path in group})
+    for path, split, label in zip(index.paths[rows], index.splits[rows], index.labels[rows], strict=True):
+        splits[path].add(split)
+        labels[path].add(label)
     # Files that are not used, such as those that data.splits does not name, do not count.
     kept = [tuple(path for path in group if path in splits) for group in copies]
     groups = [group for group in kept if len(group) > 1]
@@ -229,7 +230,7 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
         lines.append(f"{plural(rest, 'group')} of exact duplicates within a class and split")
     reported = {"class_spelt_twice", "class_singular_and_plural", "groups_across_splits"}
     lines += [finding.title for finding in rank(check_classes(index)) if finding.code in reported]
-    counts = Counter(sample.label for sample in index.samples if sample.split == TRAIN)
+    counts = index.labels[index.splits.where(TRAIN)].counts()
     if tiny := [name for name, number in counts.items() if number < TINY_CLASS]:
         named = enumerate_words(map(repr, sorted(tiny)), limit=3)
         lines.append(f"{plural(len(tiny), 'class', 'classes')} with fewer than {TINY_CLASS} training images: {named}")

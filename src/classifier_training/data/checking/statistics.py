@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.labels import index_labels, sort_labels
+from classifier_training.core.columns import Texts
+from classifier_training.core.labels import sort_labels
 from classifier_training.core.types import SPLITS
 from classifier_training.data.checking.known_files import HEADER, IS_CUT, LACKS_RANGE, FileTable
 from classifier_training.data.image_settings import Depth
 from classifier_training.data.index import SplitData, split_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from classifier_training.data.checking.duplicates import Copies
     from classifier_training.data.checking.scan import FileScan
     from classifier_training.data.index import SampleIndex
+
+
+CHUNK = 4096
+"""Thumbnails that are added up at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +45,19 @@ class HeaderScan:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Width and height of each readable file, int64 [N, 2]."""
-        rows = self.files.rows[self._known(HEADER)]
-        return np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
+        return self._sizes(self._known(HEADER))
 
     @property
     def depth(self) -> Depth:
         """Which of the readable files have more than 8 bits."""
-        lacking, cut = ([self.files.paths[row] for row in self._known(kind).tolist()] for kind in (LACKS_RANGE, IS_CUT))
+        lacking, cut = ([*self.files.paths[self._known(kind)]] for kind in (LACKS_RANGE, IS_CUT))
         return Depth(lacking, cut)
 
-    def sizes_of(self, paths: Iterable[str]) -> NDArray[np.int64]:
-        """Width and height of readable files, int64 [N, 2]."""
-        places = {path: row for row, path in enumerate(self.files.paths)}
-        rows = self.files.rows[np.fromiter((places[path] for path in paths), np.int64)]
-        return np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
+    def sizes_of(self, paths: Texts) -> NDArray[np.int64]:
+        """Width and height of the files of some rows of the index, int64 [N, 2]; zeros where one is unreadable."""
+        own = self.files.paths
+        numbers, first = Texts.joined([own, paths]).numbers()
+        return self._sizes(first[numbers[len(own) :]])
 
     def copies(self) -> list[tuple[str, ...]]:
         """Group the readable files with the same bytes; see `exact_copies`."""
@@ -62,10 +66,13 @@ class HeaderScan:
     def _known(self, kind: int) -> NDArray[np.int64]:
         return np.flatnonzero(self.files.rows["known"] & kind)
 
+    def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.stack([self.files.rows[name][rows] for name in ("width", "height")], axis=1).astype(np.int64)
+
 
 def scan_headers(index: SampleIndex) -> HeaderScan:
-    """Read the headers of the files that are new or have changed, in threads; pixels are not decoded."""
-    files = FileTable(index.root, list(dict.fromkeys(sample.path for sample in index.samples)))
+    """Read the headers of the files that are new or have changed; pixels are not decoded."""
+    files = FileTable(index.root, index.paths)
     errors = files.read_headers()
     return HeaderScan(files, {files.paths[row]: error for row, error in sorted(errors.items())})
 
@@ -117,7 +124,7 @@ def count_data(index: SampleIndex) -> SplitData:
     Samples without a split, beside others that have one, form the table unsplit. All labels are numbered here; training
     numbers those of its training split, see `index.tabulate`.
     """
-    class_names = sort_labels(sample.label for sample in index.samples)
+    class_names = sort_labels(index.labels.counts())
     rest = "unsplit" if index.present_splits() else "all"
     names = {split: split or rest for split in (*SPLITS, "")}
     return SplitData(index.root, class_names, split_tables(index, class_names, names))
@@ -135,7 +142,7 @@ def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[
             for orientation, number in sorted(Counter(fact.orientation for fact in readable).items())
         },
         "num_animated": sum(fact.num_frames > 1 for fact in readable),
-        "num_groups": len({sample.group for sample in index.samples if sample.group}),
+        "num_groups": len(index.groups.counts().keys() - {""}),
         "copies": {
             kind: {"num_groups": len(groups), "num_files": sum(map(len, groups))}
             for kind, groups in (("exact", copies.exact), ("near", copies.near))
@@ -149,15 +156,20 @@ def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[
 
 def mean_images(index: SampleIndex, scan: FileScan, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Average each class's thumbnails, uint8 [K, S, S, 3]; black for a class without a readable file."""
-    numbers = index_labels(class_names)
-    places = {fact.path: place for place, fact in enumerate(scan.facts) if not fact.error}
-    sums = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.int64)
-    counts = np.zeros(len(class_names), dtype=np.int64)
-    for sample in index.samples:
-        if sample.path in places:
-            sums[numbers[sample.label]] += scan.thumbnails[places[sample.path]]
-            counts[numbers[sample.label]] += 1
-    return np.asarray(sums // np.maximum(counts, 1)[:, None, None, None], dtype=np.uint8)
+    facts = Texts.of(fact.path for fact in scan.facts)
+    numbers, first = Texts.joined([facts, index.paths]).numbers()
+    places = first[numbers[len(facts) :]]
+    # A sample that was not scanned has no fact.
+    is_readable = np.array([*(not fact.error for fact in scan.facts), False])[np.minimum(places, len(facts))]
+    labels = index.labels.places_in(class_names)
+    means = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.uint8)
+    for number, mean in enumerate(means):
+        rows = places[is_readable & (labels == number)]
+        total = np.zeros(mean.shape, dtype=np.int64)
+        for start in range(0, len(rows), CHUNK):
+            total += scan.thumbnails[rows[start : start + CHUNK]].sum(axis=0, dtype=np.int64)
+        mean[...] = total // max(len(rows), 1)
+    return means
 
 
 def _five_numbers(values: NDArray[Any]) -> dict[str, float]:

@@ -210,6 +210,12 @@ def open_runs(references: str | Sequence[str], *, accelerator: Accelerator = "au
     return Ensemble(members, path=Path(", ".join(named)))
 
 
+def paths_of(references: str | Sequence[str]) -> list[str]:
+    """Return absolute paths of the runs that `open_runs` opens, which mean the same in other folders and processes."""
+    named = [references] if isinstance(references, str) else list(references)
+    return [str(find_model(reference).absolute()) for reference in named]
+
+
 def write_test_predictions(run_dir: RunDir, index: SampleIndex) -> None:
     """Predict the test images that have no labels, as `predict` does, and write test_predictions.csv.
 

@@ -18,6 +18,8 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import RunReader
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import epoch_name
+from classifier_training.registry.mlflow_cache import list_models
+from classifier_training.registry.mlflow_models import PREFIX
 from classifier_training.registry.record import (
     BUNDLE,
     DAMAGED,
@@ -74,6 +76,7 @@ def registry() -> ListResult:
     examples=(
         "registry list",
         "registry list model=resnet sort=best",
+        "registry list mlflow:rooms",
     ),
 )
 def list_runs(
@@ -94,7 +97,8 @@ def list_runs(
     """List runs, with versions and aliases.
 
     Args:
-        output: folder of all runs.
+        output: folder of all runs; or mlflow:NAME, the versions of a model on an MLflow server, and mlflow: for its
+            models.
         model: a part of the model's name.
         data: a part of the data's folder or kind.
         name: that the runs are called by, or their title in this list.
@@ -107,6 +111,8 @@ def list_runs(
         sort: order of the rows.
         limit: rows shown; 0 shows all.
     """
+    if output.startswith(PREFIX):
+        return ListResult((), tuple(list_models(output, limit=limit)))
     runs = Registry.open(Path(output).expanduser())
     records = list(runs.runs.values())
     _check_metric(metric, records)

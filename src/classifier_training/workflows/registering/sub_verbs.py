@@ -1,4 +1,4 @@
-"""registry promote, export, cleanup, report and stop."""
+"""registry promote, publish, export, cleanup, report and stop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.export.job import Quantization
 from classifier_training.registry.cleanup import Removal, clean_up
 from classifier_training.registry.leaders import find_leaders, leaders_markdown
-from classifier_training.registry.promotion import Check, promote
+from classifier_training.registry.mlflow_models import PREFIX, ModelReference
+from classifier_training.registry.promotion import Check, Gate, promote
+from classifier_training.registry.publishing import mlflow
 from classifier_training.registry.record import RunRecord
 from classifier_training.registry.references import BEST, LATEST, VERSION
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run, find_running
 from classifier_training.registry.scan import Registry
+from classifier_training.workflows.registering.registry import find_record
 from classifier_training.workflows.serving.export import export
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class PromoteResult:
     Args:
         record: the run that holds the alias now.
         alias: which.
+        word: what stands for the run now, in every verb.
         former: the run that held it.
         checks: of the gate.
         published: message on the publication in another registry; empty without one.
@@ -47,6 +51,7 @@ class PromoteResult:
 
     record: RunRecord
     alias: str
+    word: str
     former: RunRecord | None
     checks: tuple[Check, ...]
     published: str
@@ -55,10 +60,9 @@ class PromoteResult:
         others = self.former is not None and self.former.folder != self.record.folder
         instead = f", instead of {self.former.version_name}" if self.former is not None and others else ""
         checks = [f"  {check.mark}  {check.words}" for check in self.checks]
-        word = self.alias if not self.record.scope else f"{self.record.scope}:{self.alias}"
-        lines = [f"{self.record.version_name} is {word} now{instead}", *checks]
+        lines = [f"{self.record.version_name} is {self.word} now{instead}", *checks]
         lines += [self.published] if self.published else []
-        return "\n".join([*lines, f"\nnext:\n  {command('predict')} {setting('run', word)} source=…"])
+        return "\n".join([*lines, f"\nnext:\n  {command('predict')} {setting('run', self.word)} source=…"])
 
 
 @register(
@@ -89,7 +93,8 @@ def promote_run(
         metric: compared with the bound; of the split that the run was scored on.
         at_least: what the metric must reach instead of the holder's; for a loss, what it must not pass.
         force: promote even if a check fails; the record says so.
-        publish: also register the run in another registry, mlflow or wandb.
+        publish: also register the run in another registry, mlflow or wandb; there the gate compares it with the holder
+            there. A run of an MLflow server, mlflow:NAME/3, is promoted on that server alone.
     """
     if not ALIAS.fullmatch(alias) or alias in (LATEST, BEST) or VERSION.fullmatch(alias):
         raise UserError(
@@ -97,8 +102,10 @@ def promote_run(
             f"letters, digits, - and _, beginning with a letter; {LATEST}, {BEST} and v1, v2, … have a meaning",
             "alias=production",
         )
-    root = Path(output).expanduser()
+    root, gate = Path(output).expanduser(), Gate(metric=metric, bound=at_least, force=force)
     folder = find_run(run, output=output).path.resolve()
+    if run.startswith(PREFIX):
+        return _promote_on_server(ModelReference.parse(run), RunDir(folder), alias, gate, publish or mlflow)
     if not root.is_dir() or not folder.is_relative_to(root.resolve()):
         raise UserError(
             f"run={run}: {folder} is not below {root.absolute()}",
@@ -110,15 +117,64 @@ def promote_run(
     if relative not in registry.runs:
         raise UserError(f"{folder}: no run folder", "a folder with config.yaml and model_info.json", "run=latest")
     try:
-        record, former, checks = promote(registry, relative, alias, metric=metric, bound=at_least, force=force)
+        record, former, checks = promote(registry, relative, alias, gate)
     except OSError as error:
         raise UserError(
             f"{error.filename}: cannot be written ({error.strerror})",
             "a run folder that can be written to: the promotion is recorded there",
             "fix the permissions, or work on a copy: output=…",
         ) from error
-    published = "" if publish is None else str(publish(RunDir(folder), record, alias))
-    return PromoteResult(record, alias, former, tuple(checks), published)
+    published = "" if publish is None else str(publish(RunDir(folder), record, alias, gate))
+    word = alias if not record.scope else f"{record.scope}:{alias}"
+    return PromoteResult(record, alias, word, former, tuple(checks), published)
+
+
+def _promote_on_server(
+    reference: ModelReference, run: RunDir, alias: str, gate: Gate, publish: Callable[..., Any]
+) -> PromoteResult:
+    """Promote a version of an MLflow server there; no run folder records it."""
+    record = find_record(run.path, str(run.path.parent))._replace(title=reference.name)
+    published = str(publish(run, record, alias, gate))
+    shown = record._replace(folder=str(reference), version=None)
+    return PromoteResult(shown, alias, f"{PREFIX}{reference.name}@{alias}", None, (), published)
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """Result of `registry publish`.
+
+    Args:
+        published: message on what is there now.
+    """
+
+    published: str
+
+    def __str__(self) -> str:
+        return self.published
+
+
+@register(
+    group="registry",
+    name="publish",
+    examples=("registry publish latest publish.model_name=rooms",),
+)
+def publish_run(
+    *,
+    run: Annotated[RunText, Word()] = "latest",
+    output: TypedPath = DEFAULT_OUTPUT,
+    publish: Annotated[Callable[..., Any], Choice("mlflow")],
+) -> PublishResult:
+    """Register a finished run in a team's registry, as a version of a model, without an alias.
+
+    The same run again is the same version. Metrics that training could not send are sent, too.
+
+    Args:
+        run: run folder, latest, best, NAME, NAME:v2 or an alias.
+        output: folder of all runs.
+        publish: which registry: mlflow or wandb.
+    """
+    folder = find_run(run, output=output)
+    return PublishResult(str(publish(folder, find_record(folder.path, output), None, Gate())))
 
 
 SCHEMES: tuple[Quantization, ...] = ("fp16", "int8")

@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,13 +25,17 @@ from classifier_training.core.run_reader import RunReader
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
+from classifier_training.inference.parts import Parts
 from classifier_training.inference.rejection import LabelSetSettings, PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import RowSettings, Summary
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.submission import read_form
 from classifier_training.registry.record import read_record
-from classifier_training.workflows.evaluating.run_model import open_runs
+from classifier_training.workflows.evaluating.run_model import open_runs, paths_of
+from classifier_training.workflows.many_runs.launch.base import Launcher
+from classifier_training.workflows.many_runs.launch.local import LOCAL
+from classifier_training.workflows.serving.predict_ray import label_on_ray, ray_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +91,7 @@ def predict(
     unknown: bool = False,
     probabilities: bool = False,
     csv_safe: bool = False,
+    launcher: Annotated[Launcher, Choice("local")] = LOCAL,
     max_display: Annotated[int, Field(ge=0)] = 20,
     quiet: bool = False,
     every_s: Annotated[float, Field(gt=0)] | None = None,
@@ -112,6 +118,8 @@ def predict(
         unknown: label rejected images `unknown`; the predicted class is still the first of top_k.
         probabilities: write the probability of every class into the output.
         csv_safe: write a .csv output so that a spreadsheet runs no label or path as a formula.
+        launcher: what computes: this machine, or with ray the processes of a Ray cluster, which write the predictions
+            in parts; a job that was killed resumes from the parts that are there.
         max_display: rows shown on the screen; 0 shows all.
         quiet: show only the summary.
         every_s: seconds between the frames of a video that are labelled; every frame when left out.
@@ -120,6 +128,7 @@ def predict(
         sort_by: copy the sorted images, or link to them; copy when left out.
     """
     _refuse_unused(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
+    ray = ray_of(launcher, output=output, sort_into=sort_into)
     items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = open_runs(run, accelerator=trainer.accelerator)
     form = None if columns is None else read_form(columns, predictor.class_names, (item.path for item in items))
@@ -152,24 +161,38 @@ def predict(
     if label_set.coverage is not None:
         summary.set_words = f"label sets (coverage {label_set.coverage:g} on images like the validation ones)"
     shares, has_sets = predictor.class_names if row_settings.probabilities else None, label_set.coverage is not None
+    parts = None if ray is None or output is None else Parts(output)
     with Output(
-        output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe, form=form
+        output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe, form=form, part=parts
     ) as target:
         log.info("%s on %s%s", predictor.model_path, predictor.device, run_words(predictor.model_path))
-        done = _resume(target, items, summary, batch_size=data.batch_size)
-        started = time.monotonic()
-        bar = progress("labelling", total=items.count, done=done)
-        with interrupts_as_errors(lambda: _remedy(target, summary)), bar as advance:
-            for batch, rows in predictor.row_batches(
-                islice(items, done, None), row_settings, batch_size=data.batch_size
-            ):
-                if sorter is not None:
-                    for item, row in zip(batch, rows, strict=True):
-                        sorter.place(item, row["label"])
-                target.add(batch, rows)
-                for row in rows:
-                    summary.add(row)
-                advance(len(rows))
+        with interrupts_as_errors(lambda: _remedy(target, summary)):
+            if ray is not None and parts is not None:
+                started = time.monotonic()
+                done = label_on_ray(
+                    ray,
+                    parts,
+                    items,
+                    open_predictor=partial(open_runs, paths_of(run), accelerator=trainer.accelerator),
+                    settings=settings,
+                    row_settings=row_settings,
+                    batch_size=data.batch_size,
+                    summary=summary,
+                )
+            else:
+                done = _resume(target, items, summary, batch_size=data.batch_size)
+                started = time.monotonic()
+                with progress("labelling", total=items.count, done=done) as advance:
+                    for batch, rows in predictor.row_batches(
+                        islice(items, done, None), row_settings, batch_size=data.batch_size
+                    ):
+                        if sorter is not None:
+                            for item, row in zip(batch, rows, strict=True):
+                                sorter.place(item, row["label"])
+                        target.add(batch, rows)
+                        for row in rows:
+                            summary.add(row)
+                        advance(len(rows))
             seconds = time.monotonic() - started
             target.finish()
     new = summary.images - done

@@ -152,6 +152,7 @@ def finish_run(trained: Trained, index: SampleIndex) -> Ended:
                     _write_documents(trained, scored, evaluation, writer, failures)
         _close_loggers(trained, failures)
         _record(trained, scored, evaluation, failures)
+        _upload(trained)
     return Ended(scored=scored, evaluation=evaluation, failures=failures.found, effect=effect)
 
 
@@ -274,6 +275,20 @@ def _close_loggers(trained: Trained, failures: Failures) -> None:
     for logger in trained.loggers:
         with failures.keep(f"closing {type(logger).__name__}"):
             finish(logger, status="success")
+
+
+def _upload(trained: Trained) -> None:
+    """Send the finished run's model to a registry; the run has come to its end without it."""
+    from classifier_training.training.loggers import upload
+
+    for logger in trained.loggers:
+        try:
+            upload(logger)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.warning(
+                "the model was not uploaded: %s; %s %s uploads it", reason_of(error), command("registry"),
+                f"publish {setting('run', trained.run.run_dir.path)}",
+            )  # fmt: skip
 
 
 def _record(trained: Trained, scored: SplitResult, evaluation: Evaluation, failures: Failures) -> None:

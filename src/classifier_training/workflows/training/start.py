@@ -145,7 +145,7 @@ def refuse_unavailable(settings: TrainSettings) -> None:
             )
     elif "checkpoint" not in chosen:
         raise without_checkpoint()
-    refuse_unreachable(settings.logging)
+    refuse_unreachable(settings.logging, RunDir(Path(settings.resume)) if settings.resume else None)
 
 
 def refuse_several(settings: TrainSettings, number: int) -> None:

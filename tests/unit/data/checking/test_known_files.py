@@ -31,7 +31,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are opened, in any order."""
     names: list[str] = []
-    for function in ("read_start", "_hash_start", "hash_file"):
+    for function in ("read_start", "hash_file"):
 
         def record(path: str, *rest: object, original: object = getattr(known_files, function)) -> object:
             names.append(Path(path).name)
@@ -216,12 +216,12 @@ def test_of_two_processes_one_reads(data: Path, tmp_path: Path, monkeypatch: pyt
     entered, go, read = context.Event(), context.Event(), context.Value("i", 0)
     original = images.read_start
 
-    def slow(path: str, number: int) -> object:
+    def slow(path: str, number: int, content: None) -> object:
         entered.set()
         go.wait(30)
         with read.get_lock():
             read.value += 1
-        return original(path, number)
+        return original(path, number, content)
 
     monkeypatch.setattr(known_files, "read_start", slow)
     processes = [context.Process(target=_start, args=(data, str(tmp_path / "said"))) for _ in range(2)]

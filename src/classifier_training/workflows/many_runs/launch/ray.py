@@ -39,8 +39,9 @@ MAX_RETRIES = 3
 FOREVER_SECONDS = 1e9
 """A time limit that is none: only a wait with a limit is interrupted when a task is cancelled."""
 
-SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-"""Variables by which Ray reports no usage, and does not install the project anew for its tasks under `uv run`."""
+SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""Variables by which Ray reports no usage, does not install the project anew for its tasks under `uv run`, and keeps
+its notes off the screen."""
 
 
 @register(group="launcher", name="ray", extra="ray")
@@ -52,9 +53,9 @@ class Ray:
         address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; that in $RAY_ADDRESS when left out, and without one
             Ray is started on this machine.
         nodes: machines of each job, which train its run together, with trainer=ddp.
-        cores: of each job, on each node.
-        gpus: of each job, on each node.
-        memory_gb: of each job, on each node; it decides where there is room for one, and limits none.
+        cores: of each job, on each node; with predict of each process.
+        gpus: the same.
+        memory_gb: the same; it decides where there is room for one, and limits none.
         time: after which a job is interrupted, so that it can be resumed; no limit when left out.
         environment: names of environment variables that jobs have as this process has them.
     """
@@ -75,6 +76,24 @@ class Ray:
         """
         refuse_secrets(jobs, launcher="ray")
         refuse_nodes(jobs, self.nodes)
+        ray, is_own = self.connect()
+        return RayJobs(ray, self.wanted, jobs, self, num_parallel=num_parallel or len(jobs), is_own=is_own)
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """Resources of each job on each node, by Ray's names."""
+        return {
+            "CPU": float(self.cores),
+            **({"GPU": float(self.gpus)} if self.gpus else {}),
+            **({"memory": self.memory_gb * 2**30} if self.memory_gb else {}),
+        }
+
+    def connect(self) -> tuple[Any, bool]:
+        """Connect to the cluster, or start one; returns the module `ray`, and whether it was not connected before.
+
+        Raises:
+            UserError: when there is no such cluster, or it has no machine that is large enough.
+        """
         try:
             import ray
         except ImportError as error:
@@ -85,7 +104,8 @@ class Ray:
                 starts = not (self.address or os.environ.get("RAY_ADDRESS"))
                 try:
                     ray.init(
-                        address=self.address,
+                        # Without an address Ray would look for the last cluster of this machine, dead or alive.
+                        address="local" if starts else self.address,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                         include_dashboard=False if starts else None,
@@ -96,18 +116,13 @@ class Ray:
                         "a Ray cluster that this machine can reach",
                         "ray status   shows whether there is one; without launcher.address Ray is started here",
                     ) from error
-        wanted = {
-            "CPU": float(self.cores),
-            **({"GPU": float(self.gpus)} if self.gpus else {}),
-            **({"memory": self.memory_gb * 2**30} if self.memory_gb else {}),
-        }
         try:
-            self._refuse_too_large(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+            self._refuse_too_large(self.wanted, resources(ray))
         except UserError:
             if is_own:
                 ray.shutdown()
             raise
-        return RayJobs(ray, wanted, jobs, self, num_parallel=num_parallel or len(jobs), is_own=is_own)
+        return ray, is_own
 
     def _refuse_too_large(self, wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
         fitting = sum(all(node.get(name, 0.0) >= number for name, number in wanted.items()) for node in nodes)
@@ -190,12 +205,12 @@ class RayJobs:
             job, own = self._waiting.pop(0), self._launcher
             seconds = None if own.time is None else own.time.total_seconds()
             variables = {**passed_on((*own.environment, *job.environment)), **share_of_cores(own.cores)}
-            asked, group = _asked(self._wanted), None
+            options, group = asked(self._wanted), None
             if own.nodes > 1:
                 group = self._ray.util.placement_group([dict(self._wanted)] * own.nodes, strategy="STRICT_SPREAD")
-                asked |= _in_group(group, 0)
+                options |= _in_group(group, 0)
             task = self._ray.remote(run_job).options(
-                **asked, name=job.name, max_retries=MAX_RETRIES, retry_exceptions=[NodeLostError]
+                **options, name=job.name, max_retries=MAX_RETRIES, retry_exceptions=[NodeLostError]
             )
             reference = task.remote(job, variables, seconds, self._wanted, own.nodes)
             self._running[reference], self._groups[reference] = job, group
@@ -236,7 +251,7 @@ def run_job(
     group = ray.util.get_current_placement_group()
     others = [
         ray.remote(run_on_node)
-        .options(**_asked(wanted), **_in_group(group, node.rank), max_retries=0)
+        .options(**asked(wanted), **_in_group(group, node.rank), max_retries=0)
         .remote(job, variables, seconds, node)
         for node in nodes[1:]
     ]
@@ -263,7 +278,12 @@ def run_on_node(job: JobSpec, variables: Mapping[str, str], seconds: float | Non
         raise
 
 
-def _asked(wanted: Mapping[str, float]) -> dict[str, Any]:
+def resources(ray: Any) -> list[Mapping[str, float]]:
+    """Return what each machine of the cluster has, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def asked(wanted: Mapping[str, float]) -> dict[str, Any]:
     """Return resources by the names that Ray's tasks have for them."""
     return {"num_cpus": wanted["CPU"], "num_gpus": wanted.get("GPU", 0), "memory": wanted.get("memory")}
 
