@@ -389,13 +389,13 @@ class HubStore:
         from huggingface_hub.hf_api import RepoFile
 
         try:
-            for found in HfApi().list_repo_tree(
+            tree = HfApi().list_repo_tree(
                 self._name, prefix or None, recursive=True, repo_type=self._kind, revision=self._revision
-            ):
-                if isinstance(found, RepoFile) and found.path > after:
-                    yield Object(found.path, found.size, found.blob_id)
+            )
+            files = [Object(found.path, found.size, found.blob_id) for found in tree if isinstance(found, RepoFile)]
         except (HfHubHTTPError, httpx.HTTPError) as error:
             raise _of_hub(error) from error
+        yield from sorted(file for file in files if file.key > after)
 
 
 def _of_hub(error: Exception) -> OSError:
