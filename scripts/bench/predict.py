@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.runtime import num_cores
-from classifier_training.inference.predictor import Predictor, decode_one
+from classifier_training.inference.decoding import decode_one
+from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.sources import FolderSource
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_rgb, reads_heif
 from classifier_training.core.preprocess import Preprocessing
-from classifier_training.inference.predictor import decode
+from classifier_training.inference.decoding import decode
 from classifier_training.inference.sources import Item
 
 SEED = 20_261_122

@@ -112,7 +112,7 @@ class SampleGrid(Observer):
             return
         result = end.validation
         chosen = choose_samples(result, self.num_images, seed=end.epoch)
-        confidence = result.probabilities.max(axis=1)
+        confidence = result.confidences
         paths = run.tables[result.split].paths
         wrong = int((result.predicted != result.targets).sum())
         figure = SampleGridFigure(
@@ -133,7 +133,7 @@ class SampleGrid(Observer):
 def choose_samples(result: SplitResult, number: int, *, seed: int) -> NDArray[np.int64]:
     """Choose rows to show: up to half are the most confident mistakes, the rest random correct predictions."""
     correct = result.predicted == result.targets
-    confidence = result.probabilities.max(axis=1)
+    confidence = result.confidences
     mistakes = np.flatnonzero(~correct)
     worst = mistakes[np.argsort(-confidence[mistakes], kind="stable")][: number // 2]
     right = np.random.default_rng(seed).permutation(np.flatnonzero(correct))[: number - len(worst)]

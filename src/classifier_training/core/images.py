@@ -147,7 +147,7 @@ def read_header(path: Path | str, content: bytes | OSError | None = None) -> Hea
 
 def read_start(path: Path | str, num_bytes: int, content: bytes | OSError | None = None) -> tuple[Header, bytes]:
     """Read a file's header and its first bytes; see `read_header`."""
-    with _open_file(path, content) as file:
+    with _open_source(path, content) as file:
         start = file.read(num_bytes)
         file.seek(0)
         with _open_image(path, file) as image:
@@ -403,7 +403,7 @@ def _convert(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _open(path: Path | str, content: bytes | OSError | None = None) -> Iterator[Image.Image]:
-    with _open_file(path, content) as file, _open_image(path, file) as image:
+    with _open_source(path, content) as file, _open_image(path, file) as image:
         yield image
 
 
@@ -421,17 +421,22 @@ def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
     return image
 
 
+def _open_source(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+    return _open_file(path) if content is None and is_local(path) else _fetched(path, content)
+
+
+def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+    (found,) = read_many([path]) if content is None else [content]
+    if isinstance(found, OSError):
+        raise UnreadableImageError(path, found.strerror or _words(found)) from found
+    return _buffered(found)
+
+
 def _buffered(content: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(content))
 
 
-def _open_file(path: Path | str, content: bytes | OSError | None = None) -> io.BufferedReader:
-    if content is None and not is_local(path):
-        (content,) = read_many([path])
-    if isinstance(content, OSError):
-        raise UnreadableImageError(path, content.strerror or _words(content)) from content
-    if content is not None:
-        return _buffered(content)
+def _open_file(path: Path | str) -> io.BufferedReader:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - Path objects would take a quarter of the time of a header
         if stat.S_ISDIR(mode):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -98,6 +98,7 @@ class SplitResult:
         indices: int64 [N], rows of the split's sample table.
         losses: float32 [N].
         metrics: name without the split's prefix to value.
+        temperature: that the logits are divided by for probabilities; None where they are not.
     """
 
     split: str
@@ -106,11 +107,23 @@ class SplitResult:
     indices: NDArray[np.int64]
     losses: NDArray[np.float32]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    temperature: float | None = None
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Softmax of the logits, float32 [N, K]."""
-        return softmax(self.logits)
+        """Softmax of the logits, float32 [N, K]: for many samples take `probabilities_of` some at a time."""
+        return self.probabilities_of(slice(None))
+
+    def probabilities_of(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Probabilities of some samples, float32 [M, K]."""
+        logits = self.logits[rows]
+        return softmax(logits if self.temperature is None else logits / np.float32(self.temperature))
+
+    @cached_property
+    def confidences(self) -> NDArray[np.float32]:
+        """The highest probability of each sample, float32 [N]."""
+        parts = [self.probabilities_of(rows).max(axis=1) for rows in row_blocks(self.logits.shape)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
@@ -256,6 +269,16 @@ class Prediction:
         if self.label_set is not None:
             row["label_set"] = list(self.label_set)
         return row
+
+
+MAX_BLOCK = 2**22
+"""Values of an array [N, K] that are worked on at once: of large ones, no second copy is made."""
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield slices of rows that together are all rows of an array of this shape."""
+    step = max(1, MAX_BLOCK // max(shape[1], 1))
+    return (slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

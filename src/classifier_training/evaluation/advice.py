@@ -15,6 +15,7 @@ from classifier_training.core.errors import enumerate_words, plural
 from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.evaluation.learning_curve import forecast_words
+from classifier_training.evaluation.mistakes import most_confused
 from classifier_training.evaluation.training_facts import Training
 from classifier_training.evaluation.verdict import (
     NO_TARGETS,
@@ -30,7 +31,8 @@ from classifier_training.evaluation.verdict import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from classifier_training.evaluation.mistakes import Confusion
+    from numpy.typing import NDArray
+
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.evaluation.verdict import Check
 
@@ -88,7 +90,7 @@ class Grounds:
     Args:
         evaluation: the metrics and the verdict.
         class_names: [K].
-        confusions: the most frequent first.
+        counts: images by true class (rows) and predicted class (columns), int64 [K, K].
         train_counts: training images of each class, by name; empty where they are not known.
         calibration: content of calibration.json.
         num_sure_mistakes: wrong predictions of high confidence.
@@ -101,7 +103,7 @@ class Grounds:
 
     evaluation: Evaluation
     class_names: Sequence[str]
-    confusions: Sequence[Confusion]
+    counts: NDArray[np.int64]
     train_counts: Mapping[str, int]
     calibration: Mapping[str, object]
     num_sure_mistakes: int
@@ -120,7 +122,7 @@ class Grounds:
     @property
     def num_mistakes(self) -> int:
         """Wrong predictions."""
-        return sum(item.count for item in self.confusions)
+        return int(self.counts.sum() - np.trace(self.counts))
 
 
 def headline(grounds: Grounds) -> str:
@@ -301,7 +303,7 @@ def _target_words(checks: Sequence[Check]) -> str:
 
 
 def _of_confusions(grounds: Grounds) -> Iterator[Remark]:
-    found = [item for item in grounds.confusions[:NUM_PAIRS] if item.count > 1]
+    found = [item for item in most_confused(grounds.counts, NUM_PAIRS) if item.count > 1]
     if not found:
         return
     names = grounds.class_names

@@ -43,6 +43,7 @@ MAX_CHUNK = 2**24
 EXACT, DELONG, BOOTSTRAP, NONE = "exact (Clopper-Pearson)", "DeLong", "bootstrap", "none"
 GROUPED_EXACT, GROUPED_DELONG = "exact by groups (Korn-Graubard)", "DeLong by groups"
 GROUPED_BOOTSTRAP = "bootstrap of groups"
+INFLUENCE, GROUPED_INFLUENCE = "infinitesimal jackknife", "infinitesimal jackknife by groups"
 STUDENT = "Student's t"
 
 
@@ -54,8 +55,9 @@ class Estimate:
         value: NaN when it is not defined, such as the recall of a class without images.
         low: end of the interval; NaN without one.
         high: the other end.
-        method: how the interval was found: exact (Clopper-Pearson), DeLong, bootstrap, or none; where images come in
-            groups, exact by groups (Korn-Graubard), DeLong by groups, or bootstrap of groups.
+        method: how the interval was found: exact (Clopper-Pearson), DeLong, bootstrap, infinitesimal jackknife, or
+            none; where images come in groups, exact by groups (Korn-Graubard), DeLong by groups, bootstrap of groups,
+            or infinitesimal jackknife by groups.
     """
 
     value: float
@@ -132,13 +134,25 @@ def delong_interval(value: float, variance: float, groups: Groups | None = None)
         variance: of it.
         groups: that the variance was summed over; the quantile is then Student's.
     """
+    return _logit_interval(value, variance, groups, DELONG if groups is None else GROUPED_DELONG)
+
+
+def influence_interval(value: float, variance: float, groups: Groups | None = None) -> Estimate:
+    """A value between 0 and 1 with the interval of the variance of its images' influences; see `delong_interval`.
+
+    It is what a bootstrap comes to when images are many (Efron and Tibshirani 1993, chapter 21).
+    """
+    return _logit_interval(value, variance, groups, INFLUENCE if groups is None else GROUPED_INFLUENCE)
+
+
+def _logit_interval(value: float, variance: float, groups: Groups | None, method: str) -> Estimate:
     if not 0 < value < 1 or not variance > 0:
         return Estimate(value)
     middle = np.log(value / (1 - value))
     quantile = NORMAL_QUANTILE if groups is None else float(t_quantile(len(groups), LEVEL))
     reach = quantile * np.sqrt(variance) / (value * (1 - value))
     low, high = 1 / (1 + np.exp(-(middle + np.array([-reach, reach]))))
-    return Estimate(value, float(low), float(high), DELONG if groups is None else GROUPED_DELONG)
+    return Estimate(value, float(low), float(high), method)
 
 
 def auroc_estimate(ranking: Ranking, groups: Groups | None = None) -> Estimate:

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.core.types import row_blocks
 from classifier_training.evaluation.groups import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from classifier_training.core.types import SplitResult
 
     Floats = NDArray[np.float64]
 
@@ -98,17 +101,19 @@ class TrueScores:
         place = int(np.searchsorted(reached, min(coverage * (number + 1) / number, 1) - 1e-9))
         return float(self.probabilities[rows][order][min(place, len(order) - 1)])
 
-    def outcome(
-        self, coverage: float, probabilities: NDArray[np.floating], targets: NDArray[np.int64]
-    ) -> dict[str, Any]:
-        """What sets of a coverage are on other labelled images, whose probabilities are [N, K]."""
-        sets = label_sets(probabilities, self.threshold(coverage))
-        sizes = sets.sum(axis=1)
+    def outcome(self, coverage: float, result: SplitResult) -> dict[str, Any]:
+        """What sets of a coverage are on other labelled images, by the probabilities that these were given."""
+        threshold = self.threshold(coverage)
+        held, sizes = np.empty(len(result.targets), bool), np.empty(len(result.targets), np.int64)
+        for rows in row_blocks(result.logits.shape):
+            sets = label_sets(result.probabilities_of(rows), threshold)
+            sizes[rows] = sets.sum(axis=1)
+            held[rows] = sets[np.arange(len(sets)), result.targets[rows]]
         return {
             "coverage": coverage,
             "method": METHOD,
-            "threshold": self.threshold(coverage),
-            "found_coverage": float(sets[np.arange(len(targets)), targets].mean()),
+            "threshold": threshold,
+            "found_coverage": float(held.mean()),
             "mean_size": float(sizes.mean()),
             "share_of_one_label": float((sizes == 1).mean()),
         }

@@ -13,12 +13,12 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.metrics import OF_CLASS, Metric, all_metrics, register_metric
 from classifier_training.core.runtime import command
+from classifier_training.core.types import row_blocks
 from classifier_training.evaluation import counts as of_counts
 from classifier_training.evaluation.counts import ClassCounts, Share, macro, weighted
 from classifier_training.evaluation.predictions import (
     MAX_RANK,
     Predictions,
-    brier_losses,
     calibration_error,
     is_among_first,
 )
@@ -90,11 +90,14 @@ class FromRanking(Metric):
 
     Args:
         function: a class's ranking and weights as for `FromProbabilities` -> [] or [B]; NaN where it is not defined.
+        influence: ranking -> derivative by the weight of each image [N]; of very many predictions the interval comes
+            from it where that of the metric is bootstrap, which takes its time otherwise.
     """
 
     by_class: bool = True
     averages: tuple[Literal["macro"], ...] = ("macro",)
     function: Callable[[Ranking, Weights], Floats | float]
+    influence: Callable[[Ranking], Floats] | None = None
 
 
 def metric_names(class_names: Sequence[str]) -> list[str]:
@@ -164,9 +167,13 @@ def _needed_rankings(
     """Rank the images by the classes that are needed, one after the other: all at once may not fit in memory."""
     ranked = [metric for metric in metrics if isinstance(metric, FromRanking)]
     averaged = any(metric.main_column in wanted for metric in ranked)
-    for number, name in enumerate(class_names):
-        if averaged or any(metric.class_columns([name])[0] in wanted for metric in ranked):
-            yield number, predictions.ranking(number)
+    return predictions.rankings(
+        [
+            number
+            for number, name in enumerate(class_names)
+            if averaged or any(metric.class_columns([name])[0] in wanted for metric in ranked)
+        ]
+    )
 
 
 class Values(NamedTuple):
@@ -238,12 +245,18 @@ def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], n
     return pairs.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def cross_entropies(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Cross-entropy of each sample [N], from logits [N, K]."""
-    wide = logits.astype(np.float64)
-    largest = wide.max(axis=1)
-    log_sums = largest + np.log(np.exp(wide - largest[:, None]).sum(axis=1))
-    return np.asarray(log_sums - wide[np.arange(len(targets)), targets], dtype=np.float32)
+def cross_entropies(
+    logits: NDArray[np.float32], targets: NDArray[np.int64], temperature: float | None = None
+) -> NDArray[np.float32]:
+    """Cross-entropy of each sample [N], from logits [N, K], which are divided by the temperature where there is one."""
+    found = np.empty(len(targets), np.float32)
+    for rows in row_blocks(logits.shape):
+        scaled = logits[rows] if temperature is None else logits[rows] / np.float32(temperature)
+        wide = scaled.astype(np.float64)
+        largest = wide.max(axis=1)
+        log_sums = largest + np.log(np.exp(wide - largest[:, None]).sum(axis=1))
+        found[rows] = log_sums - wide[np.arange(len(wide)), targets[rows]]
+    return found
 
 
 def check_monitor(monitor: str, class_names: Sequence[str], targets: NDArray[np.int64], *, setting: str) -> None:
@@ -330,11 +343,14 @@ for _metric in (
         on_page=False,
     ),
     FromRanking(name="auroc", title="AUROC", function=lambda ranking, _: ranking.auroc, interval="delong"),
-    FromRanking(name="average_precision", title="average precision", function=_average_precision),
+    FromRanking(
+        name="average_precision", title="average precision", function=_average_precision,
+        influence=lambda ranking: ranking.average_precision_influence(),
+    ),
     FromCounts(name="matthews", title="Matthews correlation", function=of_counts.matthews),
     FromCounts(name="cohen_kappa", title="Cohen's kappa", function=of_counts.cohen_kappa),
     FromImages(
-        name="brier", title="Brier score", function=lambda found: brier_losses(found.probabilities, found.targets),
+        name="brier", title="Brier score", function=lambda found: found.briers,
         lower_is_better=True, calibrated=True,
     ),
     FromProbabilities(

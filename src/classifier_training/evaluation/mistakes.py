@@ -65,19 +65,24 @@ class Confusion:
         return self.count / self.support
 
 
-def most_confused(counts: NDArray[np.int64]) -> list[Confusion]:
-    """Return all confusions that occur, the most frequent first; of equals, the larger share of its class.
+def most_confused(counts: NDArray[np.int64], limit: int | None = None) -> list[Confusion]:
+    """Return the confusions that occur, the most frequent first; of equals, the larger share of its class.
 
     Args:
         counts: images by true class (rows) and predicted class (columns), int64 [K, K].
+        limit: of so many; all when left out.
     """
     support = counts.sum(axis=1)
-    rows, columns = np.nonzero(counts * (1 - np.eye(len(counts), dtype=np.int64)))
-    found = [
-        Confusion(true, predicted, int(counts[true, predicted]), int(support[true]))
-        for true, predicted in zip(rows.tolist(), columns.tolist(), strict=True)
+    rows, columns = np.nonzero(counts)
+    rows, columns = rows[rows != columns], columns[rows != columns]
+    found = counts[rows, columns]
+    order = np.lexsort((-found / support[rows], -found))[:limit]
+    return [
+        Confusion(true, predicted, number, int(support[true]))
+        for true, predicted, number in zip(
+            rows[order].tolist(), columns[order].tolist(), found[order].tolist(), strict=True
+        )
     ]
-    return sorted(found, key=lambda item: (-item.count, -item.share))
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,10 @@ class SortedPredictions:
         """The most probable class of each image [N]."""
         return self.result.predicted
 
-    @cached_property
+    @property
     def confidences(self) -> NDArray[np.float32]:
-        """Its probability [N]; a page asks for it cell by cell."""
-        return np.asarray(self.result.probabilities.max(axis=1))
+        """Its probability [N]."""
+        return self.result.confidences
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -117,14 +122,18 @@ class SortedPredictions:
         correct = np.flatnonzero(self.predicted == self.result.targets)
         return np.asarray(correct[np.argsort(self.confidences[correct], kind="stable")])
 
-    def cells(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Rows by true and predicted class, of each pair that occurs; the most confident first."""
-        order = np.argsort(-self.confidences, kind="stable")
-        pairs = self.result.targets[order] * self.num_classes + self.predicted[order]
-        found: dict[tuple[int, int], NDArray[np.int64]] = {}
-        for pair in np.unique(pairs).tolist():
-            found[divmod(pair, self.num_classes)] = order[pairs == pair]
-        return found
+    def cell(self, true: int, predicted: int) -> NDArray[np.int64]:
+        """Rows of the images of one class that were predicted as another, or as it; the most confident first."""
+        order, pairs = self._by_cell
+        first, end = np.searchsorted(pairs, [(pair := true * self.num_classes + predicted), pair + 1])
+        return order[first:end]
+
+    @cached_property
+    def _by_cell(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows in the order of their cells, the most confident of each first; and the numbers of these cells."""
+        pairs = self.result.targets * self.num_classes + self.predicted
+        order = np.lexsort((-self.confidences, pairs))
+        return order, pairs[order]
 
 
 def image_paths(rows: Iterable[int], result: SplitResult, table_: SplitTable) -> list[str]:
@@ -140,13 +149,13 @@ def confusion_pieces(predictions: SortedPredictions, table_: SplitTable, class_n
         table_: its samples.
         class_names: [K].
     """
-    counts, cells = predictions.counts, predictions.cells()
-    pairs = [(item.true, item.predicted) for item in most_confused(counts)]
+    counts = predictions.counts
     small = len(class_names) <= MAX_MATRIX
-    opened = [*pairs, *((n, n) for n in range(len(class_names)) if (n, n) in cells)] if small else pairs[:MAX_PAIRS]
+    pairs = [(item.true, item.predicted) for item in most_confused(counts, None if small else MAX_PAIRS)]
+    opened = [*pairs, *((n, n) for n in range(len(class_names)) if small and counts[n, n])]
     contents, left = [], MAX_PICTURES
     for true, predicted in opened:
-        rows = cells[true, predicted]
+        rows = predictions.cell(true, predicted)
         limit = PER_RIGHT_CELL if true == predicted else PER_WRONG_CELL
         chosen = rows[: max(0, min(limit, left))]
         left -= len(chosen)
@@ -227,11 +236,12 @@ def _pairs(
 ) -> Html:  # fmt: skip
     support = counts.sum(axis=1)
     rows = []
-    for true, predicted in pairs[:MAX_PAIRS]:
+    for true, predicted in pairs:
         one, other, count = shown(class_names[true]), shown(class_names[predicted]), int(counts[true, predicted])
         share = count / support[true]
         button = Opener("show", f"{one} predicted as {other}: {count:,}", _panel(true, predicted))
         rows.append((one, other, count, Number(share, f"{share:.0%}"), button))
-    more = [paragraph(f"The {MAX_PAIRS} most frequent of {len(pairs):,} pairs.")] if len(pairs) > MAX_PAIRS else []
+    number = int((counts > 0).sum() - (counts.diagonal() > 0).sum())
+    more = [paragraph(f"The {MAX_PAIRS} most frequent of {number:,} pairs.")] if number > MAX_PAIRS else []
     columns = ("true class", "predicted", "images", "share of the class", "images")
     return Html("".join([table(columns, rows), *more]))

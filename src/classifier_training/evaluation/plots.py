@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.types import softmax
-from classifier_training.evaluation.figures.curves import ranking_curves
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile
 from classifier_training.evaluation.figures.predictions import (
     ClassScoresFigure,
@@ -38,8 +37,6 @@ def draw_results(
     class_names: Sequence[str],
     evaluation: Evaluation,
     drawer: Drawer,
-    *,
-    temperature: float | None = None,
 ) -> None:
     """Submit the plots of an evaluation to the drawer: PNG files in the folder.
 
@@ -54,13 +51,12 @@ def draw_results(
         class_names: [K].
         evaluation: metrics of the predictions.
         drawer: paints.
-        temperature: that the logits were divided by, where they were.
     """
     measures = evaluation.measures
-    confidences = {"as given": result.probabilities.max(axis=1)}
-    if temperature not in (None, 1.0):
-        before = softmax(result.logits * np.float32(temperature)).max(axis=1)
-        confidences = {"before calibration": before, "after calibration": confidences["as given"]}
+    confidences = {"as given": result.confidences}
+    if result.temperature not in (None, 1.0):
+        before = replace(result, temperature=None).confidences
+        confidences = {"before calibration": before, "after calibration": result.confidences}
     names, predictions = tuple(class_names), SortedPredictions(result, len(class_names))
     split = result.split.capitalize()
 
@@ -91,8 +87,8 @@ def draw_results(
             title=f"{split}: the worst classes first",
         ),
     )
-    for kind, name in (("roc", "roc_curves"), ("precision_recall", "precision_recall_curves")):
-        draw(name, ranking_curves(kind, result.probabilities, result.targets, names))  # type: ignore[arg-type]
+    draw("roc_curves", evaluation.curves.figure("roc", names))
+    draw("precision_recall_curves", evaluation.curves.figure("precision_recall", names))
     draw(
         "reliability",
         ReliabilityFigure(
@@ -112,16 +108,17 @@ def draw_results(
 def _pairs(
     predictions: SortedPredictions, counts: NDArray[np.int64], table: SplitTable, names: tuple[str, ...]
 ) -> ConfusedPairsFigure:
-    cells = predictions.cells()
     pairs = tuple(
         ConfusedPair(
             true_label=names[item.true],
             predicted_label=names[item.predicted],
             count=item.count,
             support=item.support,
-            paths=tuple(image_paths(cells[item.true, item.predicted][:NUM_EXAMPLES], predictions.result, table)),
+            paths=tuple(
+                image_paths(predictions.cell(item.true, item.predicted)[:NUM_EXAMPLES], predictions.result, table)
+            ),
         )
-        for item in most_confused(counts)[:NUM_PAIRS]
+        for item in most_confused(counts, NUM_PAIRS)
     )
     return ConfusedPairsFigure(pairs=pairs, title=f"{predictions.result.split.capitalize()}: the most confused classes")
 

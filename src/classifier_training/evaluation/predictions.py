@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.types import row_blocks
 from classifier_training.evaluation.counts import ClassCounts
 from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -26,6 +29,9 @@ TOLERANCE = 1e-3
 MAX_RANK = 5
 """Of top-5 accuracy."""
 
+MAX_COLUMNS = 2**27
+"""Scores of some classes that are held at once while images are ranked."""
+
 Scores = Literal["logits", "probabilities"]
 
 
@@ -33,17 +39,21 @@ Scores = Literal["logits", "probabilities"]
 class Predictions:
     """The predictions of one split.
 
+    Of many images [N, K] is large: what follows from it is computed some rows, or some classes, at a time.
+
     Args:
         scores: logits or probabilities [N, K].
         targets: class numbers, int64 [N].
         kind: what `scores` are.
         given_losses: cross-entropy of each image [N], where it is known already.
+        temperature: that logits are divided by.
     """
 
     scores: NDArray[np.floating]
     targets: NDArray[np.int64]
     kind: Scores = "logits"
     given_losses: NDArray[np.floating] | None = None
+    temperature: float = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -67,31 +77,79 @@ class Predictions:
 
     @property
     def probabilities(self) -> Floats:
-        """Probability of each class [N, K]."""
-        return self._softmax[0]
+        """Probability of each class [N, K]; built anew at each access, 8 bytes a value."""
+        return self._probabilities_of(slice(None))[0]
 
-    @cached_property
+    @property
     def confidences(self) -> Floats:
         """Probability of the predicted class [N]."""
-        return np.asarray(self.probabilities.max(axis=1))
+        return self._by_image[0]
 
-    @cached_property
+    @property
     def losses(self) -> Floats:
         """Cross-entropy of each image [N]."""
-        return self._softmax[1] if self.given_losses is None else self.given_losses.astype(np.float64)
+        return self._by_image[1] if self.given_losses is None else self.given_losses.astype(np.float64)
+
+    @property
+    def briers(self) -> Floats:
+        """Brier score of each image [N]; see `brier_losses`."""
+        return self._by_image[2]
 
     @cached_property
-    def _softmax(self) -> tuple[Floats, Floats]:
+    def _by_image(self) -> tuple[Floats, Floats, Floats]:
+        found = np.empty((3, len(self.targets)))
+        for rows in row_blocks(self.scores.shape):
+            probabilities, losses = self._probabilities_of(rows)
+            found[:, rows] = probabilities.max(axis=1), losses, brier_losses(probabilities, self.targets[rows])
+        return tuple(found)  # type: ignore[return-value]
+
+    def _logits_of(self, rows: slice, classes: Sequence[int] | None = None) -> NDArray[np.floating]:
+        logits = self.scores[rows] if classes is None else self.scores[rows][:, classes]
+        return logits if self.temperature == 1 else logits / np.float32(self.temperature)
+
+    def _probabilities_of(self, rows: slice) -> tuple[Floats, Floats]:
+        """Probabilities [M, K] and losses [M] of some images."""
+        targets = self.targets[rows]
         if self.kind == "probabilities":
-            probabilities = self.scores.astype(np.float64, copy=False)
-            return probabilities, log_losses(probabilities, self.targets)
-        logarithms = log_softmax(self.scores)
-        losses = -logarithms[np.arange(len(self.targets)), self.targets]
+            probabilities = self.scores[rows].astype(np.float64, copy=False)
+            return probabilities, log_losses(probabilities, targets)
+        logarithms = log_softmax(self._logits_of(rows))
+        losses = -logarithms[np.arange(len(targets)), targets]
         return np.exp(logarithms, out=logarithms), losses
 
-    def ranking(self, number: int) -> Ranking:
-        """The images in the order of a class's probability."""
-        return Ranking.of(self.probabilities[:, number], self.targets == number)
+    def rankings(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, Ranking]]:
+        """Rank the images by the probability of each class, one after the other.
+
+        Args:
+            numbers: of the classes; all when left out.
+
+        Yields:
+            Number and ranking.
+        """
+        wanted = list(range(self.num_classes)) if numbers is None else list(numbers)
+        if not wanted:
+            return
+        shape = self.scores.shape
+        normal = np.zeros((2, shape[0]))
+        if self.kind == "logits":
+            for rows in row_blocks(shape):
+                logits = self._logits_of(rows)
+                normal[0, rows] = logits.max(axis=1)
+                normal[1, rows] = np.log(np.exp(logits - normal[0, rows, None]).sum(axis=1))
+        step = max(1, MAX_COLUMNS // shape[0])
+        for first in range(0, len(wanted), step):
+            # Together, since a column alone reads a line of memory for each of its values.
+            chosen = wanted[first : first + step]
+            columns = np.empty((len(chosen), shape[0]), self.scores.dtype)
+            for rows in row_blocks(shape):
+                columns[:, rows] = self._logits_of(rows, chosen).T
+            for number, column in zip(chosen, columns, strict=True):
+                values = column.astype(np.float64)
+                if self.kind == "logits":
+                    values -= normal[0]
+                    values -= normal[1]
+                    np.exp(values, out=values)
+                yield number, Ranking.of(values, self.targets == number)
 
 
 def check_scores(scores: NDArray[np.floating], targets: NDArray[np.int64], num_classes: int, *, kind: Scores) -> None:
@@ -121,7 +179,8 @@ def check_scores(scores: NDArray[np.floating], targets: NDArray[np.int64], num_c
             f"0 to {num_classes - 1}",
             "take labels and class names from one and the same model",
         )
-    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    finite = [np.isfinite(scores[rows]).all(axis=1) for rows in row_blocks(scores.shape)]
+    bad = np.flatnonzero(~np.concatenate(finite))
     if len(bad):
         raise UserError(
             f"{len(bad):,} of {len(scores):,} predictions hold values that are not finite, the first in row {bad[0]}",
@@ -201,7 +260,11 @@ def is_among_first(
     scores: NDArray[np.floating], targets: NDArray[np.int64], number: int = MAX_RANK
 ) -> NDArray[np.bool_]:
     """Whether the true class is among those of the highest scores [N]; of equal scores the first class counts more."""
-    given = scores[np.arange(len(targets)), targets][:, None]
-    ahead = (scores > given).sum(axis=1)
-    ahead += ((scores == given) & (np.arange(scores.shape[1]) < targets[:, None])).sum(axis=1)
-    return np.asarray(ahead < number)
+    found = np.empty(len(targets), np.bool_)
+    for rows in row_blocks(scores.shape):
+        some, labels = scores[rows], targets[rows, None]
+        given = np.take_along_axis(some, labels, axis=1)
+        ahead = (some > given).sum(axis=1)
+        ahead += ((some == given) & (np.arange(some.shape[1]) < labels)).sum(axis=1)
+        found[rows] = ahead < number
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from classifier_training.core.display import align, shorten
 from classifier_training.core.errors import enumerate_words, plural, shown
 from classifier_training.core.run_dir import write_csv, write_json
+from classifier_training.core.types import row_blocks
+from classifier_training.evaluation.figures.curves import RankingCurves
 from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import LEVEL, SEED
 from classifier_training.evaluation.measures import Measures, measure
@@ -21,7 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from classifier_training.core.types import SplitResult, SplitTable
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
@@ -38,6 +46,7 @@ class Evaluation:
         missing_classes: classes of the model without an image.
         unreadable: paths of the images that could not be read; left out of all metrics.
         verdict: whether the model reaches its targets; None for metrics alone.
+        curves: ROC and precision-recall curves of the classes.
     """
 
     split: str
@@ -47,6 +56,7 @@ class Evaluation:
     missing_classes: Sequence[str] = ()
     unreadable: Sequence[str] = ()
     verdict: Verdict | None = None
+    curves: RankingCurves = field(default_factory=RankingCurves)
 
     @property
     def intervals(self) -> str:
@@ -156,7 +166,6 @@ def evaluate_predictions(
     class_names: Sequence[str],
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
-    temperature: float | None = None,
     unknown_labels: Mapping[str, int] | None = None,
     intervals: bool = True,
     targets: Targets | None = None,
@@ -169,7 +178,6 @@ def evaluate_predictions(
         table: the samples of the split.
         class_names: [K].
         slices: for each thing to slice by, the value of each sample of the table.
-        temperature: that the logits were divided by, where they were.
         unknown_labels: images that the table leaves out for their label, by label.
         intervals: whether to find intervals.
         targets: that the verdict is about; the default ones when left out.
@@ -179,13 +187,15 @@ def evaluate_predictions(
         UserError: for predictions that cannot be scored.
     """
     groups = Groups.of([table.groups[row] for row in result.indices])
+    curves = RankingCurves()
     measures = measure(
         result.logits,
         result.targets,
         num_classes=len(class_names),
-        divided_by=1.0 if temperature is None else temperature,
+        temperature=result.temperature,
         groups=groups,
         intervals=intervals,
+        seen=curves.add,
     )
     predicted = result.predicted
     return Evaluation(
@@ -213,6 +223,7 @@ def evaluate_predictions(
             split=result.split,
             train_counts=[train_counts.get(name, 0) for name in class_names] if train_counts else None,
         ),
+        curves=curves,
     )
 
 
@@ -224,13 +235,14 @@ def write_results(
     evaluation: Evaluation,
     *,
     source: str,
-    temperature: float | None = None,
     csv_safe: bool = False,
 ) -> None:
     """Write classification_report.json, predictions.csv, errors.csv and, if any, slices.csv.
 
     Both tables have the columns path, true, predicted, confidence, loss, group and prob_<class>; errors.csv has the
     wrong predictions alone, the largest loss first. Confidence and loss are those of the probabilities in the same row.
+    Where images times classes are above `MAX_PROBABILITIES`, the column top_k is in place of those of the
+    probabilities: the five most probable classes as JSON, as `predict` writes them.
 
     classification_report.json holds, with every metric as {value, low, high, method} and null for what is not defined:
 
@@ -258,17 +270,19 @@ def write_results(
         class_names: [K].
         evaluation: metrics of the predictions.
         source: name of the file that predicted.
-        temperature: that the logits were divided by, where they were.
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
     """
-    write_json(folder / "classification_report.json", _report(evaluation, source, temperature, class_names))
-    header = (*COLUMNS, *(f"prob_{name}" for name in class_names))
+    write_json(folder / "classification_report.json", _report(evaluation, source, result.temperature, class_names))
     everything = np.arange(len(result.targets))
-    write_csv(
-        folder / "predictions.csv", header, prediction_rows(result, table, class_names, everything), is_safe=csv_safe
-    )
     worst_first = SortedPredictions(result, len(class_names)).worst()
-    write_csv(folder / "errors.csv", header, prediction_rows(result, table, class_names, worst_first), is_safe=csv_safe)
+    for name, chosen in (("predictions.csv", everything), ("errors.csv", worst_first)):
+        header, rows = prediction_rows(result, table, class_names, chosen)
+        write_csv(folder / name, header, rows, is_safe=csv_safe)
+    if TOP_K in header:
+        log.info(
+            "predictions.csv and errors.csv hold the %d most probable classes of each image: all %s probabilities "
+            "would take %s", NUM_TOP, f"{result.logits.size:,}", f"{9 * result.logits.size / 1e9:,.1f} GB",
+        )  # fmt: skip
     if evaluation.slices:
         write_csv(folder / "slices.csv", SLICE_COLUMNS, map(_slice_row, evaluation.slices), is_safe=csv_safe)
 
@@ -331,14 +345,19 @@ def _slice_row(item: Slice) -> tuple[object, ...]:
 COLUMNS = ("path", "true", "predicted", "confidence", "loss", "group")
 """Of predictions.csv, before those of the probabilities, prob_<class>."""
 
+MAX_PROBABILITIES = 50_000_000
+"""Images times classes up to which tables hold all probabilities, 9 bytes each; of more, `NUM_TOP` of each image."""
+
+TOP_K, NUM_TOP = "top_k", 5
+
 
 def prediction_rows(
     result: SplitResult,
     table: SplitTable,
     class_names: Sequence[str],
     chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> Iterator[tuple[object, ...]]:
-    """Yield the rows of predictions.csv: `COLUMNS`, and the probability of each class.
+) -> tuple[tuple[str, ...], Iterator[tuple[object, ...]]]:
+    """Return the header and the rows of predictions.csv.
 
     Args:
         result: the predictions.
@@ -346,15 +365,32 @@ def prediction_rows(
         class_names: [K].
         chosen: rows of the result, in their order.
     """
-    probabilities, predicted = result.probabilities, result.predicted
-    for row in chosen:
-        index = result.indices[row]
-        yield (
-            table.paths[index],
-            class_names[result.targets[row]],
-            class_names[predicted[row]],
-            f"{probabilities[row].max():.6f}",
-            f"{result.losses[row]:.6f}",
-            table.groups[index],
-            *(f"{value:.6f}" for value in probabilities[row]),
-        )
+    is_whole = result.logits.size <= MAX_PROBABILITIES
+    header = (*COLUMNS, *(f"prob_{name}" for name in class_names)) if is_whole else (*COLUMNS, TOP_K)
+    cells = ",".join(["%.6f"] * len(class_names))
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for block in row_blocks((len(chosen), len(class_names))):
+            some = chosen[block]
+            probabilities = result.probabilities_of(some)
+            for row, index, shares in zip(some.tolist(), result.indices[some].tolist(), probabilities, strict=True):
+                yield (
+                    table.paths[index],
+                    class_names[result.targets[row]],
+                    class_names[result.predicted[row]],
+                    f"{shares.max():.6f}",
+                    f"{result.losses[row]:.6f}",
+                    table.groups[index],
+                    *((cells % tuple(shares.tolist())).split(",") if is_whole else (_top(shares, class_names),)),
+                )
+
+    return header, rows()
+
+
+def _top(shares: NDArray[np.float32], class_names: Sequence[str]) -> str:
+    """The most probable classes as JSON, the best first; of equals the first."""
+    number = min(NUM_TOP, len(shares))
+    best = np.flatnonzero(shares >= np.partition(shares, -number)[-number])
+    best = best[np.argsort(-shares[best], kind="stable")][:number]
+    found = [{"label": class_names[place], "probability": round(float(shares[place]), 6)} for place in best.tolist()]
+    return json.dumps(found, ensure_ascii=False)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifier_training.core.errors import enumerate_words, shown
 from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.core.types import VAL, softmax
-from classifier_training.evaluation.calibration import expected_calibration_error
+from classifier_training.core.types import VAL
 from classifier_training.evaluation.figures.predictions import RiskCoverageFigure
 from classifier_training.evaluation.guarantees import DELTA, METHOD
+from classifier_training.evaluation.predictions import calibration_error
 from classifier_training.evaluation.reject import class_thresholds, guaranteed_thresholds
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.drawing import Drawer
     from classifier_training.evaluation.label_sets import TrueScores
     from classifier_training.evaluation.reject import AcceptanceCurve
+
+
+MAX_POINTS = 100_000
+"""Of the risk-coverage curve, in its file and its plot."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ class RiskCoverage:
     coverage: NDArray[np.float64]
     risk: NDArray[np.float64]
     area: float
+
+    def thinned(self) -> RiskCoverage:
+        """The curve with no more than `MAX_POINTS` of its points, evenly spaced and the last among them."""
+        number = len(self.thresholds)
+        if number <= MAX_POINTS:
+            return self
+        kept = np.linspace(0, number - 1, MAX_POINTS).round().astype(np.int64)
+        return RiskCoverage(self.thresholds[kept], self.coverage[kept], self.risk[kept], self.area)
 
 
 def risk_coverage(confidences: NDArray[np.floating], correct: NDArray[np.bool_]) -> RiskCoverage:
@@ -101,8 +113,9 @@ def write_selective(
         drawer: paints the plot.
     """
     temperature = None if choice is None else choice.temperature
-    shares = softmax(result.logits / np.float32(temperature or 1.0))
-    curve = risk_coverage(shares.max(axis=1), result.predicted == result.targets)
+    given = replace(result, temperature=temperature)
+    correct = result.predicted == result.targets
+    curve = risk_coverage(given.confidences, correct)
     found: dict[str, Any] = {
         "split": result.split,
         "num_images": len(result.targets),
@@ -110,19 +123,18 @@ def write_selective(
         "reason": choice.reason if choice is not None and choice.reason else None,
         "fitted_on": None if temperature is None else VAL,
         "held_out": temperature is not None and result.split != VAL,
-        "ece_before": expected_calibration_error(result.probabilities, result.targets),
-        "ece_after": expected_calibration_error(shares, result.targets),
+        "ece_before": float(calibration_error(result.confidences.astype(np.float64), correct)),
+        "ece_after": float(calibration_error(given.confidences.astype(np.float64), correct)),
         "aurc": curve.area,
     }
     if temperature is not None and result.split == VAL:
         found["note"] = "these are the images that the temperature and the thresholds were fitted on"
     if curves is not None:
-        found["rejecting"] = [_rejecting(wish, curves, shares, result.targets, class_names) for wish in WISHES]
+        found["rejecting"] = [_rejecting(wish, curves, given, class_names) for wish in WISHES]
     if scores is not None:
-        found["label_sets"] = [
-            scores.outcome(wanted, shares, result.targets) for wanted in COVERAGES if scores.allows(wanted)
-        ]
+        found["label_sets"] = [scores.outcome(wanted, given) for wanted in COVERAGES if scores.allows(wanted)]
     write_json(folder / "calibration.json", found)
+    curve = curve.thinned()
     rows = zip(curve.thresholds, curve.coverage, curve.risk, strict=True)
     header = ("threshold", "coverage", "risk")
     write_csv(folder / "risk_coverage.csv", header, ([f"{value:.6f}" for value in row] for row in rows))
@@ -161,13 +173,12 @@ def rejecting_words(found: Mapping[str, Any]) -> str:
 def _rejecting(
     wish: Mapping[str, float],
     curves: Mapping[str, AcceptanceCurve],
-    shares: NDArray[np.float32],
-    targets: NDArray[np.int64],
+    given: SplitResult,
     class_names: Sequence[str],
 ) -> dict[str, Any]:
     """What a wish gives on these images; of a precision, as it is guaranteed by default."""
     if "precision" not in wish:
-        return {**wish, **_outcome(shares, targets, class_names, class_thresholds(curves, **wish))}
+        return {**wish, **_outcome(given, class_names, class_thresholds(curves, **wish))}
     guaranteed = guaranteed_thresholds(curves, precision=wish["precision"], delta=DELTA)
     return {
         **wish,
@@ -177,23 +188,19 @@ def _rejecting(
         "possible": guaranteed.possible,
         "shared_threshold": list(guaranteed.shared),
         "never_accepted": guaranteed.never,
-        **_outcome(shares, targets, class_names, guaranteed.by_class),
+        **_outcome(given, class_names, guaranteed.by_class),
     }
 
 
 def _outcome(
-    shares: NDArray[np.float32],
-    targets: NDArray[np.int64],
-    class_names: Sequence[str],
-    thresholds: Mapping[str, float],
+    given: SplitResult, class_names: Sequence[str], thresholds: Mapping[str, float]
 ) -> dict[str, float | int | None]:
     """Return what a rule gives on these images; no precision where it accepts nothing."""
-    predicted = shares.argmax(axis=1)
     needed = np.array([thresholds[name] for name in class_names])
-    accepted = shares.max(axis=1) >= needed[predicted]
+    accepted = given.confidences >= needed[given.predicted]
     number = int(accepted.sum())
     return {
-        "found_precision": float((predicted == targets)[accepted].mean()) if number else None,
-        "found_coverage": number / len(targets),
+        "found_precision": float((given.predicted == given.targets)[accepted].mean()) if number else None,
+        "found_coverage": number / len(given.targets),
         "num_accepted": number,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import islice
+from itertools import tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.evaluation.predictions import log_softmax
 from classifier_training.inference.model import LoadedModel
-from classifier_training.inference.predictor import Predictor, RawOutput
+from classifier_training.inference.predictor import BatchOutput, Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,19 +84,21 @@ class Ensemble(Predictor):
             )
         return [self._mean([member.run(inputs) for member in self.members])]
 
-    def _raw_outputs(self, items: Iterable[Item], batch_size: int) -> Iterator[RawOutput]:
+    def _num_runs(self, batch_size: int) -> int:
+        return min(member._num_runs(batch_size) for member in self.members)  # noqa: SLF001
+
+    def _batches(self, items: Iterable[Item], batch_size: int) -> Iterator[BatchOutput]:
         if self._is_uniform:
             # Each image is decoded once.
-            yield from super()._raw_outputs(items, batch_size)
+            yield from super()._batches(items, batch_size)
             return
-        remaining = iter(items)
-        while batch := list(islice(remaining, batch_size)):
-            for found in zip(*(member._raw_outputs(batch, batch_size) for member in self.members), strict=True):  # noqa: SLF001
-                logits = [one.logits for one in found if one.logits is not None]
-                if len(logits) < len(found):
-                    yield RawOutput(found[0].item, None, next(one.error for one in found if one.logits is None))
-                else:
-                    yield RawOutput(found[0].item, self._mean(logits))
+        copies = zip(self.members, tee(items, len(self.members)), strict=True)
+        for found in zip(*(member._batches(copy, batch_size) for member, copy in copies), strict=True):  # noqa: SLF001
+            every = zip(*(one.errors for one in found), strict=True)
+            errors = [next((error for error in each if error), None) for each in every]
+            with np.errstate(all="ignore"):
+                logits = self._mean([one.logits for one in found])
+            yield BatchOutput(found[0].items, logits, errors)
 
     def _mean(self, logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         return mean_logits(logits, [member.temperature for member in self.members])

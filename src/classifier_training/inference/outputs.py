@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,12 @@ class PartFile:
                 f"{path}: another process is writing this output", "an output of its own for each", "output=/other/file"
             ) from error
 
-    def resume(self, items: Iterable[Item]) -> int:
+    def resume(self, items: Iterable[Item], *, batch_size: int = 1) -> int:
         """Keep the rows of an interrupted run that are still valid; returns how many there are.
 
         They are valid when the settings are the same and the images are the first of the source, in the same order.
-        Otherwise the file starts empty.
+        Otherwise the file starts empty. Only whole batches are kept, so that the next ones are those of a run that is
+        not interrupted.
         """
         changed = self._changed_settings()
         if changed is None:
@@ -79,20 +81,28 @@ class PartFile:
                 log.warning("%s is about other images: starting from the first image", self.path)
                 self._restart()
                 return 0
-            number, end = number + 1, after
+            number += 1
+            end = after if number % batch_size == 0 else end
         # The last line may have been cut short.
         self._file.truncate(end)
-        return number
+        return number - number % batch_size
 
     def rows(self) -> Iterator[Row]:
         """Read the rows from the first on."""
         self._file.flush()
         return (row for row, _ in self._read(self._first_row()))
 
-    def append(self, row: Row) -> None:
-        """Add a row."""
-        self._file.write(to_json(row).encode() + b"\n")
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows."""
+        self._file.write("".join(f"{to_json(row)}\n" for row in rows).encode())
         self._file.flush()
+
+    def copy_lines(self, path: Path) -> None:
+        """Write the rows as they are, one a line."""
+        self._file.flush()
+        with self.path.open("rb") as source, path.open("wb") as target:
+            source.seek(self._first_row())
+            shutil.copyfileobj(source, target)
 
     def close(self) -> None:
         """Release the file for another run."""
@@ -208,22 +218,23 @@ class Output:
         """The file of unfinished rows."""
         return None if self._part is None else self._part.path
 
-    def resume(self, items: Iterable[Item]) -> int:
-        """Return how many of the source's first items an interrupted run has done."""
-        return 0 if self._part is None else self._part.resume(items)
+    def resume(self, items: Iterable[Item], *, batch_size: int = 1) -> int:
+        """Return how many of the source's first items an interrupted run has done, in whole batches."""
+        return 0 if self._part is None else self._part.resume(items, batch_size=batch_size)
 
     def rows(self) -> Iterator[Row]:
         """Read what has been written so far."""
         return iter(()) if self._part is None else self._part.rows()
 
-    def add(self, item: Item, row: Row) -> None:
-        """Write the row of an item."""
+    def add(self, items: Sequence[Item], rows: Sequence[Row]) -> None:
+        """Write the rows of items."""
         if self._part is None:
             return
         try:
             if self._folder is not None:
-                self._write_one(self._folder / f"{item.name}.json", row)
-            self._part.append(row)
+                for item, row in zip(items, rows, strict=True):
+                    self._write_one(self._folder / f"{item.name}.json", row)
+            self._part.append(rows)
         except OSError as error:
             raise unwritable(self.path or self._part.path, error) from error
 
@@ -242,6 +253,8 @@ class Output:
                         self.filled = self._form.write(self._part.rows(), temporary, is_safe=self._csv_safe)
                     elif self._csv_safe:
                         write_csv(self._part.rows(), temporary, self._extras, is_safe=True)
+                    elif self.path.suffix.lower() == ".jsonl":
+                        self._part.copy_lines(temporary)
                     else:
                         FORMATS[self.path.suffix.lower()](self._part.rows(), temporary, self._extras)
             self._part.remove()

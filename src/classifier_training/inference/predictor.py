@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-from PIL import Image
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import MAX_PIXELS, UnreadableImageError, rgb_of
+from classifier_training.core.images import rgb_of
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import Prediction, softmax
 from classifier_training.evaluation.label_sets import label_sets
 from classifier_training.export.bundle import NOVELTY_NAME
-from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, device_words
+from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, PROVIDERS, device_words
+from classifier_training.inference.decoding import map_batches
 from classifier_training.inference.model import LoadedModel, load_model
 from classifier_training.inference.rejection import (
     DEFAULT_THRESHOLD,
@@ -30,88 +27,26 @@ from classifier_training.inference.rejection import (
     refuse_unknown,
     set_thresholds,
 )
+from classifier_training.inference.rows import RowSettings
 from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from PIL import Image
 
-    from classifier_training.core.preprocess import Preprocessing
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.session import Accelerator
+    from classifier_training.inference.decoding import Batch
+    from classifier_training.inference.rows import Row
 
     ImageLike = Path | str | bytes | Image.Image | NDArray[Any]
     """A path, a file's bytes, a Pillow image, or pixels."""
 
 
-class Decoded(NamedTuple):
-    """An item with its input, float32 [3, H, W], or with the reason why it has none."""
-
-    item: Item
-    tensor: NDArray[np.float32] | None
-    error: str | None
-
-
-def decode(items: Iterable[Item], preprocessing: Preprocessing, *, ahead: int) -> Iterator[Decoded]:
-    """Yield items decoded, in their order.
-
-    Args:
-        items: what to decode.
-        preprocessing: from pixels to input.
-        ahead: items that are decoded in advance.
-    """
-    remaining = iter(items)
-    first = list(islice(remaining, 2))
-    if len(first) < 2:
-        # For a single image, threads cost more than they save.
-        yield from (decode_one(item, preprocessing) for item in first)
-        return
-    pool = ThreadPoolExecutor(num_cores(), "decode")
-    waiting: deque[Future[Decoded]] = deque()
-    try:
-        for item in chain(first, remaining):
-            waiting.append(_submit(pool, item, preprocessing))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def decode_one(item: Item, preprocessing: Preprocessing) -> Decoded:
-    """Decode one item; a failure becomes the item's error."""
-    if item.error is not None:
-        return Decoded(item, None, item.error)
-    try:
-        image = preprocessing.read(item.path) if item.pixels is None else Image.fromarray(item.pixels)
-        return Decoded(item, fit(image, preprocessing), None)
-    except UnreadableImageError as error:
-        return Decoded(item, None, error.reason)
-    except MemoryError:
-        return Decoded(item, None, "does not fit into memory")
-
-
-def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the network's input for an upright RGB image, float32 [3, H, W].
-
-    Raises:
-        UnreadableImageError: for an image so long and thin that it becomes huge before it is cropped.
-    """
-    place = preprocessing.geometry(image.height, image.width)
-    if place.height * place.width > MAX_PIXELS:
-        raise UnreadableImageError("", f"{image.width} x {image.height} pixels are too long and thin to be cropped")
-    return preprocessing.tensor(image)
-
-
-def _submit(pool: ThreadPoolExecutor, item: Item, preprocessing: Preprocessing) -> Future[Decoded]:
-    if item.pixels is None:
-        return pool.submit(decode_one, item, preprocessing)
-    # Frames arrive decoded and large; in a queue they would fill the memory.
-    done: Future[Decoded] = Future()
-    done.set_result(decode_one(item, preprocessing)._replace(item=replace(item, pixels=None)))
-    return done
+RUN_BYTES = 2**24
+"""Inputs that are in the model at the same time."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +69,31 @@ class RawOutput:
     def path(self) -> str:
         """Path of the image."""
         return self.item.path
+
+
+class BatchOutput(NamedTuple):
+    """Output of the network for a batch.
+
+    Args:
+        items: the images.
+        logits: [B, K], before the temperature; any values where there is an error.
+        errors: why an image cannot be classified [B].
+        novelty: how unlike the training data each image is [B], where the model gives that score.
+    """
+
+    items: list[Item]
+    logits: NDArray[np.float32]
+    errors: list[str | None]
+    novelty: NDArray[np.float32] | None = None
+
+    def scores(self) -> list[float] | list[None]:
+        """The novelty of each image."""
+        return [None] * len(self.items) if self.novelty is None else self.novelty.tolist()
+
+    def each(self) -> Iterator[RawOutput]:
+        """The output for each image."""
+        for item, logits, error, score in zip(self.items, self.logits, self.errors, self.scores(), strict=True):
+            yield RawOutput(item, logits, None, score) if error is None else RawOutput(item, None, error)
 
 
 class Predictor:
@@ -208,9 +168,7 @@ class Predictor:
             else Item("", "", np.asarray(rgb_of(image, max_value=self.preprocessing.max_value)))
             for image in images
         )
-        batch_size = min(max(len(images), 1), 32)
-        labelled = self.label(items, batch_size=batch_size, top_k=3, rule=RejectRule(), probabilities=False)
-        return [prediction for _, prediction in labelled]
+        return list(self._predictions(items, RowSettings(), batch_size=min(max(len(images), 1), 32)))
 
     def predict(
         self,
@@ -240,18 +198,14 @@ class Predictor:
         Raises:
             UserError: for settings that exclude each other, or that need a calibrated bundle.
         """
-        rule = self.rule(threshold, reject or RejectSettings(), unknown=unknown)
-        items = (Item(str(path), "") for path in paths)
-        labelled = self.label(
-            items,
-            batch_size=batch_size,
+        settings = RowSettings(
             top_k=top_k,
-            rule=rule,
-            probabilities=probabilities,
+            rule=self.rule(threshold, reject or RejectSettings(), unknown=unknown),
             unknown=unknown,
+            probabilities=probabilities,
             set_thresholds=self.set_thresholds(label_set or LabelSetSettings()),
         )
-        return (prediction for _, prediction in labelled)
+        return self._predictions((Item(str(path), "") for path in paths), settings, batch_size=batch_size)
 
     def rule(self, threshold: float, reject: RejectSettings, *, unknown: bool) -> RejectRule:
         """Return the thresholds that settings stand for; see `predict`."""
@@ -263,51 +217,55 @@ class Predictor:
         """Return the probability from which on each class is in a label set [K]; None without sets; see `predict`."""
         return set_thresholds(self._model, settings)
 
-    def label(
-        self,
-        items: Iterable[Item],
-        *,
-        batch_size: int,
-        top_k: int,
-        rule: RejectRule,
-        probabilities: bool,
-        unknown: bool = False,
-        set_thresholds: NDArray[np.float64] | None = None,
-    ) -> Iterator[tuple[Item, Prediction]]:
-        """Classify the items of a source and yield each with its prediction; see `predict`."""
-        for output in self._raw_outputs(items, batch_size):
-            if output.logits is None:
-                yield output.item, Prediction(output.path, error=output.error)
-                continue
+    def rows(self, items: Sequence[Item], settings: RowSettings) -> list[Row]:
+        """Return the rows of one batch."""
+        return [row for _, rows in self.row_batches(items, settings, batch_size=max(len(items), 1)) for row in rows]
+
+    def row_batches(
+        self, items: Iterable[Item], settings: RowSettings, *, batch_size: int
+    ) -> Iterator[tuple[list[Item], list[Row]]]:
+        """Classify the items of a source and yield each batch with its rows; see `predict`."""
+        for output in self._batches(items, batch_size):
+            yield output.items, [settings.row(prediction) for prediction in self._label(output, settings)]
+
+    def _predictions(self, items: Iterable[Item], settings: RowSettings, *, batch_size: int) -> Iterator[Prediction]:
+        for output in self._batches(items, batch_size):
+            yield from self._label(output, settings)
+
+    def _label(self, output: BatchOutput, settings: RowSettings) -> Iterator[Prediction]:
+        names, errors = self.class_names, output.errors
+        # An image with an error may have any logits.
+        with np.errstate(all="ignore"):
             shares = softmax(output.logits / np.float32(self._model.temperature))
             # Sorted by logits: dividing by the temperature may round two probabilities to the same value.
-            order = np.argsort(-output.logits, kind="stable")[:top_k]
-            label, confidence = self.class_names[order[0]], float(shares[order[0]])
-            reason = rule.reason(label, confidence, output.novelty)
-            members = None if set_thresholds is None else self._label_set(output.logits, shares, set_thresholds)
-            yield (
-                output.item,
-                Prediction(
-                    path=output.path,
-                    label=UNKNOWN if unknown and reason else label,
-                    confidence=confidence,
-                    top_k=tuple((self.class_names[row], float(shares[row])) for row in order),
-                    probabilities=dict(zip(self.class_names, shares.tolist(), strict=True)) if probabilities else None,
-                    rejected=reason is not None,
-                    reject_reason=reason,
-                    label_set=members,
-                ),
+            order = np.argsort(-output.logits, axis=1, kind="stable")
+        members = None if settings.set_thresholds is None else label_sets(shares, settings.set_thresholds)
+        top = order[:, : settings.top_k]
+        best = zip(top.tolist(), np.take_along_axis(shares, top, axis=1).tolist(), output.scores(), strict=True)
+        for place, (classes, values, score) in enumerate(best):
+            path, error = output.items[place].path, errors[place]
+            if error is not None:
+                yield Prediction(path, error=error)
+                continue
+            label, confidence = names[classes[0]], values[0]
+            reason = settings.rule.reason(label, confidence, score)
+            yield Prediction(
+                path=path,
+                label=UNKNOWN if settings.unknown and reason else label,
+                confidence=confidence,
+                top_k=tuple(zip([names[number] for number in classes], values, strict=True)),
+                probabilities=dict(zip(names, shares[place].tolist(), strict=True)) if settings.probabilities else None,
+                rejected=reason is not None,
+                reject_reason=reason,
+                label_set=None
+                if members is None
+                else tuple(names[number] for number in order[place].tolist() if members[place, number]),
             )
-
-    def _label_set(
-        self, logits: NDArray[np.float32], shares: NDArray[np.float32], thresholds: NDArray[np.float64]
-    ) -> tuple[str, ...]:
-        (members,) = label_sets(shares[None], thresholds)
-        return tuple(self.class_names[row] for row in np.argsort(-logits, kind="stable") if members[row])
 
     def raw_outputs(self, paths: Iterable[Path | str], *, batch_size: int = 32) -> Iterator[RawOutput]:
         """Yield the logits of image files one batch at a time, in their order."""
-        return self._raw_outputs((Item(str(path), "") for path in paths), batch_size)
+        for output in self._batches((Item(str(path), "") for path in paths), batch_size):
+            yield from output.each()
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the model without preprocessing: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
@@ -319,24 +277,26 @@ class Predictor:
         found = session.run(outputs, {INPUT_NAME: inputs.astype(dtype, copy=False)})
         return [np.asarray(values, dtype=np.float32) for values in found]
 
-    def _raw_outputs(self, items: Iterable[Item], batch_size: int) -> Iterator[RawOutput]:
-        decoded = decode(items, self.preprocessing, ahead=batch_size)
-        while batch := list(islice(decoded, batch_size)):
-            yield from self._run_batch(batch)
+    def _batches(self, items: Iterable[Item], batch_size: int) -> Iterator[BatchOutput]:
+        return map_batches(
+            items, self._run_batch, self.preprocessing, batch_size=batch_size, num_runs=self._num_runs(batch_size)
+        )
 
-    def _run_batch(self, batch: Sequence[Decoded]) -> Iterator[RawOutput]:
-        tensors = [decoded.tensor for decoded in batch if decoded.tensor is not None]
-        if not tensors:
-            yield from (RawOutput(decoded.item, None, decoded.error) for decoded in batch)
-            return
-        # An unreadable image leaves zeros in its place, so that the others are computed in a batch of the same size.
-        empty = np.zeros_like(tensors[0])
-        inputs = np.stack([empty if decoded.tensor is None else decoded.tensor for decoded in batch])
-        all_logits, *scores = self._run(inputs, self._outputs)
-        for row, (decoded, logits) in enumerate(zip(batch, all_logits, strict=True)):
-            if decoded.tensor is None:
-                yield RawOutput(decoded.item, None, decoded.error)
-            elif not np.isfinite(logits).all():
-                yield RawOutput(decoded.item, None, "the model's output is not a number")
-            else:
-                yield RawOutput(decoded.item, logits, novelty=float(scores[0][row]) if scores else None)
+    def _num_runs(self, batch_size: int) -> int:
+        """How many batches go through the model at the same time.
+
+        A model of small images does not keep all cores busy; one of large images does, and its layers fill the memory.
+        """
+        if self._model.session is None or self._model.session.get_providers()[0] != PROVIDERS["cpu"]:
+            return 1
+        height, width = self.preprocessing.size
+        return min(num_cores(), max(1, RUN_BYTES // (batch_size * 3 * height * width * 4)))
+
+    def _run_batch(self, batch: Batch) -> BatchOutput:
+        errors = list(batch.errors)
+        if all(error is not None for error in errors):
+            return BatchOutput(batch.items, np.zeros((len(errors), len(self.class_names)), dtype=np.float32), errors)
+        logits, *scores = self._run(batch.inputs(), self._outputs)
+        for place in np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist():
+            errors[place] = errors[place] or "the model's output is not a number"
+        return BatchOutput(batch.items, logits, errors, scores[0] if scores else None)

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from classifier_training.core.display import align, write_rows
 from classifier_training.core.errors import require_extra
+from classifier_training.inference.rejection import RejectRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import NotRequired
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from classifier_training.core.types import Prediction
 
@@ -57,6 +61,29 @@ def to_row(prediction: Prediction, *, probabilities: bool, label_set: bool = Fal
     if label_set:
         row["label_set"] = None if prediction.label_set is None else list(prediction.label_set)
     return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSettings:
+    """What rows say of an image beside the model's answer.
+
+    Args:
+        top_k: top predictions to list.
+        rule: when a prediction is rejected.
+        unknown: whether a rejected prediction has the label `unknown`.
+        probabilities: whether to list every class.
+        set_thresholds: probability from which on each class is in the label set [K]; None without label sets.
+    """
+
+    top_k: int = 3
+    rule: RejectRule = field(default_factory=RejectRule)
+    unknown: bool = False
+    probabilities: bool = False
+    set_thresholds: NDArray[np.float64] | None = None
+
+    def row(self, prediction: Prediction) -> Row:
+        """Return the row of a prediction that was made with these settings."""
+        return to_row(prediction, probabilities=self.probabilities, label_set=self.set_thresholds is not None)
 
 
 class Extras(NamedTuple):
@@ -172,9 +199,12 @@ FORMATS: dict[str, Callable[[Iterator[Row], Path, Extras], None]] = {
 """Writers by the ending of the file."""
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def to_json(value: object) -> str:
     """Write a value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _encoder.encode(value)
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -15,7 +15,6 @@ from classifier_training.inference.rows import valid_text
 from classifier_training.inference.sources import FolderSource, VideoSource
 
 if TYPE_CHECKING:
-    from classifier_training.core.types import Prediction
     from classifier_training.inference.sources import Item, Source
 
 EMPTY = "%empty"
@@ -87,16 +86,16 @@ class Sorter:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise self._refused(self.folder, PermissionError(0, "Permission denied"))
 
-    def place(self, item: Item, prediction: Prediction) -> None:
-        """Copy or link one image.
+    def place(self, item: Item, label: str | None) -> None:
+        """Copy or link one image; nothing without a label.
 
         Raises:
             UserError: when it cannot be written.
         """
-        if prediction.label is None:
+        if label is None:
             return
         within = Path(item.name)
-        target = self.folder / safe_name(prediction.label) / within.with_name(fit_file_name(within.name))
+        target = self.folder / safe_name(label) / within.with_name(fit_file_name(within.name))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if self._by == "link":

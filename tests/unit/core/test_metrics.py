@@ -93,7 +93,7 @@ def test_a_registered_metric_is_logged_watched_and_has_an_interval() -> None:
     assert found["jaccard_class_b"] == pytest.approx(expected[1])
     assert "doubt" not in classification_metrics(logits, targets, losses, NAMES)
 
-    report = measure(logits, targets, num_classes=3, divided_by=2.0)
+    report = measure(2 * logits, targets, num_classes=3, temperature=2.0)
     assert report.overall["macro_jaccard"].low < expected.mean() < report.overall["macro_jaccard"].high
     assert report.by_class["jaccard"][1].method == "bootstrap"
     assert report.overall["doubt"].value == pytest.approx(found["doubt"], abs=0.2)

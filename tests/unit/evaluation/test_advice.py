@@ -9,7 +9,7 @@ from classifier_training.core.types import SplitResult
 from classifier_training.evaluation.advice import Grounds, headline, remarks
 from classifier_training.evaluation.measures import measure
 from classifier_training.evaluation.metrics import confusion_counts
-from classifier_training.evaluation.mistakes import SortedPredictions, most_confused
+from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.evaluation.results import Evaluation
 from classifier_training.evaluation.training_facts import Training
 
@@ -24,7 +24,7 @@ def grounds() -> Grounds:
     return Grounds(
         evaluation=Evaluation("test", measures),
         class_names=NAMES,
-        confusions=most_confused(confusion_counts(targets, answers, 4)),
+        counts=confusion_counts(targets, answers, 4),
         train_counts={"good": 500, "weak": 12, "few": 40, "never": 30},
         calibration={"ece_after": 0.2, "temperature": None},
         num_sure_mistakes=3,
@@ -71,7 +71,8 @@ def test_answers_are_ordered_as_a_person_looks_at_them() -> None:
     )
     assert answers.worst().tolist() == [2, 1]
     assert answers.unsure().tolist() == [3, 0]
-    assert {pair: rows.tolist() for pair, rows in answers.cells().items()} == {(0, 0): [0, 3], (0, 1): [2, 1]}
+    cells = {(true, predicted): answers.cell(true, predicted).tolist() for true in (0, 1) for predicted in (0, 1)}
+    assert cells == {(0, 0): [0, 3], (0, 1): [2, 1], (1, 0): [], (1, 1): []}
 
 
 def test_what_the_verdict_waits_for_comes_first_then_the_largest_gain() -> None:
@@ -155,7 +156,7 @@ def test_the_images_to_a_target_are_whole_ones_in_each_class() -> None:
         grounds(),
         evaluation=Evaluation("test", measures),
         class_names=NAMES[:3],
-        confusions=most_confused(confusion_counts(targets, answers, 3)),
+        counts=confusion_counts(targets, answers, 3),
     )
     assert [check.shortfall for check in found.verdict.standing("missed", "recall")] == [5, 5]
     (remark,) = [item for item in remarks(found) if item.title.startswith("Not good enough")]

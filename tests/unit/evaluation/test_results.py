@@ -31,13 +31,17 @@ def one_drawer() -> Iterator[None]:
         yield
 
 
-def write(folder: Path, rows: list[int], answers: list[int], **options: Any) -> tuple[Evaluation, dict[str, Any]]:
-    """Write results for a table of five images of which these rows were answered so."""
+def write(
+    folder: Path, rows: list[int], answers: list[int], *, temperature: float | None = None, **options: Any
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Write results for a table of five images of which these rows were answered so, divided by the temperature."""
     table = SplitTable("test", list("abcde"), np.array([0, 1, 2, 2, 0]), ["", "x", "x", "", ""])
     targets = table.targets[rows]
     logits = np.eye(3, dtype=np.float32)[answers] * (1 + np.arange(len(rows), dtype=np.float32)[:, None])
     losses = cross_entropies(logits, targets)
-    result = SplitResult("test", logits, targets, np.array(rows), losses)
+    result = SplitResult(
+        "test", logits * np.float32(temperature or 1), targets, np.array(rows), losses, temperature=temperature
+    )
     found = evaluate_predictions(result, table, NAMES, **options)
     write_results(folder, result, table, NAMES, found, source="model.onnx")
     draw_results(folder, result, table, NAMES, found, DRAWER)

@@ -39,7 +39,7 @@ def write(path: Path, *, number: int = 3, finish: bool = True, settings: dict[st
     with Output(str(path), settings=settings, probabilities=NAMES) as output:
         done = output.resume(ITEMS)
         for item, row in list(zip(ITEMS, ROWS, strict=True))[done:number]:
-            output.add(item, row)
+            output.add([item], [row])
         if finish:
             output.finish()
     return done
@@ -144,7 +144,7 @@ def test_a_name_as_long_as_names_can_be_gets_a_file(tmp_path: Path) -> None:
     item = Item("x", "é" * 125 + ".jpg")
     with Output(f"{tmp_path}/out", settings=SETTINGS, probabilities=None) as output:
         output.resume([item])
-        output.add(item, ROWS[0])
+        output.add([item], [ROWS[0]])
         output.finish()
     (file,) = (tmp_path / "out").iterdir()
     assert file.suffix == ".json"

@@ -15,7 +15,8 @@ from tests.unit.export.test_export import PREPROCESSING
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
-from classifier_training.inference.predictor import Predictor, decode_one
+from classifier_training.inference.decoding import decode_one
+from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.sources import Item
 from classifier_training.models.timm_models import timm_model
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.types import Prediction
 from classifier_training.inference.sorting import SortBy, Sorter, fit_file_name, safe_name
 from classifier_training.inference.sources import FileSource, FolderSource, VideoSource
 
@@ -41,8 +40,7 @@ def source(tmp_path: Path) -> FolderSource:
 def sort(source: FolderSource, folder: Path, by: SortBy) -> dict[str, str]:
     sorter = Sorter(str(folder), by, source)
     for item in source:
-        failed = item.name == "b.jpg"
-        sorter.place(item, Prediction(item.path, error="x") if failed else Prediction(item.path, label="a/b"))
+        sorter.place(item, None if item.name == "b.jpg" else "a/b")
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_text() for path in files}
 
@@ -76,7 +74,7 @@ def test_a_file_that_has_gone_is_told_and_the_others_are_sorted(
     (tmp_path / "im/a.jpg").unlink()
     sorter = Sorter(str(tmp_path / "sorted"), "copy", source)
     for item in items:
-        sorter.place(item, Prediction(item.path, label="c"))
+        sorter.place(item, "c")
     assert "no longer exists" in caplog.text
     assert len([path for path in (tmp_path / "sorted").rglob("*") if path.is_file()]) == 3
 

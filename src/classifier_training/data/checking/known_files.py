@@ -22,7 +22,7 @@ import PIL
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.images import UnreadableImageError, read_start
-from classifier_training.core.places import Known, is_local, kind_of_place, known, read_many
+from classifier_training.core.places import is_local, kind_of_place, known, read_bytes, read_many
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir, num_cores
@@ -61,8 +61,6 @@ FRESH_NS = 2_000_000_000
 
 MAX_BYTES = 2 * 2**30
 """Most bytes of all files of the cache; those that were not used for the longest time are removed first."""
-
-MAX_INT64 = 2**63 - 1
 
 CHUNK = 256
 """Files that a thread takes at a time."""
@@ -113,7 +111,7 @@ class FileTable:
                 missing = self._in_turn(stack)
             saved = time.monotonic()
             for rows, (found, failed) in self._read(_headers, missing):
-                for name in ("known", "width", "height", "start", "content"):
+                for name in ("known", "width", "height", "start"):
                     self.rows[name][rows] = found[name]
                 errors |= {int(rows[place]): error for place, error in failed.items()}
                 self._has_news = True
@@ -173,6 +171,11 @@ class FileTable:
 
     def _look(self) -> None:
         """Take each file's size and version."""
+        if not is_local(self._prefix):
+            for rows, found in self._read(known, np.arange(len(self.paths)), 1):
+                facts = [(-1, 0) if one is None or one.num_bytes is None else one for one in found]
+                self.rows["size"][rows], self.rows["version"][rows] = zip(*facts, strict=True)
+            return
         for rows, (sizes, modified, changed) in self._read(_status, np.arange(len(self.paths)), NUM_STAT_THREADS):
             self.rows["size"][rows] = sizes
             # An odd factor: of two different pairs of times the numbers differ but for an accident.
@@ -302,19 +305,7 @@ def _make_room(newest: Path) -> None:
 
 
 def _status(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the size and the times of modification and of change of status, in ns; size -1 for what is no file.
-
-    Of a file that is not on this machine, the first time is its version; without one it counts as just changed.
-    """
-    if not all(map(is_local, paths)):
-        now, unknown = time.time_ns(), Known(None, 0)
-        facts = [fact or unknown for fact in known(paths)]
-        told = [
-            (-1 if fact.num_bytes is None else fact.num_bytes, fact.version & MAX_INT64, 0 if fact.version else now)
-            for fact in facts
-        ]
-        numbers, versions, times = np.array(told, dtype=np.int64).reshape(-1, 3).T
-        return numbers, versions, times
+    """Return the size and the times of modification and of change of status, in ns; size -1 for what is no file."""
     found = []
     for path in paths:
         try:
@@ -330,11 +321,11 @@ def _status(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64],
 
 def _headers(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, UnreadableImageError]]:
     """Return what the files' headers state, `ROW` [N], and the errors of those that cannot be read, by their places."""
-    if paths and all(kind_of_place(path) == "lance" for path in paths):
-        return _stated(paths)
     found = []
     errors: dict[int, UnreadableImageError] = {}
-    contents = [None] * len(paths) if all(map(is_local, paths)) else read_many(paths)
+    if kind_of_place(paths[0]) == "lance":
+        return _stated(paths)
+    contents: Sequence[bytes | OSError | None] = [None] * len(paths) if is_local(paths[0]) else read_many(paths)
     for place, (path, content) in enumerate(zip(paths, contents, strict=True)):
         try:
             header, start = read_start(path, START_BYTES, content)
@@ -342,31 +333,26 @@ def _headers(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, Unreadab
             errors[place] = error
             found.append((0, 0, 0, 0, 0, (0, 0), (0, 0)))
             continue
-        bits = HEADER | START | LACKS_RANGE * header.lacks_range | IS_CUT * header.is_cut
-        whole = (0, 0)
-        if isinstance(content, bytes):
-            bits, whole = bits | CONTENT, _halves(_hash(content))
-        found.append((0, 0, bits, header.width, header.height, _halves(_hash(start)), whole))
+        known = HEADER | START | LACKS_RANGE * header.lacks_range | IS_CUT * header.is_cut
+        digest = _hash(start)
+        halves = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+        found.append((0, 0, known, header.width, header.height, halves, (0, 0)))
     return np.array(found, dtype=ROW), errors
 
 
 def _stated(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, UnreadableImageError]]:
-    """As `_headers`, of images in Lance sets, which state the same and the SHA-256 of each; no image is read."""
+    """Return what a Lance set states of its images, which were decoded when it was written; see `_headers`."""
     from classifier_training.core.lance_rows import facts_of
 
-    stated = facts_of(paths)
-    found = np.zeros(len(paths), ROW)
-    found["known"] = HEADER | START | CONTENT | LACKS_RANGE * stated["lacks_range"] | IS_CUT * stated["is_cut"]
-    for name in ("width", "height"):
-        found[name] = stated[name]
-    found["start"] = found["content"] = stated["sha256"].view("<u8").reshape(-1, 4)[:, :2]
-    missing = np.flatnonzero(stated["num_bytes"] < 0).tolist()
-    found["known"][missing] = 0
-    return found, {place: UnreadableImageError(paths[place], "no such row") for place in missing}
-
-
-def _halves(digest: bytes) -> tuple[int, int]:
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+    facts = facts_of(list(paths))
+    rows = np.zeros(len(paths), ROW)
+    rows["known"] = HEADER | START | CONTENT | LACKS_RANGE * facts["lacks_range"] | IS_CUT * facts["is_cut"]
+    rows["width"], rows["height"] = facts["width"], facts["height"]
+    # The same hash for the first bytes: images are then alike from their sizes on, and none is read.
+    rows["start"] = rows["content"] = facts["sha256"].view("<u8").reshape(-1, 4)[:, :2]
+    missing = np.flatnonzero(facts["num_bytes"] < 0).tolist()
+    rows["known"][missing] = 0
+    return rows, {place: UnreadableImageError(paths[place], "no such row") for place in missing}
 
 
 def _each(function: Callable[[str], bytes]) -> Callable[[Sequence[str]], list[bytes]]:
@@ -383,6 +369,8 @@ def _each(function: Callable[[str], bytes]) -> Callable[[Sequence[str]], list[by
 
 
 def _hash_start(path: str) -> bytes:
+    if not is_local(path):
+        return _hash(read_bytes(path)[:START_BYTES])
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         return _hash(file.read(START_BYTES))
 

@@ -10,13 +10,14 @@ import numpy as np
 from classifier_training.core.display import left_to_right
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.style import BLUE, GREY, ORANGE, label_of, new_axes, new_figure
-from classifier_training.evaluation.ranking import Ranking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import matplotlib.figure
     from numpy.typing import NDArray
+
+    from classifier_training.evaluation.ranking import Ranking
 
     Floats = NDArray[np.float64]
 
@@ -70,41 +71,44 @@ class RankingCurvesFigure(Figure):
         return figure
 
 
-def ranking_curves(
-    kind: Kind, probabilities: NDArray[np.floating], targets: NDArray[np.int64], class_names: tuple[str, ...]
-) -> RankingCurvesFigure | None:
-    """Return the curves of all classes, or of many the mean and the worst; None where no class has one.
+class RankingCurves:
+    """The curves of all classes, read off while their rankings pass by: one ranking is held at a time."""
 
-    Args:
-        kind: roc or precision_recall.
-        probabilities: float [N, K].
-        targets: int64 [N].
-        class_names: [K].
-    """
-    found: list[tuple[float, str, Floats]] = []
-    for number, name in enumerate(class_names):
-        ranking = Ranking.of(probabilities[:, number].astype(np.float64), targets == number)
+    def __init__(self) -> None:
+        self._found: list[tuple[int, dict[Kind, tuple[float, Floats]]]] = []
+
+    def add(self, number: int, ranking: Ranking) -> None:
+        """Read the curves off a class's ranking; without images of the class, or of others, there are none."""
         if ranking.num_positive and ranking.num_negative:
-            area = ranking.auroc if kind == "roc" else ranking.average_precision
-            found.append((area, name, _read_off(kind, ranking)))
-    if not found:
-        return None
-    word, title = ("area", "ROC") if kind == "roc" else ("average precision", "Precision and recall")
-    areas = np.array([area for area, _, _ in found])
-    many = len(found) > MAX_CURVES
-    shown = sorted(found, key=lambda item: item[0])[:NUM_WORST] if many else found
-    mean = {f"mean of {len(found)} classes ({word} {areas.mean():.3f})": np.mean([c for _, _, c in found], axis=0)}
-    # Two names may look alike once they are cut to a label's length.
-    named = {
-        f"{left_to_right(label_of(name))} ({area:.3f})" + "\u200b" * place: curve
-        for place, (area, name, curve) in enumerate(shown)
-    }
-    return RankingCurvesFigure(
-        kind=kind,
-        curves={**(mean if many else {}), **named},
-        title=f"{title}: the mean and the {len(shown)} worst classes" if many else f"{title} of each class",
-        has_mean=many,
-    )
+            areas: dict[Kind, float] = {"roc": ranking.auroc, "precision_recall": ranking.average_precision}
+            self._found.append((number, {kind: (area, _read_off(kind, ranking)) for kind, area in areas.items()}))
+
+    def figure(self, kind: Kind, class_names: Sequence[str]) -> RankingCurvesFigure | None:
+        """Return the plot of all classes, or of many the mean and the worst; None where no class has a curve.
+
+        Args:
+            kind: roc or precision_recall.
+            class_names: [K].
+        """
+        found = [(*curves[kind], class_names[number]) for number, curves in self._found]
+        if not found:
+            return None
+        word, title = ("area", "ROC") if kind == "roc" else ("average precision", "Precision and recall")
+        mean_area = np.mean([area for area, _, _ in found])
+        many = len(found) > MAX_CURVES
+        shown = sorted(found, key=lambda item: item[0])[:NUM_WORST] if many else found
+        mean = {f"mean of {len(found)} classes ({word} {mean_area:.3f})": np.mean([c for _, c, _ in found], axis=0)}
+        # Two names may look alike once they are cut to a label's length.
+        named = {
+            f"{left_to_right(label_of(name))} ({area:.3f})" + "\u200b" * place: curve
+            for place, (area, curve, name) in enumerate(shown)
+        }
+        return RankingCurvesFigure(
+            kind=kind,
+            curves={**(mean if many else {}), **named},
+            title=f"{title}: the mean and the {len(shown)} worst classes" if many else f"{title} of each class",
+            has_mean=many,
+        )
 
 
 def _read_off(kind: Kind, ranking: Ranking) -> Floats:

@@ -113,7 +113,7 @@ def compare_runs(
             "left_out": left_out,
         },
     )
-    confidences, others_confidences = result.probabilities[rows].max(axis=1), others.max(axis=1)
+    confidences, others_confidences = result.confidences[rows], others.max(axis=1)
     change = np.where(correct, "gained", np.where(correct_against, "lost", "other"))
     changed = np.flatnonzero(~_equal(own, theirs))
     write_csv(

@@ -162,7 +162,7 @@ def evaluate(
     columns = slice_columns(names, metadata, table)
     if not isinstance(run, str):
         warn_of_trained(run, rows, chosen)
-    result = score_table(predictor, table, skips="skip" in (data.on_error, source.on_error))
+    result = score_table(predictor, table, skips="skip" in (data.on_error, source.on_error), folder=folder)
     with Drawer() as drawer:
         evaluation = write_scores(
             folder,

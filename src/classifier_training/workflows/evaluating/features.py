@@ -22,7 +22,7 @@ from classifier_training.data.splitting.splits import read_manifest
 from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.novelty import FEATURES_NAME, expose_features, expose_other_features
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
-from classifier_training.inference.predictor import decode
+from classifier_training.inference.decoding import decode
 from classifier_training.inference.sources import Item
 from classifier_training.workflows.evaluating.run_model import CheckpointPredictor, open_model
 from classifier_training.workflows.evaluating.samples import own_samples

@@ -7,6 +7,7 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from classifier_training.core.errors import plural, shown
@@ -22,7 +23,6 @@ from classifier_training.evaluation.mistakes import (
     MAX_MATRIX,
     SortedPredictions,
     confusion_pieces,
-    most_confused,
     pictures_of,
 )
 from classifier_training.evaluation.report import Cell, Html, Number
@@ -93,7 +93,7 @@ def write_run_page(
     grounds = Grounds(
         evaluation=evaluation,
         class_names=class_names,
-        confusions=most_confused(predictions.counts),
+        counts=predictions.counts,
         train_counts=train_counts(run_dir),
         calibration=calibration,
         num_sure_mistakes=int((predictions.confidences[worst] >= SURE).sum()),
@@ -268,9 +268,11 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
     # Those of which less is better stand last.
     metrics = sorted((metric for metric in all_metrics() if metric.on_page), key=lambda item: item.lower_is_better)
     by_class = [metric for metric in metrics if metric.name in measures.by_class]
-    most: dict[int, str] = {}
-    for item in grounds.confusions:
-        most.setdefault(item.true, f"{shown(names[item.predicted])} ({item.count:,})")
+    mistakes = grounds.counts * (1 - np.eye(len(names), dtype=np.int64))
+    most = [
+        f"{shown(names[other])} ({row[other]:,})" if row[other] else ""
+        for row, other in zip(mistakes, mistakes.argmax(axis=1), strict=True)
+    ]
     rows: list[tuple[Cell, ...]] = []
     for number, name in enumerate(names):
         rows.append(
@@ -279,7 +281,7 @@ def _classes(grounds: Grounds, folder: Path) -> Html:
                 int(measures.support[number]),
                 Number(grounds.train_counts.get(name), f"{grounds.train_counts.get(name, 0):,}"),
                 *(_score(metric, measures.by_class[metric.name][number]) for metric in by_class),
-                most.get(number, ""),
+                most[number],
             )
         )
     columns = (

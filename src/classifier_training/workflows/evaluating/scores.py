@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from classifier_training.core.types import SplitTable
     from classifier_training.evaluation.drawing import Drawer
     from classifier_training.evaluation.verdict import Targets
@@ -33,39 +36,54 @@ log = logging.getLogger(__name__)
 Attempt = Callable[[str], AbstractContextManager[object]]
 
 
-def score_table(predictor: Predictor, table: SplitTable, *, skips: bool) -> SplitResult:
+MAX_IN_MEMORY = 2**30
+"""Bytes of logits that are held in memory; more are a temporary file."""
+
+
+def score_table(predictor: Predictor, table: SplitTable, *, skips: bool, folder: Path | None = None) -> SplitResult:
     """Predict the images of a split, and compute the metrics of an epoch.
 
     Args:
         predictor: predicts.
         table: the samples of the split.
         skips: whether images that cannot be read are left out.
+        folder: for a temporary file of logits that are more than `MAX_IN_MEMORY`; the system's when left out.
 
     Raises:
         UnreadableImageError: for an image that cannot be read and may not be left out.
         UserError: when none can be read.
     """
-    logits, indices = [], []
+    shape = (len(table), len(predictor.class_names))
+    logits = _room(shape, folder)
+    indices: list[int] = []
     for index, answer in enumerate(predictor.raw_outputs(table.paths)):
         if answer.logits is None:
             if not skips:
                 raise UnreadableImageError(answer.path, str(answer.error))
             log.warning("left out %s: %s", answer.path, answer.error)
         else:
-            logits.append(answer.logits)
+            logits[len(indices)] = answer.logits
             indices.append(index)
-    if not logits:
+    if not indices:
         raise UserError(
             f"{table.paths[0]}: neither this nor any other image can be read",
             "readable images",
             "look at the files",
         )
-    stacked = np.stack(logits)
+    logits = logits[: len(indices)]
     rows = np.array(indices, dtype=np.int64)
     targets = table.targets[rows]
-    losses = cross_entropies(stacked, targets)
-    metrics = classification_metrics(stacked, targets, losses, predictor.class_names)
-    return SplitResult(table.name, stacked, targets, rows, losses, metrics)
+    losses = cross_entropies(logits, targets)
+    metrics = classification_metrics(logits, targets, losses, predictor.class_names)
+    return SplitResult(table.name, logits, targets, rows, losses, metrics)
+
+
+def _room(shape: tuple[int, int], folder: Path | None) -> NDArray[np.float32]:
+    """Room for logits: in memory, or of many in a file without a name, which is gone with the array."""
+    if 4 * shape[0] * shape[1] <= MAX_IN_MEMORY:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def write_scores(
@@ -113,18 +131,15 @@ def write_scores(
         table,
         class_names,
         slices=slices,
-        temperature=temperature,
         unknown_labels=unknown_labels,
         intervals=intervals,
         targets=targets,
         train_counts=train_counts,
     )
     with attempt(f"the tables of {folder.name}/"):
-        write_results(
-            folder, given, table, class_names, evaluation, source=source, temperature=temperature, csv_safe=csv_safe
-        )
+        write_results(folder, given, table, class_names, evaluation, source=source, csv_safe=csv_safe)
     with attempt(f"the plots of {folder.name}/"):
-        draw_results(folder, given, table, class_names, evaluation, drawer, temperature=temperature)
+        draw_results(folder, given, table, class_names, evaluation, drawer)
     with attempt(f"{folder.name}/calibration.json"):
         write_selective(
             folder,
@@ -139,6 +154,6 @@ def write_scores(
 
 
 def at_temperature(result: SplitResult, temperature: float) -> SplitResult:
-    """Return the predictions with logits divided by a temperature, which changes confidences, but no class."""
-    logits = result.logits / np.float32(temperature)
-    return replace(result, logits=logits, losses=cross_entropies(logits, result.targets))
+    """Return the predictions with a temperature, which changes confidences and losses, but no class."""
+    losses = cross_entropies(result.logits, result.targets, temperature)
+    return replace(result, temperature=temperature, losses=losses)

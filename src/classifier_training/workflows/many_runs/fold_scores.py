@@ -267,11 +267,11 @@ def _out_of_fold_rows(
     result: SplitResult, table: SplitTable, class_names: Sequence[str], places: NDArray[np.int64]
 ) -> tuple[tuple[str, ...], Iterator[tuple[object, ...]]]:
     """Header and rows of out_of_fold.csv: those of predictions.csv with the fold before the probabilities."""
-    rows = prediction_rows(result, table, class_names, np.arange(len(result.targets)))
+    header, rows = prediction_rows(result, table, class_names, np.arange(len(result.targets)))
     number = len(COLUMNS)
     folds = places[result.indices].tolist()
     return (
-        (*COLUMNS, "fold", *(f"prob_{name}" for name in class_names)),
+        (*header[:number], "fold", *header[number:]),
         ((*row[:number], fold, *row[number:]) for row, fold in zip(rows, folds, strict=True)),
     )
 
@@ -327,7 +327,7 @@ def _calibration(result: SplitResult, table: SplitTable, class_names: Sequence[s
         return None
     number = min(len(result.targets), MAX_VALIDATION_IMAGES)
     rows = np.unique(np.linspace(0, len(result.targets) - 1, number).round().astype(int))
-    shares, targets = result.probabilities[rows], result.targets[rows]
+    shares, targets = result.probabilities_of(rows), result.targets[rows]
     groups = Groups.of([table.groups[row] for row in result.indices[rows]])
     return Calibration(
         choice=TemperatureChoice(

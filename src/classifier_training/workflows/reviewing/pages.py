@@ -130,7 +130,7 @@ def _pairs(counts: NDArray, names: tuple[str, ...]) -> Html:  # type: ignore[typ
         f'<tr><td><a href="{escape(address_of("/look", "all", true=names[one.true], predicted=names[one.predicted]))}">'
         f"{escape(shown(names[one.true]))}</a></td><td>{escape(shown(names[one.predicted]))}</td>"
         f'<td class="number">{one.count:,}</td><td class="number">{one.share:.0%}</td></tr>'
-        for one in most_confused(counts)[:MAX_PAIRS]
+        for one in most_confused(counts, MAX_PAIRS)
     )
     return _table("confused classes", ("label", "predicted", "images", "share of the class"), rows)
 

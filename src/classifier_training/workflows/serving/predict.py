@@ -25,7 +25,7 @@ from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.rejection import LabelSetSettings, PredictData, PredictTrainer, RejectSettings
-from classifier_training.inference.rows import Summary, to_row
+from classifier_training.inference.rows import RowSettings, Summary
 from classifier_training.inference.sorting import SortBy, Sorter
 from classifier_training.inference.sources import Source, find_source
 from classifier_training.inference.submission import read_form
@@ -123,8 +123,13 @@ def predict(
     items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = open_runs(run, accelerator=trainer.accelerator)
     form = None if columns is None else read_form(columns, predictor.class_names, (item.path for item in items))
-    rule = predictor.rule(threshold, reject, unknown=unknown)
-    set_thresholds = predictor.set_thresholds(label_set)
+    row_settings = RowSettings(
+        top_k=top_k,
+        rule=predictor.rule(threshold, reject, unknown=unknown),
+        unknown=unknown,
+        probabilities=probabilities or (form is not None and form.needs_probabilities),
+        set_thresholds=predictor.set_thresholds(label_set),
+    )
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
     settings = {
         "model": predictor.model_sha256,
@@ -141,34 +146,30 @@ def predict(
         "sort_into": sort_into,
         "sort_by": sort_by,
     }
-    summary = Summary(threshold, None if max_display == 0 else 0 if quiet else max_display, rule=rule.words)
+    summary = Summary(
+        threshold, None if max_display == 0 else 0 if quiet else max_display, rule=row_settings.rule.words
+    )
     if label_set.coverage is not None:
         summary.set_words = f"label sets (coverage {label_set.coverage:g} on images like the validation ones)"
-    probabilities = probabilities or (form is not None and form.needs_probabilities)
-    shares, has_sets = predictor.class_names if probabilities else None, label_set.coverage is not None
+    shares, has_sets = predictor.class_names if row_settings.probabilities else None, label_set.coverage is not None
     with Output(
         output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe, form=form
     ) as target:
         log.info("%s on %s%s", predictor.model_path, predictor.device, run_words(predictor.model_path))
-        done = _resume(target, items, summary)
+        done = _resume(target, items, summary, batch_size=data.batch_size)
         started = time.monotonic()
         bar = progress("labelling", total=items.count, done=done)
         with interrupts_as_errors(lambda: _remedy(target, summary)), bar as advance:
-            for item, prediction in predictor.label(
-                islice(items, done, None),
-                batch_size=data.batch_size,
-                top_k=top_k,
-                rule=rule,
-                unknown=unknown,
-                probabilities=probabilities,
-                set_thresholds=set_thresholds,
+            for batch, rows in predictor.row_batches(
+                islice(items, done, None), row_settings, batch_size=data.batch_size
             ):
                 if sorter is not None:
-                    sorter.place(item, prediction)
-                row = to_row(prediction, probabilities=probabilities, label_set=has_sets)
-                target.add(item, row)
-                summary.add(row)
-                advance(1)
+                    for item, row in zip(batch, rows, strict=True):
+                        sorter.place(item, row["label"])
+                target.add(batch, rows)
+                for row in rows:
+                    summary.add(row)
+                advance(len(rows))
             seconds = time.monotonic() - started
             target.finish()
     new = summary.images - done
@@ -206,9 +207,9 @@ def run_words(model: Path) -> str:
     return f"{words}; {scores['split']} balanced accuracy {estimate} on {number:,} images"
 
 
-def _resume(target: Output, items: Source, summary: Summary) -> int:
+def _resume(target: Output, items: Source, summary: Summary, *, batch_size: int) -> int:
     """Take over the rows of an interrupted run; returns how many images that are."""
-    done = target.resume(items)
+    done = target.resume(items, batch_size=batch_size)
     for row in target.rows():
         summary.add(row)
     if done:

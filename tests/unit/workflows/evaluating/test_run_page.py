@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.pages import HOSTILE, write_evaluation
 
-from classifier_training.evaluation.figures.curves import ranking_curves
+from classifier_training.evaluation.figures.curves import RankingCurves, RankingCurvesFigure
+from classifier_training.evaluation.predictions import Predictions
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,17 @@ def test_curves_of_many_classes_are_the_mean_and_the_worst() -> None:
     shares[np.arange(60), targets] = 0.8
     # The last class is found no better than by chance.
     shares[:, 19] = 0.01
-    figure = ranking_curves("roc", shares, targets, tuple(map(str, range(20))))
+
+    def plotted(targets: np.ndarray) -> RankingCurvesFigure | None:
+        curves = RankingCurves()
+        for number, ranking in Predictions(scores=shares, targets=targets, kind="probabilities").rankings():
+            curves.add(number, ranking)
+        return curves.figure("roc", tuple(map(str, range(20))))
+
+    figure = plotted(targets)
     assert figure is not None
     labels = list(figure.curves)
     assert labels[0] == "mean of 20 classes (area 0.975)"
     assert labels[1] == "19 (0.500)"
     assert len(labels) == 6
-    assert ranking_curves("roc", shares, np.zeros(60, dtype=np.int64), tuple(map(str, range(20)))) is None
+    assert plotted(np.zeros(60, dtype=np.int64)) is None

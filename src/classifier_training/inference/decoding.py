@@ -1,0 +1,233 @@
+"""From image files to batches of inputs: every core decodes, and whichever ends a batch runs the model on it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from classifier_training.core.images import MAX_PIXELS, UnreadableImageError
+from classifier_training.core.runtime import num_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from classifier_training.core.preprocess import Preprocessing
+    from classifier_training.inference.sources import Item
+
+T = TypeVar("T")
+
+
+class Decoded(NamedTuple):
+    """An item with its input, float32 [3, H, W], or with the reason why it has none."""
+
+    item: Item
+    tensor: NDArray[np.float32] | None
+    error: str | None
+
+
+def decode(items: Iterable[Item], preprocessing: Preprocessing, *, ahead: int) -> Iterator[Decoded]:
+    """Yield items decoded, in their order.
+
+    Args:
+        items: what to decode.
+        preprocessing: from pixels to input.
+        ahead: items that are decoded together, in advance.
+    """
+    for batch in map_batches(items, lambda batch: batch, preprocessing, batch_size=ahead):
+        inputs = batch.inputs()
+        for place, (item, error) in enumerate(zip(batch.items, batch.errors, strict=True)):
+            yield Decoded(item, inputs[place] if error is None else None, error)
+
+
+def decode_one(item: Item, preprocessing: Preprocessing) -> Decoded:
+    """Decode one item; a failure becomes the item's error."""
+    return next(decode([item], preprocessing, ahead=1))
+
+
+@dataclass
+class Batch:
+    """Items that go through the network together.
+
+    Args:
+        items: the images.
+        preprocessing: from pixels to input.
+
+    Attributes:
+        pixels: as the network is to see them, uint8 [B, H, W, 3], RGB; zeros until an image is decoded.
+        errors: why an image has none [B].
+        waiting: rows that are not decoded yet.
+    """
+
+    items: list[Item]
+    preprocessing: Preprocessing
+    pixels: NDArray[np.uint8] = field(init=False)
+    errors: list[str | None] = field(init=False)
+    waiting: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros((len(self.items), *self.preprocessing.size, 3), dtype=np.uint8)
+        self.errors = [item.error for item in self.items]
+        self.waiting = []
+        for row, item in enumerate(self.items):
+            if item.pixels is not None:
+                # Frames arrive decoded and large; in a queue they would fill the memory.
+                self.decode(row)
+                self.items[row] = replace(item, pixels=None)
+            elif item.error is None:
+                self.waiting.append(row)
+
+    def decode(self, row: int) -> None:
+        """Decode one image; a failure becomes its error."""
+        item = self.items[row]
+        try:
+            image = self.preprocessing.read(item.path) if item.pixels is None else Image.fromarray(item.pixels)
+            self.pixels[row] = _fit(image, self.preprocessing)
+        except UnreadableImageError as error:
+            self.errors[row] = error.reason
+        except MemoryError:
+            self.errors[row] = "does not fit into memory"
+
+    def inputs(self) -> NDArray[np.float32]:
+        """The network's input, float32 [B, 3, H, W].
+
+        An unreadable image leaves zeros in its place, so that the others are computed in a batch of the same size.
+        """
+        inputs = self.preprocessing.normalize(self.pixels)
+        inputs[[error is not None for error in self.errors]] = 0
+        return inputs
+
+
+def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return an upright RGB image in the size of the input, uint8 [H, W, 3].
+
+    Raises:
+        UnreadableImageError: for an image so long and thin that it becomes huge before it is cropped.
+    """
+    place = preprocessing.geometry(image.height, image.width)
+    if place.height * place.width > MAX_PIXELS:
+        raise UnreadableImageError("", f"{image.width} x {image.height} pixels are too long and thin to be cropped")
+    return preprocessing.pixels(image)
+
+
+def map_batches(
+    items: Iterable[Item],
+    run: Callable[[Batch], T],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    num_runs: int = 1,
+) -> Iterator[T]:
+    """Decode fixed batches of items and yield what a function makes of each, in their order.
+
+    Args:
+        items: the images; they are taken as they are needed.
+        run: what to do with a decoded batch, in any thread.
+        preprocessing: from pixels to input.
+        batch_size: images in a batch; the last one may have fewer.
+        num_runs: batches on which `run` is called at the same time.
+    """
+    remaining = iter(items)
+    first = list(islice(remaining, 2))
+    if len(first) < 2:
+        # For a single image, threads cost more than they save.
+        if first:
+            batch = Batch(first, preprocessing)
+            for row in batch.waiting:
+                batch.decode(row)
+            yield run(batch)
+        return
+    remaining, waiting = chain(first, remaining), deque[Future[T]]()
+    with _Workers(run, num_runs) as workers:
+        while True:
+            # One more than run at a time, so that there is always one to decode.
+            while len(waiting) <= num_runs and (taken := list(islice(remaining, batch_size))):
+                waiting.append(workers.submit(Batch(taken, preprocessing)))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+
+
+@dataclass
+class _Job(Generic[T]):
+    """A batch, how many of its images have been given to a thread, and how many of these are decoded."""
+
+    batch: Batch
+    future: Future[T] = field(default_factory=Future)
+    taken: int = 0
+    decoded: int = 0
+
+
+class _Workers(Generic[T]):
+    """A thread for each core. All decode the oldest batch, each a part of it; the last to finish runs the model."""
+
+    def __init__(self, run: Callable[[Batch], T], num_runs: int) -> None:
+        self._run = run
+        self._jobs: deque[_Job[T]] = deque()
+        self._changed = threading.Condition()
+        self._may_run = threading.Semaphore(num_runs)
+        self._is_closed = False
+        self._threads = [threading.Thread(target=self._work, name="decode", daemon=True) for _ in range(num_cores())]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, batch: Batch) -> Future[T]:
+        """Decode a batch and run the model on it."""
+        job: _Job[T] = _Job(batch)
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return job.future
+
+    def _work(self) -> None:
+        while (found := self._take()) is not None:
+            job, rows = found
+            try:
+                for row in rows:
+                    if self._is_closed:
+                        return
+                    job.batch.decode(row)
+                with self._changed:
+                    job.decoded += len(rows)
+                    is_last = job.decoded == len(job.batch.waiting)
+                if is_last:
+                    with self._may_run:
+                        job.future.set_result(self._run(job.batch))
+            except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for the batch
+                with suppress(Exception):
+                    job.future.set_exception(error)
+
+    def _take(self) -> tuple[_Job[T], list[int]] | None:
+        """Give a thread its share of the images that are left of the oldest batch; None at the end."""
+        with self._changed:
+            while not self._jobs and not self._is_closed:
+                self._changed.wait()
+            if self._is_closed:
+                return None
+            job = self._jobs[0]
+            left = job.batch.waiting[job.taken :]
+            rows = left[: max(1, len(left) // len(self._threads))]
+            job.taken += len(rows)
+            if len(rows) == len(left):
+                self._jobs.popleft()
+            return job, rows
