@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from object_store import S3Server, find_weed
 from PIL import Image
 from tests.server import Ended, Warm
 
@@ -179,6 +180,17 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     source = Path(__file__).with_name("faults.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, source, "-ldl"], check=True)
     return target
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server, whose bucket `public` anybody may read."""
+    pytest.importorskip("obstore")
+    if find_weed() is None:
+        pytest.skip("SeaweedFS has wheels for Linux on x86-64 alone")
+    server = S3Server(tmp_path_factory.mktemp("s3"), public=("public",))
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXTRAS = (
     "cleanlab", "coremltools", "cv2", "datasets", "lance", "litert_torch", "matplotlib_fontja", "mlflow", "openvino",
-    "optuna", "pillow_heif", "pyarrow", "ray", "sqlalchemy", "transformers",
+    "obstore", "optuna", "pillow_heif", "pyarrow", "ray", "sqlalchemy", "transformers",
 )  # fmt: skip
 """Modules of optional extras. All but litert's are in the default group."""
 
@@ -28,6 +28,7 @@ MAY_SKIP = {
     r"ONNX Runtime's or nlohmann-json's C\+\+ headers are not installed; .*": "the headers are not on this machine",
     r"no C compiler to make writes fail with": "the compiler is not on this machine",
     r"hadolint has wheels for Linux on x86-64 alone": "the program is not on this machine",
+    r"SeaweedFS has wheels for Linux on x86-64 alone": "the program is not on this machine",
     r"needs root and Slurm.s programs: .*": "the programs are not on this machine",
     r"PostgreSQL is not installed": "the program is not on this machine",
     r"root may read (everything|every folder)": "permissions mean nothing to root",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.conf.overrides import leaf_keys, quoted, typed_value, word
@@ -13,6 +12,7 @@ from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.store import EXPERIMENT
 from classifier_training.core.errors import UserError, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_reader import read_rows
 from classifier_training.core.runtime import command, setting
@@ -195,7 +195,7 @@ def _refuse_origin(run_dir: RunDir) -> None:
 
 def _refuse_gone(run_dir: RunDir, root: object) -> None:
     """Raise when the data are not where they were."""
-    gone = [name for name in _roots(root) if not Path(name).exists()]
+    gone = [name for name in _roots(root) if not path_of(name).exists()]
     if gone:
         raise UserError(
             f"{INIT_FROM}={run_dir.path}: its data are gone from {gone[0]}",
@@ -209,11 +209,11 @@ def _has_moved(run_dir: RunDir, root: object) -> bool:
     if not run_dir.config.is_file() or not run_dir.splits.is_file():
         return False
     own = _roots(_node(run_dir, "data").get("root"))
-    roots = [Path(name).expanduser() for name in _roots(root)]
-    if not own or all(Path(name).exists() for name in own) or not all(path.exists() for path in roots):
+    roots = [path_of(name) for name in _roots(root)]
+    if not own or all(path_of(name).exists() for name in own) or not all(path.exists() for path in roots):
         return False
     folders = [path if path.is_dir() else path.parent for path in roots]
-    base = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    base = path_of(os.path.commonpath([folder.resolve() for folder in folders]))
     paths = {row["path"] for row in read_rows(run_dir.splits)}
     found = sum((base / path).is_file() for path in paths)
     if found < SAME_DATA * len(paths):

@@ -79,12 +79,12 @@ class Known(NamedTuple):
     """What is known of a file without reading it.
 
     Args:
-        num_bytes: its size; None when unknown.
-        version: a number that changes with the content: the time of the last change in nanoseconds, or a hash of the
-            ETag; 0 when unknown.
+        num_bytes: its size; 0 when unknown.
+        version: a number below 2^63 that changes with the content: the time of the last change in nanoseconds, or a
+            hash of the ETag; 0 when unknown.
     """
 
-    num_bytes: int | None
+    num_bytes: int
     version: int
 
 
@@ -99,7 +99,7 @@ def known(paths: Sequence[Path | str]) -> list[Known | None]:
         from classifier_training.core.remote_cache import listings
 
         for place, listed in zip(remote, listings.find([url_of(paths[place]) for place in remote]), strict=True):
-            found[place] = None if listed is None else Known(*listed)
+            found[place] = None if listed is None else Known(listed.num_bytes or 0, listed.version)
     rows = [place for place, path in enumerate(paths) if kind_of_place(path) == "lance"]
     if rows:
         from classifier_training.core.lance_rows import facts_of
@@ -218,8 +218,7 @@ class RemotePath(PosixPath):
             FileNotFoundError: when there is no such file.
         """
         (found,) = known([self])
-        num_bytes = found.num_bytes if found is not None else None
-        size = len(self.read_bytes()) if num_bytes is None else num_bytes
+        size = found.num_bytes if found is not None and found.num_bytes else len(self.read_bytes())
         return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
 
     def read_bytes(self) -> bytes:

@@ -50,8 +50,8 @@ def _folder() -> Path:
 
 
 def hash_text(text: str) -> int:
-    """Hash a URL or version to 8 bytes; 0 for an empty text."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) if text else 0
+    """Hash a URL or version to a number below 2^63; 0 for an empty text."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1 if text else 0
 
 
 class Listed(NamedTuple):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from classifier_training.data.walk import Walker
+
 log = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(
@@ -255,7 +257,12 @@ def kind_of(path: str) -> str:
 
 
 def count_files(
-    root: Path, classify: Callable[[str], str], *, follow_links: bool, setting: str = "data.follow_links"
+    root: Path,
+    classify: Callable[[str], str],
+    *,
+    follow_links: bool = False,
+    setting: str = "data.follow_links",
+    walker: Walker | None = None,
 ) -> FolderFiles:
     """Count every file below a folder; links are followed by the rule for data, and hidden folders are walked through.
 
@@ -265,8 +272,11 @@ def count_files(
             is read.
         follow_links: see `Walker`.
         setting: the user's name of `follow_links`.
+        walker: one of this root that walked through nothing yet, or one of a remote folder, which is not listed again.
     """
-    walker = open_walker(root, follow_links=follow_links, errors=DataErrors("skip"), setting=setting, keeps=False)
+    walker = walker or open_walker(
+        root, follow_links=follow_links, errors=DataErrors("skip"), setting=setting, keeps=False
+    )
     begin, tally, num_read = len(str(root).rstrip("/")) + 1, Tally(), 0
     for path in walker.files(root):
         kind = classify(path[begin:])

@@ -6,12 +6,14 @@ import glob
 import logging
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import image_extensions
+from classifier_training.core.places import is_remote, path_of, url_of
 from classifier_training.core.preprocess import import_opencv
 from classifier_training.data.accounting import (
     BY_ENDING,
@@ -24,6 +26,7 @@ from classifier_training.data.accounting import (
     kind_of,
 )
 from classifier_training.data.index import is_image
+from classifier_training.data.remote import open_walker
 from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker, is_ignored
 
 if TYPE_CHECKING:
@@ -94,9 +97,9 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
             "leave follow_links= out",
         )
     for name, one in zip(named, found, strict=True):
-        files = one.files() if isinstance(one, (FolderSource, GlobSource)) else None
+        files = one.files() if isinstance(one, (FolderSource, GlobSource, RemoteSource)) else None
         if not any(True for _ in islice(one, 1)):
-            why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource)) else "is empty"
+            why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource, RemoteSource)) else "is empty"
             raise _nothing(name, why, files.missed() if files is not None else [])
         if files is not None:
             files.log()
@@ -104,6 +107,8 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
 
 
 def _open(source: str, every_s: float | None, *, follow_links: bool) -> OneSource:
+    if is_remote(source):
+        return FileSource(url_of(source)) if is_image(source) else RemoteSource(url_of(source).rstrip("/"))
     path = os.path.expanduser(source)
     ending = os.path.splitext(path)[1].lower()
     # os.path returns False where pathlib raises: for folders without permission and for invalid names.
@@ -221,6 +226,34 @@ class FolderSource:
 
 
 @dataclass(frozen=True)
+class RemoteSource:
+    """All images below a remote folder, in the order of a local one; it is listed once."""
+
+    path: str
+    empty = "no image in this folder"
+
+    @cached_property
+    def _walker(self) -> Walker:
+        return open_walker(path_of(self.path), setting="follow_links")
+
+    def __iter__(self) -> Iterator[Item]:
+        for path in self._walker.files(self._walker.root):
+            if is_image(path):
+                yield Item(path, path[len(self.path) + 1 :])
+
+    @property
+    def folder(self) -> str:  # noqa: D102
+        return self.path
+
+    def count(self) -> int:  # noqa: D102
+        return sum(1 for _ in self)
+
+    def files(self) -> FolderFiles:
+        """Count every file below the folder: images, which are read, and the others by kind and ending."""
+        return count_files(self._walker.root, _kind, walker=self._walker, setting="follow_links")
+
+
+@dataclass(frozen=True)
 class GlobSource:
     """The images among the matches of a pattern, `**` for any depth, in the order of their paths.
 
@@ -320,7 +353,7 @@ class VideoSource:
         return None
 
 
-OneSource = FileSource | FolderSource | GlobSource | ListSource | VideoSource
+OneSource = FileSource | FolderSource | RemoteSource | GlobSource | ListSource | VideoSource
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_preview
-from classifier_training.core.places import is_local, read_many
+from classifier_training.core.places import is_local, read_bytes, read_many
 from classifier_training.core.runtime import leave_interrupts
 
 if TYPE_CHECKING:
@@ -190,5 +190,7 @@ def hash_file(path: Path | str) -> bytes:
     Raises:
         OSError: when it cannot be read.
     """
+    if not is_local(path):
+        return _hash(read_bytes(path))
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

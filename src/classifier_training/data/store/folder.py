@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.processes import hold
-from classifier_training.data.checking.scan import hash_file
 from classifier_training.data.pixel_format import decode
 from classifier_training.data.store.shards import (
     ShardWriter,
     clean,
     describe_files,
+    hash_content,
     next_number,
     read_entries,
     shard_names,
@@ -99,7 +99,7 @@ class StoreFolder:
         by_content = {entry["content"]: number for number, entry in enumerate(self.entries)} if alike else {}
         for row in alike:
             try:
-                number = by_content.get(np.bytes_(hash_file(paths[row])))
+                number = by_content.get(np.bytes_(hash_content(paths[row])))
             except OSError:  # decoding the file will report the error
                 continue
             if number is not None:
@@ -140,7 +140,7 @@ class StoreFolder:
         entry = entry.copy()
         entry["height"], entry["width"] = pixels.shape[:2]
         try:
-            entry["content"] = hash_file(path)
+            entry["content"] = hash_content(path)
             if self._writer is None:
                 self._writer = ShardWriter(self.folder, next_number(self.folder))
             self._writer.add(entry, data)

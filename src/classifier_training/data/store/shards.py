@@ -20,6 +20,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.places import is_local, known, read_many
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import leave_interrupts, num_cores
 from classifier_training.data.checking.scan import hash_file
@@ -46,17 +47,27 @@ SHARD_ENTRIES = 1024
 """Most entries that a killed writer loses."""
 
 
+def hash_content(path: str) -> bytes:
+    """Hash a file's content; of a remote file whose version is known, the version, without reading it again.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    (facts,) = (None,) if is_local(path) else known([path])
+    if facts is not None and facts.version:
+        return blake2b(str(facts).encode(), digest_size=16).digest()
+    return hash_file(path)
+
+
 def describe_files(paths: Sequence[str]) -> NDArray[np.void]:
-    """Return entries with path, size and time filled in [N]; the size of a missing file is -1."""
+    """Return entries with path, size and time filled in [N]; the size of a missing file is -1.
+
+    The version of a remote file stands in the place of its time.
+    """
     found = np.zeros(len(paths), ENTRY)
-    for row, path in enumerate(paths):
-        try:
-            status = os.stat(path)  # noqa: PTH116 - Path objects would double the time
-            size, mtime_ns = status.st_size, status.st_mtime_ns
-        except OSError:
-            size, mtime_ns = -1, 0
+    for row, (path, facts) in enumerate(zip(paths, known(paths), strict=True)):
         found["path"][row] = blake2b(path.encode(errors="surrogateescape"), digest_size=16).digest()
-        found["size"][row], found["mtime_ns"][row] = size, mtime_ns
+        found["size"][row], found["mtime_ns"][row] = (-1, 0) if facts is None else facts
     return found
 
 
@@ -248,14 +259,15 @@ def write_chunk(
     unreadable: list[UnreadableImageError] = []
     writer = ShardWriter(folder, number)
     try:
-        for path, known in zip(paths, entries, strict=True):
+        contents = [None] * len(paths) if all(map(is_local, paths)) else read_many(paths)
+        for path, content, described in zip(paths, contents, entries, strict=True):
             try:
-                pixels = pixel_format.read(path)
+                pixels = pixel_format.read(path, content)
             except UnreadableImageError as error:
                 unreadable.append(error)
                 continue
-            entry = known.copy()
-            entry["content"] = hash_file(path)
+            entry = described.copy()
+            entry["content"] = hash_content(path)
             entry["height"], entry["width"] = pixels.shape[:2]
             writer.add(entry, pixel_format.encoded(pixels))
             if writer.num_bytes >= SHARD_BYTES:
@@ -273,7 +285,7 @@ def _forget_changed(entries: NDArray[np.void], paths: Sequence[str]) -> None:
 
     def changed(row: int) -> bool:
         try:
-            return bool(np.bytes_(hash_file(paths[row])) != entries["content"][row])
+            return bool(np.bytes_(hash_content(paths[row])) != entries["content"][row])
         except OSError:  # decoding the file will report the error
             return True
 

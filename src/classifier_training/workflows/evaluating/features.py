@@ -16,6 +16,7 @@ import onnx
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.places import path_of
 from classifier_training.core.run_dir import atomic_path, sha256
 from classifier_training.core.runtime import command, setting
 from classifier_training.data.splitting.splits import read_manifest
@@ -353,7 +354,7 @@ def _read(run_dir: RunDir, digest: str) -> _Stored | None:
                 unreadable=dict(zip(unreadable, file["reasons"].tolist(), strict=True)),
                 class_names=tuple(file["class_names"].tolist()),
                 temperature=float(file["temperature"]),
-                root=Path(str(file["root"])),
+                root=path_of(str(file["root"])),
             )
     except FileNotFoundError:
         return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.places import path_of
 from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.index import split_table
 from classifier_training.data.splitting.splits import read_manifest
@@ -43,7 +44,7 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[Sequen
         UserError: when the images are not to be found.
     """
     if moved_to is not None:
-        root = Path(moved_to).expanduser()
+        root = path_of(moved_to)
         if not root.is_dir():
             raise UserError(
                 f"images={moved_to}: no such folder", "the folder that the run's images are in now", "images=…"
