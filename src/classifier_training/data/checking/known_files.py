@@ -349,7 +349,7 @@ def _stated(paths: Sequence[str]) -> tuple[NDArray[np.void], dict[int, Unreadabl
     rows["known"] = HEADER | START | CONTENT | LACKS_RANGE * facts["lacks_range"] | IS_CUT * facts["is_cut"]
     rows["width"], rows["height"] = facts["width"], facts["height"]
     # The same hash for the first bytes: images are then alike from their sizes on, and none is read.
-    rows["start"] = rows["content"] = facts["sha256"].view("<u8").reshape(-1, 4)[:, :2]
+    rows["start"] = rows["content"] = np.ascontiguousarray(facts["sha256"]).view("<u8").reshape(-1, 4)[:, :2]
     missing = np.flatnonzero(facts["num_bytes"] < 0).tolist()
     rows["known"][missing] = 0
     return rows, {place: UnreadableImageError(paths[place], "no such row") for place in missing}
