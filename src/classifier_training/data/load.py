@@ -96,12 +96,13 @@ def read_samples(source: DataSource) -> SampleIndex:
 def read_corrected(source: DataSource) -> tuple[SampleIndex, Corrected]:
     """List the samples of a data set as they are there, and as they are corrected; see `read_samples`."""
     index = assign_groups(source.read(), source.group)
-    corrected = apply_corrections(index.root, index.samples, _corrections(source, index))
+    corrected = apply_corrections(index.root, index.samples, given_corrections(source, index))
     corrected.report()
     return index, corrected
 
 
-def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
+def given_corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
+    """Read the corrections that a data set has."""
     root = getattr(source, "root", None)
     roots = [path_of(name) for name in (root if isinstance(root, list) else [root]) if name is not None]
     return find_corrections(source.corrections, roots, index.root)
@@ -130,7 +131,7 @@ def load_data(
     found = index.samples
     index = _set_unlabelled_apart(index)
     if corrections is None:
-        corrections = _corrections(source, index)
+        corrections = given_corrections(source, index)
     corrected = apply_corrections(index.root, index.samples, corrections)
     corrected.report()
     if manifest is None:
