@@ -23,6 +23,7 @@ MAY_SKIP = {
     rf"could not import '({'|'.join(EXTRAS)})(\..*)?': .*": "an optional extra is not installed",
     rf"({'|'.join(map(re.escape, PROGRAMS))}) is not installed": "the program is not on this machine",
     r"older runtimes cannot be installed: .*": "PyPI is out of reach, or has no wheel for this machine",
+    r"MLflow's server cannot be installed: .*": "PyPI is out of reach, or has no wheel for this machine",
     r"npm is not installed, and neither is onnxruntime-web: .*": "the program is not on this machine",
     r"axe-core is not installed: .*": "npm or its registry is out of reach",
     r"ONNX Runtime's or nlohmann-json's C\+\+ headers are not installed; .*": "the headers are not on this machine",

@@ -161,9 +161,9 @@ def measure_memory(folder: Path, server: S3Server, epochs: int) -> None:
     images = make_images(folder / "images", 400)
     server.upload(images, BUCKET, "images")
     for name, root, cache in (
-        ("local", str(images), ()),
         ("remote, fetched each time", f"s3://{BUCKET}/images", ("data.cache_gb=0",)),
         ("remote, cached", f"s3://{BUCKET}/images", ()),
+        ("local", str(images), ()),
     ):
         own_cache(folder / "cache")
         sizes: list[float] = []
@@ -175,6 +175,7 @@ def measure_memory(folder: Path, server: S3Server, epochs: int) -> None:
 
         handler = Sizes()
         logging.getLogger("classifier_training").addHandler(handler)
+        logging.getLogger("classifier_training").setLevel(logging.INFO)
         train(root, folder / "runs", f"trainer.max_epochs={epochs}", *cache)
         logging.getLogger("classifier_training").removeHandler(handler)
         late = sizes[2:]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from litdata import StreamingDataLoader, StreamingDataset, optimize
+from litdata import StreamingDataLoader, StreamingDataset, optimize  # type: ignore[import-not-found]
 from PIL import Image
 
 
@@ -23,7 +23,7 @@ def load(path: str) -> dict[str, object]:
     return {"image": Path(path).read_bytes(), "label": Path(path).parent.name}
 
 
-class Images(StreamingDataset):
+class Images(StreamingDataset):  # type: ignore[misc]
     """Decodes as the other side does: Pillow, RGB, bilinear to a square."""
 
     side = 224

@@ -295,7 +295,8 @@ def execute_many(verb: Entry, overrides: Sequence[str]) -> int:
     from classifier_training.conf.multirun import combinations, sweep
 
     launcher = chosen_launcher(verb, overrides)
-    if launcher is None:
+    # predict shares the images of each combination among the machines, and writes where its output= says.
+    if launcher is None or verb.name == "predict":
         return sweep(verb, overrides, report)
     from classifier_training.workflows.many_runs.jobs import run_commands
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from object_store import S3Server
 from tests.bundles import write_small_bundle
 from tests.conftest import COLOURS, draw_picture
+
+from classifier_training.core.places import list_names, read_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +137,36 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_repeat_nothing(
     assert not again
     assert b"".join(part.read_bytes() for part in parts()) == (tmp_path / "local.jsonl").read_bytes()
     assert not [name for name in os.listdir(tmp_path / "parts") if name.endswith(".tmp")]  # noqa: PTH208
+
+
+def test_images_and_predictions_lie_in_a_store(
+    s3: S3Server, run: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.upload(draw(tmp_path / "images", 12), "sets", f"{tmp_path.name}/images")
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    words = [f"s3://sets/{tmp_path.name}/images", f"run={run}", "data.batch_size=2"]
+    code, _, err = finish(*words, "output=local.jsonl")
+    assert code == 3, err
+    # The nodes were started without these variables.
+    words += [
+        "launcher=ray",
+        f"launcher.address={cluster.address}",
+        f"launcher.environment=[{','.join(s3.environment)}]",
+    ]
+    out = f"s3://sets/{tmp_path.name}/out"
+    for output in (f"{out}/", f"{out}.jsonl", f"{out}/"):
+        code, _, err = finish(*words, f"output={output}")
+        assert code == 3, err
+    assert "resuming after the 12 images" in err
+    names = list_names(out)
+    assert names[:2] == ["_SUCCESS", "_plan.json"]
+    lines = b"".join(read_bytes(f"{out}/{name}") for name in names[2:])
+    assert lines == read_bytes(f"{out}.jsonl") == (tmp_path / "local.jsonl").read_bytes()
+    assert not list_names(f"{out}.jsonl.parts")
+    code, _, err = finish(*words[:3], f"output={out}.jsonl")
+    assert code == 2
+    assert "predict on one machine writes to its disk" in err
 
 
 def test_ctrl_c_says_how_to_resume(run: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_predict_analyze_and_prepare_read_remote_folders(
     assert proxy.counts["head"] == 0
 
 
+@pytest.mark.slow
 def test_faults_change_no_weight(
     s3: S3Server, proxy: Proxy, split_folder: Path, command: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ class RunContext:
         class_names: [K].
         tables: the samples of each split.
         statistics: of the data set.
-        image_sizes: width and height of each image, int64 [N, 2].
+        image_sizes: width and height of each image [N, 2].
         draws: number of samples drawn of each class in an epoch, [K], by epoch number.
         model: the network and its name.
         preprocessing: what evaluation does to an image.
@@ -47,7 +47,7 @@ class RunContext:
     class_names: tuple[str, ...]
     tables: Mapping[str, SplitTable]
     statistics: Mapping[str, Any]
-    image_sizes: NDArray[np.int64]
+    image_sizes: NDArray[np.integer[Any]]
     draws: Callable[[int], NDArray[np.int64]]
     model: BuiltModel
     preprocessing: Preprocessing

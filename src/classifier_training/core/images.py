@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    File = io.BufferedReader | io.BytesIO
+
 EXTENSIONS = frozenset(
     {
         ".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm",
@@ -51,6 +53,9 @@ BRAND_BYTES = 64
 MAX_PIXELS = 178_956_970
 """The largest image that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
 
+SMALL_BYTES = 2**16
+"""Files of up to this size are read at once, which takes half as long as reading their parts."""
+
 MAX_BYTES = 2**30
 """The largest file that is decoded; some decoders read all of it into memory."""
 
@@ -61,6 +66,9 @@ is of one colour, or meant to exhaust memory."""
 
 FULL_RANGE = 65535
 """White of grey samples of more than 8 bits, unless the file or the user states another value."""
+
+ORIENTATION = 274
+"""Tag of the EXIF orientation."""
 
 TIFF_BITS, TIFF_LARGEST = 258, (341, 281)
 """Tags of the bits per sample, and of the largest value of a sample."""
@@ -234,7 +242,7 @@ def read_preview(path: Path | str, *, min_side: int, content: bytes | OSError | 
             # First, because later calls may read the pixels, after which Pillow closes the file.
             is_cut, declared = _is_cut(image), _declared_max(image)
             (width, height), mode = image.size, image.mode
-            orientation = int(image.getexif().get(0x0112, 1) or 1)
+            orientation = int(image.getexif().get(ORIENTATION, 1) or 1)
             num_frames = int(getattr(image, "n_frames", 1))
             image.draft(None, (min_side, min_side))
             upright = _to_rgb(image, declared, None)
@@ -276,7 +284,7 @@ def rgb_of(image: Image.Image | NDArray[Any] | bytes, *, max_value: int | None =
         UserError: for bytes that are no image, pixels of another form, or a Pillow mode without a plain RGB form.
     """
     if isinstance(image, bytes):
-        with _read_header("bytes", _buffered(image)) as opened:
+        with _read_header("bytes", io.BytesIO(image)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise UnreadableImageError("bytes", f"more than {MAX_PIXELS:,} pixels")
             return _decoded("bytes", opened, max_value)
@@ -311,14 +319,19 @@ def _of_pixels(pixels: NDArray[Any]) -> Image.Image:
 
 def _to_rgb(image: Image.Image, declared: int | None, max_value: int | None) -> Image.Image:
     if not _is_deep(image):
-        image.load()
-        return _convert(ImageOps.exif_transpose(image))
-    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+        return _convert(_upright(image))
+    values = np.asarray(_upright(image)).astype(np.int64)
     if values.min() < 0 or values.max() > FULL_RANGE:
         raise ValueError("32-bit pixels whose range is not known")
     white = _white(values, declared, max_value, is_png=image.format == "PNG")
     scaled = np.minimum(values, white) / (white / 255)
     return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Pillow copies images that are upright already.
+    image.load()
+    return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
 
 
 def _white(values: NDArray[np.int64], declared: int | None, max_value: int | None, *, is_png: bool) -> int:
@@ -365,7 +378,7 @@ def _declared_max(image: Image.Image) -> int | None:
     return None
 
 
-def _significant_bits(file: io.BufferedReader | None) -> int | None:
+def _significant_bits(file: File | None) -> int | None:
     """Read the chunk sBIT of a grey PNG, which comes before its pixels and palette."""
     if file is None:
         return None
@@ -406,9 +419,9 @@ def _open(path: Path | str, content: bytes | OSError | None = None) -> Iterator[
         yield image
 
 
-def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
+def _open_image(path: Path | str, file: File) -> Image.Image:
     # Going to the end would empty the buffer, and the header would be fetched again.
-    num_bytes = len(file.raw.getbuffer()) if isinstance(file.raw, io.BytesIO) else os.fstat(file.fileno()).st_size
+    num_bytes = len(file.getbuffer()) if isinstance(file, io.BytesIO) else os.fstat(file.fileno()).st_size
     file.seek(0)
     if num_bytes > MAX_BYTES:
         raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
@@ -421,29 +434,29 @@ def _open_image(path: Path | str, file: io.BufferedReader) -> Image.Image:
     return image
 
 
-def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BytesIO:
     (found,) = read_many([path]) if content is None else [content]
     if isinstance(found, OSError):
         raise UnreadableImageError(path, found.strerror or _words(found)) from found
-    return _buffered(found)
+    return io.BytesIO(found)
 
 
-def _buffered(content: bytes) -> io.BufferedReader:
-    return io.BufferedReader(io.BytesIO(content))
-
-
-def _open_file(path: Path | str, content: bytes | OSError | None) -> io.BufferedReader:
+def _open_file(path: Path | str, content: bytes | OSError | None) -> File:
     if content is not None or not is_local(path):
         return _fetched(path, content)
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - Path objects would take a quarter of the time of a header
+        facts = os.stat(path)  # noqa: PTH116 - Path objects would take a quarter of the time of a header
+        mode = facts.st_mode
         if stat.S_ISDIR(mode):
             raise UnreadableImageError(path, "is a folder, not a file")
         if not stat.S_ISREG(mode):
             # Opening a named pipe would wait for its writer for ever.
             raise UnreadableImageError(path, "is a device, pipe or socket, not a file")
+        # Here at least the header is fetched, where threads do not wait for each other.
+        if facts.st_size <= SMALL_BYTES:
+            with open(path, "rb", buffering=0) as raw:  # noqa: PTH123 - as above
+                return io.BytesIO(raw.readall())
         file = open(path, "rb")  # noqa: PTH123, SIM115 - as above; closed by whoever asked for it
-        # The header is fetched here, where threads do not wait for each other.
         file.peek()
     except FileNotFoundError as error:
         raise UnreadableImageError(path, "no such file") from error
@@ -454,7 +467,7 @@ def _open_file(path: Path | str, content: bytes | OSError | None) -> io.Buffered
     return file
 
 
-def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
+def _read_header(path: Path | str, file: File) -> Image.Image:
     try:
         with _warnings_lock, warnings.catch_warnings():
             # The limit below raises an error, so the warning is redundant.
@@ -470,14 +483,15 @@ def _read_header(path: Path | str, file: io.BufferedReader) -> Image.Image:
         raise UnreadableImageError(path, f"is not an image ({_words(error)})") from error
 
 
-def _is_heif(file: io.BufferedReader) -> bool:
-    head = file.peek(BRAND_BYTES)[:BRAND_BYTES]
+def _is_heif(file: File) -> bool:
+    head = file.read(BRAND_BYTES)
+    file.seek(0)
     if head[4:8] != b"ftyp":
         return False
     return head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
 
 
-def _open_heif(path: Path | str, file: io.BufferedReader) -> Image.Image:
+def _open_heif(path: Path | str, file: File) -> Image.Image:
     # Not by registering a decoder with Pillow, which would change what the rest of the process can open.
     try:
         from pillow_heif import HeifImageFile

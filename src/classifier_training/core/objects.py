@@ -11,8 +11,8 @@ import functools
 import logging
 import os
 import random
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from classifier_training.core.errors import UserError, plural
@@ -210,7 +210,7 @@ def _pause(base: str, url: str, error: OSError, number: int, deadline: float) ->
             f"check the network and the store ({_open(base, os.getpid()).where}), then start again; "
             "train resume=RUN resumes a run",
         ) from error
-    _tell(base, f"{base}: {reason}; trying again, for up to {PATIENCE:.0f} s")
+    _tell(base, f"{base}: {reason}; trying again")
     return pause
 
 
@@ -236,21 +236,5 @@ def _wait_for(work: Coroutine[Any, Any, Result]) -> Result:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    results: list[Callable[[], Result]] = []
-
-    def run() -> None:
-        try:
-            result = asyncio.run(work)
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller
-            results.append(lambda error=error: _raise(error))  # type: ignore[misc]
-        else:
-            results.append(lambda: result)
-
-    thread = threading.Thread(target=run, name="remote", daemon=True)
-    thread.start()
-    thread.join()
-    return results[0]()
-
-
-def _raise(error: BaseException) -> Any:
-    raise error
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

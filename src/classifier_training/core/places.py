@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from tempfile import TemporaryDirectory
@@ -89,6 +90,10 @@ class Known(NamedTuple):
 
     num_bytes: int
     version: int
+
+    def or_new(self) -> Known:
+        """Return the same, with a version that no other has where it is unknown."""
+        return self if self.version else self._replace(version=time.time_ns())
 
 
 def known(paths: Sequence[Path | str]) -> list[Known | None]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from classifier_training.core.display import write_rows
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import escapes
+from classifier_training.core.places import kind_of_place, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -316,6 +317,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, or of the names and hashes of all files in a folder, in hexadecimal."""
+    if kind_of_place(path) == "lance":
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listed = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)

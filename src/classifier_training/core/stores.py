@@ -370,13 +370,14 @@ class HubStore:
     def _get(self, key: str) -> bytes:
         import httpx
         from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+        from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.utils._headers import build_hf_headers
 
         url = hf_hub_url(self._name, key, repo_type=self._kind, revision=self._revision)
         try:
             answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True, timeout=REQUEST_SECONDS)
             hf_raise_for_status(answer)
-        except httpx.HTTPError as error:
+        except (HfHubHTTPError, httpx.HTTPError) as error:
             raise _of_hub(error) from error
         return answer.content
 
@@ -384,16 +385,17 @@ class HubStore:
         """Yield the files below a prefix, from the one after `after`."""
         import httpx
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.hf_api import RepoFile
 
         try:
-            for found in HfApi().list_repo_tree(
+            tree = HfApi().list_repo_tree(
                 self._name, prefix or None, recursive=True, repo_type=self._kind, revision=self._revision
-            ):
-                if isinstance(found, RepoFile) and found.path > after:
-                    yield Object(found.path, found.size, found.blob_id)
-        except httpx.HTTPError as error:
+            )
+            files = [Object(found.path, found.size, found.blob_id) for found in tree if isinstance(found, RepoFile)]
+        except (HfHubHTTPError, httpx.HTTPError) as error:
             raise _of_hub(error) from error
+        yield from sorted(file for file in files if file.key > after)
 
 
 def _of_hub(error: Exception) -> OSError:

@@ -20,6 +20,8 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.files import escapes
+from classifier_training.core.lance_rows import ENDING, set_place
+from classifier_training.core.places import path_of
 from classifier_training.core.run_dir import sha256
 from classifier_training.core.types import SPLITS
 from classifier_training.data.formats.listing import open_text
@@ -304,11 +306,17 @@ def _has_changed(root: Path, line: LabelCorrection) -> bool:
     return bool(line.sha256) and sha256(root / line.path) != line.sha256
 
 
+def beside_set(root: str) -> Path:
+    """Return the file of a Lance set's corrections: beside /my/set.lance, /my/set.corrections.csv."""
+    return path_of(f"{root.removesuffix(ENDING)}.{FILE_NAME}")
+
+
 def find_corrections(setting: str | None, roots: Sequence[Path], base: Path) -> tuple[LabelCorrection, ...]:
     """Read the corrections that a data set has.
 
     Args:
-        setting: a file; auto takes the corrections.csv in each data folder, if there is one; None takes none.
+        setting: a file; auto takes the corrections.csv in each data folder, or beside a Lance set, if there is one;
+            None takes none.
         roots: the data folders, or files that list images.
         base: folder that the paths of the samples begin from.
 
@@ -321,10 +329,16 @@ def find_corrections(setting: str | None, roots: Sequence[Path], base: Path) -> 
         return read_corrections(Path(setting).expanduser())
     found: list[LabelCorrection] = []
     for root in roots:
-        folder = root if root.is_dir() else root.parent
-        if (folder / FILE_NAME).is_file():
-            prefix = os.path.relpath(folder.resolve(), base)
-            lines = read_corrections(folder / FILE_NAME)
+        place = set_place(root)
+        if place is not None:
+            own = set_place(base)
+            inside = base if own is not None and own.root == place.root else path_of(place.name)
+            file, prefix = beside_set(place.root), os.path.relpath(inside, base)
+        else:
+            folder = root if root.is_dir() else root.parent
+            file, prefix = folder / FILE_NAME, os.path.relpath(folder.resolve(), base)
+        if file.is_file():
+            lines = read_corrections(file)
             found += lines if prefix == "." else (replace(line, path=f"{prefix}/{line.path}") for line in lines)
     return tuple(found)
 

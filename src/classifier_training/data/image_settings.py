@@ -8,7 +8,7 @@ the whole data set are checked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -159,7 +159,7 @@ class ChosenSize:
 
 
 def choose_image_size(
-    own: int, sizes: NDArray[np.int64], *, is_trained: bool, takes: Callable[[int], bool]
+    own: int, sizes: NDArray[np.integer[Any]], *, is_trained: bool, takes: Callable[[int], bool]
 ) -> ChosenSize:
     """Choose the side of the network's input for the images of a training split.
 
@@ -170,7 +170,7 @@ def choose_image_size(
 
     Args:
         own: the network's own size in pixels.
-        sizes: width and height of each image of the training split, int64 [N, 2].
+        sizes: width and height of each image of the training split [N, 2].
         is_trained: whether the network starts from trained weights.
         takes: whether the network can be trained at a side, in pixels.
     """

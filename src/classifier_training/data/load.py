@@ -56,8 +56,8 @@ class LoadedData:
     Args:
         index: every sample with its split.
         splits: classes and tables.
-        image_sizes: width and height of each file, int64 [N, 2].
-        training_sizes: width and height of each image of the training split, int64 [N, 2].
+        image_sizes: width and height of each file, int32 [N, 2].
+        training_sizes: width and height of each image of the training split, int32 [N, 2].
         statistics: of the data set, as plain values.
         copies: groups of files with the same bytes, by relative path.
         depth: which files have more than 8 bits.
@@ -68,8 +68,8 @@ class LoadedData:
 
     index: SampleIndex
     splits: SplitData
-    image_sizes: NDArray[np.int64]
-    training_sizes: NDArray[np.int64]
+    image_sizes: NDArray[np.int32]
+    training_sizes: NDArray[np.int32]
     statistics: dict[str, Any]
     copies: list[tuple[str, ...]]
     depth: Depth
@@ -96,12 +96,13 @@ def read_samples(source: DataSource) -> SampleIndex:
 def read_corrected(source: DataSource) -> tuple[SampleIndex, Corrected]:
     """List the samples of a data set as they are there, and as they are corrected; see `read_samples`."""
     index = assign_groups(source.read(), source.group)
-    corrected = apply_corrections(index.root, index.samples, _corrections(source, index))
+    corrected = apply_corrections(index.root, index.samples, given_corrections(source, index))
     corrected.report()
     return index, corrected
 
 
-def _corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
+def given_corrections(source: DataSource, index: SampleIndex) -> tuple[LabelCorrection, ...]:
+    """Read the corrections that a data set has."""
     root = getattr(source, "root", None)
     roots = [path_of(name) for name in (root if isinstance(root, list) else [root]) if name is not None]
     return find_corrections(source.corrections, roots, index.root)
@@ -130,7 +131,7 @@ def load_data(
     found = index.samples
     index = _set_unlabelled_apart(index)
     if corrections is None:
-        corrections = _corrections(source, index)
+        corrections = given_corrections(source, index)
     corrected = apply_corrections(index.root, index.samples, corrections)
     corrected.report()
     if manifest is None:
@@ -169,8 +170,8 @@ def load_data(
     return LoadedData(
         index=index,
         splits=splits,
-        image_sizes=sizes,
-        training_sizes=scan.sizes_of(index.paths[index.splits.where(TRAIN)]),
+        image_sizes=sizes.astype(np.int32),
+        training_sizes=scan.sizes_of(index.paths[index.splits.where(TRAIN)]).astype(np.int32),
         statistics=statistics,
         copies=copies,
         depth=scan.depth,

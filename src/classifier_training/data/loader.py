@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
+import os
 import queue
 import re
 import threading
@@ -187,7 +189,7 @@ class BatchLoader(DataLoader[Batch]):
     def _load_here(self) -> Iterator[Loaded]:
         if self._images.is_local:
             return (self._images.load(task.keys) for task in self._batches)
-        fetched = prefetch(_fetched(self._images, self._batches))
+        fetched = _fetched(self._images, self._batches)
         return (self._images.load(keys, contents=contents) for keys, contents in fetched)
 
     def dead_worker(self, pids: Sequence[int]) -> str | None:
@@ -318,40 +320,57 @@ class _ErrorsAsValues(Dataset[Loaded | UserError]):
 
 
 def _fetched(images: ImageDataset, tasks: Iterable[_Task]) -> Iterator[tuple[list[SampleKey], Contents]]:
-    """Yield each batch with the contents of its files, those of several batches fetched at the same time."""
+    """Yield each batch with the contents of its files; those of several batches are fetched at the same time, ahead."""
+    waiting: deque[tuple[list[list[SampleKey]], _Fetch]] = deque()
     group: list[list[SampleKey]] = []
     for task in chain(tasks, [None]):
-        if group and (task is None or sum(map(len, group)) >= FETCHED):
-            contents = iter(images.fetch([*chain.from_iterable(group)]))
-            yield from [(keys, [*islice(contents, len(keys))]) for keys in group]
-            group = []
         if task is not None:
             group.append(task.keys)
+        if group and (task is None or sum(map(len, group)) >= FETCHED):
+            waiting.append((group, _Fetch(images, [*chain.from_iterable(group)])))
+            group = []
+        while waiting and (task is None or len(waiting) > 1):
+            batches, fetch = waiting.popleft()
+            contents = iter(fetch.contents())
+            yield from ((keys, [*islice(contents, len(keys))]) for keys in batches)
 
 
-class _Fetch(threading.Thread):
-    """Fetches the files of one batch, beginning at once."""
+class _Fetch:
+    """Files of samples, fetched in the background from now on.
+
+    All are fetched by one thread of the process, in their order, and each many files at the same time. A new thread for
+    each would leave the memory of the last one behind.
+    """
 
     def __init__(self, images: ImageDataset, keys: list[SampleKey]) -> None:
-        super().__init__(name="fetch", daemon=True)
         self.keys = keys
-        self._images = images
-        self._found: Contents | BaseException = []
-        self.start()
-
-    def run(self) -> None:
-        """Fetch them."""
-        try:
-            self._found = self._images.fetch(self.keys)
-        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
-            self._found = error
+        self._found: queue.SimpleQueue[Contents | BaseException] = queue.SimpleQueue()
+        _fetches(os.getpid()).put((images, keys, self._found))
 
     def contents(self) -> Contents:
         """Wait for their contents; an error of fetching them is raised here."""
-        self.join()
-        if isinstance(self._found, BaseException):
-            raise self._found
-        return self._found
+        found = self._found.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+@functools.cache
+def _fetches(_process: int) -> queue.SimpleQueue[Any]:
+    """Start the thread of this process, and return the queue of what it is to fetch."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            images, keys, found = waiting.get()
+            try:
+                found.put(images.fetch(keys))
+            except BaseException as error:  # noqa: BLE001 - raised again in the consumer
+                found.put(error)
+            del images, keys, found
+
+    threading.Thread(target=serve, name="fetch", daemon=True).start()
+    return waiting
 
 
 def _server() -> Any:

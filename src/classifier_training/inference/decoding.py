@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.images import MAX_PIXELS, UnreadableImageError
+from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from classifier_training.inference.sources import Item
 
 T = TypeVar("T")
+
+FETCHED = 4
+"""Batches of remote files that are fetched, or wait for a thread to decode them."""
 
 
 class Decoded(NamedTuple):
@@ -74,6 +78,7 @@ class Batch:
     pixels: NDArray[np.uint8] = field(init=False)
     errors: list[str | None] = field(init=False)
     waiting: list[int] = field(init=False)
+    _contents: dict[int, bytes | OSError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pixels = np.zeros((len(self.items), *self.preprocessing.size, 3), dtype=np.uint8)
@@ -87,11 +92,29 @@ class Batch:
             elif item.error is None:
                 self.waiting.append(row)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether `fetch` is to be called first: files are not on this machine, or rows of a set."""
+        return not all(is_local(self.items[row].path) for row in self.waiting)
+
+    def fetch(self) -> None:
+        """Read the contents of all files at the same time.
+
+        Raises:
+            UserError: when a remote store does not answer.
+        """
+        contents = read_many([self.items[row].path for row in self.waiting])
+        self._contents = dict(zip(self.waiting, contents, strict=True))
+
     def decode(self, row: int) -> None:
         """Decode one image; a failure becomes its error."""
         item = self.items[row]
         try:
-            image = self.preprocessing.read(item.path) if item.pixels is None else Image.fromarray(item.pixels)
+            image = (
+                self.preprocessing.read(item.path, self._contents.pop(row, None))
+                if item.pixels is None
+                else Image.fromarray(item.pixels)
+            )
             self.pixels[row] = _fit(image, self.preprocessing)
         except UnreadableImageError as error:
             self.errors[row] = error.reason
@@ -151,7 +174,7 @@ def map_batches(
     with _Workers(run, num_runs) as workers:
         while True:
             # One more than run at a time, so that there is always one to decode.
-            while len(waiting) <= num_runs and (taken := list(islice(remaining, batch_size))):
+            while len(waiting) <= num_runs + workers.num_fetched and (taken := list(islice(remaining, batch_size))):
                 waiting.append(workers.submit(Batch(taken, preprocessing)))
             if not waiting:
                 return
@@ -169,7 +192,11 @@ class _Job(Generic[T]):
 
 
 class _Workers(Generic[T]):
-    """A thread for each core. All decode the oldest batch, each a part of it; the last to finish runs the model."""
+    """A thread for each core. All decode the oldest batch, each a part of it; the last to finish runs the model.
+
+    Attributes:
+        num_fetched: batches whose files are fetched ahead; 0 until there is a remote one.
+    """
 
     def __init__(self, run: Callable[[Batch], T], num_runs: int) -> None:
         self._run = run
@@ -177,6 +204,7 @@ class _Workers(Generic[T]):
         self._changed = threading.Condition()
         self._may_run = threading.Semaphore(num_runs)
         self._is_closed = False
+        self.num_fetched = 0
         self._threads = [threading.Thread(target=self._work, name="decode", daemon=True) for _ in range(num_cores())]
 
     def __enter__(self) -> Self:
@@ -194,10 +222,24 @@ class _Workers(Generic[T]):
     def submit(self, batch: Batch) -> Future[T]:
         """Decode a batch and run the model on it."""
         job: _Job[T] = _Job(batch)
+        if batch.is_remote:
+            self.num_fetched = FETCHED
+            threading.Thread(target=self._fetch, args=(job,), name="fetch", daemon=True).start()
+        else:
+            self._add(job)
+        return job.future
+
+    def _fetch(self, job: _Job[T]) -> None:
+        try:
+            job.batch.fetch()
+            self._add(job)
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for the batch
+            job.future.set_exception(error)
+
+    def _add(self, job: _Job[T]) -> None:
         with self._changed:
             self._jobs.append(job)
             self._changed.notify_all()
-        return job.future
 
     def _work(self) -> None:
         while (found := self._take()) is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import is_remote, new_file
+from classifier_training.core.places import is_remote, new_file, path_of
 from classifier_training.inference.rows import FORMATS, Extras, import_pyarrow, to_json, valid_text, write_csv
 from classifier_training.inference.sorting import fit_file_name
 
@@ -188,8 +188,7 @@ class Output:
         form: Form | None = None,
         part: Parts | None = None,
     ) -> None:
-        self.path = None if output is None else Path(output).expanduser()
-        self._place = output if output is not None and is_remote(output) else str(self.path)
+        self.path = None if output is None else path_of(output)
         for is_asked, typed in (
             (csv_safe, "csv_safe=true has no effect"),
             (form is not None, "columns= has no effect"),
@@ -207,7 +206,7 @@ class Output:
         self._part: PartFile | Parts | None = part
         if self.path is None or part is not None:
             return
-        if is_remote(self._place):
+        if is_remote(self.path):
             raise UserError(
                 f"output={output}: predict on one machine writes to its disk",
                 "a file or folder",
@@ -258,7 +257,7 @@ class Output:
             return
         try:
             if self._folder is None:
-                with new_file(self._place) as temporary:
+                with new_file(str(self.path)) as temporary:
                     if self._form is not None:
                         self.filled = self._form.write(self._part.rows(), temporary, is_safe=self._csv_safe)
                     elif self._csv_safe:

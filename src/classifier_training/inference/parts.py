@@ -11,16 +11,16 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import is_remote, list_names, read_bytes, remove_folder, write_bytes
+from classifier_training.core.places import is_remote, list_names, path_of, read_bytes, remove_folder, write_bytes
 from classifier_training.inference.outputs import is_folder, unwritable
 from classifier_training.inference.rows import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from classifier_training.inference.batches import Plan
     from classifier_training.inference.rows import Row
@@ -123,13 +123,13 @@ class Parts:
         self.is_output = is_folder(output)
         place = output if is_remote(output) else os.path.abspath(os.path.expanduser(output))  # noqa: PTH100, PTH111
         folder, _, name = place.rpartition("/")
-        self.folder = place.rstrip("/") if self.is_output else f"{folder}/.{name}.parts"
+        self.folder = place.rstrip("/") if self.is_output else f"{folder}/{'' if is_remote(place) else '.'}{name}.parts"
         self._plan: JobPlan | None = None
 
     @property
     def path(self) -> Path:
         """The folder."""
-        return Path(self.folder)
+        return path_of(self.folder)
 
     @property
     def plan(self) -> JobPlan:

@@ -126,7 +126,9 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
             f"every_s= for a video alone ({', '.join(sorted(VIDEO_EXTENSIONS))})",
             "leave every_s= out",
         )
-    if follow_links and not any(isinstance(one, (FolderSource, GlobSource)) for one in found):
+    if follow_links and not any(
+        isinstance(one, (FolderSource, GlobSource)) and not is_remote(one.folder) for one in found
+    ):
         raise UserError(
             f"follow_links=true has no effect: {shown} folder and no glob",
             "a folder or a glob, in which links may lie",
@@ -134,15 +136,15 @@ def find_source(source: str | Sequence[str], *, every_s: float | None = None, fo
         )
     for name, one in zip(named, found, strict=True):
         if not any(True for _ in islice(one, 1)):
-            missed = one.files().missed() if isinstance(one, (FolderSource, GlobSource, RemoteSource)) else []
-            why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource, RemoteSource)) else "is empty"
+            missed = one.files().missed() if isinstance(one, (FolderSource, GlobSource)) else []
+            why = one.empty if isinstance(one, (FolderSource, GlobSource, ListSource)) else "is empty"
             raise _nothing(name, why, missed)
     return found[0] if len(found) == 1 else SeveralSources(tuple(found))
 
 
 def _open(source: str, every_s: float | None, *, follow_links: bool) -> OneSource:
     if is_remote(source):
-        return FileSource(url_of(source)) if is_image(source) else RemoteSource(url_of(source).rstrip("/"))
+        return FileSource(url_of(source)) if is_image(source) else FolderSource(url_of(source).rstrip("/"))
     path = os.path.expanduser(source)
     ending = os.path.splitext(path)[1].lower()
     # os.path returns False where pathlib raises: for folders without permission and for invalid names.
@@ -276,8 +278,8 @@ def _log_links(walker: Walker, skipped: _Skipped) -> None:
 
 
 def _walker(folder: str, skipped: _Skipped, *, follow_links: bool) -> Walker:
-    root = Path(os.path.realpath(folder))
-    return Walker(root, follow_links=follow_links, errors=skipped, setting="follow_links", keeps=False)
+    root = path_of(folder) if is_remote(folder) else Path(os.path.realpath(folder))
+    return open_walker(root, follow_links=follow_links, errors=skipped, setting="follow_links", keeps=False)
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """All images below a folder, hidden ones left out, folder by folder in the order of their names.
+    """All images below a local or remote folder, hidden ones left out, folder by folder in the order of their names.
 
     Links are followed by the rule for data; see `data.walk`.
     """
@@ -313,7 +315,7 @@ class FolderSource:
         return _Listing(self._walk)
 
     def __iter__(self) -> Iterator[Item]:
-        folder = str(Path(self.path))
+        folder = self.path if is_remote(self.path) else str(Path(self.path))
         for name, error in self._listing:
             yield Item(f"{folder}/{name}" if name else folder, name or ".", error=error)
 
@@ -350,34 +352,6 @@ class FolderSource:
         add_unreadable()
         _log_links(walker, skipped)
         return files
-
-
-@dataclass(frozen=True)
-class RemoteSource:
-    """All images below a remote folder, in the order of a local one; it is listed once."""
-
-    path: str
-    empty = "no image in this folder"
-
-    @cached_property
-    def _walker(self) -> Walker:
-        return open_walker(path_of(self.path), setting="follow_links")
-
-    def __iter__(self) -> Iterator[Item]:
-        for path in self._walker.files(self._walker.root):
-            if is_image(path):
-                yield Item(path, path[len(self.path) + 1 :])
-
-    @property
-    def folder(self) -> str:  # noqa: D102
-        return self.path
-
-    def count(self) -> int:  # noqa: D102
-        return sum(1 for _ in self)
-
-    def files(self) -> FolderFiles:
-        """Count every file below the folder: images, which are read, and the others by kind and ending."""
-        return count_files(self._walker.root, _kind, walker=self._walker, setting="follow_links")
 
 
 @dataclass(frozen=True)
@@ -489,7 +463,7 @@ class VideoSource:
         return None
 
 
-OneSource = FileSource | FolderSource | RemoteSource | GlobSource | ListSource | VideoSource
+OneSource = FileSource | FolderSource | GlobSource | ListSource | VideoSource
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,9 @@ def publish_version(
         run_id = outbox.run_id
         outbox.check(server)
         outbox.send(server)
+        if record.status == FINISHED:
+            # Its end may have found no server.
+            client.set_terminated(run_id)
     upload_bundle(server, run, bundle, run_id)
     tags = {
         SHA256: bundle.sha256,

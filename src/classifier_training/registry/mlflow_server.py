@@ -162,7 +162,6 @@ def code_of(error: BaseException) -> str:
 
 REFUSALS = frozenset(
     {
-        "BAD_REQUEST",
         "CUSTOMER_UNAUTHORIZED",
         "INVALID_PARAMETER_VALUE",
         "INVALID_STATE",
@@ -172,7 +171,7 @@ REFUSALS = frozenset(
         "UNAUTHENTICATED",
     }
 )
-"""Answers that a repetition would not change."""
+"""Answers that a repetition would not change. BAD_REQUEST is also what a server says that is short of connections."""
 
 
 def is_away(error: BaseException) -> bool:

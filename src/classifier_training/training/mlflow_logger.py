@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,8 @@ class MlflowLogger(Logger):
             except Exception as error:  # noqa: BLE001 - nothing that happens here may end a training
                 if not self._is_temporary(error) or self._left:
                     return
-                if self._end.wait(wait):
+                # Not all runs of a cluster at the same moment.
+                if self._end.wait(wait * random.uniform(0.5, 1.5)):  # noqa: S311
                     time.sleep(FIRST_WAIT)
                 wait = min(2 * wait, LONGEST_WAIT)
                 continue

@@ -117,3 +117,12 @@ def test_numbers_go_by_the_first_row() -> None:
     codes, first = number_by_first(np.array([5, 2, 5, 9, 2]))
     assert codes.tolist() == [0, 1, 0, 2, 1]
     assert first.tolist() == [0, 1, 3]
+
+
+def test_rows_find_their_places_in_a_column() -> None:
+    table = Texts.of(["a", "bé", "", "long"])
+    rows = np.array([3, 0, 3, 1])
+    assert table[rows].places_in(table).tolist() == [3, 0, 3, 1]
+    assert Texts.of(["long", "x", "", "y"]).places_in(table).tolist() == [3, 4, 2, 4]
+    assert table.places_in(table[np.array([1, 3])]).tolist() == [2, 0, 2, 1]
+    assert table.places_in(table[:0]).tolist() == [0] * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -174,3 +175,10 @@ def test_wrong_credentials_stop_in_three_lines(url: str, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="403 SignatureDoesNotMatch") as caught:
         listing(url)
     assert "AWS_*" in caught.value.remedy
+
+
+def test_files_are_read_in_a_notebook_whose_loop_is_running(folder: Path, url: str) -> None:
+    async def cell() -> bytes:
+        return places.read_bytes(f"{url}/labels.csv")
+
+    assert asyncio.run(cell()) == (folder / "labels.csv").read_bytes()

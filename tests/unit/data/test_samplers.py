@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from classifier_training.core.errors import UserError
+from classifier_training.data import samplers
 from classifier_training.data.samplers import (
     EpochSampler,
     batch_sizes,
@@ -30,6 +31,24 @@ def test_inverse_frequency_draws_all_classes_alike() -> None:
     draws = np.sum([sampler.draws(epoch, 3) for epoch in range(100)], axis=0)
     assert draws.sum() == 11100
     assert draws / draws.sum() == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
+def test_the_order_of_a_weighted_epoch_is_that_of_numpy_choice() -> None:
+    for weights in (np.array([1.0, 3.0, 0.5]), np.array([0.0, 1.0, 7.0])):
+        sampler = EpochSampler(TARGETS, weights, seed=3)
+        odds = weights[TARGETS] / weights[TARGETS].sum()
+        for epoch in range(20):
+            chosen = np.random.default_rng([3, epoch]).choice(111, size=111, p=odds)
+            assert sampler.order(epoch).tolist() == chosen.tolist()
+
+
+def test_an_epoch_may_begin_within_a_chunk_of_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "CHUNK", 16)
+    sampler = EpochSampler(TARGETS, seed=1)
+    whole = list(sampler)
+    assert [key.row for key in whole] == sampler.order(0).tolist()
+    sampler.start_at(37)
+    assert list(sampler) == whole[37:]
 
 
 def test_the_power_goes_half_way() -> None:

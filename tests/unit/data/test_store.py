@@ -342,3 +342,11 @@ def test_a_store_that_cannot_be_removed_is_left(tmp_path: Path, paths: list[str]
     (tmp_path / "stores" / "old" / "use.lock").mkdir()
     assert make_room(tmp_path / "stores", 1.0, 0.0, keep=tmp_path) < 0
     assert list((tmp_path / "stores" / "old").glob("*.entries"))
+
+
+def test_a_run_keeps_few_bytes_an_image(tmp_path: Path, paths: list[str]) -> None:
+    folder = fill(tmp_path / "store", PIXEL_FORMAT, paths)
+    store = TableStore(folder, paths)
+    kept = [value for owner in (folder, store) for value in vars(owner).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in kept) <= 20 * len(paths)
+    assert store.has(np.arange(len(paths))).all()

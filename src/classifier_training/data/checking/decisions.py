@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import enumerate_words, nearest, plural, shown
+from classifier_training.core.places import is_remote
 from classifier_training.core.runtime import command, setting
 from classifier_training.data.checking.findings import Finding
 from classifier_training.data.corrections import FILE_NAME, standing
@@ -133,7 +134,9 @@ def check_edits(
         )
     data = [setting("data.root", root if root is not None else folder), setting("data.splits", file)]
     train = f"{command('train')} {' '.join(data)} {setting('data.corrections', written)}"
-    copy = f"{train}; or for every verb: cp {shlex.join([str(written), str(folder / FILE_NAME)])}"
+    target = folder / FILE_NAME
+    copied = f"copy {written} to {target}" if is_remote(folder) else f"cp {shlex.join([str(written), str(target)])}"
+    copy = f"{train}; or for every verb: {copied}"
     return Finding(
         code="edited_labels",
         severity="warning",

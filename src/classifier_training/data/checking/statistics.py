@@ -54,10 +54,8 @@ class HeaderScan:
         return Depth(lacking, cut)
 
     def sizes_of(self, paths: Texts) -> NDArray[np.int64]:
-        """Width and height of the files of some rows of the index, int64 [N, 2]; zeros where one is unreadable."""
-        own = self.files.paths
-        numbers, first = Texts.joined([own, paths]).numbers()
-        return self._sizes(first[numbers[len(own) :]])
+        """Width and height of some of the files, int64 [N, 2]; zeros where one is unreadable."""
+        return self._sizes(paths.places_in(self.files.paths))
 
     def copies(self) -> list[tuple[str, ...]]:
         """Group the readable files with the same bytes; see `exact_copies`."""
@@ -83,7 +81,7 @@ def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> fl
     return float(present.max() / present.min()) if len(present) else 1.0
 
 
-def dataset_statistics(data: SplitData, sizes: Sequence[tuple[int, int]] | NDArray[np.int64]) -> dict[str, Any]:
+def dataset_statistics(data: SplitData, sizes: Sequence[tuple[int, int]] | NDArray[np.integer[Any]]) -> dict[str, Any]:
     """Summarise a data set: images and classes of each split, imbalance, and the sizes of its images, int64 [N, 2]."""
     widths, heights = np.asarray(sizes, dtype=np.int64).reshape(-1, 2).T
     statistics: dict[str, Any] = {
@@ -157,10 +155,9 @@ def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[
 def mean_images(index: SampleIndex, scan: FileScan, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Average each class's thumbnails, uint8 [K, S, S, 3]; black for a class without a readable file."""
     facts = Texts.of(fact.path for fact in scan.facts)
-    numbers, first = Texts.joined([facts, index.paths]).numbers()
-    places = first[numbers[len(facts) :]]
+    places = index.paths.places_in(facts)
     # A sample that was not scanned has no fact.
-    is_readable = np.array([*(not fact.error for fact in scan.facts), False])[np.minimum(places, len(facts))]
+    is_readable = np.array([*(not fact.error for fact in scan.facts), False])[places]
     labels = index.labels.places_in(class_names)
     means = np.zeros((len(class_names), *scan.thumbnails.shape[1:]), dtype=np.uint8)
     for number, mean in enumerate(means):

@@ -20,7 +20,7 @@ from classifier_training.core.settings import Resume
 from classifier_training.data.accounting import FolderFiles
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import NoSamplesError, SampleIndex
-from classifier_training.data.samples import Sample
+from classifier_training.data.samples import Sample, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def read_set(place: SetPlace) -> SampleIndex:
     table = opened.to_table(columns=list(COLUMNS))
     table = table.take(np.argsort(table["position"].to_numpy(), kind="stable"))
     is_unlabelled = table["label"].is_null().to_numpy(zero_copy_only=False)
-    samples = tuple(_samples(table.filter(~is_unlabelled)))
+    samples = Samples.of(_samples(table.filter(~is_unlabelled)))
     if not samples:
         raise NoSamplesError(
             f"{place.root}: no row with a label", "rows with labels", "prepare it from labelled images"

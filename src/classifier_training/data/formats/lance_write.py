@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,19 +24,21 @@ import numpy as np
 from classifier_training.core.errors import UserError, first_line
 from classifier_training.core.images import UnreadableImageError, read_header
 from classifier_training.core.lance_rows import import_lance, key_of, keys_of, open_set, storage_options
-from classifier_training.core.places import known, read_many
+from classifier_training.core.places import is_local, known, read_many
 from classifier_training.core.runtime import cache_dir, num_cores
 from classifier_training.core.types import TEST
+from classifier_training.data.corrections import append_corrections, beside_set
+from classifier_training.data.index import absolute_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
     from typing import Literal
 
     from numpy.typing import NDArray
 
     from classifier_training.core.images import Header
+    from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.index import SampleIndex
 
 log = logging.getLogger(__name__)
@@ -471,6 +475,24 @@ class _Writer:
         return fragments, done
 
 
+def copy_corrections(root: str, lines: Sequence[LabelCorrection]) -> Path:
+    """Write the corrections of the data beside its set, unless there are some already; returns their file."""
+    file = beside_set(root)
+    if file.is_file():
+        return file
+    if is_local(file):
+        append_corrections(file, lines)
+        return file
+    from lance.file import LanceFileSession
+
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / file.name
+        append_corrections(written, lines)
+        session = LanceFileSession(root.rpartition("/")[0], storage_options=storage_options(root))
+        session.upload_file(written, file.name)
+    return file
+
+
 class _Batch(NamedTuple):
     rows: Any
     places: list[int]
@@ -490,11 +512,6 @@ def _examined(path: str, content: bytes | OSError) -> _Content | UnreadableImage
         return error
     assert isinstance(content, bytes)
     return _Content(content, header, hashlib.sha256(content).digest())
-
-
-def absolute_prefix(root: Path) -> str:
-    """Return what the absolute paths of all files below a root begin with."""
-    return f"{str(root).rstrip('/')}/"
 
 
 def _existing(root: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.columns import Categories, number_by_first
+from classifier_training.core.columns import Categories, different, number_by_first
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.labels import sort_labels
 from classifier_training.core.types import TRAIN
@@ -168,8 +168,10 @@ def random_folds(samples: Iterable[Sample], num_folds: int, *, seed: int) -> Int
     labels, classes, units = _number(table)
     pairs = _pairs(classes, units)
     alone = np.flatnonzero(np.bincount(pairs[:, 0]) == 1)
-    fixed = np.isin(units, pairs[np.isin(pairs[:, 0], alone), 1])
-    left = len(np.unique(units[~fixed]))
+    is_fixed = np.zeros(int(units.max(initial=0)) + 1, bool)
+    is_fixed[pairs[np.isin(pairs[:, 0], alone), 1]] = True
+    fixed = is_fixed[units]
+    left = len(different(units[~fixed]))
     what = "images" if table.groups.where("").all() else "groups"
     if left < num_folds:
         raise UserError(
@@ -202,12 +204,14 @@ def _number(table: Samples) -> tuple[tuple[str, ...], Integers, Integers]:
 def _pairs(classes: Integers, units: Integers) -> Integers:
     """The different pairs of class and unit, sorted, int64 [P, 2]."""
     stride = int(units.max(initial=0)) + 1
-    found = np.unique(classes * stride + units)
+    found = different(classes * stride + units)
     return np.stack([found // stride, found % stride], axis=1)
 
 
 def _compact(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    is_used = np.zeros(int(numbers.max(initial=-1)) + 1, np.int64)
+    is_used[numbers] = 1
+    return (np.cumsum(is_used) - 1)[numbers]
 
 
 def _report_missing(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.columns import Categories, number_by_first
+from classifier_training.core.columns import Categories, different, number_by_first
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.runtime import num_cores
 from classifier_training.data.checking.duplicates import find_copies, join
@@ -154,7 +154,7 @@ def group_duplicates(index: SampleIndex, clusters: Mapping[str, str]) -> SampleI
 def report_straddling(index: SampleIndex) -> None:
     """Warn when a group is in more than one split, which happens when the data or data.splits defines the splits."""
     stride = len(index.splits.values)
-    pairs = np.unique(index.groups.codes.astype(np.int64) * stride + index.splits.codes)
+    pairs = different(index.groups.codes.astype(np.int64) * stride + index.splits.codes)
     codes = np.flatnonzero(np.bincount(pairs // max(stride, 1)) > 1).tolist()
     shared = sorted(group for group in (index.groups.values[code] for code in codes) if group)
     if shared:

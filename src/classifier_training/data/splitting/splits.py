@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import logging
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.columns import Categories, Texts, number_by_first
+from classifier_training.core.columns import Categories, Texts, different, number_by_first
 from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
@@ -194,7 +195,7 @@ def take_folds(index: SampleIndex, divided: SampleIndex) -> tuple[SampleIndex, N
     is_test = index.splits.where(TEST)
     labels = index.labels.codes.astype(np.int64)
     stride = int(folds.max(initial=-1)) + 2
-    pairs = np.unique(labels[~is_test] * stride + folds[~is_test] + 1)
+    pairs = different(labels[~is_test] * stride + folds[~is_test] + 1)
     is_alone = np.bincount(pairs // stride, minlength=len(index.labels.values)) == 1
     folds[is_alone[labels]] = -1
     index = index.with_splits(index.splits.mapped(lambda split: TEST if split == TEST else TRAIN))
@@ -221,7 +222,7 @@ def report_overlap(index: SampleIndex) -> None:
         return
     images, first = index.paths.numbers()
     stride = len(index.splits.values)
-    pairs = np.unique(images * stride + index.splits.codes)
+    pairs = different(images * stride + index.splits.codes)
     shared = index.paths[first[np.bincount(pairs // stride) > 1]]
     if len(shared):
         log.warning(
@@ -462,14 +463,14 @@ def _read(file: Path) -> tuple[Samples, NDArray[np.bool_]]:
     cells = itemgetter(
         *(header.index(name) if name in header else width for name in ("path", "label", "split", "group"))
     )
-    has_label = bytearray()
+    has_label, split_named = bytearray(), cache(split_of)
 
     def rows() -> Iterator[tuple[str, str, str, str]]:
         for row in filter(None, reader):
             # A cell that the file or the row lacks is None.
             whole = (*row[:width], *[None] * (width + 1 - min(len(row), width)))
             path, label, word, group = cells(whole)
-            split = split_of(word or "")
+            split = split_named(word or "")
             if not path or not split:
                 raise UserError(
                     f"{file}:{reader.line_num}: path {path!r}, split {word!r}",

@@ -12,10 +12,12 @@ import numpy as np
 from classifier_training.core.processes import hold
 from classifier_training.data.pixel_format import decode
 from classifier_training.data.store.shards import (
+    ENTRY,
     ShardWriter,
     clean,
     describe_files,
     hash_content,
+    hash_path,
     next_number,
     read_entries,
     shard_names,
@@ -73,30 +75,35 @@ class StoreFolder:
     def refresh(self) -> None:
         """Read what has been committed since."""
         self._names = shard_names(self.folder)
-        self.entries = read_entries(self.folder, self._names)
         self._maps: list[NDArray[np.uint8] | None] = [None] * len(self._names)
 
-    def locate(self, paths: Sequence[str]) -> NDArray[np.void]:
-        """Return each file's entry [N]; its shard is -1 where the file is new or has changed."""
-        wanted = describe_files(paths)
+    def locate(self, paths: Sequence[str], described: NDArray[np.void] | None = None) -> NDArray[np.void]:
+        """Return each file's entry [N]; its shard is -1 where the file is new or has changed.
+
+        Args:
+            paths: of the files.
+            described: what `describe_files` gave for them a moment ago.
+        """
+        wanted = describe_files(paths) if described is None else described.copy()
         wanted["shard"] = -1
-        if len(self.entries):
-            place = np.minimum(np.searchsorted(self.entries["path"], wanted["path"]), len(self.entries) - 1)
-            known = self.entries[place]
-            same = known["path"] == wanted["path"]
-            for name in ("size", "mtime_ns"):
-                same &= known[name] == wanted[name]
-            wanted[same] = known[same]
-            self._find_moved(wanted, paths)
+        # Not kept: they would take 76 bytes an image in every process.
+        entries = read_entries(self.folder, self._names)
+        if len(entries):
+            place = np.minimum(np.searchsorted(entries["path"], wanted["path"]), len(entries) - 1)
+            same = wanted["size"] >= 0
+            for name in ("path", "size", "mtime_ns"):
+                same &= entries[name][place] == wanted[name]
+            wanted[same] = entries[place[same]]
+            self._find_moved(wanted, paths, entries)
         return wanted
 
-    def _find_moved(self, wanted: NDArray[np.void], paths: Sequence[str]) -> None:
+    def _find_moved(self, wanted: NDArray[np.void], paths: Sequence[str], entries: NDArray[np.void]) -> None:
         """Recognise moved files, such as into another class folder, by size, time and then content."""
         stamps = ["size", "mtime_ns"]
         missing = np.flatnonzero((wanted["shard"] < 0) & (wanted["size"] >= 0))
-        known = {tuple(stamp) for stamp in self.entries[stamps].tolist()} if len(missing) else set()
+        known = {tuple(stamp) for stamp in entries[stamps].tolist()} if len(missing) else set()
         alike = [row for row in missing.tolist() if tuple(wanted[stamps][row].tolist()) in known]
-        by_content = {entry["content"]: number for number, entry in enumerate(self.entries)} if alike else {}
+        by_content = {entry["content"]: number for number, entry in enumerate(entries)} if alike else {}
         for row in alike:
             try:
                 number = by_content.get(np.bytes_(hash_content(paths[row])))
@@ -104,7 +111,7 @@ class StoreFolder:
                 continue
             if number is not None:
                 path = wanted["path"][row]
-                wanted[row] = self.entries[number]
+                wanted[row] = entries[number]
                 wanted["path"][row] = path
 
     def pixels(self, entry: NDArray[np.void]) -> NDArray[np.uint8]:
@@ -180,24 +187,36 @@ class StoreFolder:
         self._build.close()
 
 
+PLACE = np.dtype([("shard", "<i4"), ("offset", "<u4"), ("num_bytes", "<u4"), ("height", "<i4"), ("width", "<i4")])
+"""What is kept of an entry while a run reads it. A shard ends after the image that makes it longer than 64 MiB."""
+
+
 class TableStore:
     """A store, indexed by the rows of one table.
 
     Args:
         folder: the store.
         paths: of the table's files [N].
+        described: what `describe_files` gave for them a moment ago.
     """
 
-    def __init__(self, folder: StoreFolder, paths: Sequence[str]) -> None:
+    def __init__(self, folder: StoreFolder, paths: Sequence[str], described: NDArray[np.void] | None = None) -> None:
         self.folder = folder
         self._paths = paths
         self._pending: set[int] = set()
-        self.refresh()
+        self.refresh(described)
 
-    def refresh(self) -> None:
+    def refresh(self, described: NDArray[np.void] | None = None) -> None:
         """Update which rows are stored."""
-        self._rows = self.folder.locate(self._paths)
+        found = self.folder.locate(self._paths, described)
+        self._rows = found[list(PLACE.names or ())].astype(PLACE)
+        # Size and time before decoding, of the files that may be written.
+        self._stamps = found[["size", "mtime_ns"]].copy() if self.folder.writes and (found["shard"] < 0).any() else None
         self._pending.clear()
+
+    def __getstate__(self) -> dict[str, object]:
+        # A worker process never writes.
+        return {**self.__dict__, "_stamps": None}
 
     def has(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows are stored [N]."""
@@ -220,15 +239,20 @@ class TableStore:
             chosen = np.flatnonzero(found["shard"] == shard)
             every = self.folder.shard(int(shard))
             every = every[: len(every) // number * number].reshape(-1, height, width, 3)
-            places = found["offset"][chosen] // number
+            places = found["offset"][chosen].astype(np.int64) // number
             out[chosen] = every[places]
         return out
 
     def add(self, row: int, pixels: NDArray[np.uint8]) -> None:
         """Write a row, unless it is stored already."""
-        if self.folder.writes and row not in self._pending and self._rows["shard"][row] < 0:
+        if self._stamps is None or not self.folder.writes or row in self._pending or self._rows["shard"][row] >= 0:
+            return
+        entry = np.zeros((), ENTRY)
+        entry["path"] = hash_path(self._paths[row])
+        entry["size"], entry["mtime_ns"] = self._stamps[row]
+        if entry["size"] >= 0:  # otherwise the pixels would never be recognised
             self._pending.add(row)
-            self.folder.add(self._paths[row], self._rows[row], pixels)
+            self.folder.add(self._paths[row], entry, pixels)
 
     def commit(self) -> None:
         """Make what was added readable."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError, read_size
 from classifier_training.core.processes import Rank, hold
@@ -18,11 +19,13 @@ from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import TRAIN
 from classifier_training.data.pixel_format import PixelFormat
 from classifier_training.data.store.folder import StoreFolder, TableStore
-from classifier_training.data.store.shards import build_store, folder_bytes
+from classifier_training.data.store.shards import build_store, describe_files, folder_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from classifier_training.core.files import Room
     from classifier_training.core.preprocess import Preprocessing
@@ -172,6 +175,7 @@ class StorePlan:
         self._gb = store_gb
         self._room = room
         self.missing_bytes = 0.0
+        self._described: dict[str, NDArray[np.void]] = {}
         evaluation = PixelFormat(preprocessing=preprocessing)
         self.pixel_formats = dict.fromkeys(data.tables, evaluation)
         # Evaluation never uses JPEG pixels; only training may.
@@ -210,11 +214,13 @@ class StorePlan:
 
     def tables(self) -> dict[str, TableStore]:
         """The store of each split that has one."""
-        return {
-            split: TableStore(self.folders[pixel_format], self._data.tables[split].paths)
+        found = {
+            split: TableStore(self.folders[pixel_format], self._data.tables[split].paths, self._described.get(split))
             for split, pixel_format in self.pixel_formats.items()
             if pixel_format in self.folders
         }
+        self._described.clear()
+        return found
 
     def paths(self, pixel_format: PixelFormat) -> list[str]:
         """Files of the splits with this pixel format, each once."""
@@ -236,11 +242,12 @@ class StorePlan:
                 PixelFormat(preprocessing=pixel_format.preprocessing, crop_scale=pixel_format.crop_scale, jpeg=True)
             )
         budget = budget_bytes(self._base, self._gb)
+        paths, described = self._describe(
+            [name for name, chosen in self.pixel_formats.items() if chosen == pixel_format]
+        )
         for choice in choices:
             folder = StoreFolder(self._path(choice), choice, wait=wait)
-            paths = self.paths(pixel_format)
-            located = folder.locate(paths)
-            missing = [path for path, shard in zip(paths, located["shard"].tolist(), strict=True) if shard < 0]
+            missing = paths[np.flatnonzero(folder.locate(paths, described)["shard"] < 0)]
             wanted = estimate_bytes(choice, missing)
             free = make_room(self._base, wanted, budget, keep=folder.folder) if wanted else 0.0
             reserved = 0.0 if self._room is None else self._room.reserved_bytes(self._base)
@@ -263,6 +270,18 @@ class StorePlan:
                 f"{wanted / 1e9:.2f} GB; the limit of all stores is {budget / 1e9:.2f} GB",
                 "raise data.store_gb, free some of the disk, or data.store=auto",
             )
+
+    def _describe(self, splits: Sequence[str]) -> tuple[Texts, NDArray[np.void]]:
+        """Return the files of some splits, each once, and what `describe_files` gives for them."""
+        parts = [Texts.of(self._data.tables[split].paths) for split in splits]
+        for split, part in zip(splits, parts, strict=True):
+            self._described[split] = describe_files(part)
+        paths = parts[0] if len(parts) == 1 else Texts.joined(parts)
+        described = np.concatenate([self._described[split] for split in splits])
+        if paths.is_distinct():
+            return paths, described
+        rows = paths.numbers()[1]
+        return paths[rows], described[rows]
 
     def _use(
         self,

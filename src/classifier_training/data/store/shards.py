@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier_training.core.places import Known
     from classifier_training.data.pixel_format import PixelFormat
     from classifier_training.data.store.folder import StoreFolder
 
@@ -41,6 +42,9 @@ ENTRY = np.dtype(
     ]
 )  # fmt: skip
 """One image: hashes of the file's absolute path and content, its size and time, and where its pixels are."""
+
+CHUNK = 1 << 14
+"""Files of which there are objects at a time."""
 
 SHARD_BYTES = 64 * 2**20
 SHARD_ENTRIES = 1024
@@ -60,15 +64,30 @@ def hash_content(path: str) -> bytes:
 
 
 def describe_files(paths: Sequence[str]) -> NDArray[np.void]:
-    """Return entries with path, size and time filled in [N]; the size of a missing file is -1.
+    """Return entries with path, size and time filled in [N]; the size is -1 where nothing is known of the file.
 
     The version of a remote file stands in the place of its time.
     """
     found = np.zeros(len(paths), ENTRY)
-    for row, (path, facts) in enumerate(zip(paths, known(paths), strict=True)):
-        found["path"][row] = blake2b(path.encode(errors="surrogateescape"), digest_size=16).digest()
-        found["size"][row], found["mtime_ns"][row] = (-1, 0) if facts is None else facts
+    for start in range(0, len(paths), CHUNK):
+        some = list(paths[start : start + CHUNK])
+        part = found[start : start + CHUNK]
+        part["path"] = np.frombuffer(b"".join(map(hash_path, some)), "S16")
+        facts = [_stamp(path, one) for path, one in zip(some, known(some), strict=True)]
+        part["size"] = [size for size, _ in facts]
+        part["mtime_ns"] = np.array([version for _, version in facts], dtype=np.uint64).view(np.int64)
     return found
+
+
+def _stamp(path: str, facts: Known | None) -> tuple[int, int]:
+    if facts is None or (facts.version == 0 and not is_local(path)):
+        return -1, 0
+    return facts.num_bytes, facts.version % 2**64
+
+
+def hash_path(path: str) -> bytes:
+    """The 16 bytes by which an entry is found."""
+    return blake2b(path.encode(errors="surrogateescape"), digest_size=16).digest()
 
 
 class ShardWriter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -84,11 +84,11 @@ class ImageSizesFigure(Figure):
     """Widths and heights of all images.
 
     Args:
-        sizes: width and height in pixels, int64 [N, 2].
+        sizes: width and height in pixels [N, 2].
         input_size: side of the network's input, marked.
     """
 
-    sizes: NDArray[np.int64]
+    sizes: NDArray[np.integer[Any]]
     input_size: int
 
     def render(self) -> matplotlib.figure.Figure:

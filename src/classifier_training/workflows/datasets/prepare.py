@@ -19,9 +19,10 @@ from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import TypedPath
 from classifier_training.core.types import InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
-from classifier_training.data.formats.lance_write import WrittenSet, write_set
+from classifier_training.data.corrections import beside_set
+from classifier_training.data.formats.lance_write import WrittenSet, copy_corrections, write_set
 from classifier_training.data.formats.source import DataSource
-from classifier_training.data.load import LoadedData, load_data
+from classifier_training.data.load import LoadedData, given_corrections, load_data
 from classifier_training.data.splitting.groups import assign_groups
 from classifier_training.data.splitting.splits import write_manifest
 from classifier_training.data.store.plan import StorePlan
@@ -210,7 +211,10 @@ def _write_set(place: SetPlace, data: DataSource, started: float) -> SetResult:
         written = write_set(root, index, on_error=data.on_error, advance=advance)
     for error in written.unreadable:
         log.warning("skipped %s: %s", error.path, error.reason)
-    return SetResult(written, len(index.unlabelled), time.perf_counter() - started, None)
+    lines = given_corrections(data, index)
+    file = copy_corrections(root, lines) if lines else beside_set(root)
+    corrections = str(file) if lines or file.is_file() else None
+    return SetResult(written, len(index.unlabelled), time.perf_counter() - started, corrections)
 
 
 def _suited_size(model: ModelBuilder, loaded: LoadedData, *, data: DataSource, transforms: Transforms) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.labels import read_mapping, sort_labels
+from classifier_training.core.places import is_remote
 from classifier_training.core.register import with_settings
 from classifier_training.core.run_reader import DamagedFileError, read_rows, read_values
 from classifier_training.data.corrections import AUTO, FILE_NAME
@@ -331,9 +332,9 @@ def _places(source: DataSource, base: Path, setting: str | None) -> tuple[Place,
     root = getattr(source, "root", None)
     found = []
     for name in root if isinstance(root, list) else [root]:
-        if name is None:
+        if name is None or is_remote(name):
             raise UserError(
-                "the data is not in a folder of yours, beside which decisions could be written",
+                "the data is not in a folder of this machine, beside which decisions could be written",
                 "a file for them",
                 "data.corrections=corrections.csv, here and for train",
             )

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.places import is_remote
 from classifier_training.core.register import Choice, Word, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import RunReader
@@ -204,7 +205,7 @@ def predict(
 
 
 def _absolute(source: str) -> str:
-    return os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - may be a glob
+    return source if is_remote(source) else os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - may be a glob
 
 
 def run_words(model: Path) -> str:

@@ -202,18 +202,19 @@ def compute_parts(launcher: Ray, job: PartJob, plan: Plan) -> Iterator[Computed]
     ray, is_own = launcher.connect()
     from ray import data as ray_data
 
-    # A block a part: Ray Data gives a process a block at a time, and cannot divide its work further.
-    tables = list(blocks(plan, job.parts.plan))
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     places = sum(
         min(int(node.get(name, 0.0) // number) for name, number in launcher.wanted.items()) for node in resources(ray)
     )
-    pool = ray_data.ActorPoolStrategy(size=min(places, len(tables)), max_tasks_in_flight_per_actor=IN_FLIGHT)
+    pool = ray_data.ActorPoolStrategy(
+        size=min(places, job.parts.plan.num_parts), max_tasks_in_flight_per_actor=IN_FLIGHT
+    )
     options = {name: value for name, value in asked(launcher.wanted).items() if value}
     try:
-        found = ray_data.from_arrow(tables).map_batches(
+        # A block a part: Ray Data gives a process a block at a time, and cannot divide its work further.
+        found = ray_data.from_arrow(list(blocks(plan, job.parts.plan))).map_batches(
             PartWorker, fn_constructor_args=(job,), batch_size=None, batch_format="pyarrow", compute=pool, **options
         )
         for table in found.iter_batches(batch_size=None, batch_format="numpy"):

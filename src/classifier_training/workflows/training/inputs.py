@@ -91,7 +91,8 @@ def read_inputs(begun: Begun) -> Inputs:
 
 def tell_classes(origin: RunDir, class_names: Sequence[str]) -> None:
     """Say which classes are new or gone since the run whose data and splits are taken."""
-    before = {sample.label for sample in read_manifest(origin.splits) if sample.split == TRAIN}
+    rows = read_manifest(origin.splits)
+    before = set(rows.labels[rows.splits.where(TRAIN)].counts())
     for names, words in ((set(class_names) - before, "new"), (before - set(class_names), "gone")):
         if names:
             log.warning(

@@ -115,7 +115,7 @@ def prepare(begun: Begun, inputs: Inputs) -> Prepared:
 def build_network(
     settings: TrainSettings,
     class_names: Sequence[str],
-    training_sizes: NDArray[np.int64],
+    training_sizes: NDArray[np.integer[Any]],
     origin: RunDir | None,
     start: Start,
 ) -> Network:
@@ -124,7 +124,7 @@ def build_network(
     Args:
         settings: of the run.
         class_names: [K].
-        training_sizes: width and height of each image of the training split, int64 [N, 2].
+        training_sizes: width and height of each image of the training split [N, 2].
         origin: the run whose weights it starts from, if any.
         start: where the run begins; its checkpoint, if there is one, brings all weights, and no others are read or
             fetched.
@@ -193,7 +193,7 @@ def suit_images(
     data: DataSource,
     transforms: Transforms,
     built: BuiltModel,
-    training_sizes: NDArray[np.int64],
+    training_sizes: NDArray[np.integer[Any]],
     *,
     max_epochs: int,
     is_trained: bool,
@@ -206,7 +206,7 @@ def suit_images(
         data: with the images in a batch.
         transforms: with the size that training begins with.
         built: the network.
-        training_sizes: width and height of each image of the training split, int64 [N, 2].
+        training_sizes: width and height of each image of the training split [N, 2].
         max_epochs: length of the run.
         is_trained: whether it starts from trained weights.
     """

@@ -12,11 +12,13 @@ import pytest
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.lance_rows import SetPlace, open_set, read_many, set_place
+from classifier_training.core.lance_rows import SetPlace, SetReader, open_set, read_many, set_place
+from classifier_training.data.checking.statistics import scan_headers
 from classifier_training.data.formats import lance_write
 from classifier_training.data.formats.image_folder import AutoData, ImageFolder
 from classifier_training.data.formats.lance_write import WrittenSet, write_set
 from classifier_training.data.index import SampleIndex
+from classifier_training.data.load import given_corrections, read_corrected, read_samples
 
 pytest.importorskip("lance")
 
@@ -169,6 +171,36 @@ def test_the_newest_version_is_pinned(images: Path, tmp_path: Path) -> None:
     assert AutoData(root=str(images)).pinned().version is None
     both = AutoData(root=[str(root), "/other"]).pinned()
     assert both.root == [f"{root}/@2", "/other"]
+
+
+def test_corrections_beside_a_set_are_applied_and_come_with_it(images: Path, tmp_path: Path) -> None:
+    content = hashlib.sha256((images / "train/cat/00.png").read_bytes()).hexdigest()
+    lines = ["path,sha256,old,new,action", f"train/cat/00.png,{content},cat,dog,relabel", "train/cat/04.png,,cat,,drop"]
+    (images / "corrections.csv").write_text("\n".join(lines) + "\n")
+    source = AutoData(root=str(images))
+    root = str(tmp_path / "set.lance")
+    write_set(root, source.read(), on_error="raise")
+    assert list(read_samples(AutoData(root=root)).samples) == list(source.read().samples)
+    file = lance_write.copy_corrections(root, given_corrections(source, source.read()))
+    assert file == tmp_path / "set.corrections.csv"
+    assert list(read_samples(AutoData(root=root)).samples) == list(read_samples(source).samples)
+    assert len(read_samples(AutoData(root=root)).samples) == 11
+    file.write_text(file.read_text().replace(content, "0" * 64))
+    _, corrected = read_corrected(AutoData(root=root))
+    assert corrected.counts["relabel"] == 0
+    assert corrected.counts["ignored"] == 1
+
+
+def test_copies_are_known_without_reading_an_image(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(images / "train/cat/00.png", images / "val/cat/copy.png")
+    write(tmp_path / "set.lance", images)
+    index = read(tmp_path / "set.lance")
+    monkeypatch.setattr(SetReader, "take", None)
+    scan = scan_headers(index)
+    assert scan.copies() == [("train/cat/00.png", "val/cat/copy.png")]
+    assert not scan.unreadable
 
 
 def test_an_image_in_several_rows_of_a_batch_is_read_once(images: Path, tmp_path: Path) -> None:

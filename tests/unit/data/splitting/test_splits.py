@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -154,3 +155,27 @@ def test_a_run_cannot_go_on_without_one_of_its_classes() -> None:
     began = index_of(("a", "train"), ("b", "train"), ("b", "val"))
     with pytest.raises(UserError, match="missing"):
         restore_splits(SampleIndex(began.root, began.samples[1:]), began.samples, "skip")
+
+
+@pytest.mark.parametrize(
+    ("groups", "request_", "digest"),
+    [
+        (1, SplitRequest(), "09b35c3f998022bf"),
+        (40, SplitRequest(), "b81b5be25fec4c94"),
+        (1, SplitRequest(fold=1, num_folds=4), "c637f8b397b9f191"),
+        (40, SplitRequest(fold=1, num_folds=4), "21666a9a8ce34a34"),
+    ],
+)
+def test_random_splits_are_those_of_earlier_versions(groups: int, request_: SplitRequest, digest: str) -> None:
+    # Each third image has two labels; without groups, its rarest one counts.
+    rows = tuple(
+        Sample(
+            f"{row // 2 if row % 3 == 0 else row}",
+            "abcdä"[min(row * row % 7, 4)],
+            "",
+            f"g{row % groups}" * (groups > 1),
+        )
+        for row in range(500)
+    )
+    index = complete_splits(SampleIndex(Path("/d"), rows), request_, seed=7)
+    assert hashlib.sha256(" ".join(index.splits).encode()).hexdigest()[:16] == digest

@@ -39,9 +39,8 @@ MAX_RETRIES = 3
 FOREVER_SECONDS = 1e9
 """A time limit that is none: only a wait with a limit is interrupted when a task is cancelled."""
 
-SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""Variables by which Ray reports no usage, does not install the project anew for its tasks under `uv run`, and keeps
-its notes off the screen."""
+SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+"""Variables by which Ray reports no usage, and does not install the project anew for its tasks under `uv run`."""
 
 
 @register(group="launcher", name="ray", extra="ray")
