@@ -23,7 +23,7 @@ import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def frozen_features(data: str, output: Path) -> RunDir:
 
 
 def flip(
-    targets: NDArray[np.int64], share: float, confused: NDArray[np.float64] | None, generator: np.random.Generator
+    targets: NDArray[np.int64], share: float, confused: NDArray[np.floating[Any]] | None, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Flip labels: to any other class or, with probabilities [N, K], to the classes that the true class resembles."""
     num_classes = int(targets.max()) + 1
@@ -125,7 +125,7 @@ def average_precision(order: NDArray[np.int64], is_wrong: NDArray[np.bool_]) -> 
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
 
 
-def cleanlab_order(targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+def cleanlab_order(targets: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Rank as cleanlab does: its label issues by self-confidence, then all other images by it."""
     from cleanlab.filter import find_label_issues as find
     from cleanlab.rank import get_label_quality_scores
