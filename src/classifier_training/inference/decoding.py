@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from classifier_training.inference.sources import Item
 
 T = TypeVar("T")
+
+_pillow: Any = Image.core  # type: ignore[attr-defined] # its types leave it out; `Image.core` is how Pillow documents it
+
+SECONDS_A_THREAD = 2e-4
+"""Processor time of an image for each thread that decodes: much of a small image's time is Python's own, in which one
+thread alone runs and others hold it up."""
+
+BLOCKS_A_THREAD = 4
+"""Blocks of 16 MiB that Pillow keeps for the next image: large photos decode in two thirds of the time when their
+memory need not be returned and fetched again."""
+
+SECONDS_A_SHARE = 0.01
+"""Processor time of the images that a thread takes at once: of large ones few, so that all threads end together."""
 
 FETCHED = 4
 """Batches of remote files that are fetched, or wait for a thread to decode them."""
@@ -204,10 +218,13 @@ class _Workers(Generic[T]):
         self._changed = threading.Condition()
         self._may_run = threading.Semaphore(num_runs)
         self._is_closed = False
+        self._num_decoding, self._most_decoding, self._most_taken = 0, num_cores(), 1
         self.num_fetched = 0
+        self._blocks_before = _pillow.get_blocks_max()
         self._threads = [threading.Thread(target=self._work, name="decode", daemon=True) for _ in range(num_cores())]
 
     def __enter__(self) -> Self:
+        _pillow.set_blocks_max(max(_pillow.get_blocks_max(), BLOCKS_A_THREAD * len(self._threads)))
         for thread in self._threads:
             thread.start()
         return self
@@ -218,6 +235,7 @@ class _Workers(Generic[T]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        _pillow.set_blocks_max(self._blocks_before)
 
     def submit(self, batch: Batch) -> Future[T]:
         """Decode a batch and run the model on it."""
@@ -245,30 +263,44 @@ class _Workers(Generic[T]):
         while (found := self._take()) is not None:
             job, rows = found
             try:
-                for row in rows:
-                    if self._is_closed:
-                        return
-                    job.batch.decode(row)
-                with self._changed:
-                    job.decoded += len(rows)
-                    is_last = job.decoded == len(job.batch.waiting)
-                if is_last:
+                if self._decode(job, rows):
                     with self._may_run:
                         job.future.set_result(self._run(job.batch))
             except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for the batch
                 with suppress(Exception):
                     job.future.set_exception(error)
 
+    def _decode(self, job: _Job[T], rows: list[int]) -> bool:
+        """Decode images of a batch; returns whether it is decoded as a whole."""
+        started = time.thread_time()
+        try:
+            for row in rows:
+                if self._is_closed:
+                    return False
+                job.batch.decode(row)
+        finally:
+            with self._changed:
+                if rows:
+                    seconds = (time.thread_time() - started) / len(rows)
+                    self._most_decoding = min(len(self._threads), max(1, int(seconds / SECONDS_A_THREAD)))
+                    self._most_taken = max(1, int(SECONDS_A_SHARE / max(seconds, 1e-9)))
+                self._num_decoding -= 1
+                job.decoded += len(rows)
+                is_whole = job.decoded == len(job.batch.waiting)
+                self._changed.notify_all()
+        return is_whole
+
     def _take(self) -> tuple[_Job[T], list[int]] | None:
         """Give a thread its share of the images that are left of the oldest batch; None at the end."""
         with self._changed:
-            while not self._jobs and not self._is_closed:
+            while not self._is_closed and (not self._jobs or self._num_decoding >= self._most_decoding):
                 self._changed.wait()
             if self._is_closed:
                 return None
+            self._num_decoding += 1
             job = self._jobs[0]
             left = job.batch.waiting[job.taken :]
-            rows = left[: max(1, len(left) // len(self._threads))]
+            rows = left[: max(1, min(len(left) // self._most_decoding, self._most_taken))]
             job.taken += len(rows)
             if len(rows) == len(left):
                 self._jobs.popleft()
