@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.inference.sources import Item, Texts
+from classifier_training.inference.listing import Texts
+from classifier_training.inference.sources import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

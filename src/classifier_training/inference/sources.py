@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import threading
 from codecs import BOM_UTF8
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +29,7 @@ from classifier_training.data.accounting import (
 from classifier_training.data.index import is_image
 from classifier_training.data.remote import open_walker
 from classifier_training.data.walk import DataErrors, LinkOutError, UnreadableFolderError, Walker, is_ignored
+from classifier_training.inference.listing import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,12 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-
-WALK_SECONDS = 1
-"""How long the first image waits for the walk through all of them."""
-
-CHUNK = 1024
-"""Texts that are kept together."""
 
 OUTSIDE = "_"
 """Where names begin of files that a list file names outside its own folder."""
@@ -64,34 +58,6 @@ class Item:
     name: str
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False)
     error: str | None = None
-
-
-class Texts:
-    """File names in the order in which they were added, each in as many bytes as it has, and one for its end."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self._last: list[str] = []
-
-    def append(self, text: str) -> None:
-        """Add a text without a zero byte."""
-        self._last.append(text)
-        if len(self._last) == CHUNK:
-            self._chunks.append(os.fsencode("\0".join(self._last)))
-            self._last.clear()
-
-    def __len__(self) -> int:
-        return len(self._chunks) * CHUNK + len(self._last)
-
-    def __getitem__(self, wanted: slice) -> list[str]:
-        """Return consecutive texts."""
-        begin, end, _ = wanted.indices(len(self))
-        first = begin // CHUNK
-        found = [text for number in range(first, -(-end // CHUNK)) for text in self._chunk(number)]
-        return found[begin - first * CHUNK : end - first * CHUNK]
-
-    def _chunk(self, number: int) -> list[str]:
-        return os.fsdecode(self._chunks[number]).split("\0") if number < len(self._chunks) else self._last
 
 
 class Source(Protocol):
@@ -179,95 +145,6 @@ class _Skipped(DataErrors):
             raise error
 
 
-class _Listing:
-    """Names of images, which a thread finds while the first of them are read. A source is walked through once.
-
-    Args:
-        walk: calls a function with the name of each image, and why it cannot be read, if that is so; returns the count
-            of all files.
-    """
-
-    def __init__(self, walk: Callable[[Callable[[str, str | None], None]], FolderFiles]) -> None:
-        self._walk = walk
-        self._names = Texts()
-        self._errors: dict[int, str] = {}
-        self._pending: list[str] = []
-        self._num_pending = 1
-        self._grown = threading.Condition()
-        self._files: FolderFiles | None = None
-        self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def __iter__(self) -> Iterator[tuple[str, str | None]]:
-        self._start()
-        begin = 0
-        while True:
-            with self._grown:
-                while len(self._names) <= begin and not self._has_ended:
-                    self._grown.wait()
-                names = self._names[begin : begin + CHUNK]
-            if not names:
-                self.files()
-                return
-            for number, name in enumerate(names, begin):
-                yield name, self._errors.get(number)
-            begin += len(names)
-
-    def count(self) -> int | None:
-        """How many images there are; None until the walk has ended."""
-        self._start()
-        return len(self._names) if self._has_ended else None
-
-    def files(self) -> FolderFiles:
-        """Count every file: images, which are read, and the others by kind and ending."""
-        self._start()
-        with self._grown:
-            self._grown.wait_for(lambda: self._has_ended)
-        if self._failure is not None:
-            raise self._failure
-        assert self._files is not None
-        return self._files
-
-    @property
-    def _has_ended(self) -> bool:
-        return self._files is not None or self._failure is not None
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="walk", daemon=True)
-            self._thread.start()
-            # So that what a small folder has is said before anything else.
-            self._thread.join(WALK_SECONDS)
-
-    def _run(self) -> None:
-        files, failure = None, None
-        try:
-            files = self._walk(self._add)
-            if self._names or self._pending:
-                files.log()
-        except BaseException as error:  # noqa: BLE001 - raised again where the names are read
-            failure = error
-        with self._grown:
-            self._publish()
-            self._files, self._failure = files, failure
-            self._grown.notify_all()
-
-    def _add(self, name: str, error: str | None = None) -> None:
-        if error is not None:
-            self._errors[len(self._names) + len(self._pending)] = error
-        self._pending.append(name)
-        if len(self._pending) >= self._num_pending:
-            with self._grown:
-                self._publish()
-                self._grown.notify_all()
-            self._num_pending = min(2 * self._num_pending, CHUNK)
-
-    def _publish(self) -> None:
-        for name in self._pending:
-            self._names.append(name)
-        self._pending.clear()
-
-
 def _log_links(walker: Walker, skipped: _Skipped) -> None:
     walker.report()
     if skipped.links:
@@ -311,8 +188,8 @@ class FolderSource:
     empty = "no image in this folder"
 
     @cached_property
-    def _listing(self) -> _Listing:
-        return _Listing(self._walk)
+    def _listing(self) -> Listing:
+        return Listing(self._walk)
 
     def __iter__(self) -> Iterator[Item]:
         folder = self.path if is_remote(self.path) else str(Path(self.path))
@@ -366,8 +243,8 @@ class GlobSource:
     empty = "no image matches"
 
     @cached_property
-    def _listing(self) -> _Listing:
-        return _Listing(self._walk)
+    def _listing(self) -> Listing:
+        return Listing(self._walk)
 
     def __iter__(self) -> Iterator[Item]:
         folder = self.folder

@@ -11,9 +11,10 @@ from tests.conftest import COLOURS, draw_picture
 
 from classifier_training.core.run_dir import RunDir
 from classifier_training.inference.batches import BatchPredictor, Plan
+from classifier_training.inference.listing import CHUNK, Texts
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import RowSettings, to_row
-from classifier_training.inference.sources import CHUNK, Item, Texts
+from classifier_training.inference.sources import Item
 
 
 @pytest.mark.parametrize("number", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
