@@ -224,7 +224,6 @@ class _Workers(Generic[T]):
         self._threads = [threading.Thread(target=self._work, name="decode", daemon=True) for _ in range(num_cores())]
 
     def __enter__(self) -> Self:
-        _pillow.set_blocks_max(max(_pillow.get_blocks_max(), BLOCKS_A_THREAD * len(self._threads)))
         for thread in self._threads:
             thread.start()
         return self
@@ -284,6 +283,8 @@ class _Workers(Generic[T]):
                     seconds = (time.thread_time() - started) / len(rows)
                     self._most_decoding = min(len(self._threads), max(1, int(seconds / SECONDS_A_THREAD)))
                     self._most_taken = max(1, int(SECONDS_A_SHARE / max(seconds, 1e-9)))
+                    if seconds > SECONDS_A_SHARE:
+                        _pillow.set_blocks_max(max(self._blocks_before, BLOCKS_A_THREAD * len(self._threads)))
                 self._num_decoding -= 1
                 job.decoded += len(rows)
                 is_whole = job.decoded == len(job.batch.waiting)
