@@ -59,8 +59,7 @@ SMALL_BYTES = 2**16
 MAX_BYTES = 2**30
 """The largest file that is decoded; some decoders read all of it into memory."""
 
-LARGE_PIXELS = 2**25
-MIN_BYTES_PER_PIXEL = 0.01
+LARGE_PIXELS, MIN_BYTES_PER_PIXEL = 2**25, 0.01
 """Fewest bytes per pixel of an image of over 33 million pixels. A photograph has ten times as many; a file with fewer
 is of one colour, or meant to exhaust memory."""
 
@@ -434,22 +433,18 @@ def _open_image(path: Path | str, file: File) -> Image.Image:
     return image
 
 
-def _fetched(path: Path | str, content: bytes | OSError | None) -> io.BytesIO:
-    (found,) = read_many([path]) if content is None else [content]
-    if isinstance(found, OSError):
-        raise UnreadableImageError(path, found.strerror or _words(found)) from found
-    return io.BytesIO(found)
-
-
 def _open_file(path: Path | str, content: bytes | OSError | None) -> File:
-    if content is not None or not is_local(path):
-        return _fetched(path, content)
+    if content is None and not is_local(path):
+        (content,) = read_many([path])
+    if isinstance(content, OSError):
+        raise UnreadableImageError(path, content.strerror or _words(content)) from content
+    if content is not None:
+        return io.BytesIO(content)
     try:
         facts = os.stat(path)  # noqa: PTH116 - Path objects would take a quarter of the time of a header
-        mode = facts.st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(facts.st_mode):
             raise UnreadableImageError(path, "is a folder, not a file")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(facts.st_mode):
             # Opening a named pipe would wait for its writer for ever.
             raise UnreadableImageError(path, "is a device, pipe or socket, not a file")
         # Here at least the header is fetched, where threads do not wait for each other.
@@ -486,9 +481,8 @@ def _read_header(path: Path | str, file: File) -> Image.Image:
 def _is_heif(file: File) -> bool:
     head = file.read(BRAND_BYTES)
     file.seek(0)
-    if head[4:8] != b"ftyp":
-        return False
-    return head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
+    is_photo = head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
+    return is_photo and head[4:8] == b"ftyp"
 
 
 def _open_heif(path: Path | str, file: File) -> Image.Image:

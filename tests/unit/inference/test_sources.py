@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
-from classifier_training.inference import sources
+from classifier_training.inference import listing
 from classifier_training.inference.sources import find_source
 
 cv2 = pytest.importorskip("cv2")
@@ -245,7 +245,7 @@ def test_the_first_images_are_read_while_the_folder_is_still_searched(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", slow)
-    monkeypatch.setattr(sources, "WALK_SECONDS", 0.01)
+    monkeypatch.setattr(listing, "WALK_SECONDS", 0.01)
     found = find_source(str(folder))
     items = iter(found)
     assert [next(items).name for _ in range(2)] == ["a.JPG", "b.png"]

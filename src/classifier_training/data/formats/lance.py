@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field
@@ -24,13 +24,37 @@ from classifier_training.data.samples import Sample, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
 log = logging.getLogger(__name__)
 
 Version = Annotated[int, Field(ge=1)]
 
 COLUMNS = ("path", "label", "split", "group", "metadata", "position")
+
+
+def schema() -> Any:
+    """Return the columns of a set, as an Arrow schema."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("split", pa.string()),
+            pa.field("group", pa.string()),
+            pa.field("metadata", pa.string()),
+            pa.field("position", pa.int64()),
+            pa.field("key", pa.uint64()),
+            pa.field("image", pa.large_binary()),
+            pa.field("num_bytes", pa.int64()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("lacks_range", pa.bool_()),
+            pa.field("is_cut", pa.bool_()),
+            pa.field("sha256", pa.binary(32)),
+            pa.field("stamp", pa.string()),
+        ]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

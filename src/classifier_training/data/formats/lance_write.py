@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,21 +22,21 @@ import numpy as np
 from classifier_training.core.errors import UserError, first_line
 from classifier_training.core.images import UnreadableImageError, read_header
 from classifier_training.core.lance_rows import import_lance, key_of, keys_of, open_set, storage_options
-from classifier_training.core.places import is_local, known, read_many
+from classifier_training.core.places import known, read_many
 from classifier_training.core.runtime import cache_dir, num_cores
 from classifier_training.core.types import TEST
-from classifier_training.data.corrections import append_corrections, beside_set
+from classifier_training.data.formats.lance import schema
 from classifier_training.data.index import absolute_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
     from typing import Literal
 
     from numpy.typing import NDArray
 
     from classifier_training.core.images import Header
-    from classifier_training.data.corrections import LabelCorrection
     from classifier_training.data.index import SampleIndex
 
 log = logging.getLogger(__name__)
@@ -102,31 +100,6 @@ class WrittenSet:
     num_bytes: int = 0
     num_resumed: int = 0
     unreadable: tuple[UnreadableImageError, ...] = ()
-
-
-def schema() -> Any:
-    """Return the columns of a set, as an Arrow schema."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("label", pa.string()),
-            pa.field("split", pa.string()),
-            pa.field("group", pa.string()),
-            pa.field("metadata", pa.string()),
-            pa.field("position", pa.int64()),
-            pa.field("key", pa.uint64()),
-            pa.field("image", pa.large_binary()),
-            pa.field("num_bytes", pa.int64()),
-            pa.field("width", pa.int32()),
-            pa.field("height", pa.int32()),
-            pa.field("lacks_range", pa.bool_()),
-            pa.field("is_cut", pa.bool_()),
-            pa.field("sha256", pa.binary(32)),
-            pa.field("stamp", pa.string()),
-        ]
-    )
 
 
 SMALL = ("split", "group", "metadata", "position")
@@ -473,24 +446,6 @@ class _Writer:
             self.unreadable += [UnreadableImageError(path, reason) for path, reason in facts["unreadable"]]
             done = end
         return fragments, done
-
-
-def copy_corrections(root: str, lines: Sequence[LabelCorrection]) -> Path:
-    """Write the corrections of the data beside its set, unless there are some already; returns their file."""
-    file = beside_set(root)
-    if file.is_file():
-        return file
-    if is_local(file):
-        append_corrections(file, lines)
-        return file
-    from lance.file import LanceFileSession
-
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / file.name
-        append_corrections(written, lines)
-        session = LanceFileSession(root.rpartition("/")[0], storage_options=storage_options(root))
-        session.upload_file(written, file.name)
-    return file
 
 
 class _Batch(NamedTuple):

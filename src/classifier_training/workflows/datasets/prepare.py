@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +15,15 @@ from pydantic import Field
 from classifier_training.conf.recipes import starts_trained
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.lance_rows import SetPlace, set_place
+from classifier_training.core.lance_rows import SetPlace, set_place, storage_options
+from classifier_training.core.places import is_local
 from classifier_training.core.register import Choice, Word, changed_options, describe, entry, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import TypedPath
 from classifier_training.core.types import InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
-from classifier_training.data.corrections import beside_set
-from classifier_training.data.formats.lance_write import WrittenSet, copy_corrections, write_set
+from classifier_training.data.corrections import LabelCorrection, append_corrections, beside_set
+from classifier_training.data.formats.lance_write import WrittenSet, write_set
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import LoadedData, given_corrections, load_data
 from classifier_training.data.splitting.groups import assign_groups
@@ -241,3 +244,21 @@ def _build(plan: StorePlan, *, verify: bool, skips: bool) -> tuple[Built, ...]:
             log.warning("skipped %s: %s", error.path, error.reason)
         found.append(built)
     return tuple(found)
+
+
+def copy_corrections(root: str, lines: Sequence[LabelCorrection]) -> Path:
+    """Write the corrections of the data beside its set, unless there are some already; returns their file."""
+    file = beside_set(root)
+    if file.is_file():
+        return file
+    if is_local(file):
+        append_corrections(file, lines)
+        return file
+    from lance.file import LanceFileSession
+
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / file.name
+        append_corrections(written, lines)
+        session = LanceFileSession(root.rpartition("/")[0], storage_options=storage_options(root))
+        session.upload_file(written, file.name)
+    return file

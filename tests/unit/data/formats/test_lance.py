@@ -19,6 +19,7 @@ from classifier_training.data.formats.image_folder import AutoData, ImageFolder
 from classifier_training.data.formats.lance_write import WrittenSet, write_set
 from classifier_training.data.index import SampleIndex
 from classifier_training.data.load import given_corrections, read_corrected, read_samples
+from classifier_training.workflows.datasets.prepare import copy_corrections
 
 pytest.importorskip("lance")
 
@@ -181,7 +182,7 @@ def test_corrections_beside_a_set_are_applied_and_come_with_it(images: Path, tmp
     root = str(tmp_path / "set.lance")
     write_set(root, source.read(), on_error="raise")
     assert list(read_samples(AutoData(root=root)).samples) == list(source.read().samples)
-    file = lance_write.copy_corrections(root, given_corrections(source, source.read()))
+    file = copy_corrections(root, given_corrections(source, source.read()))
     assert file == tmp_path / "set.corrections.csv"
     assert list(read_samples(AutoData(root=root)).samples) == list(read_samples(source).samples)
     assert len(read_samples(AutoData(root=root)).samples) == 11
