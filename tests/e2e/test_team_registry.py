@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,7 +99,6 @@ class TeamServer:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{port}"
-        self._address = ("127.0.0.1", port)
         self._words: list[str | Path] = [
             program, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{folder}/team.db", "--artifacts-destination", folder / "artifacts",
@@ -113,7 +113,7 @@ class TeamServer:
         until = time.monotonic() + 240
         while time.monotonic() < until:
             try:
-                socket.create_connection(self._address, timeout=1).close()
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
             except OSError:
                 time.sleep(0.5)
             else:
@@ -160,7 +160,8 @@ def test_a_server_that_goes_away_costs_no_metric_and_no_prediction(
     assert f"registry publish run={run.relative_to(tmp_path)}" in said, "how the metrics get there later"
     assert (run / "result.json").is_file()
 
-    away = command("predict", "x.png", "run=mlflow:shapes", env=env)
+    picture = next((split_folder / "test").rglob("*.png"))
+    away = command("predict", str(picture), "run=mlflow:shapes", env=env)
     assert away.code == 2
     assert "does not answer" in away.err
     team_server.start()
@@ -168,7 +169,6 @@ def test_a_server_that_goes_away_costs_no_metric_and_no_prediction(
     assert done.code == 0, done.err
     ((_, steps),) = metrics_of(team_server.uri).items()
     assert len(steps) == len(set(steps)) == 12
-    picture = next((split_folder / "test").rglob("*.png"))
     assert command("predict", str(picture), "run=mlflow:shapes", env=env).code == 0
     team_server.stop()
     offline = command("predict", str(picture), "run=mlflow:shapes", env=env)
