@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tests.conftest import SMALL, draw_picture
+from tests.conftest import COLOURS, SMALL, draw_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from tests.server import Ended
 
 pytest.importorskip("lance")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for number in range(24):
+        split, label = ("train", "train", "val", "test")[number % 4], ("blue", "red")[number // 4 % 2]
+        draw_picture(tmp_path / "pictures" / split / label / f"{number}.png", COLOURS[label], seed=number)
+    return tmp_path / "pictures"
 
 
 def weights_of(folder: Path) -> str:
