@@ -99,9 +99,9 @@ def measure_requests(folder: Path, server: S3Server, proxy: Proxy, numbers: list
 
 def measure_faults(folder: Path, server: S3Server, proxy: Proxy, repeats: int) -> None:
     """Print the weights of disturbed runs."""
-    from classifier_training.core import objects
     from classifier_training.core.errors import UserError
     from classifier_training.core.run_dir import sha256
+    from classifier_training.core.storage import objects
 
     images = make_images(folder / "images", 400)
     server.upload(images, BUCKET, "images")
@@ -186,7 +186,7 @@ def measure_memory(folder: Path, server: S3Server, epochs: int) -> None:
 def measure_speed(folder: Path, server: S3Server, proxy: Proxy) -> None:
     """Print the images a second of reading and decoding batches of 64."""
     from classifier_training.core.images import read_rgb
-    from classifier_training.core.places import read_many
+    from classifier_training.core.storage.places import read_many
     from classifier_training.data.remote import listing
 
     images = make_images(folder / "images", 400)

@@ -17,7 +17,7 @@ from object_store import S3Server
 from tests.bundles import write_small_bundle
 from tests.conftest import COLOURS, draw_picture
 
-from classifier_training.core.places import list_names, read_bytes
+from classifier_training.core.storage.places import list_names, read_bytes
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,11 @@ from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.store import EXPERIMENT
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.places import path_of
 from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_reader import read_rows
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Resume, Trait
+from classifier_training.core.storage.places import path_of
 from classifier_training.registry.runs import find_run
 
 if TYPE_CHECKING:

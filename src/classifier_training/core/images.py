@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier_training.core.errors import UserError, require_extra
-from classifier_training.core.places import is_local, read_many
+from classifier_training.core.storage.places import is_local, read_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from classifier_training.core.display import write_rows
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import escapes
-from classifier_training.core.places import kind_of_place, read_bytes
+from classifier_training.core.storage.places import kind_of_place, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

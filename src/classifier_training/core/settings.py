@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from classifier_training.core.places import is_remote, without_secrets
+from classifier_training.core.storage.places import is_remote, without_secrets
 
 
 class Resume(Enum):

@@ -20,9 +20,9 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest, plural
 from classifier_training.core.files import escapes
-from classifier_training.core.lance_rows import ENDING, set_place
-from classifier_training.core.places import path_of
 from classifier_training.core.run_dir import sha256
+from classifier_training.core.storage.lance_rows import ENDING, set_place
+from classifier_training.core.storage.places import path_of
 from classifier_training.core.types import SPLITS
 from classifier_training.data.formats.listing import open_text
 from classifier_training.data.samples import Samples

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from classifier_training.core.images import UnreadableImageError
-from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
+from classifier_training.core.storage.places import is_local, read_many
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augmenting.augment import Changes, changes_batch
 from classifier_training.data.augmenting.images import degrade, jitter, training_pixels, trivial_augment

@@ -12,7 +12,7 @@ from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.images import image_extensions
 from classifier_training.core.labels import sort_labels
-from classifier_training.core.places import is_remote, path_of
+from classifier_training.core.storage.places import is_remote, path_of
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable
 from classifier_training.data.samples import Sample, Samples
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words, plural
-from classifier_training.core.places import path_of
+from classifier_training.core.storage.places import path_of
 from classifier_training.core.types import TEST, TRAIN, VAL
 from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import is_remote
+from classifier_training.core.storage.places import is_remote
 from classifier_training.data.walk import DataErrors, Walker, is_ignored
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def listing(root: str) -> Listing:
 
 
 def _list(found: Listing) -> None:
-    from classifier_training.core.objects import list_objects, split_url
-    from classifier_training.core.remote_cache import listings
+    from classifier_training.core.storage.cache import listings
+    from classifier_training.core.storage.objects import list_objects, split_url
 
     base, prefix = split_url(found.root)
     begin = len(prefix) + 1 if prefix else 0

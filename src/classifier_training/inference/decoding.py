@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.images import MAX_PIXELS, UnreadableImageError
-from classifier_training.core.places import is_local, read_many
 from classifier_training.core.runtime import num_cores
+from classifier_training.core.storage.places import is_local, read_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import is_remote, list_names, path_of, read_bytes, remove_folder, write_bytes
+from classifier_training.core.storage.places import (
+    is_remote,
+    list_names,
+    path_of,
+    read_bytes,
+    remove_folder,
+    write_bytes,
+)
 from classifier_training.inference.outputs import is_folder, unwritable
 from classifier_training.inference.rows import to_json
 

@@ -7,8 +7,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import enumerate_words, nearest, plural, shown
-from classifier_training.core.places import is_remote
 from classifier_training.core.runtime import command, setting
+from classifier_training.core.storage.places import is_remote
 from classifier_training.data.checking.findings import Finding
 from classifier_training.data.corrections import FILE_NAME, standing
 

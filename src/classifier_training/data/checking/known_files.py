@@ -25,10 +25,10 @@ import PIL
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.images import UnreadableImageError, read_start
-from classifier_training.core.places import is_local, kind_of_place, known, read_many
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir, num_cores
+from classifier_training.core.storage.places import is_local, kind_of_place, known, read_many
 from classifier_training.data.checking.scan import hash_file
 from classifier_training.data.index import absolute_prefix
 
@@ -357,7 +357,7 @@ def _listed(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint64]
 
 def _stated(paths: Sequence[str]) -> NDArray[np.void]:
     """Return what Lance sets state of their images, `ROW` [N]."""
-    from classifier_training.core.lance_rows import facts_of
+    from classifier_training.core.storage.lance_rows import facts_of
 
     facts = facts_of(paths)
     found = np.zeros(len(paths), ROW)

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.images import UnreadableImageError, read_preview
-from classifier_training.core.places import is_local, read_bytes, read_many
 from classifier_training.core.runtime import leave_interrupts
+from classifier_training.core.storage.places import is_local, read_bytes, read_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
-from classifier_training.core.lance_rows import set_place
-from classifier_training.core.places import path_of
 from classifier_training.core.register import register
+from classifier_training.core.storage.lance_rows import set_place
+from classifier_training.core.storage.places import path_of
 from classifier_training.core.types import SPLITS, TEST, TRAIN
 from classifier_training.data.formats.jsonl import JSONL, annotation_files, looks_annotated, read_jsonl
 from classifier_training.data.formats.lance import LanceSet, VersionedSource

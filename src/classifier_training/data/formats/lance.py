@@ -12,11 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.lance_rows import SetPlace, open_set, set_place
-from classifier_training.core.places import path_of
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import Resume
+from classifier_training.core.storage.lance_rows import SetPlace, open_set, set_place
+from classifier_training.core.storage.places import path_of
 from classifier_training.data.accounting import FolderFiles
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import NoSamplesError, SampleIndex

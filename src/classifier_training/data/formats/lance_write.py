@@ -21,9 +21,9 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, first_line
 from classifier_training.core.images import UnreadableImageError, read_header
-from classifier_training.core.lance_rows import import_lance, key_of, keys_of, open_set, storage_options
-from classifier_training.core.places import known, read_many
 from classifier_training.core.runtime import cache_dir, num_cores
+from classifier_training.core.storage.lance_rows import import_lance, key_of, keys_of, open_set, storage_options
+from classifier_training.core.storage.places import known, read_many
 from classifier_training.core.types import TEST
 from classifier_training.data.formats.lance import schema
 from classifier_training.data.index import absolute_prefix

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.files import escapes
-from classifier_training.core.places import is_remote, path_of, url_of
 from classifier_training.core.register import register
 from classifier_training.core.runtime import setting as as_typed
 from classifier_training.core.settings import PathText, Resume
+from classifier_training.core.storage.places import is_remote, path_of, url_of
 from classifier_training.data.formats.source import FolderSource
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
 from classifier_training.data.samples import SamplesBuilder

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.places import is_remote, path_of
-from classifier_training.core.remote_cache import set_limit
 from classifier_training.core.settings import Alias, Often, OnlyIn, PathText, Resume, Trait
+from classifier_training.core.storage.cache import set_limit
+from classifier_training.core.storage.places import is_remote, path_of
 from classifier_training.data.accounting import count_files, kind_of, merge_files
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, resolve_root, split_of
 from classifier_training.data.remote import listed_once, open_walker

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, require_extra
-from classifier_training.core.places import is_remote
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Resume
+from classifier_training.core.storage.places import is_remote
 from classifier_training.core.types import TEST
 from classifier_training.data.formats.columns import (
     MAX_SAMPLED,

@@ -20,9 +20,9 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
-from classifier_training.core.places import is_local, known, read_many
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import leave_interrupts, num_cores
+from classifier_training.core.storage.places import is_local, known, read_many
 from classifier_training.data.checking.scan import hash_file
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.core.places import Known
+    from classifier_training.core.storage.places import Known
     from classifier_training.data.pixel_format import PixelFormat
     from classifier_training.data.store.folder import StoreFolder
 

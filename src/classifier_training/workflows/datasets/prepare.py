@@ -15,11 +15,11 @@ from pydantic import Field
 from classifier_training.conf.recipes import starts_trained
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.lance_rows import SetPlace, set_place, storage_options
-from classifier_training.core.places import is_local
 from classifier_training.core.register import Choice, Word, changed_options, describe, entry, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import TypedPath
+from classifier_training.core.storage.lance_rows import SetPlace, set_place, storage_options
+from classifier_training.core.storage.places import is_local
 from classifier_training.core.types import InputSpec
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.corrections import LabelCorrection, append_corrections, beside_set

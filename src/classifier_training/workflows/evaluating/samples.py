@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.places import path_of
+from classifier_training.core.storage.places import path_of
 from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.index import split_table
 from classifier_training.data.splitting.splits import read_manifest

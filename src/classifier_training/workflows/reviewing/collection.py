@@ -18,9 +18,9 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.labels import read_mapping, sort_labels
-from classifier_training.core.places import is_remote
 from classifier_training.core.register import with_settings
 from classifier_training.core.run_reader import DamagedFileError, read_rows, read_values
+from classifier_training.core.storage.places import is_remote
 from classifier_training.data.corrections import AUTO, FILE_NAME
 from classifier_training.data.index import is_image
 from classifier_training.data.splitting.splits import read_manifest

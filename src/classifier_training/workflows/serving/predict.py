@@ -19,11 +19,11 @@ from pydantic import Field
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError
-from classifier_training.core.places import is_remote
 from classifier_training.core.register import Choice, Word, register
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import RunReader
 from classifier_training.core.settings import RunText, TypedPath
+from classifier_training.core.storage.places import is_remote
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
 from classifier_training.inference.parts import Parts

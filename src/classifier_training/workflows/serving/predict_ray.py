@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import InterruptedRunError, UserError, first_line
-from classifier_training.core.places import is_local
 from classifier_training.core.register import entry_of
 from classifier_training.core.runtime import console, share_of_cores
+from classifier_training.core.storage.places import is_local
 from classifier_training.inference.batches import Plan
 from classifier_training.inference.parts import JobPlan, Parts, digest_of, files_only
 from classifier_training.inference.rows import Summary

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.lance_rows import SetPlace, SetReader, open_set, read_many, set_place
+from classifier_training.core.storage.lance_rows import SetPlace, SetReader, open_set, read_many, set_place
 from classifier_training.data.checking.statistics import scan_headers
 from classifier_training.data.formats import lance_write
 from classifier_training.data.formats.image_folder import AutoData, ImageFolder

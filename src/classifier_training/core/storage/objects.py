@@ -1,7 +1,7 @@
 """Objects of remote stores: listed with their sizes and ETags, and fetched many at a time, with retries.
 
 S3 and servers of its protocol, Google Cloud Storage, Azure and HTTP are read through obstore, Hugging Face through
-huggingface_hub (`core/stores.py`).
+huggingface_hub (`core/storage/stores.py`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.places import url_of
-from classifier_training.core.remote_cache import Listed, contents, hash_text, listings
-from classifier_training.core.stores import RefusedError, WritableStore, open_store
+from classifier_training.core.storage.cache import Listed, contents, hash_text, listings
+from classifier_training.core.storage.places import url_of
+from classifier_training.core.storage.stores import RefusedError, WritableStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
-    from classifier_training.core.stores import Object, Store
+    from classifier_training.core.storage.stores import Object, Store
 
 log = logging.getLogger(__name__)
 

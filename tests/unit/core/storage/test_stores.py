@@ -15,10 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from classifier_training.core import objects, places
 from classifier_training.core.errors import UserError
-from classifier_training.core.objects import split_url
-from classifier_training.core.stores import IndexPage
+from classifier_training.core.storage import objects, places
+from classifier_training.core.storage.objects import split_url
+from classifier_training.core.storage.stores import IndexPage
 from classifier_training.data.remote import listing
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_links_of_a_page_that_lead_elsewhere_are_no_files() -> None:
 
 READ = """
 import sys
-from classifier_training.core import places
+from classifier_training.core.storage import places
 from classifier_training.data.remote import listing
 names = list(listing("hf://datasets/owner/name/set").below())
 contents = places.read_many([f"hf://datasets/owner/name/set/{name}" for name in names])

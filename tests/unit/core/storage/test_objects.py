@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from object_store import Faults, Proxy, S3Server
 
-from classifier_training.core import objects, places, remote_cache
 from classifier_training.core.errors import UserError
+from classifier_training.core.storage import cache, objects, places
 from classifier_training.data.remote import RemoteWalker, listed_once, listing
 from classifier_training.data.walk import Walker
 
@@ -45,8 +45,8 @@ def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 def forget() -> None:
     objects._open.cache_clear()
-    remote_cache.contents.cache_clear()
-    remote_cache.listings.__init__()  # type: ignore[misc] # as a new process has it
+    cache.contents.cache_clear()
+    cache.listings.__init__()  # type: ignore[misc] # as a new process has it
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_busy_answers_and_cut_files_change_nothing(
     for _ in range(5):
         found = objects.read_many([f"{url}/{name}" for name in NAMES])
         assert found == [(folder / name).read_bytes() for name in NAMES]
-        remote_cache.contents()._folder.rename(remote_cache._folder() / f"old{_}")
+        cache.contents()._folder.rename(cache._folder() / f"old{_}")
     assert {kind for kind, number in proxy.made.items() if number} == {"busy", "cut", "short"}
 
 
@@ -138,14 +138,14 @@ def test_a_file_that_changed_is_read_as_it_is_now(
 
 
 def test_what_is_kept_stays_below_its_limit(tmp_path: Path) -> None:
-    kept = remote_cache.Contents(tmp_path, 100_000)
+    kept = cache.Contents(tmp_path, 100_000)
     for number in range(200):
-        kept.put(f"s3://b/{number}", remote_cache.Listed(1000, 1), bytes(1000))
+        kept.put(f"s3://b/{number}", cache.Listed(1000, 1), bytes(1000))
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file() and path.name != "trim.lock"]
     assert 80_000 <= sum(sizes) <= 100_000
-    assert kept.get("s3://b/199", remote_cache.Listed(1000, 1)) == bytes(1000)
-    assert kept.get("s3://b/199", remote_cache.Listed(1000, 2)) is None, "another version is another file"
-    assert kept.get("s3://b/0", remote_cache.Listed(1000, 1)) is None, "the oldest went first"
+    assert kept.get("s3://b/199", cache.Listed(1000, 1)) == bytes(1000)
+    assert kept.get("s3://b/199", cache.Listed(1000, 2)) is None, "another version is another file"
+    assert kept.get("s3://b/0", cache.Listed(1000, 1)) is None, "the oldest went first"
 
 
 def test_public_data_need_no_credentials(

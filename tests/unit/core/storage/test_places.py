@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from classifier_training.core import places
-from classifier_training.core.places import RemotePath, is_local, is_remote, path_of
 from classifier_training.core.settings import absolute
+from classifier_training.core.storage import places
+from classifier_training.core.storage.places import RemotePath, is_local, is_remote, path_of
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/set", "gs://b/x", "az://c/x", "hf://datasets/o/n", "https://h:8080/x"])

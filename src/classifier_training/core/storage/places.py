@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 READERS = {
-    "remote": "classifier_training.core.objects",
-    "lance": "classifier_training.core.lance_rows",
+    "remote": "classifier_training.core.storage.objects",
+    "lance": "classifier_training.core.storage.lance_rows",
 }
 """Modules that read a kind of place, imported when first needed: `read_many(places)` returns what ours does."""
 
@@ -99,13 +99,13 @@ def known(paths: Sequence[Path | str]) -> list[Known | None]:
     remote = [place for place, path in enumerate(paths) if kind_of_place(path) == "remote"]
     found: list[Known | None] = [None] * len(paths)
     if remote:
-        from classifier_training.core.remote_cache import listings
+        from classifier_training.core.storage.cache import listings
 
         for place, listed in zip(remote, listings.find([url_of(paths[place]) for place in remote]), strict=True):
             found[place] = None if listed is None else Known(listed.num_bytes or 0, listed.version)
     rows = [place for place, path in enumerate(paths) if kind_of_place(path) == "lance"]
     if rows:
-        from classifier_training.core.lance_rows import facts_of
+        from classifier_training.core.storage.lance_rows import facts_of
 
         for place, fact in zip(rows, facts_of([os.fspath(paths[place]) for place in rows]), strict=True):
             version = int.from_bytes(bytes(fact["sha256"])[:8], "little")
@@ -155,7 +155,7 @@ def read_many(paths: Sequence[Path | str]) -> list[bytes | OSError]:
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole or not at all; see `new_file`."""
     if is_remote(path):
-        from classifier_training.core.objects import write
+        from classifier_training.core.storage.objects import write
 
         write(url_of(path), content)
         return
@@ -179,7 +179,7 @@ def new_file(path: str) -> Iterator[Path]:
         with atomic_path(Path(path)) as temporary:
             yield temporary
         return
-    from classifier_training.core.objects import write
+    from classifier_training.core.storage.objects import write
 
     with TemporaryDirectory() as folder:
         yield Path(folder, "file")
@@ -194,7 +194,7 @@ def list_names(folder: str) -> list[str]:
         UserError: when a remote one cannot.
     """
     if is_remote(folder):
-        from classifier_training.core.objects import list_objects, split_url
+        from classifier_training.core.storage.objects import list_objects, split_url
 
         start = len(split_url(folder)[1].strip("/")) + 1
         names = {found.key[start:].partition("/")[0] for found in list_objects(folder)}
@@ -214,7 +214,7 @@ def remove_folder(folder: str) -> None:
         UserError: when a remote one cannot.
     """
     if is_remote(folder):
-        from classifier_training.core.objects import remove_all
+        from classifier_training.core.storage.objects import remove_all
 
         remove_all(url_of(folder))
         return
@@ -275,7 +275,7 @@ class RemotePath(PosixPath):
 
     def is_dir(self, **_: Any) -> bool:
         """Whether there is a file below it."""
-        from classifier_training.core.objects import is_folder
+        from classifier_training.core.storage.objects import is_folder
 
         return is_folder(str(self))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.places import list_names, new_file, read_bytes, remove_folder, write_bytes
+from classifier_training.core.storage.places import list_names, new_file, read_bytes, remove_folder, write_bytes
 
 
 def test_files_of_a_folder_are_written_listed_and_removed(tmp_path: Path) -> None:
