@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ from classifier_training.conf.unused_settings import is_fitted_at_once
 from classifier_training.core.errors import EXTRAS, UserError
 from classifier_training.core.register import Entry, describe, entries, entry
 from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.storage.places import read_many
+from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.formats.lance_write import write_set
 from classifier_training.export.job import ExportJob
 from classifier_training.workflows.training.network import build_network
 from classifier_training.workflows.training.settings import TrainSettings
@@ -235,7 +240,7 @@ ELSEWHERE = {"torchvision", "huggingface"}
 @pytest.mark.parametrize(
     "item", [item for item in COMPONENTS if item.group == "data" and item.name not in ELSEWHERE], ids=identify
 )
-def test_a_form_of_data_is_read(item: Entry, split_folder: Path, jsonl_folder: Path) -> None:
+def test_a_form_of_data_is_read(item: Entry, split_folder: Path, jsonl_folder: Path, tmp_path: Path) -> None:
     pictures = sorted(path.relative_to(split_folder).as_posix() for path in split_folder.rglob("*.png"))
     for split in ("train", "val", "test"):
         own = [path for path in pictures if path.startswith(f"{split}/")]
@@ -243,12 +248,28 @@ def test_a_form_of_data_is_read(item: Entry, split_folder: Path, jsonl_folder: P
     rows = [f"{path},{path.split('/')[1]},{path.split('/')[0]}\n" for path in pictures]
     (split_folder / "table.csv").write_text("path,label,split\n" + "".join(rows))
     roots = {"jsonl": jsonl_folder, **dict.fromkeys(("image_folder", "auto", "csv", "files"), split_folder)}
+    if item.name == "lance":
+        roots["lance"] = tmp_path / "set.lance"
+        write_set(str(roots["lance"]), ImageFolder(root=str(split_folder)).read(), on_error="raise")
+    if item.name == "webdataset":
+        roots["webdataset"] = tmp_path / "shards"
+        roots["webdataset"].mkdir()
+        for split in ("train", "val", "test"):
+            with tarfile.open(roots["webdataset"] / f"{split}-000000.tar", "w") as shard:
+                for number, path in enumerate(sorted((split_folder / split).rglob("*.png"))):
+                    shard.add(path, f"{number}.png")
+                    label = path.parent.name.encode()
+                    info = tarfile.TarInfo(f"{number}.cls")
+                    info.size = len(label)
+                    shard.addfile(info, io.BytesIO(label))
     overrides = [f"data={item.name}", *SMALL_DATA.get(item.name, [])]
     if item.name in roots:
         overrides.append(f"data.root={roots[item.name]}")
     index = compose(entry("verb", "train"), overrides)["data"].read()
     assert index.present_splits() == (set() if item.name == "slides" else {"train", "val", "test"})
-    assert all((index.root / sample.path).is_file() for sample in index.samples)
+    contents = read_many(list(index.absolute_paths()))
+    assert contents
+    assert all(isinstance(content, bytes) and content for content in contents)
 
 
 @pytest.mark.parametrize("item", of_group("logging"))

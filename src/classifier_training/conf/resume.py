@@ -115,7 +115,7 @@ def change_values(saved: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         if (isinstance(before, dict) and TYPE_KEY in before) or on_resume(key) is Resume.FIXED:
             raise UserError(
                 f"{override.input_line}: a run cannot be resumed with another {key}",
-                f"changes of {enumerate_words(_changeable(keys))}",
+                f"changes of {enumerate_words(_changeable(keys), limit=20)}",
                 f"leave it out, or train anew without {RESUME}=",
             )
         *above, name = key.split(".")

@@ -56,9 +56,9 @@ def test_what_can_change_is_listed_by_group() -> None:
     with pytest.raises(UserError) as caught:
         change_values(compose_values(TRAIN, ["data.root=/x", "logging=[wandb]"]), ["logging=[mlflow]"])
     assert caught.value.expected == (
-        "changes of data.batch_size, data.num_workers, data.on_error, data.root, transforms.* (not policy, backend, "
-        "kernel, channel_order and max_value), loss.*, optimizer.*, callbacks.checkpoint.*, trainer.*, "
-        "logging.wandb.*, extend, target.*"
+        "changes of data.batch_size, data.num_workers, data.on_error, data.root, data.cache_gb, transforms.* (not "
+        "policy, backend, kernel, channel_order and max_value), loss.*, optimizer.*, callbacks.checkpoint.*, "
+        "trainer.*, logging.wandb.*, extend, target.*"
     )
 
 
