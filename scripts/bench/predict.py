@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.runtime import num_cores
-from classifier_training.inference.decoding import decode_one
+from classifier_training.inference.decoding import decode
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.sources import FolderSource
 
@@ -158,7 +158,7 @@ def seconds_of(action: Callable[[], object]) -> tuple[float, float]:
 def decode_all(source: FolderSource, preprocessing: Preprocessing) -> None:
     """Only decode, resize and normalise, with a thread a core."""
     with ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(lambda item: decode_one(item, preprocessing).error, source):
+        for _ in pool.map(lambda item: next(decode([item], preprocessing, ahead=1)).error, source):
             pass
 
 

@@ -31,7 +31,24 @@ MAX_OBJECTS = 1 << 16
 """Different texts of a category column up to which they are objects."""
 
 
-class Texts(Sequence[str]):
+class Column(Sequence[T]):
+    """A column of values, equal to a sequence of the same values."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        more = "…" if len(self) > 3 else ""
+        return f"{type(self).__name__}({[*islice(self, 3)]}{more}, {len(self)} rows)"
+
+
+class Texts(Column[str]):
     """A column of texts: UTF-8, end to end in one buffer, of which a selection of rows shares the bytes.
 
     Indexing with a number gives a text, with a slice or an array of rows or booleans a column.
@@ -107,16 +124,6 @@ class Texts(Sequence[str]):
         prefix = self.prefix
         for found in self.encoded():
             yield prefix + found.decode(errors="surrogatepass")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(map(operator.eq, self, other))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Texts({[*self[:3]]}{'…' if len(self) > 3 else ''}, {len(self)} rows)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A selection is sent without the bytes of the other rows.
@@ -233,7 +240,7 @@ class TextsBuilder:
         return Texts(bytes(self._data), offsets[:-1], offsets[1:])
 
 
-class Categories(Sequence[T], Generic[T]):
+class Categories(Column[T]):
     """A column with few different values, each of them stored once.
 
     Indexing with a number gives a value, with a slice or an array of rows or booleans a column.
@@ -291,16 +298,6 @@ class Categories(Sequence[T], Generic[T]):
     def __iter__(self) -> Iterator[T]:
         for start in range(0, len(self), CHUNK):
             yield from map(self.values.__getitem__, self.codes[start : start + CHUNK].tolist())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(map(operator.eq, self, other))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Categories({[*self[:3]]}{'…' if len(self) > 3 else ''}, {len(self)} rows)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Categories, (self.codes, self.values)

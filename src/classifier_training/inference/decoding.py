@@ -68,11 +68,6 @@ def decode(items: Iterable[Item], preprocessing: Preprocessing, *, ahead: int) -
             yield Decoded(item, inputs[place] if error is None else None, error)
 
 
-def decode_one(item: Item, preprocessing: Preprocessing) -> Decoded:
-    """Decode one item; a failure becomes the item's error."""
-    return next(decode([item], preprocessing, ahead=1))
-
-
 @dataclass
 class Batch:
     """Items that go through the network together.

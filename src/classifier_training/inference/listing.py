@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
+
+from classifier_training.core.columns import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,35 +16,7 @@ WALK_SECONDS = 1
 """How long the first image waits for the walk through all of them."""
 
 CHUNK = 1024
-"""Names that are kept together."""
-
-
-class Texts:
-    """File names in the order in which they were added, each in as many bytes as it has, and one for its end."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self._last: list[str] = []
-
-    def append(self, text: str) -> None:
-        """Add a text without a zero byte."""
-        self._last.append(text)
-        if len(self._last) == CHUNK:
-            self._chunks.append(os.fsencode("\0".join(self._last)))
-            self._last.clear()
-
-    def __len__(self) -> int:
-        return len(self._chunks) * CHUNK + len(self._last)
-
-    def __getitem__(self, wanted: slice) -> list[str]:
-        """Return consecutive texts."""
-        begin, end, _ = wanted.indices(len(self))
-        first = begin // CHUNK
-        found = [text for number in range(first, -(-end // CHUNK)) for text in self._chunk(number)]
-        return found[begin - first * CHUNK : end - first * CHUNK]
-
-    def _chunk(self, number: int) -> list[str]:
-        return os.fsdecode(self._chunks[number]).split("\0") if number < len(self._chunks) else self._last
+"""Most names that are handed over together."""
 
 
 class Listing:
@@ -56,7 +29,8 @@ class Listing:
 
     def __init__(self, walk: Callable[[Callable[[str, str | None], None]], FolderFiles]) -> None:
         self._walk = walk
-        self._names = Texts()
+        self._chunks: list[Texts] = []
+        self._number = 0
         self._errors: dict[int, str] = {}
         self._pending: list[str] = []
         self._num_pending = 1
@@ -67,23 +41,23 @@ class Listing:
 
     def __iter__(self) -> Iterator[tuple[str, str | None]]:
         self._start()
-        begin = 0
+        place = begin = 0
         while True:
             with self._grown:
-                while len(self._names) <= begin and not self._has_ended:
+                while len(self._chunks) <= place and not self._has_ended:
                     self._grown.wait()
-                names = self._names[begin : begin + CHUNK]
-            if not names:
+            if len(self._chunks) <= place:
                 self.files()
                 return
+            names = self._chunks[place]
             for number, name in enumerate(names, begin):
                 yield name, self._errors.get(number)
-            begin += len(names)
+            place, begin = place + 1, begin + len(names)
 
     def count(self) -> int | None:
         """How many images there are; None until the walk has ended."""
         self._start()
-        return len(self._names) if self._has_ended else None
+        return self._number if self._has_ended else None
 
     def files(self) -> FolderFiles:
         """Count every file: images, which are read, and the others by kind and ending."""
@@ -110,7 +84,7 @@ class Listing:
         files, failure = None, None
         try:
             files = self._walk(self._add)
-            if self._names or self._pending:
+            if self._number or self._pending:
                 files.log()
         except BaseException as error:  # noqa: BLE001 - raised again where the names are read
             failure = error
@@ -121,7 +95,7 @@ class Listing:
 
     def _add(self, name: str, error: str | None = None) -> None:
         if error is not None:
-            self._errors[len(self._names) + len(self._pending)] = error
+            self._errors[self._number + len(self._pending)] = error
         self._pending.append(name)
         if len(self._pending) >= self._num_pending:
             with self._grown:
@@ -130,6 +104,7 @@ class Listing:
             self._num_pending = min(2 * self._num_pending, CHUNK)
 
     def _publish(self) -> None:
-        for name in self._pending:
-            self._names.append(name)
-        self._pending.clear()
+        if self._pending:
+            self._chunks.append(Texts.of(self._pending))
+            self._number += len(self._pending)
+            self._pending.clear()

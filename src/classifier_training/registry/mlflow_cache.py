@@ -121,7 +121,7 @@ def _download(server: Server, version: ModelVersion, place: Path, *, typed: str)
 
 
 def _known(noted: Path, place: Path, *, typed: str, error: UnreachableError) -> Path:
-    """Return the folder that a reference stood for when the server answered last.
+    """Return the folder that a reference stood for when the server was last reached.
 
     Raises:
         UnreachableError: when there is none.
@@ -131,7 +131,7 @@ def _known(noted: Path, place: Path, *, typed: str, error: UnreachableError) -> 
     if not facts or not folder.is_dir():
         raise error
     log.warning(
-        "%s: %s; used from the cache: version %s, which it was when the server answered last", typed, error.came,
+        "%s: %s; used from the cache: version %s, which it was when the server was last reached", typed, error.came,
         facts["number"],
     )  # fmt: skip
     return folder

@@ -1,35 +1,21 @@
 from __future__ import annotations
 
-import functools
-import os
 import pickle
 import time
 from pathlib import Path
 
-import pytest
 from tests.conftest import COLOURS, draw_picture
 
 from classifier_training.core.run_dir import RunDir
-from classifier_training.inference.batches import BatchPredictor, Plan
-from classifier_training.inference.listing import CHUNK, Texts
+from classifier_training.inference.batches import Plan
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import RowSettings, to_row
 from classifier_training.inference.sources import Item
 
 
-@pytest.mark.parametrize("number", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
-def test_texts_are_those_that_were_added(number: int) -> None:
-    texts, expected = Texts(), [os.fsdecode(f"/a/{row}é".encode() + b"\xff") for row in range(number)]
-    for text in expected:
-        texts.append(text)
-    assert len(texts) == number
-    assert texts[:] == expected
-    for begin in (0, 1, CHUNK - 1, CHUNK, 2 * CHUNK + 1):
-        assert texts[begin : begin + 33] == expected[begin : begin + 33]
-
-
 def test_a_plan_is_the_slices_of_the_source() -> None:
-    items = [Item(f"/a/{row}.png", f"{row}.png", error="lost" if row == 40 else None) for row in range(100)]
+    # A name need not be text.
+    items = [Item(f"/a/é\udcff{row}.png", f"{row}.png", error="lost" if row == 40 else None) for row in range(100)]
     plan = Plan(iter(items), 32)
     assert [len(batch) for batch in plan] == [32, 32, 32, 4]
     assert [(item.path, item.error) for batch in plan for item in batch] == [(one.path, one.error) for one in items]
@@ -45,18 +31,18 @@ def test_planning_grows_with_the_number_of_images_and_no_faster() -> None:
     assert min(seconds(64_000) for _ in range(3)) < 20 * min(seconds(6400) for _ in range(3))
 
 
-def test_a_batch_has_the_rows_of_a_whole_run_in_any_process(run_dir: RunDir, tmp_path: Path) -> None:
+def test_a_batch_has_the_rows_of_a_whole_run_in_any_order(run_dir: RunDir, tmp_path: Path) -> None:
     for number in range(7):
         draw_picture(tmp_path / f"{number}.png", list(COLOURS.values())[number % 3], seed=number)
     (tmp_path / "3.png").write_bytes(b"x")
     plan = Plan((Item(str(path), path.name) for path in sorted(tmp_path.iterdir())), 3)
-    predict = BatchPredictor(functools.partial(Predictor, run_dir.path), RowSettings(top_k=2, probabilities=True))
+    predictor, settings = Predictor(run_dir.path), RowSettings(top_k=2, probabilities=True)
     whole = [
         to_row(found, probabilities=True)
         for found in Predictor(run_dir.path).predict(plan.paths[:], batch_size=3, top_k=2, probabilities=True)
     ]
-    rows = [predict(plan[number]) for number in (2, 0, 1)]
+    rows = [predictor.rows(plan[number], settings) for number in (2, 0, 1)]
     assert [*rows[1], *rows[2], *rows[0]] == whole
     assert whole[3]["error"]
-    assert pickle.loads(pickle.dumps(predict))(plan[1]) == rows[2]
-    assert predict([]) == []
+    assert pickle.loads(pickle.dumps(plan))[1] == plan[1]
+    assert predictor.rows([], settings) == []

@@ -15,7 +15,7 @@ from tests.unit.export.test_export import PREPROCESSING
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import read_rgb
 from classifier_training.core.run_dir import RunDir
-from classifier_training.inference.decoding import decode_one
+from classifier_training.inference.decoding import decode
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.sources import Item
 from classifier_training.models.timm_models import timm_model
@@ -160,5 +160,6 @@ def test_images_are_taken_as_they_are_needed_and_no_sooner(run_dir: RunDir, path
 def test_a_picture_too_long_and_thin_to_crop_is_an_error(tmp_path: Path) -> None:
     Image.new("RGB", (1, 60_000)).save(tmp_path / "a.png")
     crop = dataclasses.replace(PREPROCESSING, policy="crop", size=(224, 224))
-    assert "too long and thin" in (decode_one(Item(str(tmp_path / "a.png"), ""), crop).error or "")
-    assert decode_one(Item(str(tmp_path / "a.png"), ""), PREPROCESSING).error is None
+    item = Item(str(tmp_path / "a.png"), "")
+    assert "too long and thin" in (next(decode([item], crop, ahead=1)).error or "")
+    assert next(decode([item], PREPROCESSING, ahead=1)).error is None
