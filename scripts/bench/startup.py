@@ -2,10 +2,12 @@
 
 python scripts/bench/startup.py --repeats 10
 python scripts/bench/startup.py --images 60000 --repeats 5 --earlier /my/other/checkout
+python scripts/bench/startup.py --images 200000 --whole
 
 With images, `train` is started on so many small PNGs and, for what does not depend on the data, on very few; the
 difference is the time until the network is built, after which the program is killed. The first start of each checkout
 has an empty cache folder; the others follow it. An earlier version, in a checkout with an environment, takes turns.
+With --whole, an epoch of `train` and `predict` of the same images run to their ends; printed are seconds and memory.
 """
 
 from __future__ import annotations
@@ -129,6 +131,37 @@ def start(program: str, data: Path, cache: Path, output: Path) -> Seconds:
     return Seconds(wall, usage.ru_utime + usage.ru_stime)
 
 
+def run_whole(folder: Path, number: int) -> None:
+    """Train for an epoch and predict all images, each to its end; print seconds and the largest memory of each."""
+    data, runs = folder / f"images_{number}", folder / "runs"
+    make_images(data, number)
+    train = [
+        "train",
+        f"data.root={data}",
+        f"output={runs}",
+        "model=student",
+        "data.image_size=32",
+        "trainer.max_epochs=1",
+    ]
+    time_whole("train", train, folder)
+    (run,) = runs.glob("*/*/model.onnx")
+    time_whole("predict", ["predict", str(data), f"run={run.parent}", f"output={folder / 'rows.csv'}"], folder)
+
+
+def time_whole(name: str, words: list[str], folder: Path) -> None:
+    """Run a command to its end."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [PROGRAM, *words],
+        env={**os.environ, "CLASSIFIER_TRAINING_CACHE": str(folder / "cache")}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    print(
+        f"{name}: {seconds:.0f} s, at most {usage.ru_maxrss / 1024:.0f} MiB, exit code {os.waitstatus_to_exitcode(status)}"
+    )
+
+
 def main() -> None:
     """Run the benchmark that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,11 +169,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="time train on so many images instead")
     parser.add_argument("--earlier", type=Path, help="a checkout of an earlier version, with its .venv")
     parser.add_argument("--folder", type=Path, help="where the images are made, or were; else a temporary folder")
+    parser.add_argument("--whole", action="store_true", help="train and predict the images to the end, once")
     chosen = parser.parse_args()
     if chosen.images is None:
         time_commands(chosen.repeats)
         return
     with tempfile.TemporaryDirectory() as temporary:
+        if chosen.whole:
+            run_whole(chosen.folder or Path(temporary), chosen.images)
+            return
         time_data(chosen.folder or Path(temporary), chosen.images, chosen.repeats, chosen.earlier)
 
 
