@@ -157,9 +157,8 @@ def time_whole(name: str, words: list[str], folder: Path) -> None:
     )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
-    print(
-        f"{name}: {seconds:.0f} s, at most {usage.ru_maxrss / 1024:.0f} MiB, exit code {os.waitstatus_to_exitcode(status)}"
-    )
+    code = os.waitstatus_to_exitcode(status)
+    print(f"{name}: {seconds:.0f} s, at most {usage.ru_maxrss / 1024:.0f} MiB, exit code {code}", flush=True)
 
 
 def main() -> None:
