@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import DETAIL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -148,11 +150,35 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_oldest(files: Iterable[Path], *, limit: float, keep: Path | None = None) -> None:
+    """Remove the files that were not used for the longest time, by their times, until the others fit.
+
+    Args:
+        files: of a cache; one that another process removes meanwhile is no error.
+        limit: bytes that may stay.
+        keep: a file that stays.
+    """
+    found = []
+    for path in files:
+        with suppress(FileNotFoundError):
+            facts = path.stat()
+            found.append((facts.st_mtime, facts.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit:
+            break
+        if path != keep:
+            path.unlink(missing_ok=True)
+            total -= size
+
+
 def size_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder; 0 if there is none."""
-    if not path.is_dir():
-        return path.stat().st_size if path.exists() else 0
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Return the size of a file, or of all files in a folder; 0 if there is none, or it vanishes meanwhile."""
+    total = 0
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def _existing(folder: Path) -> Path:

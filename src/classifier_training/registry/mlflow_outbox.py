@@ -63,7 +63,7 @@ class Outbox:
         self.experiment_name = experiment_name
         self.refused: dict[str, str] = {}
         self._sending = threading.Lock()
-        self._facts = _read_facts(self.run_file)
+        self._facts = _read_facts(self.run.mlflow_run)
         if self._facts.get("server") not in (None, self.server):
             # Another server, or the same by another name: it gets a run of its own, with all metrics.
             self._facts = {}
@@ -71,16 +71,6 @@ class Outbox:
         # Fewer where a full disk cost a row that was sent all the same.
         self._num_sent = min(self._facts.get("rows_sent", 0), len(self._rows))
         self._seen = {(row["step"], name) for row in self._rows for name in row["metrics"]}
-
-    @property
-    def run_file(self) -> Path:
-        """Which run there it is, and how many rows it has."""
-        return self.run.mlflow / "run.json"
-
-    @property
-    def rows_file(self) -> Path:
-        """All rows of metrics, one a line."""
-        return self.run.mlflow / "metrics.jsonl"
 
     @property
     def run_id(self) -> str | None:
@@ -104,9 +94,9 @@ class Outbox:
             return
         row = {"step": step, "timestamp": time.time_ns() // 1_000_000, "metrics": new}
         self._seen |= {(step, name) for name in new}
-        self.rows_file.parent.mkdir(parents=True, exist_ok=True)
+        self.run.mlflow_metrics.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self.rows_file.open("a", encoding="utf-8") as file:
+            with self.run.mlflow_metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         finally:
             # A full disk costs the copy, not the row.
@@ -130,8 +120,8 @@ class Outbox:
             raise UserError(
                 f"{self.run.path}: its run {self.run_id} on {self.server} was deleted there",
                 "the run that this folder has logged to",
-                f"restore it: mlflow runs restore --run-id {self.run_id}; or rm {self.run_file}, and a new run there "
-                "gets all metrics, those from before too",
+                f"restore it: mlflow runs restore --run-id {self.run_id}; or rm {self.run.mlflow_run}, and a new run "
+                "there gets all metrics, those from before too",
             )
 
     def open(self, server: Server) -> str:
@@ -216,23 +206,23 @@ class Outbox:
     def _kept(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of before."""
         try:
-            written = self.rows_file.read_bytes()
+            written = self.run.mlflow_metrics.read_bytes()
         except FileNotFoundError:
             return
         whole = written.rpartition(b"\n")[0]
         if len(whole) + 1 < len(written):
             # A process was killed while it wrote the last; the epoch is trained again.
-            os.truncate(self.rows_file, len(whole) + 1 if whole else 0)
+            os.truncate(self.run.mlflow_metrics, len(whole) + 1 if whole else 0)
         for line in whole.splitlines():
             try:
                 yield json.loads(line)
             except ValueError:
-                log.warning("%s: a line is damaged; its metrics are lost", self.rows_file)
+                log.warning("%s: a line is damaged; its metrics are lost", self.run.mlflow_metrics)
                 yield {"step": 0, "timestamp": 0, "metrics": {}}
 
     def _save(self, **changed: Any) -> None:
         self._facts |= changed
-        write_json(self.run_file, self._facts)
+        write_json(self.run.mlflow_run, self._facts)
 
     def words(self) -> str:
         """Say which metrics the server does not have, and how it gets them; empty where it has all."""
@@ -240,7 +230,8 @@ class Outbox:
         if self.num_unsent:
             again = f"{command('registry')} publish {setting('run', self.run.path)}"
             found.append(
-                f"{plural(self.num_unsent, 'metric')} not sent to {self.server}; they are in {self.rows_file}: {again} "
+                f"{plural(self.num_unsent, 'metric')} not sent to {self.server}; they are in "
+                f"{self.run.mlflow_metrics}: {again} "
                 "sends them with the model, and train resume=… sends them too"
             )
         if self.refused:

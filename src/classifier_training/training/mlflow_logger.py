@@ -74,7 +74,7 @@ class MlflowLogger(Logger):
         try:
             self.outbox.add(metrics, step or 0)
         except OSError as error:
-            log.warning("%s cannot be written: %s", self.outbox.rows_file, reason_of(error))
+            log.warning("%s cannot be written: %s", self.outbox.run.mlflow_metrics, reason_of(error))
         self._news.set()
 
     def close(self, status: str) -> None:
@@ -147,7 +147,7 @@ class MlflowLogger(Logger):
             log.warning(
                 "logging.mlflow: %s does not answer: %s; training goes on, and %s kept in %s until it does",
                 self.outbox.server, reason, f"{plural(self.outbox.num_unsent, 'metric is', 'metrics are')}",
-                self.outbox.rows_file,
+                self.outbox.run.mlflow_metrics,
             )  # fmt: skip
         return may_pass
 

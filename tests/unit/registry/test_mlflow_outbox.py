@@ -32,11 +32,11 @@ def test_a_resumed_run_is_the_same_run_there_and_no_metric_is_twice_or_lost(run:
     assert first.send(server) == 4
     # Killed after the server had these, and before the file said so.
     first.add({"val/loss": 0.5}, 30)
-    facts = run.mlflow / "run.json"
+    facts = run.mlflow_run
     before = facts.read_bytes()
     first.send(server)
     facts.write_bytes(before)
-    with first.rows_file.open("a") as file:
+    with first.run.mlflow_metrics.open("a") as file:
         file.write('{"step": 40, "metr')
 
     resumed = Outbox(run, mlflow_uri)
@@ -77,7 +77,7 @@ def test_a_run_that_was_deleted_there_is_named_and_both_remedies_work(run: RunDi
     server.client.restore_run(run_id)
     assert outbox.send(server) == 1
     server.client.delete_run(run_id)
-    outbox.run_file.unlink()
+    outbox.run.mlflow_run.unlink()
     again = Outbox(run, mlflow_uri)
     assert again.open(server) != run_id
     assert again.send(server) == 2
@@ -96,7 +96,7 @@ def test_thousands_of_metrics_of_one_step_arrive(run: RunDir, mlflow_uri: str) -
 def test_a_metric_that_is_refused_is_counted_and_keeps_no_other_back(run: RunDir, mlflow_uri: str) -> None:
     server = connect(None, purpose="a test")
     Outbox(run, mlflow_uri).add({"good": 1.0, "better": 2.0}, 1)
-    with Outbox(run, mlflow_uri).rows_file.open("a") as file:
+    with Outbox(run, mlflow_uri).run.mlflow_metrics.open("a") as file:
         file.write('{"step": 1, "timestamp": -1, "metrics": {"bad": 1.0}}\n')
     outbox = Outbox(run, mlflow_uri)
     outbox.open(server)
@@ -149,4 +149,4 @@ def test_another_server_gets_a_run_of_its_own_with_all_metrics(run: RunDir, mlfl
     other = Outbox(run, "http://me:TOPSECRET@elsewhere")
     assert (other.run_id, other.num_unsent) == (None, 1)
     assert "TOPSECRET" not in other.words()
-    assert json.loads(outbox.run_file.read_text())["rows_sent"] == 1
+    assert json.loads(outbox.run.mlflow_run.read_text())["rows_sent"] == 1

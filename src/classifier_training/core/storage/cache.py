@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from classifier_training.core.files import remove_oldest, size_bytes
 from classifier_training.core.processes import hold
 from classifier_training.core.runtime import cache_dir
 
@@ -211,23 +212,10 @@ class Contents:
         """Remove what was used least recently until the limit is kept; return what may be written before the next."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with hold(self._folder / "trim.lock"):
-            files = []
-            for folder in self._folder.iterdir():
-                if folder.is_dir():
-                    with os.scandir(folder) as inside:
-                        for entry in inside:
-                            with suppress(FileNotFoundError):
-                                found = entry.stat()
-                                files.append((found.st_mtime, found.st_size, entry.path))
-            total = sum(size for _, size, _ in files)
-            limit = self._limit or SHARE_OF_FREE_DISK * (shutil.disk_usage(self._folder).free + total)
+            free = shutil.disk_usage(self._folder).free
+            limit = self._limit or SHARE_OF_FREE_DISK * (free + size_bytes(self._folder))
             step = limit * STEP
-            if total > limit - step:
-                for _, size, path in sorted(files):
-                    if total <= limit - 2 * step:
-                        break
-                    Path(path).unlink(missing_ok=True)
-                    total -= size
+            remove_oldest(self._folder.glob("[0-9a-f][0-9a-f]/*"), limit=limit - step)
         return step
 
 

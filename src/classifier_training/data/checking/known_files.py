@@ -24,6 +24,7 @@ import PIL
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, plural
+from classifier_training.core.files import remove_oldest
 from classifier_training.core.images import UnreadableImageError, read_start
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
@@ -174,7 +175,7 @@ class FileTable:
                     paths=np.frombuffer(b"\0".join([names, *others]), np.uint8),
                     rows=np.concatenate([self.rows[kept], rows]),
                 )
-            _make_room(self._stored)
+            remove_oldest(self._stored.parent.glob("*.npz"), limit=MAX_BYTES, keep=self._stored)
         except OSError as error:
             log.warning("%s: what was read of the files is not kept: %s", self._stored, error.strerror or error)
 
@@ -314,20 +315,6 @@ def _read_stored(path: Path | None) -> tuple[bytes, NDArray[np.void]]:
         log.info("%s cannot be used and is written anew: %s", path, error)
         return nothing
     return (names, rows) if rows.dtype == ROW and len(rows) == names.count(b"\0") + 1 else nothing
-
-
-def _make_room(newest: Path) -> None:
-    """Remove the files that were not used for the longest time, once all take too much."""
-    found = []
-    for path in newest.parent.glob("*.npz"):
-        with suppress(OSError):  # another process removes it too
-            status = path.stat()
-            found.append((path != newest, -status.st_mtime, status.st_size, path))
-    total = 0
-    for is_other, _, size, path in sorted(found):
-        total += size
-        if is_other and total > MAX_BYTES:
-            path.unlink(missing_ok=True)
 
 
 def _status(paths: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:

@@ -21,16 +21,6 @@ NAMES = ("train/cat/b 1.jpg", "train/cat/é#%?.jpg", "train/dog/a.jpg", "train/.
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A local folder of small files."""
-    for number, name in enumerate(NAMES):
-        path = tmp_path / "set" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(range(100 + number)))
-    return tmp_path / "set"
-
-
-@pytest.fixture
 def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
     """What every request to the server passes, with an empty cache."""
     made = Proxy(s3.port)

@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 NAMES = ("train/cat/b 1.jpg", "train/cat/é#%.jpg", "train/dog/a.jpg", "labels.csv")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A local folder of small files."""
-    for number, name in enumerate(NAMES):
-        path = tmp_path / "set" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(range(100 + number)))
-    return tmp_path / "set"
-
-
 @contextmanager
 def served(handler: object) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
