@@ -145,11 +145,11 @@ def test_a_job_that_is_cancelled_elsewhere_is_a_failure(split_folder: Path) -> N
 
 
 def test_verbs_of_many_runs_train_there(split_folder: Path) -> None:
-    words = [f"data.root={split_folder}", *TINY[1:], "trainer.max_epochs=1"]
+    words = [*TINY[1:], "trainer.max_epochs=1"]
     for started, ended in (
-        (["compare", *words, "models=[cnn_v1,student]"], "outputs/comparisons/*/leaderboard.csv"),
-        (["train", *words, TINY[0], "data.num_folds=2"], "outputs/2*/*/out_of_fold.csv"),
-        (["distill", "latest", *words[1:]], "outputs/jobs/*/distillation/*/*/student_report.md"),
+        (["compare", str(split_folder), *words, "models=[cnn_v1,student]"], "outputs/comparisons/*/leaderboard.csv"),
+        (["train", str(split_folder), *words, TINY[0], "data.num_folds=2"], "outputs/2*/*/out_of_fold.csv"),
+        (["distill", f"teacher={split_folder.parent}/outputs/latest", *words], "outputs/jobs/*/distillation/*/*"),
     ):
         out, err = start(*started).communicate(timeout=900)
         assert "Traceback" not in err
