@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from tests.unit.export.test_export import INFO, PREPROCESSING, examples, job_of, table_of
 
 from classifier_training.core.preprocess import Preprocessing
