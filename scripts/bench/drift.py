@@ -67,8 +67,14 @@ class Pool(NamedTuple):
     values: NDArray[np.float64]
     targets: NDArray[np.int64]
 
+    def take(self, rows: NDArray[np.int64]) -> Pool:
+        """Return some of them."""
+        return Pool(self.probabilities[rows], self.values[rows], self.targets[rows])
 
-def copies(image: Image.Image, size: str, severity: int, generator: np.random.Generator) -> Iterator[tuple[str, Image.Image]]:
+
+def copies(
+    image: Image.Image, size: str, severity: int, generator: np.random.Generator
+) -> Iterator[tuple[str, Image.Image]]:
     """An image and its changed copies."""
     blur, noise, exposure, contrast = (values[severity - 1] for values in SEVERITIES[size].values())
     pixels = np.asarray(image) / 255
@@ -130,7 +136,9 @@ def _predict(predictor: Predictor, pixels: NDArray[np.uint8]) -> tuple[NDArray[n
     return softmax(logits / np.float32(predictor.temperature)), novelty, image_statistics(pixels)
 
 
-def draw(pools: dict[str, Pool], change: str, severity: int, seed: int, generator: np.random.Generator) -> tuple[Sketch, float]:
+def draw(
+    pools: dict[str, Pool], change: str, severity: int, seed: int, generator: np.random.Generator
+) -> tuple[Sketch, float]:
     """A day's sketch, and the accuracy of its predictions."""
     pool = pools[change] if change in COVARIATE else pools["clean"]
     weights = np.ones(len(pool.targets))
@@ -139,11 +147,11 @@ def draw(pools: dict[str, Pool], change: str, severity: int, seed: int, generato
         share = min(1.0, chosen.mean() + 0.1 * severity)
         weights = np.where(chosen, share / chosen.sum(), (1 - share) / (~chosen).sum())
     rows = generator.choice(len(weights), A_DAY, p=weights / weights.sum())
-    parts = [Pool(*(one[rows] for one in pool))]
+    parts = [pool.take(rows)]
     if change == "foreign":
         number = A_DAY * severity // 10
         strange = generator.integers(0, len(pools["foreign"].targets), number)
-        parts = [Pool(*(one[number:] for one in parts[0])), Pool(*(one[strange] for one in pools["foreign"]))]
+        parts = [pool.take(rows[number:]), pools["foreign"].take(strange)]
     drawn = Pool(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     sketch = Sketch("", tuple(map(str, range(drawn.probabilities.shape[1]))))
     sketch.add(drawn.probabilities, drawn.values, np.zeros(A_DAY, bool))
@@ -168,7 +176,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     predictor = Predictor(args.run)
-    reference = predictor.calibration and predictor.calibration.reference
+    reference = None if predictor.calibration is None else predictor.calibration.reference
     assert reference is not None, "the run has no reference sketch"
     drawn_from = pools(args, reference, predictor)
     print(f"{args.data.name}: severity {args.severity}, {args.seeds} seeds, {A_DAY} predictions a day")
@@ -200,7 +208,8 @@ def main() -> None:
         wrong = sorted({kind for kind in kinds if kind != NAMED[change]})
         print(
             f"{change:9}  {found}/{args.seeds}     {named}/{args.seeds}    {np.mean(true):7.3f}  "
-            f"{np.mean(true) + mean / 100:9.3f}  {mean:+5.1f}  {within:15.0%}  {unknown / number:11.0%}  {', '.join(wrong)}"
+            f"{np.mean(true) + mean / 100:9.3f}  {mean:+5.1f}  {within:15.0%}  {unknown / number:11.0%}  "
+            f"{', '.join(wrong)}"
         )
     alarms, errors = 0, []
     for month in range(args.months):

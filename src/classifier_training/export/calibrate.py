@@ -28,8 +28,8 @@ from classifier_training.export.novelty import (
     remove_novelty,
 )
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
-from classifier_training.monitoring.reference import MAX_CHANGED, NUM_CHANGES, Reference, Scale, measure_responses
-from classifier_training.monitoring.statistics import image_statistics, shown_pixels
+from classifier_training.monitoring.reference import MAX_CHANGED, NUM_CHANGES, Reference, measure_responses
+from classifier_training.monitoring.statistics import Scale, image_statistics, shown_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,6 +166,6 @@ class _Runner:
             self.num_answered += len(batch)
         logits, features, targets, groups, columns = zip(*found, strict=True)
         return _Answers(
-            np.concatenate(logits), np.concatenate(features), np.concatenate(targets), [one for part in groups for one in part],
-            np.concatenate(columns),
+            np.concatenate(logits), np.concatenate(features), np.concatenate(targets),
+            [one for part in groups for one in part], np.concatenate(columns),
         )  # fmt: skip

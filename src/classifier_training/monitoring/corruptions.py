@@ -16,22 +16,20 @@ OVEREXPOSED: Final = "overexposure"
 LOW_CONTRAST: Final = "low contrast"
 
 STRENGTHS: Final = {
-    BLUR: (1.0, 2.0),
-    NOISE: (0.05, 0.12),
-    UNDEREXPOSED: (-1.0, -2.0),
-    OVEREXPOSED: (1.0, 2.0),
-    LOW_CONTRAST: (0.5, 0.25),
+    BLUR: (0.7, 1.4, 2.8),
+    NOISE: (0.04, 0.1, 0.2),
+    UNDEREXPOSED: (-1.0, -2.0, -4.0),
+    OVEREXPOSED: (1.0, 2.0, 3.0),
+    LOW_CONTRAST: (0.5, 0.25, 0.12),
 }
-"""Of each kind, a weak and a strong one: deviation of the Gaussian blur in pixels of the input, that of the noise as a
+"""Of each kind, weak to strong: deviation of the Gaussian blur in pixels of the input, that of the noise as a
 share of white, the change of exposure in stops, and what is left of the contrast."""
 
 GAMMA = 2.2
 """Between the light and the levels of a file."""
 
 
-def corrupt(
-    pixels: NDArray[np.uint8], kind: str, strength: float, generator: np.random.Generator
-) -> NDArray[np.uint8]:
+def corrupt(pixels: NDArray[np.uint8], kind: str, strength: float, generator: np.random.Generator) -> NDArray[np.uint8]:
     """Change images in one way.
 
     Args:
@@ -60,4 +58,5 @@ def corrupt(
         values = mean + np.float32(strength) * (values - mean)
     else:
         raise ValueError(f"no kind of change is called {kind}")
-    return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    changed: NDArray[np.uint8] = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    return changed

@@ -1,4 +1,4 @@
-"""What a model predicted for its validation images, and for changed copies of them: the measure of what comes in use."""
+"""What a model predicted for its validation images and for changed copies of them: what use is compared with."""
 
 from __future__ import annotations
 
@@ -163,7 +163,9 @@ class Reference:
             None if found["confusion"] is None else np.array(found["confusion"], np.int64),
             None if found["novelty"] is None else Scale(*found["novelty"]),
             tuple(
-                Response(one["kind"], one["strength"], one["number"], np.array(one["shift"], np.float64), one["accuracy"])
+                Response(
+                    one["kind"], one["strength"], one["number"], np.array(one["shift"], np.float64), one["accuracy"]
+                )
                 for one in found["responses"]
             ),
         )

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.monitoring.statistics import HIGH, LOW, NAMES
+from classifier_training.monitoring.statistics import HIGH, LOW, NAMES, UNLIKE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -52,6 +52,12 @@ LEVEL = FALSE_ALARMS / MONTH / len(WINDOWS)
 """Of the tests of one window."""
 
 TESTED = len(NAMES) + 1
+
+FLOOR = 0.005 * (HIGH - LOW)
+"""Of the standard deviation of a statistic that hardly varies on the validation images."""
+
+MIN_LIKENESS = 0.65
+"""Cosine with a known change from which on a change is called after it."""
 
 LABELS, FOREIGN, OTHER = "label shift", "foreign images", "other"
 
@@ -114,8 +120,7 @@ def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int 
     known = np.maximum(sketch.known, 1)
     means = sketch.totals / known
     expected = shares @ reference.class_means
-    floor = 0.005 * (HIGH - LOW)
-    deviations = np.maximum(reference.deviations, floor)
+    deviations = np.maximum(reference.deviations, FLOOR)
     own = np.maximum(sketch.squares / known - np.square(means), 0)
     # The variance between the classes is part of the window's own, so that this errs on the safe side.
     variance = np.maximum(own, np.square(deviations))
@@ -127,7 +132,10 @@ def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int 
     found = Test(day, window, sketch.number, label_p, distance, 2 * norm.sf(z), effects)
     if not found.is_shift:
         return found
-    kind, likeness = name_kind(reference, effects) if found.is_covariate else (LABELS, 1.0)
+    if not found.is_covariate:
+        return replace(found, kind=LABELS, likeness=1.0)
+    is_unlike = effects[UNLIKE] > 0 and TESTED * found.p_values[UNLIKE] < LEVEL
+    kind, likeness = name_kind(reference, effects, is_unlike=bool(is_unlike))
     return replace(found, kind=kind, likeness=likeness)
 
 
@@ -189,22 +197,34 @@ def change_point(reference: Reference, days: Mapping[str, Sketch], last: Test) -
     return names[int(gains.argmax())], names[int(np.flatnonzero(gains >= gains.max() - 2)[0])]
 
 
-def name_kind(reference: Reference, effects: Floats) -> tuple[str, float]:
-    """Say which known change moves the statistics in the direction of these effects [F], and how alike they are."""
-    deviations = np.maximum(reference.deviations, 0.005 * (HIGH - LOW))
-    best = max(
-        ((one.kind, _cosine(effects, one.shift / deviations)) for one in reference.responses),
+def name_kind(reference: Reference, effects: Floats, *, is_unlike: bool) -> tuple[str, float]:
+    """Say which known change moves the statistics in the direction of these effects, and how alike the two are.
+
+    Args:
+        reference: of the model.
+        effects: change of each statistic, in standard deviations [F].
+        is_unlike: whether more images than before are unlike the training images: foreign ones, where no known change
+            explains that.
+    """
+    deviations = np.maximum(reference.deviations, FLOOR)
+    best, likeness = max(
+        ((one.kind, _likeness(effects, one.shift / deviations)) for one in reference.responses),
         key=lambda pair: pair[1],
-        default=(OTHER, 0.0),
+        default=("", 0.0),
     )
-    return best
+    if likeness >= MIN_LIKENESS:
+        return best, likeness
+    return FOREIGN if is_unlike else OTHER, likeness
 
 
-def _cosine(one: Floats, other: Floats) -> float:
-    return float(one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-12))
+def _likeness(one: Floats, other: Floats) -> float:
+    """Cosine of two changes, in the logarithm of their size, so that the largest number does not decide alone."""
+    first, second = (np.sign(change) * np.log1p(np.abs(change)) for change in (one, other))
+    return float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))
 
 
 def _compare_labels(before: NDArray[np.int64], now: NDArray[np.int64]) -> tuple[float, float]:
+    """P-value that two counts of the classes have the same shares, and the total variation between them."""
     from scipy.stats import chi2
 
     distance = float(np.abs(before / max(before.sum(), 1) - now / max(now.sum(), 1)).sum() / 2)
@@ -212,7 +232,7 @@ def _compare_labels(before: NDArray[np.int64], now: NDArray[np.int64]) -> tuple[
     rare = table.sum(axis=0) * table.sum(axis=1).min() / table.sum() < MIN_CELL
     table = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)])
     table = table[:, table.sum(axis=0) > 0]
-    if table.shape[1] < 2 or distance <= MIN_LABELS:
+    if table.shape[1] < 2 or distance <= MIN_LABELS or now.sum() < MIN_NUMBER:
         return 1.0, distance
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
     return float(chi2.sf((np.square(table - expected) / expected).sum(), table.shape[1] - 1)), distance

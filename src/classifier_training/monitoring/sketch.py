@@ -9,17 +9,18 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, reason_of
 from classifier_training.core.run_dir import make_folder, write_text
+from classifier_training.core.runtime import command, setting
 from classifier_training.monitoring.statistics import HIGH, IMAGE_STATISTICS, LOW, NAMES, image_statistics, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -270,7 +271,7 @@ class Read:
 
     Args:
         days: the sketch of each day (UTC, YYYY-MM-DD) that has predictions, in order.
-        others: predictions by another model, by its SHA-256.
+        others: predictions by other models, by the SHA-256 of their file.
         damaged: files that are no sketches, with the reason.
     """
 
@@ -279,8 +280,12 @@ class Read:
     damaged: dict[str, str]
 
 
-def read_sketches(folder: Path, model: str) -> Read:
+def read_sketches(folder: Path, models: Collection[str]) -> Read:
     """Read the sketches of a model, by day.
+
+    Args:
+        folder: that they were written into.
+        models: SHA-256 of the files that count as this model.
 
     Raises:
         UserError: when there is no such folder, or no sketch in it.
@@ -288,9 +293,9 @@ def read_sketches(folder: Path, model: str) -> Read:
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:
         raise UserError(
-            f"{folder}: no sketches",
+            f"{folder}: no sketches of predictions",
             "a folder that predictions were recorded in",
-            f"record them: predict … sketches={folder}, or serve … record=FOLDER, which has them in FOLDER/sketches",
+            f"{command('predict')} /my/images {setting('sketches', folder)}",
         )
     days: dict[str, Sketch] = {}
     others: dict[str, int] = {}
@@ -299,10 +304,13 @@ def read_sketches(folder: Path, model: str) -> Read:
         try:
             day = datetime.strptime(file.name.partition(".")[0], HOUR).replace(tzinfo=UTC).strftime("%Y-%m-%d")
             sketch = Sketch.from_json(file.read_text(encoding="utf-8"))
-            if sketch.model != model:
-                others[sketch.model] = others.get(sketch.model, 0) + sketch.number
-                continue
-            days[day] = days[day].merge(sketch) if day in days else sketch
         except (ValueError, KeyError, TypeError, OSError) as error:
-            damaged[file.name] = f"{type(error).__name__}: {error}"
+            damaged[file.name] = reason_of(error)
+            continue
+        if sketch.model not in models:
+            others[sketch.model] = others.get(sketch.model, 0) + sketch.number
+            continue
+        # The files of one run, such as its int8 copy, count as one model.
+        sketch.model = ""
+        days[day] = days[day].merge(sketch) if day in days else sketch
     return Read(dict(sorted(days.items())), others, damaged)

@@ -85,11 +85,12 @@ def image_statistics(pixels: NDArray[np.uint8]) -> Floats:
     height, width = pixels.shape[1:3]
     top, left = max(0, (height - MAX_SIDE) // 2), max(0, (width - MAX_SIDE) // 2)
     part = pixels[:, top : top + MAX_SIDE, left : left + MAX_SIDE].astype(np.float32) / np.float32(255)
-    luma = part @ LUMA
+    luma = np.asarray(part @ LUMA, dtype=np.float32)
     flat = luma.reshape(len(luma), -1)
     laplacian = _laplacian(luma)
     even = luma[:, : luma.shape[1] // 2 * 2, : luma.shape[2] // 2 * 2]
-    half = (even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]) / 4
+    corners = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
+    half = np.asarray(corners / 4, dtype=np.float32)
     fine = np.abs(laplacian).reshape(len(luma), -1).mean(axis=1)
     coarse = np.abs(_laplacian(half)).reshape(len(luma), -1).mean(axis=1)
     highest = part.max(axis=3)

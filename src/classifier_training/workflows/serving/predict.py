@@ -174,7 +174,13 @@ def predict(
     parts = None if ray is None or output is None else Parts(output)
     with (
         Output(
-            output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe, form=form, part=parts
+            output,
+            settings=settings,
+            probabilities=shares,
+            label_set=has_sets,
+            csv_safe=csv_safe,
+            form=form,
+            part=parts,
         ) as target,
         nullcontext() if writer is None else closing(writer),
     ):
