@@ -36,6 +36,9 @@ NUM_BINS = 20
 FLUSH_S = 10.0
 """Seconds for which predictions are held before the file is written again; they are lost when a process is killed."""
 
+SKETCHES = "sketches"
+"""Folder of the sketches in the one that `serve` records in."""
+
 HOUR = "%Y-%m-%dT%H"
 
 

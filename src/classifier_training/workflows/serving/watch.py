@@ -18,7 +18,7 @@ from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.export.bundle import read_info
 from classifier_training.monitoring.accuracy import AccuracyEstimate, estimate_accuracy
 from classifier_training.monitoring.shifts import FOREIGN, LABELS, Test, change_point, compare, judge_days
-from classifier_training.monitoring.sketch import Sketch, read_sketches
+from classifier_training.monitoring.sketch import SKETCHES, Sketch, read_sketches
 from classifier_training.monitoring.statistics import CONFIDENCE, NAMES, STATISTICS, UNLIKE
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.label_next import report_label_next
@@ -38,9 +38,6 @@ MAX_STATISTICS = 4
 
 SHOWN_DAYS = 14
 """On the screen; the page has all."""
-
-SKETCHES = "sketches"
-"""Folder of the sketches in the one that `serve` records in."""
 
 
 @dataclass(frozen=True, eq=False)
