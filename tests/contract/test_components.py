@@ -313,10 +313,7 @@ MARKS = {"tensorrt": [pytest.mark.gpu], "saved_model": [pytest.mark.network, pyt
 
 
 def formats() -> list[object]:
-    return [
-        pytest.param(item, id=identify(item), marks=MARKS.get(item.name, ()))
-        for item in entries("format")
-    ]
+    return [pytest.param(item, id=identify(item), marks=MARKS.get(item.name, ())) for item in entries("format")]
 
 
 @pytest.mark.parametrize("item", formats())

@@ -23,6 +23,7 @@ import classifier_training.export.formats.onnx
 import classifier_training.export.formats.pytorch
 import classifier_training.export.formats.runtimes
 import classifier_training.export.formats.saved_model
+import classifier_training.export.formats.triton
 import classifier_training.models.huggingface
 import classifier_training.models.own
 import classifier_training.models.prune
