@@ -144,11 +144,11 @@ def table(measured: list[dict[str, Any]]) -> str:
     spread = statistics.stdev(differences) if number > 1 else float("nan")
     count = sum(bool(item["worse_than_anew"]) for item in measured)
     total = np.sum([[item["processor_seconds"][name] for name in ("again", "anew")] for item in measured], axis=0)
+    means = f"{statistics.fmean(shares):.2f} in the mean of the seeds, {total[0] / total[1]:.2f} in all"
     lines += [
         f"n {number}: balanced accuracy of again minus anew {statistics.fmean(differences):+.4f} (spread {spread:.4f})",
         f"seeds with an old class significantly worse than anew: {count} of {number}",
-        f"processor time of again over anew: {statistics.fmean(shares):.2f} in the mean of the seeds, "
-        f"{total[0] / total[1]:.2f} in all",
+        f"processor time of again over anew: {means}",
     ]
     for name, key in (("again", "worse_than_production"), ("anew", "anew_worse_than_production")):
         lost = [f"{item['seed']}: {', '.join(item[key])}" for item in measured if item[key]]
