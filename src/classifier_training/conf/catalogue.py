@@ -22,6 +22,7 @@ import classifier_training.evaluation.verdict
 import classifier_training.export.formats.onnx
 import classifier_training.export.formats.pytorch
 import classifier_training.export.formats.runtimes
+import classifier_training.export.formats.triton
 import classifier_training.models.huggingface
 import classifier_training.models.own
 import classifier_training.models.shallow

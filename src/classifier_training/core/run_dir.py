@@ -174,7 +174,9 @@ class RunDir:
         """Runs of the folds, in their order; none where the run is no cross-validation."""
         if not self.is_cross_validation:
             return []
-        return [RunDir(path) for path in sorted(self.folds.iterdir(), key=lambda path: int(path.name))]
+        # A launcher's folder lies beside them.
+        folders = [path for path in self.folds.iterdir() if path.name.isdigit()]
+        return [RunDir(path) for path in sorted(folders, key=lambda path: int(path.name))]
 
     def process_log(self, rank: int) -> Path:
         """What another of several processes said, where it ended before its time."""

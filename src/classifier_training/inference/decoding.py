@@ -119,16 +119,13 @@ class Batch:
         """Decode one image; a failure becomes its error."""
         item = self.items[row]
         try:
-            image = (
-                self.preprocessing.read(item.path, self._contents.pop(row, None))
+            self.pixels[row] = (
+                read_pixels(item.path, self.preprocessing, self._contents.pop(row, None))
                 if item.pixels is None
-                else Image.fromarray(item.pixels)
+                else fit_pixels(Image.fromarray(item.pixels), self.preprocessing)
             )
-            self.pixels[row] = _fit(image, self.preprocessing)
         except UnreadableImageError as error:
             self.errors[row] = error.reason
-        except MemoryError:
-            self.errors[row] = "does not fit into memory"
 
     def inputs(self) -> NDArray[np.float32]:
         """The network's input, float32 [B, 3, H, W].
@@ -140,16 +137,37 @@ class Batch:
         return inputs
 
 
-def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def read_pixels(path: str, preprocessing: Preprocessing, content: bytes | OSError | None = None) -> NDArray[np.uint8]:
+    """Return an image file in the size of the input, uint8 [H, W, 3], RGB.
+
+    Args:
+        path: of the file.
+        preprocessing: from pixels to input.
+        content: of the file, or why it cannot be read, where it was fetched.
+
+    Raises:
+        UnreadableImageError: when the file cannot be decoded; see also `fit_pixels`.
+    """
+    try:
+        return fit_pixels(preprocessing.read(path, content), preprocessing)
+    except MemoryError as error:
+        raise UnreadableImageError(path, "does not fit into memory") from error
+
+
+def fit_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return an upright RGB image in the size of the input, uint8 [H, W, 3].
 
     Raises:
-        UnreadableImageError: for an image so long and thin that it becomes huge before it is cropped.
+        UnreadableImageError: for an image that does not fit into memory, or is so long and thin that it becomes huge
+            before it is cropped.
     """
     place = preprocessing.geometry(image.height, image.width)
     if place.height * place.width > MAX_PIXELS:
         raise UnreadableImageError("", f"{image.width} x {image.height} pixels are too long and thin to be cropped")
-    return preprocessing.pixels(image)
+    try:
+        return preprocessing.pixels(image)
+    except MemoryError as error:
+        raise UnreadableImageError("", "does not fit into memory") from error
 
 
 def map_batches(

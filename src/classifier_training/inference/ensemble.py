@@ -84,8 +84,9 @@ class Ensemble(Predictor):
             )
         return [self._mean([member.run(inputs) for member in self.members])]
 
-    def _num_runs(self, batch_size: int) -> int:
-        return min(member._num_runs(batch_size) for member in self.members)  # noqa: SLF001
+    def num_runs(self, batch_size: int) -> int:
+        """Return how many batches of a size go through the models at the same time."""
+        return min(member.num_runs(batch_size) for member in self.members)
 
     def _batches(self, items: Iterable[Item], batch_size: int) -> Iterator[BatchOutput]:
         if self._is_uniform:

@@ -10,7 +10,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import rgb_of
-from classifier_training.core.runtime import num_cores
+from classifier_training.core.runtime import command, num_cores, setting
 from classifier_training.core.types import Prediction, softmax
 from classifier_training.evaluation.label_sets import label_sets
 from classifier_training.export.bundle import NOVELTY_NAME
@@ -29,6 +29,7 @@ from classifier_training.inference.rejection import (
 )
 from classifier_training.inference.rows import RowSettings
 from classifier_training.inference.sources import Item
+from classifier_training.monitoring.sketch import SketchWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,12 +80,14 @@ class BatchOutput(NamedTuple):
         logits: [B, K], before the temperature; any values where there is an error.
         errors: why an image cannot be classified [B].
         novelty: how unlike the training data each image is [B], where the model gives that score.
+        pixels: as the network was shown them, uint8 [B, H, W, 3], where they are at hand.
     """
 
     items: list[Item]
     logits: NDArray[np.float32]
     errors: list[str | None]
     novelty: NDArray[np.float32] | None = None
+    pixels: NDArray[np.uint8] | None = None
 
     def scores(self) -> list[float] | list[None]:
         """The novelty of each image."""
@@ -94,6 +97,18 @@ class BatchOutput(NamedTuple):
         """The output for each image."""
         for item, logits, error, score in zip(self.items, self.logits, self.errors, self.scores(), strict=True):
             yield RawOutput(item, logits, None, score) if error is None else RawOutput(item, None, error)
+
+
+class Outputs(NamedTuple):
+    """What the network gives for a batch.
+
+    Args:
+        logits: [B, K], before the temperature.
+        novelty: how unlike the training data each image is [B], where the model gives that score.
+    """
+
+    logits: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
 
 
 class Predictor:
@@ -126,6 +141,11 @@ class Predictor:
     def temperature(self) -> float:
         """What the logits are divided by before their softmax gives the probabilities."""
         return self._model.temperature
+
+    @property
+    def novelty_threshold(self) -> float | None:
+        """Score above which an image is unlike the training data; None where the model gives no score."""
+        return self._model.novelty_threshold
 
     @property
     def device(self) -> str:
@@ -222,21 +242,54 @@ class Predictor:
         return [row for _, rows in self.row_batches(items, settings, batch_size=max(len(items), 1)) for row in rows]
 
     def row_batches(
-        self, items: Iterable[Item], settings: RowSettings, *, batch_size: int
+        self,
+        items: Iterable[Item],
+        settings: RowSettings,
+        *,
+        batch_size: int,
+        sketches: SketchWriter | None = None,
     ) -> Iterator[tuple[list[Item], list[Row]]]:
-        """Classify the items of a source and yield each batch with its rows; see `predict`."""
+        """Classify the items of a source, yield each batch with its rows, and count them in a sketch; see `predict`."""
         for output in self._batches(items, batch_size):
-            yield output.items, [settings.row(prediction) for prediction in self._label(output, settings)]
+            rows = [settings.row(prediction) for prediction in self.label(output, settings)]
+            if sketches is not None:
+                self._sketch(output, rows, sketches)
+            yield output.items, rows
+
+    def sketch_writer(self, folder: Path) -> SketchWriter:
+        """Return what writes sketches of predictions into a folder, for `watch`.
+
+        Raises:
+            UserError: when the bundle has no reference sketch to compare with, or the folder cannot be written.
+        """
+        reference = None if self.calibration is None else self.calibration.reference
+        if reference is None:
+            raise UserError(
+                f"{self.model_path}: has no reference sketch, so nothing could be compared with its predictions",
+                "a run that was calibrated on 30 validation images or more, not a lone file or an ensemble",
+                f"{command('export')} {setting('run', self.model_path.parent)}   (for a run of an earlier version)",
+            )
+        return SketchWriter(folder, self.model_sha256, self.class_names, reference.novelty)
+
+    def _sketch(self, output: BatchOutput, rows: Sequence[Row], sketches: SketchWriter) -> None:
+        kept = [place for place, row in enumerate(rows) if row["error"] is None]
+        sketches.add(
+            self.shares(output.logits[kept]),
+            np.array([bool(rows[place]["rejected"]) for place in kept]),
+            pixels=None if output.pixels is None else output.pixels[kept],
+            novelty=None if output.novelty is None else output.novelty[kept],
+        )
 
     def _predictions(self, items: Iterable[Item], settings: RowSettings, *, batch_size: int) -> Iterator[Prediction]:
         for output in self._batches(items, batch_size):
-            yield from self._label(output, settings)
+            yield from self.label(output, settings)
 
-    def _label(self, output: BatchOutput, settings: RowSettings) -> Iterator[Prediction]:
+    def label(self, output: BatchOutput, settings: RowSettings) -> Iterator[Prediction]:
+        """Yield the prediction of each image of a batch."""
         names, errors = self.class_names, output.errors
         # An image with an error may have any logits.
         with np.errstate(all="ignore"):
-            shares = softmax(output.logits / np.float32(self._model.temperature))
+            shares = self.shares(output.logits)
             # Sorted by logits: dividing by the temperature may round two probabilities to the same value.
             order = np.argsort(-output.logits, axis=1, kind="stable")
         members = None if settings.set_thresholds is None else label_sets(shares, settings.set_thresholds)
@@ -271,6 +324,15 @@ class Predictor:
         """Run the model without preprocessing: preprocessed inputs, float32 [B, 3, H, W], to logits, float32 [B, K]."""
         return self._run(inputs, [OUTPUT_NAME])[0]
 
+    def infer(self, inputs: NDArray[np.float32]) -> Outputs:
+        """Run the model without preprocessing, and return all that it gives; see `run`."""
+        logits, *scores = self._run(inputs, self._outputs)
+        return Outputs(logits, scores[0] if scores else None)
+
+    def shares(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the calibrated probabilities of logits [B, K]."""
+        return softmax(logits / np.float32(self._model.temperature))
+
     def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
         session = self._model.session
         dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
@@ -279,11 +341,11 @@ class Predictor:
 
     def _batches(self, items: Iterable[Item], batch_size: int) -> Iterator[BatchOutput]:
         return map_batches(
-            items, self._run_batch, self.preprocessing, batch_size=batch_size, num_runs=self._num_runs(batch_size)
+            items, self._run_batch, self.preprocessing, batch_size=batch_size, num_runs=self.num_runs(batch_size)
         )
 
-    def _num_runs(self, batch_size: int) -> int:
-        """How many batches go through the model at the same time.
+    def num_runs(self, batch_size: int) -> int:
+        """Return how many batches of a size go through the model at the same time.
 
         A model of small images does not keep all cores busy; one of large images does, and its layers fill the memory.
         """
@@ -296,7 +358,11 @@ class Predictor:
         errors = list(batch.errors)
         if all(error is not None for error in errors):
             return BatchOutput(batch.items, np.zeros((len(errors), len(self.class_names)), dtype=np.float32), errors)
-        logits, *scores = self._run(batch.inputs(), self._outputs)
-        for place in np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist():
+        return self.checked(batch.items, errors, self.infer(batch.inputs()))._replace(pixels=batch.pixels)
+
+    @staticmethod
+    def checked(items: list[Item], errors: list[str | None], found: Outputs) -> BatchOutput:
+        """Return the output of a batch, with an error for each image whose logits are no numbers."""
+        for place in np.flatnonzero(~np.isfinite(found.logits).all(axis=1)).tolist():
             errors[place] = errors[place] or "the model's output is not a number"
-        return BatchOutput(batch.items, logits, errors, scores[0] if scores else None)
+        return BatchOutput(items, found.logits, errors, found.novelty)

@@ -117,7 +117,8 @@ def review(
 
 def _serve(routes: Sequence[BaseRoute], links: Sequence[Link], *, port: int, browser: bool) -> None:
     """Print the address of the pages, and answer requests until Ctrl-C."""
-    from classifier_training.workflows.reviewing.app import HOST, create_app, listen, run_app
+    from classifier_training.service.server import HOST, listen, run_app
+    from classifier_training.workflows.reviewing.app import create_app
 
     token = secrets.token_urlsafe(24)
     opened = listen(port)

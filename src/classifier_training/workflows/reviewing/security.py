@@ -16,6 +16,8 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
+from classifier_training.service.server import HEADERS
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,20 +27,6 @@ LOCAL_NAMES = frozenset({"127.0.0.1", "localhost"})
 CSRF_HEADER = "x-csrf-token"
 
 READING, WRITING = ("GET", "HEAD"), "POST"
-
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-}
-"""Of every response that does not say otherwise itself, as that with a report, which is a page from a file, does."""
 
 ENTRANCE = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,">'

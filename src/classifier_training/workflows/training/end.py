@@ -371,6 +371,9 @@ def interrupts_told(run_dir: RunDir, note: str = "") -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise InterruptedRunError(signal.SIGINT, _resume(run_dir) + note) from error
     except SystemExit as error:
+        # Lightning's answer to Ctrl-C outside fit.
+        if error.code == 1 and isinstance(error.__context__, KeyboardInterrupt):
+            raise InterruptedRunError(signal.SIGINT, _resume(run_dir) + note) from error
         if error.code != 128 + signal.SIGTERM:
             raise
         raise InterruptedRunError(signal.SIGTERM, _resume(run_dir) + note) from error

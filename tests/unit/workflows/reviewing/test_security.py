@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 from tests.reviewed import CLASSES, make_reviewed, open_review, row_of
 
+from classifier_training.service.server import HEADERS
 from classifier_training.workflows.reviewing.app import create_app
-from classifier_training.workflows.reviewing.security import HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""Answering requests over HTTP with finished runs: the Open Inference Protocol, and images as they are."""
