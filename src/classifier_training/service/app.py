@@ -274,6 +274,7 @@ class Service:
                 size=one.size,
                 content=one.sent.content if isinstance(one.sent.content, bytes) and one.sent.content else None,
                 is_too_large=one.is_too_large,
+                model=engine.predictor.model_sha256,
             )
             for place, (one, logits, share, score, prediction) in enumerate(each)
         ]

@@ -37,6 +37,7 @@ class Answer:
         size: width and height of the image file; None for a tensor.
         content: the image file; None for a tensor or pixels.
         is_too_large: whether it was not decoded as it has too many pixels.
+        model: SHA-256 of the file of the model that answered.
     """
 
     prediction: Prediction
@@ -49,6 +50,7 @@ class Answer:
     size: tuple[int, int] | None = None
     content: bytes | None = None
     is_too_large: bool = False
+    model: str = ""
 
     @property
     def confidence(self) -> float | None:

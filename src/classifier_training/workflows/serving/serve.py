@@ -14,16 +14,19 @@ from classifier_training import __version__
 from classifier_training.core.errors import refuse_missing
 from classifier_training.core.register import Choice, Word, register
 from classifier_training.core.runtime import raise_open_file_limit
-from classifier_training.core.settings import RunText
+from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.inference.rejection import LabelSetSettings, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import RowSettings
+from classifier_training.monitoring.sketch import SKETCHES
 from classifier_training.registry.record import read_record
 from classifier_training.registry.runs import find_model
 from classifier_training.service.settings import Limits
 from classifier_training.workflows.evaluating.run_model import open_runs
 
 if TYPE_CHECKING:
-    from classifier_training.service.engine import Engine
+    from classifier_training.monitoring.sketch import SketchWriter
+    from classifier_training.service.engine import Arms, Engine
+    from classifier_training.service.sketches import SketchObserver
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ def serve(
     reload_s: Annotated[float, Field(ge=0)] = 5,
     drain_s: Annotated[float, Field(ge=0)] = 0,
     grace_s: Annotated[float, Field(gt=0)] = 30,
+    record: TypedPath | None = None,
 ) -> ServeResult:
     """Answer over HTTP with a finished run: image files, and tensors by the Open Inference Protocol V2.
 
@@ -97,6 +101,7 @@ def serve(
         drain_s: seconds after SIGTERM for which requests are still taken while /v2/health/ready says no, so that a load
             balancer learns of it.
         grace_s: seconds for requests that are under way at the end.
+        record: folder that counts of the answers are added to, by the hour and without images; see `watch`.
     """
     refuse_missing("serve", purpose="serve")
     import gc
@@ -147,7 +152,11 @@ def serve(
     watcher = Watcher(
         PRODUCTION, arms, find=find, state=state, open_engine=open_engine, metrics=metrics, every_s=reload_s
     )
-    service = Service(arms, gate, metrics, name=name, version=__version__, tasks=[watcher.watch] if reload_s else [])
+    observers = [] if record is None else [sketch_observer(Path(record).expanduser(), arms)]
+    service = Service(
+        arms, gate, metrics, name=name, version=__version__, observers=observers,
+        tasks=[watcher.watch] if reload_s else [],
+    )  # fmt: skip
     log.info("%s on %s", engine.predictor.model_path, engine.predictor.device)
     address = f"http://{host}:{opened.getsockname()[1]}"
     log.info("%s answers at %s; Ctrl-C ends it", engine.run, address)
@@ -167,6 +176,28 @@ def serve(
         run_app(service.app(), opened, started=started, ending=Ending(ending, drain_s=drain_s, grace_s=grace_s))
         log.info("ended")
     return ServeResult(time.monotonic() - since)
+
+
+def sketch_observer(folder: Path, arms: Arms) -> SketchObserver:
+    """Return what counts the answers of a server in sketches.
+
+    Args:
+        folder: that `record` names.
+        arms: whose engines answer.
+
+    Raises:
+        UserError: when a run has no reference sketch, or the folder cannot be written.
+    """
+    from classifier_training.service.sketches import SketchObserver
+
+    def open_writer(model: str) -> SketchWriter:
+        (predictor, *_) = (one.predictor for one in arms.engines.values() if one.predictor.model_sha256 == model)
+        return predictor.sketch_writer(folder / SKETCHES)
+
+    for engine in arms.engines.values():
+        # What is refused is refused before the first request.
+        engine.predictor.sketch_writer(folder / SKETCHES)
+    return SketchObserver(open_writer)
 
 
 def _name_of(paths: tuple[Path, ...]) -> tuple[str, str]:
