@@ -189,7 +189,7 @@ def main() -> None:
     print(f"{predictor.model_path}, {size[0]} px, {num_cores()} cores; {len(files)} JPEGs, "
           f"{statistics.mean(map(len, files)) / 1000:.0f} KB on average")  # fmt: skip
     with server(run, *(f"{key}={value}" for key, value in given.items())) as port:
-        sides = {
+        sides: dict[str, tuple[Callable[[], int], Callable[[], float]]] = {
             "tensors": (run_tensor, lambda: load(port, infer, clients=4, images=BATCH, seconds=seconds)),
             "JPEGs": (decode_and_run, lambda: load(port, classify, clients=32, images=1, seconds=seconds)),
         }
