@@ -37,6 +37,8 @@ class Answer:
         size: width and height of the image file; None for a tensor.
         content: the image file; None for a tensor or pixels.
         is_too_large: whether it was not decoded as it has too many pixels.
+        seconds: from the body of its request to the answer, of which it was waiting for the model, too.
+        model_sha256: digest of the model that answered, which a reload may have taken the place of since.
     """
 
     prediction: Prediction
@@ -49,6 +51,8 @@ class Answer:
     size: tuple[int, int] | None = None
     content: bytes | None = None
     is_too_large: bool = False
+    seconds: float = 0.0
+    model_sha256: str = ""
 
     @property
     def confidence(self) -> float | None:

@@ -42,6 +42,9 @@ SCHEMA = 1
 QUEUE_SIZE = 10_000
 """Records that wait for the disk; more are dropped, and counted."""
 
+MAX_ID = 256
+"""Characters of an id or a label that is sent."""
+
 Kind = Literal["shadow", "canary"]
 
 PRODUCTION, CANARY, SHADOW = "production", "canary", "shadow"
@@ -307,6 +310,22 @@ def _read_labels(path: Path) -> Iterator[tuple[str, str]]:
                 yield row["id"], row["label"]
     except OSError as error:
         raise UserError(f"labels={path}: cannot be read ({error.strerror})", "a CSV table", "check the path") from error
+
+
+def read_labels(body: bytes) -> list[tuple[str, str]]:
+    """Read true labels that a client sent: {"id": …, "label": …}, or a list of such.
+
+    Raises:
+        ValueError: when they are something else.
+    """
+    found = json.loads(body)
+    items = found if isinstance(found, list) else [found]
+    for item in items:
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("id", "label")):
+            raise ValueError('expected {"id": "…", "label": "…"}, or a list of these')
+        if len(item["id"]) > MAX_ID or len(item["label"]) > MAX_ID:
+            raise ValueError(f"an id or a label has more than {MAX_ID} characters")
+    return [(item["id"], item["label"]) for item in items]
 
 
 def _answers(served: Sequence[Served]) -> Answers:
