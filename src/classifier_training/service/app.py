@@ -235,12 +235,12 @@ class Service:
         assert self.recorder is not None
         async with self.gate.body(request) as body:
             try:
-                labels = read_labels(body)
+                labels = await self._in_thread(read_labels, body)
             except ValueError as wrong:
                 raise HTTPException(400, str(wrong)) from None
         known = {name for engine in self.arms.engines.values() for name in engine.class_names}
-        for request_id, label in labels:
-            self.recorder.told(request_id, label)
+        if not all(self.recorder.told(request_id, label) for request_id, label in labels):
+            raise HTTPException(503, "not all labels could be recorded; send them again", {"retry-after": "5"})
         return JSONResponse({"labels": len(labels), "of_no_class": sum(label not in known for _, label in labels)})
 
     def _engine(self, request: Request, *, of_tensors: bool = False) -> tuple[str, Engine]:

@@ -205,10 +205,10 @@ class RolloutRecorder:
                 else:
                     self._expect(key, "")
 
-    def told(self, request_id: str, label: str) -> None:
-        """Record a true label."""
+    def told(self, request_id: str, label: str) -> bool:
+        """Record a true label; returns whether there was room for it."""
         with self._lock:
-            self._open(self._arms.compared).told(request_id, label)
+            return self._open(self._arms.compared).told(request_id, label)
 
     def close(self) -> None:
         """Write what is left."""

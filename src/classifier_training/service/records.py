@@ -45,6 +45,9 @@ QUEUE_SIZE = 10_000
 MAX_ID = 256
 """Characters of an id or a label that is sent."""
 
+MAX_LABELS = 1000
+"""Labels of a request."""
+
 Kind = Literal["shadow", "canary"]
 
 PRODUCTION, CANARY, SHADOW = "production", "canary", "shadow"
@@ -155,9 +158,9 @@ class RolloutWriter:
         line = {"id": request_id, "at": time.time(), "arm": arm, **served.to_dict()}
         self._put(line if other is None else {**line, "other": other.to_dict()})
 
-    def told(self, request_id: str, truth: str) -> None:
-        """Record a true label."""
-        self._put({"id": request_id, "at": time.time(), "truth": truth})
+    def told(self, request_id: str, truth: str) -> bool:
+        """Record a true label; returns whether there was room for it."""
+        return self._put({"id": request_id, "at": time.time(), "truth": truth})
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -165,11 +168,13 @@ class RolloutWriter:
             self._queue.put(None)
             self._thread.join()
 
-    def _put(self, line: dict[str, Any]) -> None:
+    def _put(self, line: dict[str, Any]) -> bool:
         try:
             self._queue.put_nowait(line)
         except queue.Full:
             self.dropped += 1
+            return False
+        return True
 
     def _write(self) -> None:
         is_open = True
@@ -318,8 +323,13 @@ def read_labels(body: bytes) -> list[tuple[str, str]]:
     Raises:
         ValueError: when they are something else.
     """
-    found = json.loads(body)
+    try:
+        found = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
     items = found if isinstance(found, list) else [found]
+    if len(items) > MAX_LABELS:
+        raise ValueError(f"{len(items):,} labels: a request may have {MAX_LABELS:,}")
     for item in items:
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("id", "label")):
             raise ValueError('expected {"id": "…", "label": "…"}, or a list of these')
