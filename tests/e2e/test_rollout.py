@@ -5,19 +5,23 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
 from tests.served import jpeg, write_run
+from tests.server import Ended
 
+from classifier_training.core.errors import CheckFailedError
 from classifier_training.workflows.registering.rollout import rollback
 from classifier_training.workflows.registering.sub_verbs import promote_run
 
@@ -153,54 +157,64 @@ def test_reloads_and_a_canary_under_load_fail_no_request(outputs: Path, times: i
     assert pairs == {("colours:v1", "colours:v2"), ("colours:v3", "colours:v2")}
 
 
-def test_a_canary_is_judged_promoted_and_ends(outputs: Path) -> None:
+def test_a_canary_is_judged_promoted_and_ends(outputs: Path, command: Callable[..., Ended]) -> None:
     with serving("production", "canary=colours:v2", "share=0.5", "record=records") as (port, _):
         with Load(port, clients=2) as load:
             while len(load.labels) < 300 and not load.failed:
                 time.sleep(0.01)
-        labels = [{"id": one, "label": truth} for one, truth in load.truths.items()]
-        for first in range(0, len(labels), 1000):
-            read(port, "/feedback", json.dumps(labels[first : first + 1000]).encode())
-        verdict = ["registry", "verdict", "records"]
-        run = subprocess.run([sys.executable, "-m", "classifier_training", *verdict], capture_output=True, text=True)
+        send_labels(port, load.truths)
         # Both are right on every image, so nothing decides, and a margin of 20 points does.
-        assert run.returncode == 4, run.stderr
-        assert "no difference is seen" in run.stdout
-        run = subprocess.run(
-            [sys.executable, "-m", "classifier_training", *verdict, "margin=0.2"], capture_output=True, text=True
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
+        undecided = command("registry", "verdict", "records")
+        assert undecided.code == 4, undecided.err
+        assert "no difference is seen" in undecided.out
+        with pytest.raises(CheckFailedError, match="roll-out: keep on: no difference is seen"):
+            promote_run(run="colours:v2", alias="production", rollout="records")
+        decided = command("registry", "verdict", "records", "margin=0.2")
+        assert decided.code == 0, decided.out + decided.err
         assert 'classifier_rollout_active{arm="canary"} 1.0' in read(port, "/metrics")
         # The line that it says to type is obeyed.
-        (line,) = [line for line in run.stdout.splitlines() if "registry promote" in line]
-        words = line.split()[1:]
-        run = subprocess.run([sys.executable, "-m", "classifier_training", *words], capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
+        (line,) = [line for line in decided.out.splitlines() if "registry promote" in line]
+        promoted = command(*shlex.split(line.partition("classifier-training ")[2]))
+        assert promoted.code == 0, promoted.err
         wait_for(port, 'classifier_rollout_active{arm="canary"} 0.0')
         assert "colours:v2" in read(port, "/")
+        rollback(alias="production")
+        wait_for(port, 'classifier_rollout_active{arm="canary"} 1.0')
 
 
-def test_a_worse_shadow_is_rolled_back_by_the_verdict_while_it_serves(outputs: Path) -> None:
+def test_a_worse_shadow_is_rolled_back_by_the_verdict_while_it_serves(
+    outputs: Path, command: Callable[..., Ended]
+) -> None:
+    path = outputs / "colours/2026-01-02/12-00-00/model.onnx"
+    model = onnx.load(path)
+    (weights,) = [one for one in model.graph.initializer if one.name == "weights"]
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights)[:, ::-1].copy(), "weights"))
+    onnx.save(model, path)
     with serving("production", "shadow=colours:v2", "record=records") as (port, _):
         with Load(port, clients=1) as load:
-            while len(load.labels) < 200 and not load.failed:
+            while len(load.labels) < 300 and not load.failed:
                 time.sleep(0.02)
+        send_labels(port, load.truths)
         assert load.failed == []
-        compared = [json.loads(line) for file in Path("records/rollout").iterdir() for line in file.open()]
-        ids = [line["id"] for line in compared if "other" in line]
-        assert len(ids) >= 100
-        # Images are said to be what only production took them for: the shadow agrees, so nothing can be decided.
-        labels = [{"id": one, "label": load.labels[one]} for one in ids]
-        read(port, "/feedback", json.dumps(labels).encode())
-        run = subprocess.run(
-            [sys.executable, "-m", "classifier_training", "registry", "verdict", "records"],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert run.returncode == 4, run.stdout + run.stderr
-        assert "agreement is not accuracy" in run.stdout
-        assert 'classifier_rollout_active{arm="shadow"} 1.0' in read(port, "/metrics")
-        run = subprocess.run(
-            [sys.executable, "-m", "classifier_training", "registry", "verdict", "records", "max_confidence_drop=0",
-             "margin=0"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        assert load.labels == {one: load.truths[one] for one in load.labels}
+        found = command("registry", "verdict", "records")
+        assert found.code == 1, found.out + found.err
+        assert "roll back: the new run is worse: 0 images gained" in found.out
+        assert "agreement is not accuracy" in found.out
+        wait_for(port, 'classifier_rollout_active{arm="shadow"} 0.0')
+
+
+def test_settings_of_a_roll_out_that_has_no_second_run_are_refused(
+    outputs: Path, command: Callable[..., Ended]
+) -> None:
+    assert "share=0.5 without another run" in command("serve", "production", "share=0.5").err
+    both = command("serve", "production", "canary=colours:v2", "shadow=colours:v3")
+    assert (both.code, "one new run at a time" in both.err) == (2, True)
+    assert "canary=nothing: there is no such folder" in command("serve", "production", "canary=nothing", "port=0").err
+    assert command("registry", "verdict", "records").code == 2
+
+
+def send_labels(port: int, truths: dict[str, str]) -> None:
+    labels = [{"id": one, "label": truth} for one, truth in truths.items()]
+    for first in range(0, len(labels), 1000):
+        read(port, "/feedback", json.dumps(labels[first : first + 1000]).encode())
