@@ -22,6 +22,7 @@ from tests.served import jpeg, write_run
 from tests.server import Ended
 
 from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.workflows.registering.rollout import rollback
 from classifier_training.workflows.registering.sub_verbs import promote_run
 
@@ -185,11 +186,13 @@ def test_a_canary_is_judged_promoted_and_ends(outputs: Path, command: Callable[.
 def test_a_worse_shadow_is_rolled_back_by_the_verdict_while_it_serves(
     outputs: Path, command: Callable[..., Ended]
 ) -> None:
-    path = outputs / "colours/2026-01-02/12-00-00/model.onnx"
-    model = onnx.load(path)
+    run = RunDir(outputs / "colours/2026-01-02/12-00-00")
+    before = sha256(run.onnx)
+    model = onnx.load(run.onnx)
     (weights,) = [one for one in model.graph.initializer if one.name == "weights"]
     weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights)[:, ::-1].copy(), "weights"))
-    onnx.save(model, path)
+    onnx.save(model, run.onnx)
+    run.model_info.write_text(run.model_info.read_text().replace(before, sha256(run.onnx)))
     with serving("production", "shadow=colours:v2", "record=records") as (port, _):
         with Load(port, clients=1) as load:
             while len(load.labels) < 300 and not load.failed:
