@@ -52,6 +52,7 @@ VERBS = {
     "distill": ("many_runs.distill", "train a small network on a run's predictions"),
     "benchmark": ("serving.benchmark", "time a run in each exported form"),
     "serve": ("serving.serve", "answer over HTTP with a run"),
+    "watch": ("serving.watch", "find shifts in what was predicted, estimate the accuracy"),
     "registry": ("registering", "list, show, promote, export and delete runs"),
     "models": ("models", "list what model= accepts"),
     "info": ("info", "show versions and devices"),

@@ -17,6 +17,7 @@ from classifier_training.evaluation.calibration import METHOD, TemperatureChoice
 from classifier_training.evaluation.guarantees import METHOD as GUARANTEE
 from classifier_training.evaluation.label_sets import TrueScores
 from classifier_training.evaluation.reject import AcceptanceCurve
+from classifier_training.monitoring.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,8 @@ class Calibration:
         curves: the validation predictions by the class that they name, with the confidence at that temperature.
         novelty: the score for images unlike the training data; None for a model without one, such as an ensemble.
         scores: the validation probabilities that label sets come from; None in a bundle of before there were such.
+        reference: the validation predictions as a sketch, which `watch` compares with; None for an ensemble, and in a
+            bundle of before there was one.
         method: how the temperature was found.
         split: the images that all of it was fitted on.
     """
@@ -65,6 +68,7 @@ class Calibration:
     curves: Mapping[str, AcceptanceCurve]
     novelty: Novelty | None
     scores: TrueScores | None = None
+    reference: Reference | None = None
     method: str = METHOD
     split: str = VAL
 
@@ -83,6 +87,7 @@ class Calibration:
             "guarantee": GUARANTEE,
             **({} if self.scores is None else {"label_sets": self.scores.to_dict()}),
             "classes": {name: curve.to_dict() for name, curve in self.curves.items()},
+            **({} if self.reference is None else {"reference": self.reference.to_dict()}),
         }
 
     @classmethod
@@ -104,6 +109,7 @@ class Calibration:
             curves={name: AcceptanceCurve.from_dict(curve) for name, curve in found["classes"].items()},
             novelty=None if found["novelty"] is None else Novelty(**found["novelty"]),
             scores=TrueScores.from_dict(found["label_sets"]) if "label_sets" in found else None,
+            reference=Reference.from_dict(found["reference"]) if found.get("reference") else None,
             method=found["method"],
             split=found.get("split", VAL),
         )

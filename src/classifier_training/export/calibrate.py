@@ -6,10 +6,11 @@ All is fitted on validation images, and the subspace of the score on training im
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
+from PIL import Image
 
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import TRAIN, VAL, softmax
@@ -28,6 +29,8 @@ from classifier_training.export.novelty import (
     remove_novelty,
 )
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session
+from classifier_training.monitoring.reference import MAX_CHANGED, NUM_CHANGES, Reference, measure_responses
+from classifier_training.monitoring.statistics import Scale, image_statistics, shown_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +48,9 @@ MIN_IMAGES = 30
 
 MAX_VALIDATION_IMAGES, MAX_TRAINING_IMAGES = 5000, 2000
 """Images that are looked at, spread evenly over a larger split."""
+
+CHANGED_SIDE = 256
+"""Shorter side in pixels that large images are shrunk to, if the input is no larger, before copies are changed."""
 
 BATCH_SIZE = 32
 
@@ -77,18 +83,33 @@ def calibrate(
     remove_novelty(model)
     has_features = expose_features(model)
     runner = _Runner(model, preprocessing, has_features=has_features)
-    logits, features, targets, groups = runner.answer(tables[VAL], MAX_VALIDATION_IMAGES)
+    logits, features, targets, groups, statistics = runner.answer(tables[VAL], MAX_VALIDATION_IMAGES)
     subspace = None
     if has_features and features.shape[1] > 1:
-        subspace = FeatureSubspace.fit(runner.answer(tables[TRAIN], MAX_TRAINING_IMAGES)[1])
-        scores = subspace.scores(features)
-    else:
-        # -logsumexp(logits) = logits - log softmax, of any class (Liu et al. 2020).
-        scores = np.asarray(np.log(softmax(logits).max(axis=1)) - logits.max(axis=1), dtype=np.float32)
+        subspace = FeatureSubspace.fit(runner.answer(tables[TRAIN], MAX_TRAINING_IMAGES).features)
+    scores = _novelty(logits, features, subspace)
     choice = choose_temperature(logits, targets, groups)
     shares = softmax(logits / np.float32(choice.temperature))
     threshold = alarm_threshold(scores)
     grouped = Groups.of(groups)
+
+    def answer(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found, inside = runner.run(preprocessing.normalize(pixels))
+        return softmax(found / np.float32(choice.temperature)), _novelty(found, inside, subspace)
+
+    # Changed copies are looked at of so few images that they cost no more than what was looked at above.
+    number = min(MAX_CHANGED, runner.num_answered // NUM_CHANGES)
+    images = (
+        (_shrunk(preprocessing.read(path), preprocessing.size), target)
+        for batch in iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE, number=number)
+        for path, target in zip(batch.paths, batch.targets.tolist(), strict=True)
+    )
+    responses = measure_responses(
+        images,
+        lambda pixels: preprocessing.pixels(Image.fromarray(pixels)),
+        answer,
+        Scale(float(np.median(scores)), threshold),
+    )
     found = Calibration(
         choice=choice,
         curves=class_curves(shares, targets, class_names, grouped),
@@ -98,6 +119,7 @@ def calibrate(
             false_alarm_rate=float((scores > threshold).mean()),
             method="energy" if subspace is None else "feature_subspace",
         ),
+        reference=Reference.fit(class_names, statistics, shares, scores, threshold, targets, responses),
     )
     add_novelty(model, subspace)
     set_metadata(model, found.metadata())
@@ -111,6 +133,36 @@ def set_metadata(model: onnx.ModelProto, texts: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, {item.key: item.value for item in model.metadata_props} | dict(texts))
 
 
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels of an image, the shorter side of a large one no longer than changing it takes."""
+    side, shorter = max(CHANGED_SIDE, *size), min(image.size)
+    if shorter > side:
+        image = image.resize(
+            (max(1, image.width * side // shorter), max(1, image.height * side // shorter)), Image.Resampling.BOX
+        )
+    return np.asarray(image)
+
+
+def _novelty(
+    logits: NDArray[np.float32], features: NDArray[np.float32], subspace: FeatureSubspace | None
+) -> NDArray[np.float32]:
+    """Novelty scores [N]: of the features, or the energy of the logits where there is no subspace."""
+    if subspace is not None:
+        return subspace.scores(features)
+    # -logsumexp(logits) = logits - log softmax, of any class (Liu et al. 2020).
+    return np.asarray(np.log(softmax(logits).max(axis=1)) - logits.max(axis=1), dtype=np.float32)
+
+
+class _Answers(NamedTuple):
+    """Logits [N, K], features [N, D], targets [N] and groups [N] of images, and the statistics of the images [N, S]."""
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+    targets: NDArray[np.int64]
+    groups: list[str]
+    statistics: NDArray[np.float32]
+
+
 class _Runner:
     """An ONNX model that gives its features beside its logits, on the images of a split."""
 
@@ -118,17 +170,22 @@ class _Runner:
         self._session = open_session(model.SerializeToString())
         self._preprocessing = preprocessing
         self._outputs = [OUTPUT_NAME, FEATURES_NAME if has_features else OUTPUT_NAME]
+        self.num_answered = 0
 
-    def answer(
-        self, table: SplitTable, number: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], list[str]]:
-        """Return logits [N, K], features [N, D], targets [N] and groups [N]."""
-        logits, features, targets = [], [], []
-        groups: list[str] = []
+    def run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits [B, K] and features [B, D] of inputs."""
+        logits, features = self._session.run(self._outputs, {INPUT_NAME: inputs})
+        return logits, features
+
+    def answer(self, table: SplitTable, number: int) -> _Answers:
+        """Return what it answers on up to `number` images spread over a split."""
+        found: list[_Answers] = []
         for batch in iterate_examples(table, self._preprocessing, batch_size=BATCH_SIZE, number=number):
-            found = self._session.run(self._outputs, {INPUT_NAME: batch.inputs})
-            logits.append(found[0])
-            features.append(found[1])
-            targets.append(batch.targets)
-            groups += batch.groups
-        return np.concatenate(logits), np.concatenate(features), np.concatenate(targets), groups
+            statistics = image_statistics(shown_pixels(batch.inputs, self._preprocessing))
+            found.append(_Answers(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics))
+            self.num_answered += len(batch)
+        logits, features, targets, groups, columns = zip(*found, strict=True)
+        return _Answers(
+            np.concatenate(logits), np.concatenate(features), np.concatenate(targets),
+            [one for part in groups for one in part], np.concatenate(columns),
+        )  # fmt: skip

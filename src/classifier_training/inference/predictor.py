@@ -10,7 +10,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import rgb_of
-from classifier_training.core.runtime import num_cores
+from classifier_training.core.runtime import command, num_cores, setting
 from classifier_training.core.types import Prediction, softmax
 from classifier_training.evaluation.label_sets import label_sets
 from classifier_training.export.bundle import NOVELTY_NAME
@@ -29,6 +29,7 @@ from classifier_training.inference.rejection import (
 )
 from classifier_training.inference.rows import RowSettings
 from classifier_training.inference.sources import Item
+from classifier_training.monitoring.sketch import SketchWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,12 +80,14 @@ class BatchOutput(NamedTuple):
         logits: [B, K], before the temperature; any values where there is an error.
         errors: why an image cannot be classified [B].
         novelty: how unlike the training data each image is [B], where the model gives that score.
+        pixels: as the network was shown them, uint8 [B, H, W, 3], where they are at hand.
     """
 
     items: list[Item]
     logits: NDArray[np.float32]
     errors: list[str | None]
     novelty: NDArray[np.float32] | None = None
+    pixels: NDArray[np.uint8] | None = None
 
     def scores(self) -> list[float] | list[None]:
         """The novelty of each image."""
@@ -239,11 +242,43 @@ class Predictor:
         return [row for _, rows in self.row_batches(items, settings, batch_size=max(len(items), 1)) for row in rows]
 
     def row_batches(
-        self, items: Iterable[Item], settings: RowSettings, *, batch_size: int
+        self,
+        items: Iterable[Item],
+        settings: RowSettings,
+        *,
+        batch_size: int,
+        sketches: SketchWriter | None = None,
     ) -> Iterator[tuple[list[Item], list[Row]]]:
-        """Classify the items of a source and yield each batch with its rows; see `predict`."""
+        """Classify the items of a source, yield each batch with its rows, and count them in a sketch; see `predict`."""
         for output in self._batches(items, batch_size):
-            yield output.items, [settings.row(prediction) for prediction in self.label(output, settings)]
+            rows = [settings.row(prediction) for prediction in self.label(output, settings)]
+            if sketches is not None:
+                self._sketch(output, rows, sketches)
+            yield output.items, rows
+
+    def sketch_writer(self, folder: Path) -> SketchWriter:
+        """Return what writes sketches of predictions into a folder, for `watch`.
+
+        Raises:
+            UserError: when the bundle has no reference sketch to compare with, or the folder cannot be written.
+        """
+        reference = None if self.calibration is None else self.calibration.reference
+        if reference is None:
+            raise UserError(
+                f"{self.model_path}: has no reference sketch, so nothing could be compared with its predictions",
+                "a run that was calibrated on 30 validation images or more, not a lone file or an ensemble",
+                f"{command('export')} {setting('run', self.model_path.parent)}   (for a run of an earlier version)",
+            )
+        return SketchWriter(folder, self.model_sha256, self.class_names, reference.novelty)
+
+    def _sketch(self, output: BatchOutput, rows: Sequence[Row], sketches: SketchWriter) -> None:
+        kept = [place for place, row in enumerate(rows) if row["error"] is None]
+        sketches.add(
+            self.shares(output.logits[kept]),
+            np.array([bool(rows[place]["rejected"]) for place in kept]),
+            pixels=None if output.pixels is None else output.pixels[kept],
+            novelty=None if output.novelty is None else output.novelty[kept],
+        )
 
     def _predictions(self, items: Iterable[Item], settings: RowSettings, *, batch_size: int) -> Iterator[Prediction]:
         for output in self._batches(items, batch_size):
@@ -323,7 +358,7 @@ class Predictor:
         errors = list(batch.errors)
         if all(error is not None for error in errors):
             return BatchOutput(batch.items, np.zeros((len(errors), len(self.class_names)), dtype=np.float32), errors)
-        return self.checked(batch.items, errors, self.infer(batch.inputs()))
+        return self.checked(batch.items, errors, self.infer(batch.inputs()))._replace(pixels=batch.pixels)
 
     @staticmethod
     def checked(items: list[Item], errors: list[str | None], found: Outputs) -> BatchOutput:

@@ -332,7 +332,7 @@ class Service:
                 content=one.sent.content if isinstance(one.sent.content, bytes) and one.sent.content else None,
                 is_too_large=one.is_too_large,
                 seconds=seconds,
-                model_sha256=engine.predictor.model_sha256,
+                model=engine.predictor.model_sha256,
             )
             for place, (one, logits, share, score, prediction) in enumerate(each)
         ]

@@ -20,9 +20,19 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge
 
 from classifier_training.core.errors import reason_of
+from classifier_training.core.run_dir import make_folder
 from classifier_training.core.runtime import num_cores
 from classifier_training.service.engine import PRODUCTION
-from classifier_training.service.records import CANARY, SHADOW, VERDICT, Compared, Kind, RolloutWriter, Served
+from classifier_training.service.records import (
+    CANARY,
+    SHADOW,
+    SUBFOLDER,
+    VERDICT,
+    Compared,
+    Kind,
+    RolloutWriter,
+    Served,
+)
 from classifier_training.service.verdict import ROLL_BACK
 
 if TYPE_CHECKING:
@@ -116,9 +126,14 @@ class RolloutRecorder:
         folder: that records go to; None counts alone.
         arms: of the server.
         metrics: that it adds its own to.
+
+    Raises:
+        UserError: when the folder cannot be written.
     """
 
     def __init__(self, folder: Path | None, arms: RolloutArms, metrics: Metrics) -> None:
+        if folder is not None:
+            make_folder(folder / SUBFOLDER)
         self._folder, self._arms = folder, arms
         self._writer: RolloutWriter | None = None
         self._written: Compared | None = None
@@ -163,9 +178,9 @@ class RolloutRecorder:
         )  # fmt: skip
         compared = self._arms.compared
         compared = (
-            replace(compared, present_sha256=answer.model_sha256)
+            replace(compared, present_sha256=answer.model)
             if arm == PRODUCTION
-            else replace(compared, new_sha256=answer.model_sha256)
+            else replace(compared, new_sha256=answer.model)
         )
         if compared.present_sha256 == compared.new_sha256 or self._arms.ended:
             return

@@ -38,7 +38,7 @@ class Answer:
         content: the image file; None for a tensor or pixels.
         is_too_large: whether it was not decoded as it has too many pixels.
         seconds: from the body of its request to the answer, of which it was waiting for the model, too.
-        model_sha256: digest of the model that answered, which a reload may have taken the place of since.
+        model: SHA-256 of the file of the model that answered.
     """
 
     prediction: Prediction
@@ -52,7 +52,7 @@ class Answer:
     content: bytes | None = None
     is_too_large: bool = False
     seconds: float = 0.0
-    model_sha256: str = ""
+    model: str = ""
 
     @property
     def confidence(self) -> float | None:

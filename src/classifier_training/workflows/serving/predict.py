@@ -8,11 +8,12 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -40,7 +41,6 @@ from classifier_training.workflows.serving.predict_ray import label_on_ray, ray_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ def predict(
     follow_links: bool = False,
     sort_into: TypedPath | None = None,
     sort_by: SortBy | None = None,
+    sketches: TypedPath | None = None,
 ) -> PredictResult:
     """Label images with a finished run: a file, a folder, a glob, a list of files or a video.
 
@@ -127,9 +128,16 @@ def predict(
         follow_links: follow links to folders, and links that lead out of the folder, in a folder or glob.
         sort_into: folder that the images are sorted into, by label.
         sort_by: copy the sorted images, or link to them; copy when left out.
+        sketches: folder that counts of the predictions are added to, by the hour and without images, for `watch`.
     """
     _refuse_unused(output=output, probabilities=probabilities, sort_into=sort_into, sort_by=sort_by)
     ray = ray_of(launcher, output=output, sort_into=sort_into)
+    if ray is not None and sketches is not None:
+        raise UserError(
+            "sketches with launcher=ray",
+            "predictions of this machine; those of a cluster are not sketched",
+            "leave one of them out",
+        )
     items = find_source(source, every_s=every_s, follow_links=follow_links)
     predictor = open_runs(run, accelerator=trainer.accelerator)
     form = None if columns is None else read_form(columns, predictor.class_names, (item.path for item in items))
@@ -140,6 +148,7 @@ def predict(
         probabilities=probabilities or (form is not None and form.needs_probabilities),
         set_thresholds=predictor.set_thresholds(label_set),
     )
+    writer = None if sketches is None else predictor.sketch_writer(Path(sketches).expanduser())
     sorter = None if sort_into is None else Sorter(sort_into, sort_by or "copy", items)
     settings = {
         "model": predictor.model_sha256,
@@ -163,9 +172,18 @@ def predict(
         summary.set_words = f"label sets (coverage {label_set.coverage:g} on images like the validation ones)"
     shares, has_sets = predictor.class_names if row_settings.probabilities else None, label_set.coverage is not None
     parts = None if ray is None or output is None else Parts(output)
-    with Output(
-        output, settings=settings, probabilities=shares, label_set=has_sets, csv_safe=csv_safe, form=form, part=parts
-    ) as target:
+    with (
+        Output(
+            output,
+            settings=settings,
+            probabilities=shares,
+            label_set=has_sets,
+            csv_safe=csv_safe,
+            form=form,
+            part=parts,
+        ) as target,
+        nullcontext() if writer is None else closing(writer),
+    ):
         log.info("%s on %s%s", predictor.model_path, predictor.device, run_words(predictor.model_path))
         with interrupts_as_errors(lambda: _remedy(target, summary)):
             if ray is not None and parts is not None:
@@ -185,7 +203,7 @@ def predict(
                 started = time.monotonic()
                 with progress("labelling", total=items.count, done=done) as advance:
                     for batch, rows in predictor.row_batches(
-                        islice(items, done, None), row_settings, batch_size=data.batch_size
+                        islice(items, done, None), row_settings, batch_size=data.batch_size, sketches=writer
                     ):
                         if sorter is not None:
                             for item, row in zip(batch, rows, strict=True):
@@ -201,6 +219,7 @@ def predict(
     filled = "" if target.filled is None else f": {target.filled}"
     lines += [f"written to {target.path}{filled}"] if target.path is not None else []
     lines += [f"sorted into {sorter.folder}"] if sorter is not None else []
+    lines += [f"sketches: {writer.folder}"] if writer is not None else []
     return PredictResult(summary, tuple(lines))
 
 

@@ -19,14 +19,17 @@ from classifier_training.core.runtime import raise_open_file_limit
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.inference.rejection import LabelSetSettings, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import RowSettings
+from classifier_training.monitoring.sketch import SKETCHES
 from classifier_training.registry.record import read_record
 from classifier_training.registry.runs import find_model
 from classifier_training.service.settings import Limits
 from classifier_training.workflows.evaluating.run_model import open_runs
 
 if TYPE_CHECKING:
+    from classifier_training.monitoring.sketch import SketchWriter
     from classifier_training.service.engine import Arms, Engine
     from classifier_training.service.records import Kind
+    from classifier_training.service.sketches import SketchObserver
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +80,10 @@ def serve(
     canary: RunText | None = None,
     shadow: RunText | None = None,
     share: Annotated[float, Field(gt=0, le=1)] | None = None,
-    record: TypedPath | None = None,
     reload_s: Annotated[float, Field(ge=0)] = 5,
     drain_s: Annotated[float, Field(ge=0)] = 0,
     grace_s: Annotated[float, Field(gt=0)] = 30,
+    record: TypedPath | None = None,
 ) -> ServeResult:
     """Answer over HTTP with a finished run: image files, and tensors by the Open Inference Protocol V2.
 
@@ -104,12 +107,12 @@ def serve(
         canary: another run that answers a share of the requests, which follows from their X-Request-ID.
         shadow: another run that answers requests, too, with the time that is left; nobody gets its answers.
         share: of the requests that the canary (0.1 when left out) or the shadow has (all).
-        record: folder for what both runs predicted, without images; `registry verdict` reads it. True labels can then
-            be sent to /feedback.
         reload_s: seconds between two looks at which run the reference stands for; 0 keeps the first.
         drain_s: seconds after SIGTERM for which requests are still taken while /v2/health/ready says no, so that a load
             balancer learns of it.
         grace_s: seconds for requests that are under way at the end.
+        record: folder that counts of the answers are added to, by the hour, for `watch`; and with a canary or shadow what
+            both predicted, for `registry verdict`, whose true labels can be sent to /feedback. There are no images.
     """
     refuse_missing("serve", purpose="serve")
     import gc
@@ -187,8 +190,15 @@ def serve(
     watcher = Watcher(
         PRODUCTION, arms, find=find, state=state, open_engine=open_engine, metrics=metrics, every_s=reload_s
     )
+    observers = []
+    try:
+        observers += [] if record is None else [sketch_observer(Path(record).expanduser(), arms)]
+    except UserError as error:
+        if recorder is None:
+            raise
+        log.warning("nothing is written for watch: %s", error.came)
     service = Service(
-        arms, gate, metrics, name=name, version=__version__, recorder=recorder,
+        arms, gate, metrics, name=name, version=__version__, observers=observers, recorder=recorder,
         tasks=[watcher.watch, *tasks] if reload_s else [],
     )  # fmt: skip
     log.info("%s on %s", engine.predictor.model_path, engine.predictor.device)
@@ -228,6 +238,28 @@ def _refuse_idle(canary: str | None, shadow: str | None, share: float | None) ->
         raise UserError(
             f"share={share:g} without another run", "canary=RUN or shadow=RUN", "add one, or leave share out"
         )
+
+
+def sketch_observer(folder: Path, arms: Arms) -> SketchObserver:
+    """Return what counts the answers of a server in sketches.
+
+    Args:
+        folder: that `record` names.
+        arms: whose engines answer.
+
+    Raises:
+        UserError: when a run has no reference sketch, or the folder cannot be written.
+    """
+    from classifier_training.service.sketches import SketchObserver
+
+    def open_writer(model: str) -> SketchWriter:
+        (predictor, *_) = (one.predictor for one in arms.engines.values() if one.predictor.model_sha256 == model)
+        return predictor.sketch_writer(folder / SKETCHES)
+
+    for engine in arms.engines.values():
+        # What is refused is refused before the first request.
+        engine.predictor.sketch_writer(folder / SKETCHES)
+    return SketchObserver(open_writer)
 
 
 def _name_of(paths: tuple[Path, ...]) -> tuple[str, str]:
