@@ -111,8 +111,8 @@ def serve(
         drain_s: seconds after SIGTERM for which requests are still taken while /v2/health/ready says no, so that a load
             balancer learns of it.
         grace_s: seconds for requests that are under way at the end.
-        record: folder that counts of the answers are added to, by the hour, for `watch`; and with a canary or shadow what
-            both predicted, for `registry verdict`, whose true labels can be sent to /feedback. There are no images.
+        record: folder that counts of the answers are added to, by the hour, for `watch`; and with a canary or shadow
+            what both predicted, for `registry verdict`. True labels can then be sent to /feedback. There are no images.
     """
     refuse_missing("serve", purpose="serve")
     import gc
