@@ -7,9 +7,11 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
+from tests.predictions import NAMES, SIDE, answer, make_images, make_reference, sketch_of
 
 from classifier_training.monitoring.accuracy import COPIES, RECALLS, estimate_accuracy
 from classifier_training.monitoring.corruptions import BLUR, LOW_CONTRAST, NOISE, OVEREXPOSED, UNDEREXPOSED, corrupt
+from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.shifts import (
     FOREIGN,
     LABELS,
@@ -21,11 +23,9 @@ from classifier_training.monitoring.shifts import (
     judge_days,
     name_kind,
 )
-from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.sketch import Sketch
 from classifier_training.monitoring.statistics import NAMES as STATISTICS
 from classifier_training.monitoring.statistics import image_statistics, values_of
-from tests.predictions import NAMES, SIDE, answer, make_images, make_reference, sketch_of
 
 REFERENCE = make_reference()
 

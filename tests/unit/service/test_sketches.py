@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from tests.predictions import NAMES, answer, make_images, make_reference, sketch_of
 
 from classifier_training.core.types import Prediction
 from classifier_training.monitoring.sketch import SketchWriter, read_sketches
 from classifier_training.service.observing import Answer
 from classifier_training.service.sketches import SketchObserver
-from tests.predictions import NAMES, answer, make_images, make_reference, sketch_of
 
 REFERENCE = make_reference()
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import yaml
+from tests.predictions import make_reference
 
 from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.sketch import Sketch
@@ -14,7 +15,6 @@ from classifier_training.service.limits import Gate
 from classifier_training.service.metrics import Metrics
 from classifier_training.service.settings import Limits
 from classifier_training.workflows.serving.watch_alerts import alert_rules
-from tests.predictions import make_reference
 
 REFERENCE = make_reference()
 
