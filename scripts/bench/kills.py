@@ -166,6 +166,16 @@ def run_in(output: Path) -> Path | None:
     return next((path.parent for path in output.glob("*/*/config.yaml")), None)
 
 
+def base_words(images: Path, epochs: int) -> list[str]:
+    """A command line that trains a small network with dropout, mirroring, an average and a schedule."""
+    return [
+        "train", f"data.root={images}", "model=student", "model.dropout=0.2", "model.width=0.65", "data.image_size=16",
+        "data.batch_size=8", f"trainer.max_epochs={epochs}", "trainer.accelerator=cpu", "trainer.precision=32",
+        "trainer.compile=false", "transforms.hflip=0.5", "callbacks=[checkpoint,ema]", "data.store=off", "trainer=ddp",
+        "callbacks.checkpoint.every_seconds=1", "callbacks.checkpoint.every_minutes=0.01",
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Do the cases that the record lacks, and print what all of them gave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,12 +190,7 @@ def main() -> None:
     record, images = folder / "record.jsonl", args.folder / "images"
     if not images.exists():
         make_images(images)
-    base = [
-        "train", f"data.root={images}", "model=student", "model.dropout=0.2", "model.width=0.65", "data.image_size=16",
-        "data.batch_size=8", f"trainer.max_epochs={args.epochs}", "trainer.accelerator=cpu", "trainer.precision=32",
-        "trainer.compile=false", "transforms.hflip=0.5", "callbacks=[checkpoint,ema]", "data.store=off", "trainer=ddp",
-        "callbacks.checkpoint.every_seconds=1", "callbacks.checkpoint.every_minutes=0.01",
-    ]  # fmt: skip
+    base = base_words(images, args.epochs)
     size = {"nodes": args.nodes, "local": args.processes}
 
     def start(words: list[str], name: str) -> Processes:

@@ -142,3 +142,16 @@ def test_a_job_that_is_cancelled_elsewhere_is_a_failure(split_folder: Path) -> N
     out, err = running.communicate(timeout=300)
     assert running.returncode == 1, err
     assert "has left the queue without a result: CANCELLED" in out
+
+
+def test_verbs_of_many_runs_train_there(split_folder: Path) -> None:
+    words = [word for word in TINY[1:] if not word.startswith("callbacks")] + ["trainer.max_epochs=1"]
+    for started, ended in (
+        (["compare", str(split_folder), *words, "models=[cnn_v1,student]"], "outputs/comparison/leaderboard.csv"),
+        (["train", str(split_folder), *words, TINY[0], "data.num_folds=2"], "outputs/2*/*/evaluation/out_of_fold.csv"),
+        (["distill", "best", *words], "outputs/*/*distillation*/*.html"),
+    ):
+        running = start(*started)
+        out, err = running.communicate(timeout=900)
+        assert running.returncode == 0, out + err
+        assert list(Path().glob(ended)), "\n".join(map(str, sorted(Path("outputs").rglob("*"))))

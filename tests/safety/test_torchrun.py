@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.safety.test_processes import train, words
 from tests.server import Warm
 
 from classifier_training.core.run_dir import RunDir
+from classifier_training.workflows.training.heartbeat import SILENT_SECONDS
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -122,16 +124,20 @@ def on_two(
     settings: Sequence[Sequence[str]], *, machines: Sequence[Sequence[str]], before: Sequence[str] = ()
 ) -> tuple[list[int], str]:
     """Run a command on two machines; the last words stand before that of the second."""
+    return ended(*started_on_two(settings, machines=machines, before=before))
+
+
+def started_on_two(
+    settings: Sequence[Sequence[str]], *, machines: Sequence[Sequence[str]], before: Sequence[str] = ()
+) -> list[subprocess.Popen[str]]:
     flags = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=10.77.0.1", f"--master-port={PORT}")
-    return ended(
-        *(
-            torchrun(
-                settings[node], *flags, f"--node-rank={node}", before=[*machines[node], *(before if node else ())],
-                GLOO_SOCKET_IFNAME="cable0",
-            )
-            for node in range(2)
+    return [
+        torchrun(
+            settings[node], *flags, f"--node-rank={node}", before=[*machines[node], *(before if node else ())],
+            GLOO_SOCKET_IFNAME="cable0",
         )
-    )  # fmt: skip
+        for node in range(2)
+    ]  # fmt: skip
 
 
 @pytest.mark.cluster
@@ -142,6 +148,29 @@ def test_two_nodes_give_the_bits_of_two_processes(warm: Warm, pictures: Path, tm
         codes, said = on_two([settings, settings], machines=machines)
     assert codes == [0, 0], said
     assert sha256(weights(RunDir(folder_in(tmp_path / "far")))) == sha256(weights(near))
+
+
+@pytest.mark.cluster
+def test_a_cut_link_is_noticed_and_the_run_resumed(warm: Warm, pictures: Path, tmp_path: Path) -> None:
+    near = train(warm, pictures, tmp_path / "near", "trainer=ddp", "trainer.num_devices=2", "trainer.max_epochs=60")
+    settings = words(pictures, tmp_path / "far", "trainer=ddp", "trainer.max_epochs=60")
+    with two_machines() as machines:
+        running = started_on_two([settings, settings], machines=machines)
+        while not list(tmp_path.glob("far/*/*/checkpoints/last.ckpt")):
+            assert [process.poll() for process in running] == [None, None]
+            time.sleep(0.05)
+        subprocess.run(["ip", "-n", machines[0][-1], "link", "set", "cable0", "down"], check=True)
+        cut = time.monotonic()
+        codes, said = ended(*running)
+        assert time.monotonic() - cut < SILENT_SECONDS + 60
+        assert 0 not in codes
+        assert "nothing was heard from node 1 for" in said
+        run = folder_in(tmp_path / "far")
+        assert "nothing was heard from node 0 for" in (run / "process-1.log").read_text()
+        subprocess.run(["ip", "-n", machines[0][-1], "link", "set", "cable0", "up"], check=True)
+        codes, said = on_two([["train", f"resume={run}"]] * 2, machines=machines)
+    assert codes == [0, 0], said
+    assert sha256(weights(RunDir(run))) == sha256(weights(near))
 
 
 @pytest.mark.cluster

@@ -136,6 +136,9 @@ class RunDir:
     corrections_effect = RunPath(
         "evaluation/corrections_effect.json", "The run against the one that it started from, on the same images."
     )
+    trained_again = RunPath(
+        "evaluation/trained_again.json", "A run that was trained again against the run before, on held-out images."
+    )
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
     label_next = RunPath("label_next", "Images without labels that are worth labelling next.")
     explanations = RunPath("why", "Pages that explain single predictions.")
@@ -174,7 +177,9 @@ class RunDir:
         """Runs of the folds, in their order; none where the run is no cross-validation."""
         if not self.is_cross_validation:
             return []
-        return [RunDir(path) for path in sorted(self.folds.iterdir(), key=lambda path: int(path.name))]
+        # A launcher's folder lies beside them.
+        folders = [path for path in self.folds.iterdir() if path.name.isdigit()]
+        return [RunDir(path) for path in sorted(folders, key=lambda path: int(path.name))]
 
     def process_log(self, rank: int) -> Path:
         """What another of several processes said, where it ended before its time."""

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import enumerate_words
-from classifier_training.evaluation.groups import MAX_VALUES, resample_groups, sign_flip_test
-from classifier_training.evaluation.intervals import MAX_CHUNK, MAX_RESAMPLES, SEED, Estimate, bootstrap_interval
+from classifier_training.evaluation.groups import (
+    MAX_VALUES,
+    resample_groups,
+    sign_flip_test,
+    sum_of_squares,
+    t_quantile,
+)
+from classifier_training.evaluation.intervals import LEVEL, MAX_CHUNK, MAX_RESAMPLES, SEED, Estimate, bootstrap_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 SIGNIFICANCE = 0.05
+
+ONE_SIDED_QUANTILE = 1.6448536269514722
+"""Of the normal distribution at 95 %."""
 
 NUM_FLIPS = 10_000
 """Random signs from which the two tests are adjusted together."""
@@ -234,6 +243,63 @@ def mcnemar(gained: int, lost: int) -> float:
 
     changed = gained + lost
     return min(1.0, 2 * float(bdtr(min(gained, lost), changed, 0.5))) if changed else 1.0
+
+
+def fisher(hits: int, trials: int, hits_against: int, trials_against: int) -> float:
+    """Fisher's exact test (1935): the chance of two shares of different images at least as far apart, two-sided.
+
+    Twice the smaller of the two one-sided chances, as in `mcnemar`, so that either side has half of it.
+    """
+    from scipy.stats import hypergeom
+
+    if not trials or not trials_against:
+        return 1.0
+    drawn = hypergeom(trials + trials_against, hits + hits_against, trials)
+    return min(1.0, 2 * float(min(drawn.cdf(hits), drawn.sf(hits - 1))))
+
+
+def largest_loss(gained: float, lost: float, number: float) -> float:
+    """Upper end of the one-sided 95 % interval of the loss (lost - gained) / number of a classifier against another.
+
+    Tango's score interval for paired shares (1998, Statistics in Medicine 17, 891-908), which holds for few images and
+    where none changed: the loss at which so small a difference would have a chance of one in twenty.
+
+    Args:
+        gained: images that the one alone classifies correctly.
+        lost: images that the other alone classifies correctly.
+        number: of all images.
+    """
+    low, high = (lost - gained) / number, 1.0
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        linear = (2 * number - lost + gained) * middle - lost - gained
+        product = 2 * number * -gained * middle * (1 - middle)
+        # The share of gained images that is most likely if the loss were `middle`.
+        share = (np.sqrt(max(linear**2 - 4 * product, 0.0)) - linear) / (4 * number)
+        spread = np.sqrt(number * max(2 * share + middle * (1 - middle), 0.0))
+        if number * middle - (lost - gained) < ONE_SIDED_QUANTILE * spread:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def design_effect(differences: NDArray[np.int64], groups: Groups) -> float:
+    """How many times as many images in groups are needed for a difference between two classifiers.
+
+    After Korn and Graubard, as `effective_trials` does for shares: where no image changed, each group counts as one.
+
+    Args:
+        differences: 1 for an image gained, -1 for one lost, 0 for the others [N].
+        groups: of the images.
+    """
+    number = len(differences)
+    centred = differences - differences.mean()
+    independent = float((centred**2).sum())
+    if not differences.any() or len(groups) < 2 or independent <= 0:
+        return number / len(groups)
+    quantiles = float(t_quantile(len(groups), LEVEL)) / float(t_quantile(number, LEVEL))
+    return max(1.0, sum_of_squares(groups.sums(centred)) / independent * quantiles**2)
 
 
 def holm(p_values: Sequence[float], num_tests: int | None = None) -> list[float]:

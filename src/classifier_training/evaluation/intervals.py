@@ -79,12 +79,12 @@ def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def exact_shares(hits: Floats, trials: Floats) -> list[Estimate]:
+def exact_shares(hits: Floats, trials: Floats, *, level: float = LEVEL) -> list[Estimate]:
     """Shares hits / trials, both [M], with Clopper and Pearson's intervals; NaN where there was no trial."""
     from scipy.special import betaincinv
 
     hits, trials = np.atleast_1d(hits).astype(np.float64), np.atleast_1d(trials).astype(np.float64)
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     misses = trials - hits
     # The parameters must be positive even where the end is not theirs.
     low = np.where(hits > 0, betaincinv(np.where(hits > 0, hits, 1), misses + 1, tail), 0.0)

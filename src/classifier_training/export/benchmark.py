@@ -171,20 +171,8 @@ def measure_candidates(
         num_runs: timed for each batch size.
         scratch: folder for temporary files.
     """
-    results = [CandidateResult(form=one.form, size_bytes=size_of(one.file), kept=one.kept) for one in candidates]
     with ExitStack() as stack:
-        running: list[tuple[CandidateResult, _Worker]] = []
-        for candidate, result in zip(candidates, results, strict=True):
-            began = time.perf_counter()
-            worker = stack.enter_context(_Worker(candidate, inputs, threads=threads))
-            try:
-                worker.receive()
-                worker.ask(do="time", batch_size=batch_sizes[0], num_runs=1, num_warm_ups=0)
-            except CandidateError as error:
-                result.problem = str(error)
-                continue
-            result.start_seconds = time.perf_counter() - began
-            running.append((result, worker))
+        results, running = _start(stack, [(one, inputs) for one in candidates], batch_sizes[0], threads)
         for batch_size in batch_sizes:
             _time_in_turn(running, batch_size, num_runs)
         for result, worker in running:
@@ -200,10 +188,48 @@ def measure_candidates(
     return results
 
 
+def time_files(
+    candidates: Sequence[tuple[Candidate, Path]], *, batch_size: int, threads: int, num_runs: int
+) -> list[CandidateResult]:
+    """Time files in turn, each with inputs of its own; one that fails says why.
+
+    Args:
+        candidates: the files, and an .npy file with inputs of each, float32 [N, 3, H, W].
+        batch_size: images in a batch.
+        threads: of each.
+        num_runs: timed batches.
+    """
+    with ExitStack() as stack:
+        results, running = _start(stack, candidates, batch_size, threads)
+        _time_in_turn(running, batch_size, num_runs)
+    return results
+
+
+def _start(
+    stack: ExitStack, candidates: Sequence[tuple[Candidate, Path]], batch_size: int, threads: int
+) -> tuple[list[CandidateResult], list[tuple[CandidateResult, _Worker]]]:
+    """Start a process for each candidate, and have it answer once; returns all results, and those that run."""
+    results, running = [], []
+    for candidate, inputs in candidates:
+        result = CandidateResult(form=candidate.form, size_bytes=size_of(candidate.file), kept=candidate.kept)
+        results.append(result)
+        began = time.perf_counter()
+        worker = stack.enter_context(_Worker(candidate, inputs, threads=threads))
+        try:
+            worker.receive()
+            worker.ask(do="time", batch_size=batch_size, num_runs=1, num_warm_ups=0)
+        except CandidateError as error:
+            result.problem = str(error)
+            continue
+        result.start_seconds = time.perf_counter() - began
+        running.append((result, worker))
+    return results, running
+
+
 def _time_in_turn(running: Sequence[tuple[CandidateResult, _Worker]], batch_size: int, num_runs: int) -> None:
-    seconds: dict[str, list[float]] = {result.form: [] for result, _ in running}
+    seconds: list[list[float]] = [[] for _ in running]
     for start in range(0, num_runs, BLOCK):
-        for result, worker in running:
+        for (result, worker), timed in zip(running, seconds, strict=True):
             if result.problem:
                 continue
             # The threads of the one before go on spinning for a while, and would take the cores away.
@@ -214,17 +240,17 @@ def _time_in_turn(running: Sequence[tuple[CandidateResult, _Worker]], batch_size
             except CandidateError as error:
                 result.problem = f"at batch size {batch_size}: {error}"
             else:
-                seconds[result.form] += found["seconds"]
-    for result, _ in running:
+                timed += found["seconds"]
+    for (result, _), timed in zip(running, seconds, strict=True):
         if not result.problem:
-            low, middle, high = np.quantile(np.array(seconds[result.form]) * 1e3, [0.1, 0.5, 0.9]).tolist()
+            low, middle, high = np.quantile(np.array(timed) * 1e3, [0.1, 0.5, 0.9]).tolist()
             result.timings.append(
                 Timing(
                     batch_size=batch_size,
                     median_ms=middle,
                     p10_ms=low,
                     p90_ms=high,
-                    num_runs=len(seconds[result.form]),
+                    num_runs=len(timed),
                     images_per_second=batch_size / middle * 1e3,
                 )
             )

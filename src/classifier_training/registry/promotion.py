@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.run_dir import RunDir, sha256
+from classifier_training.core.run_reader import RunReader
 from classifier_training.core.runtime import command, setting, user_name, versions
 from classifier_training.registry.record import (
     DAMAGED,
@@ -18,9 +19,12 @@ from classifier_training.registry.record import (
     read_promotions,
     write_registration,
 )
-from classifier_training.registry.references import present_holders
+from classifier_training.registry.references import choose, present_holders
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from classifier_training.registry.references import Reference
     from classifier_training.registry.scan import Registry
 
 
@@ -50,6 +54,41 @@ class Check:
         return "note  " if self.is_note else "passed" if self.passed else "FAILED"
 
 
+def model_digests(run: RunDir) -> frozenset[str]:
+    """SHA-256 of every model file of a run, as its description says, and of model.onnx as it is."""
+    try:
+        described = {str(file.get("sha256")) for file in RunReader(run).info.get("files", {}).values()}
+    except (OSError, UserError):
+        # A damaged one has said so.
+        described = set()
+    return frozenset(described | ({sha256(run.onnx)} if run.onnx.is_file() else set()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A verdict on a run that served beside the one in production.
+
+    Args:
+        passed: whether it says that the run be promoted.
+        words: the verdict in words.
+        against: digest of the model file that the run was compared with.
+        root: folder of all runs.
+    """
+
+    passed: bool
+    words: str
+    against: str
+    root: Path
+
+    def check(self, holder: RunRecord | None) -> Check:
+        """Return the condition of a promotion: the verdict, and that it is on the present holder."""
+        if holder is None or self.against not in model_digests(RunDir(self.root / holder.folder)):
+            name = "no run" if holder is None else holder.version_name
+            words = f"roll-out: it was compared with another run than the present holder, {name}"
+            return Check(name="rollout", passed=False, words=words)
+        return Check(name="rollout", passed=self.passed, words=f"roll-out: {self.words}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """What a run must pass to be given an alias.
@@ -58,11 +97,13 @@ class Gate:
         metric: on the held-out split, to be compared with the bound.
         bound: least acceptable value; that of the present holder when left out.
         force: promote whatever the checks say.
+        rollout: what the run was seen to do in production beside the present holder; None where nobody asks.
     """
 
     metric: str = "balanced_accuracy"
     bound: float | None = None
     force: bool = False
+    rollout: Trial | None = None
 
     def check(self, record: RunRecord, holder: RunRecord | None, *, alias: str) -> list[Check]:
         """Check a run against the present holder of an alias.
@@ -71,6 +112,8 @@ class Gate:
             CheckFailedError: when a check fails, unless the promotion is forced.
         """
         checks = judge(record, holder, metric=self.metric, bound=self.bound)
+        if self.rollout is not None:
+            checks.append(self.rollout.check(holder))
         failed = [check for check in checks if not check.passed]
         if failed and not self.force:
             raise CheckFailedError(
@@ -163,28 +206,93 @@ def promote(registry: Registry, folder: str, alias: str, gate: Gate) -> tuple[Ru
                 f"{command('export')} {setting('run', registry.folder(record))}, or another run",
             )
         checks = gate.check(record, holder, alias=alias)
-        run = RunDir(registry.folder(record))
-        others = (other for other in registry.runs.values() if other.scope == record.scope)
-        number = 1 + max(
-            (held.number for other in others for held in other.promotions if held.alias == alias), default=0
+        promoted = _enter(
+            registry,
+            record,
+            alias,
+            forced=not all(check.passed for check in checks),
+            instead_of=None if holder is None else holder.version_name,
+            checks={check.name: {"passed": check.passed, "words": check.words} for check in checks},
         )
-        entry = {
-            "alias": alias,
-            "number": number,
-            "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "user": user_name(),
-            "forced": not all(check.passed for check in checks),
-            "instead_of": None if holder is None else holder.version_name,
-            "checks": {check.name: {"passed": check.passed, "words": check.words} for check in checks},
-            "sha256": sha256(run.onnx) if run.onnx.is_file() else None,
-            "versions": versions(),
-        }
-        write_registration(
-            run,
-            title=record.title,
-            scope=record.scope,
-            version=record.version,
-            promotions=[*read_promotions(run), entry],
-        )
-        promoted = record._replace(promotions=(*record.promotions, Promotion(alias, number)))
     return promoted, holder, checks
+
+
+def _enter(registry: Registry, record: RunRecord, alias: str, **facts: Any) -> RunRecord:
+    """Write a promotion into the folder of a run; for who holds the registry's lock. Returns the new record."""
+    run = RunDir(registry.folder(record))
+    number = 1 + max((number for number, _, _ in _history(registry, record.scope, alias)), default=0)
+    entry = {
+        "alias": alias,
+        "number": number,
+        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "user": user_name(),
+        **facts,
+        "sha256": sha256(run.onnx) if run.onnx.is_file() else None,
+        "versions": versions(),
+    }
+    write_registration(
+        run,
+        title=record.title,
+        scope=record.scope,
+        version=record.version,
+        promotions=[*read_promotions(run), entry],
+    )
+    return record._replace(promotions=(*record.promotions, Promotion(alias, number)))
+
+
+def _history(registry: Registry, scope: str, alias: str) -> list[tuple[int, RunRecord, bool]]:
+    """Every promotion to an alias, in their order: its number, the run, and whether it was a roll back."""
+    found: dict[int, tuple[int, RunRecord, bool]] = {}
+    # Of a run and its copy, the original.
+    for record in sorted(registry.runs.values(), key=lambda record: (record.started, record.folder)):
+        if record.scope == scope and any(held.alias == alias for held in record.promotions):
+            for entry in read_promotions(RunDir(registry.folder(record))):
+                if entry.get("alias") == alias and isinstance(number := entry.get("number"), int):
+                    found.setdefault(number, (number, record, bool(entry.get("rolled_back"))))
+    return [found[number] for number in sorted(found)]
+
+
+def roll_back(registry: Registry, reference: Reference) -> tuple[RunRecord, RunRecord]:
+    """Give an alias back to the run that held it before the present holder.
+
+    Rolled back twice, it goes to the one before that: a run that was left by a roll back is not returned to. Deleted
+    runs, and those without an exported model, are passed over.
+
+    Args:
+        registry: of all runs.
+        reference: the alias, or NAME:alias where several names have it.
+
+    Returns:
+        The run that holds the alias now, and the one that held it.
+
+    Raises:
+        UserError: when no run holds the alias.
+        CheckFailedError: when no run held it before.
+    """
+    with registry.locked():
+        registry.refresh()
+        holder = choose(reference, registry, setting="alias")
+        alias = reference.which
+        held: list[RunRecord] = []
+        for _, record, is_return in _history(registry, holder.scope, alias):
+            while is_return and held and held[-1].folder != record.folder:
+                held.pop()
+            if not held or held[-1].folder != record.folder:
+                held.append(record)
+        if not held or held[-1].folder != holder.folder:
+            raise UserError(
+                f"alias={reference.text}: no alias that a run holds",
+                "an alias, such as production, or NAME:production",
+                f"{command('registry list')}   shows the aliases",
+            )
+        before = [one for one in held[:-1] if one.exported_at is not None and one.status != DAMAGED]
+        if not before:
+            raise CheckFailedError(
+                f"{holder.version_name} is the first run that is {alias}, or those before it are gone",
+                "a run that held the alias before",
+                f"{command('registry promote')} {setting('run', 'RUN')} {setting('alias', alias)}",
+            )
+        returned = _enter(
+            registry, before[-1], alias, forced=False, rolled_back=True, instead_of=holder.version_name, checks={}
+        )
+    return returned, holder

@@ -35,6 +35,27 @@ def test_the_longest_unused_goes_first_and_what_is_in_use_stays(tmp_path: Path, 
     stores[0].close()
 
 
+def test_beside_a_writer_nothing_is_written(tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSIFIER_TRAINING_CACHE", str(tmp_path / "cache"))
+
+    def opened() -> StorePlan:
+        made = StorePlan(
+            splits_of(tmp_path, paths), preprocessing=PREPROCESSING, crop_scale=1.0, store="auto", store_gb=1
+        )
+        made.open()
+        return made
+
+    writer = opened()
+    about = [folder.folder / "about.json" for folder in writer.folders.values()]
+    assert about
+    assert all(path.is_file() for path in about)
+    for path in about:
+        path.unlink()
+    opened().close()
+    assert not any(path.exists() for path in about)
+    writer.close()
+
+
 def test_too_little_room_makes_jpeg_of_training_pixels_or_nothing_and_says_so(
     tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -247,6 +247,10 @@ class StorePlan:
         )
         for choice in choices:
             folder = StoreFolder(self._path(choice), choice, wait=wait)
+            about = folder.folder / "about.json"
+            # Whoever may write removes the unfinished files of others.
+            if folder.writes and not about.exists():
+                write_json(about, {"data": str(self._data.root), "shape_of_1920x1080": choice.shape(1080, 1920)})
             missing = paths[np.flatnonzero(folder.locate(paths, described)["shard"] < 0)]
             wanted = estimate_bytes(choice, missing)
             free = make_room(self._base, wanted, budget, keep=folder.folder) if wanted else 0.0
@@ -309,7 +313,4 @@ class StorePlan:
         path = self._base / f"{root}-{pixel_format.fingerprint()}"
         # Two runs may start at the same time.
         path.mkdir(exist_ok=True)
-        about = path / "about.json"
-        if not about.exists():
-            write_json(about, {"data": str(self._data.root), "shape_of_1920x1080": pixel_format.shape(1080, 1920)})
         return path

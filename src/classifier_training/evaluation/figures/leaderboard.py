@@ -99,3 +99,54 @@ class TradeOffFigure(Figure):
         axes.margins(y=0.2)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class WishesFigure(Figure):
+    """Files by latency and loss of accuracy, with the limits that they were to meet.
+
+    Args:
+        names: of the files [N].
+        latencies: 10 %, median and 90 % of each, in ms [N].
+        losses: lower end, value and upper end of the loss of each, in points [N].
+        sizes: of each, in MiB [N].
+        chosen: whether it is the chosen one [N].
+        max_latency: largest latency; None for any.
+        max_loss: largest upper end of a loss.
+        title: above the image.
+    """
+
+    names: tuple[str, ...]
+    latencies: tuple[tuple[float, float, float], ...]
+    losses: tuple[tuple[float, float, float], ...]
+    sizes: tuple[float, ...]
+    chosen: tuple[bool, ...]
+    max_latency: float | None
+    max_loss: float
+    title: str
+
+    def render(self) -> matplotlib.figure.Figure:
+        """Paint it; see the base class."""
+        figure, axes = new_axes(
+            8.4, 4.4, title=self.title, grid=True,
+            x_label="ms for one image: median, 10 to 90 %", y_label="points of accuracy lost, with 95 % bounds",
+        )  # fmt: skip
+        largest = max(self.sizes, default=1.0)
+        others = iter([colour for colour in COLOURS if colour != ORANGE] * len(self.names))
+        points = zip(self.names, self.latencies, self.losses, self.sizes, self.chosen, strict=True)
+        for name, (fast, middle, slow), (low, loss, high), size, is_chosen in points:
+            colour = ORANGE if is_chosen else next(others)
+            axes.errorbar(
+                middle, loss, xerr=[[middle - fast], [slow - middle]], yerr=[[loss - low], [high - loss]], fmt="none",
+                ecolor=colour, elinewidth=1.2, capsize=3, alpha=0.7,
+            )  # fmt: skip
+            words = f"{label_of(name)}, {size:.1f} MiB" + (", chosen" if is_chosen else "")
+            # The area of a point goes with the size of its file.
+            axes.scatter(middle, loss, s=25 + 175 * size / largest, color=colour, zorder=3, alpha=0.85, label=words)
+        axes.axhline(self.max_loss, color=GREY, linestyle="--", linewidth=1, label=f"may lose {self.max_loss:g} points")
+        if self.max_latency is not None:
+            axes.axvline(self.max_latency, color=GREY, linestyle=":", linewidth=1, label=f"{self.max_latency:g} ms")
+        axes.set_xscale("log")
+        axes.margins(0.15)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        return figure

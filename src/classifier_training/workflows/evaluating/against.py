@@ -66,9 +66,9 @@ def compare_runs(
     """
     class_names, other_names = opened.predictor.class_names, against.predictor.class_names
     paths = [table.paths[row] for row in result.indices]
-    trained_on = _trained_on(against.run_dir, paths)
+    seen = trained_on(against.run_dir, paths)
     known = np.isin(result.targets, [number for number, name in enumerate(class_names) if name in other_names])
-    fair = np.array([path not in trained_on for path in paths])
+    fair = np.array([path not in seen for path in paths])
     rows = np.flatnonzero(known & fair)
     answers = list(against.predictor.raw_outputs([paths[row] for row in rows]))
     is_predicted = np.array([answer.logits is not None for answer in answers], dtype=bool)
@@ -140,13 +140,19 @@ def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray[tuple[int],
     return np.array([one == other for one, other in zip(some, others, strict=True)], dtype=bool)
 
 
-def _trained_on(run_dir: RunDir, paths: Sequence[str]) -> set[str]:
-    """Those of the paths that lead to images, or copies of images, that the run was trained on."""
+def trained_on(run_dir: RunDir, paths: Sequence[str], *, moved_to: str | None = None) -> set[str]:
+    """Those of the paths that lead to images, or copies of images, that the run was trained on.
+
+    Args:
+        run_dir: the run.
+        paths: of images.
+        moved_to: where the run's images are now, if not where they were.
+    """
     if not run_dir.splits.exists():
         log.warning("%s: no splits.csv, so it cannot be told whether it was trained on these images", run_dir.path)
         return set()
     try:
-        samples, root = own_samples(run_dir)
+        samples, root = own_samples(run_dir, moved_to=moved_to)
     except UserError as error:
         log.warning("it cannot be told whether %s was trained on these images: %s", run_dir.path, error.came)
         return set()

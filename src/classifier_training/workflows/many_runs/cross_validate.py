@@ -242,13 +242,13 @@ def _told(folds: Sequence[RunDir], monitor: str, *, known: Sequence[RunDir]) -> 
 
 def _score_words(fold: RunDir, monitor: str) -> str:
     reader = RunReader(fold)
-    best = reader.info.get("training_info", {}).get("best_metric") or {}
-    score = f"{best['name']} {best['value']:.4f}" if best else monitor
-    result = reader.result
-    name = monitor.partition("/")[2]
-    value = result.get("metrics", {}).get(name)
-    held_out = f", {result['split']}/{name} {value:.4f}" if result.get("split") != VAL and value is not None else ""
-    return f"fold {fold.path.name}: {score}{held_out}"
+    result, name = reader.result, monitor.partition("/")[2]
+    scored = [f"{result.get('split')}/{name} {value:.4f}"] if (value := result.get("metrics", {}).get(name)) else []
+    # A run without an export says no best metric.
+    best = reader.info.get("training_info", {}).get("best_metric")
+    if best:
+        scored = [f"{best['name']} {best['value']:.4f}", *(scored if result.get("split") != VAL else [])]
+    return f"fold {fold.path.name}: {', '.join(scored) or 'done'}"
 
 
 def _state(fold: RunDir, monitor: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import shlex
@@ -29,6 +30,7 @@ from classifier_training.registry.references import BEST, LATEST, VERSION
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run, find_running
 from classifier_training.registry.scan import Registry
 from classifier_training.workflows.registering.registry import find_record
+from classifier_training.workflows.registering.rollout import read_trial
 from classifier_training.workflows.serving.export import export
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def promote_run(
     metric: str = "balanced_accuracy",
     at_least: float | None = None,
     force: bool = False,
+    rollout: TypedPath | None = None,
     publish: Annotated[Callable[..., Any] | None, Choice(None)] = None,
 ) -> PromoteResult:
     """Give a run an alias such as production, which run=production then stands for in every verb.
@@ -93,6 +96,8 @@ def promote_run(
         metric: compared with the bound; of the split that the run was scored on.
         at_least: what the metric must reach instead of the holder's; for a loss, what it must not pass.
         force: promote even if a check fails; the record says so.
+        rollout: folder that serve recorded to, with shadow=RUN or canary=RUN; the last `registry verdict` on it must
+            be to promote this run instead of the present holder.
         publish: also register the run in another registry, mlflow or wandb; there the gate compares it with the holder
             there. A run of an MLflow server, mlflow:NAME/3, is promoted on that server alone.
     """
@@ -104,6 +109,8 @@ def promote_run(
         )
     root, gate = Path(output).expanduser(), Gate(metric=metric, bound=at_least, force=force)
     folder = find_run(run, output=output).path.resolve()
+    if rollout is not None:
+        gate = dataclasses.replace(gate, rollout=read_trial(Path(rollout).expanduser(), RunDir(folder), root))
     if run.startswith(PREFIX):
         return _promote_on_server(ModelReference.parse(run), RunDir(folder), alias, gate, publish or mlflow)
     if not root.is_dir() or not folder.is_relative_to(root.resolve()):
@@ -124,6 +131,8 @@ def promote_run(
             "a run folder that can be written to: the promotion is recorded there",
             "fix the permissions, or work on a copy: output=…",
         ) from error
+    # The holder in another registry is not what it was compared with in production.
+    gate = dataclasses.replace(gate, rollout=None)
     published = "" if publish is None else str(publish(RunDir(folder), record, alias, gate))
     word = alias if not record.scope else f"{record.scope}:{alias}"
     return PromoteResult(record, alias, word, former, tuple(checks), published)

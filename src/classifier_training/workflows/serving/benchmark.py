@@ -44,13 +44,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.core.types import SplitTable
+    from classifier_training.export.pareto import FileForm
+    from classifier_training.workflows.serving.benchmark_wishes import WishesResult
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 NUM_PARITY_IMAGES = 16
 NUM_CALIBRATION_IMAGES = 200
+NUM_IMAGES = 500
 MAX_DROP = 1.0
+BATCH_SIZES = (1, 8)
 
 HEADER = (
     "form", "batch_size", "median_ms", "p10_ms", "p90_ms", "num_runs", "images_per_second", "start_seconds",
@@ -88,37 +92,52 @@ class BenchmarkResult:
     examples=(
         "benchmark latest",
         "benchmark latest formats=[onnx,int8] batch_sizes=[1,8]",
+        "benchmark latest max_latency_ms=20 max_size_mb=5 max_drop=2",
     ),
 )
 def benchmark(
     *,
-    run: Annotated[RunText, Word()] = "latest",
+    run: Annotated[RunText | list[RunText], Word()] = "latest",
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None,
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None,
+    max_drop: Annotated[float, Field(ge=0, lt=100)] | None = None,
+    image_sizes: tuple[Annotated[int, Field(ge=8)], ...] | None = None,
     formats: tuple[Form, ...] = FORMS,
-    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8),
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = BATCH_SIZES,
     threads: Annotated[int, Field(ge=1)] | None = None,
     num_runs: Annotated[int, Field(ge=10)] = 50,
     split: Literal["val", "test"] | None = None,
-    num_images: Annotated[int, Field(ge=1)] = 500,
+    num_images: Annotated[int, Field(ge=1)] | None = None,
     images: TypedPath | None = None,
     output: TypedPath | None = None,
-) -> BenchmarkResult:
+) -> BenchmarkResult | WishesResult:
     """Time a run's network in PyTorch, TorchScript and ONNX, and compare their predictions, on this CPU.
 
     Each form runs in its own process, and the processes take turns. A form without a file in the run is exported for
     the benchmark and deleted afterwards.
 
+    With a wish (max_latency_ms, max_size_mb, max_drop) the fastest verified ONNX file that meets all of them is looked
+    for among runs, smaller inputs and int8, and written into its run folder; or it is said which wish cannot be met. No
+    network is trained.
+
     Args:
-        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production.
-        formats: forms to measure; compiled is left out without a C++ compiler.
-        batch_sizes: images in a batch.
+        run: run folder, latest, best, NAME, NAME:v2 or an alias such as production; with a wish also several in a list.
+        max_latency_ms: wish: largest median time for one image, in ms.
+        max_size_mb: wish: largest file, in MiB.
+        max_drop: wish: largest loss of accuracy against the most accurate float32 file of the runs, in points; it is
+            held by the upper 95 % bound. 1 if there is another wish.
+        image_sizes: with a wish, inputs to try beside the run's own, in pixels; [] for none. When left out, multiples
+            of 32 from half of its own.
+        formats: forms to measure; compiled is left out without a C++ compiler. With a wish onnx and int8, and fp16
+            where float32 is too large.
+        batch_sizes: images in a batch; with a wish it is 1.
         threads: of each form; all cores when left out.
         num_runs: timed batches of each form and batch size.
-        split: of the images to predict; test when left out, or val if there is no test.
-        num_images: number of images, spread evenly over the split.
+        split: of the images to predict; test when left out, or val if there is no test, or if there is a wish.
+        num_images: number of images, spread evenly over the split; 500 when left out, 2,000 with a wish.
         images: folder of the run's images, if they have moved since.
         output: folder for the result files; benchmark/ inside the run when left out.
     """
-    forms = _choose_forms(formats)
     sizes = sorted(set(batch_sizes))
     if not sizes:
         raise UserError("batch_sizes=[]: nothing to time", "one size or more", "batch_sizes=[1,8]")
@@ -129,6 +148,36 @@ def benchmark(
             "at most one thread per core: more would wait for each other and distort the timings",
             f"threads={num_cores()}",
         )
+    if not run:
+        raise UserError("run=[]: no run", "one run or more", "run=latest")
+    if (max_latency_ms, max_size_mb, max_drop) != (None, None, None):
+        from classifier_training.export.pareto import Wishes
+        from classifier_training.workflows.serving.benchmark_wishes import NUM_IMAGES as NUM_WISH_IMAGES
+        from classifier_training.workflows.serving.benchmark_wishes import choose_file
+
+        wished = Wishes(
+            max_latency_ms=max_latency_ms, max_size_mb=max_size_mb, max_drop=MAX_DROP if max_drop is None else max_drop
+        )
+        return choose_file(
+            [run] if isinstance(run, str) else run,
+            wished,
+            forms=_wish_forms(formats, batch_sizes),
+            image_sizes=image_sizes,
+            threads=threads,
+            num_runs=num_runs,
+            split=split or "val",
+            num_images=num_images or NUM_WISH_IMAGES,
+            images=images,
+            output=output,
+        )
+    forms = _choose_forms(formats)
+    if not isinstance(run, str):
+        raise UserError(
+            f"run=[…] of {len(run)} runs without a wish", "one run, or a wish that files are chosen by", "max_drop=1"
+        )
+    if image_sizes is not None:
+        raise UserError("image_sizes without a wish", "a wish that files are chosen by", "max_drop=1")
+    num_images = num_images or NUM_IMAGES
     run_dir = find_run(run)
     info = read_info(run_dir)
     samples, root = own_samples(run_dir, moved_to=images)
@@ -161,6 +210,20 @@ def benchmark(
     )
     _write(folder, setting, results, sizes)
     return BenchmarkResult(folder, tuple(results), tuple(_table(setting, results)))
+
+
+def _wish_forms(formats: tuple[Form, ...], batch_sizes: tuple[int, ...]) -> list[FileForm]:
+    """Return the forms that the user chose for files with wishes; none where there was no choice."""
+    if batch_sizes != BATCH_SIZES:
+        raise UserError(
+            "batch_sizes with a wish: a file is timed for one image", "no batch_sizes", "leave batch_sizes out"
+        )
+    if formats == FORMS:
+        return []
+    known: list[FileForm] = [form for form in ("onnx", "fp16", "int8") if form in formats]
+    if len(known) < len(set(formats)) or not known:
+        raise UserError(f"formats=[{','.join(formats)}] with a wish", "some of onnx, fp16, int8", "formats=[onnx,int8]")
+    return known
 
 
 def _choose_forms(formats: tuple[Form, ...]) -> list[Form]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from classifier_training.core.types import SplitTable
     from classifier_training.export.bundle import BundleInfo, Calibration
+    from classifier_training.export.gate import Gate
     from classifier_training.export.job import ExportedFile, ExportJob
 
 log = logging.getLogger(__name__)
@@ -291,11 +292,7 @@ def quantize(
     The copy keeps the temperature and the thresholds of the file that it is made of.
     """
     from classifier_training.export.gate import write_gated
-    from classifier_training.export.job import ExportedFile
-    from classifier_training.export.novelty import copy_novelty, write_without_novelty
-    from classifier_training.export.pipeline import write_pipeline
-    from classifier_training.export.session import onnx_runner
-    from classifier_training.export.verify import verify_pipeline
+    from classifier_training.export.novelty import write_without_novelty
 
     assert scheme != "none"
     preprocessing = job.info.preprocessing
@@ -306,12 +303,11 @@ def quantize(
     def validation() -> Iterator[Examples]:
         return iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE)
 
-    path = job.target.quantized(job.target.onnx, scheme)
     source = job.scratch / "model.onnx"
     write_without_novelty(job.target.onnx, source)
     gate = write_gated(
         source,
-        path,
+        job.target.quantized(job.target.onnx, scheme),
         scheme,
         calibration=calibration,
         validation=validation,
@@ -319,6 +315,21 @@ def quantize(
         max_drop=max_drop,
         force=force,
     )
+    return finish_quantized(job, scheme, gate, fitted)
+
+
+def finish_quantized(
+    job: ExportJob, scheme: Quantization, gate: Gate, fitted: Calibration | None
+) -> list[ExportedFile]:
+    """Give the quantised copy of model.onnx that lies beside it the score for novel images, and write its pipeline."""
+    from classifier_training.export.job import ExportedFile
+    from classifier_training.export.novelty import copy_novelty
+    from classifier_training.export.pipeline import write_pipeline
+    from classifier_training.export.session import onnx_runner
+    from classifier_training.export.verify import verify_pipeline
+
+    preprocessing = job.info.preprocessing
+    path = job.target.quantized(job.target.onnx, scheme)
     copy_novelty(job.target.onnx, path)
     pipeline = job.target.quantized(job.target.pipeline, scheme)
     baked = fitted.temperature if job.bake_temperature and fitted is not None else None

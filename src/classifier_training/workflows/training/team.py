@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +38,7 @@ from classifier_training.core.register import VERB, entry
 from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting, versions
 from classifier_training.training.run_callbacks import Interrupts, SharedTimer
+from classifier_training.workflows.training.heartbeat import SILENT_SECONDS, Heartbeat
 from classifier_training.workflows.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Team:
         self._store.set(f"started/{rank.rank}", "")
         self._store.wait([f"started/{other}" for other in range(rank.num_ranks)], _seconds(MEET_SECONDS))
         self._group: Any = ProcessGroupGloo(self._store, rank.rank, rank.num_ranks, timeout=_seconds(WAIT_SECONDS))
+        self._heartbeat = ExitStack()
         self._run_dir: RunDir | None = None
         self._checkpoint: Path | None = None
 
@@ -236,10 +238,14 @@ class Team:
             run_dir.process_log(other).unlink(missing_ok=True)
 
     def __enter__(self) -> Team:
+        num_nodes = self.rank.num_ranks // self.rank.num_local
+        if num_nodes > 1 and not self.rank.local_rank:
+            self._heartbeat.enter_context(Heartbeat(self._store, self.rank.node, num_nodes, self._silent))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         """Tell the others how the run has ended; they end alike."""
+        self._heartbeat.close()
         if self.leads:
             code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", int(kind is not None))
             with suppress(RuntimeError):
@@ -316,6 +322,18 @@ class Team:
             "a folder for run folders that all nodes share, under the same path",
             "output=/a/shared/folder",
         )
+
+    def _silent(self, nodes: Sequence[int]) -> None:
+        """End this process, which may wait for a silent node for ever: the other processes end with it."""
+        run = "RUN" if self._run_dir is None else self._run_dir.path
+        named = ", ".join(map(str, nodes))
+        error = CheckFailedError(
+            f"nothing was heard from node {named} for {SILENT_SECONDS:.0f} s: it is off, or the link to it is cut",
+            "nodes that all stay to the end",
+            f"{command('train')} {setting('resume', run)}, on nodes that reach each other",
+        )
+        log.error("%s", error)
+        os._exit(error.exit_code)
 
     def _lost(self) -> CheckFailedError:
         assert self._run_dir is not None
