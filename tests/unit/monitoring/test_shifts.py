@@ -155,7 +155,7 @@ def test_a_week_finds_what_a_day_does_not() -> None:
     assert tests[-1].p_value < LEVEL
 
 
-@pytest.mark.parametrize(("kind", "strength"), [(BLUR, 0.6), (UNDEREXPOSED, -1.5)])
+@pytest.mark.parametrize(("kind", "strength"), [(BLUR, 0.7), (UNDEREXPOSED, -1.5)])
 def test_the_accuracy_under_a_known_change_is_estimated(kind: str, strength: float) -> None:
     given = make_images(2000, seed=11)
     pixels = corrupt(given.pixels, kind, strength, np.random.default_rng(0))
