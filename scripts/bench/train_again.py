@@ -174,7 +174,7 @@ def main() -> None:
     for seed in options.seeds:
         if seed not in {item["seed"] for item in measured}:
             measured.append(measure(options.data, seed, options.words, options))
-            facts = {"machine": machine(), "cores": num_cores(), "replay": options.replay, "words": options.words}
+            facts = {"machine": machine(1), "cores": num_cores(), "replay": options.replay, "words": options.words}
             write_json(options.output, {**facts, "seeds": measured})
             print(table(measured), flush=True)
     print(table(sorted(measured, key=lambda item: int(item["seed"]))))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
 from tests.server import Ended
 
+from classifier_training import cli
+from classifier_training.conf.command_line import read_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
 from classifier_training.data.corrections import LabelCorrection, append_corrections
@@ -19,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 Command = Callable[..., Ended]
 Train = Callable[[Sequence[str]], Path]
+
+ROOT = Path(__file__).parents[2]
 
 CPU = ("trainer.accelerator=cpu", "callbacks=[checkpoint,onnx_export]")
 AGAIN = ("init_from=production", "replay=0.5", "transfer=linear_probe", *CPU)
@@ -201,3 +208,22 @@ def test_a_run_that_is_resumed_is_the_same(command: Command, production: RunDir,
     assert [row["train/loss"] for row in one] == [row["train/loss"] for row in other], done.err
     assert RunDir(whole).splits.read_text() == RunDir(parts).splits.read_text()
     assert json.loads(RunDir(parts).model_info.read_text())["class_names"] == ["blue", "green", "red", "apricot"]
+
+
+@pytest.mark.parametrize(("images", "wanted"), [("", []), ("/new images", ['data.root="/new images"'])])
+def test_the_workflow_file_gives_a_command_that_is_understood(images: str, wanted: list[str], tmp_path: Path) -> None:
+    workflow = yaml.safe_load((ROOT / "examples/train_again.yml").read_text())
+    (step,) = workflow["jobs"]["train"]["steps"]
+    # Instead of the program: its words, a line each.
+    script = 'uv() { shift 2; printf "%s\\n" "$@"; }\n' + step["run"]
+    summary = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary"), "IMAGES": images}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script],
+        env={**os.environ, **summary},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    verb, words = cli.find_verb(done.stdout.splitlines())
+    read = read_words(verb, words)
+    assert read == [*wanted, "init_from=production", "replay=0.2", "promote=true", "time=2h"]
