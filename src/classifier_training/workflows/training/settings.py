@@ -16,6 +16,7 @@ from classifier_training.core.settings import Alias, Duration, Fit, Often, Resum
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
+from classifier_training.models.prune import Pruning
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.losses import Distillation
 from classifier_training.training.settings import (
@@ -69,6 +70,7 @@ class TrainSettings:
     imbalance: Annotated[Switch, Choice("auto"), Resume.FIXED, Fit.ANY]
     sampler: Annotated[SamplerBuilder | None, Choice(None), Resume.FIXED, Fit.ANY] = None
     distillation: Annotated[Distillation | None, Choice(None), Resume.FIXED, Fit.EPOCHS] = None
+    pruning: Annotated[Pruning | None, Choice(None), Resume.FIXED, Fit.EPOCHS] = None
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS]
     trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS]
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
