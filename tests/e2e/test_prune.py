@@ -51,9 +51,6 @@ def num_weights(run: Path) -> int:
 
 
 def test_a_pruned_run_is_like_any_other(whole: Path, pruned: Path, images: Path, command: Command) -> None:
-    log = (pruned / "train.log").read_text()
-    assert "pruning: " in log
-    assert "M FLOPs (" in log
     assert (pruned / "splits.csv").read_text() == (whole / "splits.csv").read_text()
     assert num_weights(pruned) < 0.7 * num_weights(whole)
     info = json.loads((pruned / "model_info.json").read_text())
@@ -65,8 +62,8 @@ def test_a_pruned_run_is_like_any_other(whole: Path, pruned: Path, images: Path,
     assert not (pruned / "config.json").exists(), "timm cannot build it"
     image = images / "test/red"
     assert ct.load_run(pruned).predict(next(iter(image.iterdir()))).label in ("blue", "green", "red")
-    evaluated = command("evaluate", f"run={pruned}", f"weights={pruned}/checkpoints/best.ckpt")
-    assert evaluated.code == 0 or "weights" in evaluated.err, evaluated.err
+    evaluated = command("evaluate", f"run={pruned}/checkpoints/best.ckpt")
+    assert evaluated.code == 0, evaluated.err
     exported = command("export", f"run={pruned}", "format=[onnx,torchscript]", "quantization=int8", "force=true")
     assert exported.code == 0, exported.err
     assert (pruned / "model_int8.onnx").stat().st_size < (pruned / "model.onnx").stat().st_size
