@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -16,13 +16,20 @@ from tests.server import Ended
 import classifier_training as ct
 from classifier_training import cli
 from classifier_training.core.run_dir import RunDir
+from classifier_training.evaluation import drawing
 from classifier_training.workflows.evaluating.run_model import load_trained
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 Command = Callable[..., Ended]
 
 QUICK = (*SETTINGS, "callbacks=[checkpoint,onnx_export]", "trainer.precision=32", "transforms=none")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undrawn_runs() -> Iterator[None]:
+    """Draw nothing in the runs that all tests share, either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing.Drawer, "submit", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
