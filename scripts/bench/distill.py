@@ -6,7 +6,8 @@ added to those that the output file has, so they can be measured one at a time:
     python scripts/bench/distill.py --teacher RUN --seeds 0 --output distill.json -- transforms=none …
     python scripts/bench/distill.py --teacher RUN --seeds 1 2 3 4 --output distill.json -- transforms=none …
 
-What follows the two dashes are settings of `distill`; with pruning=channels the student is the teacher, pruned. Answers are kept only where augmentation changes no image.
+What follows the two dashes are settings of `distill`; with pruning=channels the student is the teacher, pruned.
+Answers are kept only where augmentation changes no image.
 """
 
 from __future__ import annotations
