@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from classifier_training.evaluation.comparison import Comparison, compare, holm, mcnemar
+from classifier_training.evaluation.comparison import (
+    Comparison,
+    compare,
+    design_effect,
+    holm,
+    largest_loss,
+    mcnemar,
+)
+from classifier_training.evaluation.groups import Groups
 
 NAMES = ("a", "b", "c")
 
@@ -70,3 +78,46 @@ def test_the_paired_bootstrap_is_that_of_the_images() -> None:
     ends = np.quantile(drawn, [0.025, 0.975])
     difference = found.balanced_accuracy_difference
     assert (difference.low, difference.high) == pytest.approx(tuple(ends), abs=0.01)
+
+
+@pytest.mark.parametrize(("number", "gain", "loss"), [(60, 0.0, 0.05), (100, 0.02, 0.05), (300, 0.01, 0.02)])
+def test_the_bound_of_a_loss_is_below_the_true_loss_in_one_case_of_twenty(
+    number: int, gain: float, loss: float
+) -> None:
+    chance = 0.0
+    for gained in range(12):
+        for lost in range(40):
+            if largest_loss(gained, lost, number) < loss - gain:
+                chance += stats.multinomial.pmf(
+                    [gained, lost, number - gained - lost], number, [gain, loss, 1 - gain - loss]
+                )
+    assert chance < 0.07
+
+
+def test_the_bound_of_a_loss_is_known_in_simple_cases() -> None:
+    quantile = stats.norm.ppf(0.95)
+    assert largest_loss(0, 0, 100) == pytest.approx(quantile**2 / (100 + quantile**2), abs=1e-6)
+    # With many images it is the normal one of the paired difference.
+    gained, lost, number = 200, 300, 10_000
+    spread = np.sqrt(gained + lost - (lost - gained) ** 2 / number) / number
+    assert largest_loss(gained, lost, number) == pytest.approx(0.01 + quantile * spread, rel=0.01)
+    assert largest_loss(5, 5, 100) == pytest.approx(largest_loss(5, 5, 100.0))
+    assert largest_loss(0, 100, 100) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_bound_of_a_loss_grows_with_every_image_lost_and_falls_with_every_one_gained() -> None:
+    for gained in range(0, 30, 3):
+        ends = [largest_loss(gained, lost, 80) for lost in range(50)]
+        assert (np.diff(ends) > 0).all()
+    for lost in range(0, 30, 3):
+        ends = [largest_loss(gained, lost, 80) for gained in range(50)]
+        assert (np.diff(ends) < 0).all()
+
+
+def test_images_that_change_together_count_as_fewer() -> None:
+    alike = np.repeat([1, -1, 0, 0, 0, -1, 0, 0, 1, -1], 6)
+    groups = Groups(np.repeat(np.arange(10), 6))
+    assert 5 < design_effect(alike, groups) < 9
+    assert design_effect(np.zeros(60, np.int64), groups) == 6
+    scattered = np.random.default_rng(0).permutation(alike)
+    assert design_effect(scattered, groups) < 2

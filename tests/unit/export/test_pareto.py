@@ -92,21 +92,26 @@ def some_wishes(seed: int) -> Wishes:
     )
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_the_walk_finds_what_measuring_all_of_them_finds(seed: int) -> None:
-    table, wishes = grid(seed), some_wishes(seed)
-    chosen = walk(list(table.rows), wishes, table).chosen
-    good = table.meets(wishes)
-    best = min((table.rows[option][0] for option in good), default=None)
-    assert (None if chosen is None else table.rows[chosen.option][0]) == best
+def test_the_walk_finds_what_measuring_all_of_them_finds() -> None:
+    for seed in range(1000):
+        table, wishes = grid(seed), some_wishes(seed)
+        chosen = walk(list(table.rows), wishes, table).chosen
+        best = min((table.rows[option][0] for option in table.meets(wishes)), default=None)
+        assert (None if chosen is None else table.rows[chosen.option][0]) == best, seed
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_on_a_grid_that_breaks_the_rules_what_is_chosen_still_meets_the_wishes(seed: int) -> None:
-    table, wishes = grid(seed, is_monotone=False), some_wishes(seed)
-    chosen = walk(list(table.rows), wishes, table).chosen
-    if chosen is not None:
-        assert chosen.option in table.meets(wishes)
+def test_on_a_grid_that_breaks_the_rules_what_is_chosen_still_meets_the_wishes() -> None:
+    num_chosen = num_best = 0
+    for seed in range(1000):
+        table, wishes = grid(seed, is_monotone=False), some_wishes(seed)
+        chosen, good = walk(list(table.rows), wishes, table).chosen, table.meets(wishes)
+        if chosen is not None:
+            assert chosen.option in good, seed
+            num_chosen += 1
+            num_best += chosen.option == min(good, key=lambda option: table.rows[option][0])
+    assert num_chosen > 300
+    # A larger input that is faster than a smaller one is found in most cases all the same.
+    assert num_best > 0.8 * num_chosen
 
 
 def test_the_walk_makes_and_predicts_much_less_than_all() -> None:
@@ -159,18 +164,19 @@ def test_the_wishes_are_held_to_the_file_as_it_is_shipped() -> None:
     assert walk(options[:1], Wishes(max_latency_ms=5, max_drop=1), Shipped(rows)).chosen is None
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_the_nearest_file_meets_the_other_wishes_and_is_the_best_of_those(seed: int) -> None:
-    table = grid(seed)
-    wishes = Wishes(max_latency_ms=2.0, max_size_mb=2.0, max_drop=0.3)
-    if table.meets(wishes):
-        return
+def test_the_nearest_file_meets_the_other_wishes_and_is_the_best_of_those() -> None:
+    for seed in range(100):
+        table = grid(seed)
+        wishes = Wishes(max_latency_ms=2.0, max_size_mb=2.0, max_drop=0.3)
+        if not table.meets(wishes):
+            check_nearest(table, wishes)
+
+
+def check_nearest(table: Table, wishes: Wishes) -> None:
     found = {one.wish: one for one in nearest(list(table.rows), wishes, table)}
-    assert found.keys() == {"max_latency_ms", "max_size_mb", "max_drop"}
     without = (replace(wishes, max_latency_ms=None), replace(wishes, max_size_mb=None), replace(wishes, max_drop=100))
     for place, (wish, others) in enumerate(zip(found, without, strict=True)):
-        good = table.meets(others)
-        visit = found[wish].visit
+        good, visit = table.meets(others), found[wish].visit
         if not good:
             assert visit is None
             continue

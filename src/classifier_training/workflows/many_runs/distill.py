@@ -91,7 +91,9 @@ def distill(
     ]
     words = student_words(run_dirs, training)
     opened = [open_model(str(run_dir.path), setting="teacher") for run_dir in run_dirs]
-    # All of them before the first run, so that a wrong setting is an error at once.
+    # All of them before the first run, so that a wrong setting or teacher is an error at once.
+    for run_dir in run_dirs:
+        describe_trained(run_dir)
     verb = entry("verb", "train")
     for taught in [None, *grid]:
         compose(verb, run_words(words, run_dirs, taught))

@@ -148,6 +148,8 @@ def benchmark(
             "at most one thread per core: more would wait for each other and distort the timings",
             f"threads={num_cores()}",
         )
+    if not run:
+        raise UserError("run=[]: no run", "one run or more", "run=latest")
     if (max_latency_ms, max_size_mb, max_drop) != (None, None, None):
         from classifier_training.export.pareto import Wishes
         from classifier_training.workflows.serving.benchmark_wishes import NUM_IMAGES as NUM_WISH_IMAGES

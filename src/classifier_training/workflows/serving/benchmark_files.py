@@ -22,7 +22,7 @@ from classifier_training.evaluation.groups import Groups
 from classifier_training.export.benchmark import Candidate, time_files
 from classifier_training.export.bundle import write_info
 from classifier_training.export.examples import Examples, iterate_examples, read_examples
-from classifier_training.export.pareto import CannotMakeError, Cost, Drop, Option
+from classifier_training.export.pareto import CannotMakeError, Cost, Drop, Option, Visit
 from classifier_training.export.session import BLOCK, onnx_runner
 from classifier_training.workflows.evaluating.run_page import renew_exports
 
@@ -325,6 +325,13 @@ class FileMeasures:
             costs.append(Cost(timing=result.timings[0], size_bytes=result.size_bytes))
         return costs
 
+    def complete(self, visit: Visit) -> None:
+        """Add what was measured of a file for another reason than the walk's."""
+        option = visit.option
+        visit.cost = visit.cost or self._costs.get(option)
+        if visit.drop is None and option in self._correct:
+            visit.drop = self.drop(option, limit=-100.0)
+
     def _file(self, option: Option) -> Path:
         """The file of an option, made where it is not there.
 
@@ -352,16 +359,24 @@ class FileMeasures:
         folder.mkdir(exist_ok=True)
         target = RunDir(folder)
         title = f"{run.place(option).relative_to(run.run_dir.path)}"
+        # onnx takes a while to load.
+        from classifier_training.export.novelty import expose_features, write_without_novelty
+
         if option.form == "onnx":
+            import onnx
+
             log.info("making %s", title)
             job = self._job(run, option, target, number=NUM_PARITY_IMAGES, is_calibrated=False)
             job.write_onnx(target.onnx, opset=None)
+            model = onnx.load(target.onnx)
+            # A copy in fewer bits is given the score for novel images of them when it is shipped.
+            if expose_features(model):
+                onnx.save(model, target.onnx)
             parity = job.finish(target.onnx, "onnx", onnx_runner(target.onnx)).parity
             assert parity is not None
             self.parities[option] = f"{parity.max_probability_difference:.0e}"
             return target.onnx
         from classifier_training.export.gate import write_gated
-        from classifier_training.export.novelty import write_without_novelty
 
         refuse_eight_bits(run)
         source, path = folder / "source.onnx", target.quantized(target.onnx, option.form)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from classifier_training.conf.resume import saved_values
 from classifier_training.core.display import align
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import make_folder, write_csv, write_json
@@ -106,8 +105,8 @@ def choose_file(
         output: folder for the results; benchmark/ of the first run when None.
     """
     began = time.perf_counter()
-    runs, samples = _open_runs(references, images)
-    table = _common_table(runs, samples, split, images, num_images)
+    runs, samples = read_runs(references, images)
+    table = common_table(runs, samples, split, images, num_images)
     folder = Path(output).expanduser() if output else runs[0].run_dir.benchmark
     make_folder(folder)
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,6 +126,8 @@ def choose_file(
         )  # fmt: skip
         notes += _too_few_images(measures, wishes, split)
         found = walk(options, wishes, measures)
+        for visit in found.visits:
+            measures.complete(visit)
         near = [] if found.chosen else nearest(options, wishes, measures)
         place = measures.keep(found.chosen.option) if found.chosen else None
         lines = [*_table(measures, found), *_counts(measures, options, threads, time.perf_counter() - began), *notes]
@@ -139,12 +140,12 @@ def choose_file(
             lines += [f"  {command('serve')} {setting('run', place)}"]
         else:
             lines += _unmet_lines(measures, near, split)
-        lines += _untried_lines(runs, references, wishes)
+        lines += _untried_lines(runs, wishes)
         _write(folder, measures, found, near, wishes, split)
     return WishesResult(folder, place, tuple(lines))
 
 
-def _open_runs(references: Sequence[str], images: str | None) -> tuple[list[Run], list[tuple[Any, Path]]]:
+def read_runs(references: Sequence[str], images: str | None) -> tuple[list[Run], list[tuple[Any, Path]]]:
     """Open the runs, and read the samples of each with the folder that their paths begin from."""
     runs: list[Run] = []
     samples = []
@@ -178,7 +179,7 @@ def _open_runs(references: Sequence[str], images: str | None) -> tuple[list[Run]
     return runs, samples
 
 
-def _common_table(
+def common_table(
     runs: Sequence[Run], samples: Sequence[tuple[Any, Path]], split: str, images: str | None, num_images: int
 ) -> SplitTable:
     """The images of the first run's split that no other run was trained on, spread evenly if there are too many."""
@@ -399,7 +400,7 @@ def _test_table(
     if TEST not in {row.split for row in samples[0][0]}:
         return None
     try:
-        return _common_table(runs, samples, TEST, images, num_images)
+        return common_table(runs, samples, TEST, images, num_images)
     except UserError as error:
         log.warning("not checked on test images: %s", error.came)
         return None
@@ -449,23 +450,17 @@ def _above(value: float) -> str:
     return f"{np.ceil(value / step) * step:g}"
 
 
-def _untried_lines(runs: Sequence[Run], references: Sequence[str], wishes: Wishes) -> list[str]:
-    """Commands for what would have to be trained first."""
-    run = runs[0]
-    sizes, _ = _sizes(run, None)
-    root = saved_values(run.run_dir.config).get("data", {}).get("root")
-    path = run.run_dir.path
+def _untried_lines(runs: Sequence[Run], wishes: Wishes) -> list[str]:
+    """Commands for what would have to be trained first; data, splits and network are those of the first run."""
+    sizes, _ = _sizes(runs[0], None)
     lines = ["", "not tried, since it has to be trained first:"]
-    if len(sizes) > 1 and root is not None:
-        lines.append(
-            f"  {command('train')} {setting('data.root', root)} {setting('data.splits', run.run_dir.splits)} "
-            f"{setting('init_from', path)} data.image_size={sizes[-2]}"
-        )
+    path = runs[0].run_dir.path
+    if len(sizes) > 1:
+        lines.append(f"  {command('train')} {setting('init_from', path)} data.image_size={sizes[-2]}")
     lines.append(f"  {command('distill')} {setting('teacher', path)}")
-    named = [f"{key}={value:g}" for key, value in asdict(wishes).items() if value is not None]
-    known = ",".join(references)
-    lines.append(f"and then: {command('benchmark')} 'run=[{known},RUN]' {' '.join(named)}")
-    return lines
+    limits = [f"{key}={value:g}" for key, value in asdict(wishes).items() if value is not None]
+    named = setting("run", f"[{','.join(str(run.run_dir.path) for run in runs)},latest]")
+    return [*lines, f"and then: {command('benchmark')} {named} {' '.join(limits)}"]
 
 
 def _plain(measures: FileMeasures, visit: Visit) -> dict[str, Any]:

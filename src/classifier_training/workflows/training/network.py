@@ -102,9 +102,11 @@ def prepare(begun: Begun, inputs: Inputs) -> Prepared:
     trainer = dataclasses.replace(trainer, max_epochs=start.decisions.length(trainer.max_epochs))
     settings = dataclasses.replace(settings, trainer=trainer)
     names, sizes = inputs.loaded.splits.class_names, inputs.loaded.training_sizes
-    network = build_network(settings, names, sizes, begun.origin, start)
+    network = build_network(settings, names, sizes, begun.origin, start, num_images=inputs.num_epoch_images)
     decided_size = network.image_size if settings.data.named_size is None else None
-    decisions = dataclasses.replace(start.decisions, image_size=decided_size, weights=network.built.weights)
+    decisions = dataclasses.replace(
+        start.decisions, image_size=decided_size, weights=network.built.weights, first_classes=inputs.first_classes
+    )
     device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
     return Prepared(
         settings=dataclasses.replace(settings, transfer=network.transfer),
@@ -120,6 +122,8 @@ def build_network(
     training_sizes: NDArray[np.integer[Any]],
     origin: RunDir | None,
     start: Start,
+    *,
+    num_images: int | None = None,
 ) -> Network:
     """Build the network and refuse what it cannot do, before a run folder is made.
 
@@ -130,6 +134,7 @@ def build_network(
         origin: the run whose weights it starts from, if any.
         start: where the run begins; its checkpoint, if there is one, brings all weights, and no others are read or
             fetched.
+        num_images: of an epoch; those of the training split when left out.
 
     Raises:
         UserError: when a size, the transfer or the weights do not suit it.
@@ -190,7 +195,7 @@ def build_network(
         is_whole = is_trained and not settings.pruning
         transfer = choose_transfer(ends_linear=is_whole and ends_linear(built.network, image_size=image_size))
     if data.batch_size is None and (transfer.probes or settings.pruning):
-        batch_size = suited_batch_size(len(training_sizes))
+        batch_size = suited_batch_size(num_images or len(training_sizes))
     num_trainable = _num_trainable(built.network, transfer)
     if num_trainable:
         log.info("weights: %s", _weights_words(built, len(class_names), has_checkpoint=has_checkpoint))

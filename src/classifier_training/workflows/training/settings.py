@@ -53,6 +53,10 @@ class TrainSettings:
             new length (when left out), restart starts it again over the epochs to come, constant stays at the last
             learning rate.
         init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
+        replay: share of an epoch's images that are old ones: with init_from=RUN and new images in data.root, the run is
+            trained again. Its images keep their splits, its classes their places, and new classes are added.
+        promote: give the finished run the alias production if it passes the gate of registry promote; a run that was
+            trained again is compared with the run before on the held-out images of both. Exit code 1 where it is not.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
 
@@ -84,6 +88,8 @@ class TrainSettings:
     resume: Annotated[RunText | None, Often(10), Resume.FIXED, Fit.EPOCHS, Trait.START] = None
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
     init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
+    replay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Resume.FIXED, Fit.EPOCHS] = None
+    promote: Annotated[bool, Resume.EXACT, Fit.ANY] = False
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
     launcher: Annotated[Launcher, Choice("local"), Resume.EXACT, Fit.ANY, Trait.START] = LOCAL
 
