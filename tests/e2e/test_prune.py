@@ -75,7 +75,7 @@ def test_a_pruned_run_is_like_any_other(whole: Path, pruned: Path, images: Path,
     assert exported.code == 0, exported.err
     assert (pruned / "model_int8.onnx").stat().st_size < (pruned / "model.onnx").stat().st_size
     for name in ("model.onnx", "model_int8.onnx"):
-        done = command("predict", image, f"run={pruned}/{name}", "output=predictions.json")
+        done = command("predict", str(image), f"run={pruned}/{name}", "output=predictions.json")
         assert done.code == 0, done.err
 
 
