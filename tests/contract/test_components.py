@@ -308,11 +308,12 @@ RUNTIMES = {"coreml": "coremltools", "litert": "litert_torch", "openvino": "open
 """Formats whose converter is an extra, and its module."""
 
 
+MARKS = {"tensorrt": [pytest.mark.gpu], "saved_model": [pytest.mark.network, pytest.mark.slow]}
+"""What running a format takes: saved_model has uv install TensorFlow, once."""
+
+
 def formats() -> list[object]:
-    return [
-        pytest.param(item, id=identify(item), marks=pytest.mark.gpu if item.name == "tensorrt" else ())
-        for item in entries("format")
-    ]
+    return [pytest.param(item, id=identify(item), marks=MARKS.get(item.name, ())) for item in entries("format")]
 
 
 @pytest.mark.parametrize("item", formats())

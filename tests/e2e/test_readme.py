@@ -160,7 +160,7 @@ def test_a_command_of_the_other_documents_is_understood(line: str, images: Path,
     if "--multirun" in words:
         settings = [word if "[" in word else word.partition(",")[0] for word in settings]
     # There is no run to take settings from.
-    others = [word for word in settings if not word.startswith(("resume=", "init_from="))]
+    others = [word for word in settings if not word.startswith(("resume=", "init_from=", "replay="))]
     assert compose(verb, others), line
 
 

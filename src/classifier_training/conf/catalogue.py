@@ -22,9 +22,11 @@ import classifier_training.evaluation.verdict
 import classifier_training.export.formats.onnx
 import classifier_training.export.formats.pytorch
 import classifier_training.export.formats.runtimes
+import classifier_training.export.formats.saved_model
 import classifier_training.export.formats.triton
 import classifier_training.models.huggingface
 import classifier_training.models.own
+import classifier_training.models.prune
 import classifier_training.models.shallow
 import classifier_training.models.timm_models
 import classifier_training.models.torchvision_models

@@ -35,6 +35,7 @@ GROUP_TITLES = {
     "scheduler": "how the learning rate changes",
     "transfer": "which layers of a pretrained network learn, and when",
     "imbalance": "how unbalanced classes are corrected, by one of these alone",
+    "pruning": "channels that leave a trained network before it is trained on",
     "distillation": "what a student learns from finished runs besides the labels",
     "sampler": "how often images are drawn; chosen by imbalance= unless given",
     "callbacks": "what watches the run; several may be chosen, each is switched off with callbacks.NAME=null",

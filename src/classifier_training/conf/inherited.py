@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.conf.overrides import leaf_keys, quoted, typed_value, word
 from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.store import EXPERIMENT
+from classifier_training.conf.unused_settings import is_fitted_at_once
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_reader import read_rows
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Resume, Trait
 from classifier_training.core.storage.places import path_of
+from classifier_training.data.replay import SAME_DATA, common, find_moved, resolved
 from classifier_training.registry.runs import find_run
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INIT_FROM = "init_from"
+INIT_FROM, REPLAY = "init_from", "replay"
 
 GROUPS = ("transforms", "imbalance", "sampler", "target")
 SETTINGS = ("monitor", "retrain_head", "allow_leaks", "name", "category")
@@ -36,9 +37,6 @@ SETTINGS = ("monitor", "retrain_head", "allow_leaks", "name", "category")
 
 STARTS = ("pretrained", "weights")
 """Settings of a model that say where its weights come from."""
-
-SAME_DATA = 0.5
-"""Share of a run's images in a folder from which on it is the run's data at another place."""
 
 
 def data_words(run_dir: RunDir, *, root: object = None) -> list[str]:
@@ -67,7 +65,8 @@ def inherited_words(
 
     Data with splits.csv, network, preprocessing, augmentation, imbalance, targets and monitor are the run's. A typed
     recipe or experiment decides about augmentation and imbalance instead, and typed settings go over all of it. A
-    typed `data.root` is the run's data at another place where the old place is gone and the files are the same.
+    typed `data.root` is the run's data at another place where the old place is gone and the files are the same. With
+    `replay=` it holds new images, and the run's are beside them.
 
     Args:
         values: the composed configuration.
@@ -82,6 +81,9 @@ def inherited_words(
     """
     typed = {override.key_or_group: override for override in parsed}
     swept = [name for name in (INIT_FROM, "data.root") if name in typed and typed[name].is_sweep_override()]
+    share = _value(REPLAY, values, typed)
+    if share is not None and not swept:
+        return _retraining_words(values, typed, parsed, share)
     if "data" in typed or (names_data and ("data.root" not in typed or swept)):
         return None
     if swept:
@@ -106,20 +108,113 @@ def inherited_words(
     own = _node(run_dir, "data").get("root")
     if root is None:
         _refuse_gone(run_dir, own)
-    words = data_words(run_dir, root=root)
-    taken = ["data and splits"]
+    place = root if root is not None else own
+    words, taken = _words_of_run(run_dir, data_words(run_dir, root=root), typed, parsed)
+    told = f"{INIT_FROM}={run_dir.path}: weights, data and splits, {taken}preprocessing of this run" + (
+        f"; images in {_listed(place)}" if place is not None else ""
+    )
+    return words, told
+
+
+def _words_of_run(
+    run_dir: RunDir, data: Sequence[str], typed: Mapping[str, Override], parsed: Sequence[Override]
+) -> tuple[list[str], str]:
+    """Complete the words that name the data with what else is taken from a run, and say whether the network is."""
+    words, taken = list(data), ""
     if "model" not in typed:
         node = _node(run_dir, "model")
         words += _group_words("model", {name: value for name, value in node.items() if name not in STARTS})
-        taken.append("network")
+        taken = "network and "
     words += _training_words(run_dir, typed)
     # Once more it might be another run.
     others = [override.input_line or "" for override in parsed if override.key_or_group not in (INIT_FROM, "data.root")]
-    place = root if root is not None else own
-    told = f"{INIT_FROM}={run_dir.path}: weights, {', '.join(taken)} and preprocessing of this run" + (
-        f"; images in {_listed(place)}" if place is not None else ""
+    return [*words, word(INIT_FROM, run_dir.path.absolute()), *others], taken or "and "
+
+
+def _retraining_words(
+    values: Mapping[str, Any], typed: Mapping[str, Override], parsed: Sequence[Override], share: object
+) -> tuple[list[str], str]:
+    """Complete `train NEW init_from=RUN replay=SHARE`: the run's images beside the new ones, and its settings.
+
+    Raises:
+        UserError: when the run is not there, or cannot be trained again so.
+    """
+    reference = _value(INIT_FROM, values, typed)
+    if reference is None:
+        raise without_origin(share)
+    run_dir = find_run(str(reference), output=str(_value("output", values, typed)), setting=INIT_FROM)
+    _refuse_origin(run_dir)
+    _refuse_unfit(run_dir, typed)
+    node = _node(run_dir, "data")
+    own, listed = _roots(node.get("root")), values.get("data")
+    composed = listed.get("root") if isinstance(listed, dict) else None
+    given = _roots(_value("data.root", {"data.root": composed}, typed))
+    present = [root for root in own if path_of(root).is_dir()]
+    known = {resolved(root) for root in own}
+    roots = [*present, *(root for root in given if resolved(root) not in known)]
+    if not present and (not roots or find_moved([row["path"] for row in read_rows(run_dir.splits)], roots) is None):
+        raise UserError(
+            f"{INIT_FROM}={run_dir.path} {REPLAY}={share}: its images are gone from {_listed(own)}",
+            "the images that the run was trained on: without some of them the network forgets its classes, and it "
+            "cannot be compared with the run before",
+            "name where they are now beside the new ones: data.root=[/old/images,/new/images]",
+        )
+    train = entry(VERB, "train")
+    kept = {name: node[name] for name in node if Trait.SPLIT not in train.traits(f"data.{name}")}
+    kept |= {"root": roots, "group_duplicates": bool(node.get("group_duplicates"))}
+    words, taken = _words_of_run(run_dir, [*_group_words("data", kept)], typed, parsed)
+    told = (
+        f"{INIT_FROM}={run_dir.path}: weights, splits, {taken}preprocessing of this run; old images in "
+        f"{_listed(present or roots)}" + (f", new ones in {_listed(roots[len(present) :])}" if present else "")
     )
-    return [*words, word(INIT_FROM, run_dir.path.absolute()), *others], told
+    return words, told
+
+
+def without_origin(share: object) -> UserError:
+    """Return the error for replay without a run whose images are replayed."""
+    return UserError(
+        f"{REPLAY}={share} has no effect: there is no run whose images are replayed",
+        "the run that is trained again",
+        f"{INIT_FROM}=production",
+    )
+
+
+def _refuse_unfit(run_dir: RunDir, typed: Mapping[str, Override]) -> None:
+    """Raise for a run that cannot be trained again beside new images, and for settings that contradict that.
+
+    Raises:
+        UserError: then.
+    """
+    start, node = f"{INIT_FROM}={run_dir.path}", _node(run_dir, "data")
+    name = _node(run_dir, "model")[TYPE_KEY]
+    if is_fitted_at_once(name):
+        raise UserError(
+            f"{start}: its model is {name}, which is fitted at once and has no weights to start from",
+            "a run of a network",
+            f"fit it anew to all images: {command('train')} data.root=[{_listed(node.get('root'))},/new/images] "
+            f"model={name}",
+        )
+    if run_dir.is_cross_validation:
+        raise UserError(
+            f"{start}: a cross-validation has a network for each fold, and no weights of its own",
+            "a run with one network, such as one of its folds",
+            f"{INIT_FROM}={run_dir.fold(0).path}",
+        )
+    if not _roots(node.get("root")) or node.get("file"):
+        raise UserError(
+            f"{start}: it was trained on data={node[TYPE_KEY]}, and not on folders of images",
+            "a run whose images are in folders, to which others are added",
+            f"name all images: {command('train')} {setting(INIT_FROM, run_dir.path)} data.root=…, without {REPLAY}",
+        )
+    unfit = [key for key in ("data.splits", "data.fold", "data.num_folds") if key in typed]
+    if "data" in typed and typed_value(typed["data"]) != node[TYPE_KEY]:
+        unfit.append("data")
+    if unfit:
+        raise UserError(
+            f"{typed[unfit[0]].input_line} {REPLAY}=…: the splits and the form of the data are those of {run_dir.path}",
+            "one of them",
+            f"leave out {unfit[0]}",
+        )
 
 
 def _value(key: str, values: Mapping[str, Any], typed: Mapping[str, Override]) -> Any:
@@ -212,8 +307,7 @@ def _has_moved(run_dir: RunDir, root: object) -> bool:
     roots = [path_of(name) for name in _roots(root)]
     if not own or all(path_of(name).exists() for name in own) or not all(path.exists() for path in roots):
         return False
-    folders = [path if path.is_dir() else path.parent for path in roots]
-    base = path_of(os.path.commonpath([folder.resolve() for folder in folders]))
+    base = common([resolved(str(path if path.is_dir() else path.parent)) for path in roots])
     paths = {row["path"] for row in read_rows(run_dir.splits)}
     found = sum((base / path).is_file() for path in paths)
     if found < SAME_DATA * len(paths):

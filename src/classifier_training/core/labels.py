@@ -6,6 +6,7 @@ other data are matched by name.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the class names in the order of their indices: each label once; an empty one is legal and comes first."""
     return tuple(sorted(set(labels)))
+
+
+def skeleton(label: str) -> str:
+    """Return what is left of a label without case, spaces, hyphens and the way that accents are stored in."""
+    folded = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(letter for letter in folded if letter not in " _-\t\u00a0")
 
 
 def index_labels(class_names: Iterable[str]) -> dict[str, int]:

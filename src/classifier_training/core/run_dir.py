@@ -136,6 +136,9 @@ class RunDir:
     corrections_effect = RunPath(
         "evaluation/corrections_effect.json", "The run against the one that it started from, on the same images."
     )
+    trained_again = RunPath(
+        "evaluation/trained_again.json", "A run that was trained again against the run before, on held-out images."
+    )
     label_issues = RunPath("label_issues", "Labels that the model contradicts.")
     label_next = RunPath("label_next", "Images without labels that are worth labelling next.")
     explanations = RunPath("why", "Pages that explain single predictions.")

@@ -129,6 +129,11 @@ class RunReader:
         return _present(self.run.corrections_effect)
 
     @cached_property
+    def trained_again(self) -> dict[str, Any]:
+        """A run that was trained again against the run before, evaluation/trained_again.json."""
+        return _present(self.run.trained_again)
+
+    @cached_property
     def epochs(self) -> list[dict[str, str]]:
         """One row an epoch, metrics.csv."""
         try:

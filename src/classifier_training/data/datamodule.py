@@ -13,7 +13,7 @@ from classifier_training.data.augmenting.augment import augment
 from classifier_training.data.dataset import ImageDataset
 from classifier_training.data.loader import BatchLoader
 from classifier_training.data.pixel_format import PixelFormat
-from classifier_training.data.samplers import EpochSampler, batch_sizes
+from classifier_training.data.samplers import EpochSampler, Replay, batch_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +45,7 @@ class ImageFolderDataModule(LightningDataModule):
         stores: decoded pixels on disk, by split.
         on_device: whether batches are prefetched and augmented on the device, as is fast with a GPU.
         min_batch_size: fewest images in a training batch, of all processes together.
+        replay: old training images, of which an epoch has some.
 
     Attributes:
         batches_per_step: training batches whose gradients are accumulated for one step.
@@ -66,6 +67,7 @@ class ImageFolderDataModule(LightningDataModule):
         stores: Mapping[str, TableStore] | None = None,
         on_device: bool = False,
         min_batch_size: int = 1,
+        replay: Replay | None = None,
     ) -> None:
         super().__init__()
         self._stores = stores or {}
@@ -81,13 +83,13 @@ class ImageFolderDataModule(LightningDataModule):
         self.on_error = on_error
         self.seed = seed
         self.share = Share()
-        self.sampler = EpochSampler(data.tables[TRAIN].targets, class_weights, seed=seed)
+        self.sampler = EpochSampler(data.tables[TRAIN].targets, class_weights, seed=seed, replay=replay)
 
     @property
     def train_batch_sizes(self) -> list[int]:
         """Images in each batch of a training epoch; see `batch_sizes`."""
         return batch_sizes(
-            len(self.data.tables[TRAIN]),
+            len(self.sampler),
             self.batch_size,
             per_step=self.batches_per_step,
             smallest=self._min_batch_size,
@@ -117,13 +119,14 @@ class ImageFolderDataModule(LightningDataModule):
 
         Args:
             split: its name.
-            limit: number of images chosen at random by the run's seed if the split has more; else all in order.
+            limit: number of images chosen at random by the run's seed if the split has more; else all in order. Of
+                training images, new ones are chosen before those that are replayed, and these evenly over the classes.
         """
         table = self.data.tables[split]
         dataset = self._dataset(table, augmentation=None)
         if limit is None or limit >= len(table):
             return self._loader(dataset, EpochSampler(table.targets))
-        order = EpochSampler(table.targets, seed=self.seed)
+        order = self.sampler.all_new(limit) if split == TRAIN else EpochSampler(table.targets, seed=self.seed)
         return self._loader(dataset, order, sizes=batch_sizes(limit, self.batch_size))
 
     def _dataset(self, table: SplitTable, *, augmentation: Transforms | None) -> ImageDataset:

@@ -141,7 +141,8 @@ class SplitData:
 
     Args:
         root: absolute folder of the data.
-        class_names: the classes of the training split alone, sorted as strings; their place is their number.
+        class_names: the classes of the training split alone; their place is their number. They are sorted as strings,
+            but for those of a run that is trained again, which keep their places before the new ones.
         tables: by split name; a split without samples is absent.
     """
 
@@ -160,16 +161,21 @@ class SplitData:
         return np.zeros(self.num_classes, np.int64) if table is None else table.class_counts(self.num_classes)
 
 
-def tabulate(index: SampleIndex) -> SplitData:
+def tabulate(index: SampleIndex, first: Sequence[str] = ()) -> SplitData:
     """Number the classes and make one table a split.
 
     Labels are matched by name. A label that the training split lacks is left out of the other splits with a warning.
+
+    Args:
+        index: every sample with its split.
+        first: classes that are numbered before the others, in this order, as far as the training split has them.
 
     Raises:
         UserError: when fewer than two classes have training samples.
     """
     counts = {split: index.labels[index.splits.where(split)].counts() for split in SPLITS}
-    class_names = sort_labels(counts[TRAIN])
+    kept = tuple(name for name in first if name in counts[TRAIN])
+    class_names = (*kept, *sort_labels(counts[TRAIN].keys() - set(kept)))
     if len(class_names) < 2:
         found = ", ".join(repr(name) for name in class_names) or "none"
         raise UserError(

@@ -17,6 +17,7 @@ from classifier_training.data.accounting import count_files, kind_of
 from classifier_training.data.checking.statistics import dataset_statistics, scan_headers
 from classifier_training.data.corrections import apply_corrections, find_corrections
 from classifier_training.data.index import is_image, tabulate
+from classifier_training.data.replay import keep_splits, refuse_alike, refuse_nothing_new, replayed_rows
 from classifier_training.data.splitting.groups import (
     assign_groups,
     group_duplicates,
@@ -33,7 +34,7 @@ from classifier_training.data.splitting.splits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from classifier_training.data.formats.source import DataSource
     from classifier_training.data.image_settings import Depth
     from classifier_training.data.index import SampleIndex, SplitData
+    from classifier_training.data.replay import EarlierRun
     from classifier_training.data.samples import Sample, Samples
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class LoadedData:
         corrections: of labels and splits, as they are applied.
         folds: of a cross-validation, the fold of each sample of the index, int64 [N], whose splits are those of fold 0;
             -1 for a sample of the test split and one that every fold trains on.
+        replayed: of a run that trains again, which samples the run before was trained on, bool [N].
     """
 
     index: SampleIndex
@@ -75,6 +78,12 @@ class LoadedData:
     depth: Depth
     corrections: tuple[LabelCorrection, ...] = ()
     folds: NDArray[np.int64] | None = None
+    replayed: NDArray[np.bool_] | None = None
+
+    @property
+    def replayed_in_train(self) -> NDArray[np.bool_] | None:
+        """Which rows of the training table are replayed [M]; None where the run does not train again."""
+        return None if self.replayed is None else self.replayed[self.index.splits.where(TRAIN)]
 
     @property
     def words(self) -> str:
@@ -114,6 +123,9 @@ def load_data(
     seed: int,
     manifest: Iterable[Sample] | None = None,
     corrections: Sequence[LabelCorrection] | None = None,
+    earlier: EarlierRun | None = None,
+    first_classes: Sequence[str] = (),
+    replayed: Collection[str] | None = None,
 ) -> LoadedData:
     """Read a data set, refuse or leave out what cannot be used, and split it.
 
@@ -122,6 +134,9 @@ def load_data(
         seed: of random splits.
         manifest: the splits of a run that resumes, which are used again.
         corrections: those of a run that resumes; those that the data has when left out.
+        earlier: the run that is trained again, whose images keep their splits.
+        first_classes: that keep their numbers, before all others.
+        replayed: of a run that resumes, paths of the images that the run before was trained on.
 
     Raises:
         UserError: when there is no data, a file is no image (unless such are skipped), or there is no validation image.
@@ -134,8 +149,12 @@ def load_data(
         corrections = given_corrections(source, index)
     corrected = apply_corrections(index.root, index.samples, corrections)
     corrected.report()
+    base = None
     if manifest is None:
         _handle_empty_classes(index, source.on_error)
+        if earlier is not None:
+            base = earlier.find_base(source)
+            index = keep_splits(index, earlier, base, takes_others=not earlier.has_new_roots(source))
     else:
         index = restore_splits(replace(index, samples=corrected.samples), manifest, source.on_error)
     folds = None
@@ -151,7 +170,7 @@ def load_data(
         is_open = request.all_folds or VAL not in index.present_splits()
         if clusters and (is_open or index.splits.where("").any()):
             index = group_duplicates(index, clusters)
-        divided = complete_splits(index, request, seed=seed)
+        divided = complete_splits(index, request, seed=seed, adds=earlier is not None)
         # After a random split, so that corrections move no other image to another split.
         index = replace(divided, samples=corrected.again(divided.samples))
         if request.all_folds:
@@ -160,7 +179,14 @@ def load_data(
         log.info("test: %s without labels; train predicts them at its end", plural(len(index.unlabelled), "image"))
     report_overlap(index)
     report_straddling(index)
-    splits = tabulate(index)
+    splits = tabulate(index, first_classes)
+    is_replayed = None
+    if manifest is not None and replayed is not None:
+        is_replayed = np.array([path in replayed for path in index.paths], dtype=bool)
+    elif earlier is not None and base is not None:
+        is_replayed = replayed_rows(index, earlier, base)
+        refuse_nothing_new(index, is_replayed, earlier)
+        refuse_alike(splits.class_names, earlier)
     if VAL not in splits.tables:
         raise _nothing_to_validate(index)
     sizes = scan.sizes
@@ -177,6 +203,7 @@ def load_data(
         depth=scan.depth,
         corrections=tuple(corrections),
         folds=folds,
+        replayed=is_replayed,
     )
 
 

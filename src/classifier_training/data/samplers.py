@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -103,6 +104,50 @@ def even_parts(total: int, number: int) -> list[int]:
     return [size + 1] * more + [size] * (number - more)
 
 
+@dataclass(frozen=True)
+class Replay:
+    """Old images beside new ones.
+
+    Args:
+        is_old: which samples are old ones, bool [N].
+        number: of old samples that are drawn, as many of every class as it has them.
+    """
+
+    is_old: NDArray[np.bool_]
+    number: int
+
+    @classmethod
+    def of_share(cls, is_old: NDArray[np.bool_], share: float) -> Replay:
+        """Draw so many old samples that they are this share of an epoch, or all of them where there are fewer."""
+        num_old = int(is_old.sum())
+        wanted = round(share / (1 - share) * (len(is_old) - num_old))
+        return cls(is_old, min(num_old, max(wanted, 1)))
+
+    def draw(self, targets: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Draw old samples, each at most once; returns their rows."""
+        rows = generator.permutation(np.flatnonzero(self.is_old))
+        counts = np.bincount(targets[rows])
+        quotas = even_quotas(counts, self.number, generator)
+        # The place of each row among those of its class.
+        by_class = np.argsort(targets[rows], kind="stable")
+        places = np.empty(len(rows), dtype=np.int64)
+        places[by_class] = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+        drawn: NDArray[np.int64] = rows[places < quotas[targets[rows]]]
+        return drawn
+
+
+def even_quotas(counts: NDArray[np.int64], total: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Divide a total among classes as evenly as their counts allow; chance says which classes have one more [K]."""
+    quotas = np.zeros(len(counts), dtype=np.int64)
+    left = min(total, int(counts.sum()))
+    while left:
+        open_ones = generator.permutation(np.flatnonzero(quotas < counts))[:left]
+        added = np.minimum(max(left // len(open_ones), 1), counts[open_ones] - quotas[open_ones])
+        quotas[open_ones] += added
+        left -= int(added.sum())
+    return quotas
+
+
 class EpochSampler:
     """Yields the keys of one epoch's samples.
 
@@ -110,6 +155,7 @@ class EpochSampler:
         targets: class of each sample, int64 [N].
         class_weights: weight of one image of each class [K]; None takes every sample once.
         seed: of the run; None keeps the samples in order, for evaluation.
+        replay: old samples, of which an epoch has some; the weights then say how the others are drawn.
     """
 
     def __init__(
@@ -118,19 +164,29 @@ class EpochSampler:
         class_weights: NDArray[np.float64] | None = None,
         *,
         seed: int | None = None,
+        replay: Replay | None = None,
     ) -> None:
         self._targets = targets
         self._seed = seed
         self._epoch = 0
         self._first = 0
+        self._replay = replay
+        self._new = np.arange(len(targets)) if replay is None else np.flatnonzero(~replay.is_old)
         self._cumulated: NDArray[np.float64] | None = None
         if class_weights is not None:
-            weights = class_weights[targets]
+            weights = class_weights[targets[self._new]]
             self._cumulated = (weights / weights.sum()).cumsum()
             self._cumulated /= self._cumulated[-1]
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self._new) + (0 if self._replay is None else self._replay.number)
+
+    def all_new(self, limit: int) -> EpochSampler:
+        """Return a sampler of this many samples, the new ones first of all; without replay, of all samples."""
+        if self._replay is None:
+            return EpochSampler(self._targets, seed=self._seed)
+        number = max(min(limit - len(self._new), int(self._replay.is_old.sum())), 1)
+        return EpochSampler(self._targets, seed=self._seed, replay=replace(self._replay, number=number))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration; Lightning calls this."""
@@ -159,14 +215,18 @@ class EpochSampler:
         if self._seed is None:
             return np.arange(len(self._targets))
         generator = np.random.default_rng([self._seed, epoch])
+        number = len(self._new)
         if self._cumulated is None:
-            return generator.permutation(len(self._targets))
-        # What generator.choice(N, size=N, p=…) gives; sorted numbers are found five times as fast.
-        uniforms = generator.random(len(self._targets))
-        by_size = np.argsort(uniforms)
-        order = np.empty(len(self._targets), dtype=np.int64)
-        order[by_size] = self._cumulated.searchsorted(uniforms[by_size], side="right")
-        return order
+            order = generator.permutation(number)
+        else:
+            # What generator.choice(N, size=N, p=…) gives; sorted numbers are found five times as fast.
+            uniforms = generator.random(number)
+            by_size = np.argsort(uniforms)
+            order = np.empty(number, dtype=np.int64)
+            order[by_size] = self._cumulated.searchsorted(uniforms[by_size], side="right")
+        if self._replay is None:
+            return order
+        return generator.permutation(np.concatenate([self._new[order], self._replay.draw(self._targets, generator)]))
 
     def draws(self, epoch: int, num_classes: int, *, num_images: int | None = None) -> NDArray[np.int64]:
         """Samples drawn of each class in an epoch, or among its first images, int64 [K]."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
+from PIL import Image
 
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.types import TRAIN, VAL, softmax
@@ -47,6 +48,9 @@ MIN_IMAGES = 30
 
 MAX_VALIDATION_IMAGES, MAX_TRAINING_IMAGES = 5000, 2000
 """Images that are looked at, spread evenly over a larger split."""
+
+CHANGED_SIDE = 256
+"""Shorter side in pixels that large images are shrunk to, if the input is no larger, before copies are changed."""
 
 BATCH_SIZE = 32
 
@@ -95,11 +99,17 @@ def calibrate(
 
     # Changed copies are looked at of so few images that they cost no more than what was looked at above.
     number = min(MAX_CHANGED, runner.num_answered // NUM_CHANGES)
-    changed = (
-        (shown_pixels(batch.inputs, preprocessing), batch.targets)
+    images = (
+        (_shrunk(preprocessing.read(path), preprocessing.size), target)
         for batch in iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE, number=number)
+        for path, target in zip(batch.paths, batch.targets.tolist(), strict=True)
     )
-    responses = measure_responses(changed, answer, Scale(float(np.median(scores)), threshold))
+    responses = measure_responses(
+        images,
+        lambda pixels: preprocessing.pixels(Image.fromarray(pixels)),
+        answer,
+        Scale(float(np.median(scores)), threshold),
+    )
     found = Calibration(
         choice=choice,
         curves=class_curves(shares, targets, class_names, grouped),
@@ -121,6 +131,16 @@ def calibrate(
 def set_metadata(model: onnx.ModelProto, texts: Mapping[str, str]) -> None:
     """Set texts in an ONNX file's metadata, the others left as they are."""
     onnx.helper.set_model_props(model, {item.key: item.value for item in model.metadata_props} | dict(texts))
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels of an image, the shorter side of a large one no longer than changing it takes."""
+    side, shorter = max(CHANGED_SIDE, *size), min(image.size)
+    if shorter > side:
+        image = image.resize(
+            (max(1, image.width * side // shorter), max(1, image.height * side // shorter)), Image.Resampling.BOX
+        )
+    return np.asarray(image)
 
 
 def _novelty(

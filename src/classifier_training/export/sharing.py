@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import atomic_path, write_json
 from classifier_training.core.runtime import cache_dir, command, setting
+from classifier_training.models.prune import is_pruned
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +69,8 @@ def write_hub_config(path: Path, network: nn.Module, info: BundleInfo) -> bool:
 
 def _describe(network: nn.Module, info: BundleInfo) -> dict[str, Any] | None:
     """Return what only the network knows; None where timm would build another one, or none."""
+    if is_pruned(info.architecture):
+        return None
     module = type(network).__module__
     if module.startswith("timm."):
         known: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]

@@ -112,13 +112,18 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, head: tuple[s
     return has_head
 
 
-def load_trained_weights(network: nn.Module, path: Path) -> None:
+def load_trained_weights(network: nn.Module, path: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
     """Load all weights of a run: from its safetensors file, or a checkpoint.
+
+    Args:
+        network: what to load into, in place.
+        path: of the file.
+        state: what it holds, where that has been read.
 
     Raises:
         UserError: when the file is missing, damaged, or of another network.
     """
-    state = trained_state(path)
+    state = trained_state(path) if state is None else state
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:  # the last two for values that are no tensors

@@ -2,40 +2,43 @@
 
 Where the images are as before, the accuracy is the mean calibrated confidence, moved by what that missed on the
 validation images (difference of confidences; Guillory et al. 2021, arXiv:2107.03315). Where they have changed in a
-known way, confidence alone promises too much; then the fall of the accuracy follows from the fall of the confidence as
-it does for changed copies of the validation images, whose labels are known (after Deng and Zheng 2021,
-arXiv:2007.02915). Where the labels alone have changed, it is the recall of each class weighted with the new shares,
-which follow from the predicted ones by the confusion matrix (expectation maximisation; Saerens et al. 2002,
-doi:10.1162/089976602753284446). Of foreign images, and of a change that no copy was like, nothing is known.
+known way, confidence alone may promise far too much. Then the strength of the change follows from the statistics of the
+images, and the accuracy is what changed copies of the validation images, whose labels are known, have at that strength
+(after Deng and Zheng 2021, arXiv:2007.02915). Where the labels alone have changed, it is the recall of each class
+weighted with the new shares, which follow from the predicted ones by the confusion matrix (expectation maximisation;
+Saerens et al. 2002, doi:10.1162/089976602753284446). Of foreign images, and of a change that no copy was like, nothing
+is known.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifier_training.core.errors import plural
-from classifier_training.monitoring.shifts import FOREIGN, LABELS, MIN_NUMBER, OTHER
+from classifier_training.monitoring.shifts import FOREIGN, LABELS, MIN_NUMBER, NUM_IMAGE, OTHER
 from classifier_training.monitoring.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from classifier_training.monitoring.reference import Reference, Response
-    from classifier_training.monitoring.shifts import Test
+    from classifier_training.monitoring.reference import Reference
+    from classifier_training.monitoring.shifts import ShiftTest
     from classifier_training.monitoring.sketch import Sketch
 
     Floats = NDArray[np.float64]
 
 NORMAL_QUANTILE = 1.96
 
-BEYOND = 1.5
-"""Fall of the confidence up to which the copies tell the accuracy, as a multiple of the deepest fall among them."""
+BEYOND = 0.25
+"""How far past the strongest copies a change may be, as a share of the last step between two strengths."""
+
+AGREEMENT = 0.08
+"""Difference up to which the copies and the confidence count as two measurements of the same, and are averaged."""
 
 STEPS = 200
 """Of the expectation maximisation."""
@@ -71,7 +74,7 @@ class AccuracyEstimate:
         return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
-def estimate_accuracy(reference: Reference, sketch: Sketch, test: Test) -> AccuracyEstimate:
+def estimate_accuracy(reference: Reference, sketch: Sketch, test: ShiftTest) -> AccuracyEstimate:
     """Estimate the accuracy of predictions.
 
     Args:
@@ -94,32 +97,43 @@ def estimate_accuracy(reference: Reference, sketch: Sketch, test: Test) -> Accur
     if test.kind in ("", LABELS):
         value = min(max(before + change, 0.0), 1.0)
         return _interval(value, variance + value * (1 - value) / number, CONFIDENCES)
-    lost, error = _by_copies(reference.responses, test.kind, change)
+    lost, error = _by_copies(reference, test)
     if lost is None:
-        return AccuracyEstimate(
-            None, why_not="the confidence has fallen further than under any change that was measured"
-        )
+        return AccuracyEstimate(None, why_not=f"the {test.kind} is stronger than any that was measured")
+    error = math.hypot(error, (lost - change) / 4)
+    if abs(lost - change) <= AGREEMENT:
+        lost = (lost + change) / 2
     value = min(max(before + lost, 0.0), 1.0)
     return _interval(value, variance + value * (1 - value) / number + error**2, COPIES)
 
 
-def _by_copies(responses: Sequence[Response], kind: str, change: float) -> tuple[float | None, float]:
-    """The change of the accuracy that goes with a change of the confidence, and its standard error; None out of range.
+def _by_copies(reference: Reference, test: ShiftTest) -> tuple[float | None, float]:
+    """The change of the accuracy under a known change of the images, and its standard error; None if it is too strong.
 
-    Between the strengths that were measured it is interpolated.
+    The statistics of the copies are a path from the validation images to the strongest ones. The accuracy is that at
+    the nearest place of the path.
     """
-    known = sorted((float(one.shift[CONFIDENCE]), one.accuracy, one.number) for one in responses if one.kind == kind)
-    if change >= 0 or not known:
-        return change, 0.0
-    deepest, lost, number = known[0]
-    if change < BEYOND * deepest or deepest >= 0:
+    copies = [one for one in reference.responses if one.kind == test.kind]
+    if not copies:
         return None, 0.0
-    if change < deepest:
-        return lost * change / deepest, abs(lost) * (change / deepest - 1) + math.sqrt(abs(lost) / number)
-    falls, losses, numbers = zip(*known, (0.0, 0.0, math.inf), strict=True)
-    found = float(np.interp(change, falls, losses))
-    # Of images that are lost, and of how the accuracy may bend in between: a quarter of the gap to the confidence.
-    return found, math.hypot(math.sqrt(abs(found) / min(numbers)), (found - change) / 4)
+    shifts = np.stack([(one.shift / reference.scale)[:NUM_IMAGE] for one in copies])
+    # Each statistic counts alike, but for those that the change hardly moves.
+    weights = 1 / (1 + np.abs(shifts).max(axis=0))
+    corners = [np.zeros(NUM_IMAGE), *(shifts * weights)]
+    losses = [0.0, *(one.accuracy for one in copies)]
+    seen = test.effects[:NUM_IMAGE] * weights
+    places = []
+    for step, (start, end) in enumerate(pairwise(corners)):
+        way = end - start
+        limit = math.inf if step == len(copies) - 1 else 1.0
+        part = min(max(float((seen - start) @ way / max(way @ way, 1e-12)), 0.0), limit)
+        places.append((float(np.linalg.norm(start + part * way - seen)), step, part))
+    _, step, part = min(places)
+    if part > 1 + BEYOND:
+        return None, 0.0
+    lost = losses[step] + part * (losses[step + 1] - losses[step])
+    # Of the number of images that are lost, and of how the accuracy may bend between two strengths.
+    return lost, math.hypot(math.sqrt(abs(lost) / copies[step].number), 0.15 * (losses[step + 1] - losses[step]))
 
 
 def _by_recalls(confusion: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[float, float]:

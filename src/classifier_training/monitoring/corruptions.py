@@ -16,13 +16,13 @@ OVEREXPOSED: Final = "overexposure"
 LOW_CONTRAST: Final = "low contrast"
 
 STRENGTHS: Final = {
-    BLUR: (0.7, 1.4, 2.8),
-    NOISE: (0.04, 0.1, 0.2),
+    BLUR: (0.7, 1.5, 3.0),
+    NOISE: (0.05, 0.1, 0.2),
     UNDEREXPOSED: (-1.0, -2.0, -4.0),
     OVEREXPOSED: (1.0, 2.0, 3.0),
     LOW_CONTRAST: (0.5, 0.25, 0.12),
 }
-"""Of each kind, weak to strong: deviation of the Gaussian blur in pixels of the input, that of the noise as a
+"""Of each kind, weak to strong: deviation of the Gaussian blur in pixels, that of the noise as a
 share of white, the change of exposure in stops, and what is left of the contrast."""
 
 GAMMA = 2.2

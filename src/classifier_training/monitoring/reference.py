@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from classifier_training.monitoring.sketch import Sketch, rounded
 from classifier_training.monitoring.statistics import HIGH, LOW, NAMES, Scale, image_statistics, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Answer = Callable[[NDArray[np.uint8]], tuple[NDArray[np.floating], NDArray[np.floating] | None]]
     """Pixels [B, H, W, 3] to calibrated probabilities [B, K] and novelty scores [B]."""
+
+    Fit = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    """Pixels [h, w, 3] to those of the network's input [H, W, 3]."""
 
 MAX_CHANGED = 200
 """Validation images of which changed copies are looked at."""
@@ -31,6 +35,10 @@ MAX_MATRIX = 50
 SHRINK = 10.0
 """Images of all classes that the mean of each class is drawn to."""
 
+MIN_DEVIATION = 0.005
+"""Of a statistic that hardly varies on the validation images, as a share of its range."""
+
+BATCH_SIZE = 32
 SEED = 0
 
 
@@ -84,6 +92,11 @@ class Reference:
     def deviations(self) -> Floats:
         """Standard deviation of each statistic within the predicted classes [F]; 0 where it does not vary."""
         return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def scale(self) -> Floats:
+        """The deviations that effects are multiples of: none is so small that rounding is an effect [F]."""
+        return np.maximum(self.deviations, MIN_DEVIATION * (HIGH - LOW))
 
     @classmethod
     def fit(
@@ -172,29 +185,40 @@ class Reference:
 
 
 def measure_responses(
-    batches: Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]], answer: Answer, scale: Scale | None
+    images: Iterable[tuple[NDArray[np.uint8], int]], fit: Fit, answer: Answer, scale: Scale | None
 ) -> tuple[Response, ...]:
     """Measure what known changes do to images: the statistics, and the accuracy.
 
+    Images are changed before they are resized, as those in use are.
+
     Args:
-        batches: pixels [B, H, W, 3] and true classes [B].
-        answer: what the model says of pixels.
+        images: pixels [h, w, 3] and true classes; large ones cost more.
+        fit: resizes pixels to the network's input.
+        answer: what the model says of a batch.
         scale: of the novelty scores.
     """
     changes = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
     generator = np.random.default_rng(SEED)
-    sums, hits, number = np.zeros((len(changes), len(NAMES))), np.zeros(len(changes)), 0
-    for pixels, targets in batches:
-        before, correct = _answered(pixels, targets, answer, scale)
-        number += len(pixels)
+    sums, lost, number = np.zeros((len(changes), len(NAMES))), np.zeros(len(changes)), 0
+    for batch in _batches(images):
+        targets = np.array([target for _, target in batch])
+        before, correct = _answered(np.stack([fit(pixels) for pixels, _ in batch]), targets, answer, scale)
+        number += len(batch)
         for place, (kind, strength) in enumerate(changes):
-            after, still = _answered(corrupt(pixels, kind, strength, generator), targets, answer, scale)
+            changed = [fit(corrupt(pixels[None], kind, strength, generator)[0]) for pixels, _ in batch]
+            after, still = _answered(np.stack(changed), targets, answer, scale)
             sums[place] += np.nan_to_num(after - before).sum(axis=0)
-            hits[place] += int(still.sum()) - int(correct.sum())
+            lost[place] += int(still.sum()) - int(correct.sum())
     return tuple(
-        Response(kind, strength, number, total / max(number, 1), float(lost / max(number, 1)))
-        for (kind, strength), total, lost in zip(changes, sums, hits, strict=True)
+        Response(kind, strength, number, total / max(number, 1), float(change / max(number, 1)))
+        for (kind, strength), total, change in zip(changes, sums, lost, strict=True)
     )
+
+
+def _batches(images: Iterable[tuple[NDArray[np.uint8], int]]) -> Iterator[list[tuple[NDArray[np.uint8], int]]]:
+    remaining = iter(images)
+    while batch := list(islice(remaining, BATCH_SIZE)):
+        yield batch
 
 
 def _answered(

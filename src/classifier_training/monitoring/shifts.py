@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.monitoring.statistics import HIGH, LOW, NAMES, UNLIKE
+from classifier_training.monitoring.statistics import IMAGE_STATISTICS, NAMES, UNLIKE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,19 +51,27 @@ MIN_CELL = 5
 LEVEL = FALSE_ALARMS / MONTH / len(WINDOWS)
 """Of the tests of one window."""
 
-TESTED = len(NAMES) + 1
+FAMILIES, TESTED = 2, len(NAMES)
+"""The shares of the classes and the statistics have half of the level each; the statistics share theirs."""
 
-FLOOR = 0.005 * (HIGH - LOW)
-"""Of the standard deviation of a statistic that hardly varies on the validation images."""
-
-MIN_LIKENESS = 0.65
+MIN_LIKENESS = 0.5
 """Cosine with a known change from which on a change is called after it."""
+
+NUM_IMAGE, NUM_MOVED = len(IMAGE_STATISTICS), 3
+"""Statistics of the images, and how many of them, the most moved, say what share of the images has changed."""
+
+MIN_SHARE = 0.6
+"""Share of the images from which on all count as changed."""
+
+MAX_UNLIKE, MIN_EXCESS = 1.5, 0.3
+"""How much more unlike the training images a part of the images is than the strongest known copies, to be foreign: a
+multiple, and standard deviations besides."""
 
 LABELS, FOREIGN, OTHER = "label shift", "foreign images", "other"
 
 
 @dataclass(frozen=True, eq=False)
-class Test:
+class ShiftTest:
     """The comparison of a window with the validation images.
 
     Args:
@@ -76,6 +84,7 @@ class Test:
         effects: change of each statistic, in standard deviations, beyond what the shares explain [F].
         kind: what the change is; empty without one.
         likeness: how well the kind fits, up to 1.
+        share: of the images that has changed, about.
     """
 
     day: str
@@ -87,11 +96,12 @@ class Test:
     effects: Floats
     kind: str = ""
     likeness: float = 0.0
+    share: float = 1.0
 
     @property
     def p_value(self) -> float:
         """Of all tests of the window together, corrected for their number."""
-        return min(1.0, TESTED * min(self.label_p, float(self.p_values.min())))
+        return min(1.0, FAMILIES * min(self.label_p, TESTED * float(self.p_values.min())))
 
     @property
     def is_shift(self) -> bool:
@@ -99,12 +109,17 @@ class Test:
         return self.p_value < LEVEL
 
     @property
+    def is_partial(self) -> bool:
+        """Whether only a part of the images has changed, such as those of one camera."""
+        return self.is_covariate and self.share < MIN_SHARE
+
+    @property
     def is_covariate(self) -> bool:
         """Whether the images have changed, not their labels alone."""
-        return TESTED * float(self.p_values.min()) < LEVEL
+        return FAMILIES * TESTED * float(self.p_values.min()) < LEVEL
 
 
-def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int = 1) -> Test:
+def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int = 1) -> ShiftTest:
     """Compare predictions with those of the validation images.
 
     Args:
@@ -120,7 +135,7 @@ def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int 
     known = np.maximum(sketch.known, 1)
     means = sketch.totals / known
     expected = shares @ reference.class_means
-    deviations = np.maximum(reference.deviations, FLOOR)
+    deviations = reference.scale
     own = np.maximum(sketch.squares / known - np.square(means), 0)
     # The variance between the classes is part of the window's own, so that this errs on the safe side.
     variance = np.maximum(own, np.square(deviations))
@@ -129,17 +144,18 @@ def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int 
     usable = (sketch.known >= MIN_NUMBER) & (reference.sketch.known > 0)
     effects = np.where(usable, (means - expected) / deviations, 0.0)
     z = np.maximum(np.abs(effects) - MARGIN, 0) * deviations / errors
-    found = Test(day, window, sketch.number, label_p, distance, 2 * norm.sf(z), effects)
+    found = ShiftTest(day, window, sketch.number, label_p, distance, 2 * norm.sf(z), effects)
     if not found.is_shift:
         return found
     if not found.is_covariate:
         return replace(found, kind=LABELS, likeness=1.0)
-    is_unlike = effects[UNLIKE] > 0 and TESTED * found.p_values[UNLIKE] < LEVEL
-    kind, likeness = name_kind(reference, effects, is_unlike=bool(is_unlike))
-    return replace(found, kind=kind, likeness=likeness)
+    is_unlike = effects[UNLIKE] > 0 and FAMILIES * TESTED * found.p_values[UNLIKE] < LEVEL
+    spread = np.maximum(own / np.square(deviations) - 1, 0)
+    kind, likeness, share = name_kind(reference, effects, spread, is_unlike=bool(is_unlike))
+    return replace(found, kind=kind, likeness=likeness, share=share)
 
 
-def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[Test]:
+def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[ShiftTest]:
     """Test each day, and the week that ends with it where the day alone shows nothing.
 
     Days that show a change by themselves are left out of the weeks, so that a change that is over is not found again.
@@ -151,7 +167,7 @@ def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[Test]:
     Returns:
         One test a day: of the day, or of the week where only that shows a change.
     """
-    found: list[Test] = []
+    found: list[ShiftTest] = []
     quiet: dict[date, Sketch] = {}
     for name, sketch in days.items():
         day, width = date.fromisoformat(name), WINDOWS[-1]
@@ -169,7 +185,7 @@ def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[Test]:
     return found
 
 
-def change_point(reference: Reference, days: Mapping[str, Sketch], last: Test) -> tuple[str, str]:
+def change_point(reference: Reference, days: Mapping[str, Sketch], last: ShiftTest) -> tuple[str, str]:
     """Say since when predictions have been as they are now: the likeliest first day, and the earliest that may be.
 
     The likelihood of each first day is that of a constant change in the direction of the last one, after days like the
@@ -197,24 +213,34 @@ def change_point(reference: Reference, days: Mapping[str, Sketch], last: Test) -
     return names[int(gains.argmax())], names[int(np.flatnonzero(gains >= gains.max() - 2)[0])]
 
 
-def name_kind(reference: Reference, effects: Floats, *, is_unlike: bool) -> tuple[str, float]:
-    """Say which known change moves the statistics in the direction of these effects, and how alike the two are.
+def name_kind(reference: Reference, effects: Floats, spread: Floats, *, is_unlike: bool) -> tuple[str, float, float]:
+    """Say which known change moves the statistics in the direction of these effects.
+
+    Foreign images among others move statistics, too, perhaps in the direction of a known change. But then only a part
+    of the images is moved, which spreads the statistics, and more of that part is unlike the training images than of
+    images with the known change.
 
     Args:
         reference: of the model.
         effects: change of each statistic, in standard deviations [F].
-        is_unlike: whether more images than before are unlike the training images: foreign ones, where no known change
-            explains that.
+        spread: growth of its variance, as a multiple of what it was [F].
+        is_unlike: whether more images than before are unlike the training images.
+
+    Returns:
+        The kind, how alike the two are, up to 1, and the share of the images that has changed.
     """
-    deviations = np.maximum(reference.deviations, FLOOR)
-    best, likeness = max(
-        ((one.kind, _likeness(effects, one.shift / deviations)) for one in reference.responses),
-        key=lambda pair: pair[1],
-        default=("", 0.0),
-    )
-    if likeness >= MIN_LIKENESS:
-        return best, likeness
-    return FOREIGN if is_unlike else OTHER, likeness
+    most = np.argsort(-np.abs(effects[:NUM_IMAGE]))[:NUM_MOVED]
+    # Of a share q that is moved by D, the mean is moved by qD and the variance grows by q (1 - q) D^2.
+    share = float((np.square(effects[most]) / np.maximum(np.square(effects[most]) + spread[most], 1e-12)).max())
+    shifts = [one.shift / reference.scale for one in reference.responses]
+    likeness, place = max(((_likeness(effects, one), number) for number, one in enumerate(shifts)), default=(0.0, -1))
+    if likeness < MIN_LIKENESS:
+        return (FOREIGN if is_unlike else OTHER), likeness, share
+    kind = reference.responses[place].kind
+    known = max(one[UNLIKE] for one, response in zip(shifts, reference.responses, strict=True) if response.kind == kind)
+    if is_unlike and share < MIN_SHARE and effects[UNLIKE] / share > MAX_UNLIKE * known + MIN_EXCESS:
+        return FOREIGN, likeness, share
+    return kind, likeness, share
 
 
 def _likeness(one: Floats, other: Floats) -> float:

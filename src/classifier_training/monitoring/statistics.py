@@ -62,7 +62,7 @@ HIGH = np.array([statistic.high for statistic in STATISTICS])
 LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
-MAX_SIDE = 128
+MAX_SIDE = 96
 """Of the part in the middle of an image that is looked at, so that large inputs cost no more."""
 
 DARK, BRIGHT = 0.05, 0.95

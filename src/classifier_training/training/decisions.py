@@ -59,6 +59,7 @@ class Decisions:
         phase: the part of the run that is being trained.
         weights: trained weights that it started from; None for random ones, and in runs from before this was kept.
         num_probe_images: training images that the linear probe was fitted to.
+        first_classes: those of the run that is trained again, which keep their numbers.
         parts: the plan by which it ends in time, and the corrections of it; none without such a plan.
     """
 
@@ -73,6 +74,7 @@ class Decisions:
     phase: Phase = Phase()
     weights: Weights | None = None
     num_probe_images: int | None = None
+    first_classes: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
 
     def length(self, max_epochs: int) -> int:
@@ -99,6 +101,7 @@ def read_decisions(path: Path) -> Decisions:
                 **found,
                 "phase": Phase(**found["phase"]),
                 "weights": None if weights is None else Weights(**weights),
+                "first_classes": tuple(found.get("first_classes", ())),
                 "parts": tuple(Part(**part) for part in found.get("parts", ())),
             }
         )

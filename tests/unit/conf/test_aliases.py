@@ -110,7 +110,7 @@ def test_a_word_of_one_meaning_is_accepted(verb: str, word: str, settings: str) 
         ("predict", "model=best.pt", "run=latest"),
         ("export", "imgsz=64", ""),
         ("export", "format=int8", "quantization=int8"),
-        ("export", "format=tensorflow", "format=litert"),
+        ("export", "format=tensorflow", "format=saved_model"),
         ("compare", "models=[deep_v1,deep_v2]", "models=[cnn_v1,cnn_v2]"),
         ("registry cleanup", "old-versions=true", ""),
     ],

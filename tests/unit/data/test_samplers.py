@@ -7,6 +7,7 @@ from classifier_training.core.errors import UserError
 from classifier_training.data import samplers
 from classifier_training.data.samplers import (
     EpochSampler,
+    Replay,
     batch_sizes,
     inverse_frequency_weights,
     manual_weights,
@@ -110,3 +111,45 @@ def test_no_batch_is_too_large_and_only_small_ones_are_left_out() -> None:
                 assert max(sizes) - min(sizes) <= 1
                 left = num_images - sum(sizes)
                 assert left == 0 or (left < batch_size and num_images // (len(sizes) + 1) < smallest)
+
+
+def test_an_epoch_has_all_new_samples_and_a_share_of_old_ones_evenly_over_the_classes() -> None:
+    is_old = np.arange(111) < 100 + 10  # All of a and b; the one sample of c is new.
+    is_old[90:100] = False
+    replay = Replay.of_share(is_old, 0.4)
+    # 11 new samples are 60 %: 7 old ones are 40 %.
+    assert replay.number == 7
+    sampler = EpochSampler(TARGETS, seed=3, replay=replay)
+    assert len(sampler) == 18
+    drawn = [sampler.order(epoch) for epoch in range(40)]
+    for order in drawn:
+        assert len(set(order.tolist())) == 18
+        assert set(np.flatnonzero(~is_old)) <= set(order.tolist())
+        old = TARGETS[order[is_old[order]]]
+        assert sorted(np.bincount(old, minlength=3).tolist()) == [0, 3, 4]
+    assert (drawn[0] == EpochSampler(TARGETS, seed=3, replay=replay).order(0)).all()
+    # Others in each epoch, and the odd one is not always of the same class.
+    assert len({order[is_old[order]].min() for order in drawn}) > 5
+    assert len({int((TARGETS[order[is_old[order]]] == 0).sum()) for order in drawn}) == 2
+    assert not (sampler.order(0)[:11] < 90).all(), "old and new ones are mixed"
+
+
+def test_replay_takes_what_there_is_and_weights_draw_the_new_ones() -> None:
+    is_old = np.arange(111) < 110
+    assert Replay.of_share(is_old, 0.999).number == 110
+    assert Replay.of_share(is_old, 0.01).number == 1
+    rare = Replay(is_old, 50)
+    order = EpochSampler(TARGETS, seed=0, replay=rare).order(0)
+    # b has 10 samples only.
+    assert np.bincount(TARGETS[order]).tolist() == [40, 10, 1]
+    is_old = np.arange(111) < 50
+    weighted = EpochSampler(TARGETS, np.array([0.0, 0.0, 1.0]), seed=0, replay=Replay(is_old, 5))
+    assert np.bincount(TARGETS[weighted.order(0)], minlength=3).tolist() == [5, 0, 61]
+
+
+def test_a_limited_pass_takes_the_new_samples_first() -> None:
+    is_old = np.arange(111) < 90
+    found = EpochSampler(TARGETS, seed=0, replay=Replay(is_old, 5)).all_new(31).order(0)
+    assert len(found) == 31
+    assert set(range(90, 111)) <= set(found.tolist())
+    assert sorted(EpochSampler(TARGETS, seed=0).all_new(31).order(0)) == list(range(111))

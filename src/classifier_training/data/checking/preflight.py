@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, plural, shown
+from classifier_training.core.labels import skeleton
 from classifier_training.core.types import SPLITS, TRAIN
 from classifier_training.data.checking.findings import Finding, rank
 from classifier_training.data.checking.known_files import FileTable
@@ -38,7 +39,7 @@ def _duplicate_names(index: SampleIndex) -> Iterator[Finding]:
     counts = index.labels.counts()
     similar: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
-        similar[_skeleton(label)].append(label)
+        similar[skeleton(label)].append(label)
     twice = [names for key, names in similar.items() if len(names) > 1 and key]
     plurals = [
         [*similar[key], *similar[ending]]
@@ -72,11 +73,6 @@ def _duplicate_names(index: SampleIndex) -> Iterator[Finding]:
                     for name in group
                 ),
             )
-
-
-def _skeleton(label: str) -> str:
-    folded = unicodedata.normalize("NFKC", label).casefold()
-    return "".join(letter for letter in folded if letter not in " _-\t\u00a0")
 
 
 def _visible(label: str) -> str:

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_FRACTION = 0.15
 
+REPLAYED = "replayed"
+"""The column of splits.csv for images that the run before was trained on."""
+
 FOLD = "fold "
 """How the split of a sample begins while its fold is not yet chosen for validation or training."""
 
@@ -77,12 +80,18 @@ class SplitRequest:
                 )
 
 
-def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIndex:
+def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int, adds: bool = False) -> SampleIndex:
     """Give every sample a split.
 
     Unsplit data is split into train, val and test. Data that comes with splits keeps them; a missing validation split
     is taken from the training split, but a missing test split is not made. Samples without a split, beside others that
     have one, are divided among the splits of the others.
+
+    Args:
+        index: the samples.
+        request: how to split.
+        seed: of random splits.
+        adds: whether samples without a split beside others are new ones, which are expected.
 
     Raises:
         UserError: when a fraction or fold has no effect, or leaves no training data.
@@ -103,7 +112,7 @@ def complete_splits(index: SampleIndex, request: SplitRequest, *, seed: int) -> 
             _refuse_unused("val_fraction", request.val_fraction, VAL, present)
         _refuse_unused("fold", request.fold, VAL, present)
     if num_open:
-        index = _divide_rest(index, request, present, seed=seed)
+        index = _divide_rest(index, request, present, seed=seed, adds=adds)
     if VAL in present:
         return index
     index = _cut_validation(index, request, seed=seed)
@@ -130,7 +139,7 @@ def _divide(index: SampleIndex, request: SplitRequest, *, seed: int) -> SampleIn
     return index.with_splits(random_split(index.samples, fractions, seed=seed))
 
 
-def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *, seed: int) -> SampleIndex:
+def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *, seed: int, adds: bool) -> SampleIndex:
     """Divide the samples without a split by the usual fractions; a sample whose group has a split takes that."""
     chosen = {VAL: request.val_fraction, TEST: request.test_fraction}
     wanted = {VAL: VAL in present, TEST: TEST in present or request.test_fraction is not None}
@@ -150,7 +159,12 @@ def _divide_rest(index: SampleIndex, request: SplitRequest, present: set[str], *
     if TRAIN in present and fractions and _num_units(rest) > 1:
         assigned = random_split(rest, fractions, seed=seed)
         words = "they are divided among " + ", ".join((TRAIN, *fractions))
-    log.warning("%s: %d images come without a split beside others that have one; %s", index.root, is_open.sum(), words)
+    if adds:
+        log.info("replay: %s new; %s", plural(int(is_open.sum()), "image is", "images are"), words)
+    else:
+        log.warning(
+            "%s: %d images come without a split beside others that have one; %s", index.root, is_open.sum(), words
+        )
     return index.with_splits(splits.replaced(rows, assigned))
 
 
@@ -231,7 +245,9 @@ def report_overlap(index: SampleIndex) -> None:
         )  # fmt: skip
 
 
-def write_manifest(path: Path, index: SampleIndex, folds: Iterable[int] | None = None) -> None:
+def write_manifest(
+    path: Path, index: SampleIndex, folds: Iterable[int] | None = None, replayed: Iterable[bool] | None = None
+) -> None:
     """Write splits.csv: path (relative to the data root), label, split and group of every sample.
 
     Args:
@@ -239,11 +255,23 @@ def write_manifest(path: Path, index: SampleIndex, folds: Iterable[int] | None =
         index: the samples.
         folds: of a cross-validation, the fold of each sample, as a fifth column; -1, which is written as an empty cell,
             for a sample of none.
+        replayed: of a run that trains again, whether the run before was trained on each sample, as the fifth column: 1,
+            or an empty cell.
     """
-    columns: list[Iterable[object]] = [index.paths, index.labels, index.splits, index.groups]
+    columns: dict[str, Iterable[object]] = {
+        "path": index.paths, "label": index.labels, "split": index.splits, "group": index.groups,
+    }  # fmt: skip
     if folds is not None:
-        columns.append("" if fold < 0 else fold for fold in folds)
-    write_csv(path, ("path", "label", "split", "group", "fold")[: len(columns)], zip(*columns, strict=True))
+        columns["fold"] = ("" if fold < 0 else fold for fold in folds)
+    if replayed is not None:
+        columns[REPLAYED] = ("1" if one else "" for one in replayed)
+    write_csv(path, tuple(columns), zip(*columns.values(), strict=True))
+
+
+def read_replayed(path: Path) -> set[str]:
+    """Read the paths of the images that `write_manifest` marked as replayed."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["path"] for row in csv.DictReader(file) if row.get(REPLAYED)}
 
 
 def read_folds(path: Path) -> list[int]:

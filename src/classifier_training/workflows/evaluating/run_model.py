@@ -20,6 +20,7 @@ from classifier_training.inference.ensemble import Ensemble
 from classifier_training.inference.model import LoadedModel
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import Extras, to_row, write_csv
+from classifier_training.models.prune import is_pruned, with_widths
 from classifier_training.registry.runs import find_model
 
 if TYPE_CHECKING:
@@ -48,14 +49,17 @@ def load_trained(run_dir: RunDir, checkpoint: Path | None = None) -> tuple[nn.Mo
     """
     from classifier_training.export.formats.onnx import evaluation_copy
     from classifier_training.models.meta import fit_input
-    from classifier_training.models.weights import load_trained_weights, without_weights
+    from classifier_training.models.weights import load_trained_weights, trained_state, without_weights
 
     info, weights = describe_trained(run_dir)
     config = saved_values(run_dir.config)
     # Trained weights take the place of those that the run started from, which may be out of reach here.
     built = without_weights(build_node("model", config.get("model"), "model"))(len(info.class_names))
     fit_input(built, image_size=info.preprocessing.size[0], batch_size=2)
-    load_trained_weights(built.network, checkpoint or weights)
+    state = trained_state(checkpoint or weights)
+    if is_pruned(info.architecture):
+        built = with_widths(built, state)
+    load_trained_weights(built.network, checkpoint or weights, state=state)
     return evaluation_copy(built.network), info
 
 

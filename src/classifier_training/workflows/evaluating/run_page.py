@@ -35,6 +35,7 @@ from classifier_training.workflows.evaluating.corrections_effect import correcti
 from classifier_training.workflows.evaluating.finished import train_command
 from classifier_training.workflows.evaluating.samples import train_counts
 from classifier_training.workflows.evaluating.scores import at_temperature
+from classifier_training.workflows.evaluating.trained_again import again_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -110,6 +111,7 @@ def write_run_page(
         *_top(title, run_dir, grounds, details, _missing(run_dir, run.info.get("withheld", {}), failures)),
         *more,
         _data(run, run_dir),
+        *([again_section(run_dir)] if folder == run_dir.evaluation else []),
         corrections_section(run_dir, folder),
         _training(run, run_dir, training),
         _classes(grounds, folder, details),

@@ -51,6 +51,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
     examples=(
         "distill latest",
         "distill best model=resnet18 --epochs 20 alphas=[0.5,0.7]",
+        "distill best pruning=channels pruning.keep=0.5",
     ),
 )
 def distill(
@@ -66,8 +67,9 @@ def distill(
 ) -> DistillResult:
     """Train a small student on a finished run's predictions; compare it with one without teacher and with the teacher.
 
-    The student is model=student and the data the teacher's with the same splits, unless other ones are named. One run
-    is made of each temperature, alpha, weight of hints and seed, and one without a teacher of each seed.
+    The student is model=student and the data the teacher's with the same splits, unless other ones are named; with
+    pruning=channels it is the teacher with fewer channels. One run is made of each temperature, alpha, weight of hints
+    and seed, and one without a teacher of each seed.
 
     Args:
         teacher: run folder, latest or best; of several in a list, the mean probabilities are learnt from.
@@ -89,7 +91,9 @@ def distill(
     ]
     words = student_words(run_dirs, training)
     opened = [open_model(str(run_dir.path), setting="teacher") for run_dir in run_dirs]
-    # All of them before the first run, so that a wrong setting is an error at once.
+    # All of them before the first run, so that a wrong setting or teacher is an error at once.
+    for run_dir in run_dirs:
+        describe_trained(run_dir)
     verb = entry("verb", "train")
     for taught in [None, *grid]:
         compose(verb, run_words(words, run_dirs, taught))
@@ -155,8 +159,11 @@ def student_words(teachers: Sequence[RunDir], typed: Sequence[str]) -> list[str]
         instead = written_instead(entry(VERB, "distill"), key)
         if instead is not None:
             raise UserError(f"{key}= has no place here: distill decides it for each run", "other settings", instead)
-    words = [] if keys & {"model", "experiment"} else ["model=student"]
     typed = without_tuned(typed)
+    if "pruning" in keys:
+        # The student is what remains of the first teacher; so it keeps data, splits and preprocessing, too.
+        return [word("init_from", teachers[0].path.absolute()), *typed]
+    words = [] if keys & {"model", "experiment"} else ["model=student"]
     if keys & {"data", "data.root"}:
         log.warning("data is named: the teacher may have been trained on images that the student is tested on")
         return [*words, *typed]

@@ -17,9 +17,9 @@ from classifier_training.core.runtime import raise_open_file_limit
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.inference.rejection import LabelSetSettings, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import RowSettings
+from classifier_training.monitoring.sketch import SKETCHES
 from classifier_training.registry.record import read_record
 from classifier_training.registry.runs import find_model
-from classifier_training.monitoring.sketch import SKETCHES
 from classifier_training.service.settings import Limits
 from classifier_training.workflows.evaluating.run_model import open_runs
 

@@ -17,7 +17,7 @@ from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.export.bundle import read_info
 from classifier_training.monitoring.accuracy import AccuracyEstimate, estimate_accuracy
-from classifier_training.monitoring.shifts import FOREIGN, LABELS, Test, change_point, compare, judge_days
+from classifier_training.monitoring.shifts import FOREIGN, LABELS, ShiftTest, change_point, compare, judge_days
 from classifier_training.monitoring.sketch import SKETCHES, Sketch, read_sketches
 from classifier_training.monitoring.statistics import CONFIDENCE, NAMES, STATISTICS, UNLIKE
 from classifier_training.registry.runs import find_run
@@ -62,10 +62,10 @@ class Watched:
     source: Path
     reference: Reference
     days: Mapping[str, Sketch]
-    tests: tuple[Test, ...]
+    tests: tuple[ShiftTest, ...]
     estimates: tuple[AccuracyEstimate, ...]
     recent: tuple[str, ...]
-    now: Test
+    now: ShiftTest
     accuracy: AccuracyEstimate
     since: tuple[str, str] | None
     notes: tuple[str, ...] = ()
@@ -106,6 +106,8 @@ class Watched:
         kind = {LABELS: "the shares of the classes have changed", FOREIGN: "foreign images"}.get(
             self.now.kind, f"the images have changed: {self.now.kind}"
         )
+        if self.now.is_partial and self.now.kind != LABELS:
+            kind += f", in about {self.now.share:.0%} of them" if self.now.kind != FOREIGN else ""
         assert self.since is not None
         first, earliest = self.since
         words = f"since {first}" + (f" (perhaps since {earliest})" if earliest != first else "")

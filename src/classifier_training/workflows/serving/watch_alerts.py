@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from classifier_training.core.errors import shown
-from classifier_training.monitoring.shifts import LEVEL, MARGIN, MIN_NUMBER, TESTED
+from classifier_training.monitoring.shifts import FAMILIES, LEVEL, MARGIN, MIN_NUMBER, TESTED
 from classifier_training.monitoring.statistics import CONFIDENCE, UNLIKE
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _half(deviation: float, number: int) -> float:
     """How far a mean of `NUMBER` predictions may be from that of the validation images without an alert."""
     from scipy.stats import norm
 
-    quantile = float(norm.isf(LEVEL / TESTED / 2))
+    quantile = float(norm.isf(LEVEL / FAMILIES / TESTED / 2))
     return deviation * (MARGIN + quantile * math.sqrt(1 / NUMBER + 1 / max(number, 1)))
 
 

@@ -49,12 +49,13 @@ def write_watch_page(folder: Path, watched: Watched) -> None:
             f"Estimated accuracy {accuracy}, without labels, by {accuracy.method}, from "
             f"{plural(len(watched.recent), 'day')} up to {watched.recent[-1]}."
         )
+    headline = watched.headline()
     body = [
         report.header(f"Watch: {watched.run.name}", f"{watched.source}, by {watched.run}", facts),
         report.banner(
             "error" if watched.is_shift else "good",
             "change" if watched.is_shift else "no change",
-            watched.headline().capitalize() if not watched.is_shift else watched.headline(),
+            f"{headline[0].upper()}{headline[1:]}",
             words,
         ),
     ]
@@ -126,7 +127,8 @@ def _figures(watched: Watched) -> dict[str, tuple[DailyFigure, str]]:
         high=[nothing if one.high is None else one.high for one in estimates],
         expected={"validation": watched.reference.accuracy},
     )  # fmt: skip
-    number = daily("Predictions", "a day", {"predictions": [float(one.number) for one in sketches]})
+    numbers = [float(one.number) for one in sketches]
+    number = daily("Predictions", "a day", {"predictions": numbers}, limits=(0.0, 1.1 * max(numbers)))
     means = np.stack([one.means for one in sketches])
     model = daily(
         "Confidence, and images unlike the training images", "share",

@@ -27,6 +27,7 @@ from classifier_training.workflows.evaluating.run_model import write_test_predic
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.samples import train_counts, unknown_labels
 from classifier_training.workflows.evaluating.scores import write_scores
+from classifier_training.workflows.evaluating.trained_again import compare_again
 from classifier_training.workflows.training.screen import file_words
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from classifier_training.export.bundle import Calibration
     from classifier_training.export.write import BundleWriter
     from classifier_training.workflows.evaluating.scores import Attempt
+    from classifier_training.workflows.evaluating.trained_again import TrainedAgain
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +110,14 @@ class Ended:
         evaluation: their metrics.
         failures: what could not be done after training, and why; withheld files among them, by name.
         effect: the run against the one that it started from; None where they were not scored on the same images.
+        again: the same for a run that was trained again.
     """
 
     scored: SplitResult
     evaluation: Evaluation
     failures: Mapping[str, str]
     effect: CorrectionsEffect | None = None
+    again: TrainedAgain | None = None
 
 
 def finish_run(trained: Trained, index: SampleIndex) -> Ended:
@@ -141,6 +145,7 @@ def finish_run(trained: Trained, index: SampleIndex) -> Ended:
             with clock.part("report"):
                 evaluation = _write_score(trained, scored, index.samples, writer, failures)
                 effect = _write_effect(trained, failures)
+                again = _compare_again(trained, scored, failures)
                 _write_documents(trained, scored, evaluation, writer, failures)
             with clock.part("export"):
                 _write_others(writer, failures)
@@ -153,7 +158,7 @@ def finish_run(trained: Trained, index: SampleIndex) -> Ended:
         _close_loggers(trained, failures)
         _record(trained, scored, evaluation, failures)
         _upload(trained)
-    return Ended(scored=scored, evaluation=evaluation, failures=failures.found, effect=effect)
+    return Ended(scored=scored, evaluation=evaluation, failures=failures.found, effect=effect, again=again)
 
 
 def _open_writer(trained: Trained, stack: ExitStack, failures: Failures) -> BundleWriter | None:
@@ -230,10 +235,20 @@ def _write_score(
 def _write_effect(trained: Trained, failures: Failures) -> CorrectionsEffect | None:
     """Compare the run with the one that it started from, if there is one."""
     origin = trained.run.config.get("init_from")
-    if origin is None:
+    if origin is None or trained.run.config.get("replay") is not None:
         return None
     with failures.keep(trained.run.run_dir.corrections_effect.name):
         return write_effect(trained.run.run_dir, RunDir(Path(origin)))
+    return None
+
+
+def _compare_again(trained: Trained, scored: SplitResult, failures: Failures) -> TrainedAgain | None:
+    """Compare a run that was trained again with the run before."""
+    run, origin = trained.run, trained.run.config.get("init_from")
+    if origin is None or run.config.get("replay") is None:
+        return None
+    with failures.keep(run.run_dir.trained_again.name):
+        return compare_again(run.run_dir, RunDir(Path(origin)), scored, run.tables[scored.split], run.class_names)
     return None
 
 

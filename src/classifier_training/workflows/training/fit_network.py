@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import process_rank
 from classifier_training.core.runtime import DETAIL
-from classifier_training.core.types import TRAIN
 from classifier_training.training.decisions import write_decisions
 from classifier_training.training.transfer import LinearProbe
 from classifier_training.workflows.training.fit import fit, make_module, schedule_length, steps_per_epoch
@@ -82,7 +81,7 @@ def keep_decisions(job: TrainingJob) -> TrainingJob:
 def epoch_words(datamodule: ImageFolderDataModule, settings: TrainerSettings) -> str:
     """Say how many images and steps an epoch has, and what it leaves out."""
     sizes = datamodule.train_batch_sizes
-    seen, left = sum(sizes), len(datamodule.data.tables[TRAIN]) - sum(sizes)
+    seen, left = sum(sizes), len(datamodule.sampler) - sum(sizes)
     steps = steps_per_epoch(datamodule, settings)
     words = f"epoch: {seen:,} images in {steps:,} step{'' if steps == 1 else 's'}"
     if len(sizes) > steps:

@@ -16,6 +16,7 @@ from classifier_training.core.runtime import DETAIL
 from classifier_training.core.types import TRAIN, VAL, SplitResult, epoch_name, softmax
 from classifier_training.evaluation.learning_curve import MIN_HELD_OUT, MIN_TRAIN
 from classifier_training.evaluation.metrics import classification_metrics
+from classifier_training.training.imbalance import correct_imbalance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
     """
     started = time.perf_counter()
     run, num_images = job.run, job.decisions.num_probe_images
-    share = math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(run.tables[TRAIN]))
+    share = math.ceil(MAX_PROBE_SHARE * run.max_epochs * len(job.datamodule.sampler))
     limit = min(MAX_PROBE_IMAGES, max(MIN_PROBE_IMAGES, share))
 
     def num_in_time(num_predicted: int) -> int | None:
@@ -94,7 +95,7 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
         fitting = int((seconds - taken) / taken * num_predicted)
         return min(limit, max(fitting, MIN_IN_TIME * len(run.class_names)))
 
-    fit = _fit(job, module, job.correction.class_weights, PROBE, limit=num_in_time)
+    fit = _fit(job, module, lambda counts: _probe_weights(job, counts), PROBE, limit=num_in_time)
     result = fit.result(run)
     score = float(result.metrics[run.monitor.partition("/")[2]])
     words = f"{run.monitor} {score:.4f}"
@@ -120,6 +121,14 @@ def probe_head(job: TrainingJob, module: ClassifierModule, *, seconds: float | N
     if seconds is None or probe.seconds <= seconds:
         _keep_learning_points(job, fit)
     return probe
+
+
+def _probe_weights(job: TrainingJob, counts: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Weights of the classes for images that are seen at once; with replay they are others than those of an epoch."""
+    if job.settings.replay is None or job.settings.sampler is not None:
+        return job.correction.class_weights
+    names = job.run.class_names
+    return correct_imbalance(job.settings.imbalance, None, class_counts=counts, class_names=names).class_weights
 
 
 def _keep_learning_points(job: TrainingJob, fit: _Fit) -> None:
@@ -159,7 +168,7 @@ def retrain_head(job: TrainingJob, module: ClassifierModule, epoch: int) -> floa
     """
     run = job.run
     weights = 1 / np.maximum(run.tables[TRAIN].class_counts(len(run.class_names)), 1)
-    fit = _fit(job, module, weights, RETRAIN_HEAD)
+    fit = _fit(job, module, lambda _: weights, RETRAIN_HEAD)
     score, before = fit.score(run, fit.fitted.logits(fit.val.values)), fit.score(run, fit.before)
     kept = score >= before
     if kept:
@@ -205,14 +214,15 @@ class _Fit:
 def _fit(
     job: TrainingJob,
     module: ClassifierModule,
-    class_weights: NDArray[np.float64] | None,
+    class_weights: Callable[[NDArray[np.int64]], NDArray[np.float64] | None],
     setting: str,
     *,
     limit: Callable[[int], int | None] = lambda _: None,
 ) -> _Fit:
     """Fit a head to features of the training split, or of as many of its images as the limit allows.
 
-    The limit is a function of the number of validation images, called once their features are there.
+    The weights of the classes are a function of the images that each has among these. The limit is a function of the
+    number of validation images, called once their features are there.
     """
     import torch
 
@@ -224,10 +234,11 @@ def _fit(
     head = linear_head(module.network, setting=setting)
     module.cpu()
     before = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)
+    weights = class_weights(np.bincount(train.targets.numpy(), minlength=len(job.run.class_names)))
     fitted = fit_linear_head(
         train,
         val,
-        class_weights=None if class_weights is None else torch.from_numpy(class_weights).float(),
+        class_weights=None if weights is None else torch.from_numpy(weights).float(),
         num_classes=len(job.run.class_names),
         has_bias=head.bias is not None,
     )

@@ -24,6 +24,8 @@ from classifier_training.workflows.training.torchrun import tell_launcher
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from classifier_training.callbacks.observer import Observer
@@ -108,7 +110,7 @@ def open_job(begun: Begun, inputs: Inputs, prepared: Prepared) -> TrainingJob:
         begun.stack.enter_context(work_in(run_dir))
         begun.run_log.open(run_dir.log)
         # Before a store is filled: a run that is killed then can be resumed.
-        record_inputs(run_dir, begun.config, inputs.loaded.index, inputs.loaded.corrections)
+        record_inputs(run_dir, begun.config, inputs.loaded.index, inputs.loaded.corrections, inputs.loaded.replayed)
     room = None
     if begun.leads:
         tell_launcher(run_dir)
@@ -186,11 +188,16 @@ def build_datamodule(inputs: Inputs, prepared: Prepared, room: Room | None) -> I
             stores=stores,
             on_device=device.accelerator != "cpu",
             min_batch_size=network.min_batch_size * device.num_devices,
+            replay=inputs.replay,
         )
 
 
 def record_inputs(
-    run_dir: RunDir, config: Mapping[str, Any], index: SampleIndex, corrections: Sequence[LabelCorrection] = ()
+    run_dir: RunDir,
+    config: Mapping[str, Any],
+    index: SampleIndex,
+    corrections: Sequence[LabelCorrection] = (),
+    replayed: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write config.yaml, versions.json and, unless a resumed run has them, splits.csv and corrections.csv.
 
@@ -199,13 +206,14 @@ def record_inputs(
         config: the run's configuration as plain values.
         index: every sample with its split, as corrected.
         corrections: of the data; without any there is no such file.
+        replayed: of a run that trains again, which samples the run before was trained on, bool [N].
     """
     write_text(run_dir.config, config_text(config))
     write_json(run_dir.versions, versions())
     if not run_dir.splits.exists():
         if corrections and not run_dir.corrections.exists():
             append_corrections(run_dir.corrections, corrections)
-        write_manifest(run_dir.splits, index)
+        write_manifest(run_dir.splits, index, replayed=replayed)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from classifier_training.core.runtime import DETAIL, setting
 from classifier_training.core.types import BuiltModel, Weights
 from classifier_training.data.image_settings import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
+from classifier_training.models.prune import is_pruned, prune_network, unpruned_name, with_widths
 from classifier_training.models.stages import split_stages
 from classifier_training.training.transfer import AutoTransfer, choose_transfer, refuse_transfer
 from classifier_training.workflows.training.heads import RETRAIN_HEAD
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.data.augmenting.transforms import Transforms
     from classifier_training.data.formats.source import DataSource
+    from classifier_training.models.prune import Pruning
     from classifier_training.training.device import Device
     from classifier_training.training.settings import ModelBuilder
     from classifier_training.training.transfer import Transfer
@@ -100,9 +102,11 @@ def prepare(begun: Begun, inputs: Inputs) -> Prepared:
     trainer = dataclasses.replace(trainer, max_epochs=start.decisions.length(trainer.max_epochs))
     settings = dataclasses.replace(settings, trainer=trainer)
     names, sizes = inputs.loaded.splits.class_names, inputs.loaded.training_sizes
-    network = build_network(settings, names, sizes, begun.origin, start)
+    network = build_network(settings, names, sizes, begun.origin, start, num_images=inputs.num_epoch_images)
     decided_size = network.image_size if settings.data.named_size is None else None
-    decisions = dataclasses.replace(start.decisions, image_size=decided_size, weights=network.built.weights)
+    decisions = dataclasses.replace(
+        start.decisions, image_size=decided_size, weights=network.built.weights, first_classes=inputs.first_classes
+    )
     device = sound_precision(device, network.built.network, image_size=network.first_size, wanted=trainer.precision)
     return Prepared(
         settings=dataclasses.replace(settings, transfer=network.transfer),
@@ -118,6 +122,8 @@ def build_network(
     training_sizes: NDArray[np.integer[Any]],
     origin: RunDir | None,
     start: Start,
+    *,
+    num_images: int | None = None,
 ) -> Network:
     """Build the network and refuse what it cannot do, before a run folder is made.
 
@@ -128,6 +134,7 @@ def build_network(
         origin: the run whose weights it starts from, if any.
         start: where the run begins; its checkpoint, if there is one, brings all weights, and no others are read or
             fetched.
+        num_images: of an epoch; those of the training split when left out.
 
     Raises:
         UserError: when a size, the transfer or the weights do not suit it.
@@ -136,7 +143,7 @@ def build_network(
 
     from classifier_training.models.meta import fit_input, fit_smaller
     from classifier_training.models.stages import checkpointed_modules
-    from classifier_training.models.weights import without_weights
+    from classifier_training.models.weights import trained_state, without_weights
     from classifier_training.training.batch_size import DEFAULT_BATCH_SIZE, suited_batch_size
     from classifier_training.training.batch_transforms import check_progressive
     from classifier_training.training.linear_head import ends_linear, linear_head
@@ -175,14 +182,20 @@ def build_network(
     # After the sizes: position embeddings have the shape that they were trained in.
     if origin:
         built = inherit(built, model, origin, class_names)
-    if has_checkpoint:
+    if start.checkpoint is not None:
+        if settings.pruning or settings.init_from:
+            built = with_widths(built, trained_state(start.checkpoint))
         built = dataclasses.replace(built, weights=start.decisions.weights)
+    elif settings.pruning:
+        built = prune(built, settings.pruning, image_size)
     is_trained = built.pretrained or (has_checkpoint and not isinstance(transfer, AutoTransfer))
     refuse_transfer(transfer, built.architecture, is_trained=is_trained, max_epochs=trainer.max_epochs)
     if isinstance(transfer, AutoTransfer):
-        transfer = choose_transfer(ends_linear=is_trained and ends_linear(built.network, image_size=image_size))
+        # A pruned network has to learn in all layers, and new statistics.
+        is_whole = is_trained and not settings.pruning
+        transfer = choose_transfer(ends_linear=is_whole and ends_linear(built.network, image_size=image_size))
     if data.batch_size is None and transfer.probes:
-        batch_size = suited_batch_size(len(training_sizes))
+        batch_size = suited_batch_size(num_images or len(training_sizes))
     num_trainable = _num_trainable(built.network, transfer)
     if num_trainable:
         log.info("weights: %s", _weights_words(built, len(class_names), has_checkpoint=has_checkpoint))
@@ -240,7 +253,7 @@ def _known_size(built: BuiltModel, start: Start, origin: RunDir | None) -> Chose
     if origin is None:
         return None
     info, _ = describe_trained(origin)
-    if info.architecture != built.architecture:
+    if unpruned_name(info.architecture) != built.architecture:
         # That is refused when its weights are to be loaded.
         return None
     return ChosenSize(info.preprocessing.size[0], f"that of {origin.path}")
@@ -295,16 +308,19 @@ def inherit(built: BuiltModel, build: ModelBuilder, origin: RunDir, class_names:
     from classifier_training.workflows.evaluating.run_model import describe_trained
 
     info, weights = describe_trained(origin)
-    if info.architecture != built.architecture:
+    if unpruned_name(info.architecture) != built.architecture:
         raise UserError(
             f"init_from={origin.path}: that run trained {info.architecture}, and this one trains {built.architecture}",
             "the same network",
             f"{_model_words(saved_values(origin.config))}, or leave out init_from",
         )
+    state, axes = trained_state(weights), class_axes(lambda number: build(number).network)
+    if is_pruned(info.architecture):
+        built = with_widths(built, state, class_axes=axes)
     words = inherit_weights(
         built.network,
-        trained_state(weights),
-        axes=class_axes(lambda number: build(number).network),
+        state,
+        axes=axes,
         own_classes=class_names,
         their_classes=info.class_names,
     )
@@ -312,6 +328,23 @@ def inherit(built: BuiltModel, build: ModelBuilder, origin: RunDir, class_names:
     theirs = Weights.from_dict(info.training_info.get("weights"))
     found = Weights(info.architecture, f"run {origin.path}", theirs.license if theirs else None, has_head=True)
     return dataclasses.replace(built, weights=found)
+
+
+def prune(built: BuiltModel, pruning: Pruning, image_size: int) -> BuiltModel:
+    """Remove channels of a trained network, and say how much of it is left.
+
+    Raises:
+        UserError: when its weights are random, or it cannot be pruned so.
+    """
+    if built.weights is None:
+        raise UserError(
+            f"pruning=channels: {built.architecture} starts from random weights, which do not say what matters",
+            "the weights of a finished run, or trained ones of the network",
+            "init_from=RUN, or leave pruning out",
+        )
+    pruned, plan = prune_network(built, pruning, image_size=image_size)
+    log.info("pruning: %s, at %d px", plan, image_size)
+    return pruned
 
 
 def _model_words(config: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def _resolve_speed(job: TrainingJob, *, is_resumed: bool) -> TrainingJob:
                 decided.accelerator, device.accelerator,
             )  # fmt: skip
     else:
-        num_images = len(job.run.tables[TRAIN]) * trainer.max_epochs
+        num_images = len(job.datamodule.sampler) * trainer.max_epochs
         device, seconds = probe_device(make, device, batch_size=size, num_images=num_images)
     if known and trainer.compile == "auto":
         is_compiled = bool(decided.is_compiled)
@@ -130,7 +130,7 @@ def _resolve_batch_size(job: TrainingJob) -> TrainingJob:
             job.device,
             effective=effective,
             smallest=job.network.min_batch_size,
-            num_images=len(job.run.tables[TRAIN]),
+            num_images=len(job.datamodule.sampler),
         )
         accumulated = effective // number
     log.info(

@@ -16,6 +16,7 @@ from classifier_training.core.settings import Alias, Duration, Fit, Often, Resum
 from classifier_training.data.augmenting.transforms import Transforms
 from classifier_training.data.formats.source import DataSource
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
+from classifier_training.models.prune import Pruning
 from classifier_training.training.imbalance import Switch
 from classifier_training.training.losses import Distillation
 from classifier_training.training.settings import (
@@ -52,6 +53,10 @@ class TrainSettings:
             new length (when left out), restart starts it again over the epochs to come, constant stays at the last
             learning rate.
         init_from: start from the weights of this run or bundle (a folder, latest or best), whose classes may be others.
+        replay: share of an epoch's images that are old ones: with init_from=RUN and new images in data.root, the run is
+            trained again. Its images keep their splits, its classes their places, and new classes are added.
+        promote: give the finished run the alias production if it passes the gate of registry promote; a run that was
+            trained again is compared with the run before on the held-out images of both. Exit code 1 where it is not.
         allow_leaks: train although files of one split are exact copies of another split's.
     """
 
@@ -65,6 +70,7 @@ class TrainSettings:
     imbalance: Annotated[Switch, Choice("auto"), Resume.FIXED, Fit.ANY]
     sampler: Annotated[SamplerBuilder | None, Choice(None), Resume.FIXED, Fit.ANY] = None
     distillation: Annotated[Distillation | None, Choice(None), Resume.FIXED, Fit.EPOCHS] = None
+    pruning: Annotated[Pruning | None, Choice(None), Resume.FIXED, Fit.EPOCHS] = None
     callbacks: Annotated[Mapping[str, Any], Choice("default", many=True), Resume.FIXED, Fit.EPOCHS]
     trainer: Annotated[TrainerSettings, Choice("default"), Fit.EPOCHS]
     logging: Annotated[Mapping[str, LoggerBuilder], Choice(None, many=True), Resume.EXACT, Fit.ANY, Trait.MACHINE]
@@ -82,6 +88,8 @@ class TrainSettings:
     resume: Annotated[RunText | None, Often(10), Resume.FIXED, Fit.EPOCHS, Trait.START] = None
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
     init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
+    replay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Resume.FIXED, Fit.EPOCHS] = None
+    promote: Annotated[bool, Resume.EXACT, Fit.ANY] = False
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
     launcher: Annotated[Launcher, Choice("local"), Resume.EXACT, Fit.ANY, Trait.START] = LOCAL
 

@@ -25,6 +25,7 @@ from classifier_training.workflows.training.fit_shallow import fit_shallow
 from classifier_training.workflows.training.inputs import read_inputs
 from classifier_training.workflows.training.job import open_job
 from classifier_training.workflows.training.network import prepare
+from classifier_training.workflows.training.promote import promote_finished
 from classifier_training.workflows.training.screen import (
     effect_words,
     folder_words,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from classifier_training.evaluation.results import Evaluation
     from classifier_training.workflows.many_runs.fold_scores import CrossValidation
     from classifier_training.workflows.training.end import Ended
+    from classifier_training.workflows.training.promote import Promoted
 
 
 @register(
@@ -111,7 +113,10 @@ def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> T
         with interrupts_told(job.run.run_dir):
             trained = fit_shallow(job) if isinstance(settings.model, ShallowModel) else fit_network(job)
             ended = finish_run(trained, inputs.loaded.index)
-    return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share, _worsened(trained.run, trained.end))
+        worsened, promoted = _worsened(trained.run, trained.end), None
+        if settings.promote:
+            promoted = promote_finished(job.run.run_dir, ended.again, output=settings.output)
+    return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share, worsened, promoted)
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class TrainResult:
         best_epoch: where the weights are from.
         share: of that epoch's weights in a mean with those before the first one.
         worsened: that fine-tuning made the network worse, and what may help; empty where it did not.
+        promoted: what came of promote=true.
     """
 
     run: RunContext
@@ -132,6 +138,7 @@ class TrainResult:
     best_epoch: int
     share: float
     worsened: str = ""
+    promoted: Promoted | None = None
 
     @property
     def run_dir(self) -> RunDir:
@@ -155,8 +162,8 @@ class TrainResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 where something failed after training; the run is finished all the same."""
-        return int(bool(self.ended.failures))
+        """0, or 1 where something failed after training or it was not promoted; the run is finished all the same."""
+        return int(bool(self.ended.failures) or (self.promoted is not None and self.promoted.refused))
 
     def __str__(self) -> str:
         caution = "" if self.scored.split == TEST else " (there is no test split; these images chose the weights)"
@@ -169,12 +176,14 @@ class TrainResult:
             f"with the weights of {epoch_name(self.best_epoch, self.share)}{caution}",
             *([self.worsened] if self.worsened else []),
             *effect_words(self.ended.effect, self.run.config.get("init_from")),
+            *(self.ended.again.words if self.ended.again else []),
             "",
             *class_table(measures, names),
             "",
             *mistake_words(self.run_dir, self.scored),
             "",
             *(f"FAILED: {name}: {reason}" for name, reason in self.ended.failures.items()),
+            *(self.promoted.words if self.promoted else []),
             *folder_words(self.run_dir),
             *next_words(self.run_dir, self.table.paths[0]),
         ]
