@@ -204,6 +204,7 @@ def untried_lines(runs: Sequence[Run], wishes: Wishes) -> list[str]:
     path = runs[0].run_dir.path
     if len(sizes) > 1:
         lines.append(f"  {command('train')} {setting('init_from', path)} data.image_size={sizes[-2]}")
+    lines.append(f"  {command('train')} {setting('init_from', path)} pruning=channels")
     lines.append(f"  {command('distill')} {setting('teacher', path)}")
     limits = [f"{key}={value:g}" for key, value in asdict(wishes).items() if value is not None]
     named = setting("run", f"[{','.join(str(run.run_dir.path) for run in runs)},latest]")
