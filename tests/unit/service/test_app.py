@@ -351,7 +351,7 @@ def test_the_pages_and_the_description_of_the_endpoints(port: int) -> None:
         status, headers, text = ask(port, "GET", path)
         assert (status, words in text.decode()) == (200, True)
         assert "script-src 'self'" in headers["content-security-policy"]
-        assert "http://" not in text.decode().replace("http://HOST:PORT", "")
+        assert "http://" not in text.decode().replace(f"http://127.0.0.1:{port}/classify", "")
         assert "https://" not in text.decode()
     for name in ("serve.js", "serve.css", "report.css"):
         assert ask(port, "GET", f"/static/{name}")[0] == 200

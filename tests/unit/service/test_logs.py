@@ -24,15 +24,18 @@ def test_each_message_is_a_line_with_its_fields_and_without_secrets(capsys: pyte
         log.info("line\nbreak of %s", "ü", extra={"fields": {"status": 200, "labels": ["a\u2028b"]}})
         log.info("https://user:hunter2@host/x")
         log.info("not for this log", extra={"detail": True})
+        log.warning("damaged")
+        log.warning("damaged")
         try:
             int("wrong")
         except ValueError:
             log.exception("failed")
-    first, second, third = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    first, second, warning, third = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert {**first, "time": ""} == {
         "time": "", "level": "info", "message": "line\nbreak of ü", "status": 200, "labels": ["a\u2028b"],
     }  # fmt: skip
     assert first["time"].endswith("+00:00")
+    assert (warning["level"], warning["message"]) == ("warning", "damaged")
     assert "hunter2" not in second["message"]
     assert "ValueError: invalid literal" in third["traceback"]
 

@@ -55,7 +55,7 @@ class ServeResult:
     group="verb",
     name="serve",
     examples=(
-        "serve production port=8080",
+        "serve run=production port=8080",
         "serve best host=0.0.0.0 name=pets",
         "serve production canary=latest share=0.1 record=records",
         "serve latest reject.precision=0.95 unknown=true",
