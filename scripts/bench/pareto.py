@@ -23,8 +23,9 @@ from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import log_to_screen, num_cores
 from classifier_training.core.types import TEST
 from classifier_training.export.pareto import CannotMakeError, Option, Wishes, walk
-from classifier_training.workflows.serving.benchmark_files import FileMeasures, SplitPixels
-from classifier_training.workflows.serving.benchmark_wishes import common_table, prepare, read_runs
+from classifier_training.workflows.serving.benchmark_files import FileMeasures
+from classifier_training.workflows.serving.benchmark_runs import SplitPixels, common_table, read_runs
+from classifier_training.workflows.serving.benchmark_wishes import prepare
 
 MAX_DROP = 6.0
 NUM_RUNS = 30

@@ -31,7 +31,11 @@ def near_value(annotation: Any, typed: str) -> str | None:
     Returns:
         A value of the type; None where none is near.
     """
-    return next((text for text in _readings(typed.strip()) if text != typed and _fits(annotation, text)), None)
+    text = typed.strip()
+    if (match := re.fullmatch(rf"({NUMBER})\s*%", text)) and _fits(annotation, "99") and not _fits(annotation, "101"):
+        # The setting is in points of a hundred itself.
+        return f"{float(match[1].replace(',', '.')):g}"
+    return next((text for text in _readings(text) if text != typed and _fits(annotation, text)), None)
 
 
 def _readings(text: str) -> list[str]:
@@ -48,7 +52,9 @@ def _readings(text: str) -> list[str]:
         found.append(bare)
     if re.fullmatch(r"\d{1,3}([,_. ]\d{3})+", text):
         found.append(re.sub(r"\D", "", text))
-    if match := re.fullmatch(rf"({NUMBER})\s*(px|pixels|epochs?|images?|workers?|gb|x)", text.casefold()):
+    if match := re.fullmatch(
+        rf"({NUMBER})\s*(px|pixels|epochs?|images?|workers?|gb|mi?b|ms|points?|x)", text.casefold()
+    ):
         found.append(match[1].replace(",", "."))
     if re.fullmatch(r"\d+(\.\d*)?(e\+?\d+)?", text.casefold()) and float(text) == int(float(text)):
         found.append(str(int(float(text))))

@@ -11,6 +11,7 @@ from classifier_training.conf.near_values import near_value
 from classifier_training.core.settings import Duration
 
 SHARE = Annotated[float, Field(gt=0, lt=1)] | None
+POINTS = Annotated[float, Field(ge=0, lt=100)]
 RATE = Annotated[float, Field(gt=0)] | Literal["auto"]
 SIDE = Annotated[int, Field(ge=8)] | Literal["auto"] | None
 
@@ -32,6 +33,10 @@ SIDE = Annotated[int, Field(ge=8)] | Literal["auto"] | None
         (SIDE, "224.0", "224"),
         (SIDE, "1e3", "1000"),
         (SIDE, "1,000", "1000"),
+        (POINTS | None, "2%", "2"),
+        (POINTS | None, "1.5 points", "1.5"),
+        (RATE, "10ms", "10"),
+        (RATE, "5MB", "5"),
         (Duration | None, "5min", "5m"),
         (Duration | None, "90 seconds", "90s"),
         (Duration | None, "1,5 hours", "1.5h"),

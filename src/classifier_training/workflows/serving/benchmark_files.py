@@ -7,13 +7,11 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.errors import UserError, first_line
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.errors import UserError
 from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.types import TRAIN, VAL
@@ -25,25 +23,19 @@ from classifier_training.export.examples import Examples, iterate_examples, read
 from classifier_training.export.pareto import CannotMakeError, Cost, Drop, Option, Visit
 from classifier_training.export.session import BLOCK, onnx_runner
 from classifier_training.workflows.evaluating.run_page import renew_exports
+from classifier_training.workflows.serving.benchmark_runs import BATCH_SIZE, Run, SplitPixels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import nn
 
-    from classifier_training.core.preprocess import Preprocessing
-    from classifier_training.core.types import SplitTable
-    from classifier_training.export.bundle import BundleInfo
     from classifier_training.export.gate import Gate
     from classifier_training.export.job import ExportedFile, ExportJob
     from classifier_training.export.session import Runner
 
 log = logging.getLogger(__name__)
 
-SEED = 0
-BATCH_SIZE = 32
 NUM_CALIBRATION_IMAGES = 200
 NUM_PARITY_IMAGES = 16
 NUM_SHIPPED_PARITY_IMAGES = 64
@@ -55,141 +47,6 @@ novel images."""
 SHARE_OF_MS = {"onnx": 0.8, "fp16": 0.8, "int8": 0.2}
 """Of the latency that the operations suggest, that a file takes at least: eight bits are at best four times as fast,
 and a fifth is left for noise. A small input is slower than its operations say, so the bound holds."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One of the runs to choose from.
-
-    Args:
-        run_dir: its folder.
-        info: what it says of its model.
-        tables: its training and validation splits.
-    """
-
-    run_dir: RunDir
-    info: BundleInfo
-    tables: Mapping[str, SplitTable]
-
-    @property
-    def image_size(self) -> int:
-        """Side of its input in pixels."""
-        return self.info.preprocessing.size[0]
-
-    def at(self, image_size: int) -> BundleInfo:
-        """What there is to say of its model at another input."""
-        if image_size == self.image_size:
-            return self.info
-        preprocessing = dataclasses.replace(self.info.preprocessing, size=(image_size, image_size))
-        return dataclasses.replace(
-            self.info, preprocessing=preprocessing, files={}, withheld={}, quantization="none", calibration=None
-        )
-
-    @cached_property
-    def network(self) -> nn.Module:
-        """Its network, on the CPU, in evaluation mode."""
-        from classifier_training.workflows.evaluating.run_model import load_trained
-
-        return load_trained(self.run_dir)[0]
-
-    def num_flops(self, image_size: int) -> int:
-        """Operations for one image.
-
-        Raises:
-            UserError: when the network does not take images of that size.
-        """
-        from classifier_training.models.cost import summarize
-
-        try:
-            return summarize(self.network, architecture=self.info.architecture, image_size=image_size).num_flops
-        except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-            raise UserError(
-                f"{self.info.architecture} does not take images of {image_size} px ({first_line(error)})",
-                f"a size that it takes; its own is {self.image_size}",
-                "leave the size out",
-            ) from error
-
-    def kept(self, option: Option) -> Path | None:
-        """The run's own file of an option, if it has one."""
-        if option.image_size != self.image_size:
-            return None
-        onnx = self.run_dir.onnx
-        path = onnx if option.form == "onnx" else self.run_dir.quantized(onnx, option.form)
-        return path if path.is_file() else None
-
-    def place(self, option: Option) -> Path:
-        """Where the file of an option is, or would be written."""
-        target = RunDir(self.folder(option.image_size))
-        return target.onnx if option.form == "onnx" else target.quantized(target.onnx, option.form)
-
-    def folder(self, image_size: int) -> Path:
-        """Where the files for an input are: the run folder, or a bundle of its own inside of it."""
-        return self.run_dir.path if image_size == self.image_size else self.run_dir.path / f"{image_size}px"
-
-
-class SplitPixels:
-    """The images of a split in a fixed random order, resized when they are first needed and then kept on disk.
-
-    Those that cannot be read are named and left out.
-
-    Args:
-        table: the split.
-        preprocessing: that all of them are needed for.
-        scratch: folder for temporary files.
-        prefix: of their names.
-
-    Raises:
-        UserError: when none can be read.
-    """
-
-    def __init__(self, table: SplitTable, preprocessing: Preprocessing, scratch: Path, prefix: str = "pixels") -> None:
-        self.split = table.name
-        self._place = scratch / prefix
-        self._kept: dict[Preprocessing, tuple[NDArray[np.uint8], int]] = {}
-        pixels = self._new(preprocessing, len(table))
-        rows: list[int] = []
-        paths: list[str] = []
-        for row in np.random.default_rng(SEED).permutation(len(table)).tolist():
-            try:
-                pixels[len(rows)] = preprocessing.pixels(preprocessing.read(table.paths[row]))
-            except UnreadableImageError as error:
-                log.warning("left out %s: %s", error.path, error.reason)
-            else:
-                rows.append(row)
-                paths.append(table.paths[row])
-        if not rows:
-            raise UserError(
-                f"none of {len(table)} images of the {table.name} split can be read, such as {table.paths[0]}",
-                "the images of the run",
-                "put them back where they were, or say where they are: images=…",
-            )
-        self.paths, self.targets = paths, table.targets[rows]
-        self.groups = Groups.of([table.groups[row] for row in rows])
-        self._kept[preprocessing] = (pixels, len(rows))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def inputs(self, preprocessing: Preprocessing, start: int, stop: int) -> NDArray[np.float32]:
-        """Return inputs of some of the images, float32 [stop - start, 3, H, W]."""
-        pixels, filled = self._kept.get(preprocessing) or (self._new(preprocessing, len(self)), 0)
-        for row in range(filled, stop):
-            pixels[row] = preprocessing.pixels(preprocessing.read(self.paths[row]))
-        self._kept[preprocessing] = (pixels, max(filled, stop))
-        return preprocessing.normalize(pixels[start:stop])
-
-    def examples(self, preprocessing: Preprocessing) -> Iterator[Examples]:
-        """Read all images, a batch at a time."""
-        for start in range(0, len(self), BATCH_SIZE):
-            stop = min(start + BATCH_SIZE, len(self))
-            inputs = self.inputs(preprocessing, start, stop)
-            yield Examples(tuple(self.paths[start:stop]), self.targets[start:stop], inputs)
-
-    def _new(self, preprocessing: Preprocessing, number: int) -> NDArray[np.uint8]:
-        # On disk, because thousands of large images would not fit into memory.
-        path = self._place.with_name(f"{self._place.name}_{len(self._kept)}.npy")
-        shape = (number, *preprocessing.size, 3)
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 
 @dataclass(kw_only=True)
