@@ -60,7 +60,7 @@ def guardrails(random: np.random.Generator, number: int, rules: Rules) -> bool:
     new, present = (
         Answers(confidence[part], rejected[part], failed[part], seconds[part]) for part in (is_new, ~is_new)
     )
-    ends = np.cumsum(~is_new)[is_new]
+    ends = np.cumsum(~is_new, dtype=np.int64)[is_new]
     return check_guardrails(new, present, ends, rules)[0] == ROLL_BACK
 
 
