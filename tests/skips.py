@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 EXTRAS = (
-    "cleanlab", "coremltools", "cv2", "datasets", "lance", "litert_torch", "matplotlib_fontja", "mlflow", "openvino",
-    "obstore", "optuna", "pillow_heif", "pyarrow", "ray", "sqlalchemy", "transformers",
+    "cleanlab", "coremltools", "cv2", "datasets", "kubernetes_validate", "lance", "litert_torch", "matplotlib_fontja",
+    "mlflow", "openvino", "obstore", "optuna", "pillow_heif", "pyarrow", "ray", "sqlalchemy", "transformers",
 )  # fmt: skip
 """Modules of optional extras. All but litert's are in the default group."""
 

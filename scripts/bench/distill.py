@@ -6,7 +6,8 @@ added to those that the output file has, so they can be measured one at a time:
     python scripts/bench/distill.py --teacher RUN --seeds 0 --output distill.json -- transforms=none …
     python scripts/bench/distill.py --teacher RUN --seeds 1 2 3 4 --output distill.json -- transforms=none …
 
-What follows the two dashes are settings of `distill`. Answers are kept only where augmentation changes no image.
+What follows the two dashes are settings of `distill`; with pruning=channels the student is the teacher, pruned.
+Answers are kept only where augmentation changes no image.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ def measure(teacher: str, seed: int, words: list[str], output: Path) -> dict[str
 
 def table(measured: list[dict[str, Any]]) -> str:
     """The gain of each way to teach over the student alone, paired by seed, and its time."""
-    teacher = measured[0]["teacher"]
-    lines = [f"teacher {teacher['name']}: accuracy {teacher['accuracy']:.4f}, {teacher['size_mb']:.1f} MB"]
+    lines = [
+        f"{part} {found['name']}: accuracy {found['accuracy']:.4f}, {found['size_mb']:.1f} MB, "
+        f"{found['latency_ms']:.2f} ms"
+        for part, found in ((part, measured[0][part]) for part in ("teacher", "student"))
+    ]
     pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for item in measured:
         alone = next(run for run in item["runs"] if run["taught"] is None)

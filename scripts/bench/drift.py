@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from classifier_training.core.types import softmax
 from classifier_training.export.bundle import NOVELTY_NAME
@@ -80,7 +81,7 @@ def copies(
     pixels = np.asarray(image) / 255
     mean = pixels.mean(axis=(0, 1), keepdims=True)
     yield "clean", image
-    yield "blur", image.filter(ImageFilter.GaussianBlur(blur))
+    yield "blur", _image(gaussian_filter(pixels, (blur, blur, 0), mode="nearest"))
     yield "noise", _image(pixels + generator.normal(0, noise, pixels.shape))
     yield "over", _brighter(image, exposure)
     yield "under", _brighter(image, -exposure)

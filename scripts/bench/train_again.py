@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train, val and test")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=6, help="of production and of training anew")
-    parser.add_argument("--again-epochs", type=int, default=3, help="of training again, which starts from production")
+    parser.add_argument("--again-epochs", type=int, default=6, help="of training again")
     parser.add_argument("--replay", type=float, default=0.2)
     parser.add_argument("--folder", type=Path, default=Path("again"), help="for links and runs")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all seeds, to which these are added")
@@ -174,7 +174,7 @@ def main() -> None:
     for seed in options.seeds:
         if seed not in {item["seed"] for item in measured}:
             measured.append(measure(options.data, seed, options.words, options))
-            facts = {"machine": machine(), "cores": num_cores(), "replay": options.replay, "words": options.words}
+            facts = {"machine": machine(1), "cores": num_cores(), "replay": options.replay, "words": options.words}
             write_json(options.output, {**facts, "seeds": measured})
             print(table(measured), flush=True)
     print(table(sorted(measured, key=lambda item: int(item["seed"]))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -16,13 +16,20 @@ from tests.server import Ended
 import classifier_training as ct
 from classifier_training import cli
 from classifier_training.core.run_dir import RunDir
+from classifier_training.evaluation import drawing
 from classifier_training.workflows.evaluating.run_model import load_trained
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 Command = Callable[..., Ended]
 
 QUICK = (*SETTINGS, "callbacks=[checkpoint,onnx_export]", "trainer.precision=32", "transforms=none")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undrawn_runs() -> Iterator[None]:
+    """Draw nothing in the runs that all tests share, either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing.Drawer, "submit", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +58,6 @@ def num_weights(run: Path) -> int:
 
 
 def test_a_pruned_run_is_like_any_other(whole: Path, pruned: Path, images: Path, command: Command) -> None:
-    log = (pruned / "train.log").read_text()
-    assert "pruning: " in log
-    assert "M FLOPs (" in log
     assert (pruned / "splits.csv").read_text() == (whole / "splits.csv").read_text()
     assert num_weights(pruned) < 0.7 * num_weights(whole)
     info = json.loads((pruned / "model_info.json").read_text())
@@ -65,13 +69,13 @@ def test_a_pruned_run_is_like_any_other(whole: Path, pruned: Path, images: Path,
     assert not (pruned / "config.json").exists(), "timm cannot build it"
     image = images / "test/red"
     assert ct.load_run(pruned).predict(next(iter(image.iterdir()))).label in ("blue", "green", "red")
-    evaluated = command("evaluate", f"run={pruned}", f"weights={pruned}/checkpoints/best.ckpt")
-    assert evaluated.code == 0 or "weights" in evaluated.err, evaluated.err
+    evaluated = command("evaluate", f"run={pruned}/checkpoints/best.ckpt")
+    assert evaluated.code == 0, evaluated.err
     exported = command("export", f"run={pruned}", "format=[onnx,torchscript]", "quantization=int8", "force=true")
     assert exported.code == 0, exported.err
     assert (pruned / "model_int8.onnx").stat().st_size < (pruned / "model.onnx").stat().st_size
     for name in ("model.onnx", "model_int8.onnx"):
-        done = command("predict", image, f"run={pruned}/{name}", "output=predictions.json")
+        done = command("predict", str(image), f"run={pruned}/{name}", "output=predictions.json")
         assert done.code == 0, done.err
 
 

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+import yaml
 from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
 from tests.server import Ended
 
-from classifier_training.core.errors import UserError
+from classifier_training import cli
+from classifier_training.conf.command_line import read_words
+from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.run_dir import RunDir
 from classifier_training.data.corrections import LabelCorrection, append_corrections
+from classifier_training.training.checkpoints import RunCheckpoints
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 Command = Callable[..., Ended]
 Train = Callable[[Sequence[str]], Path]
+
+ROOT = Path(__file__).parents[2]
 
 CPU = ("trainer.accelerator=cpu", "callbacks=[checkpoint,onnx_export]")
 AGAIN = ("init_from=production", "replay=0.5", "transfer=linear_probe", *CPU)
@@ -160,6 +170,10 @@ def test_what_cannot_be_trained_again_is_answered(
         "leave out data.splits"
         in refused("replay=0.2", "init_from=production", f"data.splits={production.splits}").remedy
     )
+    assert "leave out data.num_folds" in refused("promote=true", "data.num_folds=2", *SMALL).remedy
+    inside = shutil.copytree(new, old / "more")
+    assert "leave out data.root" in refused(f"data.root={inside}", "replay=0.2", "init_from=production").remedy
+    shutil.rmtree(inside)
     (new / "apricot").rename(new / "Blue")
     alike = refused("replay=0.2", "init_from=production")
     assert "Blue is spelt almost like blue" in alike.came
@@ -190,14 +204,46 @@ def test_a_model_without_weights_is_refused_with_what_to_do(old: Path, new: Path
     assert "model=random_forest" in caught.value.remedy
 
 
-def test_a_run_that_is_resumed_is_the_same(command: Command, production: RunDir, new: Path, tmp_path: Path) -> None:
-    words = (str(new), "init_from=production", "replay=0.5", *CPU, "trainer.max_epochs=4")
-    assert command("train", *words, "name=whole").code == 0
-    assert command("train", *words, "name=parts", "trainer.max_epochs=4", "trainer.max_time=00:00:00:01").code == 0
-    whole, parts = (next((tmp_path / "outputs" / name).glob("*/*")) for name in ("whole", "parts"))
+def test_a_run_that_is_resumed_is_the_same_also_without_the_run_before(
+    production: RunDir, new: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"data.root={new}", f"init_from={production.path}", "replay=0.5", *CPU, "trainer.max_epochs=3"]
+    whole = RunDir(train_here([*words, "name=whole"]))
+    with monkeypatch.context() as patch:
+        ended = RunCheckpoints.on_train_epoch_end
+
+        def end(self: RunCheckpoints, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            ended(self, trainer, module)
+            if trainer.current_epoch == 1:
+                signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(RunCheckpoints, "on_train_epoch_end", end)
+        with pytest.raises(InterruptedRunError):
+            train_here([*words, "name=parts"])
     shutil.rmtree(production.path)
-    done = command("train", f"resume={parts}", "trainer.max_time=null")
-    one, other = (read_csv(RunDir(run).metrics) for run in (whole, parts))
-    assert [row["train/loss"] for row in one] == [row["train/loss"] for row in other], done.err
-    assert RunDir(whole).splits.read_text() == RunDir(parts).splits.read_text()
-    assert json.loads(RunDir(parts).model_info.read_text())["class_names"] == ["blue", "green", "red", "apricot"]
+    (cut,) = Path("outputs/parts").glob("*/*")
+    parts = RunDir(train_here([f"resume={cut}"]))
+    assert parts.weights.read_bytes() == whole.weights.read_bytes()
+    assert parts.splits.read_text() == whole.splits.read_text()
+    assert json.loads(parts.model_info.read_text())["class_names"] == ["blue", "green", "red", "apricot"]
+    # What cannot be compared any more is no reason to lose the run, and is said.
+    assert list(json.loads(parts.result.read_text())["failures"]) == ["trained_again.json"]
+
+
+@pytest.mark.parametrize(("images", "wanted"), [("", []), ("/new images", ['data.root="/new images"'])])
+def test_the_workflow_file_gives_a_command_that_is_understood(images: str, wanted: list[str], tmp_path: Path) -> None:
+    workflow = yaml.safe_load((ROOT / "examples/train_again.yml").read_text())
+    (step,) = workflow["jobs"]["train"]["steps"]
+    # Instead of the program: its words, a line each.
+    script = 'uv() { shift 2; printf "%s\\n" "$@"; }\n' + step["run"]
+    summary = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary"), "IMAGES": images}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script],
+        env={**os.environ, **summary},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    verb, words = cli.find_verb(done.stdout.splitlines())
+    read = read_words(verb, words)
+    assert read == [*wanted, "init_from=production", "replay=0.2", "promote=true", "time=2h"]

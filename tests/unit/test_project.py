@@ -118,10 +118,10 @@ def test_the_lock_names_every_dependency_and_no_host() -> None:
 
 def test_compose_starts_one_service_and_offers_the_others() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    assert set(services) == {"app", "gpu", "train", "predict", "tensorboard"}
+    assert set(services) == {"app", "gpu", "train", "predict", "serve", "tensorboard"}
     assert [name for name, service in services.items() if "profiles" not in service] == ["app"]
     verbs = {verb.name for verb in entries("verb")}
-    for name in ("train", "predict"):
+    for name in ("train", "predict", "serve"):
         assert services[name]["entrypoint"] == ["classifier-training", name]
         assert name in verbs
     assert services["app"]["entrypoint"] == services["gpu"]["entrypoint"] == ["sleep", "infinity"]

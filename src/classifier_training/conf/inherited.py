@@ -21,7 +21,8 @@ from classifier_training.data.replay import SAME_DATA, common, find_moved, resol
 from classifier_training.registry.runs import find_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Set
+    from pathlib import Path
 
     from hydra.core.override_parser.types import Override
 
@@ -151,6 +152,7 @@ def _retraining_words(
     given = _roots(_value("data.root", {"data.root": composed}, typed))
     present = [root for root in own if path_of(root).is_dir()]
     known = {resolved(root) for root in own}
+    _refuse_inside(given, known)
     roots = [*present, *(root for root in given if resolved(root) not in known)]
     if not present and (not roots or find_moved([row["path"] for row in read_rows(run_dir.splits)], roots) is None):
         raise UserError(
@@ -168,6 +170,23 @@ def _retraining_words(
         f"{_listed(present or roots)}" + (f", new ones in {_listed(roots[len(present) :])}" if present else "")
     )
     return words, told
+
+
+def _refuse_inside(given: Sequence[str], known: Set[Path]) -> None:
+    """Raise when a folder of new images is inside one of the run, or the other way round.
+
+    Raises:
+        UserError: then.
+    """
+    for root in given:
+        place = resolved(root)
+        for old in known - {place}:
+            if place.is_relative_to(old) or old.is_relative_to(place):
+                raise UserError(
+                    f"data.root={root}: one of it and {old}, the folder of the run, is inside the other",
+                    "new images in a folder of their own, or in the class folders of the run",
+                    f"move them out of {old}; or into its class folders, and leave out data.root",
+                )
 
 
 def without_origin(share: object) -> UserError:

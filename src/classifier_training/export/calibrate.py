@@ -97,8 +97,7 @@ def calibrate(
         found, inside = runner.run(preprocessing.normalize(pixels))
         return softmax(found / np.float32(choice.temperature)), _novelty(found, inside, subspace)
 
-    # Changed copies are looked at of so few images that they cost no more than what was looked at above.
-    number = min(MAX_CHANGED, runner.num_answered // NUM_CHANGES)
+    number = num_changed(len(tables[VAL]), len(tables[TRAIN]))
     images = (
         (_shrunk(preprocessing.read(path), preprocessing.size), target)
         for batch in iterate_examples(tables[VAL], preprocessing, batch_size=BATCH_SIZE, number=number)
@@ -126,6 +125,14 @@ def calibrate(
     with atomic_path(path) as temporary:
         onnx.save(model, temporary)
     return found
+
+
+def num_changed(num_val: int, num_train: int) -> int:
+    """Return of how many validation images changed copies are predicted: no more copies than other images looked at."""
+    if num_val < MIN_IMAGES:
+        return 0
+    looked_at = min(num_val, MAX_VALIDATION_IMAGES) + min(num_train, MAX_TRAINING_IMAGES)
+    return min(MAX_CHANGED, num_val, looked_at // NUM_CHANGES)
 
 
 def set_metadata(model: onnx.ModelProto, texts: Mapping[str, str]) -> None:
@@ -170,7 +177,6 @@ class _Runner:
         self._session = open_session(model.SerializeToString())
         self._preprocessing = preprocessing
         self._outputs = [OUTPUT_NAME, FEATURES_NAME if has_features else OUTPUT_NAME]
-        self.num_answered = 0
 
     def run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits [B, K] and features [B, D] of inputs."""
@@ -183,7 +189,6 @@ class _Runner:
         for batch in iterate_examples(table, self._preprocessing, batch_size=BATCH_SIZE, number=number):
             statistics = image_statistics(shown_pixels(batch.inputs, self._preprocessing))
             found.append(_Answers(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics))
-            self.num_answered += len(batch)
         logits, features, targets, groups, columns = zip(*found, strict=True)
         return _Answers(
             np.concatenate(logits), np.concatenate(features), np.concatenate(targets),

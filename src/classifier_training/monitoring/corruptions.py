@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,12 +45,11 @@ def corrupt(pixels: NDArray[np.uint8], kind: str, strength: float, generator: np
     Raises:
         ValueError: for another kind.
     """
-    values = pixels.astype(np.float32) / np.float32(255)
     if kind == BLUR:
-        from scipy.ndimage import gaussian_filter
-
-        values = gaussian_filter(values, (0, strength, strength, 0), mode="nearest")
-    elif kind == NOISE:
+        filtered = [Image.fromarray(image).filter(ImageFilter.GaussianBlur(strength)) for image in pixels]
+        return np.stack([np.asarray(image) for image in filtered])
+    values = pixels.astype(np.float32) / np.float32(255)
+    if kind == NOISE:
         values = values + np.float32(strength) * generator.standard_normal(values.shape, dtype=np.float32)
     elif kind in (UNDEREXPOSED, OVEREXPOSED):
         values = values * np.float32(2.0 ** (strength / GAMMA))

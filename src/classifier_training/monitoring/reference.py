@@ -29,9 +29,6 @@ MAX_CHANGED = 200
 
 NUM_CHANGES = sum(len(strengths) for strengths in STRENGTHS.values())
 
-MAX_MATRIX = 50
-"""Classes up to which the confusion matrix is kept."""
-
 SHRINK = 10.0
 """Images of all classes that the mean of each class is drawn to."""
 
@@ -70,7 +67,6 @@ class Reference:
         correct: how many of them were correct.
         class_means: mean of each statistic by predicted class [K, F], drawn to the mean of all where there are few.
         covariance: of the statistics within the predicted classes [F, F].
-        confusion: predictions by true and predicted class, int64 [K, K]; None with very many classes.
         novelty: scale of the novelty scores; None for a model without them.
         responses: to known changes.
     """
@@ -79,7 +75,6 @@ class Reference:
     correct: int
     class_means: Floats
     covariance: Floats
-    confusion: NDArray[np.int64] | None
     novelty: Scale | None
     responses: tuple[Response, ...]
 
@@ -96,7 +91,7 @@ class Reference:
     @property
     def scale(self) -> Floats:
         """The deviations that effects are multiples of: none is so small that rounding is an effect [F]."""
-        return np.maximum(self.deviations, MIN_DEVIATION * (HIGH - LOW))
+        return np.asarray(np.maximum(self.deviations, MIN_DEVIATION * (HIGH - LOW)))
 
     @classmethod
     def fit(
@@ -132,13 +127,9 @@ class Reference:
         np.add.at(sums, predicted, filled)
         class_means = (sums + SHRINK * means) / (sketch.predicted + SHRINK)[:, None]
         rest = filled - class_means[predicted]
-        confusion = None
-        if num_classes <= MAX_MATRIX:
-            confusion = np.zeros((num_classes, num_classes), np.int64)
-            np.add.at(confusion, (targets, predicted), 1)
         covariance = rest.T @ rest / max(len(values) - 1, 1)
         correct = int((predicted == targets).sum())
-        return cls(sketch, correct, class_means, covariance, confusion, scale, responses)
+        return cls(sketch, correct, class_means, covariance, scale, responses)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -147,7 +138,6 @@ class Reference:
             "correct": self.correct,
             "class_means": rounded(self.class_means),
             "covariance": rounded(self.covariance),
-            "confusion": None if self.confusion is None else self.confusion.tolist(),
             "novelty": None if self.novelty is None else [self.novelty.median, self.novelty.threshold],
             "responses": [
                 {
@@ -173,7 +163,6 @@ class Reference:
             int(found["correct"]),
             np.array(found["class_means"], np.float64),
             np.array(found["covariance"], np.float64),
-            None if found["confusion"] is None else np.array(found["confusion"], np.int64),
             None if found["novelty"] is None else Scale(*found["novelty"]),
             tuple(
                 Response(

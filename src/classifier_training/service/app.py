@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from classifier_training.core.runtime import num_cores
 from classifier_training.inference.predictor import Outputs
 from classifier_training.inference.rows import to_json
 from classifier_training.inference.sources import Item
+from classifier_training.service.engine import PRODUCTION
 from classifier_training.service.frame import Frame, error_response, facts_of
 from classifier_training.service.observing import Answer, Observers
 from classifier_training.service.pages import page_routes
@@ -34,15 +36,17 @@ from classifier_training.service.protocol import (
     parse,
     render,
 )
+from classifier_training.service.records import read_labels
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 
     from numpy.typing import NDArray
     from starlette.requests import Request
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
+    from classifier_training.service.arms import RolloutRecorder
     from classifier_training.service.engine import Arms, Engine
     from classifier_training.service.limits import Gate
     from classifier_training.service.metrics import Metrics
@@ -68,6 +72,7 @@ class Service:
         version: of this program.
         observers: that see each answer.
         tasks: what else goes on while requests are answered, such as a watcher.
+        recorder: of a roll-out; the last of the observers where there is one.
     """
 
     def __init__(
@@ -80,13 +85,17 @@ class Service:
         version: str,
         observers: Sequence[Observer] = (),
         tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+        recorder: RolloutRecorder | None = None,
     ) -> None:
         self.arms, self.gate, self.metrics = arms, gate, metrics
         self.name, self.version = name, version
         self.is_draining = False
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="prepare")
+        self.recorder = recorder
         self._observers = Observers(
-            observers, dropped=lambda number: metrics.unseen.inc(number), failed=lambda: metrics.observer_errors.inc()
+            [*observers, *([] if recorder is None else [recorder])],
+            dropped=lambda number: metrics.unseen.inc(number),
+            failed=lambda: metrics.observer_errors.inc(),
         )
         self._tasks = tuple(tasks)
         self._shadowing: set[asyncio.Task[None]] = set()
@@ -106,6 +115,8 @@ class Service:
             ("GET", "/v2", "metadata", self.server_metadata),
             ("GET", "/metrics", "metrics", self.show_metrics),
         ]
+        if self.recorder is not None and self.recorder.is_recording:
+            handlers.append(("POST", "/feedback", "feedback", self.take_labels))
         for place in (model, f"{model}/versions/{{version}}"):
             handlers += [
                 ("GET", place, "metadata", self.metadata),
@@ -172,6 +183,7 @@ class Service:
             )
         arm, engine = self._engine(request)
         async with self.gate.body(request) as body:
+            since = time.perf_counter()
             if kind == FORM:
                 sent = await self._in_thread(read_form, body, request.headers["content-type"], self.limits)
             elif not body:
@@ -179,7 +191,7 @@ class Service:
             else:
                 sent = [Sent(request.query_params.get("path", ""), body)]
             with self.gate.admit(len(sent)):
-                answers = await self._answer(engine, sent)
+                arm, engine, answers = await self._answer_as(request, arm, sent, since)
         self._tell(request, arm, engine, answers)
         self._shadow(request, sent)
         rows = [engine.rows.row(answer.prediction) for answer in answers]
@@ -191,26 +203,22 @@ class Service:
 
     async def infer(self, request: Request) -> Response:
         """Answer a request of the protocol."""
-        arm, engine = self._engine(request)
+        arm, engine = self._engine(request, of_tensors=True)
         async with self.gate.body(request) as body:
+            since = time.perf_counter()
             try:
                 asked = await self._in_thread(parse, body, request.headers.get(LENGTH_HEADER), engine)
             except MalformedError as error:
                 raise HTTPException(400, str(error)) from None
+            sent = asked.tensor if asked.tensor is not None else [Sent("", content) for content in asked.images]
             with self.gate.admit(asked.num_images):
-                if asked.tensor is not None:
-                    found = await engine.infer(asked.tensor)
-                    answers = self._finish(engine, [Prepared(Sent("", b""))] * asked.num_images, found)
-                else:
-                    sent = [Sent("", content) for content in asked.images]
-                    found = None
-                    answers = await self._answer(engine, sent)
+                arm, engine, answers = await self._answer_as(request, arm, sent, since)
         failed = next((place for place, answer in enumerate(answers) if answer.prediction.error is not None), None)
         self._tell(request, arm, engine, answers)
         if failed is not None:
             answer = answers[failed]
             raise HTTPException(413 if answer.is_too_large else 400, f"image {failed}: {answer.prediction.error}")
-        self._shadow(request, sent if asked.tensor is None else asked.tensor)
+        self._shadow(request, sent)
         outputs: dict[str, Any] = {
             "logits": np.stack([answer.logits for answer in answers]),
             PROBABILITIES: np.stack([answer.probabilities for answer in answers]),
@@ -222,23 +230,70 @@ class Service:
             return Response(text, media_type="application/json")
         return Response(text, media_type="application/octet-stream", headers={LENGTH_HEADER: str(json_length)})
 
-    def _engine(self, request: Request) -> tuple[str, Engine]:
+    async def take_labels(self, request: Request) -> Response:
+        """Record true labels of images that were answered, by the ids of their requests."""
+        assert self.recorder is not None
+        async with self.gate.body(request) as body:
+            try:
+                labels = await self._in_thread(read_labels, body)
+            except ValueError as wrong:
+                raise HTTPException(400, str(wrong)) from None
+        known = {name for engine in self.arms.engines.values() for name in engine.class_names}
+        if not all(self.recorder.told(request_id, label) for request_id, label in labels):
+            raise HTTPException(503, "not all labels could be recorded; send them again", {"retry-after": "5"})
+        return JSONResponse({"labels": len(labels), "of_no_class": sum(label not in known for _, label in labels)})
+
+    def _engine(self, request: Request, *, of_tensors: bool = False) -> tuple[str, Engine]:
         """Return the arm of a request and its engine.
+
+        Args:
+            request: to a model, or to its version.
+            of_tensors: whether its images may have been prepared for the run in production.
 
         Raises:
             HTTPException: 404 for an address of another model or version.
         """
-        arm = self.arms.choose(facts_of(request).request_id)
-        engine = self.arms.engines[arm]
         name, version = (request.path_params.get(key) for key in ("name", "version"))
         if name not in (None, self.name):
             raise HTTPException(404, f"there is no model {name!r}: this is {self.name!r}")
-        if version not in (None, engine.version):
-            raise HTTPException(404, f"{self.name!r} has no version {version!r}: it is at {engine.version!r}")
+        present = self.arms.engines[PRODUCTION]
+        if version not in (None, present.version):
+            raise HTTPException(404, f"{self.name!r} has no version {version!r}: it is at {present.version!r}")
+        is_read = request.method == "GET" or version is not None
+        arm = PRODUCTION if is_read else self.arms.choose(facts_of(request).request_id)
+        engine = self.arms.engines[arm]
+        if of_tensors and (engine.preprocessing, engine.class_names) != (present.preprocessing, present.class_names):
+            return PRODUCTION, present
         return arm, engine
 
-    async def _answer(self, engine: Engine, sent: Sequence[Sent]) -> list[Answer]:
-        """Decode images and answer them, each as soon as it is ready."""
+    async def _answer_as(
+        self, request: Request, arm: str, sent: Sequence[Sent] | NDArray[np.float32], since: float
+    ) -> tuple[str, Engine, list[Answer]]:
+        """Answer with an arm, or with production what another cannot answer; returns who did."""
+        engine, present = self.arms.engines[arm], self.arms.engines[PRODUCTION]
+        if arm == PRODUCTION or self.recorder is None:
+            return arm, engine, await self._answer(engine, sent, since)
+        failed: Collection[int] = range(len(sent))
+        reason = ""
+        try:
+            answers = await self._answer(engine, sent, since)
+            failed = {answer.place for answer in answers if answer.prediction.error is not None}
+        except Exception as error:
+            log.exception("%s: %s was not answered", arm, plural(len(sent), "image"))
+            reason = type(error).__name__
+        if not failed:
+            return arm, engine, answers
+        answers = await self._answer(present, sent, since)
+        # What production cannot answer either is the image's fault.
+        places = [one.place for one in answers if one.prediction.error is None and one.place in failed]
+        self.recorder.failed(facts_of(request).request_id, arm, places, reason or "no prediction")
+        return PRODUCTION, present, answers
+
+    async def _answer(self, engine: Engine, sent: Sequence[Sent] | NDArray[np.float32], since: float) -> list[Answer]:
+        """Answer a tensor, or decode images and answer them, each as soon as it is ready."""
+        if isinstance(sent, np.ndarray):
+            nothing = [Prepared(Sent("", b""))] * len(sent)
+            return self._finish(engine, nothing, await engine.infer(sent), since)
         each = await asyncio.gather(*(self._one(engine, one) for one in sent))
         prepared = [one for one, _ in each]
         found = [output for _, output in each]
@@ -247,20 +302,22 @@ class Service:
         scores = None
         if engine.gives_novelty:
             scores = np.array([np.nan if one is None or one.novelty is None else one.novelty[0] for one in found])
-        return self._finish(engine, prepared, Outputs(np.concatenate(logits), scores))
+        return self._finish(engine, prepared, Outputs(np.concatenate(logits), scores), since)
 
     async def _one(self, engine: Engine, sent: Sent) -> tuple[Prepared, Outputs | None]:
         with engine.coming():
-            prepared = await self._in_thread(prepare, sent, engine.preprocessing, self.limits)
+            work = partial(prepare, sent, engine.preprocessing, self.limits)
+            prepared = await asyncio.get_running_loop().run_in_executor(engine.pool or self._pool, work)
         return prepared, None if prepared.inputs is None else await engine.infer(prepared.inputs)
 
-    def _finish(self, engine: Engine, prepared: Sequence[Prepared], found: Outputs) -> list[Answer]:
-        """Make answers of outputs [n]."""
+    def _finish(self, engine: Engine, prepared: Sequence[Prepared], found: Outputs, since: float) -> list[Answer]:
+        """Make answers of outputs [n] for a request whose body was there at a time."""
         items = [Item(one.sent.path, "") for one in prepared]
         output = engine.predictor.checked(items, [one.error for one in prepared], found)
         with np.errstate(all="ignore"):
             shares = engine.predictor.shares(output.logits)
         predictions = engine.predictor.label(output, engine.rows)
+        seconds = time.perf_counter() - since
         each = zip(prepared, output.logits, shares, output.scores(), predictions, strict=True)
         return [
             Answer(
@@ -274,6 +331,7 @@ class Service:
                 size=one.size,
                 content=one.sent.content if isinstance(one.sent.content, bytes) and one.sent.content else None,
                 is_too_large=one.is_too_large,
+                seconds=seconds,
                 model=engine.predictor.model_sha256,
             )
             for place, (one, logits, share, score, prediction) in enumerate(each)
@@ -295,28 +353,36 @@ class Service:
         request_id = facts_of(request).request_id
         for arm in self.arms.shadows(request_id):
             if len(self._shadowing) >= MOST_SHADOWED:
-                self.metrics.unseen.inc(len(sent))
+                self._miss(request_id, len(sent))
                 continue
             task = asyncio.get_running_loop().create_task(self._answer_behind(request_id, arm, sent))
             self._shadowing.add(task)
             task.add_done_callback(self._shadowing.discard)
 
+    def _miss(self, request_id: str, number: int) -> None:
+        """Count images that no shadow sees."""
+        if self.recorder is None:
+            self.metrics.unseen.inc(number)
+        else:
+            self.recorder.missed(request_id, range(number))
+
     async def _answer_behind(self, request_id: str, arm: str, sent: Sequence[Sent] | NDArray[np.float32]) -> None:
         engine = self.arms.engines[arm]
+        if isinstance(sent, np.ndarray) and engine.preprocessing != self.arms.engines[PRODUCTION].preprocessing:
+            # A tensor was prepared for another network.
+            self._miss(request_id, len(sent))
+            return
         try:
-            if not isinstance(sent, np.ndarray):
-                answers = await self._answer(engine, sent)
-            elif sent.shape[2:] == engine.preprocessing.size:
-                answers = self._finish(engine, [Prepared(Sent("", b""))] * len(sent), await engine.infer(sent))
-            else:
-                # A tensor was prepared for another network.
-                self.metrics.unseen.inc(len(sent))
-                return
-        except Exception:  # nobody waits for it
+            answers = await self._answer(engine, sent, time.perf_counter())
+        except Exception as error:  # nobody waits for it
             log.exception("%s: %s was not answered", arm, plural(len(sent), "image"))
-            self.metrics.unseen.inc(len(sent))
+            if self.recorder is not None:
+                self.recorder.failed(request_id, arm, range(len(sent)), type(error).__name__)
             return
         self._note(request_id, arm, engine, answers)
+        failed = [answer.place for answer in answers if answer.prediction.error is not None]
+        if self.recorder is not None and failed:
+            self.recorder.failed(request_id, arm, failed, "no prediction")
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *arguments))

@@ -41,6 +41,7 @@ class Batcher:
         max_wait_s: seconds that the first image of a batch waits for those that are being prepared.
         num_runs: batches in the model at the same time.
         ended: called with the images and seconds of each batch.
+        pool: threads that the model runs in; own ones when left out.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Batcher:
         max_wait_s: float,
         num_runs: int,
         ended: Callable[[int, float], None],
+        pool: ThreadPoolExecutor | None = None,
     ) -> None:
         self._run, self._ended = run, ended
         self._max_batch, self._max_wait = max_batch, max_wait_s
-        self._pool = ThreadPoolExecutor(num_runs, thread_name_prefix="model")
+        self._pool = pool or ThreadPoolExecutor(num_runs, thread_name_prefix="model")
         self._waiting: deque[_Job] = deque()
         self._num_free, self._num_coming = num_runs, 0
         self._timer: asyncio.TimerHandle | None = None

@@ -12,6 +12,7 @@ from classifier_training.service.batching import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ class Engine:
         max_batch: most images in a batch.
         max_wait_s: seconds that a batch waits for images that are being prepared.
         ended: called with the images and seconds of each batch.
+        pool: threads that prepare its images and run it; those of the server, and own ones, when left out.
 
     Raises:
         UserError: when the model does not answer, or is an ensemble whose members prepare images in different ways.
@@ -45,7 +47,9 @@ class Engine:
         max_batch: int = 8,
         max_wait_s: float = 0.005,
         ended: Callable[[int, float], None] = lambda *_: None,
+        pool: ThreadPoolExecutor | None = None,
     ) -> None:
+        self.pool = pool
         self.predictor, self.run, self.version = predictor, run, version
         self.rows = rows or RowSettings()
         self._warm_up(max_batch)
@@ -56,6 +60,7 @@ class Engine:
             max_wait_s=max_wait_s,
             num_runs=predictor.num_runs(max_batch),
             ended=ended,
+            pool=pool,
         )
         self.coming = self._batcher.coming
         self.infer = self._batcher.infer

@@ -44,6 +44,7 @@ class _Lines(logging.Handler):
         super().__init__()
         self.setFormatter(JsonLines())
         self._dropped = dropped
+        self._warned: set[str] = set()
         self._queue: queue.Queue[str | None] = queue.Queue(CAPACITY)
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -52,6 +53,12 @@ class _Lines(logging.Handler):
         """Write a line soon."""
         if hasattr(record, "detail"):
             return
+        if record.levelno == logging.WARNING:
+            # Looking for a new run says of a damaged one, again and again, that it was left out.
+            if (words := record.getMessage()) in self._warned:
+                return
+            if len(self._warned) < CAPACITY:
+                self._warned.add(words)
         try:
             self._queue.put_nowait(self.format(record))
         except queue.Full:

@@ -37,6 +37,7 @@ class Answer:
         size: width and height of the image file; None for a tensor.
         content: the image file; None for a tensor or pixels.
         is_too_large: whether it was not decoded as it has too many pixels.
+        seconds: from the body of its request to the answer, of which it was waiting for the model, too.
         model: SHA-256 of the file of the model that answered.
     """
 
@@ -50,6 +51,7 @@ class Answer:
     size: tuple[int, int] | None = None
     content: bytes | None = None
     is_too_large: bool = False
+    seconds: float = 0.0
     model: str = ""
 
     @property

@@ -42,7 +42,7 @@ def page_routes(service: Service) -> list[BaseRoute]:
             f"{service.name}",
             f"<h1>{escape(service.name)}</h1>"
             f"<p>Answers with <code>{escape(engine.run)}</code>: {len(engine.class_names)} classes ({escape(names)}). "
-            '<a href="/docs">How programs ask</a>, <a href="/metrics">metrics</a>.</p>'
+            '<a href="/docs">Endpoints</a>, <a href="/metrics">metrics</a>.</p>'
             '<label id="drop" for="file"><input id="file" type="file" accept="image/*" multiple>'
             "<span>Drop images here, paste one, or click to choose</span></label>"
             '<div id="answers" aria-live="polite"></div>',
@@ -52,8 +52,9 @@ def page_routes(service: Service) -> list[BaseRoute]:
     def openapi(_request: Request) -> Response:
         return JSONResponse(description(service))
 
-    def documents(_request: Request) -> Response:
-        return _page(f"{service.name}: endpoints", "".join(_documents(description(service))))
+    def documents(request: Request) -> Response:
+        words = "".join(_documents(description(service), str(request.base_url).rstrip("/")))
+        return _page(f"{service.name}: endpoints", words)
 
     return [
         Route("/", home),
@@ -203,12 +204,12 @@ def _schemas() -> dict[str, Any]:
     }
 
 
-def _documents(document: dict[str, Any]) -> Iterator[str]:
+def _documents(document: dict[str, Any], address: str) -> Iterator[str]:
     title = document["info"]["title"]
     yield f'<h1>{escape(title)}: endpoints</h1><p>As a file for programs: <a href="/openapi.json">openapi.json</a>. '
     yield '<a href="/">Try it with an image</a>.</p>'
-    yield "<pre>curl --data-binary @photo.jpg http://HOST:PORT/classify\n"
-    yield "curl -F file=@a.jpg -F file=@b.jpg http://HOST:PORT/classify</pre>"
+    yield f"<pre>curl --data-binary @photo.jpg {escape(address)}/classify\n"
+    yield f"curl -F file=@a.jpg -F file=@b.jpg {escape(address)}/classify</pre>"
     for path, methods in document["paths"].items():
         for method, about in methods.items():
             codes = ", ".join(

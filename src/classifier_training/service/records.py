@@ -42,6 +42,12 @@ SCHEMA = 1
 QUEUE_SIZE = 10_000
 """Records that wait for the disk; more are dropped, and counted."""
 
+MAX_ID = 256
+"""Characters of an id or a label that is sent."""
+
+MAX_LABELS = 1000
+"""Labels of a request."""
+
 Kind = Literal["shadow", "canary"]
 
 PRODUCTION, CANARY, SHADOW = "production", "canary", "shadow"
@@ -152,9 +158,9 @@ class RolloutWriter:
         line = {"id": request_id, "at": time.time(), "arm": arm, **served.to_dict()}
         self._put(line if other is None else {**line, "other": other.to_dict()})
 
-    def told(self, request_id: str, truth: str) -> None:
-        """Record a true label."""
-        self._put({"id": request_id, "at": time.time(), "truth": truth})
+    def told(self, request_id: str, truth: str) -> bool:
+        """Record a true label; returns whether there was room for it."""
+        return self._put({"id": request_id, "at": time.time(), "truth": truth})
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -162,11 +168,13 @@ class RolloutWriter:
             self._queue.put(None)
             self._thread.join()
 
-    def _put(self, line: dict[str, Any]) -> None:
+    def _put(self, line: dict[str, Any]) -> bool:
         try:
             self._queue.put_nowait(line)
         except queue.Full:
             self.dropped += 1
+            return False
+        return True
 
     def _write(self) -> None:
         is_open = True
@@ -307,6 +315,27 @@ def _read_labels(path: Path) -> Iterator[tuple[str, str]]:
                 yield row["id"], row["label"]
     except OSError as error:
         raise UserError(f"labels={path}: cannot be read ({error.strerror})", "a CSV table", "check the path") from error
+
+
+def read_labels(body: bytes) -> list[tuple[str, str]]:
+    """Read true labels that a client sent: {"id": …, "label": …}, or a list of such.
+
+    Raises:
+        ValueError: when they are something else.
+    """
+    try:
+        found = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+    items = found if isinstance(found, list) else [found]
+    if len(items) > MAX_LABELS:
+        raise ValueError(f"{len(items):,} labels: a request may have {MAX_LABELS:,}")
+    for item in items:
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("id", "label")):
+            raise ValueError('expected {"id": "…", "label": "…"}, or a list of these')
+        if len(item["id"]) > MAX_ID or len(item["label"]) > MAX_ID:
+            raise ValueError(f"an id or a label has more than {MAX_ID} characters")
+    return [(item["id"], item["label"]) for item in items]
 
 
 def _answers(served: Sequence[Served]) -> Answers:

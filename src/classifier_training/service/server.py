@@ -93,12 +93,20 @@ class _Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stuck = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._watch_taking()
 
     def resume_writing(self) -> None:
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()
+
+    def _watch_taking(self, left: int | None = None) -> None:
+        """Let go of a client that has taken nothing since there were so many bytes left."""
+        now = self.transport.get_write_buffer_size()
+        if now == left:
+            self.transport.abort()
+        else:
+            self._stuck = self.loop.call_later(HEAD_SECONDS, self._watch_taking, now)
 
     def _await_head(self) -> None:
         """Let the time for a head begin when the first of it, or the connection, is there, and end with it."""
@@ -125,19 +133,18 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         if self._is_leaving:
-            sys.stdout.flush()
             os._exit(128 + sig)
         self._is_leaving = True
-        self._ending.begun(signal.Signals(sig).name)
-        asyncio.get_running_loop().call_soon_threadsafe(self._leave_later)
+        # The signal may have interrupted who holds a lock, such as that of the log.
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_end, self._ending, signal.Signals(sig).name)
 
-    def _leave_later(self) -> None:
-        assert self._ending is not None
+    def _begin_to_end(self, ending: Ending, name: str) -> None:
+        ending.begun(name)
 
         def leave() -> None:
             self.should_exit = True
 
-        asyncio.get_running_loop().call_later(self._ending.drain_s, leave)
+        asyncio.get_running_loop().call_later(ending.drain_s, leave)
 
 
 class Ending:
@@ -155,16 +162,9 @@ class Ending:
         self.begun, self.drain_s, self.grace_s = begun, drain_s, grace_s
 
 
-def run_app(app: ASGIApp, opened: socket.socket, *, started: Callable[[], None], ending: Ending | None = None) -> None:
-    """Answer requests until Ctrl-C or SIGTERM.
-
-    Args:
-        app: what answers them.
-        opened: socket that listens.
-        started: called once requests are answered.
-        ending: what a signal does; when left out, it is raised again after the connections were closed, but for Ctrl-C.
-    """
-    server = _Server(
+def make_server(app: ASGIApp, *, started: Callable[[], None], ending: Ending | None = None) -> uvicorn.Server:
+    """Return uvicorn's server of an application; see `run_app`."""
+    return _Server(
         uvicorn.Config(
             app,
             http=_Protocol,
@@ -180,8 +180,19 @@ def run_app(app: ASGIApp, opened: socket.socket, *, started: Callable[[], None],
         started,
         ending,
     )
+
+
+def run_app(app: ASGIApp, opened: socket.socket, *, started: Callable[[], None], ending: Ending | None = None) -> None:
+    """Answer requests until Ctrl-C or SIGTERM.
+
+    Args:
+        app: what answers them.
+        opened: socket that listens.
+        started: called once requests are answered.
+        ending: what a signal does; when left out, it is raised again after the connections were closed, but for Ctrl-C.
+    """
     try:
-        server.run(sockets=[opened])
+        make_server(app, started=started, ending=ending).run(sockets=[opened])
     except KeyboardInterrupt:
         # The way to end it; uvicorn has closed all connections by now.
         sys.stderr.write("\n")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.conftest import draw_picture
 
 from classifier_training.evaluation.drawing import Drawer, Figure
 from classifier_training.evaluation.figures import style
+from classifier_training.evaluation.figures.daily import DailyFigure
 from classifier_training.evaluation.figures.dataset import ClassBarsFigure, ImageSizesFigure, MeanImagesFigure
 from classifier_training.evaluation.figures.grid import SampleGridFigure, Tile, caption
 from classifier_training.evaluation.figures.maps import OcclusionFigure, OcclusionTile
@@ -267,3 +269,23 @@ def test_a_painter_that_dies_costs_its_pictures_and_no_more(tmp_path: Path, capl
     (said,) = [record.getMessage() for record in caplog.records]
     assert "first.png and later images are missing" in said
     assert {path.name for path in drawer.failures} == {"first.png", "second.png", "third.png"}
+
+
+def test_values_by_day_are_plotted_with_gaps_marks_and_an_interval(tmp_path: Path) -> None:
+    figure = DailyFigure(
+        title="Accuracy",
+        y_label="accuracy",
+        days=("2026-03-01", "2026-03-02", "2026-03-09"),
+        lines={"estimate": (0.9, math.nan, 0.7)},
+        low=(0.85, math.nan, 0.6),
+        high=(0.95, math.nan, 0.8),
+        expected={"validation": 0.92},
+        marked=("2026-03-09",),
+    )
+    figure.save(tmp_path / "daily.png")
+    assert (tmp_path / "daily.png").stat().st_size > 5000
+    (axes,) = figure.render().axes
+    assert np.ptp(np.asarray(axes.lines[0].get_xdata(), dtype=float)) == 8, "days that are missing leave a gap"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {"estimate", "95 % interval", "validation"}

@@ -7,9 +7,11 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
+from tests.predictions import NAMES, SIDE, answer, make_images, make_reference, sketch_of
 
-from classifier_training.monitoring.accuracy import COPIES, RECALLS, estimate_accuracy
+from classifier_training.monitoring.accuracy import CONFIDENCES, COPIES, estimate_accuracy
 from classifier_training.monitoring.corruptions import BLUR, LOW_CONTRAST, NOISE, OVEREXPOSED, UNDEREXPOSED, corrupt
+from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.shifts import (
     FOREIGN,
     LABELS,
@@ -21,11 +23,9 @@ from classifier_training.monitoring.shifts import (
     judge_days,
     name_kind,
 )
-from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.sketch import Sketch
 from classifier_training.monitoring.statistics import NAMES as STATISTICS
 from classifier_training.monitoring.statistics import image_statistics, values_of
-from tests.predictions import NAMES, SIDE, answer, make_images, make_reference, sketch_of
 
 REFERENCE = make_reference()
 
@@ -51,7 +51,7 @@ def foreign(number: int, seed: int = 0) -> np.ndarray:
     levels = np.random.default_rng(seed).uniform(0.3, 0.6, (number, 1, 1))
     green = np.where(board, levels, levels + 0.2)
     pixels = np.stack([0.4 * green, green, 0.4 * green], axis=3)
-    return np.rint(pixels * 255).astype(np.uint8)
+    return np.asarray(np.rint(pixels * 255), dtype=np.uint8)
 
 
 def test_at_most_one_month_in_twenty_without_a_change_has_an_alarm() -> None:
@@ -155,7 +155,7 @@ def test_a_week_finds_what_a_day_does_not() -> None:
     assert tests[-1].p_value < LEVEL
 
 
-@pytest.mark.parametrize(("kind", "strength"), [(BLUR, 0.6), (UNDEREXPOSED, -1.5)])
+@pytest.mark.parametrize(("kind", "strength"), [(BLUR, 0.7), (UNDEREXPOSED, -1.5)])
 def test_the_accuracy_under_a_known_change_is_estimated(kind: str, strength: float) -> None:
     given = make_images(2000, seed=11)
     pixels = corrupt(given.pixels, kind, strength, np.random.default_rng(0))
@@ -176,13 +176,13 @@ def test_a_change_that_is_stronger_than_any_copy_leaves_the_accuracy_unknown() -
     assert "stronger than any" in estimate_accuracy(REFERENCE, sketch, test).why_not
 
 
-def test_the_accuracy_of_shifted_labels_follows_from_the_recalls() -> None:
+def test_the_accuracy_of_shifted_labels_follows_from_the_confidence() -> None:
     sketch = clean(4, 1000, red=0.9)
     test = compare(REFERENCE, sketch)
     estimate = estimate_accuracy(REFERENCE, sketch, test)
     given = make_images(1000, seed=1004, red=0.9)
     true = float((answer(given.pixels)[0].argmax(axis=1) == given.targets).mean())
-    assert estimate.method == RECALLS
+    assert estimate.method == CONFIDENCES
     assert estimate.value == pytest.approx(true, abs=0.05)
 
 

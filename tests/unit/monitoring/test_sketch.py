@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.predictions import NAMES, answer, make_images, make_reference, sketch_of
 
 from classifier_training.core.errors import UserError
 from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.sketch import Sketch, SketchWriter, read_sketches
 from classifier_training.monitoring.statistics import NAMES as STATISTICS
-from tests.predictions import NAMES, answer, make_images, make_reference, sketch_of
 
 REFERENCE = make_reference()
 PIXELS = make_images(60, seed=5).pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.predictions import make_images
 
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.monitoring.corruptions import BLUR, NOISE, OVEREXPOSED, STRENGTHS, UNDEREXPOSED, corrupt
@@ -15,7 +16,6 @@ from classifier_training.monitoring.statistics import (
     shown_pixels,
     values_of,
 )
-from tests.predictions import make_images
 
 IMAGES = make_images(40, seed=1).pixels
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,11 +154,9 @@ class _Runner:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         np.save(self._inputs, inputs)
-        try:
+        with suppress(BrokenPipeError):  # what it said is told below
             self._process.stdin.write(f"{self._inputs}\t{self._outputs}\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # what it said is told below
         if self._process.stdout.readline() != "done\n":
             self._process.wait()
             said = self._errors.read_text(errors="replace").strip()[-SHOWN_CHARACTERS:]
@@ -174,5 +173,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     """End a worker: it stops when its input ends."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with suppress(BrokenPipeError):  # it has ended already
+                pipe.close()
     process.wait()

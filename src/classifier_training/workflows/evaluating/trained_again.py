@@ -192,8 +192,14 @@ def again_section(run_dir: RunDir) -> Html:
         report.paragraph(f"Against {found['before']}, on the {found['split']} images of both:"),
         report.table(COLUMNS, rows),
         *(
-            report.card(kinds[check["passed"]], "passed" if check["passed"] else "Not passed", check["words"], "")
-            for check in found["checks"].values()
+            report.card(
+                kinds[check["passed"]],
+                name.capitalize(),
+                check["words"],
+                "",
+                badge="passed" if check["passed"] else "not passed",
+            )
+            for name, check in found["checks"].items()
         ),
         report.paragraph(
             "before and after: recall of each class. p: paired exact test (McNemar), adjusted for the number of "

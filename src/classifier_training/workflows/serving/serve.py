@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from classifier_training import __version__
-from classifier_training.core.errors import refuse_missing
+from classifier_training.core.errors import UserError, refuse_missing
 from classifier_training.core.register import Choice, Word, register
 from classifier_training.core.runtime import raise_open_file_limit
 from classifier_training.core.settings import RunText, TypedPath
@@ -26,6 +28,7 @@ from classifier_training.workflows.evaluating.run_model import open_runs
 if TYPE_CHECKING:
     from classifier_training.monitoring.sketch import SketchWriter
     from classifier_training.service.engine import Arms, Engine
+    from classifier_training.service.records import Kind
     from classifier_training.service.sketches import SketchObserver
 
 log = logging.getLogger(__name__)
@@ -52,8 +55,9 @@ class ServeResult:
     group="verb",
     name="serve",
     examples=(
-        "serve production port=8080",
+        "serve run=production port=8080",
         "serve best host=0.0.0.0 name=pets",
+        "serve production canary=latest share=0.1 record=records",
         "serve latest reject.precision=0.95 unknown=true",
     ),
 )
@@ -73,6 +77,9 @@ def serve(
     probabilities: bool = False,
     max_batch: Annotated[int, Field(ge=1)] = 8,
     max_wait_ms: Annotated[float, Field(ge=0)] = 5,
+    canary: RunText | None = None,
+    shadow: RunText | None = None,
+    share: Annotated[float, Field(gt=0, le=1)] | None = None,
     reload_s: Annotated[float, Field(ge=0)] = 5,
     drain_s: Annotated[float, Field(ge=0)] = 0,
     grace_s: Annotated[float, Field(gt=0)] = 30,
@@ -97,23 +104,36 @@ def serve(
         max_batch: most images that go through the model together; with 1 an answer has the very bytes that predict
             writes with data.batch_size=1.
         max_wait_ms: for which a batch waits for images that are being decoded; an image alone never waits.
+        canary: another run that answers a share of the requests, which follows from their X-Request-ID.
+        shadow: another run that answers requests, too, with the time that is left; nobody gets its answers.
+        share: of the requests that the canary (0.1 when left out) or the shadow has (all).
         reload_s: seconds between two looks at which run the reference stands for; 0 keeps the first.
         drain_s: seconds after SIGTERM for which requests are still taken while /v2/health/ready says no, so that a load
             balancer learns of it.
         grace_s: seconds for requests that are under way at the end.
-        record: folder that counts of the answers are added to, by the hour and without images; see `watch`.
+        record: folder that counts of the answers are added to, by the hour, for `watch`; and with a canary or shadow
+            what both predicted, for `registry verdict`. True labels can then be sent to /feedback. There are no images.
     """
     refuse_missing("serve", purpose="serve")
     import gc
 
     from classifier_training.service.app import Service
+    from classifier_training.service.arms import (
+        RolloutArms,
+        RolloutRecorder,
+        follow_verdict,
+        low_priority_pool,
+        lower_priority,
+    )
     from classifier_training.service.engine import PRODUCTION, Engine, SingleArm
     from classifier_training.service.limits import Gate
     from classifier_training.service.logs import json_log
     from classifier_training.service.metrics import Metrics
+    from classifier_training.service.records import SHADOW
     from classifier_training.service.reload import State, Watcher
     from classifier_training.service.server import Ending, listen, run_app
 
+    _refuse_idle(canary, shadow, share)
     raise_open_file_limit()
     named = [run] if isinstance(run, str) else list(run)
     gate = Gate(limits)
@@ -135,27 +155,51 @@ def serve(
         def ended(images: int, seconds: float) -> None:
             metrics.batch.labels(arm).observe(images)
             metrics.run.labels(arm).observe(seconds)
-            gate.note(images, seconds)
+            if arm != SHADOW:
+                gate.note(images, seconds)
 
         title, version = _name_of(paths)
         return Engine(
             predictor, run=title, version=version, rows=rows,
             max_batch=max_batch, max_wait_s=max_wait_ms / 1000, ended=ended,
+            pool=low_priority_pool() if arm == SHADOW else None,
         )  # fmt: skip
 
     opened = listen(port, host=host)
     paths = find()
     state = State.of(paths)
     engine = open_engine(paths)
-    arms = SingleArm(engine)
     metrics.opened(PRODUCTION, engine)
+    arms: Arms = SingleArm(engine)
+    recorder, tasks = None, []
+    if (other := canary or shadow) is not None:
+        kind: Kind = "canary" if canary else "shadow"
+        place = (find_model(other, setting=kind),)
+        # Threads inherit the priority of the one that begins them, also those of the model.
+        with ThreadPoolExecutor(1, initializer=lower_priority if shadow else None) as opener:
+            new = opener.submit(open_engine, place, kind).result()
+        if new.predictor.model_sha256 == engine.predictor.model_sha256:
+            log.warning("%s: %s is the run that answers already; there is nothing to compare", kind, new.run)
+        arms = rollout = RolloutArms(engine, new, kind=kind, share=share or (0.1 if canary else 1.0))
+        metrics.opened(kind, new)
+        folder = None if record is None else Path(record).expanduser()
+        recorder = RolloutRecorder(folder, rollout, metrics)
+        if folder is not None and reload_s:
+            tasks.append(partial(follow_verdict, rollout, folder, every_s=reload_s))
+        log.info("%s: %s has %g of the requests", kind, new.run, rollout.share)
     watcher = Watcher(
         PRODUCTION, arms, find=find, state=state, open_engine=open_engine, metrics=metrics, every_s=reload_s
     )
-    observers = [] if record is None else [sketch_observer(Path(record).expanduser(), arms)]
+    observers = []
+    try:
+        observers += [] if record is None else [sketch_observer(Path(record).expanduser(), arms)]
+    except UserError as error:
+        if recorder is None:
+            raise
+        log.warning("nothing is written for watch: %s", error.came)
     service = Service(
-        arms, gate, metrics, name=name, version=__version__, observers=observers,
-        tasks=[watcher.watch] if reload_s else [],
+        arms, gate, metrics, name=name, version=__version__, observers=observers, recorder=recorder,
+        tasks=[watcher.watch, *tasks] if reload_s else [],
     )  # fmt: skip
     log.info("%s on %s", engine.predictor.model_path, engine.predictor.device)
     address = f"http://{host}:{opened.getsockname()[1]}"
@@ -176,6 +220,24 @@ def serve(
         run_app(service.app(), opened, started=started, ending=Ending(ending, drain_s=drain_s, grace_s=grace_s))
         log.info("ended")
     return ServeResult(time.monotonic() - since)
+
+
+def _refuse_idle(canary: str | None, shadow: str | None, share: float | None) -> None:
+    """Refuse settings that have no effect.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    if canary is not None and shadow is not None:
+        raise UserError(
+            f"canary={canary} and shadow={shadow}",
+            "one new run at a time",
+            "leave one out: a shadow first, then a canary",
+        )
+    if share is not None and canary is None and shadow is None:
+        raise UserError(
+            f"share={share:g} without another run", "canary=RUN or shadow=RUN", "add one, or leave share out"
+        )
 
 
 def sketch_observer(folder: Path, arms: Arms) -> SketchObserver:

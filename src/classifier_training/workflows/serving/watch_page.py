@@ -26,7 +26,7 @@ MAX_LINES = 6
 ADVICE = {
     "": "",
     LABELS: "Check whether the classes really come in other shares; if so, train again with data of that kind.",
-    FOREIGN: "Look at rejected images; predict and serve reject them with reject.novelty=true.",
+    FOREIGN: "Look at rejected images; predict and serve reject them with reject.foreign=true.",
     OTHER: "Look at images of these days: the change is none of those that were measured on the validation images.",
 }
 CAMERA = "Check the camera, the light and how the images are sent; or train again with images of these days."

@@ -194,7 +194,7 @@ def build_network(
         # A pruned network has to learn in all layers, and new statistics.
         is_whole = is_trained and not settings.pruning
         transfer = choose_transfer(ends_linear=is_whole and ends_linear(built.network, image_size=image_size))
-    if data.batch_size is None and transfer.probes:
+    if data.batch_size is None and (transfer.probes or settings.pruning):
         batch_size = suited_batch_size(num_images or len(training_sizes))
     num_trainable = _num_trainable(built.network, transfer)
     if num_trainable:

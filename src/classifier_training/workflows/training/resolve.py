@@ -180,7 +180,9 @@ def plan_time(
     Raises:
         UserError: when there is no time for a step, and no probe.
     """
+    from classifier_training.export.calibrate import num_changed
     from classifier_training.models.stages import freeze_stages, split_stages
+    from classifier_training.monitoring.reference import NUM_CHANGES
     from classifier_training.training.budget import Pacing, part_words, plan_epochs, time_images
     from classifier_training.training.transfer import ProbeThenFineTune
     from classifier_training.training.trial import trial_of
@@ -207,7 +209,8 @@ def plan_time(
     num_scored = held_out.get(TEST, held_out[VAL])
     if isinstance(transfer, ProbeThenFineTune):
         num_scored += num_predicted(transfer.interpolation, held_out[VAL])
-    end = END_SECONDS + num_scored * image_seconds
+    num_copies = NUM_CHANGES * num_changed(held_out[VAL], len(datamodule.data.tables[TRAIN]))
+    end = END_SECONDS + (num_scored + num_copies) * image_seconds
     deadline = started + time.total_seconds() - end
     passed, left = monotonic() - started, deadline - monotonic()
     part = plan_epochs(left, pacing, num_batches=len(sizes), per_step=per_step, max_epochs=trainer.max_epochs)

@@ -80,6 +80,12 @@ def train(settings: TrainSettings) -> TrainResult | CrossValidation | Launched:
                 "one fold, which several processes can share",
                 "data.fold=0, or leave out torchrun: trainer=ddp starts it for each fold",
             )
+        if settings.promote or settings.replay is not None:
+            raise UserError(
+                f"data.num_folds={settings.data.num_folds} with promote or replay: each fold would be a run of its own",
+                "one run that is trained again and promoted",
+                "leave out data.num_folds, or promote=true and replay",
+            )
         from classifier_training.workflows.many_runs.cross_validate import cross_validate
 
         return cross_validate(settings)

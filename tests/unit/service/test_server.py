@@ -1,0 +1,110 @@
+"""The web server: clients that do not go on, signals, and its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.responses import Response
+from tests.served import ask, running
+
+from classifier_training.core.errors import UserError
+from classifier_training.service import server
+from classifier_training.service.server import Ending, listen, make_server
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    size = int(scope["path"].strip("/") or 1)
+    await Response(bytes(size))(scope, receive, send)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: "])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_a_head_that_does_not_come_to_its_end_ends_the_connection(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch, *, is_second: bool
+) -> None:
+    if is_second:
+        sent = sent or b"G"  # without a byte it is a connection that is kept for later
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    with running(app) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+        if is_second:
+            slow.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert slow.recv(1000)
+        slow.sendall(sent)
+        began = time.monotonic()
+        try:
+            while slow.recv(1000):
+                pass
+        except ConnectionResetError:
+            pass
+        assert time.monotonic() - began < 5
+        assert ask(port, "GET", "/")[0] == 200
+
+
+def test_who_takes_no_response_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    with running(app) as port, socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.settimeout(20)
+        stuck.connect(("127.0.0.1", port))
+        stuck.sendall(b"GET /50000000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        time.sleep(1)
+        assert ask(port, "GET", "/")[0] == 200
+        taken = 0
+        try:
+            while part := stuck.recv(2**20):
+                taken += len(part)
+        except ConnectionResetError:
+            pass
+        assert taken < 50_000_000
+
+
+def test_a_slow_reader_who_goes_on_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 1)
+    with running(app) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+        slow.sendall(b"GET /8000000 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        taken = 0
+        while part := slow.recv(2**16):
+            taken += len(part)
+            time.sleep(0.01)
+        assert taken > 8_000_000
+
+
+def test_a_signal_is_acted_on_by_the_loop_and_not_where_it_interrupts() -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        made = make_server(app, started=lambda: None, ending=Ending(said.append, drain_s=0.05, grace_s=1))
+        made.handle_exit(signal.SIGTERM, None)
+        # Whoever was interrupted may hold a lock that the log needs.
+        assert said == []
+        await asyncio.sleep(0.01)
+        assert said == ["SIGTERM"]
+        assert not made.should_exit
+        await asyncio.sleep(0.1)
+        assert made.should_exit
+
+    asyncio.run(main())
+
+
+def test_a_socket_that_cannot_be_opened() -> None:
+    with listen(0) as taken, pytest.raises(UserError, match=r"port=.*in use"):
+        listen(taken.getsockname()[1])
+    with pytest.raises(UserError, match=r"host=192\.0\.2\.1 port=0: Cannot assign"):
+        listen(0, host="192.0.2.1")
+    with listen(0, host="::1") as opened:
+        assert opened.family == socket.AF_INET6
+    with listen(0, host="0.0.0.0") as opened:
+        assert opened.getsockname()[0] == "0.0.0.0"
