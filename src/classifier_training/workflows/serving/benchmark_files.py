@@ -282,7 +282,9 @@ class FileMeasures:
             costs = self._time(pairs[: 1 + (option != self.reference)], num_runs=self.num_runs)
             self._costs[self.reference] = costs[-1]
             if shipped.target is not None:
-                self._correct.pop(option, None)
+                if option.form == "onnx":
+                    # So far PyTorch has predicted in its place.
+                    self._correct.pop(option, None)
                 self._made[option] = shipped.path
             self._shipped[option] = (shipped, costs[0], self.drop(option, limit=None))
         _, cost, drop = self._shipped[option]
@@ -294,7 +296,11 @@ class FileMeasures:
         kept = run.kept(option)
         if kept is not None:
             return Shipped(path=kept, files=[])
-        from classifier_training.export.formats.onnx import Onnx
+        import onnx
+
+        from classifier_training.export.calibrate import calibrate
+        from classifier_training.export.formats.onnx import write_golden_of, write_pipeline_of
+        from classifier_training.export.novelty import remove_novelty
         from classifier_training.export.write import with_files
         from classifier_training.workflows.serving.export import finish_quantized
 
@@ -307,7 +313,15 @@ class FileMeasures:
         if is_own:
             shutil.copyfile(run.run_dir.onnx, target.onnx)
         else:
-            files += Onnx().export(job)
+            shutil.copyfile(self._file(option.source), target.onnx)
+            fitted = calibrate(target.onnx, info.class_names, info.preprocessing, run.tables)
+            if fitted is None:
+                bare = onnx.load(target.onnx)
+                remove_novelty(bare)
+                onnx.save(bare, target.onnx)
+            model = job.finish(target.onnx, "onnx", onnx_runner(target.onnx))
+            files += [dataclasses.replace(model, calibration=fitted), write_pipeline_of(job, fitted)]
+            write_golden_of(job, fitted)
         if option.form != "onnx":
             path = target.quantized(target.onnx, option.form)
             shutil.copyfile(self._file(option), path)
