@@ -39,8 +39,13 @@ from pathlib import Path
 import numpy as np
 from classifier_training.data.index import SampleIndex, tabulate
 from classifier_training.data.samplers import EpochSampler
+from classifier_training.data.splitting.manifest import read_manifest, write_manifest
 from classifier_training.data.splitting.splits import (
-    SplitRequest, complete_splits, give_splits, read_manifest, report_overlap, restore_splits, write_manifest,
+    SplitRequest,
+    complete_splits,
+    give_splits,
+    report_overlap,
+    restore_splits,
 )
 from classifier_training.inference.sources import find_source
 logging.disable()

@@ -41,5 +41,5 @@ def test_chosen_images_are_answered_and_a_file_that_is_none_is_told(browser: Chr
         assert broken.startswith("no answer\nis not an image")
         browser.save_screenshot(str(tmp_path / "page.png"))
         # Nothing was blocked by the page's own policy.
-        logged = [entry["message"] for entry in browser.get_log("browser") if "400" not in entry["message"]]
-        assert logged == []
+        entries = browser.get_log("browser")  # type: ignore[no-untyped-call]
+        assert [entry["message"] for entry in entries if "400" not in entry["message"]] == []

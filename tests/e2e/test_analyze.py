@@ -14,7 +14,7 @@ from tests.server import Ended
 
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.load import read_samples
-from classifier_training.data.splitting.splits import write_manifest
+from classifier_training.data.splitting.manifest import write_manifest
 
 Command = Callable[..., Ended]
 

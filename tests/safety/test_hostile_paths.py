@@ -23,7 +23,7 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.data.formats.jsonl import JSONL
 from classifier_training.data.formats.listing import FileList
 from classifier_training.data.formats.table import Table
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.export.session import open_session
 from classifier_training.export.sharing import ORT_FILES, _download
 

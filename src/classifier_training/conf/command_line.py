@@ -48,6 +48,8 @@ MANY = 50
 """Paths from which on a list is written with quotes, so that it can be read without the grammar."""
 
 RUN_WORDS = (LATEST, BEST)
+PRODUCTION = "production"
+"""The usual alias: whoever types it means a run, whether or not there is one."""
 
 REFERENCE = re.compile(r"\$\{([^{}]+)\}")
 
@@ -310,7 +312,7 @@ class _Reader:
             return True
         if names is Names.PATH:
             return glob.has_magic(text) or text.startswith(PREFIX)
-        if Reference.parse(text).is_reserved or ":" in text or text.endswith(".onnx"):
+        if Reference.parse(text).is_reserved or text == PRODUCTION or ":" in text or text.endswith(".onnx"):
             return True
         # Whoever names no run and nothing like a setting is told by the verb which runs there are.
         return not self._alike(text) or self._names_run(text)

@@ -152,7 +152,7 @@ def test_several_words_are_several_sources() -> None:
     assert found["source"] == [*names[:-1], str(Path("~x").absolute())]
     assert read_words(EVALUATE, ["./a.jpg", "./2026"]) == ["run=[./a.jpg,./2026]"]
     with pytest.raises(UserError, match="run is given more than once"):
-        read_words(VERBS["benchmark"], ["./a.jpg", "./2026"])
+        read_words(VERBS["review"], ["./a.jpg", "./2026"])
     with pytest.raises(UserError, match="source is given more than once"):
         read_words(PREDICT, ["a.jpg", "source=a.jpg"])
 

@@ -58,7 +58,7 @@ def test_what_can_change_is_listed_by_group() -> None:
     assert caught.value.expected == (
         "changes of data.batch_size, data.num_workers, data.on_error, data.root, data.cache_gb, transforms.* (not "
         "policy, backend, kernel, channel_order and max_value), loss.*, optimizer.*, callbacks.checkpoint.*, "
-        "trainer.*, logging.wandb.*, extend, target.*"
+        "trainer.*, logging.wandb.*, extend, promote, target.*"
     )
 
 

@@ -20,7 +20,7 @@ from classifier_training.data.corrections import (
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.load import load_data, read_corrected, read_samples
 from classifier_training.data.samples import Sample, Samples
-from classifier_training.data.splitting.splits import write_manifest
+from classifier_training.data.splitting.manifest import write_manifest
 
 
 def relabel(path: str, new: str, *, digest: str = "") -> LabelCorrection:

@@ -28,7 +28,8 @@ from classifier_training.data.corrections import append_corrections, edited_labe
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.image_settings import choose_image_size
 from classifier_training.data.load import read_corrected
-from classifier_training.data.splitting.splits import give_splits, read_labels
+from classifier_training.data.splitting.manifest import read_labels
+from classifier_training.data.splitting.splits import give_splits
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.workflows.datasets.data_page import DataReportDir, draw_plots, write_data_page
 from classifier_training.workflows.evaluating.explain import ExplanationReport, report_errors

@@ -27,7 +27,7 @@ from classifier_training.data.formats.lance_write import WrittenSet, write_set
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import LoadedData, given_corrections, load_data
 from classifier_training.data.splitting.groups import assign_groups
-from classifier_training.data.splitting.splits import write_manifest
+from classifier_training.data.splitting.manifest import write_manifest
 from classifier_training.data.store.plan import StorePlan
 from classifier_training.data.store.shards import Built, build_store, folder_bytes
 from classifier_training.training.settings import ModelBuilder

@@ -13,7 +13,7 @@ from classifier_training.core.labels import read_mapping
 from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.run_reader import RunReader, read_rows, read_values
 from classifier_training.data.corrections import ACTIONS, saved_corrections, standing
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.evaluation import report
 from classifier_training.evaluation.corrections_effect import CorrectionsEffect, JudgedImage
 from classifier_training.evaluation.report import Html

@@ -16,7 +16,7 @@ from classifier_training.core.types import TEST, TRAIN, VAL, SplitResult
 from classifier_training.data.formats.image_folder import AutoData
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.load import read_samples
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.results import Evaluation, class_table
 from classifier_training.evaluation.slices import slice_columns

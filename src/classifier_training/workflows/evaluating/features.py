@@ -19,7 +19,7 @@ from classifier_training.core.errors import UserError, enumerate_words, plural
 from classifier_training.core.run_dir import atomic_path, sha256
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.storage.places import path_of
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.export.bundle import NOVELTY_NAME
 from classifier_training.export.novelty import FEATURES_NAME, expose_features, expose_other_features
 from classifier_training.export.session import INPUT_NAME, OUTPUT_NAME, open_session

@@ -14,7 +14,7 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.storage.places import path_of
 from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.index import split_table
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

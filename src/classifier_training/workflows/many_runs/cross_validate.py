@@ -28,7 +28,8 @@ from classifier_training.core.types import TRAIN, VAL
 from classifier_training.data.checking.statistics import dataset_statistics
 from classifier_training.data.corrections import append_corrections
 from classifier_training.data.index import tabulate
-from classifier_training.data.splitting.splits import in_fold, write_manifest
+from classifier_training.data.splitting.manifest import write_manifest
+from classifier_training.data.splitting.splits import in_fold
 from classifier_training.workflows.many_runs.fold_scores import CrossValidation, score_folds
 from classifier_training.workflows.many_runs.jobs import run_jobs
 from classifier_training.workflows.many_runs.launch.base import JobSpec

@@ -20,7 +20,7 @@ from classifier_training.core.register import VERB, Choice, Replaces, SettingsOf
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.settings import RunText, Trait, TypedPath
 from classifier_training.core.types import TRAIN
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.evaluation.students import StudentScore, TeachingSettings
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import describe_trained, open_model

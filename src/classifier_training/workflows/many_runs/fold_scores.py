@@ -17,7 +17,7 @@ from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.run_reader import RunReader
 from classifier_training.core.types import OUT_OF_FOLD, PROBE_EPOCH, TEST, TRAIN, VAL, SplitResult, SplitTable
 from classifier_training.data.index import split_table
-from classifier_training.data.splitting.splits import read_folds, read_manifest
+from classifier_training.data.splitting.manifest import read_folds, read_manifest
 from classifier_training.evaluation import report
 from classifier_training.evaluation.calibration import TemperatureChoice, expected_calibration_error
 from classifier_training.evaluation.groups import Groups

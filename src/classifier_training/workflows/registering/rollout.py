@@ -62,8 +62,8 @@ class VerdictResult:
     group="registry",
     name="verdict",
     examples=(
-        "registry verdict records",
-        "registry verdict records labels=labels.csv margin=0.01",
+        "registry verdict served/",
+        "registry verdict served/ labels=labels.csv margin=0.01",
     ),
 )
 def verdict(

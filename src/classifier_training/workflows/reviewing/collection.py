@@ -23,7 +23,7 @@ from classifier_training.core.run_reader import DamagedFileError, read_rows, rea
 from classifier_training.core.storage.places import is_remote
 from classifier_training.data.corrections import AUTO, FILE_NAME
 from classifier_training.data.index import is_image
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.data.walk import DataErrors, Walker
 from classifier_training.evaluation.results import TOP_K
 from classifier_training.workflows.datasets.data_page import DataReportDir

@@ -196,9 +196,9 @@ class WatchResult:
     group="verb",
     name="watch",
     examples=(
-        "watch sketches run=production",
-        "watch sketches run=production output=watched alerts=alerts.yml",
-        "watch sketches run=production images=/kept/images label_next=50",
+        "watch served/ run=production",
+        "watch served/ run=production output=watched alerts=alerts.yml",
+        "watch served/ run=production images=/kept/images label_next=50",
     ),
 )
 def watch(

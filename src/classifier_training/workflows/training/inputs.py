@@ -17,7 +17,7 @@ from classifier_training.data.image_settings import check_depth
 from classifier_training.data.load import load_data
 from classifier_training.data.replay import EarlierRun, roots_of
 from classifier_training.data.samplers import EpochSampler, Replay
-from classifier_training.data.splitting.splits import read_manifest, read_replayed
+from classifier_training.data.splitting.manifest import read_manifest, read_replayed
 from classifier_training.evaluation.metrics import check_monitor
 from classifier_training.models.shallow import ShallowModel
 from classifier_training.training.decisions import read_decisions

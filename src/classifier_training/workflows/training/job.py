@@ -16,7 +16,7 @@ from classifier_training.core.run_dir import RunDir, write_json, write_text
 from classifier_training.core.runtime import versions
 from classifier_training.core.types import TEST, VAL
 from classifier_training.data.corrections import append_corrections
-from classifier_training.data.splitting.splits import write_manifest
+from classifier_training.data.splitting.manifest import write_manifest
 from classifier_training.data.store.plan import open_stores
 from classifier_training.workflows.training.start import config_text, write_start
 from classifier_training.workflows.training.torchrun import tell_launcher

@@ -14,7 +14,7 @@ from classifier_training.core.run_dir import days_folder
 from classifier_training.core.run_reader import read_rows
 from classifier_training.core.runtime import command, console, in_notebook, setting
 from classifier_training.core.settings import Trait
-from classifier_training.data.splitting.splits import read_manifest
+from classifier_training.data.splitting.manifest import read_manifest
 from classifier_training.registry.runs import age_words, unfinished_runs
 from classifier_training.workflows.training.settings import TrainSettings
 

@@ -11,7 +11,8 @@ from sklearn.datasets import load_sample_image
 from classifier_training.core.errors import UserError
 from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.load import load_data
-from classifier_training.data.splitting.splits import give_splits, write_manifest
+from classifier_training.data.splitting.manifest import write_manifest
+from classifier_training.data.splitting.splits import give_splits
 
 
 def test_splits_of_a_file_are_taken_whatever_the_seed(unsplit_folder: Path, tmp_path: Path) -> None:

@@ -10,14 +10,8 @@ from classifier_training.core.errors import UserError
 from classifier_training.data.index import SampleIndex
 from classifier_training.data.samples import Sample
 from classifier_training.data.splitting.allocate import stratified_split
-from classifier_training.data.splitting.splits import (
-    SplitRequest,
-    complete_splits,
-    read_manifest,
-    report_overlap,
-    restore_splits,
-    write_manifest,
-)
+from classifier_training.data.splitting.manifest import read_manifest, write_manifest
+from classifier_training.data.splitting.splits import SplitRequest, complete_splits, report_overlap, restore_splits
 
 FRACTIONS = {"val": 0.15, "test": 0.15}
 
