@@ -48,8 +48,7 @@ MANY = 50
 """Paths from which on a list is written with quotes, so that it can be read without the grammar."""
 
 RUN_WORDS = (LATEST, BEST)
-PRODUCTION = "production"
-"""The usual alias: whoever types it means a run, whether or not there is one."""
+PRODUCTION = "production"  # the usual alias: whoever types it means a run
 
 REFERENCE = re.compile(r"\$\{([^{}]+)\}")
 
