@@ -26,6 +26,9 @@ WORDS = frozenset({"auth", "oauth", "pass", "sig", "jwt", "sas", "pat"})
 PARAMETERS = frozenset({"key", "code"})
 """Names of secrets in the query of a URL only."""
 
+DATABASES = frozenset({"postgresql", "postgres", "mysql", "mariadb"})
+"""Schemes of addresses in which a name without a password is a user."""
+
 URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*)://([^\s'\"<>]+)")
 PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?]+)=([^&;#]+)")
 ASSIGNMENT = re.compile(r"(?<![\w.?&;#/-])([\w.-]*\w)=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s'\"]+)")
@@ -58,7 +61,7 @@ def mask_text(text: str) -> str:
     """Mask credentials and secret parameters of addresses in a text, and the value of NAME=value for secret names."""
     if "=" not in text and "://" not in text:
         return text
-    text = URL.sub(lambda found: f"{found[1]}://{_mask_address(found[2])}", text)
+    text = URL.sub(lambda found: f"{found[1]}://{_mask_address(found[2], found[1])}", text)
     return ASSIGNMENT.sub(lambda found: f"{found[1]}={MASK}" if is_secret(found[1]) else found[0], text)
 
 
@@ -88,7 +91,7 @@ def is_masked(value: Any) -> bool:
     return value == MASK or ("://" in value and mask_text(value) == value)
 
 
-def _mask_address(rest: str) -> str:
+def _mask_address(rest: str, scheme: str) -> str:
     """Mask the secrets of a URL after its ://."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     user, at, _ = authority.rpartition("@")
@@ -97,7 +100,8 @@ def _mask_address(rest: str) -> str:
         _, colon, port = authority.rpartition(":")
         if colon and port and not port.isdecimal():
             user, at, _ = rest.rpartition("@")
-    if at:
+    # A name alone may be a token, but not before a database.
+    if at and not (scheme.partition("+")[0].lower() in DATABASES and user and ":" not in user):
         rest = f"{MASK}@{rest[len(user) + 1 :]}"
     return PARAMETER.sub(lambda found: f"{found[1]}={MASK}" if _is_secret_parameter(found[1]) else found[0], rest)
 

@@ -54,6 +54,7 @@ def test_no_setting_of_ours_is_taken_for_a_secret() -> None:
         ("pwd='a b' next", "pwd=*** next"),
         ('pwd="a \\" b" next', "pwd=*** next"),
         # Nothing secret.
+        ("storage=postgresql+psycopg://me@host:5432/db", "storage=postgresql+psycopg://me@host:5432/db"),
         ("http://localhost:5000/a@b", "http://localhost:5000/a@b"),
         ("http://[::1]:5000/a", "http://[::1]:5000/a"),
         ("sqlite:///home/me@work/a.db", "sqlite:///home/me@work/a.db"),
