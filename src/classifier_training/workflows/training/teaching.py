@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from classifier_training.core.register import TYPE_KEY
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.runtime import cache_dir
 from classifier_training.core.types import TRAIN
+from classifier_training.data.store.shards import describe_files
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import describe_trained, load_trained
 
@@ -164,7 +166,9 @@ def _answers_path(run: RunContext, run_dirs: Sequence[RunDir], *, gives_features
     weights = [sha256(describe_trained(run_dir)[1]) for run_dir in run_dirs]
     known = [weights, run.preprocessing.to_dict(), list(run.class_names), gives_features]
     digest.update(json.dumps(known).encode())
-    for path in run.tables[TRAIN].paths:
-        found = Path(path).stat()
-        digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    files = describe_files(run.tables[TRAIN].paths)
+    digest.update(files.tobytes())
+    if (files["size"] < 0).any():
+        # Of a server that tells no versions: what is kept is for this run alone.
+        digest.update(os.urandom(16))
     return cache_dir() / "teachers" / f"{digest.hexdigest()}.npy"
