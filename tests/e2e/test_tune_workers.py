@@ -187,6 +187,7 @@ def test_two_workers_share_a_database_and_nobody_reads_its_password(
     words = [*TINY, f"data.root={split_folder}", "trials=4", "jobs=2", "sampler=random", "pruner=none", "name=mine"]
     done = command("tune", *words, f"storage=postgresql+psycopg://tuner:TOPSECRET@{postgres}")
     assert done.code == 0, done.err
+    assert "exit code" not in done.err
     rows = read_csv(tmp_path / "outputs/tuning/mine/trials.csv")
     assert [row["number"] for row in rows] == ["0", "1", "2", "3"]
     assert not list(tmp_path.glob("outputs/tuning/mine/trial-*"))

@@ -240,7 +240,7 @@ class _Reader:
         if self.multirun and "," in text:
             return ",".join(quoted(normal(item), as_text=is_path) for item in _items(text, is_path=is_path))
         inner = _unquoted(text)
-        if inner is not None and (not is_path or _exists(inner) or _matches(inner)):
+        if inner is not None and (not is_path or "://" in inner or _exists(inner) or _matches(inner)):
             return quoted(normal(inner))
         return quoted(normal(text))
 

@@ -211,6 +211,7 @@ def test_commas_part_values_of_several_runs_alone() -> None:
         (["name=Run (2), new", "data.group=re:(\\d+)_", "data.group=1"],
          ['name="Run (2), new"', 'data.group="re:(\\d+)_"', "data.group=1"]),
         (["name='in quotes'", 'data.root="/a b"'], ['name="in quotes"', 'data.root="\\"/a b\\""']),
+        (['data.root="s3://bucket/set"'], ['data.root="s3://bucket/set"']),
         (["output=null", "name=null", "resume=latest"], ["output=null", "name=null", "resume=latest"]),
         (["--", "--epochs=3", "seed=1"], ["trainer.max_epochs=3", "seed=1"]),
     ],
