@@ -458,7 +458,7 @@ def test_a_run_ends_in_its_time_with_its_schedule_and_goes_on_by_its_plan(
     assert parts[0]["from_epoch"] == 0
     assert 1 <= parts[0]["max_epochs"] < 5000
     assert len(rates(run)) == parts[-1]["max_epochs"]
-    assert rates(run)[-1] < 0.05 * max(rates(run))
+    assert rates(run)[-1] < 0.1 * max(rates(run))
     assert f"all {parts[-1]['max_epochs']} epochs are done" in caplog.text
     assert json.loads((run / "result.json").read_text())["seconds"]["training"] < 15
     # One that was interrupted follows its plan, whatever the clock says.

@@ -68,7 +68,7 @@ def test_settings_of_pixels_are_refused(command: Callable[..., Ended], pictures:
 @pytest.mark.parametrize("part", ["/data/", "/_versions/"])
 def test_a_killed_prepare_leaves_no_set(part: str, pictures: Path, tmp_path: Path, faults: Path | None) -> None:
     if faults is None:
-        pytest.skip("no C compiler to kill a write with")
+        pytest.skip("no C compiler to make writes fail with")
     root = tmp_path / "set.lance"
     words = [sys.executable, "-m", "classifier_training", "prepare", str(pictures), f"output={root}"]
     fault = {"LD_PRELOAD": str(faults), "FAULT_ROOT": str(tmp_path), "FAULT_PART": part, "FAULT_AT": "1"}
