@@ -460,7 +460,7 @@ def test_a_run_ends_in_its_time_with_its_schedule_and_goes_on_by_its_plan(
     assert len(rates(run)) == parts[-1]["max_epochs"]
     assert rates(run)[-1] < 0.1 * max(rates(run))
     assert f"all {parts[-1]['max_epochs']} epochs are done" in caplog.text
-    assert json.loads((run / "result.json").read_text())["seconds"]["training"] < 15
+    assert json.loads((run / "result.json").read_text())["seconds"]["training"] < 60
     # One that was interrupted follows its plan, whatever the clock says.
     with monkeypatch.context() as patch:
         interrupt_after(patch, epoch=1)
