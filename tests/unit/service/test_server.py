@@ -108,3 +108,24 @@ def test_a_socket_that_cannot_be_opened() -> None:
         assert opened.family == socket.AF_INET6
     with listen(0, host="0.0.0.0") as opened:
         assert opened.getsockname()[0] == "0.0.0.0"
+
+
+def test_responses_do_not_wait_for_more_to_send() -> None:
+    found: list[int] = []
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted = transport.get_extra_info("socket")
+            found.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    async def connect() -> None:
+        opened = listen(0)
+        serving = await asyncio.get_running_loop().create_server(Accepted, sock=opened)
+        reader, writer = await asyncio.open_connection(*opened.getsockname())
+        await reader.read()
+        writer.close()
+        serving.close()
+
+    asyncio.run(connect())
+    assert found == [1]
