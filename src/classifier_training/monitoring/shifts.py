@@ -186,7 +186,7 @@ def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[ShiftTe
 
 
 def change_point(reference: Reference, days: Mapping[str, Sketch], last: ShiftTest) -> tuple[str, str]:
-    """Say since when predictions have been as they are now: the likeliest first day, and the earliest that may be.
+    """Say since when predictions have been as they are now: the most likely first day, and the earliest that may be.
 
     The likelihood of each first day is that of a constant change in the direction of the last one, after days like the
     validation images (Hinkley 1970, doi:10.1093/biomet/57.1.1); days within 2 of the highest logarithm may be it.

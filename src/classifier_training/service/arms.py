@@ -212,7 +212,7 @@ class RolloutRecorder:
                 self._expect(key, reason)
 
     def missed(self, request_id: str, places: Iterable[int]) -> None:
-        """Record that the shadow does not answer images of a request, for want of time."""
+        """Record that the shadow does not answer images of a request, because there is no time."""
         for key in [key_of(request_id, place) for place in places]:
             with self._lock:
                 if key in self._pending:
