@@ -107,6 +107,13 @@ def test_what_cannot_be_watched_is_an_error_that_says_what_to_do(
     assert "60 predictions by other models" in other.err
 
 
+def test_a_number_of_images_without_images_is_refused(command: Callable[..., Ended], tmp_path: Path) -> None:
+    done = command("watch", f"source={tmp_path}", "label_next=5")
+    assert done.code == 2
+    assert "label_next=5 has no effect" in done.err
+    assert "images=FOLDER" in done.err
+
+
 def test_export_gives_an_earlier_run_what_watch_needs(
     command: Callable[..., Ended], trained: Path, run: Path, tmp_path: Path, undrawn: None
 ) -> None:

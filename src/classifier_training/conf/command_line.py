@@ -31,7 +31,7 @@ from classifier_training.core.register import VERB, entries, entry
 from classifier_training.core.runtime import command
 from classifier_training.core.settings import Names
 from classifier_training.registry.mlflow_models import PREFIX
-from classifier_training.registry.references import BEST, LATEST, Reference
+from classifier_training.registry.references import BEST, LATEST, PRODUCTION, Reference
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_model
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ MANY = 50
 """Paths from which on a list is written with quotes, so that it can be read without the grammar."""
 
 RUN_WORDS = (LATEST, BEST)
-PRODUCTION = "production"  # the usual alias: whoever types it means a run
 
 REFERENCE = re.compile(r"\$\{([^{}]+)\}")
 

@@ -191,11 +191,11 @@ def measure_responses(
     sums, lost, number = np.zeros((len(changes), len(NAMES))), np.zeros(len(changes)), 0
     for batch in _batches(images):
         targets = np.array([target for _, target in batch])
-        before, correct = _answered(np.stack([fit(pixels) for pixels, _ in batch]), targets, answer, scale)
+        before, correct = _measured(np.stack([fit(pixels) for pixels, _ in batch]), targets, answer, scale)
         number += len(batch)
         for place, (kind, strength) in enumerate(changes):
             changed = [fit(corrupt(pixels[None], kind, strength, generator)[0]) for pixels, _ in batch]
-            after, still = _answered(np.stack(changed), targets, answer, scale)
+            after, still = _measured(np.stack(changed), targets, answer, scale)
             sums[place] += np.nan_to_num(after - before).sum(axis=0)
             lost[place] += int(still.sum()) - int(correct.sum())
     return tuple(
@@ -210,7 +210,7 @@ def _batches(images: Iterable[tuple[NDArray[np.uint8], int]]) -> Iterator[list[t
         yield batch
 
 
-def _answered(
+def _measured(
     pixels: NDArray[np.uint8], targets: NDArray[np.int64], answer: Answer, scale: Scale | None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     probabilities, novelty = answer(pixels)

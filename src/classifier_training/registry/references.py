@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LATEST, BEST = "latest", "best"
+PRODUCTION = "production"
+"""The usual alias: whoever types it means a run, whether or not there is one."""
 VERSION = re.compile(r"v([1-9]\d*)")
 
 

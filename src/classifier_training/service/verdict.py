@@ -128,8 +128,8 @@ def judge_pairs(new: Bools, present: Bools, rules: Rules) -> Accuracy:
     state, number, p_value, spent = _first_decision(len(new), test, rules)
     up, down = (int(gained[number - 1]), int(lost[number - 1])) if number else (0, 0)
     shares = exact_shares(np.array([new[:number].sum(), present[:number].sum()]), np.array([number, number]))
-    needed = None if state != KEEP_ON else _forecast(
-        number, rules, lambda scale: mcnemar(round(up * scale), round(down * scale))
+    needed = _needed(
+        len(new), number, state, rules, lambda scale: mcnemar(round(up * scale), round(down * scale))
     )  # fmt: skip
     words = (
         f"{up:,} images gained, {down:,} lost of {plural(number, 'labelled image')} (McNemar p = {p_value:.2g}, "
@@ -137,7 +137,7 @@ def judge_pairs(new: Bools, present: Bools, rules: Rules) -> Accuracy:
     )  # fmt: skip
     return Accuracy(
         state=state, num_labelled=number, new=shares[0], present=shares[1], p_value=p_value, spent=spent,
-        needed=_wanted(len(new), needed, rules, state), words=words,
+        needed=needed, words=words,
     )  # fmt: skip
 
 
@@ -169,8 +169,9 @@ def judge_arms(is_new: Bools, correct: Bools, rules: Rules) -> Accuracy:
     state, number, p_value, spent = _first_decision(len(ends), test, rules)
     good, number, others_good, others = counts(number) if number else (0, 0, 0, 0)
     shares = exact_shares(np.array([good, others_good]), np.array([number, others]))
-    needed = None if state != KEEP_ON else _forecast(
-        number, rules, lambda scale: fisher(*(round(value * scale) for value in (good, number, others_good, others)))
+    counted = (good, number, others_good, others)
+    needed = _needed(
+        len(ends), number, state, rules, lambda scale: fisher(*(round(value * scale) for value in counted))
     )  # fmt: skip
     words = (
         f"{good:,} of {number:,} correct, {others_good:,} of {others:,} of the present run (Fisher p = {p_value:.2g}, "
@@ -178,7 +179,7 @@ def judge_arms(is_new: Bools, correct: Bools, rules: Rules) -> Accuracy:
     )  # fmt: skip
     return Accuracy(
         state=state, num_labelled=number, new=shares[0], present=shares[1], p_value=p_value, spent=spent,
-        needed=_wanted(len(ends), needed, rules, state), words=words,
+        needed=needed, words=words,
     )  # fmt: skip
 
 
@@ -203,22 +204,22 @@ def _first_decision(
     return found
 
 
-def _forecast(number: int, rules: Rules, p_value: Callable[[float], float]) -> int | None:
-    """How many images the look takes that decides if counts grow in proportion; None where none would."""
-    if not number:
-        return None
-    for size, spent in rules.looks(number << 20):
-        if size > number and p_value(size / number) <= spent:
-            return size
-    return None
+def _needed(number: int, looked: int, state: State, rules: Rules, p_value: Callable[[float], float]) -> int | None:
+    """How many more images the look takes that decides if counts grow in proportion; None where none would.
 
-
-def _wanted(number: int, forecast: int | None, rules: Rules, state: State) -> int | None:
+    Args:
+        number: of images there are.
+        looked: of them, those of the last look.
+        state: after that look.
+        rules: of the verdict.
+        p_value: of counts so many times as large as at the last look.
+    """
     if state != KEEP_ON:
         return 0
     if number < rules.min_images:
         return rules.min_images - number
-    return None if forecast is None else forecast - number
+    looks = rules.looks(looked << 20)
+    return next((size - number for size, spent in looks if size > looked and p_value(size / looked) <= spent), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,9 @@ RECENT = 7
 MAX_STATISTICS = 4
 """That are listed for a change, those that changed most first."""
 
+NUM_CHOSEN = 50
+"""Images to label, where no number is given."""
+
 SHOWN_DAYS = 14
 """On the screen; the page has all."""
 
@@ -208,7 +211,7 @@ def watch(
     output: TypedPath | None = None,
     alerts: TypedPath | None = None,
     images: TypedPath | None = None,
-    label_next: Annotated[int, Field(ge=1)] = 50,
+    label_next: Annotated[int, Field(ge=1)] | None = None,
 ) -> WatchResult:
     """Say whether what a run is asked has changed since it was validated, and estimate its accuracy without labels.
 
@@ -221,8 +224,14 @@ def watch(
         output: folder for report.html and watch.json.
         alerts: file for alerting rules of Prometheus on the metrics that serve shows.
         images: folder of images that were predicted, where they are kept: which of them to label is written too.
-        label_next: number of these.
+        label_next: number of these; 50 when left out.
     """
+    if label_next is not None and images is None:
+        raise UserError(
+            f"label_next={label_next} has no effect: no images were named that can be chosen from",
+            "a folder of images that were predicted",
+            "images=FOLDER",
+        )
     folder = Path(source).expanduser()
     folder = folder / SKETCHES if (folder / SKETCHES).is_dir() else folder
     run_dir = find_run(run)
@@ -262,7 +271,10 @@ def watch(
         written.append(f"alerting rules: {alerts}")
     if images is not None:
         chosen = report_label_next(
-            str(run_dir.path), images, label_next, output=str((target or folder.parent / "watched") / "label_next")
+            str(run_dir.path),
+            images,
+            label_next or NUM_CHOSEN,
+            output=str((target or folder.parent / "watched") / "label_next"),
         )
         written.append(str(chosen))
     return WatchResult(watched, tuple(written))

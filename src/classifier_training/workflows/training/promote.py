@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.runtime import command, setting
 from classifier_training.registry.promotion import Check, Gate, judge, promote
+from classifier_training.registry.references import PRODUCTION
 from classifier_training.registry.scan import Registry
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from classifier_training.workflows.evaluating.trained_again import TrainedAgain
 
 log = logging.getLogger(__name__)
-
-PRODUCTION = "production"
 
 REMEDIES = {
     "finished": "look at what failed above, and resume the run",
