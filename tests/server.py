@@ -78,7 +78,14 @@ class Warm:
         return int(self._ask({"start": list(words), "cwd": str(cwd), "env": whole, "draws": self._draws}))
 
     def wait(self, pid: int) -> Ended:
-        """Wait for a run to end."""
+        """Wait for a run to end; one that a test's time limit interrupts is killed, and the next test can ask again."""
+        try:
+            while not self.has_ended(pid):
+                time.sleep(0.005)
+        except BaseException:
+            os.killpg(pid, signal.SIGKILL)
+            self._ask({"wait": pid})
+            raise
         status = int(self._ask({"wait": pid}))
         out, err = (Path(self._said.name) / f"{pid}.{name}" for name in ("out", "err"))
         ended = Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
@@ -119,7 +126,7 @@ def serve(requests: IO[str], answers: IO[str], *, said: str) -> None:
         importlib.import_module(name)
     from classifier_training.evaluation import drawing
 
-    drawing.get_context = lambda _: multiprocessing.get_context("fork")  # type: ignore[assignment, attr-defined]
+    drawing.get_context = _painters_context  # type: ignore[assignment, attr-defined]
     answers.write("ready\n")
     answers.flush()
     for line in requests:
@@ -132,6 +139,11 @@ def serve(requests: IO[str], answers: IO[str], *, said: str) -> None:
                 _be_a_run(request, said)
         answers.write(f"{answer}\n")
         answers.flush()
+
+
+def _painters_context(_: str) -> multiprocessing.context.BaseContext:
+    """A fork is there at once, but of a process with the threads of these libraries it waits for them for ever."""
+    return multiprocessing.get_context("spawn" if {"lance", "obstore"} & sys.modules.keys() else "fork")
 
 
 def _be_a_run(request: dict[str, Any], said: str) -> None:
