@@ -132,7 +132,7 @@ EXTRAS = {
     "remote": ("obstore",),
     "lance": ("lance",),
     "prune": ("torch_pruning",),
-    "serve": ("starlette", "uvicorn", "prometheus_client", "multipart"),
+    "serve": ("starlette", "uvicorn", "httptools", "prometheus_client", "multipart"),
     "slurm": ("submitit",),
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers",),

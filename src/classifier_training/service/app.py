@@ -35,6 +35,7 @@ from classifier_training.service.protocol import (
     model_metadata,
     parse,
     render,
+    room,
 )
 from classifier_training.service.records import read_labels
 
@@ -204,10 +205,12 @@ class Service:
     async def infer(self, request: Request) -> Response:
         """Answer a request of the protocol."""
         arm, engine = self._engine(request, of_tensors=True)
-        async with self.gate.body(request) as body:
+        length = request.headers.get(LENGTH_HEADER)
+        start = room(length)
+        async with self.gate.body(request, after=start) as body:
             since = time.perf_counter()
             try:
-                asked = await self._in_thread(parse, body, request.headers.get(LENGTH_HEADER), engine)
+                asked = await self._in_thread(parse, body, length, engine, start)
             except MalformedError as error:
                 raise HTTPException(400, str(error)) from None
             sent = asked.tensor if asked.tensor is not None else [Sent("", content) for content in asked.images]

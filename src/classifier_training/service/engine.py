@@ -58,7 +58,8 @@ class Engine:
             predictor.infer,
             max_batch=max_batch,
             max_wait_s=max_wait_s,
-            num_runs=predictor.num_runs(max_batch),
+            # Fewer than `predict` takes: the threads that receive requests need the cores, too.
+            num_runs=predictor.num_runs(2 * max_batch),
             ended=ended,
             pool=pool,
         )

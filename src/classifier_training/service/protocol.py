@@ -10,7 +10,7 @@ import binascii
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -105,24 +105,38 @@ def model_metadata(name: str, engine: Engine) -> dict[str, Any]:
     }
 
 
-def parse(body: bytes, json_length: str | None, engine: Engine) -> InferRequest:
+def room(json_length: str | None) -> int:
+    """Return how many bytes to put before a body, so that what follows its JSON lies as numbers do, and needs no copy.
+
+    Args:
+        json_length: value of `LENGTH_HEADER`; None where all of the body is JSON.
+    """
+    return -int(json_length) % 8 if _is_length(json_length) else 0
+
+
+def _is_length(found: str | None) -> TypeGuard[str]:
+    return found is not None and found.isascii() and found.isdecimal() and len(found) <= 18
+
+
+def parse(body: bytes, json_length: str | None, engine: Engine, start: int = 0) -> InferRequest:
     """Read a request to infer.
 
     Args:
         body: of the request.
         json_length: value of `LENGTH_HEADER`; None where all of the body is JSON.
         engine: that is to answer.
+        start: where the request begins in the body.
 
     Raises:
         MalformedError: when it is none, or not one for this model.
     """
     end = len(body)
     if json_length is not None:
-        if not json_length.isdecimal() or len(json_length) > 18 or int(json_length) > len(body):
-            raise MalformedError(f"{LENGTH_HEADER} {json_length[:32]!r}: expected a number up to {len(body)}")
-        end = int(json_length)
+        if not _is_length(json_length) or start + int(json_length) > len(body):
+            raise MalformedError(f"{LENGTH_HEADER} {json_length[:32]!r}: expected a number up to {len(body) - start}")
+        end = start + int(json_length)
     try:
-        values = json.loads(body[:end])
+        values = json.loads(body[start:end])
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"the body is no JSON: {error}") from None
     values = _typed(values, dict, "the request")
@@ -189,7 +203,7 @@ def _read_array(values: Mapping[str, Any], binary: _Binary, shape: tuple[int, ..
             raise MalformedError(
                 f"{len(part)} bytes: expected {number * dtype.itemsize} for {values['datatype']} {list(shape)}"
             )
-        # What a request brings begins anywhere, and the runtime wants whole words.
+        # Without room before its body a request's numbers lie anywhere, and the runtime wants whole words.
         return np.require(np.frombuffer(part, dtype), requirements="A").reshape(shape)
     try:
         found = np.asarray(_typed(values.get("data"), list, "data"))

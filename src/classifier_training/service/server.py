@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from classifier_training.core.errors import UserError
 
@@ -27,6 +27,9 @@ GRACE_SECONDS = 2
 
 HEAD_SECONDS = 30
 """For the head of a request to arrive, and for a response to be taken once the client stops taking it."""
+
+HEAD_BYTES = 65536
+"""Most bytes of a request's head, and of what a body has between its chunks and after them. The parser has no limit."""
 
 HEADERS = {
     "content-security-policy": (
@@ -74,19 +77,40 @@ def listen(port: int, *, host: str = HOST) -> socket.socket:
     return opened
 
 
-class _Protocol(H11Protocol):
-    """Uvicorn's, with an end for clients that neither send the head of a request nor take their response."""
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn's, with an end for heads without end, and for clients that neither send one nor take their response."""
 
     _head: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
+    _left = HEAD_BYTES
+    _is_new = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
+        self._is_new = False
         super().data_received(data)
+        # Where a request began in these bytes, some of them are those of the one before.
+        if not self._is_new:
+            self._left -= len(data)
+        if self._left < 0 and not self.transport.is_closing():
+            if self._is_between():
+                self.send_400_response(f"The head of the request is longer than {HEAD_BYTES} bytes.")
+            else:
+                self.transport.abort()
+            return
         self._await_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._left, self._is_new = HEAD_BYTES, True
+
+    def on_body(self, body: bytes) -> None:
+        # Once for these bytes, and once for what lies between chunks of a few bytes.
+        self._left += 2 * len(body)
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head, self._stuck):
@@ -113,13 +137,17 @@ class _Protocol(H11Protocol):
 
     def _await_head(self) -> None:
         """Let the time for a head begin when the first of it, or the connection, is there, and end with it."""
-        cycle: RequestResponseCycle | None = self.cycle
-        is_between = cycle is None or cycle.response_complete
+        is_between = self._is_between()
         if is_between and self._head is None:
             self._head = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
         elif not is_between and self._head is not None:
             self._head.cancel()
             self._head = None
+
+    def _is_between(self) -> bool:
+        """Whether no request is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
 
 
 class _Server(uvicorn.Server):

@@ -53,6 +53,56 @@ def test_a_head_that_does_not_come_to_its_end_ends_the_connection(
         assert ask(port, "GET", "/")[0] == 200
 
 
+def _answer(port: int, *parts: bytes) -> bytes:
+    """Send bytes, and return what comes until the server closes the connection."""
+    found = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            for part in parts:
+                client.sendall(part)
+                time.sleep(0.01)
+            while part := client.recv(2**16):
+                found += part
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+    return found
+
+
+LONG = b"x" * 40_000
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"GET / HTTP/1.1\r\nhost: x\r\nlong: ", *[LONG] * 20],
+        [b"GET /", *[LONG] * 20],
+        [b"GET / HTTP/1.1\r\n", *[b"a: b\r\n" * 5000] * 20],
+        [b"\r\n" * 20_000] * 20,
+        [POST, b"1\r\nx\r\n0\r\n", *[b"a: b\r\n" * 5000] * 20],
+        [POST, b"1;", *[LONG] * 20],
+    ],
+    ids=["value", "address", "headers", "lines", "after the body", "of a chunk"],
+)
+def test_a_head_without_end_is_cut_off(parts: list[bytes]) -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["type"] == "http" and (await receive()).get("more_body"):
+            pass
+        await app(scope, receive, send)
+
+    with running(slow) as port:
+        assert b" 200 " not in _answer(port, *parts)
+        assert ask(port, "GET", "/")[0] == 200
+
+
+def test_many_requests_at_once_and_bodies_in_small_chunks_are_answered() -> None:
+    with running(app) as port:
+        requests, last = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 5000, b"GET / HTTP/1.0\r\n\r\n"
+        assert _answer(port, requests[:100_001], requests[100_001:], last).count(b" 200 ") == 5001
+        assert _answer(port, POST, *[b"8\r\n12345678\r\n" * 5000] * 10, b"0\r\n\r\n", last).count(b" 200 ") == 2
+
+
 def test_who_takes_no_response_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     with running(app) as port, socket.socket() as stuck:
