@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from classifier_training.conf.validate import nothing_to_choose, unknown_key
 from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, entries, entry
+from classifier_training.core.runtime import command
 from classifier_training.core.settings import Trait
 from classifier_training.models.names import named_network, nearest_networks
 
@@ -162,6 +163,8 @@ def written_instead(verb: Entry, key: str) -> str | None:
     traits = entry(VERB, passes.verb).traits(key)
     if Trait.START in traits:
         return passes.resumed_by
+    if Trait.PROMOTES in traits:
+        return f"{command('registry')} promote run=RUN, for the run that you choose"
     if Trait.PLACE in traits and key not in verb.options:
         return next(f"{name}=…" for name, option in verb.options.items() if Trait.PLACE in option.traits)
     return None

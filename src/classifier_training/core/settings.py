@@ -44,6 +44,7 @@ class Trait(Enum):
     START = "belongs to one start of a run and is not kept for the next"
     PRESET = "names what other settings came from, which are saved themselves"
     MACHINE = "another machine may need another value: folders, loader processes, disk, device, loggers"
+    PROMOTES = "gives a finished run to production, which no verb of many runs does with each of its runs"
     SPLIT = "decides which images are held out, unless the data or a splits.csv says so"
 
 

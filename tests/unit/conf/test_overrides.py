@@ -22,6 +22,11 @@ def test_what_a_verb_of_many_runs_sets_itself_is_written_otherwise(verb: str, ke
     assert written_instead(entry("verb", verb), key) == instead
 
 
+@pytest.mark.parametrize("verb", ["compare", "tune", "distill"])
+def test_the_runs_of_a_verb_are_not_promoted(verb: str) -> None:
+    assert "registry promote run=RUN" in str(written_instead(entry("verb", verb), "promote"))
+
+
 @pytest.mark.parametrize("verb", ["compare", "tune"])
 def test_the_same_command_resumes_what_a_search_or_comparison_left(verb: str) -> None:
     assert "the same command again" in str(written_instead(entry("verb", verb), "resume"))

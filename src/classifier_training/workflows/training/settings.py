@@ -89,7 +89,7 @@ class TrainSettings:
     extend: Annotated[Extend | None, Resume.DIVERGES, Fit.EPOCHS, Trait.START] = None
     init_from: Annotated[RunText | None, Resume.FIXED, Fit.EPOCHS] = None
     replay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Resume.FIXED, Fit.EPOCHS] = None
-    promote: Annotated[bool, Resume.EXACT, Fit.ANY] = False
+    promote: Annotated[bool, Resume.EXACT, Fit.ANY, Trait.PROMOTES] = False
     allow_leaks: Annotated[bool, Resume.FIXED, Fit.ANY] = False
     launcher: Annotated[Launcher, Choice("local"), Resume.EXACT, Fit.ANY, Trait.START] = LOCAL
 
