@@ -143,13 +143,15 @@ class RolloutWriter:
 
     def __init__(self, folder: Path, compared: Compared) -> None:
         make_folder(folder / SUBFOLDER)
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = f"{stamp}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}.jsonl"
-        self.path = folder / SUBFOLDER / name
         self.dropped = 0
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(QUEUE_SIZE)
         header = dataclasses.replace(compared, began=time.time()).to_dict()
-        self.path.write_text(json.dumps(header, ensure_ascii=False) + "\n", encoding="utf-8")
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        # Many are begun in a second where production is reloaded under load: none may take the name of another.
+        name = f"{stamp}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}.jsonl"
+        self.path = folder / SUBFOLDER / name
+        with self.path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(header, ensure_ascii=False) + "\n")
         self._thread = threading.Thread(target=self._write, name="rollout records", daemon=True)
         self._thread.start()
 

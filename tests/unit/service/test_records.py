@@ -114,3 +114,12 @@ def test_a_full_disk_drops_records_and_counts_them(tmp_path: Path) -> None:
     writer.told("r1", "cat")
     writer.close()
     assert writer.dropped == 2
+
+
+def test_no_file_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classifier_training.service.records.secrets.token_hex", lambda _: "0" * 16)
+    monkeypatch.setattr("classifier_training.service.records.time.strftime", lambda *_: "20260101T000000")
+    write(tmp_path, CANARY, [("r1", "canary", CAT)])
+    with pytest.raises(FileExistsError):
+        RolloutWriter(tmp_path, CANARY)
+    assert read_rollout(tmp_path).served == {"r1": ("canary", CAT, None)}
