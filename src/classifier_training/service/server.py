@@ -29,7 +29,8 @@ HEAD_SECONDS = 30
 """For the head of a request to arrive, and for a response to be taken once the client stops taking it."""
 
 HEAD_BYTES = 65536
-"""Most bytes of a request's head, and of what a body has between its chunks and after them. The parser has no limit."""
+"""Most bytes of a request's head after the read that it began in (256 KB at most), and of what a body has between its
+chunks and after them. The parser has no limit of its own."""
 
 HEADERS = {
     "content-security-policy": (
