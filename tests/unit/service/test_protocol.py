@@ -12,6 +12,8 @@ import tritonclient.http as triton
 from tests.served import CLASS_NAMES, PREPROCESSING, ask, jpeg, write_model
 
 from classifier_training.inference.predictor import Predictor
+from classifier_training.service.engine import Engine
+from classifier_training.service.protocol import parse, room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +62,19 @@ def test_tensors_in_both_forms_give_what_the_predictor_gives(
     assert np.array_equal(found.as_numpy("probabilities"), predictor.shares(expected.logits))
     assert expected.novelty is not None
     assert np.array_equal(found.as_numpy("novelty"), expected.novelty)
+
+
+@pytest.mark.parametrize("spaces", range(9))
+def test_binary_tensors_are_read_where_they_lie(model: Path, inputs: NDArray[np.float32], spaces: int) -> None:
+    parameters = {"binary_data_size": inputs.nbytes}
+    tensor = {"name": "input", "datatype": "FP32", "shape": list(inputs.shape), "parameters": parameters}
+    head = json.dumps({"inputs": [tensor]}).encode() + b" " * spaces
+    start = room(str(len(head)))
+    sent = bytes(start) + head + inputs.tobytes()
+    found = parse(sent, str(len(head)), Engine(Predictor(model), run="colours"), start).tensor
+    assert found is not None
+    assert np.array_equal(found, inputs)
+    assert np.shares_memory(found, np.frombuffer(sent, np.uint8))
 
 
 def test_images_as_files_and_as_pixels_are_prepared_here(port: int, model: Path) -> None:
