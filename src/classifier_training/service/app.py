@@ -33,9 +33,9 @@ from classifier_training.service.protocol import (
     PROBABILITIES,
     MalformedError,
     model_metadata,
+    padding_of,
     parse,
     render,
-    room,
 )
 from classifier_training.service.records import read_labels
 
@@ -206,8 +206,8 @@ class Service:
         """Answer a request of the protocol."""
         arm, engine = self._engine(request, of_tensors=True)
         length = request.headers.get(LENGTH_HEADER)
-        start = room(length)
-        async with self.gate.body(request, after=start) as body:
+        start = padding_of(length)
+        async with self.gate.body(request, padding=start) as body:
             since = time.perf_counter()
             try:
                 asked = await self._in_thread(parse, body, length, engine, start)

@@ -55,12 +55,12 @@ class Gate:
             self.images -= number
 
     @asynccontextmanager
-    async def body(self, request: Request, *, after: int = 0) -> AsyncIterator[bytes]:
+    async def body(self, request: Request, *, padding: int = 0) -> AsyncIterator[bytes]:
         """Read the body of a request, and hold it for the time of the block.
 
         Args:
             request: whose body is read.
-            after: zero bytes before it.
+            padding: zero bytes before it.
 
         Raises:
             HTTPException: 413, 415, 429 or 408; see `Limits`.
@@ -84,7 +84,7 @@ class Gate:
                     self.bytes += len(chunk)
                     size += len(chunk)
                     chunks.append(chunk)
-            chunks = [b"".join([bytes(after), *chunks])]
+            chunks = [b"".join([bytes(padding), *chunks])]
             yield chunks[0]
         except TimeoutError:
             raise HTTPException(

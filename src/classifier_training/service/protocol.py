@@ -105,8 +105,8 @@ def model_metadata(name: str, engine: Engine) -> dict[str, Any]:
     }
 
 
-def room(json_length: str | None) -> int:
-    """Return how many bytes to put before a body, so that what follows its JSON lies as numbers do, and needs no copy.
+def padding_of(json_length: str | None) -> int:
+    """Return how many bytes before a body align the tensor that follows its JSON, which then needs no copy.
 
     Args:
         json_length: value of `LENGTH_HEADER`; None where all of the body is JSON.
@@ -203,7 +203,7 @@ def _read_array(values: Mapping[str, Any], binary: _Binary, shape: tuple[int, ..
             raise MalformedError(
                 f"{len(part)} bytes: expected {number * dtype.itemsize} for {values['datatype']} {list(shape)}"
             )
-        # Without room before its body a request's numbers lie anywhere, and the runtime wants whole words.
+        # Without padding a tensor may be unaligned, which the runtime does not take.
         return np.require(np.frombuffer(part, dtype), requirements="A").reshape(shape)
     try:
         found = np.asarray(_typed(values.get("data"), list, "data"))

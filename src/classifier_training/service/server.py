@@ -146,7 +146,7 @@ class _Protocol(HttpToolsProtocol):
             self._head = None
 
     def _is_between(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no response is under way."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete
 

@@ -13,7 +13,7 @@ from tests.served import CLASS_NAMES, PREPROCESSING, ask, jpeg, write_model
 
 from classifier_training.inference.predictor import Predictor
 from classifier_training.service.engine import Engine
-from classifier_training.service.protocol import parse, room
+from classifier_training.service.protocol import padding_of, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def test_binary_tensors_are_read_where_they_lie(model: Path, inputs: NDArray[np.
     parameters = {"binary_data_size": inputs.nbytes}
     tensor = {"name": "input", "datatype": "FP32", "shape": list(inputs.shape), "parameters": parameters}
     head = json.dumps({"inputs": [tensor]}).encode() + b" " * spaces
-    start = room(str(len(head)))
+    start = padding_of(str(len(head)))
     sent = bytes(start) + head + inputs.tobytes()
     found = parse(sent, str(len(head)), Engine(Predictor(model), run="colours"), start).tensor
     assert found is not None
