@@ -18,6 +18,7 @@ from tests.e2e.test_resume import exact, timeless
 from classifier_training.core.errors import UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import PROBE_EPOCH
+from classifier_training.training import speed
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -122,6 +123,39 @@ def test_where_there_is_no_time_for_a_step_the_linear_probe_is_the_result(
     assert json.loads((run / "result.json").read_text())["failures"] == {}
     decided = json.loads((run / "decisions.json").read_text())
     assert (decided["parts"], decided["num_probe_images"]) == ([], 18)
+
+
+def test_a_linear_probe_alone_times_no_step(
+    words: list[str], train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "MIN_PIXELS", 0)
+    monkeypatch.setattr(speed, "seconds_of", lambda *_, **__: pytest.fail("a step was timed"))
+    run = train_here([*words, "transfer=linear_probe", "trainer.max_epochs=10000"])
+    assert json.loads((run / "decisions.json").read_text())["is_compiled"] is None
+
+
+@pytest.mark.parametrize(("time", "tried"), [([], True), (["time=10m"], False), (["trainer.max_time=10m"], False)])
+def test_compilation_is_tried_after_the_linear_probe_where_the_time_allows_it(
+    words: list[str],
+    time: list[str],
+    tried: bool,
+    train_here: Train,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level("INFO")
+    known: list[bool] = []
+
+    def compiling_pays(*_: object) -> bool:
+        known.append("linear probe: val/" in caplog.text)
+        return False
+
+    monkeypatch.setattr(speed, "probe_device", lambda make, device, **_: (device, 1e6))
+    monkeypatch.setattr(speed, "missing_compiler", lambda _: None)
+    monkeypatch.setattr(speed, "compiling_pays", compiling_pays)
+    run = train_here([*words, "transfer=lp_ft", "trainer.max_epochs=1", *time])
+    assert known == ([True] if tried else [])
+    assert json.loads((run / "decisions.json").read_text())["is_compiled"] is False
 
 
 def test_batch_norms_and_the_first_third_of_the_stages_stay_as_they_are(

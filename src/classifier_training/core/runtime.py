@@ -148,6 +148,27 @@ def few_open_files() -> bool:
     return soft != resource.RLIM_INFINITY and soft < FEW_OPEN_FILES
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt(3)."""
+
+
+def keep_large_blocks() -> None:
+    """Have malloc keep the memory of large tensors for the next ones, instead of returning it to the system.
+
+    glibc maps each block of 32 MiB or more anew, and the system fills all of its pages with zeros: on a CPU, the layers
+    of a batch then take longer to get memory than to compute. `scripts/bench/allocator.py` measures it. Nothing is done
+    where another malloc is in use, or its settings are in the environment ($MALLOC_…).
+    """
+    import ctypes
+
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, -1)
+
+
 def leave_interrupts() -> None:
     """Ignore Ctrl-C, which the parent handles; called first in each process of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

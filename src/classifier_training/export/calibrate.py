@@ -6,6 +6,7 @@ All is fitted on validation images, and the subspace of the score on training im
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,13 +14,14 @@ import onnx
 from PIL import Image
 
 from classifier_training.core.run_dir import atomic_path
+from classifier_training.core.runtime import num_cores
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.evaluation.calibration import choose_temperature
 from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.label_sets import TrueScores
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.export.bundle import Calibration, Novelty
-from classifier_training.export.examples import iterate_examples
+from classifier_training.export.examples import iterate_examples, read_rows, spread_rows, unreadable
 from classifier_training.export.novelty import (
     FEATURES_NAME,
     FeatureSubspace,
@@ -52,7 +54,10 @@ MAX_VALIDATION_IMAGES, MAX_TRAINING_IMAGES = 5000, 2000
 CHANGED_SIDE = 256
 """Shorter side in pixels that large images are shrunk to, if the input is no larger, before copies are changed."""
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
+
+MAX_RUNS = 8
+"""Batches that go through the model at the same time: beyond this many each run has several cores, to save memory."""
 
 
 def calibrate(
@@ -108,6 +113,7 @@ def calibrate(
         lambda pixels: preprocessing.pixels(Image.fromarray(pixels)),
         answer,
         Scale(float(np.median(scores)), threshold),
+        num_threads=runner.num_runs,
     )
     found = Calibration(
         choice=choice,
@@ -171,10 +177,15 @@ class _Answers(NamedTuple):
 
 
 class _Runner:
-    """An ONNX model that gives its features beside its logits, on the images of a split."""
+    """An ONNX model that gives its features beside its logits, on the images of a split.
+
+    Several runs go on at the same time, each in a thread, which also decodes, resizes and measures its images.
+    """
 
     def __init__(self, model: onnx.ModelProto, preprocessing: Preprocessing, *, has_features: bool) -> None:
-        self._session = open_session(model.SerializeToString())
+        self.num_runs = min(num_cores(), MAX_RUNS)
+        threads = max(1, num_cores() // self.num_runs)
+        self._session = open_session(model.SerializeToString(), num_threads=threads, spinning=False)
         self._preprocessing = preprocessing
         self._outputs = [OUTPUT_NAME, FEATURES_NAME if has_features else OUTPUT_NAME]
 
@@ -185,10 +196,17 @@ class _Runner:
 
     def answer(self, table: SplitTable, number: int) -> _Answers:
         """Return what it answers on up to `number` images spread over a split."""
-        found: list[_Answers] = []
-        for batch in iterate_examples(table, self._preprocessing, batch_size=BATCH_SIZE, number=number):
+
+        def answer(rows: list[int]) -> _Answers | None:
+            if (batch := read_rows(table, rows, self._preprocessing)) is None:
+                return None
             statistics = image_statistics(shown_pixels(batch.inputs, self._preprocessing))
-            found.append(_Answers(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics))
+            return _Answers(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics)
+
+        with ThreadPoolExecutor(self.num_runs) as pool:
+            found = [one for one in pool.map(answer, spread_rows(len(table), number, BATCH_SIZE)) if one is not None]
+        if not found:
+            raise unreadable(table)
         logits, features, targets, groups, columns = zip(*found, strict=True)
         return _Answers(
             np.concatenate(logits), np.concatenate(features), np.concatenate(targets),

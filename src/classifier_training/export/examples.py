@@ -62,32 +62,45 @@ def iterate_examples(
     Raises:
         UserError: when none can be read.
     """
-    wanted = min(number or len(table), len(table))
-    rows = np.unique(np.linspace(0, len(table) - 1, wanted).round().astype(int)).tolist()
     found = False
-    for start in range(0, len(rows), batch_size):
-        kept, inputs = [], []
-        for row in rows[start : start + batch_size]:
-            try:
-                inputs.append(preprocessing.tensor(preprocessing.read(table.paths[row])))
-            except UnreadableImageError as error:
-                log.warning("left out %s: %s", error.path, error.reason)
-            else:
-                kept.append(row)
-        if kept:
+    for rows in spread_rows(len(table), number, batch_size):
+        if (examples := read_rows(table, rows, preprocessing)) is not None:
             found = True
-            yield Examples(
-                tuple(table.paths[row] for row in kept),
-                table.targets[kept],
-                np.stack(inputs),
-                tuple(table.groups[row] for row in kept),
-            )
+            yield examples
     if not found:
-        raise UserError(
-            f"none of {len(rows)} images of the {table.name} split can be read, such as {table.paths[rows[0]]}",
-            "the images that the run was trained on, to check the export with",
-            "put them back where they were",
-        )
+        raise unreadable(table)
+
+
+def spread_rows(num_rows: int, number: int | None, batch_size: int) -> list[list[int]]:
+    """Choose `number` of a split's rows spread evenly over it, or all of them, in batches."""
+    wanted = min(number or num_rows, num_rows)
+    rows = np.unique(np.linspace(0, num_rows - 1, wanted).round().astype(int)).tolist()
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def read_rows(table: SplitTable, rows: Sequence[int], preprocessing: Preprocessing) -> Examples | None:
+    """Read rows of a split, unreadable images left out with a line in the log; None where no image is left."""
+    kept, inputs = [], []
+    for row in rows:
+        try:
+            inputs.append(preprocessing.tensor(preprocessing.read(table.paths[row])))
+        except UnreadableImageError as error:
+            log.warning("left out %s: %s", error.path, error.reason)
+        else:
+            kept.append(row)
+    if not kept:
+        return None
+    paths, groups = (tuple(column[row] for row in kept) for column in (table.paths, table.groups))
+    return Examples(paths, table.targets[kept], np.stack(inputs), groups)
+
+
+def unreadable(table: SplitTable) -> UserError:
+    """The error for a split of which no image can be read."""
+    return UserError(
+        f"no image of the {table.name} split can be read, such as {table.paths[0]}",
+        "the images that the run was trained on, to check the export with",
+        "put them back where they were",
+    )
 
 
 NUM_GOLDEN = 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,7 @@ SHRINK = 10.0
 MIN_DEVIATION = 0.005
 """Of a statistic that hardly varies on the validation images, as a share of its range."""
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 SEED = 0
 
 
@@ -174,7 +176,12 @@ class Reference:
 
 
 def measure_responses(
-    images: Iterable[tuple[NDArray[np.uint8], int]], fit: Fit, answer: Answer, scale: Scale | None
+    images: Iterable[tuple[NDArray[np.uint8], int]],
+    fit: Fit,
+    answer: Answer,
+    scale: Scale | None,
+    *,
+    num_threads: int = 1,
 ) -> tuple[Response, ...]:
     """Measure what known changes do to images: the statistics, and the accuracy.
 
@@ -185,19 +192,18 @@ def measure_responses(
         fit: resizes pixels to the network's input.
         answer: what the model says of a batch.
         scale: of the novelty scores.
+        num_threads: changes that are measured at the same time; `fit` and `answer` are called in these threads.
     """
     changes = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
-    generator = np.random.default_rng(SEED)
     sums, lost, number = np.zeros((len(changes), len(NAMES))), np.zeros(len(changes)), 0
-    for batch in _batches(images):
-        targets = np.array([target for _, target in batch])
-        before, correct = _measured(np.stack([fit(pixels) for pixels, _ in batch]), targets, answer, scale)
-        number += len(batch)
-        for place, (kind, strength) in enumerate(changes):
-            changed = [fit(corrupt(pixels[None], kind, strength, generator)[0]) for pixels, _ in batch]
-            after, still = _measured(np.stack(changed), targets, answer, scale)
-            sums[place] += np.nan_to_num(after - before).sum(axis=0)
-            lost[place] += int(still.sum()) - int(correct.sum())
+    with ThreadPoolExecutor(num_threads) as pool:
+        for batch in _batches(images):
+            measure = partial(_changed, batch, number, fit, answer, scale)
+            (before, correct), *found = pool.map(measure, [None, *changes])
+            number += len(batch)
+            for place, (after, still) in enumerate(found):
+                sums[place] += np.nan_to_num(after - before).sum(axis=0)
+                lost[place] += int(still.sum()) - int(correct.sum())
     return tuple(
         Response(kind, strength, number, total / max(number, 1), float(change / max(number, 1)))
         for (kind, strength), total, change in zip(changes, sums, lost, strict=True)
@@ -210,9 +216,26 @@ def _batches(images: Iterable[tuple[NDArray[np.uint8], int]]) -> Iterator[list[t
         yield batch
 
 
-def _measured(
-    pixels: NDArray[np.uint8], targets: NDArray[np.int64], answer: Answer, scale: Scale | None
+def _changed(
+    batch: Sequence[tuple[NDArray[np.uint8], int]],
+    first: int,
+    fit: Fit,
+    answer: Answer,
+    scale: Scale | None,
+    change: tuple[str, float] | None,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    probabilities, novelty = answer(pixels)
-    values = values_of(image_statistics(pixels), probabilities, novelty, scale)
+    """Statistics [B, F] of images after a change, None for no change, and whether each is classified correctly [B].
+
+    The noise is that of the number of the image, whichever thread measures it.
+    """
+    shown = []
+    for number, (pixels, _) in enumerate(batch, start=first):
+        if change is not None:
+            kind, strength = change
+            (pixels,) = corrupt(pixels[None], kind, strength, np.random.default_rng((SEED, number)))
+        shown.append(fit(pixels))
+    inputs = np.stack(shown)
+    probabilities, novelty = answer(inputs)
+    values = values_of(image_statistics(inputs), probabilities, novelty, scale)
+    targets = np.array([target for _, target in batch])
     return np.clip(values, LOW, HIGH), probabilities.argmax(axis=1) == targets

@@ -113,6 +113,20 @@ def choose_compilation(
     Raises:
         UserError: when it is asked for and the machine has no compiler.
     """
+    check_compiler(device, wanted=wanted)
+    if wanted != "auto" or missing_compiler(device.accelerator):
+        return wanted is True
+    if estimated_seconds < COMPILE_PAYS_SECONDS.get(device.accelerator, float("inf")):
+        return False
+    return compiling_pays(make(device), device, batch_size)
+
+
+def check_compiler(device: Device, *, wanted: bool | str) -> None:
+    """Raise when compilation is asked for and the machine has no compiler.
+
+    Raises:
+        UserError: then.
+    """
     missing = missing_compiler(device.accelerator)
     if wanted is True and missing:
         raise UserError(
@@ -120,13 +134,6 @@ def choose_compilation(
             "what torch.compile makes programs with",
             f"install {missing}, or trainer.compile=auto",
         )
-    if wanted is not True and wanted != "auto":
-        return False
-    if wanted is True or missing:
-        return wanted is True
-    if estimated_seconds < COMPILE_PAYS_SECONDS.get(device.accelerator, float("inf")):
-        return False
-    return compiling_pays(make(device), device, batch_size)
 
 
 def compiling_pays(module: ClassifierModule, device: Device, batch_size: int) -> bool:

@@ -276,3 +276,13 @@ def test_the_same_weights_make_the_same_file(tmp_path: Path) -> None:
             assert opened.metadata() == metadata
             assert torch.equal(opened.get_tensor("a"), state["a"])
     assert len(found) == 1
+
+
+def test_the_copy_for_export_has_no_in_place_activations_and_leaves_the_network_alone() -> None:
+    network = timm_model(3, name="tf_efficientnet_lite0", pretrained=False).network.eval()
+    copied = evaluation_copy(network)
+    images = torch.rand(2, 3, 64, 64)
+    assert not any(getattr(module, "inplace", False) for module in copied.modules())
+    assert any(getattr(module, "inplace", False) for module in network.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(copied(images), network(images))

@@ -11,7 +11,7 @@ from tests.predictions import NAMES, SIDE, answer, make_images, make_reference, 
 
 from classifier_training.monitoring.accuracy import CONFIDENCES, COPIES, estimate_accuracy
 from classifier_training.monitoring.corruptions import BLUR, LOW_CONTRAST, NOISE, OVEREXPOSED, UNDEREXPOSED, corrupt
-from classifier_training.monitoring.reference import Reference
+from classifier_training.monitoring.reference import Reference, measure_responses
 from classifier_training.monitoring.shifts import (
     FOREIGN,
     LABELS,
@@ -52,6 +52,18 @@ def foreign(number: int, seed: int = 0) -> np.ndarray:
     green = np.where(board, levels, levels + 0.2)
     pixels = np.stack([0.4 * green, green, 0.4 * green], axis=3)
     return np.asarray(np.rint(pixels * 255), dtype=np.uint8)
+
+
+def test_responses_do_not_depend_on_the_number_of_threads() -> None:
+    given = make_images(40, seed=5)
+    images = list(zip(given.pixels, given.targets.tolist(), strict=True))
+    one, several = (
+        measure_responses(images, lambda pixels: pixels, answer, REFERENCE.novelty, num_threads=number)
+        for number in (1, 3)
+    )
+    for first, second in zip(one, several, strict=True):
+        assert (first.kind, first.strength, first.accuracy) == (second.kind, second.strength, second.accuracy)
+        np.testing.assert_array_equal(first.shift, second.shift)
 
 
 def test_at_most_one_month_in_twenty_without_a_change_has_an_alarm() -> None:

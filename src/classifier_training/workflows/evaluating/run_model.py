@@ -14,6 +14,7 @@ from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir, atomic_path, make_folder, sha256
+from classifier_training.core.runtime import keep_large_blocks
 from classifier_training.export.bundle import BundleInfo, read_info, withheld_reason
 from classifier_training.export.session import OUTPUT_NAME
 from classifier_training.inference.ensemble import Ensemble
@@ -269,6 +270,8 @@ class CheckpointPredictor(Predictor):
                 "trainer.accelerator=auto",
             )
         self._device = torch.device(accelerator if accelerator != "auto" else "cuda" if "cuda" in available else "cpu")
+        if self._device.type == "cpu":
+            keep_large_blocks()
         self._network = network.to(self._device)
         # The calibration was fitted to the exported file's answers, which are the same.
         super().__init__(

@@ -13,7 +13,7 @@ from classifier_training.training.decisions import write_decisions
 from classifier_training.training.transfer import LinearProbe
 from classifier_training.workflows.training.fit import fit, make_module, schedule_length, steps_per_epoch
 from classifier_training.workflows.training.heads import probe_head
-from classifier_training.workflows.training.resolve import plan_time, resolve_auto
+from classifier_training.workflows.training.resolve import plan_time, resolve_auto, resolve_compilation
 from classifier_training.workflows.training.screen import training_words
 from classifier_training.workflows.training.teaching import make_distillation_loss
 
@@ -51,6 +51,8 @@ def fit_network(job: TrainingJob) -> Trained:
         with job.run.clock.part("linear probe"):
             probe = probe_head(job, module, seconds=PROBE_SHARE * time.total_seconds() if time else None)
         job = keep_decisions(job.with_decisions(num_probe_images=probe.num_images))
+    if job.settings.transfer.trains:
+        job = keep_decisions(resolve_compilation(job))
     if time is not None and job.settings.transfer.trains and is_new and not job.decisions.parts:
         planned, deadline = plan_time(job, module, time, probe)
         job = keep_decisions(job.with_decisions(parts=planned))
@@ -67,6 +69,7 @@ def fit_network(job: TrainingJob) -> Trained:
     if job.settings.transfer.trains:
         log.info("%s", epoch_words(job.datamodule, job.trainer), extra=DETAIL)
     if job.is_compiled:
+        log.info("compile: the network is compiled for its epochs")
         module.network.compile()
     return fit(job, module, length, probe, budget)
 

@@ -59,6 +59,7 @@ class TrainingJob:
         start: where the run begins.
         team: the processes that train together, if there are several.
         distillation: what teachers add to the loss, if there are any.
+        estimated_seconds: of all epochs, by timed steps; 0 where none were timed.
         is_compiled: whether the network is compiled.
     """
 
@@ -72,6 +73,7 @@ class TrainingJob:
     start: Start
     team: Team | None = None
     distillation: DistillationLoss | None = None
+    estimated_seconds: float = 0.0
     is_compiled: bool = False
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.conf.resume import saved_values
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, describe
-from classifier_training.core.runtime import DETAIL, setting
+from classifier_training.core.runtime import DETAIL, keep_large_blocks, setting
 from classifier_training.core.types import BuiltModel, Weights
 from classifier_training.data.image_settings import ChosenSize, choose_image_size
 from classifier_training.models.head import start_small
@@ -96,6 +96,8 @@ def prepare(begun: Begun, inputs: Inputs) -> Prepared:
     settings, trainer = begun.settings, begun.settings.trainer
     device = choose_device(trainer.accelerator, trainer.precision, trainer.num_devices)
     log.info("device: %s", device.words, extra=DETAIL)
+    if device.accelerator == "cpu":
+        keep_large_blocks()
     if settings.distillation:
         trainer = uncompiled(settings.distillation, trainer)
     start = find_start(begun, trainer)

@@ -44,7 +44,7 @@ def resolve_auto(job: TrainingJob) -> TrainingJob:
         The job with these settings and with what was decided, to be kept.
 
     Raises:
-        UserError: when nothing is found: no batch fits, no learning rate lowers the loss, there is no compiler.
+        UserError: when nothing is found: no batch fits, no learning rate lowers the loss.
     """
     wanted = job.settings.optimizer.keywords.get("lr")
     is_resumed = job.start.checkpoint is not None or not process_rank().leads
@@ -73,13 +73,16 @@ def _trial_module(job: TrainingJob, lr: float = 1e-3) -> ClassifierModule:
 
 
 def _resolve_speed(job: TrainingJob, *, is_resumed: bool) -> TrainingJob:
-    from classifier_training.training.speed import choose_compilation, probe_device, set_float32_products
+    """Choose precision and memory format; nothing is timed for a linear probe alone, which is one pass over the images.
 
-    def make(device: Device) -> ClassifierModule:
-        return _trial_module(dataclasses.replace(job, device=device))
+    Raises:
+        UserError: when compilation is asked for and the machine has no compiler, which nobody shall learn later.
+    """
+    from classifier_training.training.speed import check_compiler, probe_device, set_float32_products
 
     device, decided, trainer = job.device, job.decisions, job.trainer
-    size, seconds = job.datamodule.batch_size, 0.0
+    check_compiler(device, wanted=trainer.compile)
+    seconds = 0.0
     known = decided.accelerator == device.accelerator
     if known:
         precision = decided.precision if trainer.precision == "auto" else device.precision
@@ -91,31 +94,55 @@ def _resolve_speed(job: TrainingJob, *, is_resumed: bool) -> TrainingJob:
                 "the run began on %s and is resumed on %s: from here on it is not what it would have been there",
                 decided.accelerator, device.accelerator,
             )  # fmt: skip
-    else:
-        num_images = len(job.datamodule.sampler) * trainer.max_epochs
-        device, seconds = probe_device(make, device, batch_size=size, num_images=num_images)
-    if known and trainer.compile == "auto":
-        is_compiled = bool(decided.is_compiled)
-    else:
-        is_compiled = choose_compilation(
-            make, device, wanted=trainer.compile, batch_size=size, estimated_seconds=seconds
+    elif job.settings.transfer.trains:
+        device, seconds = probe_device(
+            functools.partial(_module_for, job),
+            device,
+            batch_size=job.datamodule.batch_size,
+            num_images=len(job.datamodule.sampler) * trainer.max_epochs,
         )
     tf32 = set_float32_products(device)
     log.info(
-        "speed: %s precision, %s, %s%s%s",
+        "speed: %s precision, %s%s%s",
         device.precision,
         "channels last" if device.channels_last else "channels first",
-        "compiled" if is_compiled else "not compiled",
         ", TF32" if tf32 else "",
         f" (as before: {decided.accelerator})" if known else f" (timed; about {seconds:,.0f} s)" if seconds else "",
         extra=DETAIL,
     )
-    return dataclasses.replace(job, device=device, is_compiled=is_compiled).with_decisions(
+    return dataclasses.replace(job, device=device, estimated_seconds=seconds).with_decisions(
         accelerator=device.accelerator,
         precision=device.precision,
         channels_last=device.channels_last,
-        is_compiled=is_compiled,
+        is_compiled=decided.is_compiled if known else None,
     )
+
+
+def resolve_compilation(job: TrainingJob) -> TrainingJob:
+    """Decide whether the network is compiled for its epochs; what the run decided before holds.
+
+    Compiling a trial takes a minute or more, so it comes after the linear probe, whose score is there by then, and not
+    where the time of the run is short.
+    """
+    from classifier_training.training.speed import choose_compilation
+
+    trainer, decided = job.trainer, job.decisions
+    limits = [limit.total_seconds() for limit in (job.settings.time, trainer.max_time) if limit is not None]
+    if trainer.compile == "auto" and decided.is_compiled is not None:
+        is_compiled = decided.is_compiled
+    else:
+        is_compiled = choose_compilation(
+            functools.partial(_module_for, job),
+            job.device,
+            wanted=trainer.compile,
+            batch_size=job.datamodule.batch_size,
+            estimated_seconds=min([job.estimated_seconds, *limits]),
+        )
+    return dataclasses.replace(job, is_compiled=is_compiled).with_decisions(is_compiled=is_compiled)
+
+
+def _module_for(job: TrainingJob, device: Device) -> ClassifierModule:
+    return _trial_module(dataclasses.replace(job, device=device))
 
 
 def _resolve_batch_size(job: TrainingJob) -> TrainingJob:

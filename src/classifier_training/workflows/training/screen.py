@@ -65,8 +65,7 @@ def training_words(job: TrainingJob, *, num_steps: int) -> str:
         epochs = "1 epoch" if trainer.max_epochs == 1 else f"{'up to ' if is_open else ''}{trainer.max_epochs} epochs"
         length = f"{epochs} of {plural(num_steps, 'step')}, {job.datamodule.batch_size} images in a batch"
     where = device.words.removesuffix(f", {device.precision} precision")
-    compiled = ", compiled" if job.is_compiled else ""
-    return f"training: {length}; {where}, {PRECISIONS.get(device.precision, device.precision)}{compiled}"
+    return f"training: {length}; {where}, {PRECISIONS.get(device.precision, device.precision)}"
 
 
 def file_words(files: Sequence[ExportedFile], calibration: Calibration | None) -> str:
