@@ -38,14 +38,14 @@ def measure(name: str, side: int, batch_size: int, *, keeps: bool) -> dict[str, 
     import torch
 
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = timm.create_model(name, num_classes=10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     images = torch.randn(batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
     targets = torch.arange(batch_size) % 10
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images), targets).backward()
+        torch.nn.functional.cross_entropy(network(images), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def forward() -> None:

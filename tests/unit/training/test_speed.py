@@ -88,10 +88,23 @@ def test_timing_takes_a_small_share_of_a_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(speed, "seconds_of", timing)
     monkeypatch.setattr(speed, "PROBE_SECONDS", 10.0)
     device = dataclasses.replace(CPU, other_precisions=("bf16-mixed",))
-    for num_images, taken in ((4 * 30, "32-true"), (4 * 100, "bf16-mixed")):
+    for num_images, taken in ((4 * 20, "32-true"), (4 * 100, "bf16-mixed")):
         monkeypatch.setattr(speed, "MIN_PIXELS", 0)
         found, _ = speed.probe_device(lambda one: build(Slow(True), one), device, batch_size=4, num_images=num_images)
         assert found.precision == taken, f"{num_images} images, timed {timed}"
+
+
+def test_what_held_up_the_usual_choice_for_a_moment_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_up = iter([2.0, 1.0])
+    monkeypatch.setattr(
+        speed, "seconds_of", lambda _, device, number: next(held_up) if device.precision == "32-true" else 1.2
+    )
+    monkeypatch.setattr(speed, "PROBE_SECONDS", 10.0)
+    device = dataclasses.replace(CPU, channels_last=False, other_precisions=("bf16-mixed",))
+    monkeypatch.setattr(speed, "_candidates", lambda one: [dataclasses.replace(one, precision="bf16-mixed")])
+    found, seconds = speed.probe_device(lambda one: build(Slow(True), one), device, batch_size=4, num_images=10**6)
+    assert found == device
+    assert seconds == pytest.approx(10**6 / 4)
 
 
 @pytest.mark.parametrize(("side", "number"), [(16, 64), (64, 49), (128, 12), (224, 8)])
