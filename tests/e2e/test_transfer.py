@@ -20,6 +20,7 @@ from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import PROBE_EPOCH
 from classifier_training.training import speed
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO
+from classifier_training.workflows.training import resolve
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -114,15 +115,17 @@ def test_a_mean_of_the_weights_before_and_after_fine_tuning_is_kept(
 
 
 def test_where_there_is_no_time_for_a_step_the_linear_probe_is_the_result(
-    words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture
+    words: list[str], train_here: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr(resolve, "CALIBRATION_SHARE", 0)
+    monkeypatch.setattr(resolve, "MIN_CALIBRATED", 5)
     run = train_here([*words, "callbacks=[checkpoint,onnx_export,progress]", "transfer=lp_ft", "time=1s"])
     assert "plan: no epoch, the linear probe is all that there is time for (time=1 s: " in caplog.text
     assert checkpoint(run, "best")["epoch"] == PROBE_EPOCH
     assert json.loads((run / "result.json").read_text())["failures"] == {}
     decided = json.loads((run / "decisions.json").read_text())
-    assert (decided["parts"], decided["num_probe_images"]) == ([], 18)
+    assert (decided["parts"], decided["num_probe_images"], decided["num_calibrated"]) == ([], 18, 5)
 
 
 def test_a_linear_probe_alone_times_no_step(

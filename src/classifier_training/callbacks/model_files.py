@@ -12,7 +12,7 @@ from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.runtime import DETAIL
-from classifier_training.core.types import VAL
+from classifier_training.core.types import TRAIN, VAL
 from classifier_training.models.cost import summarize
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ class OnnxExport(Observer):
         from classifier_training.export.examples import read_examples
         from classifier_training.export.write import BundleWriter
 
+        tables = dict(run.tables)
+        if run.num_calibrated is not None:
+            tables[TRAIN] = tables[TRAIN].thinned(run.num_calibrated)
         return BundleWriter(
             run.run_dir,
             run.model,
@@ -88,7 +91,7 @@ class OnnxExport(Observer):
             ),
             examples=lambda: read_examples(run.tables[VAL], run.preprocessing, number=NUM_PARITY_IMAGES),
             opset=self.opset,
-            tables=run.tables,
+            tables=tables,
             bake_temperature=self.bake_temperature,
         )
 

@@ -40,6 +40,7 @@ class RunContext:
         num_trainable: trainable parameters in the first epoch.
         drawer: plots figures in the background.
         clock: measures the time of the run's parts.
+        num_calibrated: training images that the exported file is calibrated with; None for as many as usual.
     """
 
     run_dir: RunDir
@@ -57,6 +58,7 @@ class RunContext:
     num_trainable: int
     drawer: Drawer
     clock: Clock = field(default_factory=Clock)
+    num_calibrated: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,17 @@ class SplitTable:
         """Samples of each class, int64 [K]."""
         return np.bincount(self.targets, minlength=num_classes).astype(np.int64, copy=False)
 
+    def spread_rows(self, number: int) -> list[int]:
+        """Choose rows spread evenly over the split, so over its classes; all of them where there are no more."""
+        rows = np.linspace(0, len(self) - 1, min(number, len(self))).round().astype(int)
+        return [int(row) for row in np.unique(rows)]
+
+    def thinned(self, number: int) -> SplitTable:
+        """Return the rows of `spread_rows`."""
+        rows = self.spread_rows(number)
+        paths, groups = ([column[row] for row in rows] for column in (self.paths, self.groups))
+        return SplitTable(self.name, paths, self.targets[rows], groups)
+
 
 @dataclass(frozen=True)
 class InputSpec:

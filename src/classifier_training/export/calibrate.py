@@ -21,7 +21,7 @@ from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.label_sets import TrueScores
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.export.bundle import Calibration, Novelty
-from classifier_training.export.examples import iterate_examples, read_rows, spread_rows, unreadable
+from classifier_training.export.examples import batches_of_rows, iterate_examples, read_rows, unreadable
 from classifier_training.export.novelty import (
     FEATURES_NAME,
     FeatureSubspace,
@@ -204,7 +204,7 @@ class _Runner:
             return _Answers(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics)
 
         with ThreadPoolExecutor(self.num_runs) as pool:
-            found = [one for one in pool.map(answer, spread_rows(len(table), number, BATCH_SIZE)) if one is not None]
+            found = [one for one in pool.map(answer, batches_of_rows(table, number, BATCH_SIZE)) if one is not None]
         if not found:
             raise unreadable(table)
         logits, features, targets, groups, columns = zip(*found, strict=True)

@@ -63,7 +63,7 @@ def iterate_examples(
         UserError: when none can be read.
     """
     found = False
-    for rows in spread_rows(len(table), number, batch_size):
+    for rows in batches_of_rows(table, number, batch_size):
         if (examples := read_rows(table, rows, preprocessing)) is not None:
             found = True
             yield examples
@@ -71,10 +71,9 @@ def iterate_examples(
         raise unreadable(table)
 
 
-def spread_rows(num_rows: int, number: int | None, batch_size: int) -> list[list[int]]:
-    """Choose `number` of a split's rows spread evenly over it, or all of them, in batches."""
-    wanted = min(number or num_rows, num_rows)
-    rows = np.unique(np.linspace(0, num_rows - 1, wanted).round().astype(int)).tolist()
+def batches_of_rows(table: SplitTable, number: int | None, batch_size: int) -> list[list[int]]:
+    """Choose `number` rows spread evenly over a split, or all of them, in batches."""
+    rows = table.spread_rows(len(table) if number is None else number)
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 

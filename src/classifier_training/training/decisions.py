@@ -59,6 +59,7 @@ class Decisions:
         phase: the part of the run that is being trained.
         weights: trained weights that it started from; None for random ones, and in runs from before this was kept.
         num_probe_images: training images that the linear probe was fitted to.
+        num_calibrated: training images that the exported file is calibrated with, where a time limits them.
         first_classes: those of the run that is trained again, which keep their numbers.
         parts: the plan by which it ends in time, and the corrections of it; none without such a plan.
     """
@@ -74,6 +75,7 @@ class Decisions:
     phase: Phase = Phase()
     weights: Weights | None = None
     num_probe_images: int | None = None
+    num_calibrated: int | None = None
     first_classes: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
 

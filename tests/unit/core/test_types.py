@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from classifier_training.core.types import Weights
+from classifier_training.core.types import SplitTable, Weights
 
 
 def test_weights_say_their_license_or_that_none_is_stated() -> None:
@@ -21,3 +22,11 @@ def test_weights_are_read_back_and_anything_else_is_none() -> None:
 @pytest.mark.parametrize("found", [None, "a", [], {}, {"name": "a"}, {"name": 1, "source": "b"}])
 def test_what_is_no_record_of_weights_is_none(found: object) -> None:
     assert Weights.from_dict(found) is None
+
+
+@pytest.mark.parametrize(("number", "rows"), [(3, [0, 4, 9]), (1, [0]), (10, list(range(10))), (99, list(range(10)))])
+def test_a_thinned_split_has_rows_from_all_over_it(number: int, rows: list[int]) -> None:
+    table = SplitTable("train", [str(row) for row in range(10)], np.arange(10), [f"g{row}" for row in range(10)])
+    found = table.thinned(number)
+    assert (found.name, list(found.paths), found.targets.tolist()) == ("train", [str(row) for row in rows], rows)
+    assert list(found.groups) == [f"g{row}" for row in rows]

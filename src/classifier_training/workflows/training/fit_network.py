@@ -54,9 +54,10 @@ def fit_network(job: TrainingJob) -> Trained:
     if job.settings.transfer.trains:
         job = keep_decisions(resolve_compilation(job))
     if time is not None and job.settings.transfer.trains and is_new and not job.decisions.parts:
-        planned, deadline = plan_time(job, module, time, probe)
-        job = keep_decisions(job.with_decisions(parts=planned))
+        planned, deadline, num_calibrated = plan_time(job, module, time, probe)
+        job = keep_decisions(job.with_decisions(parts=planned, num_calibrated=num_calibrated))
         job = job if planned else job.with_settings(transfer=LinearProbe())
+    job = dataclasses.replace(job, run=dataclasses.replace(job.run, num_calibrated=job.decisions.num_calibrated))
     if job.decisions.parts:
         budget = Budget(job.run.run_dir.decisions, job.decisions, job.datamodule, job.trainer, deadline)
         job = job.with_settings(trainer=budget.begin(0))

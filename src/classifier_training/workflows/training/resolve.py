@@ -183,15 +183,23 @@ def _find_lr(job: TrainingJob) -> float:
 
 
 END_SECONDS = 15.0
-"""What a run takes after training on two slow cores, with export, checks and report, besides scoring."""
+"""What a run takes after training on two slow cores, with export, checks and report, besides predicting images."""
+
+CALIBRATION_SHARE, MIN_CALIBRATED = 0.2, 200
+"""Of the time, what the images may take that novelty and the copies for `watch` are predicted for, but for those of
+validation; and the training images that are taken however short the time is."""
 
 FORWARD_SHARE = 1 / 3
 """Of a step, the seconds that an image takes without its gradient."""
 
 
+EXPORTED_SHARE = 2 / 3
+"""Of the seconds that an image takes in PyTorch on the CPU, those that it takes in ONNX Runtime."""
+
+
 def plan_time(
     job: TrainingJob, module: ClassifierModule, time: timedelta, probe: Probe | None
-) -> tuple[tuple[Part, ...], float]:
+) -> tuple[tuple[Part, ...], float, int | None]:
     """Plan the epochs that fit into the time that the command has left.
 
     Args:
@@ -201,13 +209,13 @@ def plan_time(
         probe: says what an image takes without its gradient.
 
     Returns:
-        The plan, empty where the linear probe is all that there is time for; and when training is to be over, by
-        time.monotonic().
+        The plan, empty where the linear probe is all that there is time for; when training is to be over, by
+        time.monotonic(); and the training images to calibrate with, None for as many as usual.
 
     Raises:
         UserError: when there is no time for a step, and no probe.
     """
-    from classifier_training.export.calibrate import num_changed
+    from classifier_training.export.calibrate import MAX_TRAINING_IMAGES, MAX_VALIDATION_IMAGES, num_changed
     from classifier_training.models.stages import freeze_stages, split_stages
     from classifier_training.monitoring.reference import NUM_CHANGES
     from classifier_training.training.budget import Pacing, part_words, plan_epochs, time_images
@@ -236,15 +244,22 @@ def plan_time(
     num_scored = held_out.get(TEST, held_out[VAL])
     if isinstance(transfer, ProbeThenFineTune):
         num_scored += num_predicted(transfer.interpolation, held_out[VAL])
-    num_copies = NUM_CHANGES * num_changed(held_out[VAL], len(datamodule.data.tables[TRAIN]))
-    end = END_SECONDS + (num_scored + num_copies) * image_seconds
+    usual = min(MAX_TRAINING_IMAGES, len(datamodule.data.tables[TRAIN]))
+    looked_at = min(held_out[VAL], MAX_VALIDATION_IMAGES)
+    exported_seconds = image_seconds * (EXPORTED_SHARE if device.accelerator == "cpu" else 1)
+    # Each image that is looked at has a copy.
+    affordable = int(CALIBRATION_SHARE * time.total_seconds() / exported_seconds / 2) - looked_at
+    calibrated = min(usual, max(MIN_CALIBRATED, affordable))
+    num_exported = looked_at + calibrated + NUM_CHANGES * num_changed(held_out[VAL], calibrated)
+    end = END_SECONDS + num_scored * image_seconds + num_exported * exported_seconds
+    num_calibrated = calibrated if calibrated < usual else None
     deadline = started + time.total_seconds() - end
     passed, left = monotonic() - started, deadline - monotonic()
     part = plan_epochs(left, pacing, num_batches=len(sizes), per_step=per_step, max_epochs=trainer.max_epochs)
     taken = f"time={time.total_seconds():,.0f} s: {passed:,.0f} s have passed, the end takes about {end:,.0f} s"
     if part is not None:
         log.info("plan: %s (%s)", part_words(part, num_batches=len(sizes), pacing=pacing), taken)
-        return (part,), deadline
+        return (part,), deadline, num_calibrated
     if probe is None:
         raise UserError(
             f"{taken}, and a step {batch_seconds * per_step:,.1f} s",
@@ -252,7 +267,7 @@ def plan_time(
             f"time={passed + end + 2 * pacing.epoch_seconds(len(sizes)):.0f}s, with which two epochs fit",
         )
     log.info("plan: no epoch, the linear probe is all that there is time for (%s)", taken)
-    return (), deadline
+    return (), deadline, num_calibrated
 
 
 def _steps(datamodule: ImageFolderDataModule, trial: Trial, accumulate: int) -> Iterator[Sequence[Batch]]:
