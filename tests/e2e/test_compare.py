@@ -169,7 +169,7 @@ def test_the_table_ends_with_the_model_for_each_purpose(tmp_path: Path) -> None:
         (["models=[cnn_v1:x]", "data=digits"], "has a name after the colon, but is no hub"),
         (["models=[cnn_v1]", "data=[/no/where]"], "data: '/no/where' is no folder, file or built-in data set"),
         (["models=[cnn_v1]", "data=digits", "model.dropuot=1"], r"model\.dropuot=1: there is no such setting"),
-        (["models=[cnn_v1]", "data=digits", "seed=1"], "seed=1: is set for each run here"),
+        (["models=[cnn_v1]", "data=digits", "seed=1"], "seed=1: no setting that all runs of compare share"),
         (["models=[cnn_v1]", "tune_trials=3"], "tune_trials=3 has no effect without tune=true"),
         (["models=[cnn_v1]", "keep=3"], "keep=3 has no effect without cleanup=true"),
         (["models=[]", "data=digits"], "nothing to compare"),

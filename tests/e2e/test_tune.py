@@ -178,7 +178,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(split_folder: P
     own_space("model.dropout: {low: 0.0, high: 0.1}")
     with pytest.raises(UserError, match="all settings of the search space mine are typed"):
         tune(*words, "model.dropout=0.1")
-    with pytest.raises(UserError, match="resume=latest: is set for each run here"):
+    with pytest.raises(UserError, match="resume=latest: no setting that all runs of tune share"):
         tune(*words, "resume=latest")
 
 

@@ -180,7 +180,7 @@ def refuse_own(verb: str, settings: Sequence[str], *, besides: Mapping[str, str]
         key, equals, _ = typed.lstrip("+~").partition("=")
         instead = (besides or {}).get(key) or written_instead(entry("verb", verb), key)
         if instead is not None:
-            raise UserError(f"{typed}: is set for each run here", "settings that all runs share", instead)
+            raise UserError(f"{typed}: no setting that all runs of {verb} share", "one that they share", instead)
         if not equals:
             raise UserError(f"{typed}: not a setting", "key=value", f"{typed}=…")
 
