@@ -34,6 +34,7 @@ MAY_SKIP = {
     r"PostgreSQL is not installed": "the program is not on this machine",
     r"root may read (everything|every folder)": "permissions mean nothing to root",
     r"this system has no /dev/full": "macOS",
+    r"malloc is not glibc's": "macOS, or Linux with musl",
     r"there is a CUDA device": "the test is about machines without",
 }
 """Reasons for which a test may skip, as patterns, each with when it does."""

@@ -12,7 +12,7 @@ from classifier_training.callbacks.observer import Observer
 from classifier_training.core.register import register
 from classifier_training.core.run_dir import write_text
 from classifier_training.core.runtime import DETAIL
-from classifier_training.core.types import TRAIN, VAL
+from classifier_training.core.types import TRAIN, VAL, spread_rows
 from classifier_training.models.cost import summarize
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class OnnxExport(Observer):
 
         tables = dict(run.tables)
         if run.num_calibrated is not None:
-            tables[TRAIN] = tables[TRAIN].thinned(run.num_calibrated)
+            tables[TRAIN] = tables[TRAIN].at(spread_rows(len(tables[TRAIN]), run.num_calibrated))
         return BundleWriter(
             run.run_dir,
             run.model,

@@ -155,9 +155,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_large_blocks() -> None:
     """Have malloc keep the memory of large tensors for the next ones, instead of returning it to the system.
 
-    glibc maps each block of 32 MiB or more anew, and the system fills all of its pages with zeros: on a CPU, the layers
-    of a batch then take longer to get memory than to compute. `scripts/bench/allocator.py` measures it. Nothing is done
-    where another malloc is in use, or its settings are in the environment ($MALLOC_…).
+    glibc maps each block of more than 32 MiB anew, and the system fills all of its pages with zeros, for each layer of
+    a step on the CPU; `scripts/bench/allocator.py` measures it. Nothing is done where malloc's settings are in the
+    environment ($MALLOC_…), and another malloc in place of glibc's stays as it is.
     """
     import ctypes
 

@@ -131,6 +131,11 @@ class SplitResult:
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
 
+def spread_rows(num_rows: int, number: int) -> NDArray[np.int64]:
+    """Choose rows spread evenly over `num_rows`, so over the classes of a split; all where there are no more."""
+    return np.unique(np.linspace(0, num_rows - 1, min(number, num_rows)).round().astype(np.int64))
+
+
 @dataclass(frozen=True)
 class SplitTable:
     """The samples of one split, in a fixed order.
@@ -154,14 +159,8 @@ class SplitTable:
         """Samples of each class, int64 [K]."""
         return np.bincount(self.targets, minlength=num_classes).astype(np.int64, copy=False)
 
-    def spread_rows(self, number: int) -> list[int]:
-        """Choose rows spread evenly over the split, so over its classes; all of them where there are no more."""
-        rows = np.linspace(0, len(self) - 1, min(number, len(self))).round().astype(int)
-        return [int(row) for row in np.unique(rows)]
-
-    def thinned(self, number: int) -> SplitTable:
-        """Return the rows of `spread_rows`."""
-        rows = self.spread_rows(number)
+    def at(self, rows: NDArray[np.int64]) -> SplitTable:
+        """Return some of its rows."""
         paths, groups = ([column[row] for row in rows] for column in (self.paths, self.groups))
         return SplitTable(self.name, paths, self.targets[rows], groups)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.images import FULL_RANGE, UnreadableImageError, read_peak
+from classifier_training.core.types import spread_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -123,8 +124,7 @@ def _peak(root: Path, paths: Sequence[str]) -> int | None:
     """Return the largest sample of some of the images, None where none can be read."""
     if not paths:
         return None
-    rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MAX_LOOKED)).round().astype(int))
-    return max(_peaks(root / paths[row] for row in rows), default=None)
+    return max(_peaks(root / paths[row] for row in spread_rows(len(paths), MAX_LOOKED)), default=None)
 
 
 def _peaks(paths: Iterable[Path]) -> Iterable[int]:

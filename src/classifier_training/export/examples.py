@@ -11,6 +11,7 @@ import numpy as np
 from classifier_training.core.errors import UserError
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.run_dir import atomic_path, write_json
+from classifier_training.core.types import spread_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +74,7 @@ def iterate_examples(
 
 def batches_of_rows(table: SplitTable, number: int | None, batch_size: int) -> list[list[int]]:
     """Choose `number` rows spread evenly over a split, or all of them, in batches."""
-    rows = table.spread_rows(len(table) if number is None else number)
+    rows = spread_rows(len(table), len(table) if number is None else number).tolist()
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
@@ -125,8 +126,8 @@ def write_golden(
         class_names: [K].
     """
     entries = []
-    for number, path in enumerate(_spread(paths)):
-        image = _middle(preprocessing.read(path), max(MAX_SIDE, round(MAX_RATIO * preprocessing.size[0])))
+    for number, row in enumerate(spread_rows(len(paths), NUM_GOLDEN)):
+        image = _middle(preprocessing.read(paths[row]), max(MAX_SIDE, round(MAX_RATIO * preprocessing.size[0])))
         inputs = preprocessing.tensor(image)
         names = {"image": f"{number}.png", "rgb": f"{number}.rgb", "input": f"{number}.input.f32"}
         with atomic_path(folder / names["image"]) as temporary:
@@ -145,11 +146,6 @@ def write_golden(
             }
         )
     write_json(folder / "golden.json", {"class_names": list(class_names), "images": entries})
-
-
-def _spread(paths: Sequence[str]) -> list[str]:
-    rows = np.unique(np.linspace(0, len(paths) - 1, NUM_GOLDEN).round().astype(int))
-    return [paths[row] for row in rows]
 
 
 def _middle(image: Image.Image, side: int) -> Image.Image:

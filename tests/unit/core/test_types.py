@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from classifier_training.core.types import SplitTable, Weights
+from classifier_training.core.types import SplitTable, Weights, spread_rows
 
 
 def test_weights_say_their_license_or_that_none_is_stated() -> None:
@@ -24,9 +24,16 @@ def test_what_is_no_record_of_weights_is_none(found: object) -> None:
     assert Weights.from_dict(found) is None
 
 
-@pytest.mark.parametrize(("number", "rows"), [(3, [0, 4, 9]), (1, [0]), (10, list(range(10))), (99, list(range(10)))])
-def test_a_thinned_split_has_rows_from_all_over_it(number: int, rows: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("num_rows", "number", "rows"),
+    [(10, 3, [0, 4, 9]), (10, 1, [0]), (10, 10, list(range(10))), (10, 99, list(range(10))), (0, 5, [])],
+)
+def test_rows_are_spread_over_all_of_them(num_rows: int, number: int, rows: list[int]) -> None:
+    assert spread_rows(num_rows, number).tolist() == rows
+
+
+def test_rows_of_a_split_keep_their_paths_targets_and_groups() -> None:
     table = SplitTable("train", [str(row) for row in range(10)], np.arange(10), [f"g{row}" for row in range(10)])
-    found = table.thinned(number)
-    assert (found.name, list(found.paths), found.targets.tolist()) == ("train", [str(row) for row in rows], rows)
-    assert list(found.groups) == [f"g{row}" for row in rows]
+    found = table.at(np.array([7, 2]))
+    assert (found.name, found.paths, found.targets.tolist()) == ("train", ["7", "2"], [7, 2])
+    assert found.groups == ["g7", "g2"]

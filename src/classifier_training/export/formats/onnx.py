@@ -146,7 +146,7 @@ def write_golden_of(job: ExportJob, calibration: Calibration | None) -> None:
 def evaluation_copy(network: nn.Module) -> nn.Module:
     """Return a copy for export: float32, on the CPU, in evaluation mode, without in-place activations.
 
-    PyTorch's exporter takes those apart operator by operator, to the same file in up to twice the time.
+    PyTorch's exporter takes those apart first, and ends with the same operators.
     """
     import torch
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.images import UnreadableImageError
-from classifier_training.core.types import SplitTable, softmax
+from classifier_training.core.types import SplitTable, softmax, spread_rows
 from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
 from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.export.examples import iterate_examples
@@ -75,8 +75,7 @@ def forget_maps(folder: Path) -> None:
 
 
 def _embedding(opened: RunModel, result: SplitResult, table: SplitTable) -> EmbeddingFigure:
-    number = min(MAX_POINTS, len(result.targets))
-    rows = np.unique(np.linspace(0, len(result.targets) - 1, number).round().astype(int))
+    rows = spread_rows(len(result.targets), MAX_POINTS)
     paths = tuple(table.paths[result.indices[row]] for row in rows)
     features = _features(opened, result, rows, paths)
     words = "logits" if features is None else "features before the last layer"

@@ -15,7 +15,16 @@ from classifier_training.core.errors import UserError, plural, reason_of
 from classifier_training.core.files import remove
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.run_reader import RunReader
-from classifier_training.core.types import OUT_OF_FOLD, PROBE_EPOCH, TEST, TRAIN, VAL, SplitResult, SplitTable
+from classifier_training.core.types import (
+    OUT_OF_FOLD,
+    PROBE_EPOCH,
+    TEST,
+    TRAIN,
+    VAL,
+    SplitResult,
+    SplitTable,
+    spread_rows,
+)
 from classifier_training.data.index import split_table
 from classifier_training.data.splitting.manifest import read_folds, read_manifest
 from classifier_training.evaluation import report
@@ -325,8 +334,7 @@ def _calibration(result: SplitResult, table: SplitTable, class_names: Sequence[s
     """
     if len(result.targets) < MIN_IMAGES:
         return None
-    number = min(len(result.targets), MAX_VALIDATION_IMAGES)
-    rows = np.unique(np.linspace(0, len(result.targets) - 1, number).round().astype(int))
+    rows = spread_rows(len(result.targets), MAX_VALIDATION_IMAGES)
     shares, targets = result.probabilities_of(rows), result.targets[rows]
     groups = Groups.of([table.groups[row] for row in result.indices[rows]])
     return Calibration(

@@ -14,7 +14,7 @@ from classifier_training.core.errors import UserError, enumerate_words, first_li
 from classifier_training.core.images import UnreadableImageError
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command, setting
-from classifier_training.core.types import TEST, TRAIN, VAL, SplitTable
+from classifier_training.core.types import TEST, TRAIN, VAL, SplitTable, spread_rows
 from classifier_training.evaluation.groups import Groups
 from classifier_training.export.bundle import read_info
 from classifier_training.export.examples import Examples
@@ -233,10 +233,7 @@ def common_table(
     if not fair.all():
         log.warning("%d images are left out: another run was trained on them", int((~fair).sum()))
     kept = np.flatnonzero(fair)
-    kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(num_images, len(kept))).round().astype(int))]
-    return SplitTable(
-        split, [table.paths[row] for row in kept], table.targets[kept], [table.groups[row] for row in kept]
-    )
+    return table.at(kept[spread_rows(len(kept), num_images)])
 
 
 def test_table(
@@ -258,5 +255,4 @@ def input_sizes(run: Run, wished: Sequence[int] | None) -> tuple[list[int], bool
     if wished is not None:
         return sorted({own, *wished}), True
     smaller = [size for size in range(STEP, own, STEP) if 2 * size >= own]
-    spread = np.unique(np.linspace(0, len(smaller) - 1, min(MAX_SIZES, len(smaller))).round().astype(int))
-    return [*(smaller[place] for place in spread), own], False
+    return [*(smaller[place] for place in spread_rows(len(smaller), MAX_SIZES)), own], False

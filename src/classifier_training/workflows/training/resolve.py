@@ -192,7 +192,6 @@ validation; and the training images that are taken however short the time is."""
 FORWARD_SHARE = 1 / 3
 """Of a step, the seconds that an image takes without its gradient."""
 
-
 EXPORTED_SHARE = 2 / 3
 """Of the seconds that an image takes in PyTorch on the CPU, those that it takes in ONNX Runtime."""
 
