@@ -251,14 +251,14 @@ class _SharedBatches(Sampler[_Task]):
     """This process's part of each batch.
 
     Args:
-        sampler: yields the keys.
+        sampler: yields the keys. Lightning sets the epoch of a batch sampler's public `sampler`, and of no other.
         sizes: images in each batch.
         share: the part.
         num_ahead: workers that take batches in turn; 0 where nothing is fetched ahead.
     """
 
     def __init__(self, sampler: EpochSampler, sizes: Sequence[int], share: Share, *, num_ahead: int) -> None:
-        self._sampler = sampler
+        self.sampler = sampler
         self._sizes = sizes
         self._share = share
         self._num_ahead = num_ahead
@@ -284,7 +284,7 @@ class _SharedBatches(Sampler[_Task]):
         sizes = self._sizes[begun.num_batches :]
         if begun.num_images != sum(self._sizes[: begun.num_batches]):
             sizes = even_parts(sum(self._sizes) - begun.num_images, len(sizes))
-        keys = iter(self._sampler)
+        keys = iter(self.sampler)
         for size in sizes:
             yield self._share.of(list(islice(keys, size)))
 
