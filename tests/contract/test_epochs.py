@@ -38,7 +38,7 @@ def test_every_epoch_has_an_order_and_an_augmentation_of_its_own(
     epochs: list[dict[int, torch.Tensor]] = [{}, {}]
     original = ClassifierModule.training_step
 
-    def recorded(self: ClassifierModule, batch: Batch, step: int) -> torch.Tensor:
+    def recorded(self: ClassifierModule, batch: Batch, step: int) -> torch.Tensor | None:
         epochs[self.current_epoch].update(zip(batch.indices.tolist(), batch.images.clone(), strict=True))
         return original(self, batch, step)
 
