@@ -192,7 +192,6 @@ def test_no_file_is_past_five_hundred_lines() -> None:
 def test_heavy_libraries_stay_in_their_rooms() -> None:
     rooms = {
         "matplotlib": ("evaluation",),
-        "seaborn": ("evaluation",),
         "cv2": ("core", "data"),
         "optuna": ("workflows",),
     }

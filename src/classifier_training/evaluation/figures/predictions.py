@@ -39,6 +39,9 @@ MAX_CELLS = 200
 
 NUM_CLASS_BINS = 100
 
+HALF_DARK = 0.5
+"""Share from which a cell is so dark that its number is white."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrixFigure(Figure):
@@ -60,7 +63,6 @@ class ConfusionMatrixFigure(Figure):
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
-        import seaborn
         from matplotlib.colors import PowerNorm
 
         size = -(-len(self.class_names) // NUM_CLASS_BINS) if len(self.class_names) > MAX_CELLS else 1
@@ -76,22 +78,19 @@ class ConfusionMatrixFigure(Figure):
         annotated = num_classes <= MAX_ANNOTATED
         names = [label_of(self.class_names[start]) for start in starts]
         step = 1 if num_classes <= 60 else -(-num_classes // (60 if size == 1 else 30))
-        seaborn.heatmap(
-            shares,
-            ax=axes,
-            # Without numbers a confusion of one image in a hundred must be seen by its colour.
-            norm=PowerNorm(1 if annotated else 0.5, vmin=0, vmax=1 if size == 1 else max(shares.max(), 1e-9)),
-            cmap="Blues",
-            square=True,
-            annot=self._words(shares) if annotated else False,
-            fmt="",
-            annot_kws={"size": 8},
-            xticklabels=step,
-            yticklabels=step,
-            cbar_kws={"label": f"share of the true class{'' if size == 1 else 'es'}", "shrink": 0.8},
-            linewidths=0.5 if annotated else 0,
-            linecolor="white",
+        # Without numbers a confusion of one image in a hundred must be seen by its colour.
+        norm = PowerNorm(1 if annotated else 0.5, vmin=0, vmax=1 if size == 1 else max(shares.max(), 1e-9))
+        mesh = axes.pcolormesh(
+            shares, cmap="Blues", norm=norm, edgecolors="white" if annotated else "none", linewidth=0.5 * annotated
         )
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(mesh, ax=axes, shrink=0.8, label=f"share of the true class{'' if size == 1 else 'es'}")
+        bar.outline.set_visible(False)
+        for (row, column), words in np.ndenumerate(self._words(shares) if annotated else np.empty((0, 0), str)):
+            colour = "white" if shares[row, column] > HALF_DARK else "black"
+            axes.text(column + 0.5, row + 0.5, words, ha="center", va="center", size=8, color=colour)
         # Thousands of texts inside the axes cannot move its border, but measuring them takes most of the time.
         for text in axes.texts:
             text.set_in_layout(False)
