@@ -22,6 +22,7 @@ from object_store import S3Server, find_weed
 from PIL import Image
 from tests.server import Ended, Warm
 
+import classifier_training.conf.catalogue  # noqa: F401 - fills the register, as every entry point does
 from classifier_training.core import runtime
 from classifier_training.evaluation import drawing
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import classifier_training.conf.catalogue  # noqa: F401 - fills the register
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 from classifier_training.core.types import BuiltModel, InputSpec
