@@ -87,7 +87,8 @@ def test_a_run_is_calibrated_and_rejects_on_request(
 
     for number in range(4):
         draw_picture(tmp_path / f"foreign/{number}.png", (250, 30, 30 * number), seed=number, size=(90, 60))
-    # Patterns besides: to a network as small as this one, some foreign images look like digits.
+    # Coarse patterns besides, of which this small network finds some foreign; the images above, and finer patterns, it
+    # takes for digits.
     for number in range(12):
         pattern = 255 * np.random.default_rng(number).integers(0, 2, (4, 4), dtype=np.uint8)
         Image.fromarray(pattern.repeat(16, 0).repeat(16, 1)).save(tmp_path / f"foreign/pattern{number}.png")

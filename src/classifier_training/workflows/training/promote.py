@@ -25,7 +25,7 @@ REMEDIES = {
     "parity": "look at the exports: registry show names the file that does not agree with PyTorch",
     "verdict": "label more images of the classes that miss the target, or set another target",
     "held-out images": "label more images, raise replay, or train longer: trainer.max_epochs",
-    "old classes": "label more images of these classes, or raise replay, as in replay=0.9",
+    "old classes": "label more images of these classes, or raise replay, as in replay=0.8",
     "holder": "train again from the run that is in production now: init_from=production",
     "classes": "add replay=0.2 to keep the classes of the run in production",
     "metric": "label more images, or train longer: trainer.max_epochs",
