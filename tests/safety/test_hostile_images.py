@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier_training.core.images import UnreadableImageError, read_rgb, reads_heif
+from classifier_training.core.image_files import UnreadableImageError, reads_heif
+from classifier_training.core.images import read_rgb
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.inference.decoding import decode
 from classifier_training.inference.sources import Item

@@ -5,63 +5,23 @@ Training, prediction, figures and export checks all read pixels through this mod
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import io
 import os
-import stat
-import threading
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from classifier_training.core.errors import UserError, require_extra
-from classifier_training.core.storage.places import is_local, read_many
+from classifier_training.core.errors import UserError
+from classifier_training.core.image_files import UnreadableImageError, open_file, open_header, open_image, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    File = io.BufferedReader | io.BytesIO
-
-EXTENSIONS = frozenset(
-    {
-        ".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm",
-        ".ppm", ".tif", ".tiff", ".webp",
-    }
-)  # fmt: skip
-"""File name endings that count as images, in lower case."""
-
-HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif"})
-"""Endings that count as images where the extra heif is installed."""
-
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
-"""Decoders that are allowed. Pillow has dozens more, which hostile files could exploit."""
-
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
-ANY_BRANDS = frozenset({b"mif1", b"msf1"})
-"""Brands in the first bytes of a file; one of the second kind may hold AVIF, too, which Pillow reads itself."""
-
-BRAND_BYTES = 64
-
-MAX_PIXELS = 178_956_970
-"""The largest image that is decoded: 512 MiB as RGB. Pillow refuses the same, but only after a warning."""
-
-SMALL_BYTES = 2**16
-"""Files of up to this size are read at once, which takes half as long as reading their parts."""
-
-MAX_BYTES = 2**30
-"""The largest file that is decoded; some decoders read all of it into memory."""
-
-LARGE_PIXELS, MIN_BYTES_PER_PIXEL = 2**25, 0.01
-"""Fewest bytes per pixel of an image of over 33 million pixels. A photograph has ten times as many; a file with fewer
-is of one colour, or meant to exhaust memory."""
+    from classifier_training.core.image_files import File
 
 FULL_RANGE = 65535
 """White of grey samples of more than 8 bits, unless the file or the user states another value."""
@@ -75,43 +35,6 @@ TIFF_BITS, TIFF_LARGEST = 258, (341, 281)
 MAX_CHUNKS = 100
 """Most chunks of a PNG that are searched for sBIT."""
 
-_warnings_lock = threading.Lock()
-"""Silencing a warning affects the whole process, so only one thread at a time does it."""
-
-
-class UnreadableImageError(UserError):
-    """An image file that cannot be decoded; `reason` says why in a few words."""
-
-    def __init__(self, path: Path | str, reason: str, remedy: str = "repair or remove the file") -> None:
-        super().__init__(
-            f"{path}: {reason}",
-            f"a readable image ({', '.join(sorted(image_extensions()))})",
-            f"{remedy}, or leave out such files: data.on_error=skip",
-        )
-        self.path = str(path)
-        self.reason = reason
-        self._remedy = remedy
-
-    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str, str]]:
-        # Worker processes send this error to their parent.
-        return type(self), (self.path, self.reason, self._remedy)
-
-
-@functools.cache
-def reads_heif() -> bool:
-    """Whether the extra heif is installed."""
-    return importlib.util.find_spec("pillow_heif") is not None
-
-
-def image_extensions() -> frozenset[str]:
-    """File name endings that are read here, in lower case."""
-    return EXTENSIONS | HEIF_EXTENSIONS if reads_heif() else EXTENSIONS
-
-
-def missing_heif(purpose: str) -> UserError:
-    """Return the error for HEIC photos where the extra heif is not installed."""
-    return require_extra("pillow-heif", extra="heif", purpose=purpose)
-
 
 def read_size(path: Path | str) -> tuple[int, int]:
     """Return width and height from the file's header, as stored (before EXIF orientation).
@@ -119,7 +42,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
     Raises:
         UnreadableImageError: when there is no such file or it is no image.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         return image.size
 
 
@@ -154,14 +77,14 @@ def read_header(path: Path | str, content: bytes | OSError | None = None) -> Hea
 
 def read_start(path: Path | str, num_bytes: int, content: bytes | OSError | None = None) -> tuple[Header, bytes]:
     """Read a file's header and its first bytes; see `read_header`."""
-    with _open_file(path, content) as file:
+    with open_file(path, content) as file:
         start = file.read(num_bytes)
-        with _open_image(path, file) as image:
+        with open_header(path, file) as image:
             try:
                 lacks_range = _is_deep(image) and _declared_max(image) is None
                 return Header(image.width, image.height, lacks_range, _is_cut(image)), start
             except Exception as error:  # see read_rgb
-                raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+                raise UnreadableImageError(path, f"the image is damaged ({words(error)})") from error
 
 
 def read_peak(path: Path | str) -> int:
@@ -170,11 +93,11 @@ def read_peak(path: Path | str) -> int:
     Raises:
         UnreadableImageError: see `read_rgb`.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         try:
             return int(np.asarray(image).max())
         except Exception as error:  # see read_rgb
-            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+            raise UnreadableImageError(path, f"the image is damaged ({words(error)})") from error
 
 
 def read_rgb(
@@ -190,7 +113,7 @@ def read_rgb(
     Raises:
         UnreadableImageError: when the file is missing, no image, damaged, cut short or too large.
     """
-    with _open(path, content) as image:
+    with open_image(path, content) as image:
         return _decoded(path, image, max_value)
 
 
@@ -200,7 +123,7 @@ def _decoded(path: Path | str, image: Image.Image, max_value: int | None) -> Ima
     except UnreadableImageError:
         raise
     except Exception as error:  # on hostile bytes, decoders raise any exception
-        raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+        raise UnreadableImageError(path, f"the image is damaged ({words(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -236,7 +159,7 @@ def read_preview(path: Path | str, *, min_side: int, content: bytes | OSError | 
     Raises:
         UnreadableImageError: see `read_rgb`.
     """
-    with _open(path, content) as image:
+    with open_image(path, content) as image:
         try:
             # First, because later calls may read the pixels, after which Pillow closes the file.
             is_cut, declared = _is_cut(image), _declared_max(image)
@@ -249,7 +172,7 @@ def read_preview(path: Path | str, *, min_side: int, content: bytes | OSError | 
         except UnreadableImageError:
             raise
         except Exception as error:  # see read_rgb
-            raise UnreadableImageError(path, f"the image is damaged ({_words(error)})") from error
+            raise UnreadableImageError(path, f"the image is damaged ({words(error)})") from error
     return Preview(upright, width, height, mode, orientation, num_frames, peak, is_cut)
 
 
@@ -283,9 +206,7 @@ def rgb_of(image: Image.Image | NDArray[Any] | bytes, *, max_value: int | None =
         UserError: for bytes that are no image, pixels of another form, or a Pillow mode without a plain RGB form.
     """
     if isinstance(image, bytes):
-        with _read_header("bytes", io.BytesIO(image)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UnreadableImageError("bytes", f"more than {MAX_PIXELS:,} pixels")
+        with open_header("bytes", io.BytesIO(image)) as opened:
             return _decoded("bytes", opened, max_value)
     opened = image if isinstance(image, Image.Image) else _of_pixels(np.asarray(image))
     try:
@@ -410,91 +331,3 @@ def _convert(image: Image.Image) -> Image.Image:
         upright = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     return image.convert("RGB")
-
-
-@contextmanager
-def _open(path: Path | str, content: bytes | OSError | None = None) -> Iterator[Image.Image]:
-    with _open_file(path, content) as file, _open_image(path, file) as image:
-        yield image
-
-
-def _open_image(path: Path | str, file: File) -> Image.Image:
-    # Going to the end would empty the buffer, and the header would be fetched again.
-    num_bytes = len(file.getbuffer()) if isinstance(file, io.BytesIO) else os.fstat(file.fileno()).st_size
-    file.seek(0)
-    if num_bytes > MAX_BYTES:
-        raise UnreadableImageError(path, f"more than {MAX_BYTES:,} bytes")
-    image = _read_header(path, file)
-    num_pixels = image.width * image.height
-    if num_pixels > MAX_PIXELS:
-        raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels")
-    if num_pixels > LARGE_PIXELS and num_bytes < num_pixels * MIN_BYTES_PER_PIXEL:
-        raise UnreadableImageError(path, f"{num_pixels:,} pixels out of {num_bytes:,} bytes")
-    return image
-
-
-def _open_file(path: Path | str, content: bytes | OSError | None) -> File:
-    if content is None and not is_local(path):
-        (content,) = read_many([path])
-    if isinstance(content, OSError):
-        raise UnreadableImageError(path, content.strerror or _words(content)) from content
-    if content is not None:
-        return io.BytesIO(content)
-    try:
-        facts = os.stat(path)  # noqa: PTH116 - Path objects would take a quarter of the time of a header
-        if stat.S_ISDIR(facts.st_mode):
-            raise UnreadableImageError(path, "is a folder, not a file")
-        if not stat.S_ISREG(facts.st_mode):
-            # Opening a named pipe would wait for its writer for ever.
-            raise UnreadableImageError(path, "is a device, pipe or socket, not a file")
-        # Here at least the header is fetched, where threads do not wait for each other.
-        if facts.st_size <= SMALL_BYTES:
-            with open(path, "rb", buffering=0) as raw:  # noqa: PTH123 - as above
-                return io.BytesIO(raw.readall())
-        file = open(path, "rb")  # noqa: PTH123, SIM115 - as above; closed by whoever asked for it
-        file.peek()
-    except FileNotFoundError as error:
-        raise UnreadableImageError(path, "no such file") from error
-    except PermissionError as error:
-        raise UnreadableImageError(path, "no permission to read the file") from error
-    except (OSError, ValueError) as error:
-        raise UnreadableImageError(path, getattr(error, "strerror", None) or _words(error)) from error
-    return file
-
-
-def _read_header(path: Path | str, file: File) -> Image.Image:
-    try:
-        with _warnings_lock, warnings.catch_warnings():
-            # The limit below raises an error, so the warning is redundant.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _open_heif(path, file) if _is_heif(file) else Image.open(file, formats=FORMATS)
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError(path, "is not an image, or is empty or damaged") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(path, f"more than {MAX_PIXELS:,} pixels") from error
-    except Exception as error:  # see read_rgb
-        raise UnreadableImageError(path, f"is not an image ({_words(error)})") from error
-
-
-def _is_heif(file: File) -> bool:
-    head = file.read(BRAND_BYTES)
-    file.seek(0)
-    is_photo = head[8:12] in HEIF_BRANDS or (head[8:12] in ANY_BRANDS and b"avif" not in head)
-    return is_photo and head[4:8] == b"ftyp"
-
-
-def _open_heif(path: Path | str, file: File) -> Image.Image:
-    # Not by registering a decoder with Pillow, which would change what the rest of the process can open.
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError as error:
-        missing = missing_heif("a HEIC photo")
-        raise UnreadableImageError(path, f"{missing.came}: {missing.remedy}", missing.remedy) from error
-    opened: Image.Image = HeifImageFile(file)
-    return opened
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

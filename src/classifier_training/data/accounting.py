@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import enumerate_words, plural
-from classifier_training.core.images import HEIF_EXTENSIONS, missing_heif
+from classifier_training.core.image_files import HEIF_EXTENSIONS, missing_heif
 from classifier_training.data.remote import open_walker
 from classifier_training.data.walk import DataErrors
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import FORMATS, image_extensions
+from classifier_training.core.image_files import FORMATS, image_extensions
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.storage.places import is_local, read_many
 from classifier_training.core.types import Batch, SampleKey

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.images import FULL_RANGE, UnreadableImageError, read_peak
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import FULL_RANGE, read_peak
 from classifier_training.core.types import spread_rows
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.images import image_extensions
+from classifier_training.core.image_files import image_extensions
 from classifier_training.core.labels import sort_labels
 from classifier_training.core.storage.places import is_remote, path_of
 from classifier_training.core.types import SPLITS, TEST, TRAIN, VAL, SplitTable

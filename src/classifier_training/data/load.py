@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.core.images import UnreadableImageError
+    from classifier_training.core.image_files import UnreadableImageError
     from classifier_training.data.checking.statistics import HeaderScan
     from classifier_training.data.corrections import Corrected, LabelCorrection
     from classifier_training.data.formats.source import DataSource

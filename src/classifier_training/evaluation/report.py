@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NewType
 
 from PIL import Image
 
-from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_preview
 from classifier_training.core.run_dir import write_text
 
 if TYPE_CHECKING:

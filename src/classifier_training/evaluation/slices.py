@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_size
 from classifier_training.core.runtime import num_cores
 from classifier_training.evaluation.counts import ClassCounts, balanced_accuracy, resampled_counts
 from classifier_training.evaluation.groups import resample_groups

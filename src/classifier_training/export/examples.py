@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.run_dir import atomic_path, write_json
 from classifier_training.core.types import spread_rows
 

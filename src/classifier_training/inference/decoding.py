@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from classifier_training.core.images import MAX_PIXELS, UnreadableImageError
+from classifier_training.core.image_files import MAX_PIXELS, UnreadableImageError
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.storage.places import is_local, read_many
 

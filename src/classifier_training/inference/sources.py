@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.images import image_extensions
+from classifier_training.core.image_files import image_extensions
 from classifier_training.core.preprocess import import_opencv
 from classifier_training.core.storage.places import is_remote, path_of, url_of
 from classifier_training.data.accounting import (

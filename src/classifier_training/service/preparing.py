@@ -10,7 +10,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import FormParser, parse_options_header
 from starlette.exceptions import HTTPException
 
-from classifier_training.core.images import UnreadableImageError, read_header
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_header
 from classifier_training.inference.decoding import fit_pixels, read_pixels
 
 if TYPE_CHECKING:

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier_training.core.images import (
-    UnreadableImageError,
-    image_extensions,
-    read_header,
-    read_preview,
-    read_rgb,
-    reads_heif,
-    rgb_of,
-)
+from classifier_training.core.image_files import UnreadableImageError, image_extensions, reads_heif
+from classifier_training.core.images import read_header, read_preview, read_rgb, rgb_of
 
 pillow_heif = pytest.importorskip("pillow_heif")
 

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import io
-import os
-import pickle
 import struct
-import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +10,8 @@ import pytest
 from PIL import Image
 
 from classifier_training.core import images
-from classifier_training.core.images import (
-    UnreadableImageError,
-    read_header,
-    read_peak,
-    read_preview,
-    read_rgb,
-    read_size,
-)
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_header, read_peak, read_preview, read_rgb, read_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,40 +172,6 @@ def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
         read_rgb(path)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"hello", "not an image")])
-def test_files_that_are_no_images(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=reason):
-        read_size(path)
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImageError, match="no such file"):
-        read_rgb(tmp_path / "none.png")
-    with pytest.raises(UnreadableImageError, match="folder"):
-        read_rgb(tmp_path)
-
-
-def test_pixels_are_counted_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 99)
-    with pytest.raises(UnreadableImageError, match="more than 99 pixels"):
-        read_rgb(save(tmp_path / "a.png", Image.new("RGB", (10, 10))))
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(UnreadableImageError, match="pipe"):
-        read_rgb(tmp_path / "a.png")
-
-
-def test_links_in_a_circle_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
-    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
-    with pytest.raises(UnreadableImageError, match="symbolic links"):
-        read_rgb(tmp_path / "a.png")
-
-
 @pytest.mark.parametrize("ending", ["jpg", "png", "gif", "bmp", "tif", "webp", "ppm"])
 def test_any_damage_is_told_as_unreadable(tmp_path: Path, ending: str) -> None:
     generator = np.random.default_rng(0)
@@ -232,21 +188,3 @@ def test_any_damage_is_told_as_unreadable(tmp_path: Path, ending: str) -> None:
         except UnreadableImageError:
             unreadable += 1
     assert unreadable
-
-
-def test_threads_leave_the_warnings_as_they_were(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.new("RGB", (3, 3)))
-    before = list(warnings.filters)
-    with ThreadPoolExecutor(8) as pool:
-        assert {image.size for image in pool.map(read_rgb, [path] * 400)} == {(3, 3)}
-    assert list(warnings.filters) == before
-
-
-def test_a_format_off_the_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImageError):
-        read_rgb(save(tmp_path / "a.png", Image.new("RGB", (4, 4)), format="TGA"))
-
-
-def test_the_error_crosses_processes() -> None:
-    error = pickle.loads(pickle.dumps(UnreadableImageError("a.png", "why")))
-    assert (error.path, error.reason) == ("a.png", "why")

@@ -11,7 +11,7 @@ from tests.conftest import draw_picture, make_class_folders
 from tests.phone import num_files, phone_folder
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import reads_heif
+from classifier_training.core.image_files import reads_heif
 from classifier_training.data.accounting import BY_ENDING, KINDS, FolderFiles, ending_of, kind_of
 from classifier_training.data.formats.downloads import HuggingFaceData
 from classifier_training.data.formats.image_folder import AutoData, ImageFolder
@@ -191,7 +191,8 @@ def test_predict_counts_the_same_folder(phone: Path, caplog: pytest.LogCaptureFi
     ],
 )
 def test_predict_says_what_a_file_needs(phone: Path, name: str, words: str) -> None:
-    from classifier_training.core.images import UnreadableImageError, read_rgb
+    from classifier_training.core.image_files import UnreadableImageError
+    from classifier_training.core.images import read_rgb
 
     (phone / "list.txt").write_text(f"{name}\n")
     for source in (str(phone / name), str(phone / "list.txt")):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import Batch, SampleKey
 from classifier_training.data.augmenting.transforms import Transforms

@@ -25,7 +25,8 @@ import PIL
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.files import remove_oldest
-from classifier_training.core.images import UnreadableImageError, read_start
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_start
 from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import cache_dir, num_cores

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_preview
 from classifier_training.core.runtime import leave_interrupts
 from classifier_training.core.storage.places import is_local, read_bytes, read_many
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier_training.core.images import UnreadableImageError
+    from classifier_training.core.image_files import UnreadableImageError
     from classifier_training.data.checking.duplicates import Copies
     from classifier_training.data.checking.scan import FileScan
     from classifier_training.data.index import SampleIndex

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from classifier_training.core.errors import UserError, first_line
-from classifier_training.core.images import UnreadableImageError, read_header
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_header
 from classifier_training.core.runtime import cache_dir, num_cores
 from classifier_training.core.storage.lance_rows import import_lance, key_of, keys_of, open_set, storage_options
 from classifier_training.core.storage.places import known, read_many

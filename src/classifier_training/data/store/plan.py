@@ -12,7 +12,8 @@ import numpy as np
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError, read_size
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_size
 from classifier_training.core.processes import Rank, hold
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import DETAIL, cache_dir

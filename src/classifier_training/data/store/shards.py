@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import leave_interrupts, num_cores
 from classifier_training.core.storage.places import is_local, known, read_many

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from classifier_training.core.display import left_to_right
-from classifier_training.core.images import UnreadableImageError, read_rgb
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_rgb
 from classifier_training.evaluation.drawing import Figure
 from classifier_training.evaluation.figures.style import (
     GREEN,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.types import SplitTable, softmax, spread_rows
 from classifier_training.evaluation.figures.maps import EmbeddingFigure, OcclusionFigure, OcclusionTile
 from classifier_training.evaluation.mistakes import SortedPredictions

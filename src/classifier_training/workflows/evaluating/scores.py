@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.types import SplitResult
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 from classifier_training.evaluation.plots import draw_results

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.errors import CheckFailedError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.run_dir import write_csv, write_json, write_text
 from classifier_training.core.types import softmax
 from classifier_training.evaluation.comparison import compare

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from classifier_training.core.errors import UserError, reason_of
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.workflows.reviewing import pages
 from classifier_training.workflows.reviewing.app import page
 from classifier_training.workflows.reviewing.beside import Beside

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from classifier_training.core.files import is_inside
-from classifier_training.core.images import UnreadableImageError, read_preview
+from classifier_training.core.image_files import UnreadableImageError
+from classifier_training.core.images import read_preview
 
 if TYPE_CHECKING:
     from classifier_training.workflows.reviewing.collection import Collection

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words, first_line
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.types import TEST, TRAIN, VAL, SplitTable, spread_rows

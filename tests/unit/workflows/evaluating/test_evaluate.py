@@ -13,7 +13,7 @@ from tests.conftest import COLOURS, SMALL, draw_picture, read_csv
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
-from classifier_training.core.images import UnreadableImageError
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.register import entry
 from classifier_training.evaluation import drawing
 
