@@ -175,9 +175,14 @@ def remove_oldest(files: Iterable[Path], *, limit: float, keep: Path | None = No
 def size_bytes(path: Path) -> int:
     """Return the size of a file, or of all files in a folder; 0 if there is none, or it vanishes meanwhile."""
     total = 0
-    for file in path.rglob("*") if path.is_dir() else (path,):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size if file.is_file() else 0
+    walk = (
+        ((folder, names) for folder, _, names in os.walk(path)) if path.is_dir() else [(str(path.parent), [path.name])]
+    )
+    for folder, names in walk:
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - of many thousand files
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return total
 
 

@@ -83,6 +83,10 @@ def _taken(run: RunDir, pid: int | None) -> UserError:
     )
 
 
+MAX_REMOVED = 20
+"""How often a lock is taken again whose file was removed meanwhile; some file systems may not number files reliably."""
+
+
 @contextmanager
 def hold(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of a file, which is created if it is missing.
@@ -98,11 +102,24 @@ def hold(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[boo
     Raises:
         OSError: when the file cannot be created or written to.
     """
-    descriptor = _open(path)
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    for number in range(1, MAX_REMOVED + 1):
+        descriptor = _open(path)
+        try:
+            is_taken = _take(descriptor, how)
+            # Whoever held it may have removed the file: nobody else would see a lock of a file without a name.
+            if not is_taken or _is_named(descriptor, path) or number == MAX_REMOVED:
+                yield is_taken
+                return
+        finally:
+            _close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
     try:
-        yield _take(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    finally:
-        _close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take(descriptor: int, how: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import os
 from codecs import BOM_UTF8
 from dataclasses import dataclass, field, replace
@@ -437,7 +438,9 @@ def read_frames(path: str, *, every_s: float | None = None) -> Iterator[tuple[fl
             read, frame = capture.retrieve()
             if read:
                 yield seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            wanted += every_s or 0.0
+            if every_s is not None:
+                # Times that no frame has, as after a gap, are left out.
+                wanted += every_s * (math.floor(max(seconds - wanted, 0.0) / every_s) + 1)
         if number < stated:
             log.warning("%s: %d frames could be read, of %d that its header speaks of", path, number, stated)
     finally:

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,7 +212,9 @@ def _walk(path: Path) -> Iterator[os.stat_result]:
     if path.is_dir() and not path.is_symlink():
         for folder, names, files in os.walk(path):
             for name in (*names, *files):
-                yield Path(folder, name).lstat()
+                # A run that another machine trains removes its temporary files.
+                with suppress(FileNotFoundError):
+                    yield Path(folder, name).lstat()
 
 
 def _size(path: Path) -> int:

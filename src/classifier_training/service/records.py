@@ -185,7 +185,7 @@ class RolloutWriter:
             while not self._queue.empty():
                 lines.append(self._queue.get())
             is_open = None not in lines
-            texts = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines if line is not None]
+            texts = [json.dumps(line) + "\n" for line in lines if line is not None]
             try:
                 # One write each time, so that only a killed machine leaves half a line.
                 with self.path.open("a", encoding="utf-8") as file:
@@ -337,6 +337,8 @@ def read_labels(body: bytes) -> list[tuple[str, str]]:
             raise ValueError('expected {"id": "…", "label": "…"}, or a list of these')
         if len(item["id"]) > MAX_ID or len(item["label"]) > MAX_ID:
             raise ValueError(f"an id or a label has more than {MAX_ID} characters")
+        # Half a surrogate pair is no text that a file can hold; its error is a ValueError.
+        (item["id"] + item["label"]).encode()
     return [(item["id"], item["label"]) for item in items]
 
 

@@ -106,8 +106,9 @@ class MlflowLogger(Logger):
         """Send what comes, until the end of the run; a server that does not answer is asked again and again."""
         wait = FIRST_WAIT
         while True:
-            ending = self._ending
+            # In this order: news of the end between the two would be forgotten.
             self._news.clear()
+            ending = self._ending
             try:
                 if self._server is None:
                     server = connect(self._uri, purpose="logging=mlflow")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier_training.core.errors import CheckFailedError, UserError
-from classifier_training.core.processes import hold
 from classifier_training.core.run_dir import atomic_path
 from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import SplitResult
 from classifier_training.data.dataset import map_samples
+from classifier_training.data.store.folder import in_use
 from classifier_training.data.store.plan import budget_bytes, make_room
 from classifier_training.evaluation.metrics import classification_metrics, cross_entropies
 
@@ -125,10 +124,7 @@ def open_cache(
         yield FeatureCache(None)
         return
     folder = base / blake2b(decides.encode(), digest_size=8).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    # Eviction spares what somebody has open, and takes the longest unused first.
-    with hold(folder / "use.lock", shared=True):
-        os.utime(folder)
+    with in_use(folder):
         yield FeatureCache(folder, make_room(base, wanted_bytes, budget_bytes(base, store_gb), keep=folder))
 
 

@@ -1,8 +1,30 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
 import pytest
 
-from classifier_training.core.processes import Rank, Share, process_rank
+from classifier_training.core.processes import Rank, Share, hold, is_held, process_rank
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_whoever_waits_for_a_lock_whose_file_is_removed_holds_the_next_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+
+    def take() -> bool:
+        with hold(path):
+            return is_held(path)
+
+    with ThreadPoolExecutor(1) as pool:
+        with hold(path):
+            waiting = pool.submit(take)
+            time.sleep(0.2)
+            path.unlink()
+        assert waiting.result(20)
 
 
 def test_shares_take_every_key_once_and_differ_by_one_at_the_most() -> None:

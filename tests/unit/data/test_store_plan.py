@@ -3,6 +3,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from tests.unit.data.test_store import PIXEL_FORMAT, PREPROCESSING, fill
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import WEIGHTS_FACTOR, Room
+from classifier_training.core.processes import hold
 from classifier_training.core.types import SplitTable
 from classifier_training.data.index import SplitData
+from classifier_training.data.store.folder import StoreFolder
 from classifier_training.data.store.plan import StorePlan, make_room, open_stores, used_bytes
 
 
@@ -33,6 +38,29 @@ def test_the_longest_unused_goes_first_and_what_is_in_use_stays(tmp_path: Path, 
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["a", "d"]
     assert free >= size * 1.5
     stores[0].close()
+
+
+def test_a_store_that_is_removed_while_another_run_opens_it_is_made_again(tmp_path: Path, paths: list[str]) -> None:
+    fill(tmp_path / "base" / "a", PIXEL_FORMAT, paths).close()
+    opened = threading.Event()
+    shards, use = list((tmp_path / "base" / "a").glob("*.pixels")), tmp_path / "base" / "a" / "use.lock"
+    assert shards
+
+    def open_it() -> StoreFolder:
+        opened.set()
+        return StoreFolder(use.parent, PIXEL_FORMAT)
+
+    with ThreadPoolExecutor(1) as pool:
+        with hold(use):
+            waiting = pool.submit(open_it)
+            opened.wait(20)
+            time.sleep(0.2)
+            shutil.rmtree(use.parent)
+        store = waiting.result(20)
+    with hold(use, wait=False) as is_free:
+        assert not is_free
+    assert (store.locate(paths)["shard"] < 0).all()
+    store.close()
 
 
 def test_beside_a_writer_nothing_is_written(tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

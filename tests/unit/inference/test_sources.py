@@ -10,7 +10,7 @@ from tests.conftest import draw_picture
 
 from classifier_training.core.errors import UserError
 from classifier_training.inference import listing
-from classifier_training.inference.sources import find_source
+from classifier_training.inference.sources import find_source, read_frames
 
 cv2 = pytest.importorskip("cv2")
 
@@ -111,6 +111,38 @@ def test_a_video_gives_its_frames_with_their_times(tmp_path: Path, ending: str) 
     assert first.shape == (48, 64, 3)
     assert first.mean((0, 1)) @ [-1, 0, 1] > 200, "the first frame is blue, in RGB"
     assert last.mean((0, 1)) @ [-1, 0, 1] < -150, "the last one is red"
+
+
+def test_a_gap_in_a_video_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Camera:
+        """Ten frames a second from the fifth second on, with a gap of ten seconds."""
+
+        times = (*np.arange(5.0, 7.0, 0.1), *np.arange(17.0, 19.0, 0.1))
+        now = -1
+
+        def __init__(self, path: str) -> None:
+            """Open whatever there is."""
+
+        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+            return True
+
+        def grab(self) -> bool:
+            self.now += 1
+            return self.now < len(self.times)
+
+        def get(self, what: int) -> float:
+            return 1000 * self.times[self.now] if what == cv2.CAP_PROP_POS_MSEC else 0.0
+
+        def retrieve(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((4, 4, 3), np.uint8)
+
+        def release(self) -> None:
+            """Have nothing to close."""
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    assert [round(seconds, 1) for seconds, _ in read_frames("any.mp4", every_s=0.5)] == [
+        5.0, 5.5, 6.0, 6.5, 17.0, 17.5, 18.0, 18.5,
+    ]  # fmt: skip
 
 
 def test_a_video_that_cannot_be_read_is_one_item_with_the_reason(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.runs import make_run
@@ -12,7 +13,11 @@ from tests.runs import make_run
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import hold, is_held, work_in
 from classifier_training.core.run_dir import RunDir
+from classifier_training.registry import cleanup as removing
 from classifier_training.workflows.registering.sub_verbs import cleanup, promote_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def age(folder: Path, *, days: float) -> None:
@@ -92,6 +97,27 @@ def test_failed_runs_go_unless_a_process_is_at_work_or_was_just_now(tmp_path: Pa
             pass
     cleanup(failed=True, apply=True)
     assert not running.exists()
+
+
+def test_a_run_at_work_elsewhere_may_remove_its_files_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_bytes(bytes(5000))
+    (run / "checkpoints" / ".last.ckpt.tmp").write_bytes(bytes(5000))
+    walk = os.walk
+
+    def late(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, names, files in walk(path):
+            for name in files:
+                if name.endswith(".tmp"):
+                    Path(folder, name).unlink()
+            yield folder, names, files
+
+    monkeypatch.setattr(os, "walk", late)
+    assert removing._last_write(run) <= time.time()
+    assert removing._size(run) >= 5000
 
 
 def test_old_logs_go_and_results_stay(tmp_path: Path) -> None:

@@ -274,7 +274,18 @@ def test_labels_that_are_none_are_refused_and_without_records_there_is_no_place_
     with started.client() as client:
         long = json.dumps({"id": "r", "label": "x" * 300}).encode()
         many = json.dumps([{"id": "r", "label": "red"}] * 1001).encode()
-        for wrong in (b"", b"{", b"3", b'{"id": 1, "label": "red"}', b'[{"id": "r1"}]', b"[" * 100_000, long, many):
+        half = rb'{"id": "r", "label": "\ud800"}'
+        for wrong in (
+            b"",
+            b"{",
+            b"3",
+            b'{"id": 1, "label": "red"}',
+            b'[{"id": "r1"}]',
+            b"[" * 100_000,
+            long,
+            many,
+            half,
+        ):
             assert client.post("/feedback", content=wrong).status_code == 400
         assert client.post("/feedback", json={"id": "r1", "label": "mauve"}).json() == {"labels": 1, "of_no_class": 1}
         classify(client, "r1")

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +24,8 @@ from classifier_training.core.processes import hold
 from classifier_training.core.runtime import cache_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import IO
 
     from numpy.typing import NDArray
 
@@ -88,11 +89,9 @@ class Listings:
             dtype=np.dtype((np.uint64, 3)),
         )
         path = self._file(root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with _replaced(path) as file:
             # A row each for hashes, sizes and versions, because a search wants its numbers side by side.
             np.save(file, np.ascontiguousarray(rows[np.argsort(rows[:, 0])].T))
-        Path(file.name).replace(path)
         self._tables.clear()
         _mapped.cache_clear()
 
@@ -194,10 +193,8 @@ class Contents:
                 self._may_write = self._trim()
             if len(content) > self._may_write:
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+            with _replaced(path) as file:
                 file.write(content)
-            Path(file.name).replace(path)
             self._may_write -= len(content)
         except OSError as error:
             self._is_off = True
@@ -217,6 +214,21 @@ class Contents:
             step = limit * STEP
             remove_oldest(self._folder.glob("[0-9a-f][0-9a-f]/*"), limit=limit - step)
         return step
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file, which takes the name when the block ends well, and else is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No fsync, unlike `run_dir.atomic_path`: what is lost is fetched again.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+            file.close()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @functools.cache

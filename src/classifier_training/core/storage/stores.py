@@ -163,12 +163,13 @@ class BucketStore:
         """Return the content of a file and its ETag."""
         import obstore
 
+        store = self._store
         try:
-            found = await obstore.get_async(self._store, key)
+            found = await obstore.get_async(store, key)
             return bytes(await found.bytes_async()), found.meta["e_tag"] or ""
         except (obstore.exceptions.BaseError, OSError) as error:
             raised = _raised(error)
-            if not self._takes_role(raised):
+            if not self._takes_role(store, raised):
                 raise raised from error
         return await self.get(key)
 
@@ -176,16 +177,16 @@ class BucketStore:
         """Yield the files below a prefix, from the one after `after`."""
         import obstore
 
-        begin = f"{prefix}/" if prefix else ""
+        begin, store = f"{prefix}/" if prefix else "", self._store
         try:
-            for chunk in obstore.list(self._store, prefix or None, offset=after or None):
+            for chunk in obstore.list(store, prefix or None, offset=after or None):
                 for found in chunk:
                     if found["path"].startswith(begin):
                         yield Object(found["path"], found["size"], found["e_tag"] or str(found["last_modified"]))
                         after = found["path"]
         except (obstore.exceptions.BaseError, OSError) as error:
             raised = _raised(error)
-            if not self._takes_role(raised):
+            if not self._takes_role(store, raised):
                 raise raised from error
         else:
             return
@@ -195,30 +196,35 @@ class BucketStore:
         """Write a file, which appears when all of it is there."""
         import obstore
 
-        await self._changed(lambda: obstore.put_async(self._store, key, content))
+        await self._changed(lambda store: obstore.put_async(store, key, content))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove files."""
         import obstore
 
-        await self._changed(lambda: obstore.delete_async(self._store, keys))
+        await self._changed(lambda store: obstore.delete_async(store, keys))
 
-    async def _changed(self, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _changed(self, work: Callable[[Any], Awaitable[Any]]) -> None:
         import obstore
 
+        store = self._store
         try:
-            await work()
+            await work(store)
         except (obstore.exceptions.BaseError, OSError) as error:
             raised = _raised(error)
-            if not self._takes_role(raised):
+            if not self._takes_role(store, raised):
                 raise raised from error
             await self._changed(work)
 
-    def _takes_role(self, error: OSError) -> bool:
-        """Whether it was refused as anonymous, and is opened anew with the machine's own role."""
-        if not (self._is_anonymous and isinstance(error, PermissionError)):
+    def _takes_role(self, store: Any, error: OSError) -> bool:
+        """Whether a request to `store` was refused as anonymous, and another has the machine's own role."""
+        if not isinstance(error, PermissionError):
             return False
-        self._store = self._opened(anonymous=False)
+        # Other requests that were under way may have been refused before.
+        if store is self._store:
+            if not self._is_anonymous:
+                return False
+            self._store = self._opened(anonymous=False)
         return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ from classifier_training.data.store.shards import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from classifier_training.data.pixel_format import PixelFormat
 
 log = logging.getLogger(__name__)
+
+USE_LOCK = "use.lock"
+"""File of a folder that each process that uses it holds."""
 
 
 class StoreFolder:
@@ -55,11 +58,8 @@ class StoreFolder:
         self.limit_bytes = limit_bytes
         self._added_bytes = 0
         self._writer: ShardWriter | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        # Eviction skips stores in use and removes the least recently used first.
         self._use, self._build = ExitStack(), ExitStack()
-        self._use.enter_context(hold(folder / "use.lock", shared=True))
-        os.utime(folder)
+        self._use.enter_context(in_use(folder))
         self.writes = self._build.enter_context(hold(folder / "build.lock", wait=wait))
         if self.writes:
             clean(folder)
@@ -185,6 +185,21 @@ class StoreFolder:
     def _let_others_write(self) -> None:
         self.writes = False
         self._build.close()
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Make a folder if there is none, and hold it: eviction spares what is in use, and takes the oldest first."""
+    with ExitStack() as held:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(hold(folder / USE_LOCK, shared=True))
+                os.utime(folder)
+                break
+            except FileNotFoundError:  # another process is removing it
+                held.close()
+        yield
 
 
 PLACE = np.dtype([("shard", "<i4"), ("offset", "<u4"), ("num_bytes", "<u4"), ("height", "<i4"), ("width", "<i4")])

@@ -12,6 +12,7 @@ import numpy as np
 
 from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError
+from classifier_training.core.files import size_bytes
 from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.images import read_size
 from classifier_training.core.processes import Rank, hold
@@ -19,8 +20,8 @@ from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import DETAIL, cache_dir
 from classifier_training.core.types import TRAIN
 from classifier_training.data.pixel_format import PixelFormat
-from classifier_training.data.store.folder import StoreFolder, TableStore
-from classifier_training.data.store.shards import build_store, describe_files, folder_bytes
+from classifier_training.data.store.folder import USE_LOCK, StoreFolder, TableStore
+from classifier_training.data.store.shards import build_store, describe_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ def budget_bytes(base: Path, store_gb: float | None) -> float:
 
 def used_bytes(base: Path) -> int:
     """Bytes that all stores take now."""
-    return sum(folder_bytes(folder) for folder in _stores(base))
+    return sum(size_bytes(folder) for folder in _stores(base))
 
 
 def estimate_bytes(pixel_format: PixelFormat, paths: Sequence[str]) -> float:
@@ -76,7 +77,7 @@ def make_room(base: Path, wanted: float, budget: float, *, keep: Path) -> float:
         Bytes that may be added now; less than wanted if the remaining stores are in use.
     """
     free = budget - used_bytes(base)
-    for folder in sorted(_stores(base), key=lambda folder: folder.stat().st_mtime):
+    for folder in sorted(_stores(base), key=_last_use):
         if free >= wanted:
             break
         if folder != keep and (size := _remove(folder)):
@@ -89,15 +90,22 @@ def _stores(base: Path) -> list[Path]:
     return [path for path in base.iterdir() if path.is_dir()]
 
 
+def _last_use(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:  # another process has removed it
+        return 0.0
+
+
 def _remove(folder: Path) -> int:
     """Remove a store that is not in use; return its bytes, or 0 if it is."""
     try:
-        with hold(folder / "use.lock", wait=False) as free:
+        with hold(folder / USE_LOCK, wait=False) as free:
             if not free:
                 return 0
-            size = folder_bytes(folder)
-            # Lists first, so that an interrupted removal leaves no list without its pixels.
-            for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".entries"):
+            size = size_bytes(folder)
+            # Lists first, so that an interrupted removal leaves no list without its pixels; last what others wait for.
+            for path in sorted(folder.iterdir(), key=lambda path: (path.name == USE_LOCK, path.suffix != ".entries")):
                 path.unlink()
             folder.rmdir()
     except OSError:  # another process removes it too

@@ -181,11 +181,6 @@ def clean(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files of a store's folder."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-
-
 MAX_CHUNK = 256
 """Files of a task; a killed build loses at most as many in each process."""
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from classifier_training.conf.recipes import starts_trained
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
+from classifier_training.core.files import size_bytes
 from classifier_training.core.register import Choice, Word, changed_options, describe, entry, register
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import TypedPath
@@ -29,7 +30,7 @@ from classifier_training.data.load import LoadedData, given_corrections, load_da
 from classifier_training.data.splitting.groups import assign_groups
 from classifier_training.data.splitting.manifest import write_manifest
 from classifier_training.data.store.plan import StorePlan
-from classifier_training.data.store.shards import Built, build_store, folder_bytes
+from classifier_training.data.store.shards import Built, build_store
 from classifier_training.training.settings import ModelBuilder
 from classifier_training.workflows.training.network import suit_images
 
@@ -183,7 +184,7 @@ def prepare(
     manifest = Path(output).expanduser() if output else folders[0] / "splits.csv"
     write_manifest(manifest, loaded.index)
     log.info("next: %s with the same data, transforms and image size", command("train"))
-    return PrepareResult(built, folders, sum(map(folder_bytes, folders)), time.perf_counter() - started, manifest)
+    return PrepareResult(built, folders, sum(map(size_bytes, folders)), time.perf_counter() - started, manifest)
 
 
 def _refuse_idle(data: DataSource, transforms: Transforms, model: ModelBuilder, *, verify: bool, seed: int) -> None:

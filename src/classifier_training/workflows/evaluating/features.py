@@ -272,7 +272,8 @@ def _renew(run_dir: RunDir, digest: str, rows: Sequence[Sample], root: Path, old
     paths = list(dict.fromkeys(row.path for row in rows))
     sizes = {path: _size(root / path) for path in paths}
     known = [] if old is None else [path for path in paths if old.holds(path, sizes[path])]
-    wanted = sorted(set(paths).difference(known), key=paths.index) if known else paths
+    held = set(known)
+    wanted = [path for path in paths if path not in held]
     extractor = FeatureExtractor(run_dir)
     unreadable = {path: old.unreadable[path] for path in known if path in old.unreadable} if old is not None else {}
     found: dict[str, ImageFeatures] = {}

@@ -172,3 +172,10 @@ def test_files_are_read_in_a_notebook_whose_loop_is_running(folder: Path, url: s
         return places.read_bytes(f"{url}/labels.csv")
 
     assert asyncio.run(cell()) == (folder / "labels.csv").read_bytes()
+
+
+def test_a_file_that_the_disk_has_no_room_for_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), cache._replaced(tmp_path / "a") as file:
+        file.write(b"part")
+        raise OSError("the disk is full")
+    assert not list(tmp_path.iterdir())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+LONG_AGO = "Tue, 01 Jan 2019 00:00:00 GMT"
 NAMES = ("train/cat/b 1.jpg", "train/cat/é#%.jpg", "train/dog/a.jpg", "labels.csv")
 
 
@@ -59,6 +60,51 @@ def test_the_folders_of_a_web_server_are_listed_and_read(folder: Path) -> None:
         assert isinstance(missing, FileNotFoundError)
         with pytest.raises(UserError, match="no such folder"):
             listing(f"{url}/nothing")
+
+
+def test_files_under_way_when_the_first_is_refused_are_read_in_the_role_of_the_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+    refused = threading.Barrier(len(NAMES))
+    role = {"Code": "Success", "AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "token"}
+
+    class Cloud(Quiet):
+        """A private bucket, and the service that tells a machine the credentials of its role."""
+
+        def do_PUT(self) -> None:
+            self.answer(200, b"session")
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if path.startswith("/latest/meta-data"):
+                last = path.endswith("/reader")
+                expiry = {"Expiration": "2999-01-01T00:00:00Z"}
+                self.answer(200, json.dumps({**role, **expiry}).encode() if last else b"reader")
+            elif "Authorization" in self.headers:
+                self.answer(200, (folder.parent / path.removeprefix("/bucket/")).read_bytes())
+            else:
+                refused.wait(20)
+                self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+
+        def answer(self, code: int, content: bytes) -> None:
+            self.send_response(code)
+            for name, value in {"Content-Length": str(len(content)), "ETag": '"1"', "Last-Modified": LONG_AGO}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(folder / "none"))
+    with served(Cloud) as place:
+        for name in ("AWS_ENDPOINT_URL", "AWS_METADATA_ENDPOINT"):
+            monkeypatch.setenv(name, f"http://{place}")
+        objects._open.cache_clear()
+        found = places.read_many([f"s3://bucket/set/{name}" for name in NAMES])
+    objects._open.cache_clear()
+    assert found == [(folder / name).read_bytes() for name in NAMES]
 
 
 def test_a_server_that_is_not_there_stops_in_three_lines(monkeypatch: pytest.MonkeyPatch) -> None:
