@@ -14,7 +14,7 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -27,7 +27,7 @@ from classifier_training.conf import aliases
 from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.conf.foreign_values import foreign_words
-from classifier_training.conf.overrides import quoted
+from classifier_training.conf.overrides import written
 from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
@@ -401,30 +401,10 @@ def _words(verb: Entry, settings: Settings, above: str = "") -> list[str]:
         elif isinstance(value, str | Path) and not (value == "null" and any(item.accepts(str) for item in options)):
             found += read_words(verb, [f"{key}={value}"])
         else:
-            text = _value(key, value)
+            text = written(key, value)
             for meant, changed in aliases.resolve(verb, key, text) or [(key, text)]:
                 found.append(f"{meant}={text if changed is None else changed}")
     return found
-
-
-def _value(key: str, value: object) -> str:
-    """Write a value in Hydra's grammar."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, str | Path):
-        return quoted(value, as_text=True)
-    if isinstance(value, Real):
-        return str(value)
-    if isinstance(value, Mapping):
-        # The grammar takes few texts for keys; a setting with a mapping reads it as YAML, of which JSON is a part.
-        return quoted(json.dumps(value, ensure_ascii=False, default=str))
-    if isinstance(value, Sequence):
-        return f"[{','.join(_value(key, item) for item in value)}]"
-    raise UserError(
-        f"{key} is of the type {type(value).__name__}",
-        "a text, a path, a number, True, False, None, or a list or dict of these",
-        f'settings={{"{key}": …}} with such a value',
-    )
 
 
 @functools.cache

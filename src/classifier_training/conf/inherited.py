@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.conf.overrides import leaf_keys, quoted, typed_value, word
+from classifier_training.conf.overrides import leaf_keys, typed_value, word, written
 from classifier_training.conf.recipes import RECIPE
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.store import EXPERIMENT
@@ -256,7 +255,7 @@ def _training_words(run_dir: RunDir, typed: Mapping[str, Override]) -> Iterator[
     for name in SETTINGS:
         option = train.options[name]
         if name in config and config[name] != option.default and not (by_preset and name == "retrain_head"):
-            yield _word(name, config[name])
+            yield f"{name}={written(name, config[name])}"
 
 
 def _group_words(group: str, node: Mapping[str, Any]) -> Iterator[str]:
@@ -266,17 +265,7 @@ def _group_words(group: str, node: Mapping[str, Any]) -> Iterator[str]:
         yield word(group, node[TYPE_KEY])
     for name, value in node.items():
         if name != TYPE_KEY:
-            yield _word(f"{group}.{name}", value)
-
-
-def _word(key: str, value: Any) -> str:
-    if isinstance(value, list):
-        return f"{key}=[{','.join(quoted(item, as_text=isinstance(item, str)) for item in value)}]"
-    if isinstance(value, dict):
-        return f"{key}={json.dumps(value, ensure_ascii=False)}"
-    if isinstance(value, str):
-        return f"{key}={quoted(value, as_text=True)}"
-    return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else repr(value)}"
+            yield f"{group}.{name}={written(name, value)}"
 
 
 def _node(run_dir: RunDir, group: str) -> Mapping[str, Any]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shlex
 import typing
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,7 +26,7 @@ from classifier_training.core.settings import Trait
 from classifier_training.models.names import named_network, nearest_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
 
     from classifier_training.core.register import Entry
 
@@ -126,6 +130,34 @@ def quoted(value: object, *, as_text: bool = False, always: bool = False) -> str
 def word(key: str, value: object) -> str:
     """Return key=value for the configuration's grammar; no shell sees it."""
     return f"{key}={quoted(value)}"
+
+
+def written(key: str, value: object) -> str:
+    """Write a value in the configuration's grammar, such that a text stays a text; see `quoted`.
+
+    Args:
+        key: of the setting, for messages.
+        value: null, a text, path, number, true or false, or a list or mapping of these.
+
+    Raises:
+        UserError: for a value of another type.
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str | Path):
+        return quoted(value, as_text=True)
+    if isinstance(value, Real):
+        return str(value)
+    if isinstance(value, Mapping):
+        # The grammar takes few texts for keys; a setting with a mapping reads it as YAML, of which JSON is a part.
+        return quoted(json.dumps(value, ensure_ascii=False, default=str))
+    if isinstance(value, Sequence):
+        return f"[{','.join(written(key, item) for item in value)}]"
+    raise UserError(
+        f"{key} is of the type {type(value).__name__}",
+        "a text, a path, a number, True, False, None, or a list or dict of these",
+        f'settings={{"{key}": …}} with such a value',
+    )
 
 
 def typed_value(override: Override) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.conf.overrides import word
+from classifier_training.conf.overrides import word, written
 from classifier_training.conf.resume import changed_settings, on_resume, saved_values
 from classifier_training.core.errors import CheckFailedError, UserError, plural
 from classifier_training.core.processes import is_held, work_in
@@ -205,11 +205,7 @@ def next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
     changes = [(key, now) for key, _, now in changed_settings(saved_values(fold.config), config) if key not in OWN]
     if fold.result.exists() and all(on_resume(key) is Resume.EXACT for key, _ in changes):
         return None
-    return ["train", word("resume", fold.path.absolute()), *(_change(key, now) for key, now in changes)]
-
-
-def _change(key: str, value: object) -> str:
-    return f"{key}=null" if value is None else word(key, value)
+    return ["train", word("resume", fold.path.absolute()), *(f"{key}={written(key, now)}" for key, now in changes)]
 
 
 @contextmanager

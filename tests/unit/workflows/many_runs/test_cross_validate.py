@@ -39,7 +39,7 @@ def write_fold(folder: Path, config: dict[str, Any], *, is_finished: bool) -> Ru
 
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_a_fold_resumes_with_what_has_changed(tmp_path: Path, settings: TrainSettings, *, is_finished: bool) -> None:
-    config = settings.config
+    config = {**settings.config, "data": {**settings.config["data"], "root": ["/old/a", "/old/c"]}}
     fold = write_fold(tmp_path, config, is_finished=is_finished)
     resumed = ["train", f"resume={fold.path}"]
     assert next_words(fold, config) == (None if is_finished else resumed)
@@ -48,6 +48,8 @@ def test_a_fold_resumes_with_what_has_changed(tmp_path: Path, settings: TrainSet
     assert next_words(fold, moved) == (None if is_finished else [*resumed, "data.num_workers=2"])
     longer = {**config, "trainer": {**config["trainer"], "max_epochs": 9}}
     assert next_words(fold, longer) == [*resumed, "trainer.max_epochs=9"]
+    folders = {**config, "data": {**config["data"], "root": ["/new/a b", "/new/c"]}}
+    assert next_words(fold, folders) == [*resumed, 'data.root=["/new/a b",/new/c]']
 
 
 def test_as_many_folds_at_a_time_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
