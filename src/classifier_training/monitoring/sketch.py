@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -222,6 +223,7 @@ class SketchWriter:
         self._lock = threading.Lock()
         self._hour, self._written, self._is_new = "", 0.0, False
         self._sketch = Sketch(model, self._class_names)
+        self._timer: threading.Timer | None = None
 
     def add(
         self,
@@ -256,11 +258,26 @@ class SketchWriter:
             if now - self._written >= FLUSH_S:
                 self._write()
                 self._written = now
+            elif self._timer is None:
+                # Where no other prediction follows.
+                self._timer = threading.Timer(FLUSH_S, self._write_late)
+                self._timer.daemon = True
+                self._timer.start()
 
     def close(self) -> None:
         """Write what is held."""
         with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
             self._write()
+
+    def _write_late(self) -> None:
+        with self._lock:
+            self._timer = None
+            # What cannot be written is held, and the next prediction says why.
+            with suppress(OSError):
+                self._write()
+                self._written = self._clock()
 
     def _write(self) -> None:
         if self._is_new:

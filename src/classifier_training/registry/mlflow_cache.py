@@ -24,6 +24,7 @@ from classifier_training.registry.mlflow_models import (
     SHA256,
     SPLIT,
     ModelReference,
+    models_of,
     version_of,
     versions_of,
 )
@@ -157,27 +158,32 @@ def list_models(text: str, *, limit: int = 0) -> list[str]:
     uri = default_uri(purpose=typed)
     refuse_no_server(uri, typed=typed)
     server = connect(None, purpose=typed)
-    name = text.removeprefix(PREFIX)
+    name = ModelReference.parse(text, setting="output").name if text != PREFIX else ""
     if name:
-        version_of(server, ModelReference(ModelReference.parse(text, setting="output").name), setting="output")
+        version_of(server, ModelReference(name), setting="output")
     with answering(server.uri, purpose=typed):
-        models = {model.name: model for model in server.client.search_registered_models(max_results=1000)}
-        rows = []
-        for model in [models[name]] if name else models.values():
-            for version in reversed(versions_of(server, model.name)[-1 if not name else -limit :]):
-                held = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
-                when = datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone()
-                scores = json.loads(version.tags.get(METRICS, "{}"))
-                rows.append(
-                    (
-                        f"{PREFIX}{model.name}/{version.version}",
-                        ",".join(sorted(held)) or "-",
-                        version.tags.get("architecture", "-"),
-                        f"{scores['balanced_accuracy']:.4f}" if "balanced_accuracy" in scores else "-",
-                        version.tags.get(SPLIT, "-"),
-                        version.tags.get("published by", "-"),
-                        when.strftime("%Y-%m-%d %H:%M"),
-                    )
-                )
+        models = [server.client.get_registered_model(name)] if name else models_of(server)
+        found = [
+            (model, version)
+            for model in models
+            for version in (versions_of(server, model.name) if name else versions_of(server, model.name)[-1:])
+        ]
+    found.sort(key=lambda pair: (pair[1].creation_timestamp, int(pair[1].version)), reverse=True)
+    rows = []
+    for model, version in found[: limit or None]:
+        held = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
+        when = datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone()
+        scores = json.loads(version.tags.get(METRICS, "{}"))
+        rows.append(
+            (
+                f"{PREFIX}{model.name}/{version.version}",
+                ",".join(sorted(held)) or "-",
+                version.tags.get("architecture", "-"),
+                f"{scores['balanced_accuracy']:.4f}" if "balanced_accuracy" in scores else "-",
+                version.tags.get(SPLIT, "-"),
+                version.tags.get("published by", "-"),
+                when.strftime("%Y-%m-%d %H:%M"),
+            )
+        )
     header = ("model", "alias", "architecture", "balanced_accuracy", "split", "by", "published")
     return align(header, rows, right=frozenset({"balanced_accuracy"})) if rows else [f"{server.name} has no model"]

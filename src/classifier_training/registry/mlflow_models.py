@@ -25,7 +25,7 @@ from classifier_training.registry.record import FINISHED, RunRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def version_of(server: Server, reference: ModelReference, *, setting: str = "run
         if versions and not reference.which:
             return versions[-1]
         if not versions:
-            names = sorted(model.name for model in server.client.search_registered_models(max_results=1000))
+            names = sorted(model.name for model in models_of(server))
             close = nearest(reference.name, names)
             raise UserError(
                 f"{typed}: {server.name} has no model {reference.name} with a version",
@@ -110,6 +110,18 @@ def version_of(server: Server, reference: ModelReference, *, setting: str = "run
         f"one of {enumerate_words([*known, *reversed(numbers)])}",
         f"{setting}={(known or numbers[::-1])[0]}",
     )
+
+
+def models_of(server: Server) -> list[RegisteredModel]:
+    """Return all models of the server."""
+    found: list[RegisteredModel] = []
+    token = None
+    while True:
+        page = server.client.search_registered_models(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def versions_of(server: Server, name: str) -> list[ModelVersion]:

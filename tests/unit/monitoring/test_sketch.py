@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tests.predictions import NAMES, answer, make_images, make_reference, sketch_of
 
 from classifier_training.core.errors import UserError
+from classifier_training.monitoring import sketch
 from classifier_training.monitoring.reference import Reference
 from classifier_training.monitoring.sketch import Sketch, SketchWriter, read_sketches
 from classifier_training.monitoring.statistics import NAMES as STATISTICS
@@ -121,6 +123,18 @@ def test_a_file_is_written_again_within_the_hour(tmp_path: Path) -> None:
     write(writer, PIXELS[20:])
     writer.close()
     assert Sketch.from_json(file.read_text()).number == 60
+
+
+def test_the_last_prediction_is_written_without_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketch, "FLUSH_S", 0.05)
+    writer = SketchWriter(tmp_path, "sha", NAMES, REFERENCE.novelty)
+    write(writer, PIXELS[:10])
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (file,) = tmp_path.glob("*.json")
+    assert Sketch.from_json(file.read_text()).number == 10
+    writer.close()
 
 
 def test_threads_lose_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from classifier_training.conf.compose import compose
 from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir, sha256
-from classifier_training.registry.mlflow_cache import fetch_model
+from classifier_training.registry.mlflow_cache import fetch_model, list_models
 from classifier_training.registry.mlflow_models import (
     Holder,
     ModelReference,
@@ -204,3 +205,19 @@ def test_a_run_without_an_export_is_refused(tmp_path: Path, mlflow_uri: str) -> 
     with pytest.raises(UserError, match="has exported nothing"):
         do("publish", f"run={run}")
     assert RunDir(run).mlflow.exists() is False
+
+
+def test_models_and_versions_are_listed_the_newest_first(server: Server) -> None:
+    def listed(text: str, limit: int = 0) -> list[str]:
+        return [row.split()[0] for row in list_models(text, limit=limit)[1:]]
+
+    assert list_models("mlflow:")[0].endswith("has no model")
+    for name in ("rooms", "dogs"):
+        server.client.create_registered_model(name)
+    for name in ("rooms", "dogs", "rooms"):
+        server.client.create_model_version(name, "file:///none")
+        time.sleep(0.01)
+    assert listed("mlflow:") == ["mlflow:rooms/2", "mlflow:dogs/1"]
+    assert listed("mlflow:", limit=1) == ["mlflow:rooms/2"]
+    assert listed("mlflow:rooms") == listed("mlflow:rooms/1") == ["mlflow:rooms/2", "mlflow:rooms/1"]
+    assert listed("mlflow:rooms", limit=1) == ["mlflow:rooms/2"]

@@ -7,6 +7,7 @@ import queue
 import re
 import shutil
 import subprocess
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,12 +48,15 @@ class LocalJobs:
         gpus = visible_gpus()
         self._pool = ThreadPoolExecutor(num_parallel)
         self._processes: list[JobProcess] = []
+        self._is_cancelled = threading.Event()
 
         def run(job: JobSpec) -> Outcome | None:
             slot = slots.get()
             own = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
             process = JobProcess(job, {**shared, **own})
             self._processes.append(process)
+            if self._is_cancelled.is_set():
+                process.terminate()
             try:
                 return process.run()
             finally:
@@ -66,6 +70,8 @@ class LocalJobs:
 
     def cancel(self) -> None:
         """Terminate all processes, and kill those that are still running after the grace period."""
+        # First: a job that a thread has taken may not be among the processes yet.
+        self._is_cancelled.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.terminate()

@@ -197,6 +197,9 @@ class RayJobs:
         if references:
             # A task that does not end kills its process after the grace period.
             self._ray.wait(references, num_returns=len(references), timeout=GRACE_SECONDS + 10)
+        for group in filter(None, self._groups.values()):
+            self._ray.util.remove_placement_group(group)
+        self._groups.clear()
         self._close()
 
     def _start(self) -> None:
