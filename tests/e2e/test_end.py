@@ -232,7 +232,7 @@ def test_the_other_verbs_cope_with_a_withheld_model(
     known = {row["path"]: row["predicted"] for row in read_csv(run / "evaluation/predictions.csv")}
     done = command("predict", f"run={run}", f"source={pictures}/test", "output=found.json", "trainer.accelerator=cpu")
     assert done.code == 0, done.err
-    assert "model.onnx was withheld when the run ended (answers otherwise); PyTorch answers" in done.err
+    assert "model.onnx was withheld when the run ended (answers otherwise); PyTorch predicts" in done.err
     found = {row["path"]: row["label"] for row in json.loads((tmp_path / "found.json").read_text())}
     assert found == known
 
@@ -259,7 +259,7 @@ def test_the_other_verbs_cope_with_a_withheld_model(
     assert "withheld" not in read_json(withheld.model_info)
     done = command("predict", f"run={run}", f"source={pictures}/test/red/00.png")
     assert done.code == 0, done.err
-    assert "PyTorch answers" not in done.err
+    assert "PyTorch predicts" not in done.err
 
 
 def test_students_have_a_teacher_and_comparisons_a_run_whose_model_was_withheld(

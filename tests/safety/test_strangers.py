@@ -30,7 +30,7 @@ from classifier_training.data.store.shards import read_entries
 from classifier_training.export.bundle import read_info
 from classifier_training.inference.predictor import Predictor
 from classifier_training.models.weights import load_weights_file, trained_state
-from classifier_training.training.checkpoint_files import AtomicCheckpointIO, find_newest, go_on_from, read_checkpoint
+from classifier_training.training.checkpoint_files import AtomicCheckpointIO, find_newest, resume_from, read_checkpoint
 
 SEED = 20_261_121
 
@@ -299,7 +299,7 @@ def test_the_newest_checkpoint_is_found_by_its_step_not_by_its_time(tmp_path: Pa
     assert (found.path, found.entry.step) == (run.last_checkpoint, 10)
     # Whoever only looks changes nothing.
     assert run.step_checkpoint.exists()
-    go_on_from(run, found, is_trained=False)
+    resume_from(run, found, is_trained=False)
     assert not run.step_checkpoint.exists()
     assert find_newest(run, at_epoch_end=False) == dataclasses.replace(found, newer=())
 
@@ -335,7 +335,7 @@ def test_a_damaged_manifest_is_named_and_the_files_are_read(tmp_path: Path, capl
         assert found.entry.step == 7
         assert "manifest.json: damaged" in caplog.text
         caplog.clear()
-        go_on_from(run, found, is_trained=False)
+        resume_from(run, found, is_trained=False)
         assert yaml.safe_load(manifest.read_text())["checkpoints"][0]["step"] == 7
 
 

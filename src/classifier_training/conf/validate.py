@@ -206,7 +206,7 @@ def nothing_to_choose(came: str, keys: Sequence[str]) -> UserError:
 
 
 def _near_literals(typed: str, annotation: Any) -> list[str]:
-    """The choices of a setting that are spelt alike, such as 16-mixed for 16 and 32 for 32-true."""
+    """The choices of a setting that are written alike, such as 16-mixed for 16 and 32 for 32-true."""
     literals = _literals(annotation)
     begun = [word for word in literals if word.startswith(f"{typed}-") or typed.startswith(f"{word}-")]
     return begun or nearest(typed, literals)

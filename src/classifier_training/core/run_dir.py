@@ -317,7 +317,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, is_safe: bool = False) -> None:
-    """Write a CSV file atomically, row by row; see `core.table.write_rows`."""
+    """Write a CSV file atomically, row by row; see `core.display.write_rows`."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         write_rows(file, header, rows, is_safe=is_safe)
 

@@ -183,7 +183,7 @@ def refuse_alike(class_names: Iterable[str], earlier: EarlierRun) -> None:
     if pairs:
         new, other = pairs[0]
         raise UserError(
-            f"the new class {shown(new)} is spelt almost like {shown(other)}, a class of {earlier.path}"
+            f"the new class {shown(new)} is written almost like {shown(other)}, a class of {earlier.path}"
             + (f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""),
             "the same name for the same class: the network could not tell them apart",
             f"rename the folder or label {shown(new)} to {shown(other)}, or to another name if it is another class",

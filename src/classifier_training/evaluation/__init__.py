@@ -1,1 +1,1 @@
-"""From answers to figures: metrics, plots, result files."""
+"""From predictions to metrics, plots and result files."""

@@ -93,7 +93,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The answers of a form.
+    """The predictions of a form.
 
     Args:
         num_images: that were predicted.
@@ -264,7 +264,7 @@ def compare_predictions(results: Sequence[CandidateResult], targets: NDArray[np.
         targets: true classes [N].
 
     Returns:
-        The form that the others are held against.
+        The form that the others are compared with.
 
     Raises:
         CheckFailedError: when none has run.

@@ -1,4 +1,4 @@
-"""Fitting a bundle's calibration to what the exported file answers. Needs no torch.
+"""Fitting a bundle's calibration to the exported file's predictions. Needs no torch.
 
 All is fitted on validation images, and the subspace of the score on training images; test images have no part in it.
 """
@@ -63,7 +63,7 @@ MAX_RUNS = 8
 def calibrate(
     path: Path, class_names: Sequence[str], preprocessing: Preprocessing, tables: Mapping[str, SplitTable]
 ) -> Calibration | None:
-    """Fit everything to an exported model's answers, and add the output `novelty` and the temperature to the file.
+    """Fit everything to an exported model's predictions, and add the output `novelty` and the temperature to the file.
 
     Args:
         path: model.onnx, changed in place.
@@ -195,7 +195,7 @@ class _Runner:
         return logits, features
 
     def answer(self, table: SplitTable, number: int) -> _Answers:
-        """Return what it answers on up to `number` images spread over a split."""
+        """Return its predictions on up to `number` images spread over a split."""
 
         def answer(rows: list[int]) -> _Answers | None:
             if (batch := read_rows(table, rows, self._preprocessing)) is None:

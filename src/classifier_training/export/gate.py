@@ -1,4 +1,4 @@
-"""The accuracy gate: a quantised file ships only when it answers almost as well as the one it came from.
+"""The accuracy gate: a quantised file ships only when it predicts almost as well as the one it came from.
 
 Needs no torch.
 """

@@ -31,7 +31,7 @@ class Setting:
         threads: of each form.
         split: that accuracy was measured on.
         num_images: of it.
-        reference: form that the others are held against.
+        reference: form that the others are compared with.
         preprocessing_ms: mean time to decode and resize an image on one thread.
         pipeline_bytes: size of pipeline.onnx, which a browser loads; None where there is none.
     """
@@ -115,7 +115,7 @@ def _edge(good: Sequence[CandidateResult], batch_size: int) -> list[str]:
         "## Edge CPU",
         "",
         (
-            f"No edge device was measured; on this machine {TITLES[best.form]} answers soonest at batch size "
+            f"No edge device was measured; on this machine {TITLES[best.form]} is the fastest at batch size "
             f"{batch_size}: {_spread(timing)}, with accuracy {_accuracy(best)}."
         ),
         *_second(timing, others),
@@ -182,7 +182,7 @@ def _memory(best: CandidateResult) -> list[str]:
     return [
         (
             f"Its process took {best.peak_memory_mb:,.0f} MiB at most, and {best.start_seconds:.1f} s from its start "
-            "to the first answer."
+            "to the first prediction."
         )
     ]
 
@@ -203,7 +203,7 @@ def _accuracy(result: CandidateResult) -> str:
     quality = result.quality
     assert quality is not None
     return (
-        f"{quality.accuracy:.4f} ({quality.change_points:+.2f} points; {quality.num_won} answers won and "
+        f"{quality.accuracy:.4f} ({quality.change_points:+.2f} points; {quality.num_won} predictions won and "
         f"{quality.num_lost} lost of {quality.num_images})"
     )
 

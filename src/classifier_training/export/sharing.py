@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from classifier_training.export.bundle import BundleInfo
 
 ALIKE = ("resnet18", "resnet34", "resnet50", "resnet101")
-"""Networks of torchvision that timm has under the same name, with the same layers, names and answers."""
+"""Networks of torchvision that timm has under the same name, with the same layers, names and predictions."""
 
 
 def write_hub_config(path: Path, network: nn.Module, info: BundleInfo) -> bool:

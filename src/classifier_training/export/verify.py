@@ -1,4 +1,4 @@
-"""Whether an exported file answers as PyTorch does, on real images. Needs no torch."""
+"""Whether an exported file predicts what PyTorch predicts, on real images. Needs no torch."""
 
 from __future__ import annotations
 
@@ -227,6 +227,6 @@ def compare(
 
 
 def _changed(found: NDArray[np.float32], expected: NDArray[np.float32], *, margin: float) -> int:
-    """Count the answers that differ though the expected one led by more than the margin."""
+    """Count the predictions that differ though the expected one led by more than the margin."""
     second, first = np.sort(expected, axis=1)[:, -2:].T
     return int(((found.argmax(axis=1) != expected.argmax(axis=1)) & (first - second > margin)).sum())

@@ -164,7 +164,7 @@ def write_bundle(
         writer.write_model()
         writer.write_others()
     for reason in writer.info.withheld.values():
-        raise CheckFailedError(reason, "files that answer as PyTorch does", "see what was said above")
+        raise CheckFailedError(reason, "files that predict what PyTorch predicts", "see what was said above")
     return writer.files
 
 

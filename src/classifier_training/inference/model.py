@@ -60,7 +60,7 @@ class LoadedModel:
 def load_model(run: Path, *, accelerator: Accelerator) -> LoadedModel:
     """Open a run folder's model.onnx, or an ONNX file, which need not lie in a run folder.
 
-    A file in a run folder is held against model_info.json and labels_mapping.json; a lone one speaks for itself by the
+    A file in a run folder is compared with model_info.json and labels_mapping.json; a lone one speaks for itself by the
     class names and the preprocessing in its metadata.
 
     Raises:

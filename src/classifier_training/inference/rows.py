@@ -65,7 +65,7 @@ def to_row(prediction: Prediction, *, probabilities: bool, label_set: bool = Fal
 
 @dataclass(frozen=True, kw_only=True)
 class RowSettings:
-    """What rows say of an image beside the model's answer.
+    """What rows say of an image beside the prediction.
 
     Args:
         top_k: top predictions to list.

@@ -1,4 +1,4 @@
-"""Those who look at answers: they see each finished one, later and in a thread of their own."""
+"""Observers of predictions: they are told of each that was sent, later and in a thread of their own."""
 
 from __future__ import annotations
 

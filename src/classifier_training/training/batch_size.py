@@ -162,7 +162,7 @@ def find_batch_size(module: ClassifierModule, device: Device, *, effective: int,
         fixed, per_image = measure_memory(module, device, batch_size=max(2, smallest))
         log.info(
             "data.batch_size=auto: a step takes %s and %s an image; %s may be used",
-            _megabytes(fixed), _megabytes(per_image), _megabytes(budget),
+            _mebibytes(fixed), _mebibytes(per_image), _mebibytes(budget),
         )  # fmt: skip
         return largest_that_fits(candidates, lambda size: fixed + per_image * min(size, num_images) <= budget)
     return largest_that_fits(candidates, lambda size: steps_fit(module, device, min(size, num_images)))
@@ -244,5 +244,5 @@ def told_out_of_memory(run_dir: RunDir, *, batch_size: int, accumulate_grad_batc
         ) from error
 
 
-def _megabytes(number: int) -> str:
-    return f"{number / 2**20:,.1f} MB"
+def _mebibytes(number: int) -> str:
+    return f"{number / 2**20:,.1f} MiB"

@@ -176,7 +176,7 @@ class Found:
 def find_newest(run_dir: RunDir, *, at_epoch_end: bool) -> Found | None:
     """Return the newest whole checkpoint of a run, by its step; None where the run begins again.
 
-    Damaged ones are named. What is whole stays as it is until `go_on_from`. Only for who holds the run's lock.
+    Damaged ones are named. What is whole stays as it is until `resume_from`. Only for who holds the run's lock.
 
     Args:
         run_dir: the run.
@@ -218,7 +218,7 @@ def share_of(best: Mapping[str, Any]) -> float:
     return float(best.get("interpolation", {}).get("share") or 1.0)
 
 
-def go_on_from(run_dir: RunDir, found: Found | None, *, is_trained: bool) -> None:
+def resume_from(run_dir: RunDir, found: Found | None, *, is_trained: bool) -> None:
     """Remove what is newer than the checkpoint to resume from. Only for the process that holds the run's lock.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where figures go besides metrics.csv."""
+"""Where metrics go besides metrics.csv."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def open_model(reference: str | Sequence[str], *, setting: str = "run") -> RunMo
 
 
 def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor:
-    """Open an ONNX file, or that of a run folder; where it was withheld PyTorch answers, with a line in the log.
+    """Open an ONNX file, or that of a run folder; where it was withheld PyTorch predicts, with a line in the log.
 
     Of a cross-validation without an ONNX file of its own the folds answer, one by one.
 
@@ -188,7 +188,7 @@ def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor
         return Ensemble(members, path=path, calibration=read_info(run_dir).calibration)
     _, weights = describe_trained(run_dir)
     log.warning(
-        "%s was withheld when the run ended (%s); PyTorch answers, with %s", run_dir.onnx.name, reason, weights.name
+        "%s was withheld when the run ended (%s); PyTorch predicts, with %s", run_dir.onnx.name, reason, weights.name
     )
     return CheckpointPredictor(run_dir, weights, accelerator=accelerator)
 

@@ -71,7 +71,7 @@ class FileMeasures:
     Args:
         runs: that the files are made of.
         images: to score them on.
-        reference: the file that the others are held against.
+        reference: the file that the others are compared with.
         max_drop: that a copy in fewer bits is made for, in points.
         threads: of each file.
         num_runs: timed repetitions of a file that would be shipped.

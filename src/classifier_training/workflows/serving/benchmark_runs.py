@@ -203,7 +203,7 @@ def read_runs(references: Sequence[str], images: str | None) -> tuple[list[Run],
         if VAL not in present:
             raise UserError(
                 f"{run_dir.path}: the run has no validation images",
-                "validation images, on which copies in fewer bits are held against their float32 file",
+                "validation images, on which copies in fewer bits are compared with their float32 file",
                 "train with some: data.val_fraction=0.15",
             )
         tables = {name: tabulate(rows, root, name, info.class_names) for name in (TRAIN, VAL)}

@@ -294,10 +294,10 @@ def write_start(resumed: RunDir, start: Start) -> None:
 
     Before config.yaml says the new length: a kill between the two must not lose what was asked for.
     """
-    from classifier_training.training.checkpoint_files import go_on_from
+    from classifier_training.training.checkpoint_files import resume_from
 
     write_decisions(resumed.decisions, start.decisions)
-    go_on_from(resumed, start.found, is_trained=start.is_trained)
+    resume_from(resumed, start.found, is_trained=start.is_trained)
 
 
 def refuse_extend(extend: Extend | None) -> None:
