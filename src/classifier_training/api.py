@@ -51,9 +51,6 @@ Settings = Mapping[str, object]
 NUM_SHOWN = 12
 """Mistakes that a notebook shows of a run."""
 
-SHOWN = ("balanced_accuracy", "acc_top1", "macro_f1", "loss")
-"""Metrics that a notebook shows of a run."""
-
 EMPTY = "(empty)"
 
 

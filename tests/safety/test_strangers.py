@@ -30,7 +30,7 @@ from classifier_training.data.store.shards import read_entries
 from classifier_training.export.bundle import read_info
 from classifier_training.inference.predictor import Predictor
 from classifier_training.models.weights import load_weights_file, trained_state
-from classifier_training.training.checkpoint_files import AtomicCheckpointIO, find_newest, resume_from, read_checkpoint
+from classifier_training.training.checkpoint_files import AtomicCheckpointIO, find_newest, read_checkpoint, resume_from
 
 SEED = 20_261_121
 

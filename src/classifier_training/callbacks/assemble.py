@@ -47,7 +47,7 @@ class EpochProgress(ProgressBar, Observer):
         self._notebook_bar: NotebookBar | None = None
         self._task = TaskID(0)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar if the screen is a terminal."""
         self._started = self._epoch_started = time.monotonic()
         self._first_epoch = trainer.current_epoch
@@ -66,7 +66,7 @@ class EpochProgress(ProgressBar, Observer):
             self._task = self._bar.add_task("training", total=None, speed="")
             self._bar.start()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting images."""
         self._epoch_started = time.monotonic()
         self._num_images = 0
@@ -85,8 +85,8 @@ class EpochProgress(ProgressBar, Observer):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: object,  # noqa: ARG002
+        pl_module: pl.LightningModule,
+        outputs: object,
         batch: Batch,
         batch_idx: int,
     ) -> None:
@@ -103,7 +103,7 @@ class EpochProgress(ProgressBar, Observer):
             speed = self._num_images / max(time.monotonic() - self._epoch_started, 1e-9)
             self._bar.update(self._task, advance=1, speed=f"{speed:,.0f} images/s")
 
-    def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:  # noqa: ARG002
+    def epoch_ended(self, run: RunContext, end: EpochEnd) -> None:
         """Log the epoch's line, except for a linear probe, which has no epochs and logs its own."""
         if self._first_epoch is None:
             return
@@ -117,15 +117,15 @@ class EpochProgress(ProgressBar, Observer):
             f"{row['images_per_second']:,.0f}", *divmod(round(left), 60), best,
         )  # fmt: skip
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove the bar."""
         self._close()
 
     def on_exception(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        exception: BaseException,  # noqa: ARG002
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        exception: BaseException,
     ) -> None:
         """Remove the bar before the error is shown."""
         self._close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import stat
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from classifier_training.registry.scan import Registry
-
-log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 3600.0
 """An unfinished run that wrote something more recently than this is left alone, locked or not: a machine that shares

@@ -74,10 +74,6 @@ class Rules:
                 return
             yield size, self.alpha / 2 / ((look + 1) * (look + 2))
 
-    def next_look(self, number: int) -> int:
-        """How many images are missing to the next look."""
-        return next(size for look in range(MAX_LOOKS) if (size := self.min_images << look) > number) - number
-
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:

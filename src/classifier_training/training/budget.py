@@ -197,16 +197,16 @@ class Budget(pl.Callback):
         last = self.course.parts[0 if epoch == 0 else -1]
         return dataclasses.replace(self._settings, max_epochs=last.max_epochs)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Start the clock; the loader of a corrected plan is made by now."""
         trainer.reload_dataloaders_every_n_epochs = 0  # type: ignore[attr-defined] # its constructor sets it elsewhere
         self._started = time.monotonic()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Take the time that training took."""
         self._trained = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Follow the plan into the next epoch, or correct it."""
         following = trainer.current_epoch + 1
         now = self.course.parts[-1]

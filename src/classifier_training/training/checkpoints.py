@@ -160,7 +160,7 @@ class RunCheckpoints(Checkpoint):
         for path in (self._run_dir.probe_checkpoint, self._run_dir.best_checkpoint):
             AtomicCheckpointIO().save_checkpoint(kept, path)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See whether the run has a checkpoint, and start the clock."""
         self._is_saved = self._run_dir.resumable
         self._written_at = time.monotonic()
@@ -169,8 +169,8 @@ class RunCheckpoints(Checkpoint):
         self,
         trainer: pl.Trainer,
         pl_module: ClassifierModule,  # type: ignore[override]
-        outputs: object,  # noqa: ARG002
-        batch: object,  # noqa: ARG002
+        outputs: object,
+        batch: object,
         batch_idx: int,
     ) -> None:
         """Write step.ckpt when it is time; keep the state of before the last step where validation takes long."""
@@ -209,11 +209,11 @@ class RunCheckpoints(Checkpoint):
         trainer.strategy.save_checkpoint(self._before_validation, self._run_dir.step_checkpoint)
         return True
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._validation_started = time.monotonic()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights when they are the best so far."""
         self._validation_seconds = time.monotonic() - self._validation_started
         self._before_validation = None
@@ -241,7 +241,7 @@ class RunCheckpoints(Checkpoint):
             **self._metadata,
         }
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write both files when it is time, or when this was the last epoch."""
         self._unwritten = None
         is_last = is_last_epoch(trainer)
@@ -264,7 +264,7 @@ class RunCheckpoints(Checkpoint):
     def on_exception(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
+        pl_module: pl.LightningModule,
         exception: BaseException,
     ) -> None:
         """Write the last epoch that came to its end, if that has not been done and files can be written."""

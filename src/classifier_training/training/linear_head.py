@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from classifier_training.core.types import Batch
     from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

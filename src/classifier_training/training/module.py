@@ -250,11 +250,11 @@ class ClassifierModule(pl.LightningModule):
         loss_sum, correct, number = self._totals.tolist()
         return {"train/loss": loss_sum / max(number, 1), "train/acc_top1": correct / max(number, 1)}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]
         """Answer a validation batch."""
         return self._answer(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]
         """Answer a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
             return self._answer(batch)
@@ -277,9 +277,9 @@ class ClassifierModule(pl.LightningModule):
 
     def configure_gradient_clipping(
         self,
-        optimizer: object,  # noqa: ARG002
+        optimizer: object,
         gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the norm of all gradients. Lightning's own refuses fused optimizers, even where no loss is scaled."""
         if gradient_clip_val is not None:

@@ -68,11 +68,11 @@ class EpochRecorder(Checkpoint):
         self._num_images = state_dict.get("num_images", 0)
         self._train_seconds = state_dict.get("train_seconds", 0.0)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continue the clock in the middle of an epoch."""
         self._started = time.perf_counter() - self._train_seconds
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
         self._train_seconds = 0.0
@@ -81,10 +81,10 @@ class EpochRecorder(Checkpoint):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: object,  # noqa: ARG002
+        pl_module: pl.LightningModule,
+        outputs: object,
         batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Count the images that were trained on."""
         self._num_images += len(batch.targets) * trainer.world_size
@@ -166,7 +166,7 @@ class StopRequest(pl.Callback):
     def __init__(self, run_dir: RunDir) -> None:
         self._path = run_dir.stop_request
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look for the file."""
         is_there = trainer.is_global_zero and self._path.exists()
         if trainer.strategy.reduce_boolean_decision(is_there, all=False):
@@ -227,16 +227,16 @@ class Interrupts(Checkpoint):
         if isinstance(error, SIGTERMException) or (self._received is not None and kind is None):
             raise InterruptedRunError(self._received or signal.SIGTERM, self._remedy()) from error
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen in Lightning's place."""
         self._listen()
 
     def on_train_batch_start(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
+        trainer: pl.Trainer,
         pl_module: ClassifierModule,  # type: ignore[override]
-        batch: object,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Let the step tell the other processes of a signal."""
         pl_module.wishes.interrupted = self._received is not None
@@ -245,8 +245,8 @@ class Interrupts(Checkpoint):
         self,
         trainer: pl.Trainer,
         pl_module: ClassifierModule,  # type: ignore[override]
-        outputs: object,  # noqa: ARG002
-        batch: object,  # noqa: ARG002
+        outputs: object,
+        batch: object,
         batch_idx: int,
     ) -> None:
         """Save and stop, if a signal has come."""
@@ -260,10 +260,10 @@ class Interrupts(Checkpoint):
         self,
         trainer: pl.Trainer,
         pl_module: ClassifierModule,  # type: ignore[override]
-        outputs: object,  # noqa: ARG002
-        batch: object,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-        dataloader_idx: int = 0,  # noqa: ARG002
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Leave a long validation."""
         asked = self._received is not None or pl_module.wishes.any_interrupted

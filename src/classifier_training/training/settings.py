@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from pytorch_lightning.loggers import Logger
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from classifier_training.core.run_dir import RunDir
@@ -77,12 +77,6 @@ class LossBuilder(Protocol):
     def __call__(  # noqa: D102
         self, logits: Tensor, targets: Tensor, class_weights: Tensor | None, prior: Tensor | None, /
     ) -> Tensor: ...
-
-
-class OptimizerBuilder(Protocol):
-    """What `optimizer=` gives; fused is whether one kernel steps all weights."""
-
-    def __call__(self, network: nn.Module, fused: bool, /) -> Optimizer: ...  # noqa: D102, FBT001
 
 
 class SchedulerBuilder(Protocol):

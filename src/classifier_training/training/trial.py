@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier_training.training.module import ClassifierModule
-
-log = logging.getLogger(__name__)
 
 
 class Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
     from classifier_training.evaluation.report import Cell
-
-log = logging.getLogger(__name__)
 
 MARGIN = 0.01
 """By how much the balanced accuracy of the old classes may fall where classes are new, some of which may look like

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shlex
 import shutil
 import tempfile
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.gate import Gate
     from classifier_training.export.job import ExportedFile, ExportJob
-
-log = logging.getLogger(__name__)
 
 NUM_PARITY_IMAGES = 64
 NUM_CALIBRATION_IMAGES = 200

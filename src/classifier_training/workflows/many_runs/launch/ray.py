@@ -31,8 +31,6 @@ from classifier_training.workflows.many_runs.launch.process import JobProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-log = logging.getLogger(__name__)
-
 MAX_RETRIES = 3
 """Times that a job is started again since its worker or node has died."""
 
