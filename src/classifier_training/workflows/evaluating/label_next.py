@@ -269,10 +269,11 @@ def _propose(predictor: Predictor, pool: _Pool, chosen: Sequence[int], precision
         rule = replace(rule, novelty_threshold=calibration.novelty.threshold)
     confidences = pool.probabilities.max(axis=1)
     names = [predictor.class_names[place] for place in pool.probabilities.argmax(axis=1)]
+    taken = set(chosen)
     found = [
         row
         for row in np.argsort(-confidences, kind="stable").tolist()
-        if row not in set(chosen) and rule.reason(names[row], float(confidences[row]), pool.novelty[row]) is None
+        if row not in taken and rule.reason(names[row], float(confidences[row]), pool.novelty[row]) is None
     ]
     return found, "" if found else f"no prediction is confident enough for a precision of {precision:g}"
 
