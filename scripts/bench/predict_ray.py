@@ -37,7 +37,7 @@ from PIL import Image
 
 from classifier_training.core.runtime import num_cores, share_of_cores
 from classifier_training.inference.batches import Plan
-from classifier_training.inference.parts import JobPlan, Parts, digest_of
+from classifier_training.inference.parts import JobPlan, PartFolder, digest_of
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rows import RowSettings, to_json
 from classifier_training.inference.sources import FolderSource
@@ -92,7 +92,7 @@ def ours(model: Path, folder: Path, output: Path) -> Iterator[int]:
     plan = Plan(FolderSource(str(folder)), BATCH_SIZE)
     predictor = functools.partial(Predictor, model, accelerator="cpu")
     digest = predictor().model_sha256
-    parts = Parts(f"{output}/parts/")
+    parts = PartFolder(f"{output}/parts/")
     job_plan = JobPlan(
         settings={"model": digest}, batch_size=BATCH_SIZE, num_images=len(plan.paths), digest=digest_of(plan)
     )

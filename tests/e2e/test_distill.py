@@ -66,7 +66,7 @@ def test_a_student_with_hints_goes_on_to_the_letter(
     first, second = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, cut))
     kept = [state["callbacks"]["EpochRecorder"].pop("rows") for state in (first, second)]
     assert timeless(kept[0]) == timeless(kept[1])
-    assert any(name.startswith("guide.") for name in first["state_dict"])
+    assert any(name.startswith("distillation.") for name in first["state_dict"])
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
         assert exact(first[part]) == exact(second[part]), part
 

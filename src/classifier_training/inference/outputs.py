@@ -21,7 +21,7 @@ from classifier_training.inference.sorting import fit_file_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from classifier_training.inference.parts import Parts
+    from classifier_training.inference.parts import PartFolder
     from classifier_training.inference.rows import Row
     from classifier_training.inference.sources import Item
     from classifier_training.inference.submission import Filled, Form
@@ -186,7 +186,7 @@ class Output:
         label_set: bool = False,
         csv_safe: bool = False,
         form: Form | None = None,
-        part: Parts | None = None,
+        part: PartFolder | None = None,
     ) -> None:
         self.path = None if output is None else path_of(output)
         for is_asked, typed in (
@@ -203,7 +203,7 @@ class Output:
         self.filled: Filled | None = None
         self._folder = self.path if self.path is not None and is_folder(output or "") else None
         self._extras = Extras(probabilities, label_set)
-        self._part: PartFile | Parts | None = part
+        self._part: PartFile | PartFolder | None = part
         if self.path is None or part is not None:
             return
         if is_remote(self.path):

@@ -119,7 +119,7 @@ class JobPlan:
         return values
 
 
-class Parts:
+class PartFolder:
     """The folder of a job's parts, on a disk or in a remote store.
 
     Args:

@@ -147,7 +147,9 @@ def trained_state(path: Path) -> dict[str, Tensor]:
         if not isinstance(kept, dict) or not all(isinstance(name, str) for name in kept):
             raise _unusable(path, ValueError("holds no weights"))
         # The projections of feature hints are in a student's checkpoint, too, and no part of the network.
-        return {name.removeprefix("network."): value for name, value in kept.items() if not name.startswith("guide.")}
+        return {
+            name.removeprefix("network."): value for name, value in kept.items() if not name.startswith("distillation.")
+        }
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

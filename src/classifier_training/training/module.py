@@ -56,7 +56,7 @@ class ClassifierModule(pl.LightningModule):
         seed: dropout and its like follow from (seed, epoch, step).
         min_batch_size: fewest images that the network can be trained on at once.
         view: what a step sees of its batch, mixed and resized; the batch itself when left out.
-        guide: blends a teacher's outputs into the loss; the labels alone when left out.
+        distillation: blends a teacher's outputs into the loss; the labels alone when left out.
 
     Attributes:
         results: predictions on each split, by its name, once all of it was predicted.
@@ -82,7 +82,7 @@ class ClassifierModule(pl.LightningModule):
         seed: int,
         min_batch_size: int = 1,
         view: TrainingView | None = None,
-        guide: DistillationLoss | None = None,
+        distillation: DistillationLoss | None = None,
     ) -> None:
         super().__init__()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -117,7 +117,7 @@ class ClassifierModule(pl.LightningModule):
         self._num_images = 0
         self._min_batch_size = min_batch_size
         self._view = view
-        self.guide = guide
+        self.distillation = distillation
         self._outputs: list[StepOutput] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -192,14 +192,14 @@ class ClassifierModule(pl.LightningModule):
         if self._view is not None:
             images, targets = self._view(images, targets, epoch=self.current_epoch, step=batch_idx)
         watched: AbstractContextManager[list[Tensor]] = (
-            nullcontext([]) if self.guide is None else self.guide.watch(self.network)
+            nullcontext([]) if self.distillation is None else self.distillation.watch(self.network)
         )
         with watched as features:
             logits = self(images).float()
         adjusted = logits if self._logit_adjustment is None else logits + self._logit_adjustment
         loss = self._loss(adjusted, targets, self._class_weights, self._prior)
-        if self.guide is not None:
-            loss = self.guide(
+        if self.distillation is not None:
+            loss = self.distillation(
                 loss,
                 logits,
                 images,
@@ -270,7 +270,7 @@ class ClassifierModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule."""
         optimizer = self._build_optimizer(self.network, self._fused)
-        projection = [] if self.guide is None else list(self.guide.parameters())
+        projection = [] if self.distillation is None else list(self.distillation.parameters())
         if projection:
             optimizer.add_param_group({"params": projection})
         return {"optimizer": optimizer, "lr_scheduler": self._build_scheduler(optimizer, self._plan)}

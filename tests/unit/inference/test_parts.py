@@ -18,7 +18,7 @@ from classifier_training.inference.parts import (
     FEWEST_PARTS,
     MOST_IMAGES,
     JobPlan,
-    Parts,
+    PartFolder,
     digest_of,
     files_only,
     part_name,
@@ -74,11 +74,11 @@ def test_frames_of_a_video_are_refused() -> None:
 
 def test_a_folder_keeps_the_parts_of_one_plan(tmp_path: Path) -> None:
     plan = job_plan(num_images=5, batch_size=2, top_k=3)
-    parts = Parts(f"{tmp_path}/out/")
+    parts = PartFolder(f"{tmp_path}/out/")
     assert parts.open(plan) == frozenset()
     parts.write(1, [row("c"), row("d")])
     parts.write(2, [row("é")])
-    assert Parts(f"{tmp_path}/out/").open(plan) == {1, 2}
+    assert PartFolder(f"{tmp_path}/out/").open(plan) == {1, 2}
     assert parts.read(0) is None
     assert [one["path"] for one in parts.read(2) or []] == ["é"]
     with pytest.raises(UserError, match=r"part-00000000.jsonl: is missing or damaged"):
@@ -87,7 +87,7 @@ def test_a_folder_keeps_the_parts_of_one_plan(tmp_path: Path) -> None:
     assert [one["path"] for one in parts.rows()] == ["a", "b", "c", "d", "é"]
     for other in (job_plan(num_images=5, batch_size=2, top_k=4), job_plan(num_images=6, batch_size=2, top_k=3)):
         with pytest.raises(UserError, match=r"has predictions made with other settings or images \((top_k|images)\)"):
-            Parts(f"{tmp_path}/out").open(other)
+            PartFolder(f"{tmp_path}/out").open(other)
     cut = tmp_path / "out" / part_name(1)
     cut.write_bytes(cut.read_bytes()[:-20])
     assert parts.read(1) is None
@@ -99,10 +99,10 @@ def test_a_folder_keeps_the_parts_of_one_plan(tmp_path: Path) -> None:
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(UserError, match="has files that are no parts of predictions, such as photo") as found:
-        Parts(f"{tmp_path}/").open(job_plan(num_images=1))
+        PartFolder(f"{tmp_path}/").open(job_plan(num_images=1))
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
     obeyed = found.value.remedy.removeprefix("output=")
-    assert Parts(obeyed).open(job_plan(num_images=1)) == frozenset()
+    assert PartFolder(obeyed).open(job_plan(num_images=1)) == frozenset()
 
 
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.csv", "p.parquet"])
@@ -113,7 +113,7 @@ def test_parts_become_the_file_that_one_process_writes(name: str, tmp_path: Path
         local.add([Item(one["path"], one["path"]) for one in rows], rows)
         local.finish()
     output = str(tmp_path / "ray" / name)
-    parts = Parts(output)
+    parts = PartFolder(output)
     parts.open(job_plan(num_images=5, batch_size=2))
     for part in (2, 0, 1):
         parts.write(part, rows[2 * part : 2 * part + 2])
@@ -138,7 +138,7 @@ def test_a_worker_computes_what_is_missing_in_the_batches_of_one_process(run_dir
     expected = [row for _, rows in predictor.row_batches(items, settings, batch_size=2) for row in rows]
 
     plan = Plan(files_only(items), 2)
-    parts = Parts(f"{tmp_path}/out/")
+    parts = PartFolder(f"{tmp_path}/out/")
     done = parts.open(JobPlan(settings={}, batch_size=2, num_images=7, digest=digest_of(plan)))
     job = PartJob(
         open_predictor=functools.partial(Predictor, run_dir.path, accelerator="cpu"),
@@ -166,7 +166,7 @@ def test_a_machine_that_sees_other_files_stops_the_job(lost: str, run_dir: RunDi
     pytest.importorskip("pyarrow")
     draw_picture(tmp_path / "a.png", (200, 0, 0), seed=0)
     plan = Plan([Item(str(tmp_path / "a.png"), "")], 2)
-    parts = Parts(f"{tmp_path}/out/")
+    parts = PartFolder(f"{tmp_path}/out/")
     parts.open(JobPlan(settings={}, batch_size=2, num_images=1, digest=digest_of(plan)))
     job = PartJob(
         open_predictor=functools.partial(Predictor, run_dir.path, accelerator="cpu"),

@@ -75,8 +75,10 @@ def teachers(*, gives_features: bool = False) -> Teachers:
 def guided(settings: Distillation, teaching: Any, *, hints: bool = False) -> Any:
     torch.manual_seed(0)
     student = network()
-    guide = DistillationLoss(settings, teaching, [True, True], FeatureHints("3", 5, 13, seed=0) if hints else None)
-    return make(student, guide=guide, optimizer=functools.partial(adamw, lr=1e-2))
+    distillation = DistillationLoss(
+        settings, teaching, [True, True], FeatureHints("3", 5, 13, seed=0) if hints else None
+    )
+    return make(student, distillation=distillation, optimizer=functools.partial(adamw, lr=1e-2))
 
 
 def losses(module: Any) -> list[float]:
@@ -112,7 +114,7 @@ def test_the_step_blends_both_losses_and_hints() -> None:
     )
     pixels = PREPROCESSING.normalize(batch.images.permute(0, 2, 3, 1).numpy())
     own = module.network[:3](torch.from_numpy(np.ascontiguousarray(pixels)).float())
-    hint = ((module.guide.hints.projection(own) - answers.features) ** 2).mean()
+    hint = ((module.distillation.hints.projection(own) - answers.features) ** 2).mean()
     expected = 0.6 * hard + 0.4 * soft + 0.5 * hint
     assert step_of(module, batch, 0).item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -121,7 +123,9 @@ def test_the_step_blends_both_losses_and_hints() -> None:
 def test_adjusted_logits_go_with_weighed_pictures_and_a_balanced_teacher(is_balanced: bool) -> None:
     settings = Distillation(teacher="run", temperature=2.0, alpha=1.0)
     asked, adjustment = teachers(), torch.tensor([0.0, -1.0, -3.0])
-    module = make(network(), guide=DistillationLoss(settings, asked, [is_balanced] * 2), logit_adjustment=adjustment)
+    module = make(
+        network(), distillation=DistillationLoss(settings, asked, [is_balanced] * 2), logit_adjustment=adjustment
+    )
     module.on_train_epoch_start()
     batch = batches(1)[0]
     theirs = asked(batch.images, batch.indices).logits - (0 if is_balanced else adjustment)
@@ -133,7 +137,7 @@ def test_adjusted_logits_go_with_weighed_pictures_and_a_balanced_teacher(is_bala
 def test_pictures_weigh_as_their_classes_do() -> None:
     settings = Distillation(teacher="run", temperature=2.0, alpha=1.0)
     asked, class_weights = teachers(), torch.tensor([1.0, 0.0, 5.0])
-    module = make(network(), guide=DistillationLoss(settings, asked, [True, True]), class_weights=class_weights)
+    module = make(network(), distillation=DistillationLoss(settings, asked, [True, True]), class_weights=class_weights)
     module.on_train_epoch_start()
     batch = batches(1)[0]
     labels = soft_labels(asked(batch.images, batch.indices).logits, 2.0)
@@ -186,11 +190,13 @@ def test_a_teacher_is_shared_by_copies_and_in_no_checkpoint() -> None:
     asked = teachers(gives_features=True)
     module = guided(Distillation(teacher="run", hint_weight=1.0), asked, hints=True)
     names = [name for name in module.state_dict() if not name.startswith("network.")]
-    assert names == ["guide.hints.projection.weight", "guide.hints.projection.bias"]
+    assert names == ["distillation.hints.projection.weight", "distillation.hints.projection.bias"]
     copied = copy.deepcopy(module)
-    assert copied.guide._teaching._teachers[0] is asked._teachers[0]
+    assert copied.distillation._teaching._teachers[0] is asked._teachers[0]
     groups = module.configure_optimizers()["optimizer"].param_groups
-    assert any(parameter is module.guide.hints.projection.weight for group in groups for parameter in group["params"])
+    assert any(
+        parameter is module.distillation.hints.projection.weight for group in groups for parameter in group["params"]
+    )
 
 
 def test_the_projection_starts_from_the_seed_alone() -> None:

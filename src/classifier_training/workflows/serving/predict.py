@@ -27,7 +27,7 @@ from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.storage.places import is_remote
 from classifier_training.evaluation.intervals import Estimate
 from classifier_training.inference.outputs import Output
-from classifier_training.inference.parts import Parts
+from classifier_training.inference.parts import PartFolder
 from classifier_training.inference.rejection import LabelSetSettings, PredictData, PredictTrainer, RejectSettings
 from classifier_training.inference.rows import RowSettings, Summary
 from classifier_training.inference.sorting import SortBy, Sorter
@@ -171,7 +171,7 @@ def predict(
     if label_set.coverage is not None:
         summary.set_words = f"label sets (coverage {label_set.coverage:g} on images like the validation ones)"
     shares, has_sets = predictor.class_names if row_settings.probabilities else None, label_set.coverage is not None
-    parts = None if ray is None or output is None else Parts(output)
+    parts = None if ray is None or output is None else PartFolder(output)
     with (
         Output(
             output,

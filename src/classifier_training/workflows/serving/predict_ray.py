@@ -20,7 +20,7 @@ from classifier_training.core.register import entry_of
 from classifier_training.core.runtime import console, share_of_cores
 from classifier_training.core.storage.places import is_local
 from classifier_training.inference.batches import Plan
-from classifier_training.inference.parts import JobPlan, Parts, digest_of, files_only
+from classifier_training.inference.parts import JobPlan, PartFolder, digest_of, files_only
 from classifier_training.inference.rows import Summary
 from classifier_training.inference.sources import Item
 from classifier_training.workflows.many_runs.launch.base import passed_on
@@ -65,7 +65,7 @@ class PartJob:
     model_sha256: str
     settings: RowSettings
     threshold: float
-    parts: Parts
+    parts: PartFolder
     done: frozenset[int]
     directory: str
     witness: str | None
@@ -236,7 +236,7 @@ def compute_parts(launcher: Ray, job: PartJob, plan: Plan) -> Iterator[Computed]
 
 def label_on_ray(
     launcher: Ray,
-    parts: Parts,
+    parts: PartFolder,
     items: Iterable[Item],
     *,
     open_predictor: Callable[[], Predictor],
@@ -258,7 +258,7 @@ def label_on_ray(
         summary: of all rows; it is added to.
 
     Raises:
-        UserError: see `compute_parts` and `Parts.open`.
+        UserError: see `compute_parts` and `PartFolder.open`.
         InterruptedRunError: when the launcher's time is over.
     """
     plan = Plan(files_only(items), batch_size)

@@ -84,7 +84,7 @@ def make_module(job: TrainingJob, course: Course | None = None) -> ClassifierMod
             max_epochs=job.trainer.max_epochs,
             seed=settings.seed,
         ),
-        guide=job.distillation,
+        distillation=job.distillation,
     )
 
 
