@@ -210,7 +210,8 @@ def load_data(
 def _set_unlabelled_apart(index: SampleIndex) -> SampleIndex:
     """Take a test split of which no label is a class of train for one without labels."""
     is_test = index.splits.where(TEST)
-    labels, trained = index.labels[is_test].counts(), index.labels[index.splits.where(TRAIN)].counts()
+    # Those without a split are divided, and most of them trained on.
+    labels, trained = index.labels[is_test].counts(), index.labels[index.splits.where(TRAIN, "")].counts()
     if not labels or not labels.keys().isdisjoint(trained):
         return index
     if any(labels):

@@ -87,6 +87,22 @@ def plan_epochs(
     return None
 
 
+def with_batch_size(parts: Sequence[Part], before: int, now: int, *, per_step: int) -> tuple[Part, ...]:
+    """Return a plan over as many images in batches of another size.
+
+    Args:
+        parts: the plan.
+        before: images in a batch of it.
+        now: images in a batch from now on.
+        per_step: batches of a step from now on.
+    """
+
+    def converted(number: int) -> int:
+        return math.ceil(math.ceil(number * before / now) / per_step) * per_step
+
+    return tuple(dataclasses.replace(part, num_batches=converted(part.num_batches)) for part in parts)
+
+
 def part_of(parts: Sequence[Part], epoch: int) -> Part:
     """Return the part of a plan that an epoch belongs to."""
     return next(part for part in reversed(parts) if part.from_epoch <= epoch)
@@ -125,6 +141,14 @@ class Course:
             share += (1 - share) * done / max(whole, 1)
             begun += done
         raise AssertionError
+
+    def steps_before(self, epoch: int) -> int:
+        """Steps of the epochs before this one."""
+        ends = [part.from_epoch for part in self.parts[1:]] + [epoch]
+        return sum(
+            max(min(end, epoch) - part.from_epoch, 0) * self._steps(part)
+            for part, end in zip(self.parts, ends, strict=True)
+        )
 
     def _steps(self, part: Part) -> int:
         return math.ceil(part.num_batches / self.per_step)
@@ -178,13 +202,15 @@ class Budget(pl.Callback):
         settings: TrainerSettings,
         deadline: float | None,
     ) -> None:
-        self.course = Course(list(decisions.parts), settings.accumulate_grad_batches)
+        most = len(datamodule.train_batch_sizes)
+        parts = [dataclasses.replace(part, num_batches=min(part.num_batches, most)) for part in decisions.parts]
+        self.course = Course(parts, settings.accumulate_grad_batches)
         self._path = path
         self._decisions = decisions
         self._datamodule = datamodule
         self._settings = settings
         self._deadline = deadline
-        self._num_batches = len(datamodule.train_batch_sizes)
+        self._num_batches = most
         self._started = self._trained = 0.0
 
     def begin(self, epoch: int) -> TrainerSettings:
@@ -197,8 +223,13 @@ class Budget(pl.Callback):
         last = self.course.parts[0 if epoch == 0 else -1]
         return dataclasses.replace(self._settings, max_epochs=last.max_epochs)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Follow the plan in an epoch that is resumed in its middle."""
+        self._plan_epochs(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Start the clock; the loader of a corrected plan is made by now."""
+        self._plan_epochs(trainer, pl_module)
         trainer.reload_dataloaders_every_n_epochs = 0  # type: ignore[attr-defined] # its constructor sets it elsewhere
         self._started = time.monotonic()
 
@@ -246,6 +277,9 @@ class Budget(pl.Callback):
         self.course.parts.append(part)
         write_decisions(self._path, dataclasses.replace(self._decisions, parts=tuple(self.course.parts)))
         self._follow(trainer, part)
+
+    def _plan_epochs(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.plan_epochs(part_of(self.course.parts, trainer.current_epoch).max_epochs)
 
     def _follow(self, trainer: pl.Trainer, part: Part) -> None:
         trainer.fit_loop.max_epochs = part.max_epochs

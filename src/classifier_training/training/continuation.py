@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import EarlyStopping
     from torch.optim import Optimizer
 
+    from classifier_training.training.budget import Course
+
 log = logging.getLogger(__name__)
 
 
@@ -48,10 +50,11 @@ class Continuation(pl.Callback):
 
     Args:
         length: of the run as it is now.
+        course: the steps of a run that is planned by time.
     """
 
-    def __init__(self, length: ScheduleLength) -> None:
-        self._length = length
+    def __init__(self, length: ScheduleLength, course: Course | None = None) -> None:
+        self._length, self._course = length, course
         self._before: ScheduleLength | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,8 +85,10 @@ class Continuation(pl.Callback):
         else:
             scale_lr(optimizer, scheduler, now.lr / before.lr)
             if config.interval == "step" and not now.phase.is_constant:
-                epochs_done = trainer.current_epoch - now.phase.from_epoch
-                place_schedule(optimizer, scheduler, step=epochs_done * now.steps_per_epoch)
+                step = (trainer.current_epoch - now.phase.from_epoch) * now.steps_per_epoch
+                if self._course is not None:
+                    step = self._course.steps_before(trainer.current_epoch)
+                place_schedule(optimizer, scheduler, step=step)
         if now.max_epochs > before.max_epochs:
             for callback in trainer.early_stopping_callbacks:
                 wait_anew(callback)

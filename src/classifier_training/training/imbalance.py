@@ -41,9 +41,9 @@ class Correction:
     @property
     def class_weights(self) -> NDArray[np.float64] | None:
         """Weight of one image of each class that corrects alike where all images are seen at once [K], or None."""
-        if self.logit_adjustment is not None:
-            return np.exp(-self.logit_adjustment)
-        return self.sampler_weights if self.loss_weights is None else self.loss_weights
+        adjusted = None if self.logit_adjustment is None else np.exp(-self.logit_adjustment)
+        parts = [part for part in (self.sampler_weights, self.loss_weights, adjusted) if part is not None]
+        return np.prod(parts, axis=0) if parts else None
 
 
 Switch = Callable[..., Correction]

@@ -66,13 +66,16 @@ def focal(
         The weighted mean over the batch, a scalar; logits are [B, K], targets int64 [B] or float32 [B, K], class
         weights [K] or None.
     """
+    import torch
     from torch.nn import functional
 
     log_likelihoods = functional.log_softmax(logits, dim=1)
     if targets.ndim == 1:
         targets = functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
     weights = targets if class_weights is None else targets * class_weights
-    return (weights * -((1 - log_likelihoods.exp()) ** gamma) * log_likelihoods).sum() / weights.sum()
+    # At 0 the slope of a power below 1 is infinite.
+    doubts = (-torch.expm1(log_likelihoods)).clamp_min(torch.finfo(log_likelihoods.dtype).eps)
+    return (weights * -(doubts**gamma) * log_likelihoods).sum() / weights.sum()
 
 
 @register(group="distillation", name="soft_labels")

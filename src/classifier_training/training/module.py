@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,11 @@ class ClassifierModule(pl.LightningModule):
         self._view = view
         self.distillation = distillation
         self._outputs: list[StepOutput] = []
+
+    def plan_epochs(self, number: int) -> None:
+        """Follow a plan of so many epochs, from which the size of growing images follows."""
+        if self._view is not None:
+            self._view = dataclasses.replace(self._view, max_epochs=number)
 
     def forward(self, images: Tensor) -> Tensor:
         """Answer a batch of pixels in 0..255, [B, 3, H, W], with logits, [B, K]."""

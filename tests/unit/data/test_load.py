@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.conftest import make_class_folders
 from classifier_training.core.errors import UserError
 from classifier_training.data.checking.statistics import imbalance_ratio
 from classifier_training.data.formats.image_folder import ImageFolder
+from classifier_training.data.formats.jsonl import JSONL
 from classifier_training.data.formats.table import Table
 from classifier_training.data.load import load_data
 
@@ -99,6 +101,23 @@ def test_rows_of_the_split_test_may_have_no_label(split_folder: Path) -> None:
     loaded = load_data(Table(root=str(split_folder)), seed=0)
     assert len(loaded.index.unlabelled) == 9
     assert loaded.splits.class_names == ("blue", "green", "red")
+
+
+def test_images_that_alone_name_a_split_are_the_test_images(split_folder: Path) -> None:
+    files = sorted(path.relative_to(split_folder) for path in split_folder.rglob("*.png"))
+    held_out = {str(path) for path in files if path.parts[0] == "test"}
+    rows = [f"{path},{path.parts[-2]},{'test' if str(path) in held_out else ''}" for path in files]
+    (split_folder / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    lines = [
+        json.dumps({"image": str(path), "label": path.parts[-2]} | ({"split": "test"} if str(path) in held_out else {}))
+        for path in files
+    ]
+    (split_folder / "labels.jsonl").write_text("\n".join(lines))
+    for source in (Table(root=str(split_folder)), JSONL(root=str(split_folder))):
+        loaded = load_data(source, seed=0)
+        assert not loaded.index.unlabelled
+        assert set(loaded.index.paths[loaded.index.splits.where("test")]) == held_out
+        assert set(loaded.splits.tables) == {"train", "val", "test"}
 
 
 def test_no_test_split_is_made_where_none_is_wanted(unsplit_folder: Path, split_folder: Path) -> None:

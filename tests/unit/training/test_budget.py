@@ -6,14 +6,21 @@ import itertools
 import random
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
+from tests.unit.training.test_module import make
 
 from classifier_training.core.settings import Duration
-from classifier_training.training.budget import Course, Pacing, part_of, plan_epochs
+from classifier_training.data.augmenting.transforms import Transforms
+from classifier_training.training.batch_transforms import TrainingView
+from classifier_training.training.budget import Budget, Course, Pacing, part_of, plan_epochs, with_batch_size
 from classifier_training.training.decisions import Decisions, Part, read_decisions, write_decisions
 from classifier_training.training.optim import warmup_cosine
+from classifier_training.training.settings import TrainerSettings
 
 PACING = Pacing(batch_seconds=1.0, validation_seconds=2.0)
 
@@ -71,6 +78,41 @@ def test_a_corrected_schedule_goes_on_where_it_is_and_comes_to_its_end() -> None
     rates = [warmup_cosine(place, 100, warmup_fraction=0.1, final_lr_ratio=0.01) for place in places]
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.02
+
+
+def test_steps_before_an_epoch_are_those_of_each_part() -> None:
+    parts = [
+        Part(from_epoch=0, max_epochs=6, num_batches=40),
+        Part(from_epoch=1, max_epochs=5, num_batches=30),
+        Part(from_epoch=3, max_epochs=4, num_batches=10),
+    ]
+    assert [Course(parts, per_step=1).steps_before(epoch) for epoch in range(5)] == [0, 40, 70, 100, 110]
+    assert [Course(parts, per_step=3).steps_before(epoch) for epoch in range(4)] == [0, 14, 24, 34]
+
+
+@pytest.mark.parametrize(("size", "per_step", "batches"), [(64, 1, 50), (32, 2, 100), (128, 1, 25), (48, 4, 68)])
+def test_batches_of_another_size_show_as_many_images(size: int, per_step: int, batches: int) -> None:
+    part = Part(from_epoch=2, max_epochs=6, num_batches=50)
+    (found,) = with_batch_size([part], 64, size, per_step=per_step)
+    assert found == Part(from_epoch=2, max_epochs=6, num_batches=batches)
+
+
+def test_growing_images_follow_a_corrected_plan(tmp_path: Path) -> None:
+    parts = (Part(from_epoch=0, max_epochs=6, num_batches=2), Part(from_epoch=2, max_epochs=4, num_batches=2))
+    data: Any = SimpleNamespace(train_batch_sizes=[4, 4])
+    budget = Budget(tmp_path / "decisions.json", Decisions(parts=parts), data, TrainerSettings(max_epochs=6), None)
+    view = TrainingView(transforms=Transforms(start_scale=0.5), num_classes=3, image_size=224, max_epochs=6, seed=0)
+    module, resumed = make(view=view), make(view=view)
+    at: Any = SimpleNamespace(current_epoch=0)
+    sizes = []
+    for at.current_epoch in range(4):
+        budget.on_train_epoch_start(at, module)
+        assert module._view is not None
+        sizes.append(module._view(torch.zeros(1, 3, 224, 224), torch.zeros(1), epoch=at.current_epoch, step=0)[0].shape)
+    assert sizes[0][-1] < 224
+    assert sizes[-1][-1] == 224
+    budget.on_train_start(at, resumed)
+    assert resumed._view == module._view
 
 
 def test_an_epoch_belongs_to_the_newest_part_that_has_begun() -> None:

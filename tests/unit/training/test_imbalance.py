@@ -36,6 +36,16 @@ def test_auto_leaves_balanced_classes_alone_and_says_why() -> None:
     assert "below 1.5" in chosen.words
 
 
+@pytest.mark.parametrize("switch", ["logit_adjust", "weights"])
+def test_what_the_draw_leaves_is_corrected_where_all_images_are_seen_at_once(switch: str) -> None:
+    sampler = functools.partial(inverse_frequency_weights, power=0.5)
+    chosen = correct(switch, (900, 100), sampler)
+    assert chosen.sampler_weights is not None
+    assert chosen.class_weights is not None
+    shares = chosen.class_weights * [900, 100]
+    np.testing.assert_allclose(shares / shares.sum(), [0.5, 0.5])
+
+
 def test_auto_adjusts_the_logits_of_unbalanced_classes_and_nothing_else() -> None:
     chosen = correct("auto", (100, 10))
     assert parts(chosen) == [False, False, True]

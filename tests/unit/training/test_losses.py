@@ -24,6 +24,13 @@ def test_focal_loss_follows_its_equation() -> None:
     assert focal(LOGITS, TARGETS, None) == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_a_sure_prediction_has_a_finite_gradient(gamma: float) -> None:
+    logits = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(focal(logits, torch.tensor([0]), None, gamma=gamma), logits)
+    assert torch.isfinite(gradient).all()
+
+
 def test_smoothing_and_weights_are_passed_on() -> None:
     expected = functional.cross_entropy(LOGITS, TARGETS, weight=WEIGHTS, label_smoothing=0.1)
     assert cross_entropy(LOGITS, TARGETS, WEIGHTS, label_smoothing=0.1) == expected

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.register import register
 from classifier_training.data.formats.listing import NamedFileSource, locate, named_split, open_text
@@ -79,13 +81,15 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
     """
     root = walker.root
     builder = SamplesBuilder()
+    is_outside: list[bool] = []
     files = annotation_files(walker) if files is None else files
-    for file in files:
-        inside = file.relative_to(root).parts[0] if file.is_relative_to(root) else ""
+    splits = [split_of(file.relative_to(root).parts[0] if file.is_relative_to(root) else "") for file in files]
+    for file, split in zip(files, splits, strict=True):
         for number, line in enumerate(open_text(file), start=1):
             if line.strip():
                 try:
-                    builder.add(*_read_row(line, f"{file}:{number}", file.parent, walker, split_of(inside)))
+                    builder.add(*_read_row(line, f"{file}:{number}", file.parent, walker, split))
+                    is_outside.append(not split)
                 except UserError as error:
                     walker.errors.handle(error)
     if not len(builder):
@@ -95,8 +99,9 @@ def read_jsonl(walker: Walker, files: Sequence[Path] | None = None) -> SampleInd
             "check data.root, or use data=image_folder for a folder a class",
         )
     samples = builder.samples()
-    outside = samples.splits.where("")
-    if outside.any() and not outside.all():
+    # Rows of one file without a split are divided; a file beside those of the splits is no part of them.
+    outside = samples.splits.where("") & np.array(is_outside)
+    if outside.any() and any(splits):
         log.warning(
             "%s: %s in files outside train, valid and test left out; the first is of %s",
             root, plural(int(outside.sum()), "row"), samples.paths[outside.argmax()],

@@ -135,7 +135,8 @@ def fit(
     if leads:
         for observer in assembly.observers:
             observer.fit_started(run)
-    make_trainer = _trainer_maker(job, assembly, [Continuation(length), *([budget] if budget else [])])
+    continuation = Continuation(length, None if budget is None else budget.course)
+    make_trainer = _trainer_maker(job, assembly, [continuation, *([budget] if budget else [])])
     lightning = make_trainer(**(job.team.trainer_settings(freezes=transfer.freezes) if job.team else {"devices": 1}))
     loggers = lightning.loggers
     if probe is not None and leads:
@@ -243,7 +244,7 @@ def _train_epochs(
         job.run.run_dir, batch_size=datamodule.batch_size, accumulate_grad_batches=trainer.accumulate_grad_batches
     )
     checkpointing = gradient_checkpointing(module.network) if trainer.gradient_checkpointing else nullcontext()
-    together = job.team.training(job.run.run_dir, job.device, job.start.checkpoint, datamodule) if job.team else None
+    together = job.team.training(job.run.run_dir, job.device, job.start, datamodule) if job.team else None
     with (
         job.run.clock.part("training"),
         together or nullcontext(),

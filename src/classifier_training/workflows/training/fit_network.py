@@ -64,7 +64,7 @@ def fit_network(job: TrainingJob) -> Trained:
         module = make_module(job, budget.course)
     length = schedule_length(job)
     if budget is not None:
-        trainer = budget.begin(job.start.found.entry.epochs_done if job.start.found else 0)
+        trainer = budget.begin(job.start.epochs_done)
         job = dataclasses.replace(job, run=dataclasses.replace(job.run, max_epochs=trainer.max_epochs))
         job = job.with_settings(trainer=trainer)
     if job.settings.transfer.trains:

@@ -272,7 +272,7 @@ def score_error(run: RunContext, *results: SplitResult) -> float:
         results: one or two.
 
     Returns:
-        Standard deviation over resampled images (bootstrap); 0 where there are very many.
+        Standard deviation over resampled images (bootstrap); 0 where there are very many, or none has the metric.
     """
     number, name = len(results[0].targets), run.monitor.partition("/")[2]
     if number > MAX_RESAMPLED:
@@ -282,13 +282,15 @@ def score_error(run: RunContext, *results: SplitResult) -> float:
     for _ in range(NUM_RESAMPLES):
         rows = draw.integers(number, size=number)
         values = [
-            classification_metrics(one.logits[rows], one.targets[rows], one.losses[rows], run.class_names, also=[name])[
-                name
-            ]
+            # A resample may lack the images of a class that the metric is of.
+            classification_metrics(
+                one.logits[rows], one.targets[rows], one.losses[rows], run.class_names, also=[name]
+            ).get(name, np.nan)
             for one in results
         ]
         found.append(values[0] - sum(values[1:]))
-    return float(np.nanstd(found))
+    known = np.array(found)[np.isfinite(found)]
+    return float(known.std()) if len(known) else 0.0
 
 
 def score_of(run: RunContext, result: SplitResult) -> float:

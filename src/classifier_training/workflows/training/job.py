@@ -124,7 +124,7 @@ def open_job(begun: Begun, inputs: Inputs, prepared: Prepared) -> TrainingJob:
         write_start(resumed, prepared.start)
         resumed.result.unlink(missing_ok=True)
         begun.run_log.open(resumed.log)
-        record_inputs(resumed, begun.config, inputs.loaded.index, inputs.loaded.corrections)
+        record_inputs(resumed, begun.config, inputs.loaded.index, inputs.loaded.corrections, inputs.loaded.replayed)
     run = RunContext(
         run_dir=run_dir,
         config=begun.config,

@@ -177,12 +177,14 @@ class Start:
     Args:
         decisions: what it decided before, with the phase that it is in now.
         checkpoint: to train on from; None for the beginning.
+        epochs_done: epochs that are behind that checkpoint.
         is_trained: whether no step is to come: only what follows training is left to do.
         found: that checkpoint with those beside it, for the process that leads.
     """
 
     decisions: Decisions = field(default_factory=Decisions)
     checkpoint: Path | None = None
+    epochs_done: int = 0
     is_trained: bool = False
     found: Found | None = None
 
@@ -201,7 +203,7 @@ def find_start(begun: Begun, trainer: TrainerSettings) -> Start:
         return Start()
     if begun.team is None or begun.team.leads:
         return find_resumed(begun.resumed, begun.config, trainer, begun.settings.extend)
-    return Start(read_decisions(begun.resumed.decisions), begun.team.checkpoint)
+    return Start(read_decisions(begun.resumed.decisions), begun.team.checkpoint, begun.team.epochs_done)
 
 
 def find_origin(init_from: str | None, *, output: str, resumed: RunDir | None) -> RunDir | None:
@@ -254,6 +256,7 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
             decisions = dataclasses.replace(decisions, parts=())
         else:
             log.info("resume: by the plan that the run has: %d epochs", decisions.length(trainer.max_epochs))
+            decisions = _in_batches(decisions, changes, per_step=trainer.accumulate_grad_batches)
             trainer = dataclasses.replace(trainer, max_epochs=decisions.length(trainer.max_epochs))
     if done > trainer.max_epochs:
         raise UserError(
@@ -286,7 +289,19 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
         log.info("extend=%s: %s", extend or "stretch", _schedule_words(decisions.phase, extend, trainer.max_epochs))
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
-    return Start(decisions, newest.path if newest else None, is_trained, newest)
+    return Start(decisions, newest.path if newest else None, done, is_trained, newest)
+
+
+def _in_batches(decisions: Decisions, changes: Sequence[tuple[str, Any, Any]], *, per_step: int) -> Decisions:
+    """Return the decisions with the plan in batches of the size from now on; it is of as many images as before."""
+    from classifier_training.training.budget import with_batch_size
+
+    for key, *sizes in changes:
+        before, now = (decisions.batch_size if size == "auto" else size for size in sizes)
+        if key == "data.batch_size" and before and now:
+            parts = with_batch_size(decisions.parts, before, now, per_step=per_step)
+            return dataclasses.replace(decisions, parts=parts)
+    return decisions
 
 
 def write_start(resumed: RunDir, start: Start) -> None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from classifier_training.core.processes import Rank
     from classifier_training.data.datamodule import ImageFolderDataModule
     from classifier_training.training.device import Device
+    from classifier_training.workflows.training.start import Start
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Team:
         self._heartbeat = ExitStack()
         self._run_dir: RunDir | None = None
         self._checkpoint: Path | None = None
+        self._epochs_done = 0
 
     @property
     def leads(self) -> bool:
@@ -94,6 +96,11 @@ class Team:
     def checkpoint(self) -> Path | None:
         """What rank 0 resumes from, for the other processes; None for the beginning."""
         return self._checkpoint
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are behind that checkpoint."""
+        return self._epochs_done
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, rank after rank."""
@@ -143,6 +150,7 @@ class Team:
         told = self._hear()
         self._run_dir = RunDir(Path(told["run"]))
         self._checkpoint = Path(told["checkpoint"]) if told["checkpoint"] else None
+        self._epochs_done = int(told["epochs_done"])
         descriptor = os.open(self._run_dir.process_log(self.rank.rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         for number in (1, 2):
             os.dup2(descriptor, number)
@@ -190,14 +198,14 @@ class Team:
 
     @contextmanager
     def training(
-        self, run_dir: RunDir, device: Device, checkpoint: Path | None, datamodule: ImageFolderDataModule
+        self, run_dir: RunDir, device: Device, start: Start, datamodule: ImageFolderDataModule
     ) -> Iterator[None]:
         """Train together inside the block, each process with its share of every batch.
 
         Args:
             run_dir: the run.
             device: where this process computes.
-            checkpoint: to resume from; None for the beginning.
+            start: where it begins, or is resumed.
             datamodule: loads the images.
 
         Raises:
@@ -207,7 +215,9 @@ class Team:
         """
         if self.leads:
             self._run_dir = run_dir
-            self._tell({"run": str(run_dir.path.absolute()), "checkpoint": checkpoint and str(checkpoint)})
+            checkpoint = start.checkpoint and str(start.checkpoint)
+            told = {"run": str(run_dir.path.absolute()), "checkpoint": checkpoint, "epochs_done": start.epochs_done}
+            self._tell(told)
         datamodule.share = self.rank.share
         try:
             kinds = self.gather(device.accelerator)

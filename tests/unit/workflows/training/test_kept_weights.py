@@ -4,10 +4,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from classifier_training.core.types import VAL, SplitResult
 from classifier_training.evaluation.metrics import classification_metrics
+from classifier_training.workflows.training.heads import score_error
 from classifier_training.workflows.training.kept_weights import HALF, LESS, MORE, choose_share, interpolate
 
 
@@ -39,6 +41,14 @@ def test_the_plain_mean_is_kept_unless_another_scores_clearly_higher() -> None:
     assert chosen(10, 12, 4, 3) == 1.0
     assert chosen(10, 12, 14, 3, monitor="val/loss") == 1.0
     assert chosen(3, 4, 10, 12, monitor="val/loss") == 0.5
+
+
+@pytest.mark.parametrize("metric", ["acc_class_b", "auroc_class_b", "macro_auroc"])
+def test_a_resample_without_a_class_gives_no_metric_of_it(metric: str) -> None:
+    targets = np.array([0] * 9 + [1])
+    logits = np.eye(2, dtype=np.float32)[targets] + np.linspace(0, 1, 20, dtype=np.float32).reshape(10, 2)
+    one = SplitResult(VAL, logits, targets, np.arange(10), np.ones(10, np.float32), {})
+    assert np.isfinite(score_error(run(f"val/{metric}"), one))
 
 
 def test_interpolation_takes_counters_from_the_second() -> None:
