@@ -15,6 +15,8 @@ import numpy as np
 from classifier_training.evaluation.groups import Groups, effective_trials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -99,12 +101,10 @@ def _p_values(correct: NDArray[np.bool_], precision: float, delta: float, groups
     return np.where(some, betainc(np.where(some, trials - errors, 1), errors + 1, precision), 1.0)
 
 
-def _prefixes(wrong: NDArray[np.bool_], groups: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
+def _prefixes(wrong: NDArray[np.bool_], groups: NDArray[np.int64]) -> Iterator[tuple[Floats, Floats]]:
     """Errors and predictions of each group among the first 1 to N [G', N], some groups at a time."""
     grouped = Groups(np.unique(groups, return_inverse=True)[1].astype(np.int64))
     step = max(1, MAX_CELLS // len(wrong))
-    parts = []
     for first in range(0, len(grouped), step):
         member = grouped.numbers == np.arange(first, min(first + step, len(grouped)))[:, None]
-        parts.append(((member & wrong).cumsum(axis=1).astype(float), member.cumsum(axis=1).astype(float)))
-    return parts
+        yield (member & wrong).cumsum(axis=1).astype(float), member.cumsum(axis=1).astype(float)

@@ -67,7 +67,9 @@ def cross_fitted(
     from threadpoolctl import threadpool_limits
 
     found = np.full((len(targets), num_classes), np.nan, probability_type(len(targets), num_classes))
-    num_folds = min(NUM_FOLDS, len(set(groups)))
+    # Every class may be smaller than a number of folds, but not all of them.
+    largest = int(np.bincount(targets).max()) if len(targets) else 0
+    num_folds = min(NUM_FOLDS, len(set(groups)), largest)
     if num_folds < 2:
         return found
     generator = np.random.default_rng(seed)

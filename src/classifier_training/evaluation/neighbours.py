@@ -16,7 +16,7 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest vectors of each query, the nearest first; of equally near ones, the first.
+    """The nearest vectors of each query, the nearest first.
 
     Args:
         rows: their places among the features, int64 [M, k].
@@ -36,7 +36,7 @@ def unit_vectors(values: NDArray[np.floating]) -> NDArray[np.float32]:
 def nearest(features: NDArray[np.floating], queries: NDArray[np.floating], k: int) -> Neighbours:
     """Find the features with the largest cosine to each query.
 
-    A query that is among the features finds itself first; ask for one more and leave it out.
+    A query that is among the features finds itself, or a copy of itself; ask for one more and leave it out.
 
     Args:
         features: to search, float [N, D].

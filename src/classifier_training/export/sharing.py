@@ -41,7 +41,8 @@ def write_hub_config(path: Path, network: nn.Module, info: BundleInfo) -> bool:
         Whether timm builds the network by its name.
     """
     described = _describe(network, info)
-    if described is None:
+    # timm would show it the channels in another order.
+    if described is None or info.preprocessing.channel_order == "bgr":
         path.unlink(missing_ok=True)
         return False
     height, width = info.preprocessing.size
@@ -56,7 +57,7 @@ def write_hub_config(path: Path, network: nn.Module, info: BundleInfo) -> bool:
                 "input_size": [3, height, width],
                 "interpolation": {"area": "bilinear"}.get(info.preprocessing.kernel, info.preprocessing.kernel),
                 "crop_pct": 1.0,
-                "crop_mode": "squash" if info.preprocessing.policy == "squash" else "center",
+                "crop_mode": {"crop": "center", "letterbox": "border"}.get(info.preprocessing.policy, "squash"),
                 "mean": list(info.preprocessing.mean),
                 "std": list(info.preprocessing.std),
                 "num_classes": len(info.class_names),

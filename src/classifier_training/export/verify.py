@@ -113,10 +113,18 @@ def verify(
         )
         for size in batch_sizes
     }
+    for size, shares in found.items():
+        if not np.isfinite(shares).all():
+            raise CheckFailedError(
+                f"{path.name}: its predictions are not finite for {int((~np.isfinite(shares)).any(axis=1).sum())} of "
+                f"{len(shares)} images, in batches of {size}",
+                "a finite number for each class",
+                "look at the weights: training may have diverged; a lower optimizer.lr trains more steadily",
+            )
     parity = compare(found, expected, examples.targets)
     # Two classes that PyTorch itself can hardly tell apart may swap within the tolerance.
     changed = sum(_changed(shares, expected, margin=2 * TOLERANCE) for shares in found.values())
-    if changed or parity.max_probability_difference > TOLERANCE:
+    if changed or not parity.max_probability_difference <= TOLERANCE:
         raise CheckFailedError(
             f"{path.name}: predictions differ from PyTorch's: top-1 agreement {parity.top1_agreement:.2%}, "
             f"probabilities up to {parity.max_probability_difference:.2g} apart on {parity.num_images} images",

@@ -67,7 +67,7 @@ class Ensemble(Predictor):
             )
         )
         self.members = tuple(members)
-        self._is_uniform = all(member.preprocessing == first.preprocessing for member in members)
+        self.is_uniform = all(member.preprocessing == first.preprocessing for member in members)
 
     @property
     def device(self) -> str:
@@ -76,7 +76,7 @@ class Ensemble(Predictor):
 
     def _run(self, inputs: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
         assert len(outputs) == 1, "an ensemble gives logits alone"
-        if not self._is_uniform:
+        if not self.is_uniform:
             raise UserError(
                 f"{self.model_path}: the models of this ensemble prepare images in different ways",
                 "image files, which each model prepares itself",
@@ -89,7 +89,7 @@ class Ensemble(Predictor):
         return min(member.num_runs(batch_size) for member in self.members)
 
     def _batches(self, items: Iterable[Item], batch_size: int) -> Iterator[BatchOutput]:
-        if self._is_uniform:
+        if self.is_uniform:
             # Each image is decoded once.
             yield from super()._batches(items, batch_size)
             return

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.storage.places import is_remote
 from classifier_training.inference.rows import valid_text
-from classifier_training.inference.sources import FolderSource, VideoSource
+from classifier_training.inference.sources import FolderSource, GlobSource, SeveralSources, VideoSource
 
 if TYPE_CHECKING:
     from classifier_training.inference.sources import Item, Source
@@ -71,14 +72,23 @@ class Sorter:
     def __init__(self, folder: str, by: SortBy, source: Source) -> None:
         self.folder = Path(folder).expanduser()
         self._by = by
-        if isinstance(source, VideoSource):
-            raise UserError("sort_into= with a video as source", "image files", "leave sort_into= out")
-        if isinstance(source, FolderSource) and self.folder.resolve().is_relative_to(Path(source.path).resolve()):
-            raise UserError(
-                f"sort_into={folder}: lies in the source, so sorted images would be found as new ones",
-                "a folder outside of the source",
-                "sort_into=/another/folder",
-            )
+        for one in source.sources if isinstance(source, SeveralSources) else (source,):
+            if isinstance(one, VideoSource):
+                raise UserError("sort_into= with a video as source", "image files", "leave sort_into= out")
+            place = getattr(one, "folder", "")
+            if is_remote(place):
+                raise UserError(
+                    f"sort_into={folder}: {place} is in a remote store",
+                    "image files of this machine",
+                    "leave sort_into= out, or name a local copy as the source",
+                )
+            searched = isinstance(one, FolderSource) or (isinstance(one, GlobSource) and "**" in one.pattern)
+            if searched and self.folder.resolve().is_relative_to(Path(place).resolve()):
+                raise UserError(
+                    f"sort_into={folder}: lies in the source, so sorted images would be found as new ones",
+                    "a folder outside of the source",
+                    "sort_into=/another/folder",
+                )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

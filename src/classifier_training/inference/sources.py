@@ -327,8 +327,12 @@ class VideoSource:
     def __iter__(self) -> Iterator[Item]:
         name = os.path.basename(self.path)
         try:
+            last, number = "", 0
             for seconds, pixels in read_frames(self.path, every_s=self.every_s):
                 mark = f"#t={seconds:.2f}"
+                # Fast videos have several frames in a hundredth of a second.
+                last, number = mark, number + 1 if mark == last else 1
+                mark += f"-{number}" if number > 1 else ""
                 yield Item(f"{self.path}{mark}", f"{name}{mark}", pixels)
         except UnreadableVideoError as error:
             yield Item(self.path, name, error=error.reason)

@@ -97,11 +97,19 @@ class Form:
         Returns:
             What was filled in.
         """
-        found = {self._name(row["path"]): row for row in rows}
+        # The cells alone: rows with the probabilities of all classes would be gigabytes.
+        found: dict[str, list[object]] = {}
+        missing: set[str] = set()
+        for row in rows:
+            name = self._name(row["path"])
+            is_wanted = self.sample is None or name in self.sample
+            found[name] = [*self._cells(name, row)] if is_wanted else []
+            if row["label"] is None:
+                missing.add(name)
         names = list(found) if self.sample is None else list(self.sample)
-        unread = [name for name in names if found[name]["label"] is None]
+        unread = [name for name in names if name in missing]
         with path.open("w", encoding="utf-8", newline="") as file:
-            write_rows(file, self.header, ([*self._cells(name, found[name])] for name in names), is_safe=is_safe)
+            write_rows(file, self.header, (found[name] for name in names), is_safe=is_safe)
         return Filled(len(names), len(found) - len(names), unread, from_sample=self.sample is not None)
 
     def _name(self, path: str) -> str:

@@ -118,6 +118,13 @@ def test_the_only_image_of_a_class_is_not_judged() -> None:
     assert (probabilities[:40, 3] == 0).all()
 
 
+def test_classes_of_fewer_images_than_folds_are_judged() -> None:
+    targets = np.repeat([0, 1, 2], 3)
+    features = np.eye(3)[targets] + np.random.default_rng(0).normal(0, 0.1, (9, 3))
+    found = cross_fitted(features, targets, list(range(9)), 3)
+    assert (found.argmax(axis=1) == targets).all()
+
+
 def test_one_class_or_one_group_alone_cannot_be_judged() -> None:
     features = np.random.default_rng(0).normal(size=(8, 5))
     assert np.isnan(cross_fitted(features, np.zeros(8, dtype=np.int64), list(range(8)), 2)).all()

@@ -126,6 +126,21 @@ def test_a_file_that_answers_differently_is_a_breach(bundle: tuple[RunDir, Built
         verify(tmp_path / "changed.onnx", onnx_runner(tmp_path / "changed.onnx"), expected, real)
 
 
+@pytest.mark.parametrize("where", [slice(None), 7])
+def test_predictions_that_are_not_finite_fail_the_check(tmp_path: Path, where: slice | int) -> None:
+    real = examples(tmp_path)
+    expected = np.tile(np.array([0.8, 0.1, 0.1], np.float32), (len(real), 1))
+
+    def runner(inputs: np.ndarray) -> np.ndarray:
+        logits = np.log(np.tile(np.array([0.8, 0.1, 0.1], np.float32), (len(inputs), 1)))
+        if where == slice(None) or len(inputs) == where:
+            logits[:] = np.nan
+        return logits
+
+    with pytest.raises(CheckFailedError, match="not finite"):
+        verify(Path("model.onnx"), runner, expected, real)
+
+
 def test_the_pipeline_answers_whole_pictures(bundle: tuple[RunDir, BuiltModel]) -> None:
     run_dir, _ = bundle
     session = onnxruntime.InferenceSession(run_dir.pipeline)

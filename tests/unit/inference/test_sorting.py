@@ -6,7 +6,7 @@ import pytest
 
 from classifier_training.core.errors import UserError
 from classifier_training.inference.sorting import SortBy, Sorter, fit_file_name, safe_name
-from classifier_training.inference.sources import FileSource, FolderSource, VideoSource
+from classifier_training.inference.sources import FileSource, FolderSource, GlobSource, SeveralSources, VideoSource
 
 ODD = ["", ".", "..", "a", ".a", "a.", "a ", "a/b", "a%2Fb", "%empty", "a\nb", "a\\b", "/", "%2E", "ü", "é" * 200]
 
@@ -43,6 +43,19 @@ def sort(source: FolderSource, folder: Path, by: SortBy) -> dict[str, str]:
         sorter.place(item, None if item.name == "b.jpg" else "a/b")
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def test_each_of_several_sources_is_looked_at(source: FolderSource, tmp_path: Path) -> None:
+    other, clip = FileSource(str(tmp_path / "b.jpg")), VideoSource(str(tmp_path / "a.mp4"), None)
+    deep, flat = GlobSource(str(tmp_path / "im/**/*.jpg")), GlobSource(str(tmp_path / "im/*.jpg"))
+    for one in (source, deep):
+        with pytest.raises(UserError, match="lies in the source"):
+            Sorter(str(tmp_path / "im" / "sorted"), "copy", SeveralSources((other, one)))
+    with pytest.raises(UserError, match="video"):
+        Sorter(str(tmp_path / "out"), "copy", SeveralSources((other, clip)))
+    with pytest.raises(UserError, match="s3://bucket/photos is in a remote store"):
+        Sorter(str(tmp_path / "out"), "copy", FolderSource("s3://bucket/photos"))
+    Sorter(str(tmp_path / "im" / "sorted"), "copy", flat)
 
 
 @pytest.mark.parametrize("by", ["copy", "link"])

@@ -113,6 +113,13 @@ def test_a_video_gives_its_frames_with_their_times(tmp_path: Path, ending: str) 
     assert last.mean((0, 1)) @ [-1, 0, 1] < -150, "the last one is red"
 
 
+def test_frames_of_a_fast_video_have_different_names(tmp_path: Path) -> None:
+    items = list(find_source(str(write_video(tmp_path / "a.avi", num_frames=60, rate=240))))
+    assert len({item.name for item in items}) == len(items) == 60
+    assert items[0].name == "a.avi#t=0.00"
+    assert items[1].name == "a.avi#t=0.00-2"
+
+
 def test_a_gap_in_a_video_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Camera:
         """Ten frames a second from the fifth second on, with a gap of ten seconds."""

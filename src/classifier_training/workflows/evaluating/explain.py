@@ -134,6 +134,12 @@ class Explainer:
         """A logistic head, fitted to the features of the training images."""
         features = self.features
         val = features.rows(VAL)
+        if not len(val):
+            raise UserError(
+                "no validation image of the run can be read",
+                "validation images, by which the head is chosen",
+                "mount the data where it was, or name its folder: data.root=/my/images",
+            )
         return fit_head(
             features.values[self._train],
             features.targets[self._train],

@@ -229,10 +229,11 @@ def _without_copies(
     paths = list(dict.fromkeys([*beside, *files]))
     copies = find_copies(scan_files(Path("/"), paths, num_workers=num_cores()))
     group = {place: number for number, members in enumerate((*copies.exact, *copies.near)) for place in members}
-    taken = {group.get(place) for place, path in enumerate(paths) if path in set(beside)} - {None}
+    place_of = {path: place for place, path in enumerate(paths)}
+    taken = {group.get(place_of[path]) for path in beside} - {None}
     kept, kept_scores, num_copies = [], [], 0
     for row, score, file in zip(rows.tolist(), scores.tolist(), files, strict=True):
-        own = group.get(paths.index(file))
+        own = group.get(place_of[file])
         if own is not None and own in taken:
             num_copies += 1
             continue

@@ -16,6 +16,7 @@ from classifier_training.evaluation.mistakes import SortedPredictions
 from classifier_training.export.examples import iterate_examples
 from classifier_training.export.novelty import FEATURES_NAME
 from classifier_training.export.session import INPUT_NAME, open_session
+from classifier_training.inference.ensemble import Ensemble
 from classifier_training.workflows.evaluating.scores import at_temperature
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def _features(
     opened: RunModel, result: SplitResult, rows: NDArray[np.int64], paths: tuple[str, ...]
 ) -> NDArray[np.float32] | None:
     """Return what the last layer gets [N, D]; None where the model does not give it."""
-    path = opened.path if opened.path.suffix == ".onnx" else opened.run_dir.onnx
-    if not path.exists():
+    path = opened.run_dir.onnx if opened.is_main else opened.path
+    if path.suffix != ".onnx" or not path.exists():
         return None
     session = open_session(path)
     if FEATURES_NAME not in {output.name for output in session.get_outputs()}:
@@ -112,6 +113,9 @@ def _features(
 
 def _occlusions(opened: RunModel, result: SplitResult, table: SplitTable) -> tuple[OcclusionTile, ...]:
     predictor, names = opened.predictor, opened.predictor.class_names
+    if isinstance(predictor, Ensemble) and not predictor.is_uniform:
+        log.info("occlusion maps: none, for the runs prepare images in different ways")
+        return ()
     began = time.monotonic()
     tiles: list[OcclusionTile] = []
     predictions = SortedPredictions(result, len(names))
