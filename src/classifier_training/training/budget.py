@@ -55,7 +55,14 @@ class Pacing:
 
 
 def plan_epochs(
-    seconds: float, pacing: Pacing, *, num_batches: int, per_step: int, max_epochs: int, from_epoch: int = 0
+    seconds: float,
+    pacing: Pacing,
+    *,
+    num_batches: int,
+    per_step: int,
+    max_epochs: int,
+    from_epoch: int = 0,
+    batch_size: int = 0,
 ) -> Part | None:
     """Plan the epochs that fit into a time.
 
@@ -70,6 +77,7 @@ def plan_epochs(
         per_step: batches of a step.
         max_epochs: epochs of the whole run at the most.
         from_epoch: the first that is planned.
+        batch_size: images in a batch, to be written down.
 
     Returns:
         The plan; None when not even a single step fits.
@@ -77,30 +85,30 @@ def plan_epochs(
     left = max_epochs - from_epoch
     fits = seconds / pacing.epoch_seconds(num_batches)
     if fits >= left:
-        return Part(from_epoch=from_epoch, max_epochs=max_epochs, num_batches=num_batches)
+        return Part(from_epoch=from_epoch, max_epochs=max_epochs, num_batches=num_batches, batch_size=batch_size)
     number = min(left, max(math.ceil(fits), 2 if from_epoch == 0 and fits >= 0.5 else 1))
     for count in range(number, 0, -1):
         batches = int((seconds / count - pacing.validation_seconds) / pacing.batch_seconds)
         batches = min(num_batches, batches - batches % per_step)
         if batches >= per_step:
-            return Part(from_epoch=from_epoch, max_epochs=from_epoch + count, num_batches=batches)
+            return Part(
+                from_epoch=from_epoch, max_epochs=from_epoch + count, num_batches=batches, batch_size=batch_size
+            )
     return None
 
 
-def with_batch_size(parts: Sequence[Part], before: int, now: int, *, per_step: int) -> tuple[Part, ...]:
-    """Return a plan over as many images in batches of another size.
+def with_batch_size(part: Part, batch_size: int, *, per_step: int) -> Part:
+    """Return a part of a plan over as many images in batches of another size.
 
     Args:
-        parts: the plan.
-        before: images in a batch of it.
-        now: images in a batch from now on.
+        part: of the plan.
+        batch_size: images in a batch from now on.
         per_step: batches of a step from now on.
     """
-
-    def converted(number: int) -> int:
-        return math.ceil(math.ceil(number * before / now) / per_step) * per_step
-
-    return tuple(dataclasses.replace(part, num_batches=converted(part.num_batches)) for part in parts)
+    if part.batch_size in (0, batch_size):
+        return part
+    number = math.ceil(part.num_batches * part.batch_size / batch_size)
+    return dataclasses.replace(part, num_batches=math.ceil(number / per_step) * per_step, batch_size=batch_size)
 
 
 def part_of(parts: Sequence[Part], epoch: int) -> Part:
@@ -203,8 +211,11 @@ class Budget(pl.Callback):
         deadline: float | None,
     ) -> None:
         most = len(datamodule.train_batch_sizes)
-        parts = [dataclasses.replace(part, num_batches=min(part.num_batches, most)) for part in decisions.parts]
-        self.course = Course(parts, settings.accumulate_grad_batches)
+        per_step = settings.accumulate_grad_batches
+        parts = [with_batch_size(part, datamodule.batch_size, per_step=per_step) for part in decisions.parts]
+        # Rounded up, all images may be a batch more than there are.
+        parts = [dataclasses.replace(part, num_batches=min(part.num_batches, most)) for part in parts]
+        self.course = Course(parts, per_step)
         self._path = path
         self._decisions = decisions
         self._datamodule = datamodule
@@ -265,10 +276,11 @@ class Budget(pl.Callback):
             per_step=self.course.per_step,
             max_epochs=self._settings.max_epochs,
             from_epoch=following,
+            batch_size=now.batch_size,
         )
         if part is None:
             log.info("plan: the time is over after %d of %d epochs", following, now.max_epochs)
-            part = Part(from_epoch=following, max_epochs=following, num_batches=now.num_batches)
+            part = dataclasses.replace(now, from_epoch=following, max_epochs=following)
         elif part == dataclasses.replace(now, from_epoch=following):
             return
         else:

@@ -36,11 +36,13 @@ class Part:
         from_epoch: the first.
         max_epochs: of the whole run, as planned then.
         num_batches: of each of them.
+        batch_size: images in a batch; 0 where it was not written down.
     """
 
     from_epoch: int
     max_epochs: int
     num_batches: int
+    batch_size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,14 +92,15 @@ def test_steps_before_an_epoch_are_those_of_each_part() -> None:
 
 @pytest.mark.parametrize(("size", "per_step", "batches"), [(64, 1, 50), (32, 2, 100), (128, 1, 25), (48, 4, 68)])
 def test_batches_of_another_size_show_as_many_images(size: int, per_step: int, batches: int) -> None:
-    part = Part(from_epoch=2, max_epochs=6, num_batches=50)
-    (found,) = with_batch_size([part], 64, size, per_step=per_step)
-    assert found == Part(from_epoch=2, max_epochs=6, num_batches=batches)
+    part = Part(from_epoch=2, max_epochs=6, num_batches=50, batch_size=64)
+    assert with_batch_size(part, size, per_step=per_step) == Part(
+        from_epoch=2, max_epochs=6, num_batches=batches, batch_size=size
+    )
 
 
 def test_growing_images_follow_a_corrected_plan(tmp_path: Path) -> None:
     parts = (Part(from_epoch=0, max_epochs=6, num_batches=2), Part(from_epoch=2, max_epochs=4, num_batches=2))
-    data: Any = SimpleNamespace(train_batch_sizes=[4, 4])
+    data: Any = SimpleNamespace(train_batch_sizes=[4, 4], batch_size=4)
     budget = Budget(tmp_path / "decisions.json", Decisions(parts=parts), data, TrainerSettings(max_epochs=6), None)
     view = TrainingView(transforms=Transforms(start_scale=0.5), num_classes=3, image_size=224, max_epochs=6, seed=0)
     module, resumed = make(view=view), make(view=view)

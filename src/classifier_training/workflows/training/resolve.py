@@ -254,7 +254,14 @@ def plan_time(
     num_calibrated = calibrated if calibrated < usual else None
     deadline = started + time.total_seconds() - end
     passed, left = monotonic() - started, deadline - monotonic()
-    part = plan_epochs(left, pacing, num_batches=len(sizes), per_step=per_step, max_epochs=trainer.max_epochs)
+    part = plan_epochs(
+        left,
+        pacing,
+        num_batches=len(sizes),
+        per_step=per_step,
+        max_epochs=trainer.max_epochs,
+        batch_size=datamodule.batch_size,
+    )
     taken = f"time={time.total_seconds():,.0f} s: {passed:,.0f} s have passed, the end takes about {end:,.0f} s"
     if part is not None:
         log.info("plan: %s (%s)", part_words(part, num_batches=len(sizes), pacing=pacing), taken)

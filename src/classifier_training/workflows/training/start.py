@@ -256,7 +256,6 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
             decisions = dataclasses.replace(decisions, parts=())
         else:
             log.info("resume: by the plan that the run has: %d epochs", decisions.length(trainer.max_epochs))
-            decisions = _in_batches(decisions, changes, per_step=trainer.accumulate_grad_batches)
             trainer = dataclasses.replace(trainer, max_epochs=decisions.length(trainer.max_epochs))
     if done > trainer.max_epochs:
         raise UserError(
@@ -290,18 +289,6 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
     if inexact:
         log.warning("from here on the run is not what it would have been without these changes: %s", ", ".join(inexact))
     return Start(decisions, newest.path if newest else None, done, is_trained, newest)
-
-
-def _in_batches(decisions: Decisions, changes: Sequence[tuple[str, Any, Any]], *, per_step: int) -> Decisions:
-    """Return the decisions with the plan in batches of the size from now on; it is of as many images as before."""
-    from classifier_training.training.budget import with_batch_size
-
-    for key, *sizes in changes:
-        before, now = (decisions.batch_size if size == "auto" else size for size in sizes)
-        if key == "data.batch_size" and before and now:
-            parts = with_batch_size(decisions.parts, before, now, per_step=per_step)
-            return dataclasses.replace(decisions, parts=parts)
-    return decisions
 
 
 def write_start(resumed: RunDir, start: Start) -> None:
