@@ -98,6 +98,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable": Kind("image that cannot be read", "images that cannot be read", "repair or remove them"),
     "link": Kind("link that is not followed", "links that are not followed", "{setting}=true follows them"),
     "labels": Kind("file that lists the samples", "files that list the samples"),
+    "output": Kind("file of a run or report", "files of runs and reports"),
     "other": Kind("file of another kind", "files of other kinds"),
     "hidden": Kind("hidden or system file", "hidden or system files"),
 }  # fmt: skip
@@ -290,6 +291,9 @@ def count_files(
                 num_read += 1
             else:
                 tally.add("hidden", hidden[begin:])
+    for path in walker.outputs:
+        for written in _files_in(path):
+            tally.add("output", written[begin:])
     for path in walker.links:
         tally.add("link", path[begin:])
     return FolderFiles(root, num_read, tally.counts(), setting)

@@ -58,6 +58,10 @@ IGNORED = frozenset({"Thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r"})
 """Files that operating systems put beside images. Names that begin with a dot are ignored, too."""
 
 
+OUTPUTS = (frozenset({"config.yaml", "run.lock"}), frozenset({"findings.json", "quarantine.csv", "report.html"}))
+"""Files by which the folder of a run, or of a report on data, is known."""
+
+
 def is_ignored(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or one that an operating system put there."""
     return name.startswith((".", "__MACOSX")) or name in IGNORED
@@ -94,6 +98,7 @@ class Walker:
     Attributes:
         ignored: hidden files and folders, and those of operating systems, in the folders that were walked through.
         links: those that were not followed.
+        outputs: folders of runs and reports below the root, whose plots are no data.
     """
 
     root: Path
@@ -103,6 +108,7 @@ class Walker:
     keeps: bool = True
     ignored: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    outputs: dict[str, None] = field(default_factory=dict)
     _folder_links: list[str] = field(default_factory=list)
     _loops: list[str] = field(default_factory=list)
     _scanned: dict[str, tuple[list[tuple[str, bool]], list[str]]] = field(default_factory=dict)
@@ -167,6 +173,9 @@ class Walker:
             log.warning(
                 "%s: links to a folder above them are not followed: %s", self.root, enumerate_words(self._loops)
             )
+        if self.outputs:
+            log.warning("%s: folders of runs and reports are no data, and are left out: %s",
+                        self.root, enumerate_words(sorted(self.outputs), limit=3))  # fmt: skip
         self._folder_links.clear()
         self._loops.clear()
 
@@ -221,6 +230,9 @@ class Walker:
                         files.append(name)
         except OSError as error:
             self.errors.handle(UnreadableFolderError(folder, str(error.strerror)))
+        if any(names.issubset(files) for names in OUTPUTS) and folder != str(self.root):
+            self.outputs[folder] = None
+            folders, files = [], []
         folders.sort()
         files.sort()
         self._scanned[folder] = folders, files

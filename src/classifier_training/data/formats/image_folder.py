@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.files import is_inside
 from classifier_training.core.register import register
 from classifier_training.core.storage.lance_rows import set_place
 from classifier_training.core.storage.places import path_of
@@ -67,7 +68,8 @@ def read_image_folder(walker: Walker) -> SampleIndex:
             label = class_folder.name
             before = len(builder)
             builder.extend((path[begin:], label, split, "") for path in walker.files(class_folder) if is_image(path))
-            if len(builder) == before:
+            holds_outputs = any(is_inside(str(class_folder), folder) for folder in walker.outputs)
+            if len(builder) == before and not holds_outputs:
                 empty.append(class_folder.relative_to(root).as_posix())
     if not len(builder):
         raise NoSamplesError(

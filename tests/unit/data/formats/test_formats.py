@@ -166,6 +166,25 @@ def test_auto_takes_notes_for_notes(split_folder: Path, jsonl_folder: Path, capl
         AutoData(root=str(jsonl_folder)).read()
 
 
+def test_runs_and_reports_inside_the_data_are_no_class(unsplit_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = AutoData(root=str(unsplit_folder)).read()
+    image = next(unsplit_folder.rglob("*.png"))
+    for name, files in (
+        ("outputs/2026-01-02/10-00-00", ("config.yaml", "run.lock", "golden/a.png")),
+        ("data_report", ("findings.json", "quarantine.csv", "report.html", "a.png")),
+        (f"{image.parent.name}/deep", ("config.yaml", "run.lock", "a.png")),
+    ):
+        for file in files:
+            (unsplit_folder / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (unsplit_folder / name / file).write_bytes(image.read_bytes())
+    read = AutoData(root=str(unsplit_folder)).read()
+    assert list(read.samples) == list(before.samples)
+    assert read.empty_classes == before.empty_classes
+    assert "folders of runs and reports are no data, and are left out" in caplog.text
+    assert read.files is not None
+    assert sum(count.number for count in read.files.left_out if count.kind == "output") == 10
+
+
 def test_rows_outside_the_splits_are_left_out_aloud(jsonl_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (jsonl_folder / "more.jsonl").write_text('{"image": "train/blue_0.png", "suffix": "7"}\n')
     assert all(sample.split for sample in JSONL(root=str(jsonl_folder)).read().samples)
