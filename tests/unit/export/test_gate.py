@@ -103,6 +103,24 @@ def test_activations_are_unsigned_weights_per_channel_and_figures_of_the_file(
     json.dumps(gate.to_dict(), allow_nan=False)
 
 
+def test_no_level_of_a_pixel_lies_between_two_steps_of_the_input(tmp_path: Path) -> None:
+    path, _ = exported(tmp_path, uneven=False)
+    side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[-1].dim_value
+    levels = np.random.default_rng(0).integers(0, 256, (40, 3, side, side))
+    levels[:, :, 0, :2] = [0, 255]
+    inputs = (levels / 127.5 - 1).astype(np.float32)
+
+    def batches() -> Iterator[Examples]:
+        yield Examples(("",) * 40, np.zeros(40, np.int64), inputs)
+
+    write_gated(
+        path, tmp_path / "small.onnx", "int8", calibration=batches, validation=batches, class_names=CLASS_NAMES,
+        max_drop=100, force=True,
+    )  # fmt: skip
+    run = onnx_runner(tmp_path / "small.onnx")
+    np.testing.assert_array_equal(run(inputs), run(inputs * np.float32(1 + 1e-6)))
+
+
 def test_operators_that_hurt_are_kept_in_float_until_the_gate_passes(tmp_path: Path) -> None:
     gate, _ = gated(tmp_path, "int8", uneven=True, max_drop=2)
     assert gate.passed
