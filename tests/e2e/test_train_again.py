@@ -176,7 +176,7 @@ def test_what_cannot_be_trained_again_is_answered(
     shutil.rmtree(inside)
     (new / "apricot").rename(new / "Blue")
     alike = refused("replay=0.2", "init_from=production")
-    assert "Blue is spelt almost like blue" in alike.came
+    assert "Blue is written almost like blue" in alike.came
     (new / "Blue").rename(new / "apricot")
     # Some old images are gone: said, and trained on with the rest.
     gone = [path for path, row in rows(production).items() if row["split"] == "train" and row["label"] == "red"]

@@ -89,7 +89,10 @@ class Evaluation:
         if self.unreadable:
             lines.append(f"left out, because they cannot be read: {len(self.unreadable):,}")
         if self.missing_classes:
-            lines.append(f"no image, and so no metric, of {enumerate_words(map(repr, self.missing_classes))}")
+            lines.append(
+                f"no image of {enumerate_words(map(repr, self.missing_classes))}: balanced accuracy leaves them out, "
+                "macro F1 only where they are never predicted"
+            )
         worst = worst_slice(self.slices)
         if worst is not None:
             lines.append(

@@ -106,7 +106,7 @@ def test_names_that_differ_in_nothing_that_counts_are_refused(tmp_path: Path, na
     if not is_alike:
         refuse_alike([name, "dog"], earlier(tmp_path))
         return
-    with pytest.raises(UserError, match="spelt almost like cat") as caught:
+    with pytest.raises(UserError, match="written almost like cat") as caught:
         refuse_alike([name, "dog"], earlier(tmp_path))
     assert f"rename the folder or label {name} to cat" in caught.value.remedy
 

@@ -30,6 +30,7 @@ REPORTED_IMBALANCE = 10.0
 def check_classes(index: SampleIndex) -> Iterator[Finding]:
     """Yield the findings about class names, counts and groups."""
     yield from _duplicate_names(index)
+    yield from _repeated_images(index)
     yield from _groups_over_splits(index)
     yield from _missing(index)
     yield from _rare(index)
@@ -72,6 +73,35 @@ def _duplicate_names(index: SampleIndex) -> Iterator[Finding]:
                     for number, group in enumerate(names, start=1)
                     for name in group
                 ),
+            )
+
+
+def _repeated_images(index: SampleIndex) -> Iterator[Finding]:
+    """Images that several rows of a list name."""
+    images, first = index.paths.numbers()
+    if len(first) == len(images):
+        return
+    labels = np.bincount(np.unique(np.stack([images, index.labels.codes]), axis=1)[0], minlength=len(first))
+    rows = np.bincount(images, minlength=len(first))
+    for chosen, code, severity, words in (
+        (labels > 1, "image_with_several_labels", "warning",
+         "Each row is a sample: the network is shown the image with one label and with another."),
+        ((labels == 1) & (rows > 1), "image_listed_again", "note", "It counts as several images."),
+    ):  # fmt: skip
+        named: dict[str, set[str]] = defaultdict(set)
+        own = np.flatnonzero(chosen[images])
+        for path, label in zip(index.paths[own], index.labels[own], strict=True):
+            named[path].add(shown(label))
+        if named:
+            title = "with several labels" if severity == "warning" else "in several rows with the same label"
+            yield Finding(
+                code=code,
+                severity="warning" if severity == "warning" else "note",
+                title=f"{plural(len(named), 'image')} {title}; the first: {next(iter(named))}",
+                words=words,
+                remedy="leave one row for each image",
+                count=len(named),
+                rows=tuple((path, enumerate_words(sorted(found))) for path, found in named.items()),
             )
 
 
@@ -224,7 +254,13 @@ def preflight(index: SampleIndex, copies: Sequence[tuple[str, ...]], *, allow_le
     rest = len(groups) - len({*leaks, *two_labels})
     if rest:
         lines.append(f"{plural(rest, 'group')} of exact duplicates within a class and split")
-    reported = {"class_spelt_twice", "class_singular_and_plural", "groups_across_splits"}
+    reported = {
+        "image_with_several_labels",
+        "image_listed_again",
+        "class_spelt_twice",
+        "class_singular_and_plural",
+        "groups_across_splits",
+    }
     lines += [finding.title for finding in rank(check_classes(index)) if finding.code in reported]
     counts = index.labels[index.splits.where(TRAIN)].counts()
     if tiny := [name for name, number in counts.items() if number < TINY_CLASS]:

@@ -121,7 +121,9 @@ class WebDataset(FolderSource):
                 raise UserError(
                     f"{where}: no label" + (f" among the fields {enumerate_words(fields)}" if fields else ""),
                     "a file .cls, or a field with the label in .json",
-                    "data=webdataset data.label_field=NAME, or leave such samples out: data.on_error=skip",
+                    "data=webdataset data.label_field=NAME, or leave such samples out: data.on_error=skip"
+                    if fields or "/" not in sample.key
+                    else f"where the folders in it are the classes, unpack it and train on the folder: tar -xf {file}",
                 )
             label = str(fields.pop(found[0]))
         if names is not None:

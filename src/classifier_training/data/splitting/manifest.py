@@ -88,6 +88,12 @@ def read_manifest(path: Path) -> Samples:
             header = next(rows, [])
             places = [header.index(name) for name in ("path", "label", "split", "group")]
             builder.extend(map(itemgetter(*places), filter(None, rows)))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.parent}: is no run folder, for it has no {path.name}",
+            "a folder that train wrote",
+            "classifier-training registry list shows the runs",
+        ) from error
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
             f"{path}: no split manifest ({type(error).__name__}: {error})",

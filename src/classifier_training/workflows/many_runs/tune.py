@@ -314,6 +314,9 @@ def _optimize(study: Study, objective: Callable[[Trial], list[float]]) -> None:
             if isinstance(error, SystemExit):
                 study.tell(begun[0], state=optuna.trial.TrialState.FAIL)
             retry(study, trial)
+        if isinstance(error, InterruptedRunError):
+            # The trial alone can be resumed, too, but that would not continue the search.
+            raise InterruptedRunError(error.exit_code - 128, AGAIN) from error
         raise
     except (TakenError, ValueError, optuna.exceptions.UpdateFinishedTrialError):
         # Optuna does not let an end be told of a trial that has ended.

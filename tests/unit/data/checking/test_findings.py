@@ -38,6 +38,23 @@ def codes(findings: list[Finding]) -> list[str]:
     return [finding.code for finding in findings]
 
 
+def test_an_image_in_several_rows_is_named(tmp_path: Path) -> None:
+    rows = [*many("a", "train"), *many("b", "train")]
+    more = [
+        Sample("train/a/3.png", "b", "train"),
+        Sample("train/a/4.png", "a", "train"),
+        Sample("train/b/5.png", "b", ""),
+    ]
+    found = {finding.code: finding for finding in check_classes(indexed(tmp_path, *rows, *more))}
+    assert found["image_with_several_labels"].rows == (("train/a/3.png", "a, b"),)
+    assert [row[0] for row in found["image_listed_again"].rows] == ["train/a/4.png", "train/b/5.png"]
+    lines = preflight(indexed(tmp_path, *rows, *more), [], allow_leaks=False)
+    assert any("1 image with several labels; the first: train/a/3.png" in line for line in lines)
+    assert not {"image_with_several_labels", "image_listed_again"} & set(
+        codes([*check_classes(indexed(tmp_path, *rows))])
+    )
+
+
 def crop(size: int) -> Preprocessing:
     return Preprocessing(size=(size, size), mean=NONE, std=NONE, policy="crop")
 

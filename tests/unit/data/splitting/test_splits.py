@@ -131,6 +131,8 @@ def test_the_manifest_is_read_back_as_written(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("file,kind\na,b\n")
     with pytest.raises(UserError, match="no split manifest"):
         read_manifest(tmp_path / "splits.csv")
+    with pytest.raises(UserError, match="is no run folder"):
+        read_manifest(tmp_path / "photos" / "splits.csv")
 
 
 def test_a_run_that_goes_on_keeps_its_splits_whatever_came_since(caplog: pytest.LogCaptureFixture) -> None:
