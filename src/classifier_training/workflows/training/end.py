@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from classifier_training.callbacks.model_files import OnnxExport
 from classifier_training.core.errors import InterruptedRunError, UserError, reason_of
+from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.manifest import remove_checkpoints
 from classifier_training.core.run_dir import RunDir, write_json
 from classifier_training.core.runtime import command, setting
@@ -186,8 +187,11 @@ def _score(trained: Trained, writer: BundleWriter | None, failures: Failures) ->
     """Predict the held-out images. One that cannot be read costs the score until it is fixed, and no file."""
     try:
         scored = trained.score()
-    except Exception:
+    except Exception as error:
         _write_others(writer, failures)
+        if isinstance(error, UnreadableImageError):
+            remedy = f"repair the file, and have the trained run scored: {_resume(trained.run.run_dir)}"
+            raise UnreadableImageError(error.path, error.reason, remedy) from error
         raise
     metrics = {f"{scored.split}/{name}": value for name, value in scored.metrics.items()}
     for logger in trained.loggers:

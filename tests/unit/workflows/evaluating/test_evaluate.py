@@ -63,7 +63,7 @@ def test_a_broken_test_image_does_not_cost_the_export(
     broken = split_folder / "test/red/00.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-200])
-    with pytest.raises(UnreadableImageError):
+    with pytest.raises(UnreadableImageError, match="have the trained run scored: classifier-training train resume="):
         train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]", "data.num_workers=1"])
     (run,) = (path.parent for path in tmp_path.glob("outputs/*/*/model_info.json"))
     assert not (run / "result.json").exists()
