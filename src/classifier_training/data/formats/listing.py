@@ -95,17 +95,24 @@ def locate(name: str, where: str, folders: Sequence[Path], walker: Walker) -> st
     """
     root = str(walker.root).rstrip("/") + "/"
     pure = PurePosixPath(url_of(name).removeprefix(root) if is_remote(name) else name)
-    if escapes(str(pure).removeprefix(root)):
+    leads_out = escapes(text := str(pure).removeprefix(root))
+    if leads_out:
+        joined = [] if "\0" in text else [os.path.normpath(os.path.join(base, text)) for base in folders]  # noqa: PTH118
+        candidates = [(walker.root, path.removeprefix(root)) for path in joined if path.startswith(root)]
+    elif pure.is_absolute():
+        candidates = [(walker.root, os.path.relpath(pure, root))]
+    else:
+        candidates = [(base, str(pure)) for base in folders]
+    for base, path in candidates:
+        if walker.holds(base, path):
+            return f"{base}/{path}"[len(root) :]
+    if leads_out:
         raise UserError(
             f"{where}: the image path {name!r} leads out of the data folder {walker.root}",
             f"a path relative to {folders[0]}, inside data.root",
-            "correct the path in that row, or name the folder that holds all images: data.root=…",
+            "correct the path in that row, or name the folder that holds all images, the format and the file: "
+            "data.root=FOLDER data=csv data.file=FILE",
         )
-    if pure.is_absolute():
-        pure, folders = PurePosixPath(os.path.relpath(pure, root)), [walker.root]
-    for base in folders:
-        if walker.holds(base, str(pure)):
-            return f"{base}/{pure}"[len(root) :]
     raise UserError(
         f"{where}: the image {name!r} does not exist",
         f"a file below {folders[0]}",

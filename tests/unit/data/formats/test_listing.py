@@ -185,3 +185,16 @@ def test_wrong_rows_of_jsonl_are_skipped_and_counted(jsonl_folder: Path, caplog:
     file.write_text(file.read_text() + '{"image": "x.png"}\n{\n{"image": "blue_0.png", "suffix": null}\n')
     assert len(JSONL(root=str(jsonl_folder), on_error="skip").read().samples) == 30
     assert "3 rows or files cannot be used" in caplog.text
+
+
+def test_a_path_may_go_up_from_the_folder_of_its_list_but_not_out_of_the_data(split_folder: Path) -> None:
+    image = sorted(split_folder.rglob("*.png"))[0].relative_to(split_folder).as_posix()
+    (split_folder / "lists").mkdir()
+    file = split_folder / "lists" / "rows.csv"
+    file.write_text(f"path,label\n../{image},blue\n")
+    (sample,) = Table(root=str(split_folder), file=str(file)).read().samples
+    assert sample.path == image
+    for wrong in (f"../../{split_folder.name}x/{image}", "../../../../../../../../etc/hostname"):
+        file.write_text(f"path,label\n{wrong},blue\n")
+        with pytest.raises(UserError, match="leads out of the data folder"):
+            Table(root=str(split_folder), file=str(file)).read()
