@@ -442,7 +442,7 @@ def test_a_run_with_time_for_all_epochs_is_the_run_without_a_time(
     finished: Path, split_folder: Path, train_here: Train
 ) -> None:
     timed = train_here([f"data.root={split_folder}", *SETTINGS, "trainer.max_epochs=2", "time=1h"])
-    assert plan(timed) == [{"from_epoch": 0, "max_epochs": 2, "num_batches": STEPS}]
+    assert plan(timed) == [{"from_epoch": 0, "max_epochs": 2, "num_batches": STEPS, "batch_size": 4}]
     assert {**saved(timed), "rows": None} == {**saved(finished), "rows": None}
     assert rates(timed) == rates(finished)
 
