@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from classifier_training.data.checking.findings import Severity
     from classifier_training.data.index import SampleIndex
 
 TINY_CLASS = 20
@@ -83,20 +86,21 @@ def _repeated_images(index: SampleIndex) -> Iterator[Finding]:
         return
     labels = np.bincount(np.unique(np.stack([images, index.labels.codes]), axis=1)[0], minlength=len(first))
     rows = np.bincount(images, minlength=len(first))
-    for chosen, code, severity, words in (
-        (labels > 1, "image_with_several_labels", "warning",
+    kinds: tuple[tuple[NDArray[np.bool_], str, Severity, str, str], ...] = (
+        (labels > 1, "image_with_several_labels", "warning", "with several labels",
          "Each row is a sample: the network is shown the image with one label and with another."),
-        ((labels == 1) & (rows > 1), "image_listed_again", "note", "It counts as several images."),
-    ):  # fmt: skip
+        ((labels == 1) & (rows > 1), "image_listed_again", "note", "in several rows with the same label",
+         "It counts as several images."),
+    )  # fmt: skip
+    for chosen, code, severity, title, words in kinds:
         named: dict[str, set[str]] = defaultdict(set)
         own = np.flatnonzero(chosen[images])
         for path, label in zip(index.paths[own], index.labels[own], strict=True):
             named[path].add(shown(label))
         if named:
-            title = "with several labels" if severity == "warning" else "in several rows with the same label"
             yield Finding(
                 code=code,
-                severity="warning" if severity == "warning" else "note",
+                severity=severity,
                 title=f"{plural(len(named), 'image')} {title}; the first: {next(iter(named))}",
                 words=words,
                 remedy="leave one row for each image",

@@ -12,6 +12,7 @@ import numpy as np
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import escapes
 from classifier_training.core.run_dir import write_csv
+from classifier_training.core.runtime import command
 from classifier_training.data.formats.listing import open_text
 from classifier_training.data.index import split_of
 from classifier_training.data.samples import Samples, SamplesBuilder
@@ -92,7 +93,7 @@ def read_manifest(path: Path) -> Samples:
         raise UserError(
             f"{path.parent}: is no run folder, for it has no {path.name}",
             "a folder that train wrote",
-            "classifier-training registry list shows the runs",
+            f"{command('registry list')} shows the runs",
         ) from error
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
