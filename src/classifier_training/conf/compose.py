@@ -34,7 +34,7 @@ from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto,
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
 from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.tuned import tuned_experiment
-from classifier_training.conf.unused_settings import refuse_resuming_shallow, refuse_unused
+from classifier_training.conf.unused_settings import refuse_unused
 from classifier_training.conf.validate import build_arguments, build_node
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.register import TYPE_KEY, Entry
@@ -75,7 +75,6 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_sweeps(verb, parsed)
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
-        refuse_resuming_shallow(resumed)
         where = [text for text in overrides if _is_of(text, {LAUNCHER})]
         values = resumed_values(resumed, parse_overrides(without_launcher(overrides)))
         return {**values, LAUNCHER: group_values(verb, where)[LAUNCHER]}
@@ -86,11 +85,8 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
                 overrides = found
                 values = compose_words(verb, [*searchpath, *overrides])
             values = resolve_auto(values)
-            if (tuned := tuned_experiment(verb, values, parsed)) is not None:
-                # Nobody has typed an experiment; the sample's is a list of its own.
-                below = [SAMPLE] if f"{EXPERIMENT}=[{SAMPLE}]" in overrides else []
-                others = [text for text in overrides if not text.startswith(f"{EXPERIMENT}=")]
-                overrides = [*others, f"{EXPERIMENT}=[{','.join([*below, tuned])}]"]
+            if (tuned := with_tuned(verb, values, overrides, parsed)) is not None:
+                overrides = tuned
                 values = resolve_auto(compose_words(verb, [*searchpath, *overrides]))
             if values.get(RECIPE) == AUTO:
                 words = with_chosen_recipe(values, overrides)
@@ -100,6 +96,26 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_resume(values, "stands in a file of settings")
     refuse_unused(verb, values, parsed)
     return values
+
+
+def with_tuned(
+    verb: Entry, values: Mapping[str, Any], overrides: Sequence[str], parsed: Sequence[Override]
+) -> list[str] | None:
+    """Return the words with the experiment that `tune` wrote for a model and data; None where it is not to be used.
+
+    Args:
+        verb: whose settings these are.
+        values: the composed configuration.
+        overrides: that it is composed of.
+        parsed: those of them that were typed.
+    """
+    tuned = tuned_experiment(verb, values, parsed)
+    if tuned is None:
+        return None
+    # Nobody has typed an experiment; the sample's is a list of its own.
+    below = [SAMPLE] if f"{EXPERIMENT}=[{SAMPLE}]" in overrides else []
+    others = [text for text in overrides if not text.startswith(f"{EXPERIMENT}=")]
+    return [*others, f"{EXPERIMENT}=[{','.join([*below, tuned])}]"]
 
 
 def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
@@ -236,11 +252,12 @@ def refuse_unknown(verb: Entry, searchpath: list[str], overrides: Sequence[str])
     firsts = [choices[0] for choices in swept]
     others = [[*fixed, choice] for choices in swept for choice in choices[1:]]
     try:
-        values, *_ = [compose_words(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
+        composed = [compose_words(verb, [*searchpath, *words]) for words in ([*fixed, *firsts], *others)]
     except (HydraException, OmegaConfBaseException) as error:
         raise _uncomposable(error, verb) from error
-    refuse_keys(parsed, groups=offered, values=values, verb=verb.command)
-    return values
+    for values in composed:
+        refuse_keys(parsed, groups=offered, values=values, verb=verb.command)
+    return composed[0]
 
 
 def _choose(word: Override, names: Any) -> str:

@@ -167,13 +167,13 @@ def _device(verb: Entry, key: str, value: str) -> Given | None:
         return [("trainer.accelerator", value.casefold())]
     if not numbers or not re.fullmatch(r"(cuda:)?\[?\d+(\s*,\s*\d+)*\]?", value):
         return None
-    if len(numbers) > 1:
-        return [("trainer.accelerator", "cuda"), ("trainer.num_devices", str(len(numbers)))]
-    if numbers == ["0"]:
-        return [("trainer.accelerator", "cuda")]
-    before = f"CUDA_VISIBLE_DEVICES={numbers[0]}"
-    why = f"the first device that the program sees; {before} before the command hides the others"
-    raise ForeignWordError(verb, key, value, why, ["trainer.accelerator=cuda"], before=before)
+    several = [("trainer.num_devices", str(len(numbers)))] if len(numbers) > 1 else []
+    chosen: Given = [("trainer.accelerator", "cuda"), *several]
+    if sorted(map(int, numbers)) == [*range(len(numbers))]:
+        return chosen
+    before = f"CUDA_VISIBLE_DEVICES={','.join(numbers)}"
+    why = f"the first devices that the program sees; {before} before the command hides the others"
+    raise ForeignWordError(verb, key, value, why, [f"{name}={given}" for name, given in chosen], before=before)
 
 
 def _side(verb: Entry, key: str, value: str) -> Given | None:
@@ -283,7 +283,7 @@ def _val_fraction(verb: Entry, key: str, value: str) -> Given | None:
 
 
 def _crop_scale(verb: Entry, key: str, value: str) -> Given | None:
-    numbers = re.findall(r"\d*\.?\d+", value)
+    numbers = [value] if _is_number(value) else re.findall(r"\d*\.?\d+", value)
     if len(numbers) == 2:
         return [("transforms.crop_scale", numbers[0])]
     if key == "scale" and len(numbers) == 1 and 0 <= float(numbers[0]) < 1:
@@ -291,6 +291,14 @@ def _crop_scale(verb: Entry, key: str, value: str) -> Given | None:
         why = "transforms.crop_scale, the smallest share of the image in a random crop, where 1 does not crop"
         raise ForeignWordError(verb, key, value, why, [f"transforms.crop_scale={smallest}"])
     return None
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _pretrained(_verb: Entry, key: str, value: str) -> Given | None:

@@ -19,6 +19,7 @@ from classifier_training.conf.compose import (
     plain,
     refuse_unknown,
     with_choices,
+    with_tuned,
     without_launcher,
 )
 from classifier_training.conf.overrides import parse_overrides, prepare
@@ -100,11 +101,14 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
     @hydra.main(config_path=f"pkg://{CONF_MODULE}", config_name=verb.name, version_base="1.3")
     def job(config: DictConfig) -> None:
         _mask_record(Path(folder))
-        given = HydraConfig.get().overrides.task
+        given = list(HydraConfig.get().overrides.task)
         combination = " ".join(word for word in given if word.partition("=")[0] in swept)
         log.info("combination: %s", combination)
         try:
             values = resolve_auto(with_choices(plain(config), HydraConfig.get().runtime.choices))
+            if (tuned := with_tuned(verb, values, given, parsed)) is not None:
+                given = tuned
+                values = resolve_auto(compose_words(verb, [*searchpath, *given]))
             if values.get(RECIPE) == AUTO:
                 values = resolve_auto(compose_words(verb, [*searchpath, *with_chosen_recipe(values, given)]))
             refuse_resume(values, "stands in a file of settings")

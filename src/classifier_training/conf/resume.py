@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, typed_value, value_at
 from classifier_training.conf.validate import unknown_key
 from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.processes import process_rank
 from classifier_training.core.register import TYPE_KEY, VERB, entry
 from classifier_training.core.run_reader import read_values
 from classifier_training.core.runtime import command, setting
@@ -54,19 +55,23 @@ def resumed_values(reference: str, parsed: Sequence[Override]) -> dict[str, Any]
         run_dir = find_unfinished(reference)
     changes = [word.input_line or "" for word in others]
     values = change_values(saved_values(run_dir.config), changes)
-    _refuse_masked(values, run_dir.path)
+    if process_rank().leads and (key := masked_key(values)) is not None:
+        # Of several processes the first alone logs, and what it was told is not written down for the others.
+        raise UserError(
+            f"{key}: {value_at(values, key)}: its secret was not saved with the run",
+            "the setting with its secret, typed again",
+            f"{command('train')} {setting(RESUME, run_dir.path)} {key}=…",
+        )
     return {**values, RESUME: str(run_dir.path)}
 
 
-def _refuse_masked(values: Mapping[str, Any], run: Path) -> None:
+def masked_key(values: Mapping[str, Any]) -> str | None:
+    """Return the first setting whose secret is not written down; None where there is none."""
     for key in leaf_keys(values):
         value = value_at(values, key)
         if any(is_masked(item) for item in (value if isinstance(value, list) else [value])):
-            raise UserError(
-                f"{key}: {value}: its secret was not saved with the run",
-                "the setting with its secret, typed again",
-                f"{command('train')} {setting(RESUME, run)} {key}=…",
-            )
+            return key
+    return None
 
 
 def refuse_resume(values: Mapping[str, Any], where: str) -> None:

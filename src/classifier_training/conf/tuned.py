@@ -6,16 +6,17 @@ import json
 import logging
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from classifier_training.conf.overrides import leaf_keys
+from classifier_training.conf.overrides import leaf_keys, value_at
 from classifier_training.conf.recipes import RECIPE, data_label, model_label
 from classifier_training.conf.resume import RESUME
 from classifier_training.conf.store import EXPERIMENT, USER_CONF, takes_experiments
-from classifier_training.core.errors import enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, first_line
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import write_text
 
@@ -32,9 +33,42 @@ MARK = "# tuned for: "
 """Begins the line of an experiment that names its model and data, as JSON."""
 
 
-def experiment_name(model: str, data: str) -> str:
-    """Return the name of the experiment with the best settings of a model on some data."""
-    return "tuned_" + "_".join(re.sub(r"\W+", "_", part).strip("_") or "unnamed" for part in (model, data))
+def experiment_name(model: str, data: str, places: Sequence[str]) -> str:
+    """Return the name of the experiment with the best settings of a model on some data.
+
+    Args:
+        model: its label.
+        data: its label.
+        places: the data's folders, or what else tells it from other data; see `places_of`. Where another search has the
+            name that the labels give, theirs ends in a digest of these.
+    """
+    name = "tuned_" + "_".join(re.sub(r"\W+", "_", part).strip("_") or "unnamed" for part in (model, data))
+    path = experiment_path(name)
+    found = _tuned_for(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else None
+    if found is None or found == [model, *places]:
+        return name
+    return f"{name}_{sha256(json.dumps(places).encode()).hexdigest()[:6]}"
+
+
+def places_of(data: Mapping[str, Any]) -> list[str]:
+    """Return what tells data from others: its folders, resolved; without one, its name."""
+    root = data.get("root")
+    if root is None:
+        return [data_label(data)]
+    roots = [str(one) for one in (root if isinstance(root, list) else [root])]
+    return [one if "://" in one else str(Path(one).expanduser().resolve()) for one in roots]
+
+
+def _tuned_for(text: str) -> list[str] | None:
+    """Return the model and data that an experiment was tuned for; None for one of the user's own."""
+    line = next((line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)), None)
+    if line is None:
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
 
 
 def experiment_path(name: str) -> Path:
@@ -70,7 +104,7 @@ def save_experiment(
             node = node.setdefault(parent, {})
         node[last] = value
     path = experiment_path(name)
-    head = f"# @package _global_\n# {words}\n{MARK}{json.dumps(_identity(model, data))}\n"
+    head = f"# @package _global_\n# {words}\n{MARK}{json.dumps([model_label(model), *places_of(data)])}\n"
     write_text(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return path
 
@@ -126,29 +160,33 @@ class _Tuned:
 
 
 def _newest(values: Mapping[str, Any]) -> _Tuned | None:
-    wanted = _identity(values["model"], values["data"])
+    wanted = [model_label(values["model"]), *places_of(values["data"])]
     paths = list((USER_CONF / EXPERIMENT).glob("*.yaml"))
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        text = path.read_text(encoding="utf-8")
-        lines = [line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)]
-        if lines and lines[0] == json.dumps(wanted):
-            node = yaml.safe_load(text)
-            chosen = {key.partition("/")[2]: value for one in node.pop("defaults") for key, value in one.items()}
-            written = {key: _value(node, key) for key in leaf_keys(node)}
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if _tuned_for(text) == wanted:
+            node = _parsed(path, text)
+            # A person may have added to the list, such as _self_.
+            listed = [one for one in node.pop("defaults", None) or () if isinstance(one, dict)]
+            chosen = {str(key).partition("/")[2]: value for one in listed for key, value in one.items()}
+            written = {key: value_at(node, key) for key in leaf_keys(node)}
             return _Tuned(path, {key: value for key, value in {**chosen, **written}.items() if key not in _CHOICES})
     return None
 
 
-def _value(node: Any, key: str) -> Any:
-    for part in key.split("."):
-        node = node[part]
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        node = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _unfit(path, first_line(error)) from error
+    if not isinstance(node, dict):
+        raise _unfit(path, "no settings")
     return node
 
 
-def _identity(model: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Name a model and data; data of two folders of one name differ in their path."""
-    root = data.get("root")
-    if root is None:
-        return [model_label(model), data_label(data)]
-    roots = [str(one) for one in (root if isinstance(root, list) else [root])]
-    return [model_label(model), *(one if "://" in one else str(Path(one).expanduser().resolve()) for one in roots)]
+def _unfit(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path}: the settings that tune found for this model and data cannot be read ({reason})",
+        "YAML with settings of train",
+        f"correct it, or leave it out: {EXPERIMENT}=null",
+    )

@@ -6,17 +6,13 @@ What a file of settings or a preset says beside the model is left alone: it was 
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.callbacks.observer import Observer
 from classifier_training.conf.overrides import chosen_names
-from classifier_training.conf.resume import RESUME, saved_values
 from classifier_training.conf.store import EXPERIMENT
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import TYPE_KEY, Entry, entries
-from classifier_training.core.run_dir import RunDir
-from classifier_training.core.runtime import command
 from classifier_training.core.settings import Fit
 from classifier_training.models.shallow import ShallowModel
 
@@ -42,25 +38,6 @@ def refuse_unused(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Overr
                 f"settings of {', '.join(_effective(verb))} and of callbacks that see results",
                 "leave it out",
             )
-
-
-def refuse_resuming_shallow(reference: str) -> None:
-    """Raise when a run to resume has a model that is fitted at once.
-
-    Args:
-        reference: the user's `resume=`: a run folder, or latest, which only ever finds runs with a checkpoint.
-
-    Raises:
-        UserError: then.
-    """
-    config = RunDir(Path(reference).expanduser()).config
-    node = saved_values(config).get("model") if config.is_file() else None
-    if isinstance(node, dict) and is_fitted_at_once(name := node.get(TYPE_KEY)):
-        raise UserError(
-            f"{RESUME}={reference}: its model is {name}, which is fitted at once: there is no half-way to resume from",
-            "a run of a network that was interrupted",
-            f"train it anew, which finds its features on disk: {command('train')} model={name} …",
-        )
 
 
 def is_fitted_at_once(model: Any) -> bool:

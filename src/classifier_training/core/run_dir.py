@@ -6,12 +6,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, overload
 
 from classifier_training.core.display import write_rows
@@ -20,8 +21,7 @@ from classifier_training.core.files import escapes
 from classifier_training.core.storage.places import kind_of_place, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -167,6 +167,19 @@ class RunDir:
     def is_cross_validation(self) -> bool:
         """Whether the run is made of the runs of its folds."""
         return os.path.isdir(f"{self.path}/{RunDir.folds.relative}")  # noqa: PTH112
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether it is the run of a fold of a cross-validation."""
+        return self.path.parent.name == RunDir.folds.relative
+
+    def root(self, config: Mapping[str, Any]) -> Path:
+        """The folder of all runs that this one is in, by its path and the category and name in its configuration."""
+        folder = self.path.absolute().parent
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", folder.name):
+            return folder
+        depth = len(days_folder(Path(), category=config.get("category"), name=config.get("name")).parts)
+        return folder.parents[min(depth, len(folder.parents) - 1)]
 
     def fold(self, number: int) -> RunDir:
         """Run of a fold, counted from 0."""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from classifier_training.core.errors import enumerate_words, plural
+from classifier_training.core.metrics import goal_of
 from classifier_training.core.runtime import command
 from classifier_training.core.types import TEST, TRAIN, VAL
+from classifier_training.evaluation.calibration import MIN_PREDICTIONS
 from classifier_training.evaluation.learning_curve import forecast_words
 from classifier_training.evaluation.mistakes import most_confused
 from classifier_training.evaluation.training_facts import Training
@@ -387,7 +389,7 @@ def _of_training(grounds: Grounds) -> Iterator[Remark]:
         return
     monitored = _column(training.epochs, training.monitor)
     third = len(monitored) // 3
-    if len(monitored) >= MIN_EPOCHS and not training.is_cut and "loss" not in training.monitor:
+    if len(monitored) >= MIN_EPOCHS and not training.is_cut and goal_of(training.monitor) == "max":
         rise = max(monitored) - max(monitored[:-third])
         if rise >= STILL_RISING:
             yield Remark(
@@ -441,7 +443,7 @@ def _of_calibration(grounds: Grounds) -> Iterator[Remark]:
         "of 0.9 is meant to be right nine times in ten: on average, and on images like the validation images."
     )
     if temperature is None:
-        remedy = "set at least 30 images aside for validation, and export again"
+        remedy = f"set at least {MIN_PREDICTIONS} images aside for validation, and export again"
         kind: Kind = "note" if after <= UNCALIBRATED else "warning"
         yield Remark(kind, "The confidences are not calibrated", words, remedy)
         return

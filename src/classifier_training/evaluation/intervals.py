@@ -11,6 +11,7 @@ groups; see `groups`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+MAX_IMAGES = 10_000
+"""More test images than this are not asked for."""
+
 NORMAL_QUANTILE = 1.959963984540054
 """Of the normal distribution at 97.5 %."""
 
@@ -225,3 +229,40 @@ def resample(targets: NDArray[np.int64], number: int, *, seed: int = SEED) -> It
             picked = first + (draws * sizes).astype(np.int64)
             weights[by_class, column] = np.bincount(picked, minlength=len(targets))
         yield weights
+
+
+def images_to_decide(found: Estimate, num_images: int, target: float) -> int | None:
+    """Return the fewest images with which the interval would not contain the target, if the found share stayed.
+
+    Above the target they would show that it is reached, below it that it is missed. An exact interval is computed for
+    each number of images; another one is taken to shrink with the root of their number.
+
+    Args:
+        found: share, with its interval.
+        num_images: that it was found on; with none, all are taken to be correct.
+        target: share to be reached.
+
+    Returns:
+        The number, or None where the share is the target itself, or so near to it that more than 10,000 are needed.
+    """
+    share = found.value if num_images else 1.0
+    if not np.isfinite(share) or share == target:
+        return None
+    if num_images and found.method != EXACT:
+        reach = share - found.low if share > target else found.high - share
+        number = math.ceil(num_images * (reach / (share - target)) ** 2)
+        return number if number <= MAX_IMAGES else None
+
+    def decides(number: int) -> bool:
+        (exact,) = exact_shares(np.array([share * number]), np.array([number]))
+        return exact.low >= target if share > target else exact.high < target
+
+    low, high = num_images, max(2 * num_images, 16)
+    while not decides(high):
+        low, high = high, 2 * high
+        if low > MAX_IMAGES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high if high <= MAX_IMAGES else None

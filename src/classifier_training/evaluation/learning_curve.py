@@ -72,15 +72,16 @@ def learning_rows(
     held_out = np.minimum(support, points.held_out)
     enough = np.flatnonzero((points.sizes[:, -1] >= MIN_TRAIN) & (held_out >= MIN_HELD_OUT)).tolist()
     curves = LearningCurves(points.of(enough)) if enough else None
-    rows = []
-    for place in sorted(asked, key=lambda place: (recall[place], place))[:MAX_ROWS]:
+    rows, told = [], set(enough)
+    # Classes of which nothing can be told come last: without held-out images their recall is not known to be low.
+    for place in sorted(asked, key=lambda place: (place not in told, recall[place], place))[:MAX_ROWS]:
         row: dict[str, Any] = {
             "label": class_names[place], "target": float(targets[place] or 0),
             "now": float(recall[place]) if support[place] else None, "low": None, "high": None,
             "images_now": int(points.images_now[place]), "images_for_target": None, "images_low": None,
             "images_high": None, "forecasts": [], "reason": None,
         }  # fmt: skip
-        if curves is None or place not in enough:
+        if curves is None or place not in told:
             row["reason"] = (
                 f"too few images: {points.sizes[place, -1]} for training and {held_out[place]} held out, where "
                 f"{MIN_TRAIN} and {MIN_HELD_OUT} are needed"

@@ -242,7 +242,7 @@ def _defined_mean(values: Floats) -> Floats:
 def confusion_counts(targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
     """Count predictions by true class (rows) and predicted class (columns), int64 [K, K]."""
     pairs = np.bincount(targets * num_classes + predicted, minlength=num_classes**2)
-    return pairs.reshape(num_classes, num_classes).astype(np.int64)
+    return pairs.reshape(num_classes, num_classes).astype(np.int64, copy=False)
 
 
 def cross_entropies(

@@ -173,6 +173,7 @@ def evaluate_predictions(
     intervals: bool = True,
     targets: Targets | None = None,
     train_counts: Mapping[str, int] | None = None,
+    num_trained_on: int = 0,
 ) -> Evaluation:
     """Compute the metrics of predictions; nothing is written.
 
@@ -185,6 +186,7 @@ def evaluate_predictions(
         intervals: whether to find intervals.
         targets: that the verdict is about; the default ones when left out.
         train_counts: training images by class, if they are known.
+        num_trained_on: of these images, those that the model was trained on; see `judge`.
 
     Raises:
         UserError: for predictions that cannot be scored.
@@ -225,6 +227,7 @@ def evaluate_predictions(
             targets or Targets(),
             split=result.split,
             train_counts=[train_counts.get(name, 0) for name in class_names] if train_counts else None,
+            num_trained_on=num_trained_on,
         ),
         curves=curves,
     )

@@ -176,15 +176,27 @@ def size_bins(sizes: Sequence[tuple[int, int]]) -> list[str]:
 
 
 def field_bins(values: Sequence[object]) -> list[str]:
-    """Name the slice of each value of a field: the value itself, or a quarter of the range of many numbers."""
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    known = [value for value in values if value is not None]
-    if len(numbers) < len(known) or len(set(numbers)) <= MAX_VALUES or not np.isfinite(numbers).all():
-        return ["(none)" if value is None else str(value) for value in values]
-    bounds = np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1])
-    names = [f"{low:g} to {high:g}" for low, high in pairwise(bounds)]
-    placed = iter(np.searchsorted(bounds[1:-1], numbers, side="right").tolist())
-    return ["(none)" if value is None else names[next(placed)] for value in values]
+    """Name the slice of each value of a field: the value itself, or of many numbers the quarter that it is in.
+
+    Equal numbers are in one slice, so that there may be fewer than four.
+    """
+    texts = ["(none)" if value is None or value != value else str(value) for value in values]
+    numbers = np.array(
+        [value if isinstance(value, (int, float)) and not isinstance(value, bool) else np.nan for value in values]
+    )
+    rows = np.flatnonzero(np.isfinite(numbers))
+    numbers = numbers[rows]
+    if len(rows) < len(texts) - texts.count("(none)") or len(np.unique(numbers)) <= MAX_VALUES:
+        return texts
+    ends = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75, 1], method="inverted_cdf"))
+    places = np.searchsorted(ends, numbers)
+    for place in range(len(ends)):
+        inside = numbers[places == place]
+        # Twelve digits tell dates and numbers of parts apart.
+        low, high = (f"{end:.12g}" for end in (inside.min(), inside.max()))
+        for row in rows[places == place]:
+            texts[row] = low if low == high else f"{low} to {high}"
+    return texts
 
 
 def _balanced(counts: ClassCounts, seed: Sequence[int]) -> Estimate:

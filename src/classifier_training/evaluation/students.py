@@ -257,18 +257,17 @@ def _advice(best: Summary, teacher: Served, student: Served, evidence: Evidence)
         )
     if sign < 0:
         return "Of the students, ship the one that was trained alone: this teacher makes it worse."
-    lead = min(evidence.lead.adjusted) < SIGNIFICANCE
-    missing = teacher.accuracy - best.accuracy
-    if not lead:
-        against = "these images do not tell its accuracy from the teacher's"
-    elif missing <= 0:
-        against = "it is no worse than the teacher"
-    else:
+    if evidence.lead.p_worse < SIGNIFICANCE:
+        missing, balanced = teacher.accuracy - best.accuracy, -evidence.lead.balanced_accuracy_difference.value
+        points = f"{100 * missing:.2f} points of accuracy"
+        if missing <= 0:
+            points = f"{100 * balanced:.2f} points of balanced accuracy"
         return (
             f"Ship the student with the teacher where {student.size_mb:.1f} MB or {student.latency_ms:.1f} ms matter "
-            f"(browser, phone, edge CPU); the teacher where {100 * missing:.2f} points of accuracy are worth "
-            f"{teacher.latency_ms:.1f} ms."
+            f"(browser, phone, edge CPU); the teacher where {points} are worth {teacher.latency_ms:.1f} ms."
         )
+    is_known = min(evidence.lead.adjusted) < SIGNIFICANCE
+    against = "it is no worse than the teacher" if is_known else "these images do not tell it from the teacher"
     return f"Ship the student with the teacher: it is better than alone, and {against}."
 
 

@@ -21,7 +21,7 @@ from classifier_training.core.register import TYPE_KEY, register
 from classifier_training.core.runtime import setting
 from classifier_training.core.settings import in_braces
 from classifier_training.core.types import NOT_TEST, TRAIN
-from classifier_training.evaluation.intervals import EXACT, GROUPED_EXACT, Estimate, exact_shares
+from classifier_training.evaluation.intervals import EXACT, GROUPED_EXACT, Estimate, exact_shares, images_to_decide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,9 +33,6 @@ TARGET_RECALL = 0.9
 
 OTHERS = "*"
 """Stands for every class that is not named, in a target by class."""
-
-MAX_IMAGES = 10_000
-"""More test images than this are not asked for."""
 
 ROUNDING = 1e-6
 """A share times a number of images is at most so far from a whole number of them."""
@@ -196,6 +193,7 @@ class Verdict:
         checks: one for each target and class, the worst first.
         baseline: what always predicting one class gives.
         class_names: [K].
+        num_trained_on: of the images, those that the model was trained on, where that is not what the split says.
     """
 
     status: Status
@@ -204,6 +202,7 @@ class Verdict:
     checks: Sequence[Check]
     baseline: Baseline
     class_names: Sequence[str]
+    num_trained_on: int = 0
 
     def standing(self, standing: Standing, *metrics: str) -> list[Check]:
         """The checks of a standing, the worst first; of some metrics where they are named."""
@@ -246,6 +245,8 @@ class Verdict:
         if self.split in NOT_TEST:
             why = "were trained on" if self.split == TRAIN else "chose the weights"
             return f"they are no test images: {images_of(self.split)} {why}"
+        if self.num_trained_on:
+            return f"{plural(self.num_trained_on, 'image')} of these were trained on, so they are no test images"
         if is_one:
             return f"{self.name_of(decided[0])} reaches {self._goal}"
         return f"all {len(decided)} {things} reach {self._goal}"
@@ -304,6 +305,7 @@ def judge(
     *,
     split: str,
     train_counts: Sequence[int] | None = None,
+    num_trained_on: int = 0,
 ) -> Verdict:
     """Say whether a model is ready.
 
@@ -316,6 +318,7 @@ def judge(
         targets: to be reached.
         split: which images they are.
         train_counts: training images of each class [K], if they are known.
+        num_trained_on: of images of another split or of other data, those that the model was trained on.
     """
     checks = []
     for metric, trials in (("recall", measures.support), ("precision", measures.predicted)):
@@ -339,11 +342,12 @@ def judge(
     status: Status = "ready"
     if "missed" in standings:
         status = "not ready"
-    elif "open" in standings or split in NOT_TEST:
+    elif "open" in standings or split in NOT_TEST or num_trained_on:
         status = "too few test images"
     return Verdict(
-        status=status, split=split, targets=targets, checks=checks, baseline=baseline, class_names=class_names
-    )
+        status=status, split=split, targets=targets, checks=checks, baseline=baseline, class_names=class_names,
+        num_trained_on=num_trained_on,
+    )  # fmt: skip
 
 
 def _check(metric: str, label: int | None, target: float, found: Estimate, num_images: int) -> Check:
@@ -415,43 +419,6 @@ def _known(measures: Measures, name: str) -> Estimate:
         return found
     support = measures.support[measures.support > 0]
     return _with_interval(found, max(1, int(len(support) ** 2 / (1 / support).sum())))
-
-
-def images_to_decide(found: Estimate, num_images: int, target: float) -> int | None:
-    """Return the fewest images with which the interval would not contain the target, if the found share stayed.
-
-    Above the target they would show that it is reached, below it that it is missed. An exact interval is computed for
-    each number of images; another one is taken to shrink with the root of their number.
-
-    Args:
-        found: share, with its interval.
-        num_images: that it was found on; with none, all are taken to be correct.
-        target: share to be reached.
-
-    Returns:
-        The number, or None where the share is the target itself, or so near to it that more than 10,000 are needed.
-    """
-    share = found.value if num_images else 1.0
-    if not np.isfinite(share) or share == target:
-        return None
-    if num_images and found.method != EXACT:
-        reach = share - found.low if share > target else found.high - share
-        number = math.ceil(num_images * (reach / (share - target)) ** 2)
-        return number if number <= MAX_IMAGES else None
-
-    def decides(number: int) -> bool:
-        (exact,) = exact_shares(np.array([share * number]), np.array([number]))
-        return exact.low >= target if share > target else exact.high < target
-
-    low, high = num_images, max(2 * num_images, 16)
-    while not decides(high):
-        low, high = high, 2 * high
-        if low > MAX_IMAGES:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decides(middle) else (middle, high)
-    return high if high <= MAX_IMAGES else None
 
 
 def images_of(split: str) -> str:

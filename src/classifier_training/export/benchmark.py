@@ -273,7 +273,9 @@ def compare_predictions(results: Sequence[CandidateResult], targets: NDArray[np.
     if not measured:
         reasons = "; ".join(f"{result.form}: {result.problem}" for result in results)
         raise CheckFailedError(
-            f"no form could be run: {reasons}", "one that runs here", "choose others: formats=[onnx]"
+            f"no form could be run: {reasons}",
+            "one that runs here",
+            "write what is missing with export, or choose other formats=…",
         )
     reference = measured[0]
     assert reference.logits is not None

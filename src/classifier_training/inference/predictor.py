@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -32,7 +33,7 @@ from classifier_training.inference.sources import Item
 from classifier_training.monitoring.sketch import SketchWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     ImageLike = Path | str | bytes | Image.Image | NDArray[Any]
     """A path, a file's bytes, a Pillow image, or pixels."""
+    Several = list[ImageLike] | tuple[ImageLike, ...] | Iterator[ImageLike]
 
 
 RUN_BYTES = 2**24
@@ -156,22 +158,23 @@ class Predictor:
     def __call__(self, images: ImageLike) -> Prediction: ...
 
     @overload
-    def __call__(self, images: list[ImageLike]) -> list[Prediction]: ...
+    def __call__(self, images: Several) -> list[Prediction]: ...
 
-    def __call__(self, images: ImageLike | list[ImageLike]) -> Prediction | list[Prediction]:
-        """Classify an image, or a list of them; an unreadable file gives a prediction with an error.
+    def __call__(self, images: ImageLike | Several) -> Prediction | list[Prediction]:
+        """Classify an image, or several of them in a list, tuple or iterator.
 
-        A file that does not exist gives one, too, in a list; alone it is an error.
+        An unreadable file gives a prediction with an error. A file that does not exist gives one, too, among several;
+        alone it is an error.
 
         Args:
-            images: path of a file, its bytes, a Pillow image, or pixels as `rgb_of` takes them; or a list of these.
+            images: path of a file, its bytes, a Pillow image, or pixels as `rgb_of` takes them; or several of these.
 
         Raises:
             UserError: for a single file that does not exist, and for bytes, arrays or Pillow images that cannot be read
                 as an image.
         """
-        if isinstance(images, list):
-            return self._classify(images)
+        if isinstance(images, (list, tuple, Iterator)):
+            return self._classify(list(images))
         if isinstance(images, (str, Path)) and not Path(images).exists():
             raise UserError(
                 f"{images}: there is no such file",

@@ -57,8 +57,10 @@ SortBy = Literal["copy", "link"]
 class Sorter:
     """Puts each labelled image at FOLDER/LABEL/ and its path within the source, so that no two files collide.
 
-    Labels that are no valid folder names are encoded, see `safe_name`. An existing file is left as it is, so sorting
-    again changes nothing. Images without a prediction are left out.
+    Labels that are no valid folder names are encoded, see `safe_name`. No file is written over: the image itself, or
+    a copy of it, is left as it is, so sorting again changes nothing; beside another file the image has a name with a
+    mark.
+    Images without a prediction are left out.
 
     Args:
         folder: target; created when it does not exist.
@@ -104,39 +106,39 @@ class Sorter:
         """
         if label is None:
             return
-        within = Path(item.name)
+        within, path = Path(item.name), Path(item.path)
         target = self.folder / safe_name(label) / within.with_name(fit_file_name(within.name))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if self._by == "link":
-                self._link(Path(item.path).absolute(), target)
-            else:
-                self._copy(Path(item.path), target)
+            if target.exists() and not self._has(path, target):
+                # The place of a file that is not ours may not be taken.
+                mark = sha256(os.fsencode(path.absolute())).hexdigest()[:8]
+                target = target.with_name(fit_file_name(f"{within.stem}~{mark}{within.suffix}"))
+                log.info("%s exists already; the image is named %s", valid_text(within.name), valid_text(target.name))
+            # Where copies are wanted, a link gives way to one.
+            if not self._has(path, target) or (self._by == "copy" and target.is_symlink()):
+                self._put(path, target)
         except FileNotFoundError:
             log.warning("%s no longer exists and is not sorted", valid_text(item.path))
         except OSError as error:
             raise self._refused(target, error) from error
 
     @staticmethod
-    def _link(path: Path, target: Path) -> None:
-        if target.is_symlink() and target.readlink() == path:
-            return
-        temporary = target.with_name(f".{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(path)
-        temporary.replace(target)
+    def _has(path: Path, target: Path) -> bool:
+        """Whether a target is the image, a link to it or a copy of it; modification times are copied, too."""
+        if not target.exists():
+            return False
+        new, old = path.stat(), target.stat()
+        return os.path.samestat(new, old) or (new.st_size, new.st_mtime_ns) == (old.st_size, old.st_mtime_ns)
 
-    @staticmethod
-    def _copy(path: Path, target: Path) -> None:
-        new = path.stat()
-        if target.is_file() and not target.is_symlink():
-            old = target.stat()
-            if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
-                return
+    def _put(self, path: Path, target: Path) -> None:
         temporary = target.with_name(f".{os.getpid()}.tmp")
         try:
-            # Keeps the modification time, by which the file is recognised later.
-            shutil.copy2(path, temporary)
+            temporary.unlink(missing_ok=True)
+            if self._by == "link":
+                temporary.symlink_to(path.absolute())
+            else:
+                shutil.copy2(path, temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

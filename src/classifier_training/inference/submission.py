@@ -262,8 +262,8 @@ def _fields(
                 source, columns[0], enumerate_words(map(repr, others), limit=3), class_names[0],
             )  # fmt: skip
         return ("label",)
-    if set(columns) <= {*FIELDS}:
-        return tuple(columns)
+    if all(item is not None or column in FIELDS for column, item in zip(columns, meant, strict=True)):
+        return tuple(column if item is None else item for column, item in zip(columns, meant, strict=True))
     strange = [column for column, item in zip(columns, meant, strict=True) if item is None and column not in FIELDS]
     raise UserError(
         f"columns: {enumerate_words(map(repr, strange))} {'is' if len(strange) == 1 else 'are'} no class of the model",

@@ -14,6 +14,7 @@ from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Pretrained  # noqa: TC001 - the register reads them at run time
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.bundled import package_of, with_bundled_weights
+from classifier_training.models.names import HUB_PREFIXES
 from classifier_training.models.weights import hub_access, load_weights_file, unfetched, wants_published
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def timm_model(
 
 def _architecture(name: str) -> str:
     """Return a name without the prefix of a hub."""
-    return name.removeprefix("timm/").removeprefix("hf_hub:timm/")
+    return name.removeprefix(next((prefix for prefix in HUB_PREFIXES if name.startswith(prefix)), ""))
 
 
 def timm_names(*, tags: bool) -> list[str]:

@@ -9,7 +9,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -98,9 +98,9 @@ def torchvision_model(
     """
     is_pretrained = wants_published(pretrained, weights)
     architecture, published = _find(name)
-    heads = class_layers(lambda number: _create(architecture, number))
+    heads = class_layers(lambda number: _create(architecture, published, number))
     replaced = tuple(f"{part}." for part in (*heads, *AUXILIARY.get(architecture, ())))
-    network = _create(architecture, num_classes)
+    network = _create(architecture, published, num_classes)
     found = _load_published(network, architecture, published, replaced) if is_pretrained else None
     if weights is not None:
         found = load_weights_file(network, weights, head=replaced)
@@ -146,25 +146,24 @@ def _find(name: str) -> tuple[str, WeightsEnum]:
     return architecture, tags[tag or usual]
 
 
-def _create(architecture: str, num_classes: int) -> nn.Module:
-    from torchvision.models import get_model
-
+def _create(architecture: str, published: WeightsEnum, num_classes: int) -> nn.Module:
     # These two warn unless init_weights is given, and return a tuple in training unless aux_logits is off.
-    settings: dict[str, Any] = {"aux_logits": False, "init_weights": True} if architecture in AUXILIARY else {}
-    network: nn.Module = get_model(architecture, weights=None, num_classes=num_classes, **settings)
-    return network
+    settings = {"aux_logits": False, "init_weights": True} if architecture in AUXILIARY else {}
+    return _build(architecture, published, num_classes, **settings)
 
 
 def _published_network(architecture: str, published: WeightsEnum) -> nn.Module:
     """Build the network of published weights, with random weights."""
+    settings = {"init_weights": False} if architecture in AUXILIARY else {}
+    return _build(architecture, published, len(published.meta["categories"]), **settings)
+
+
+def _build(architecture: str, published: WeightsEnum, num_classes: int, **settings: bool) -> nn.Module:
+    """Build a network for images of the size that its weights were trained on, which some take no other than."""
     from torchvision.models import get_model
 
-    settings: dict[str, Any] = {"init_weights": False} if architecture in AUXILIARY else {}
-    if architecture.startswith("vit_"):
-        settings["image_size"] = published.meta["min_size"][0]
-    network: nn.Module = get_model(
-        architecture, weights=None, num_classes=len(published.meta["categories"]), **settings
-    )
+    size = {"image_size": published.meta["min_size"][0]} if architecture.startswith("vit_") else {}
+    network: nn.Module = get_model(architecture, weights=None, num_classes=num_classes, **settings, **size)
     return network
 
 

@@ -99,7 +99,9 @@ def _plan(
             spared.append(f"{folder}: promoted")
         elif is_held(RunDir(folder).lock):
             spared.append(f"{folder}: a process is at work there")
-        elif record.status == UNFINISHED and (idle := time.time() - _last_write(folder)) < IDLE_SECONDS:
+        elif record.status == DAMAGED and _has_weights(RunDir(folder)):
+            spared.append(f"{folder}: damaged ({record.problem}), but its weights are there; delete it by hand")
+        elif record.status in (UNFINISHED, DAMAGED) and (idle := time.time() - _last_write(folder)) < IDLE_SECONDS:
             spared.append(f"{folder}: wrote {idle:.0f} s ago; it may still be running on another machine")
         else:
             removals.append(
@@ -120,6 +122,11 @@ def _plan(
         removals += _old_logs(registry, held, gone, log_days)
         removals += _old_study_logs(registry.root, log_days)
     return removals, spared
+
+
+def _has_weights(run: RunDir) -> bool:
+    """Whether a run was trained to its end and holds a network, by whatever else is lost."""
+    return run.result.exists() and any(path.exists() for path in (run.onnx, run.weights, run.best_checkpoint))
 
 
 def _remove(removal: Removal) -> bool:

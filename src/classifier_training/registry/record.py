@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +106,7 @@ class RunRecord(NamedTuple):
     Args:
         folder: of the run, below the folder of all runs.
         status: finished, unfinished, bundle or damaged.
-        problem: what is wrong with a damaged one.
+        problem: what is wrong with a damaged one; of another, which exports are missing.
         title: the name that its versions are counted under: [category/]name, or the network's where it has none.
         scope: what its aliases are of: [category/]name, empty for runs that have neither.
         name: as the user called it.
@@ -200,8 +201,10 @@ def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord
     if is_finished and not has_config:
         return _damaged(run, relative, f"{run.config.name} is missing")
     lost = [name for name in info.get("files", {}) if name.partition("/")[0] not in names]
-    if lost:
-        return _damaged(run, relative, f"{', '.join(lost)} missing, which model_info.json lists")
+    problem = f"{', '.join(lost)} missing, which {run.model_info.name} lists" if lost else ""
+    # Without another export, which may be large and was deleted, a run is as good as with it.
+    if {run.onnx.name, run.labels_mapping.name} & set(lost):
+        return _damaged(run, relative, problem)
     training_info = info.get("training_info", {})
     config = training_info.get("config") or reader.config
     # An evaluation may have been repeated since; result.json stays what training gave.
@@ -240,6 +243,7 @@ def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord
         best_epoch=result.get("best_epoch"),
         num_epochs=len(reader.epochs) if run.metrics.name in names else None,
         train_seconds=reader.train_seconds,
+        problem=problem,
         size_bytes=run.onnx.stat().st_size if run.onnx.name in names else None,
         started=_started(run.path),
         exported_at=run.model_info.stat().st_mtime if is_exported else None,
@@ -270,7 +274,9 @@ def _started(folder: Path) -> float:
         )
     except ValueError:
         # A folder that was given another name keeps the time of its oldest file.
-        return min((entry.stat().st_mtime for entry in os.scandir(folder)), default=0.0)
+        with suppress(OSError):  # it is being deleted
+            return min((entry.stat().st_mtime for entry in os.scandir(folder)), default=0.0)
+        return 0.0
 
 
 def _digest(class_names: list[str]) -> str:

@@ -332,7 +332,6 @@ class Service:
                 novelty=score if prediction.error is None else None,
                 pixels=one.pixels,
                 size=one.size,
-                content=one.sent.content if isinstance(one.sent.content, bytes) and one.sent.content else None,
                 is_too_large=one.is_too_large,
                 seconds=seconds,
                 model=engine.predictor.model_sha256,

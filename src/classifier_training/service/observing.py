@@ -35,7 +35,6 @@ class Answer:
         novelty: how unlike the training data the image is, where the model gives that score.
         pixels: as the network saw them before they were normalised, uint8 [H, W, 3], RGB; None for a tensor.
         size: width and height of the image file; None for a tensor.
-        content: the image file; None for a tensor or pixels.
         is_too_large: whether it was not decoded as it has too many pixels.
         seconds: from the body of its request to the answer, of which it was waiting for the model, too.
         model: SHA-256 of the file of the model that answered.
@@ -49,7 +48,6 @@ class Answer:
     novelty: float | None = None
     pixels: NDArray[np.uint8] | None = None
     size: tuple[int, int] | None = None
-    content: bytes | None = None
     is_too_large: bool = False
     seconds: float = 0.0
     model: str = ""

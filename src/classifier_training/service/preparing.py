@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import FormParser, parse_options_header
+from python_multipart.multipart import FormParser, MultipartState, parse_options_header
 from starlette.exceptions import HTTPException
 
 from classifier_training.core.image_files import UnreadableImageError
@@ -113,6 +113,9 @@ def read_form(body: bytes, content_type: str, limits: Limits) -> list[Sent]:
         raise HTTPException(400, f"the body is no multipart/form-data: {error}") from None
     finally:
         parser.close()
+    if getattr(parser.parser, "state", None) is not MultipartState.END:
+        # Whoever matches the answers with the files that were sent would label them wrongly.
+        raise HTTPException(400, f"the body is no multipart/form-data: it ends within a part, after {len(found)} files")
     if not found:
         raise HTTPException(400, "multipart/form-data without a file: send each image as a part with a file name")
     return found

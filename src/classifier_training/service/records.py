@@ -25,6 +25,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import make_folder
+from classifier_training.data.formats.listing import open_text
 from classifier_training.evaluation.intervals import exact_shares
 from classifier_training.service.verdict import Answers, check_guardrails, combine, judge_arms, judge_pairs
 
@@ -304,19 +305,21 @@ def _read_file(path: Path) -> Part | None:
 
 
 def _read_labels(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            if not {"id", "label"} <= set(table.fieldnames or ()):
-                raise UserError(
-                    f"labels={path}: columns {enumerate_words(table.fieldnames or ['none'])}",
-                    "a table with the columns id and label",
-                    "the ids are those of the header X-Request-ID",
-                )
-            for row in table:
-                yield row["id"], row["label"]
-    except OSError as error:
-        raise UserError(f"labels={path}: cannot be read ({error.strerror})", "a CSV table", "check the path") from error
+    if not path.exists():
+        raise UserError(f"labels={path}: there is no such file", "a CSV table", "check the path")
+    table = csv.DictReader(open_text(path))
+    if not {"id", "label"} <= set(table.fieldnames or ()):
+        raise UserError(
+            f"labels={path}: columns {enumerate_words(table.fieldnames or ['none'])}",
+            "a table with the columns id and label",
+            "the ids are those of the header X-Request-ID",
+        )
+    for row in table:
+        if row["id"] is None or row["label"] is None:
+            raise UserError(
+                f"labels={path}: line {table.line_num} is shorter than the header", "an id and a label", "complete it"
+            )
+        yield row["id"], row["label"]
 
 
 def read_labels(body: bytes) -> list[tuple[str, str]]:

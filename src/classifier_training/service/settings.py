@@ -21,7 +21,7 @@ class Limits:
         images: most images of a request (413).
         queue: images that are being answered or wait; from there on requests are refused (429, with Retry-After).
         memory_mb: bodies that are held at the same time, in MB (429).
-        seconds: for a request to arrive, and for its response to be taken (408).
+        seconds: for the body of a request to arrive (408).
     """
 
     body_mb: Annotated[float, Field(gt=0)] = 32

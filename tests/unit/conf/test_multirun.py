@@ -50,6 +50,12 @@ def test_an_interrupted_run_ends_the_sweep() -> None:
     assert calls == [1, 2]
 
 
+def test_a_setting_that_not_every_choice_has_is_refused_by_name() -> None:
+    for models in ("cnn_v1,student", "student,cnn_v1"):
+        with pytest.raises(UserError, match=r"model\.residual=false: model=student has no such setting"):
+            sweep(TRAIN, [f"model={models}", "data=digits", "model.residual=false"], print)
+
+
 def test_no_run_to_go_on_with_stands_beside_many_runs() -> None:
     with pytest.raises(UserError, match="resume=latest beside --multirun"):
         sweep(TOY, ["number=1,2", "resume=latest"], print)

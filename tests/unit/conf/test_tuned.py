@@ -11,7 +11,8 @@ from tests.server import Ended
 
 from classifier_training import cli  # noqa: F401 - fills the register
 from classifier_training.conf.compose import compose_values
-from classifier_training.conf.tuned import save_experiment, without_tuned
+from classifier_training.conf.tuned import experiment_name, places_of, save_experiment, without_tuned
+from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
 
 TRAIN = entry("verb", "train")
@@ -62,6 +63,28 @@ def test_settings_of_the_users_own_are_not_mixed_with_tuned_ones(typed: str, cap
     assert values(*words) == plain
     assert f"tuned settings: not used, since {typed.partition('=')[0]} is typed: experiment=mine" in caplog.text
     assert values(*words, "experiment=mine")["model"]["dropout"] == 0.3
+
+
+def test_two_folders_of_one_name_have_experiments_of_their_own(tmp_path: Path) -> None:
+    places = [places_of({"root": str(tmp_path / one / "images")}) for one in ("a", "b")]
+    name = experiment_name("cnn_v1", "images", places[0])
+    save(name, root=str(tmp_path / "a/images"))
+    assert experiment_name("cnn_v1", "images", places[0]) == name == "tuned_cnn_v1_images"
+    other = experiment_name("cnn_v1", "images", places[1])
+    assert other.startswith(f"{name}_")
+    save(other, root=str(tmp_path / "b/images"))
+    assert experiment_name("cnn_v1", "images", places[1]) == other
+
+
+def test_an_experiment_that_a_person_has_edited_is_used_or_named() -> None:
+    path = save("mine", root="rooms")
+    words = ["model=cnn_v1", "data.root=rooms"]
+    path.write_text(path.read_text().replace("defaults:\n", "defaults:\n- _self_\n"))
+    assert values(*words)["optimizer"]["lr"] == 0.5
+    path.write_text(f"{path.read_text()}\n: [")
+    with pytest.raises(UserError, match=r"mine\.yaml: the settings that tune found"):
+        values(*words)
+    assert values(*words, "experiment=null")["optimizer"]["lr"] != 0.5
 
 
 def test_without_a_file_of_settings_is_a_choice_on_the_command_line_too(command: Callable[..., Ended]) -> None:

@@ -21,6 +21,14 @@ def test_a_folder_is_made_by_day_and_time(tmp_path: Path) -> None:
     assert run.epoch(3).name == "epoch_003"
 
 
+def test_a_run_knows_the_folder_of_all_runs(tmp_path: Path) -> None:
+    for config in ({}, {"name": "rooms"}, {"category": "a/b", "name": "rooms"}):
+        run = RunDir.create(tmp_path / "outputs", **config)
+        assert run.root(config) == tmp_path / "outputs"
+    moved = RunDir(tmp_path / "kept/best")
+    assert moved.root({"name": "rooms"}) == tmp_path / "kept"
+
+
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         paths = list(pool.map(lambda _: RunDir.create(tmp_path).path, range(32)))

@@ -31,6 +31,9 @@ def test_a_field_of_many_numbers_is_binned_and_any_other_is_taken_as_it_is() -> 
     assert field_bins(["a", None, 3]) == ["a", "(none)", "3"]
     assert field_bins([True, False]) == ["True", "False"]
     found = field_bins([*range(100), None])
-    assert [found[0], found[99], found[100]] == ["0 to 24.75", "74.25 to 99", "(none)"]
+    assert [found[0], found[99], found[100]] == ["0 to 24", "75 to 99", "(none)"]
     assert len(set(found)) == 5
-    assert field_bins([float("nan"), *range(20)])[0] == "nan"
+    found = field_bins([float("nan"), *range(20240101, 20240131)])
+    assert [found[0], found[1], found[-1]] == ["(none)", "20240101 to 20240108", "20240124 to 20240130"]
+    # Most are equal: they are a slice of their own.
+    assert set(field_bins([0] * 80 + [*range(1, 21)])) == {"0", "1 to 20"}

@@ -106,9 +106,20 @@ def test_a_gain_is_advice_only_where_seeds_and_images_show_it() -> None:
 
 
 def test_nothing_is_lost_only_where_the_images_could_show_a_loss() -> None:
-    assert "do not tell its accuracy from the teacher's" in concluded([0.08, 0.07, 0.06], seen(missing=3))
+    assert "do not tell it from the teacher" in concluded([0.08, 0.07, 0.06], seen(missing=3))
     weak = replace(TEACHER, accuracy=0.85)
-    assert "it is no worse than the teacher" in concluded([0.08, 0.07, 0.06], seen(), teacher=weak)
+    better = replace(seen(), lead=classified([True] * 1000, [row >= 30 for row in range(1000)]))
+    assert "it is no worse than the teacher" in concluded([0.08, 0.07, 0.06], better, teacher=weak)
+
+
+def test_a_student_that_is_worse_by_the_mean_over_classes_is_called_so() -> None:
+    targets = np.array([0] * 950 + [1] * 50)
+    # More images are classified correctly, but of the rare class fewer than half.
+    lead = compare(targets, np.array([True] * 970 + [False] * 30), np.array([row >= 30 for row in range(1000)]), "ab")
+    assert lead.p_worse < 0.05
+    weak = replace(TEACHER, accuracy=0.85)
+    words = concluded([0.08, 0.07, 0.06], replace(seen(), lead=lead), teacher=weak)
+    assert "points of balanced accuracy are worth" in words
 
 
 def test_a_teacher_at_chance_is_no_reason_to_ship_anything() -> None:

@@ -6,9 +6,9 @@ from scipy.stats import binomtest
 
 from classifier_training.core.errors import UserError
 from classifier_training.evaluation.groups import Groups
-from classifier_training.evaluation.intervals import Estimate, exact_shares
+from classifier_training.evaluation.intervals import Estimate, exact_shares, images_to_decide
 from classifier_training.evaluation.measures import Measures, measure
-from classifier_training.evaluation.verdict import Targets, images_to_decide, judge
+from classifier_training.evaluation.verdict import Targets, judge
 
 NAMES = ("a", "b", "c")
 
@@ -29,6 +29,12 @@ def test_a_model_is_ready_when_every_interval_lies_above_the_target() -> None:
     assert str(found) == "verdict: ready: all 3 classes reach the default target recall of 90 %"
     assert judge(scored(*GOOD, intervals=False), NAMES, Targets(), split="test").status == "ready"
     assert found.to_dict()["is_default_target"]
+
+
+def test_a_model_is_not_ready_by_images_that_it_was_trained_on() -> None:
+    found = judge(scored(*GOOD), NAMES, Targets(), split="all", num_trained_on=3)
+    assert found.status_words == "too few test images"
+    assert found.words == "3 images of these were trained on, so they are no test images"
 
 
 def test_one_class_below_its_target_is_enough_to_be_not_ready() -> None:

@@ -101,6 +101,7 @@ def test_an_image_in_memory_is_classified_as_its_file_is(run_dir: RunDir, paths:
         assert predictor(array).top_k == expected
     assert predictor(Path(paths[0]).read_bytes()).top_k == expected
     several = predictor([paths[0], pixels, paths[1]])
+    assert predictor((paths[0], pixels, paths[1])) == predictor(iter([paths[0], pixels, paths[1]])) == several
     assert [one.top_k for one in several] == [expected, expected, predictor(paths[1]).top_k]
     assert predictor([]) == []
 

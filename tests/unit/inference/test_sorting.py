@@ -71,13 +71,36 @@ def test_files_of_one_name_lie_side_by_side_and_sorting_again_changes_nothing(
     assert {path: path.lstat().st_ino for path in folder.rglob("*")} == inodes
 
 
-def test_a_link_gives_way_to_a_copy_and_a_changed_file_is_copied_again(source: FolderSource, tmp_path: Path) -> None:
+def test_a_link_gives_way_to_a_copy_and_a_changed_file_lies_beside_the_old_one(
+    source: FolderSource, tmp_path: Path
+) -> None:
     folder = tmp_path / "sorted"
     sort(source, folder, "link")
     sort(source, folder, "copy")
     assert not (folder / "a%2Fb/a.jpg").is_symlink()
     (tmp_path / "im/a.jpg").write_text("changed")
-    assert sort(source, folder, "copy")["a%2Fb/a.jpg"] == "changed"
+    assert sort(source, folder, "copy")["a%2Fb/a.jpg"] == "a.jpg"
+    (beside,) = (folder / "a%2Fb").glob("a~*.jpg")
+    assert beside.read_text() == "changed"
+    (tmp_path / "im/a.jpg").write_text("changed again")
+    sort(source, folder, "copy")
+    assert [path.read_text() for path in (folder / "a%2Fb").glob("a~*.jpg")] == ["changed again"]
+
+
+@pytest.mark.parametrize("by", ["copy", "link"])
+def test_no_file_of_somebody_else_is_written_over(source: FolderSource, tmp_path: Path, by: SortBy) -> None:
+    data = tmp_path / "data/a%2Fb"
+    data.mkdir(parents=True)
+    (data / "a.jpg").write_text("an original")
+    found = sort(source, tmp_path / "data", by)
+    assert found["a%2Fb/a.jpg"] == "an original"
+    assert len(found) == 4
+    # The sorted folder as the source: every image is where it belongs already.
+    before = {path: path.lstat().st_ino for path in data.rglob("*.jpg")}
+    sorter = Sorter(str(tmp_path / "data"), "link", FolderSource(str(data)))
+    for item in FolderSource(str(data), follow_links=True):
+        sorter.place(item, "a/b")
+    assert {path: path.lstat().st_ino for path in data.rglob("*.jpg")} == before
 
 
 def test_a_file_that_has_gone_is_told_and_the_others_are_sorted(

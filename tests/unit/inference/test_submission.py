@@ -90,6 +90,13 @@ def test_a_sample_that_cannot_be_filled_is_an_error(tmp_path: Path, text: str, w
         read_form(str(tmp_path / "sample.csv"), CLASSES, PATHS)
 
 
+def test_columns_may_be_classes_beside_the_label(tmp_path: Path) -> None:
+    found = written(tmp_path, ["id", "label", "confidence", "dog"], row(PATHS[0]))[0]
+    assert list(found) == ["id", "label", "confidence", "dog"]
+    assert found["label"] == "dog"
+    assert float(found["dog"]) == float(found["confidence"])
+
+
 def test_two_images_of_one_name_are_an_error() -> None:
     with pytest.raises(UserError, match="are both '1' in the column id"):
         read_form(["id", "label"], CLASSES, ["/t/a/1.jpg", "/t/b/1.jpg"])

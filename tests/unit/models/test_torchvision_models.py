@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from classifier_training.core.errors import UserError
+from classifier_training.models import torchvision_models
 from classifier_training.models.head import class_layers, drop_before
 from classifier_training.models.meta import on_meta
 from classifier_training.models.torchvision_models import torchvision_model, torchvision_names
@@ -134,6 +135,13 @@ def test_the_input_is_that_of_the_published_weights() -> None:
     with torch.device("meta"):
         assert torchvision_model(2, name="efficientnet_b1", pretrained=False).input_spec.size == 240
         assert torchvision_model(2, name="efficientnet_v2_s", pretrained=False).input_spec.size == 384
+
+
+def test_a_network_is_built_for_the_size_that_its_weights_were_trained_on() -> None:
+    architecture, published = torchvision_models._find("vit_b_16.IMAGENET1K_SWAG_E2E_V1")
+    with torch.device("meta"):
+        network = torchvision_models._create(architecture, published, 3)
+        assert network(torch.zeros(1, 3, 384, 384)).shape == (1, 3)
 
 
 def test_a_network_that_reads_values_while_it_is_built_is_built() -> None:

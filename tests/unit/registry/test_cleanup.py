@@ -78,18 +78,23 @@ def test_failed_runs_go_unless_a_process_is_at_work_or_was_just_now(tmp_path: Pa
     fresh = make_run(outputs, "2026-01-02/12-00-00", finished=False)
     damaged = make_run(outputs, "2026-01-02/13-00-00")
     (damaged / "model.onnx").unlink()
+    # Its weights can be exported again.
+    kept = make_run(outputs, "2026-01-02/14-00-00")
+    (kept / "model_info.json").write_text("{")
     elsewhere = tmp_path / "precious"
     elsewhere.mkdir()
     (elsewhere / "thesis.txt").write_text("years of work")
     (failed / "link").symlink_to(elsewhere)
     with work_in(RunDir(running)):
-        for folder in (failed, running, damaged):
+        for folder in (failed, running, damaged, kept):
             age(folder, days=1)
         result = cleanup(failed=True, apply=True)
         assert any("11-00-00: a process is at work" in words for words in result.spared)
         assert any("12-00-00: wrote" in words for words in result.spared)
         assert not failed.exists()
         assert not damaged.exists()
+        assert any("14-00-00: damaged" in words and "weights are there" in words for words in result.spared)
+        assert kept.is_dir()
         assert running.is_dir()
         assert fresh.is_dir()
         assert (elsewhere / "thesis.txt").exists()

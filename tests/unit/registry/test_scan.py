@@ -88,6 +88,15 @@ def test_half_deleted_and_unfinished_runs_are_named(tmp_path: Path) -> None:
     assert found["14"].status == UNFINISHED
 
 
+def test_a_run_without_an_export_that_was_deleted_is_as_good_as_before(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "2026-01-02/10-00-00")
+    info = json.loads((run / "model_info.json").read_text())
+    info["files"]["model_int8.onnx"] = next(iter(info["files"].values()))
+    (run / "model_info.json").write_text(json.dumps(info))
+    (record,) = Registry.open(tmp_path).runs.values()
+    assert (record.status, record.problem) == (FINISHED, "model_int8.onnx missing, which model_info.json lists")
+
+
 def test_versions_stay_when_others_go_and_copies_get_their_own(tmp_path: Path) -> None:
     for hour in (9, 10, 11):
         make_run(tmp_path, f"2026-01-02/{hour:02d}-00-00")

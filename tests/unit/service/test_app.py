@@ -82,13 +82,14 @@ def test_several_files_are_answered_in_their_order_with_errors_in_their_rows(por
         (b"x", "multipart/form-data", 400, "without a boundary"),
         (b"x", f"multipart/form-data; boundary={'b' * 300}", 400, "without a boundary"),
         (b"x", "multipart/form-data; boundary=b", 400, "is no multipart/form-data"),
+        (form([("a.jpg", RED), ("b.jpg", RED)])[0][:-200], form([])[1]["content-type"], 400, "ends within a part"),
         (b"--b--\r\n", "multipart/form-data; boundary=b", 400, "without a file"),
         (form([])[0], form([])[1]["content-type"], 400, "without a file"),
         (png_header(8000, 7000, size=600_000), "image/png", 413, "8000 x 7000 pixels: at most 50,000,000 are decoded"),
         (png_header(20_000, 5_000), "image/png", 400, "100,000,000 pixels out of 1,"),
         (png_header(60_000, 60_000), "image/png", 400, "more than 178,956,970 pixels"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_wrong_body_is_refused(port: int, body: bytes, kind: str, status: int, words: str) -> None:
     found = error_of(ask(port, "POST", "/classify", body, {"content-type": kind}))
@@ -247,8 +248,7 @@ def test_observers_see_finished_answers_of_all_arms(model: Path, tmp_path: Path)
     shadow = [answer for arm, answer in first if arm == "shadow"]
     assert [answer.place for answer in production] == [answer.place for answer in shadow] == [0, 2]
     assert [answer.prediction.label for answer in production] == [rows[0]["label"], rows[2]["label"]]
-    for one, other_one, sent in zip(production, shadow, (RED, BLUE), strict=True):
-        assert one.content == sent
+    for one, other_one in zip(production, shadow, strict=True):
         assert one.size == (40, 30)
         assert one.pixels is not None
         assert one.pixels.shape == (32, 32, 3)

@@ -93,7 +93,7 @@ def test_labels_of_a_table_and_its_errors(tmp_path: Path) -> None:
     table.write_text("name,label\nr1,dog\n")
     with pytest.raises(UserError, match="columns name, label"):
         read_rollout(tmp_path, labels=table)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         read_rollout(tmp_path, labels=tmp_path / "none.csv")
 
 

@@ -85,7 +85,7 @@ class FileTable:
     """The files of one data set, with what is known of them.
 
     Args:
-        root: folder that the paths are relative to.
+        root: folder that the paths are relative to; None for absolute paths.
         paths: of the files; one that is named twice counts once.
 
     Attributes:
@@ -93,13 +93,13 @@ class FileTable:
         rows: what is known of each, `ROW` [N].
     """
 
-    def __init__(self, root: Path, paths: Iterable[str]) -> None:
+    def __init__(self, root: Path | None, paths: Iterable[str]) -> None:
         named = Texts.of(paths)
         self.root = root
         self.paths = named if named.is_distinct() else named[named.numbers()[1]]
-        self._absolute = self.paths.prefixed(absolute_prefix(root))
-        in_sets = any(".lance" in path for path in self._absolute)
-        self._kinds = set(map(kind_of_place, self._absolute if in_sets else [root]))
+        self._absolute = self.paths if root is None else self.paths.prefixed(absolute_prefix(root))
+        each = any(".lance" in path for path in self._absolute)
+        self._kinds = set(map(kind_of_place, self._absolute if each or root is None else [root]))
         self._stored = None if self._kinds == {"lance"} else _cache_file(root)
         self._time_ns = time.time_ns()
         self._is_fresh = np.zeros(len(self.paths), bool)
@@ -291,14 +291,14 @@ def _joined(paths: Texts) -> bytes:
     return "\0".join(paths).encode(errors="surrogatepass")
 
 
-def _cache_file(root: Path) -> Path | None:
+def _cache_file(root: Path | None) -> Path | None:
     try:
         folder = cache_dir() / "files"
         folder.mkdir(exist_ok=True)
     except (UserError, OSError) as error:
         log.info("what is read of the files is not kept: %s", error.came if isinstance(error, UserError) else error)
         return None
-    return folder / f"{hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()}.npz"
+    return folder / f"{hashlib.blake2b(os.fsencode(root or b''), digest_size=8).hexdigest()}.npz"
 
 
 def _read_stored(path: Path | None) -> tuple[bytes, NDArray[np.void]]:

@@ -72,7 +72,10 @@ class ConfusionMatrixFigure(Figure):
         figure = new_figure(side + 1.2, side)
         axes = figure.add_subplot()
         support = np.add.reduceat(self.counts.sum(axis=1), starts)[:, None]
-        shown = self.counts if size == 1 else self.counts * (1 - np.eye(len(self.counts), dtype=np.int64))
+        shown = self.counts
+        if size > 1:
+            shown = shown.copy()
+            np.fill_diagonal(shown, 0)
         shown = np.add.reduceat(np.add.reduceat(shown, starts, axis=0), starts, axis=1)
         shares = np.divide(shown, support, out=np.zeros(shown.shape), where=support > 0)
         annotated = num_classes <= MAX_ANNOTATED

@@ -77,8 +77,8 @@ def label_of(class_name: str) -> str:
     length = MAX_LABEL_LENGTH
     while num_columns(label := shorten(name, length)) > MAX_LABEL_LENGTH:
         length -= 1
-    # A dollar sign would start a formula.
-    return label.replace("$", r"\$")
+    # Matplotlib leaves what begins with an underscore out of legends; a dollar sign would start a formula.
+    return ("\u200b" if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
 def legible(name: str) -> str:

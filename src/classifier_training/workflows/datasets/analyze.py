@@ -123,6 +123,11 @@ def analyze(
             "label_next=50",
         )
     if run is not None and label_next is not None:
+        for name, is_typed in (
+            ("why", why is not None), ("near_duplicates", not near_duplicates), ("fail_on", fail_on != "never"),
+        ):  # fmt: skip
+            if is_typed:
+                raise UserError(f"{name} has no effect beside label_next=", "one of them", f"leave {name} out")
         return _label_next(run, data, transforms, label_next, pseudo_precision, output)
     if run is not None:
         _refuse_for_run(data, transforms, near_duplicates=near_duplicates, fail_on=fail_on)

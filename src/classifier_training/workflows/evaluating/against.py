@@ -9,18 +9,21 @@ import numpy as np
 
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
-from classifier_training.core.types import TRAIN, softmax
-from classifier_training.data.checking.preflight import exact_copies
+from classifier_training.core.types import TRAIN
+from classifier_training.data.checking.known_files import FileTable
 from classifier_training.evaluation.comparison import compare
 from classifier_training.evaluation.groups import Groups
 from classifier_training.workflows.evaluating.samples import own_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Set
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.core.types import SplitResult, SplitTable
+    from classifier_training.inference.predictor import Predictor
     from classifier_training.workflows.evaluating.run_model import RunModel
 
 log = logging.getLogger(__name__)
@@ -35,12 +38,13 @@ def compare_runs(
     opened: RunModel,
     against: RunModel,
     *,
+    trained: Set[str] = frozenset(),
     csv_safe: bool = False,
 ) -> str:
     """Have another run predict the same images; write comparison.json and comparison.csv.
 
-    Left out are images that the other run was trained on, by path or by content, since it would look too good on them,
-    those whose label it does not know, and those that it could not read.
+    Left out are images that one of the two was trained on, by path or by content, since it would look too good on them,
+    those whose label the other does not know, and those that it could not read.
 
     comparison.json holds schema (1), split, run and against (the files compared), num_images, verdict, gained and lost
     (images that run or against alone classifies correctly), mcnemar {p_value, method} or, where images come in groups,
@@ -52,10 +56,11 @@ def compare_runs(
 
     Args:
         folder: where to.
-        result: predictions of the one run.
+        result: predictions of the one run, with the probabilities that it gives.
         table: the samples of the split.
         opened: the one run.
         against: the other.
+        trained: those of the images that the one run was trained on.
         csv_safe: whether the table is written so that no cell is a formula to a spreadsheet.
 
     Returns:
@@ -66,12 +71,15 @@ def compare_runs(
     """
     class_names, other_names = opened.predictor.class_names, against.predictor.class_names
     paths = [table.paths[row] for row in result.indices]
-    seen = trained_on(against.run_dir, paths)
+    seen = trained | trained_on(against.run_dir, paths)
     known = np.isin(result.targets, [number for number, name in enumerate(class_names) if name in other_names])
     fair = np.array([path not in seen for path in paths])
     rows = np.flatnonzero(known & fair)
-    answers = list(against.predictor.raw_outputs([paths[row] for row in rows]))
-    is_predicted = np.array([answer.logits is not None for answer in answers], dtype=bool)
+    answers = [
+        None if answer.logits is None else _best(against.predictor, answer.logits)
+        for answer in against.predictor.raw_outputs([paths[row] for row in rows])
+    ]
+    is_predicted = np.array([answer is not None for answer in answers], dtype=bool)
     left_out = {
         "trained_on": int((~fair).sum()),
         "unknown_labels": int((fair & ~known).sum()),
@@ -90,10 +98,10 @@ def compare_runs(
             "compared on %d of %d images; left out: %s", len(rows), len(paths),
             enumerate_words(f"{number} {name.replace('_', ' ')}" for name, number in left_out.items() if number),
         )  # fmt: skip
-    others = softmax(np.stack([answer.logits for answer in answers if answer.logits is not None]))
+    others, others_confidences = zip(*filter(None, answers), strict=True)
     true = [class_names[number] for number in result.targets[rows]]
     own = [class_names[number] for number in result.predicted[rows]]
-    theirs = [other_names[number] for number in others.argmax(axis=1)]
+    theirs = [other_names[number] for number in others]
     correct, correct_against = _equal(own, true), _equal(theirs, true)
     groups = Groups.of([table.groups[index] for index in result.indices[rows]])
     comparison = compare(result.targets[rows], correct, correct_against, class_names, groups)
@@ -113,7 +121,7 @@ def compare_runs(
             "left_out": left_out,
         },
     )
-    confidences, others_confidences = result.confidences[rows], others.max(axis=1)
+    confidences = result.confidences[rows]
     change = np.where(correct, "gained", np.where(correct_against, "lost", "other"))
     changed = np.flatnonzero(~_equal(own, theirs))
     write_csv(
@@ -134,6 +142,12 @@ def compare_runs(
         is_safe=csv_safe,
     )
     return verdict
+
+
+def _best(predictor: Predictor, logits: NDArray[np.float32]) -> tuple[int, float]:
+    """The predicted class of an image, and its calibrated probability."""
+    shares = predictor.shares(logits)
+    return int(shares.argmax()), float(shares.max())
 
 
 def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -158,8 +172,12 @@ def trained_on(run_dir: RunDir, paths: Sequence[str], *, moved_to: str | None = 
         return set()
     trained = {str(root / sample.path) for sample in samples if sample.split == TRAIN}
     found = trained.intersection(paths)
-    rest = [path for path in paths if path not in found]
-    for group in exact_copies(root, [*rest, *trained]):
+    files = FileTable(None, [*trained.union(paths)])
+    sizes, is_trained = files.rows["size"], np.array([path in trained for path in files.paths], dtype=bool)
+    asked = np.array([path not in found for path in files.paths], dtype=bool) & ~is_trained
+    # Copies have the same size; no other file is opened.
+    same = np.intersect1d(sizes[is_trained], sizes[asked])
+    for group in files.copies(np.flatnonzero(np.isin(sizes, same))):
         if trained.intersection(group):
             found.update(group)
     return found.intersection(paths)

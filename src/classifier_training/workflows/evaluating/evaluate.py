@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from classifier_training.evaluation.results import Evaluation, class_table
 from classifier_training.evaluation.slices import slice_columns
 from classifier_training.evaluation.verdict import NO_TARGETS, Targets
 from classifier_training.registry.runs import find_model
-from classifier_training.workflows.evaluating.against import compare_runs
+from classifier_training.workflows.evaluating.against import compare_runs, trained_on
 from classifier_training.workflows.evaluating.maps import draw_maps, forget_maps
 from classifier_training.workflows.evaluating.run_model import RunModel, open_model
 from classifier_training.workflows.evaluating.run_page import write_run_page
@@ -34,14 +35,18 @@ from classifier_training.workflows.evaluating.samples import (
     unknown_labels,
     with_metadata,
 )
-from classifier_training.workflows.evaluating.scores import score_table, write_scores
+from classifier_training.workflows.evaluating.scores import at_temperature, score_table, write_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from classifier_training.core.types import SplitTable
     from classifier_training.data.samples import Sample
 
 log = logging.getLogger(__name__)
+
+MAX_OF_ONE_NAME = 99
+"""Data folders of one name whose results are kept apart in a run; the last replaces those of the last."""
 
 CAUTIONS = {
     VAL: "optimistic: these images chose the weights",
@@ -154,15 +159,21 @@ def evaluate(
     index = source.read() if own_data else read_samples(source)
     rows = with_metadata(read_manifest(run_dir.splits), index) if own_data else index.samples
     chosen = _choose_split(rows, split)
-    folder = Path(output).expanduser() if output else _default_folder(opened, index.root, chosen, own_data=own_data)
-    make_folder(folder)
     table = tabulate(rows, index.root, chosen, predictor.class_names)
+    default = _own_folder(opened, chosen) if own_data else _folder_of_others(opened, index.root, table)
+    folder = Path(output).expanduser() if output else default
+    make_folder(folder)
     names = [slices] if isinstance(slices, str) else slices or []
     metadata = [sample.metadata for sample in known_samples(rows, chosen, predictor.class_names)]
     columns = slice_columns(names, metadata, table)
-    if not isinstance(run, str):
-        warn_of_trained(run, rows, chosen)
+    if own_data:
+        trained = set(table.paths) if chosen == TRAIN else set()
+        if not isinstance(run, str):
+            warn_of_trained(run, rows, chosen)
+    else:
+        trained = _trained_images(run, opened, table)
     result = score_table(predictor, table, skips="skip" in (data.on_error, source.on_error), folder=folder)
+    calibration = predictor.calibration
     with Drawer() as drawer:
         evaluation = write_scores(
             folder,
@@ -170,7 +181,7 @@ def evaluate(
             table,
             predictor.class_names,
             drawer,
-            calibration=predictor.calibration,
+            calibration=calibration,
             source=opened.path.name,
             slices=columns,
             unknown_labels=unknown_labels(rows, chosen, predictor.class_names),
@@ -178,21 +189,34 @@ def evaluate(
             csv_safe=csv_safe,
             targets=targets,
             train_counts=train_counts(run_dir),
+            num_trained_on=0 if own_data else len(trained),
         )
-        verdict = compare_runs(folder, result, table, opened, other, csv_safe=csv_safe) if other else ""
+        verdict = ""
+        if other:
+            given = result if calibration is None else at_temperature(result, calibration.temperature)
+            verdict = compare_runs(folder, given, table, opened, other, trained=trained, csv_safe=csv_safe)
         if maps:
             draw_maps(folder, opened, result, table, drawer)
         else:
             forget_maps(folder)
-    calibration = predictor.calibration
     write_run_page(
         folder / run_dir.report.name, run_dir, folder, result, table, predictor.class_names, evaluation,
         temperature=None if calibration is None else calibration.temperature,
     )  # fmt: skip
     caution = CAUTIONS.get(chosen, "") if own_data else ""
+    if trained and not own_data:
+        caution = f"optimistic: the model was trained on {len(trained):,} of these images, or on copies of them"
     return EvaluateResult(
         folder, result, evaluation, predictor.class_names, verdict, must_be_ready=fail_below_target, caution=caution
     )
+
+
+def _trained_images(run: str | Sequence[str], opened: RunModel, table: SplitTable) -> set[str]:
+    """The images of other data that the model, or one of several, was trained on."""
+    folders = [opened.run_dir]
+    if not isinstance(run, str):
+        folders = [RunDir(path if path.is_dir() else path.parent) for path in map(find_model, run)]
+    return set[str]().union(*(trained_on(folder, table.paths) for folder in folders if folder.splits.exists()))
 
 
 def warn_of_trained(runs: Sequence[str], rows: Sequence[Sample], split: str) -> None:
@@ -242,9 +266,28 @@ def _choose_split(rows: Sequence[Sample], wanted: str | None) -> str:
     return wanted
 
 
-def _default_folder(opened: RunModel, root: Path, split: str, *, own_data: bool) -> Path:
+def _own_folder(opened: RunModel, split: str) -> Path:
+    return _folder(opened, *([] if split == TEST else [split]))
+
+
+def _folder_of_others(opened: RunModel, root: Path, table: SplitTable) -> Path:
+    """The folder of results for other data; one that holds those of another data folder of this name is left alone."""
+    first = _folder(opened, root.name, *filter(None, [table.name]))
+    numbered = [first, *(first.with_name(f"{first.name}_{number}") for number in range(2, MAX_OF_ONE_NAME + 1))]
+    return next((folder for folder in numbered if not _is_of_another(folder, root, table)), numbered[-1])
+
+
+def _folder(opened: RunModel, *parts: str) -> Path:
     # The predictions of another file of the run do not replace those of model.onnx.
     file = [] if opened.is_main else [opened.path.stem]
-    data = [] if own_data else [root.name]
-    part = [split] if split and not (own_data and split == TEST) else []
-    return opened.run_dir.path / "_".join([opened.run_dir.evaluation.name, *file, *data, *part])
+    return opened.run_dir.path / "_".join([opened.run_dir.evaluation.name, *file, *parts])
+
+
+def _is_of_another(folder: Path, root: Path, table: SplitTable) -> bool:
+    """Whether a folder holds predictions, the first of which is for an image that is not of this data."""
+    path = folder / "predictions.csv"
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8", newline="") as file:
+        first = next(csv.DictReader(file), {}).get("path")
+    return first is not None and not Path(first).is_relative_to(root) and first not in table.paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from classifier_training.core.errors import UserError, enumerate_words, plural, shown
 from classifier_training.core.errors import nearest as close_words
 from classifier_training.core.run_dir import RunDir, make_folder, write_json
-from classifier_training.core.types import TRAIN, VAL, softmax
+from classifier_training.core.types import TRAIN, VAL, softmax, spread_rows
 from classifier_training.evaluation import report
 from classifier_training.evaluation.influence import MAX_CHANGED, Change, Flip, LogisticHead, fit_head
+from classifier_training.evaluation.label_quality import MAX_FITTED
 from classifier_training.evaluation.neighbours import nearest
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.features import RunFeatures, run_features
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 NUM_NEIGHBOURS = 10
 
@@ -128,6 +132,12 @@ class Explainer:
         self.run_dir = run_dir
         self.features = run_features(run_dir, moved_to=moved_to)
         self._train = self.features.rows(TRAIN)
+        if len(self._train) > MAX_FITTED:
+            log.info(
+                "why: %s of the %s training images, spread evenly, are looked at; more would take too long",
+                f"{MAX_FITTED:,}", f"{len(self._train):,}",
+            )  # fmt: skip
+            self._train = self._train[spread_rows(len(self._train), MAX_FITTED)]
 
     @cached_property
     def head(self) -> LogisticHead:
@@ -155,12 +165,11 @@ class Explainer:
         found = self.head.logits(self.features.values[held_out]).argmax(axis=1)
         return float((found == self.features.logits[held_out].argmax(axis=1)).mean())
 
-    def explain(self, path: str, *, max_changed: int = MAX_CHANGED) -> Explanation:
+    def explain(self, path: str) -> Explanation:
         """Explain the prediction for one of the run's images.
 
         Args:
             path: as in predictions.csv or splits.csv, or the end of it where one image alone ends so.
-            max_changed: training images up to which sets are looked for.
 
         Raises:
             UserError: when the run has no such image that can be read, or the model does not know its label.
@@ -184,7 +193,7 @@ class Explainer:
         ]
         changes: list[FlippingSet] = []
         if predicted != true:
-            changes = [self._search(row, true, change, own, max_changed) for change in ("remove", "relabel")]
+            changes = [self._search(row, true, change, own) for change in ("remove", "relabel")]
         return Explanation(
             path=features.files[row],
             split=features.splits[row],
@@ -197,15 +206,15 @@ class Explainer:
             agreement=self.agreement,
         )
 
-    def _search(self, row: int, true: int, change: Change, own: list[int], limit: int) -> FlippingSet:
+    def _search(self, row: int, true: int, change: Change, own: list[int]) -> FlippingSet:
         query = self.features.values[row]
-        found: Flip | None = self.head.find_flip(query, true, change, without=own, max_changed=limit)
+        found: Flip | None = self.head.find_flip(query, true, change, without=own)
         if found is None:
-            return FlippingSet(found=False, images=(), probability=None, limit=limit)
+            return FlippingSet(found=False, images=(), probability=None, limit=MAX_CHANGED)
         places = list(found.rows)
         similar = _cosines(self.features.values[self._train[places]], query)
         images = [self._image(place, similarity) for place, similarity in zip(places, similar, strict=True)]
-        return FlippingSet(found=True, images=tuple(images), probability=found.probability, limit=limit)
+        return FlippingSet(found=True, images=tuple(images), probability=found.probability, limit=MAX_CHANGED)
 
     def _image(self, place: int, similarity: float) -> TrainingImage:
         row = self._train[place]

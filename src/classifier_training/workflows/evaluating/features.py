@@ -285,7 +285,7 @@ def _renew(run_dir: RunDir, digest: str, rows: Sequence[Sample], root: Path, old
             if one.error is not None:
                 unreadable[one.item.name] = one.error
             else:
-                found[one.item.name] = one._replace(features=_half(one.features))
+                found[one.item.name] = one._replace(features=as_half(one.features))
     places: dict[str, int] = {}
     values: list[NDArray[np.floating]] = []
     logits: list[NDArray[np.float32]] = []
@@ -314,7 +314,7 @@ def _renew(run_dir: RunDir, digest: str, rows: Sequence[Sample], root: Path, old
     return stored
 
 
-def _half(values: NDArray[np.float32]) -> NDArray[np.floating]:
+def as_half(values: NDArray[np.float32]) -> NDArray[np.floating]:
     """Values as float16, where that can hold them."""
     return values.astype(np.float16) if np.abs(values).max(initial=0) < np.finfo(np.float16).max else values
 

@@ -69,8 +69,8 @@ class Finished:
 
 def finished_runs(folder: Path) -> list[RunDir]:
     """Find the finished runs below a folder, the oldest first; a cross-validation is one, and its folds are none."""
-    paths = sorted(folder.rglob(RunDir.result.relative))
-    return [RunDir(path.parent) for path in paths if path.parents[1].name != RunDir.folds.relative]
+    runs = (RunDir(path.parent) for path in sorted(folder.rglob(RunDir.result.relative)))
+    return [run for run in runs if not run.is_fold]
 
 
 def read_finished(run_dir: RunDir) -> Finished:

@@ -23,7 +23,7 @@ from classifier_training.evaluation.selection import choose_next
 from classifier_training.inference.rejection import DEFAULT_THRESHOLD, RejectSettings
 from classifier_training.inference.sources import find_source
 from classifier_training.registry.runs import find_run
-from classifier_training.workflows.evaluating.features import FeatureExtractor, run_features
+from classifier_training.workflows.evaluating.features import FeatureExtractor, as_half, run_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,7 +193,7 @@ def _read_pool(extractor: FeatureExtractor, data: str, root: Path, temperature: 
         for one in extractor(items):
             advance(1)
             if one.error is None:
-                kept.append(one._replace(features=one.features.astype(np.float16)))
+                kept.append(one._replace(features=as_half(one.features)))
             else:
                 errors.append(f"{one.item.name} ({one.error})")
     if done:

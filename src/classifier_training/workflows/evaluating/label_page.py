@@ -82,7 +82,8 @@ def write_label_page(path: Path, run: Path, labels: JudgedLabels) -> None:
     body.append(
         report.footer(
             f"{plural(number, 'image')}. Ranked by the probability of the label; their number is that of confident "
-            "learning (Northcutt et al. 2021, arXiv:1911.00068). Unlike the training images: by the cosine distance to "
+            "learning (Northcutt et al. 2021, arXiv:1911.00068), or, of images judged by probes of a network that was "
+            "trained on them, all that the probes contradict. Unlike the training images: by the cosine distance to "
             "the tenth nearest training image (Sun et al. 2022, arXiv:2204.06507)."
         )
     )

@@ -272,7 +272,8 @@ def _classes(grounds: Grounds, folder: Path, details: str) -> Html:
     # Those of which less is better stand last.
     metrics = sorted((metric for metric in all_metrics() if metric.on_page), key=lambda item: item.lower_is_better)
     by_class = [metric for metric in metrics if metric.name in measures.by_class]
-    mistakes = grounds.counts * (1 - np.eye(len(names), dtype=np.int64))
+    mistakes = grounds.counts.copy()
+    np.fill_diagonal(mistakes, 0)
     most = [
         f"{shown(names[other])} ({row[other]:,})" if row[other] else ""
         for row, other in zip(mistakes, mistakes.argmax(axis=1), strict=True)

@@ -101,6 +101,7 @@ def write_scores(
     csv_safe: bool = False,
     targets: Targets | None = None,
     train_counts: Mapping[str, int] | None = None,
+    num_trained_on: int = 0,
     attempt: Attempt = nullcontext,
 ) -> Evaluation:
     """Score the predictions as they are given to users: with calibrated probabilities where there are such.
@@ -119,6 +120,7 @@ def write_scores(
         csv_safe: whether the tables are written so that no cell is a formula to a spreadsheet.
         targets: that the verdict is about; the default ones when left out.
         train_counts: training images by class, if they are known.
+        num_trained_on: of these images, those that the model was trained on; see `judge`.
         attempt: a `with` block around each part of the writing, given its name; the metrics are known before.
 
     Raises:
@@ -135,6 +137,7 @@ def write_scores(
         intervals=intervals,
         targets=targets,
         train_counts=train_counts,
+        num_trained_on=num_trained_on,
     )
     with attempt(f"the tables of {folder.name}/"):
         write_results(folder, given, table, class_names, evaluation, source=source, csv_safe=csv_safe)

@@ -152,7 +152,9 @@ def compare_again(
     paths = [table.paths[row] for row in scored.indices]
     is_right = scored.predicted == scored.targets
     is_known = np.isin(scored.targets, [number for number, name in enumerate(names) if name in old])
-    is_fair = np.array([not any(path.endswith(f"/{name}") for name in moved) for path in paths], dtype=bool)
+    # A correction names an image by the end of its path; all ends are looked up, since both may be many.
+    ends = ((path[place + 1 :] for place, letter in enumerate(path) if letter == "/") for path in paths)
+    is_fair = np.array([moved.isdisjoint(own) for own in ends], dtype=bool)
     rows = np.flatnonzero(is_known & is_fair)
     outputs = list(predictor.raw_outputs([paths[row] for row in rows]))
     is_read = np.array([output.logits is not None for output in outputs], dtype=bool)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.conf.compose import compose
-from classifier_training.conf.overrides import word, written_instead
+from classifier_training.conf.overrides import parse_overrides, typed_value, word, written_instead
 from classifier_training.conf.searches import read_families, ready_models, representatives
 from classifier_training.conf.store import EXPERIMENT, group_options
-from classifier_training.conf.tuned import experiment_name, experiment_path, without_tuned
+from classifier_training.conf.tuned import experiment_name, experiment_path, places_of, without_tuned
 from classifier_training.core.errors import UserError, enumerate_words, nearest
-from classifier_training.core.register import entries, entry
+from classifier_training.core.register import TYPE_KEY, entries, entry
 from classifier_training.core.runtime import quiet_screen
+from classifier_training.core.storage.places import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,7 +112,13 @@ def data_words(data: Sequence[str]) -> dict[str, list[str]]:
     for item in dict.fromkeys(data):
         path = Path(item).expanduser()
         if item in offered:
+            # A folder may have that name, too.
+            if item in found:
+                (root,) = found[item]
+                found[root.partition("=")[2]] = found.pop(item)
             found[item] = [word("data", item)]
+        elif is_remote(item):
+            found[item] = [word("data.root", item)]
         elif path.exists():
             absolute = path.absolute()
             # Two folders may have the same name.
@@ -149,8 +156,10 @@ def plan(
     kept = _fit_settings(models, next(iter(found.values())), settings)
     runs = []
     for label, chosen in found.items():
+        (choice,) = parse_overrides(chosen)
+        place = {"root": typed_value(choice)} if choice.key_or_group == "data.root" else {TYPE_KEY: typed_value(choice)}
         for model in models:
-            experiment = experiment_name(model, label) if tuned else None
+            experiment = experiment_name(model, label, places_of(place)) if tuned else None
             words = [*model_words(model), *chosen, *kept[model]]
             words += [word(EXPERIMENT, experiment)] if experiment else []
             runs += [

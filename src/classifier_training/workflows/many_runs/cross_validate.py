@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier_training.conf.overrides import word, written
-from classifier_training.conf.resume import changed_settings, on_resume, saved_values
+from classifier_training.conf.overrides import value_at, word, written
+from classifier_training.conf.resume import changed_settings, masked_key, on_resume, saved_values
 from classifier_training.core.errors import CheckFailedError, UserError, plural
 from classifier_training.core.processes import is_held, work_in
 from classifier_training.core.run_dir import RunDir, write_json, write_text
@@ -73,6 +73,13 @@ def cross_validate(settings: TrainSettings) -> CrossValidation:
         CheckFailedError: when a fold failed; the others are kept.
         InterruptedRunError: when a signal came; the run can be resumed.
     """
+    if (key := masked_key(settings.config)) is not None:
+        raise UserError(
+            f"data.num_folds={settings.data.num_folds} with a secret in {key}={value_at(settings.config, key)}: each "
+            "fold is a process of its own, and secrets are not written down for them",
+            "no secret in the settings",
+            "give it by the environment, such as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
     with ExitStack() as stack:
         begun = begin(settings, (), stack)
         run_dir, root = (begun.resumed, None) if begun.resumed else _open(begun)
@@ -205,7 +212,10 @@ def next_words(fold: RunDir, config: Mapping[str, Any]) -> list[str] | None:
     changes = [(key, now) for key, _, now in changed_settings(saved_values(fold.config), config) if key not in OWN]
     if fold.result.exists() and all(on_resume(key) is Resume.EXACT for key, _ in changes):
         return None
-    return ["train", word("resume", fold.path.absolute()), *(f"{key}={written(key, now)}" for key, now in changes)]
+    words = [f"{key}={written(key, now)}" for key, now in changes]
+    if config.get("extend") is not None and "trainer.max_epochs" in dict(changes):
+        words.append(word("extend", config["extend"]))
+    return ["train", word("resume", fold.path.absolute()), *words]
 
 
 @contextmanager

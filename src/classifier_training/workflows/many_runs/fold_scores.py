@@ -202,8 +202,9 @@ def score_folds(run_dir: RunDir, begun: Begun, *, root: Path | None = None) -> C
     table = split_table(OUT_OF_FOLD, root, [sample for sample, _ in held], names)
     places = np.array([fold for _, fold in held], dtype=np.int64)
     log.info("predicting %s, each with the fold that it was left out of", plural(len(table), "image"))
-    folds = [_fold(number, one, table, places, skips=skips) for number, one in enumerate(opened)]
-    result = _joined(folds, names)
+    monitor = str(begun.config["monitor"]).partition("/")[2]
+    folds = [_fold(number, one, table, places, skips=skips, monitor=monitor) for number, one in enumerate(opened)]
+    result = _joined(folds, names, monitor=monitor)
     write_csv(run_dir.out_of_fold, *_out_of_fold_rows(result, table, names, places))
     scores = _Scores(begun, names, samples, root, failures)
     has_test = any(sample.split == TEST for sample in samples)
@@ -243,7 +244,9 @@ def score_folds(run_dir: RunDir, begun: Begun, *, root: Path | None = None) -> C
     return found
 
 
-def _fold(number: int, opened: RunModel, table: SplitTable, places: NDArray[np.int64], *, skips: bool) -> Fold:
+def _fold(
+    number: int, opened: RunModel, table: SplitTable, places: NDArray[np.int64], *, skips: bool, monitor: str
+) -> Fold:
     rows = np.flatnonzero(places == number)
     paths, groups = ([values[row] for row in rows.tolist()] for values in (table.paths, table.groups))
     own = SplitTable(table.name, paths, table.targets[rows], groups)
@@ -255,12 +258,12 @@ def _fold(number: int, opened: RunModel, table: SplitTable, places: NDArray[np.i
         number=number,
         opened=opened,
         out_of_fold=replace(raw, logits=logits, indices=rows[raw.indices], losses=losses),
-        metrics=classification_metrics(logits, raw.targets, losses, opened.predictor.class_names),
+        metrics=classification_metrics(logits, raw.targets, losses, opened.predictor.class_names, also=[monitor]),
         test=result["metrics"] if result["split"] == TEST else {},
     )
 
 
-def _joined(folds: Sequence[Fold], class_names: Sequence[str]) -> SplitResult:
+def _joined(folds: Sequence[Fold], class_names: Sequence[str], *, monitor: str) -> SplitResult:
     """The predictions of all folds, in the order of the table."""
     parts = [fold.out_of_fold for fold in folds]
     order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
@@ -268,7 +271,7 @@ def _joined(folds: Sequence[Fold], class_names: Sequence[str]) -> SplitResult:
         np.concatenate([getattr(part, name) for part in parts])[order]
         for name in ("logits", "targets", "indices", "losses")
     )
-    metrics = classification_metrics(logits, targets, losses, class_names)
+    metrics = classification_metrics(logits, targets, losses, class_names, also=[monitor])
     return SplitResult(OUT_OF_FOLD, logits, targets, indices, losses, metrics)
 
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.conf.overrides import word
-from classifier_training.core.errors import InterruptedRunError
+from classifier_training.conf.overrides import parse_overrides, typed_value, word
+from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.run_dir import make_folder
 from classifier_training.workflows.many_runs.launch.base import JobSpec, Launcher, Outcome
 from classifier_training.workflows.many_runs.launch.local import LOCAL
@@ -22,6 +22,8 @@ from classifier_training.workflows.many_runs.launch.local import LOCAL
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
+
+    from hydra.core.override_parser.types import Override
 
 log = logging.getLogger(__name__)
 
@@ -157,17 +159,29 @@ def run_commands(verb: str, combinations: Sequence[Sequence[str]], *, launcher: 
         InterruptedRunError: when a signal ended them.
     """
     now = datetime.now().astimezone()
-    folder = Path(f"outputs/multirun/{now:%Y-%m-%d}/{now:%H-%M-%S}-{secrets.token_hex(2)}").absolute()
+    outputs = {str(typed_value(one)) for words in combinations for one in parse_overrides(words) if _is_output(one)}
+    if outputs and (verb != "train" or len(outputs) > 1):
+        raise UserError(
+            f"output={min(outputs)} beside launcher= and --multirun: each combination writes into a folder of its own",
+            "no output, or for train the folder of all runs",
+            "leave it out",
+        )
+    place = Path(min(outputs, default="outputs")).expanduser() / "multirun"
+    folder = (place / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{secrets.token_hex(2)}").absolute()
     jobs = []
     for number, words in enumerate(combinations):
         own = folder / str(number)
-        typed = [text for text in words if text.partition("=")[0] != "output"]
+        typed = [one.input_line or "" for one in parse_overrides(words) if not _is_output(one)]
         jobs.append(JobSpec(name=f"{verb}-{number}", folder=own, words=(*verb.split(), *typed, word("output", own))))
     log.info("%d jobs: %s", len(jobs), folder)
     outcomes = run_jobs(
         jobs, remedy=f"classifier-training train resume=RUN, with a run below {folder}", launcher=launcher
     )
     return CommandResults([CommandResult(job, outcomes[job.name]) for job in jobs])
+
+
+def _is_output(override: Override) -> bool:
+    return override.key_or_group == "output"
 
 
 class _Followed:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from classifier_training.conf.compose import compose, compose_values
-from classifier_training.conf.overrides import value_at, word
+from classifier_training.conf.overrides import parse_overrides, typed_value, value_at, word
 from classifier_training.conf.recipes import data_label, model_label
 from classifier_training.conf.searches import family_of
-from classifier_training.conf.tuned import experiment_name, save_experiment, without_tuned
+from classifier_training.conf.tuned import experiment_name, places_of, save_experiment, without_tuned
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, Choice, SettingsOf, entry, register
@@ -173,7 +173,7 @@ def tune(
     chosen, family = family_of(values["model"][TYPE_KEY], search=search)
     space = _untyped(family.space, settings, chosen)
     _check_space(space, settings, chosen)
-    name = name or experiment_name(model_label(values["model"]), data_label(values["data"]))
+    name = name or experiment_name(model_label(values["model"]), data_label(values["data"]), places_of(values["data"]))
     folder = Path(output).expanduser() / name
     make_folder(folder)
     max_epochs = int(values["trainer"]["max_epochs"])
@@ -241,10 +241,15 @@ def tune(
         f"{summary.best.values[0]:.4f} (Optuna {optuna.__version__}, space {chosen})"
     )
     experiment = save_experiment(
-        name, model=values["model"], data=values["data"], best=summary.best.params, words=found
+        name,
+        model=values["model"],
+        data=values["data"],
+        # The values that were found are those of the components that were typed.
+        best={**_typed_components(settings), **summary.best.params},
+        words=found,
     )
-    searched = {key.partition(".")[0] for key in space} | {"model"}
-    kept = [typed for typed in settings if _key_and_value(typed)[0] not in searched]
+    written_down = {*space, "model", "model.name"}
+    kept = [typed for typed in settings if _key_and_value(typed)[0] not in written_down]
     return TuneResult(name, experiment, summary, folder, [setting(*_key_and_value(typed)) for typed in kept])
 
 
@@ -453,6 +458,20 @@ def _last_error(study: Study) -> str:
 def _key_and_value(typed: str) -> tuple[str, str]:
     key, _, value = typed.lstrip("+").partition("=")
     return key, value
+
+
+def _typed_components(settings: Sequence[str]) -> dict[str, Any]:
+    """Return the components of a run that were typed, by group, but for data and what belongs to a machine."""
+    options = entry("verb", "train").options
+    return {
+        override.key_or_group: typed_value(override)
+        for override in parse_overrides(settings)
+        if (option := options.get(override.key_or_group)) is not None
+        and option.choice is not None
+        and override.key_or_group not in ("model", "data", "launcher")
+        and not _is_machine_specific(override.input_line or "")
+        and override.value() is not None
+    }
 
 
 def _is_machine_specific(typed: str) -> bool:

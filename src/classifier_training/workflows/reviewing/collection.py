@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.columns import Texts
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.labels import read_mapping, sort_labels
 from classifier_training.core.register import with_settings
@@ -266,6 +267,8 @@ def collect_unlabelled(run: RunDir, source: str) -> Collection:
     files = Walker(root, follow_links=True, errors=DataErrors()).files(root)
     begin = len(str(root).rstrip("/")) + 1
     paths = tuple(sorted(path[begin:] for path in files if is_image(path)))
+    if (name := Texts.of(paths).first_not_utf8()) is not None:
+        raise UserError(f"{name!r}: the name is not UTF-8", "names in UTF-8", "rename the file or folder")
     if not paths:
         raise UserError(f"source={source}: no image", "a folder of images without labels", "check the spelling")
     try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import sha256, write_csv
 from classifier_training.core.run_reader import read_rows
 from classifier_training.data.corrections import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from classifier_training.workflows.reviewing.collection import Collection, Place
+    from classifier_training.workflows.reviewing.collection import Collection
 
 LABELS_FILE = "labels.csv"
 """Beside images without labels: those that were given, as a table that `train data.root=` reads."""
@@ -77,6 +78,15 @@ class Decisions:
         self._files = [_Tail(place.file) for place in collection.places]
         self._lock = RLock()
         self.refresh()
+        # Labels that nobody gave here; they come back where a decision is taken back.
+        self._own = {} if collection.is_labelled else {path: row["label"] for path, row in self._table()[1].items()}
+        for row in self._history:
+            if self._gives_label(row):
+                self._own.pop(collection.paths[row], None)
+
+    def _gives_label(self, row: int) -> bool:
+        found = self.standing(row)
+        return found is not None and found.action == "relabel"
 
     def refresh(self) -> None:
         """Read what was added to the files since they were last read.
@@ -167,15 +177,36 @@ class Decisions:
 
     def _write_labels(self) -> None:
         """Write the labels that were given to images without labels as a table that `train data.root=` reads."""
-        place: Place = self.collection.places[0]
-        file = place.file.with_name(LABELS_FILE)
-        known = {row["path"]: row["label"] for row in read_rows(file)} if file.exists() else {}
+        header, known = self._table()
         for row in sorted(self._history):
-            found = self.standing(row)
-            known.pop(self.collection.paths[row], None)
-            if found is not None and found.action == "relabel":
-                known[self.collection.paths[row]] = found.new
-        write_csv(file, ("path", "label"), known.items())
+            path = self.collection.paths[row]
+            label = self.label(row) if self._gives_label(row) else self._own.get(path)
+            if label is None:
+                known.pop(path, None)
+            else:
+                known[path] = {**known.get(path, {}), "path": path, "label": label}
+        write_csv(self._labels_file, header, ([row.get(name) or "" for name in header] for row in known.values()))
+
+    @property
+    def _labels_file(self) -> Path:
+        return self.collection.places[0].file.with_name(LABELS_FILE)
+
+    def _table(self) -> tuple[list[str], dict[str, dict[str, str]]]:
+        """Read the table of labels: its columns, and its rows by path.
+
+        Raises:
+            UserError: when it has no column of paths or of labels.
+        """
+        file = self._labels_file
+        rows = read_rows(file) if file.exists() else []
+        header = list(rows[0]) if rows else ["path", "label"]
+        if rows and not {"path", "label"}.issubset(header):
+            raise UserError(
+                f"{file}: its columns are {enumerate_words(map(repr, header), limit=5)}",
+                "columns path and label, since labels that are given here are added to this table",
+                "rename its columns, or the file",
+            )
+        return header, {row["path"]: row for row in rows}
 
     def words(self) -> str:
         """What was decided in this session and where it is written."""

@@ -13,21 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from classifier_training.conf.overrides import word
 from classifier_training.core.errors import UserError, plural, refuse_missing
 from classifier_training.core.register import Choice, Word, changed_options, register, with_settings
 from classifier_training.core.settings import Alias, RunText, TypedPath
+from classifier_training.core.storage.places import path_of
 from classifier_training.data.corrections import AUTO
 from classifier_training.data.formats.source import DataSource
+from classifier_training.data.replay import roots_of
 from classifier_training.registry.record import RUN_FILES
 from classifier_training.registry.references import Reference
 from classifier_training.registry.runs import DEFAULT_OUTPUT, find_run
 from classifier_training.registry.scan import run_folders
+from classifier_training.workflows.evaluating.samples import own_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.routing import BaseRoute
 
+    from classifier_training.core.run_dir import RunDir
     from classifier_training.workflows.reviewing.app import Link
     from classifier_training.workflows.reviewing.collection import Collection
 
@@ -101,8 +106,8 @@ def review(
     decisions = Decisions(collection, by or getpass.getuser())
     retraining = None
     if collection.run is not None and collection.is_labelled:
-        settings = [] if data.corrections == AUTO else [f"data.corrections={collection.places[0].file}"]
-        retraining = Retraining(collection.run, settings, output=Path(output).expanduser())
+        words = _data_words(collection, collection.run, data)
+        retraining = Retraining(collection.run, words, output=Path(output).expanduser())
     session = Review(collection, decisions, retraining)
     listed = ", ".join(f"{queue.title.lower()} {len(queue.rows):,}" for queue in session.queues.all.values())
     log.info("lists: %s", listed)
@@ -113,6 +118,20 @@ def review(
         if retraining is not None:
             retraining.stop()
     return ReviewResult(decisions.words())
+
+
+def _data_words(collection: Collection, run: RunDir, data: DataSource) -> list[str]:
+    """Return the settings with which `train init_from=RUN` reads the images and corrections that are reviewed.
+
+    Where the run's images are still at their old place, those are trained on, with the corrections of the new one.
+    """
+    root = getattr(data, "root", None) if data.is_named else None
+    old = roots_of(own_source(run))
+    has_moved = root is not None and not all(path_of(place).is_dir() for place in old)
+    words = [word("data.root", root)] if has_moved else []
+    if data.corrections != AUTO or (root is not None and not has_moved):
+        words.append(word("data.corrections", collection.places[0].file))
+    return words
 
 
 def _serve(routes: Sequence[BaseRoute], links: Sequence[Link], *, port: int, browser: bool) -> None:

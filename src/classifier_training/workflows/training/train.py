@@ -121,7 +121,9 @@ def train_here(settings: TrainSettings, observers: Sequence[Observer] = ()) -> T
             ended = finish_run(trained, inputs.loaded.index)
         worsened, promoted = _worsened(trained.run, trained.end), None
         if settings.promote:
-            promoted = promote_finished(job.run.run_dir, ended.again, output=settings.output)
+            # A run that is resumed may have been begun elsewhere, or moved.
+            output = str(job.run.run_dir.root(job.run.config)) if settings.resume else settings.output
+            promoted = promote_finished(job.run.run_dir, ended.again, output=output)
     return TrainResult(job.run, ended, trained.end.best_epoch, trained.end.share, worsened, promoted)
 
 

@@ -57,6 +57,33 @@ def test_an_unreadable_image_ends_an_evaluation_unless_told_otherwise(
         evaluate(f"run={run}", "output=/proc/x")
 
 
+def test_results_for_two_folders_of_one_name_are_kept_apart(
+    split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+    for number, place in ((1, "site_a"), (2, "site_b"), (1, "site_a")):
+        shutil.copytree(split_folder / "test", tmp_path / place / "images", dirs_exist_ok=True)
+        evaluate(f"run={run}", f"data.root={tmp_path}/{place}/images", "intervals=false")
+        folders = sorted(run.glob("evaluation_images*"))
+        assert [folder.name.removeprefix("evaluation_images_all") for folder in folders] == ["", "_2"][: len(folders)]
+        (first, *_) = read_csv(folders[number - 1] / "predictions.csv")
+        assert place in first["path"]
+    assert len(folders) == 2
+
+
+def test_copies_of_training_images_make_no_model_ready(
+    split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    run = train_here([f"data.root={split_folder}", *SMALL, "callbacks=[checkpoint,onnx_export]"])
+    shutil.copytree(split_folder / "test", tmp_path / "mixed")
+    shutil.copy(split_folder / "train/red/00.png", tmp_path / "mixed/red/again.png")
+    said = str(evaluate(f"run={run}", f"data.root={tmp_path}/mixed", f"against={run}", f"output={tmp_path}/found"))
+    assert "optimistic: the model was trained on 1 of these images" in said
+    assert "verdict: ready" not in said
+    found = json.loads((tmp_path / "found/comparison.json").read_text())
+    assert (found["num_images"], found["left_out"]["trained_on"]) == (9, 1)
+
+
 def test_a_broken_test_image_does_not_cost_the_export(
     split_folder: Path, train_here: Callable[[list[str]], Path], tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_a_fold_resumes_with_what_has_changed(tmp_path: Path, settings: TrainSet
     assert next_words(fold, moved) == (None if is_finished else [*resumed, "data.num_workers=2"])
     longer = {**config, "trainer": {**config["trainer"], "max_epochs": 9}}
     assert next_words(fold, longer) == [*resumed, "trainer.max_epochs=9"]
+    assert next_words(fold, {**longer, "extend": "restart"}) == [*resumed, "trainer.max_epochs=9", "extend=restart"]
     folders = {**config, "data": {**config["data"], "root": ["/new/a b", "/new/c"]}}
     assert next_words(fold, folders) == [*resumed, 'data.root=["/new/a b",/new/c]']
 
@@ -68,6 +69,18 @@ def test_as_many_folds_at_a_time_as_there_is_room_for(monkeypatch: pytest.Monkey
     assert num_parallel(TrainerSettings(accelerator="mps"), 5) == 1
     with pytest.raises(UserError, match="each fold is trained on one GPU"):
         refuse_devices(replace(on_cpu, num_devices=2))
+
+
+def test_a_secret_that_the_folds_would_need_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["data=digits", "data.num_folds=3", "logging=mlflow", "logging.mlflow.tracking_uri=http://me:SECRET@host"]
+    settings = TrainSettings(**compose(entry("verb", "train"), words))
+    with pytest.raises(UserError, match=r"a secret in logging\.mlflow\.tracking_uri=http://\*\*\*@host") as found:
+        cross_validate.cross_validate(settings)
+    assert "SECRET" not in str(found.value)
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_one_run_is_not_trained_on_all_folds(settings: TrainSettings) -> None:

@@ -74,6 +74,20 @@ def test_a_job_that_is_started_again_goes_on_or_does_nothing(tmp_path: Path) -> 
     assert job.words_to_run() is None
 
 
+def test_a_cross_validation_is_one_run_whatever_its_folds_are(tmp_path: Path) -> None:
+    job = JobSpec(name="a", folder=tmp_path, words=("train", "data.num_folds=2"))
+    run = tmp_path / "2026-01-01" / "00-00-00"
+    for fold in ("0", "1"):
+        (run / "folds" / fold / "checkpoints").mkdir(parents=True)
+        (run / "folds" / fold / "config.yaml").write_text("")
+        (run / "folds" / fold / "checkpoints/last.ckpt").write_bytes(b"x")
+    (run / "config.yaml").write_text("")
+    (run / "folds/0/result.json").write_text("{}")
+    assert job.words_to_run() == ["train", f"resume={run}"]
+    (run / "result.json").write_text("{}")
+    assert job.words_to_run() is None
+
+
 def test_no_secret_is_written_for_another_machine(tmp_path: Path) -> None:
     words = ("train", "storage=postgresql+psycopg://me:TOPSECRET@host/db")
     with pytest.raises(UserError, match=r"://\*\*\*@host/db: a secret, which launcher=ray would write") as found:

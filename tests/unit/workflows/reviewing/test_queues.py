@@ -165,3 +165,21 @@ def test_images_without_labels_get_some(tmp_path: Path) -> None:
     assert [(row["path"], row["label"]) for row in found] == [("3.png", "cat"), ("2.png", CLASSES[2])]
     samples = read_samples(AutoData(root=str(folder))).samples
     assert {sample.path: sample.label for sample in samples} == {"3.png": "cat", "2.png": CLASSES[2]}
+
+
+def test_a_table_of_labels_keeps_its_columns_and_the_labels_that_others_gave(tmp_path: Path) -> None:
+    run = make_reviewed(tmp_path)
+    run.labels_mapping.write_text(json.dumps(write_mapping(CLASSES)))
+    folder = tmp_path / "new"
+    for number in range(3):
+        draw_picture(folder / f"{number}.png", (10, 20, 30), seed=number)
+    write(folder / "labels.csv", ("path", "label", "who took it"), [("1.png", "cat", "Ana, B."), ("2.png", "cat", "C")])
+    decisions = Decisions(collect_unlabelled(run, str(folder)), "ana")
+    decisions.decide([Request(1, "relabel", new=CLASSES[2]), Request(0, "relabel", new=CLASSES[2])])
+    assert read_csv(folder / "labels.csv")[0] == {"path": "1.png", "label": CLASSES[2], "who took it": "Ana, B."}
+    decisions.decide([Request(1, "undo", back=0), Request(0, "undo", back=0)])
+    found = [tuple(row.values()) for row in read_csv(folder / "labels.csv")]
+    assert found == [("1.png", "cat", "Ana, B."), ("2.png", "cat", "C")]
+    write(folder / "labels.csv", ("filename", "label"), [("1.png", "cat")])
+    with pytest.raises(UserError, match="columns path and label"):
+        Decisions(collect_unlabelled(run, str(folder)), "ana")

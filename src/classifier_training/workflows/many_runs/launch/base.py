@@ -69,9 +69,11 @@ class JobSpec:
             outcome = read_outcome(self.record)
             is_done = outcome is not None and outcome.exit_code == 0 and outcome.words == mask_words(self.words)
             return None if is_done else list(self.words)
-        if any(self.folder.rglob(RunDir.result.relative)):
+        files = sorted(self.folder.rglob(RunDir.config.relative), reverse=True)
+        # A cross-validation is one run, which resumes its folds.
+        begun = [run for run in (RunDir(path.parent) for path in files) if not run.is_fold]
+        if any(run.result.exists() for run in begun):
             return None
-        begun = [RunDir(path.parent) for path in sorted(self.folder.rglob(RunDir.config.relative), reverse=True)]
         left = next((run for run in begun if run.resumable), None)
         return list(self.words) if left is None else ["train", word("resume", left.path)]
 
