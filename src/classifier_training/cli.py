@@ -88,10 +88,10 @@ def entry_point() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         # All is done; one that comes now would only show a traceback.
         signal.signal(number, signal.SIG_IGN)
-    if not sys.modules.keys().isdisjoint(("torch", "ray", "obstore")):
+    if code >= 128 or not sys.modules.keys().isdisjoint(("torch", "ray", "obstore")):
         # Taking torch's modules apart takes up to two seconds and frees what the system frees by itself, and a thread
-        # of Ray or obstore that wants the interpreter meanwhile aborts the process. These two are what the interpreter
-        # runs of other people's code before it does that.
+        # of Ray or obstore, or of ONNX Runtime that was interrupted, that wants the interpreter meanwhile aborts the
+        # process. These two are what the interpreter runs of other people's code before it does that.
         threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
         atexit._run_exitfuncs()  # noqa: SLF001
         sys.stdout.flush()

@@ -32,7 +32,7 @@ from classifier_training.conf.overrides import (
 )
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
-from classifier_training.conf.store import EXPERIMENT, hydra_ready, offered_names, takes_experiments
+from classifier_training.conf.store import EXPERIMENT, group_options, hydra_ready, offered_names, takes_experiments
 from classifier_training.conf.tuned import tuned_experiment
 from classifier_training.conf.unused_settings import refuse_unused
 from classifier_training.conf.validate import build_arguments, build_node
@@ -73,6 +73,7 @@ def compose_values(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     overrides = prepare(verb, overrides)
     parsed = parse_overrides(overrides)
     refuse_sweeps(verb, parsed)
+    _refuse_numbers(verb, parsed)
     resumed = resumed_run(parsed)
     if resumed is not None and RESUME in verb.options:
         where = [text for text in overrides if _is_of(text, {LAUNCHER})]
@@ -208,6 +209,18 @@ def with_sample(parsed: Sequence[Override]) -> list[str]:
     chosen = ",".join(f"[{','.join([SAMPLE, *map(str, names)])}]" for names in listed)
     others = [word.input_line or "" for word in parsed if word.key_or_group != EXPERIMENT]
     return [f"{EXPERIMENT}={chosen}", *others]
+
+
+def _refuse_numbers(verb: Entry, parsed: Sequence[Override]) -> None:
+    """Raise when a number chooses a component, which Hydra has no words for.
+
+    Raises:
+        UserError: for the first that does.
+    """
+    for word in parsed:
+        option = verb.options.get(word.key_or_group)
+        if option is not None and option.choice is not None and isinstance(word.value(), int | float):
+            refuse_names([word], group_options(verb), verb=verb.command)
 
 
 def refuse_sweeps(verb: Entry, parsed: Sequence[Override]) -> None:

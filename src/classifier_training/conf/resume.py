@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.conf.overrides import has_key, leaf_keys, parse_overrides, typed_value, value_at
@@ -48,7 +49,7 @@ def resumed_values(reference: str, parsed: Sequence[Override]) -> dict[str, Any]
     """
     others = [word for word in parsed if word.key_or_group != RESUME]
     output = next((str(typed_value(word)) for word in others if word.key_or_group == "output"), None)
-    if reference == "latest" and output is not None:
+    if output is not None and (reference == "latest" or not os.path.lexists(reference)):
         others = [word for word in others if word.key_or_group != "output"]
         run_dir = find_unfinished(reference, output=output)
     else:

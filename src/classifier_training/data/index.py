@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifier_training.core.columns import Texts
-from classifier_training.core.errors import UserError, enumerate_words
+from classifier_training.core.errors import UserError, enumerate_words, shown
 from classifier_training.core.image_files import image_extensions
 from classifier_training.core.labels import sort_labels
 from classifier_training.core.storage.places import is_remote, path_of
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
-"""Folder names that mean a split, in whatever case."""
+SPLIT_FOLDERS = {
+    "train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST, "testing": TEST,
+}  # fmt: skip
+"""Folder names that mean a split, in whatever case, and perhaps with _set after them."""
 
 
 class NoSamplesError(UserError):
@@ -231,7 +233,7 @@ def _report_labels(split: str, present: Mapping[str, int], class_names: Sequence
         )  # fmt: skip
     missing = sorted(set(class_names) - present.keys())
     if missing:
-        log.warning("%s has no image of %s; their metrics will be missing", split, enumerate_words(missing))
+        log.warning("%s has no image of %s; their metrics will be missing", split, enumerate_words(map(shown, missing)))
 
 
 def resolve_root(root: str | None) -> Path:
@@ -263,7 +265,8 @@ def resolve_root(root: str | None) -> Path:
 
 def split_of(folder_name: str) -> str:
     """Return the split that a folder's name stands for; an empty text if none."""
-    return SPLIT_FOLDERS.get(folder_name.casefold(), "")
+    name = folder_name.casefold()
+    return SPLIT_FOLDERS.get(name.removesuffix("_set").removesuffix("-set"), "")
 
 
 def is_image(path: Path | str) -> bool:

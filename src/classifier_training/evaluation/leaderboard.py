@@ -114,7 +114,7 @@ class RunPredictions:
     """What a run predicted on the images it was scored on.
 
     Args:
-        targets: name of each image's class, by its path.
+        targets: name of each image's class, by its path; of an image with several labels by path and label.
         correct: paths of the images that it classified correctly.
         false_positive_rates: of the macro-averaged ROC curve, growing from 0 to 1.
         true_positive_rates: of the same points.
@@ -136,9 +136,9 @@ class Candidate:
         model: its name.
         data: name of the data.
         runs: scores of each run, by seed.
-        representative: seed of the run in the middle, which is timed and compared.
+        representative: seed of the run that is timed and compared; see `compared_seeds`.
         latency_ms: of a prediction for one image, the median; None where it could not be measured.
-        predictions: of the run in the middle.
+        predictions: of that run.
     """
 
     model: str
@@ -171,6 +171,20 @@ def middle_seed(runs: Mapping[int, RunScores]) -> int:
     """Return the seed of the run whose balanced accuracy is in the middle, the lower of two."""
     ordered = sorted(runs, key=lambda seed: (runs[seed].metrics[RANKED_BY], seed))
     return ordered[(len(ordered) - 1) // 2]
+
+
+def compared_seeds(runs: Sequence[Mapping[int, RunScores]]) -> list[int]:
+    """Return the seed of each model's run that is compared on one data set.
+
+    It is that of the run in the middle of the best model, since a seed may decide which images are held out; for a
+    model without that seed, that of its own run in the middle.
+
+    Args:
+        runs: of each model, by seed.
+    """
+    best = max(runs, key=lambda one: spread([run.metrics[RANKED_BY] for run in one.values()]).mean)
+    common = middle_seed(best)
+    return [common if common in one else middle_seed(one) for one in runs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +269,11 @@ class Leaderboard:
         if not others:
             return f"{sentence}; nothing stands against it."
         close = [item for item in others if item.verdict == UNCLEAR]
+        if not close and others[0].verdict == UNCOMPARED:
+            return (
+                f"{self.data}: {best.model} has the highest {score}, but the runs have no test image in common, so "
+                f"it is not compared with {others[0].candidate.model}; data with a test split of their own would tell."
+            )
         if not close:
             second = others[0]
             gap = found.mean - second.candidate.score

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError, enumerate_words, plural
+from classifier_training.core.files import escapes
 from classifier_training.core.processes import holder, is_held
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.runtime import command
@@ -95,7 +96,8 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
 
     Args:
         reference: a run folder; or latest, for the run that was written to last of those that have a configuration and
-            have not finished, with or without a checkpoint. A line in the log names it with its age.
+            have not finished, with or without a checkpoint; or a NAME, for the latest of that name. A line in the log
+            names it with its age.
         output: folder of all runs, which latest is looked for in.
 
     Raises:
@@ -103,8 +105,10 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
             the checkpoint to train on from is gone.
     """
     if reference == "latest":
-        return _latest_unfinished(Path(output))
+        return _latest_unfinished(Path(output), reference)
     run_dir = RunDir(Path(reference).expanduser())
+    if not run_dir.path.exists() and not escapes(reference) and (named := Path(output) / reference).is_dir():
+        return _latest_unfinished(named, reference)
     _refuse_folder_of_runs(run_dir.path, setting="resume")
     if not run_dir.config.is_file() and not run_dir.resumable:
         raise UserError(
@@ -156,12 +160,12 @@ def ended(run_dir: RunDir) -> UserError:
     )
 
 
-def _latest_unfinished(output: Path) -> RunDir:
+def _latest_unfinished(output: Path, reference: str) -> RunDir:
     found = [RunDir(Path(path)) for _, path in run_folders(output)] if output.is_dir() else []
     begun = [run for run in found if not run.result.exists() and (run.config.is_file() or run.resumable)]
     if not begun:
         raise UserError(
-            f"resume=latest: no unfinished run below {output.absolute()}",
+            f"resume={reference}: no unfinished run below {output.absolute()}",
             "a run that has a configuration and no result.json",
             "name a run elsewhere by its folder: resume=FOLDER",
         )
@@ -171,13 +175,13 @@ def _latest_unfinished(output: Path) -> RunDir:
         free = next((other for other in older if not is_held(other.lock)), None)
         who = f"process {holder(run.lock) or 'of unknown number'}"
         raise UserError(
-            f"resume=latest: {who} is writing to the latest run, {run.path}",
+            f"resume={reference}: {who} is writing to the latest run, {run.path}",
             "a run that was interrupted",
             "wait for it, or end it"
             + (f"; the one before, written to {_age(time.time() - _last_write(free))} ago: "
                f"{command('train')} {typed('resume', free.path)}" if free else ""),
         )  # fmt: skip
-    log.info("resume=latest: %s, last written to %s ago", run.path, age)
+    log.info("resume=%s: %s, last written to %s ago", reference, run.path, age)
     return run
 
 

@@ -89,6 +89,7 @@ def test_a_word_of_one_meaning_is_accepted(verb: str, word: str, settings: str) 
         ("train", "exist_ok=True", ""),
         ("train", "freeze=10", "transfer=lp_ft transfer.frozen_share=0.5"),
         ("train", "device=1", "trainer.accelerator=cuda"),
+        ("train", "gpu=2", "trainer.accelerator=cuda"),
         ("train", "device=2,3", "trainer.accelerator=cuda trainer.num_devices=2"),
         ("train", "scale=1e-1", "transforms.crop_scale=0.9"),
         ("train", "imgsz=[480,640]", "data.image_size=640"),

@@ -63,6 +63,7 @@ def test_the_description_of_the_arguments_composes_to_the_same() -> None:
         ("time=0", "no time at all", "time=10m"),
         ("optimizer.lr=abc", "not a number", "optimizer.lr=0.001"),
         ("transforms.hflip=2", "above 1", "transforms.hflip=0"),
+        ("optimizer=1", "no optimizer of that name", "classifier-training train --help all lists them"),
         ("transfer=features", "no transfer of that name", "transfer=linear_probe"),
         ("transfer=probe", "no transfer of that name", "transfer=lp_ft"),
         ("transfer=progressive", "no transfer of that name", "transfer=progressive_unfreezing"),

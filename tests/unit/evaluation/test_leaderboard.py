@@ -21,6 +21,7 @@ from classifier_training.evaluation.leaderboard import (
     Candidate,
     RunPredictions,
     RunScores,
+    compared_seeds,
     macro_roc,
     middle_seed,
     pareto_front,
@@ -143,6 +144,21 @@ def test_other_images_are_not_compared() -> None:
 def test_the_run_in_the_middle_stands_for_a_candidate() -> None:
     assert middle_seed({4: figures(0.5), 5: figures(0.9), 6: figures(0.7)}) == 6
     assert middle_seed({4: figures(0.5), 5: figures(0.9)}) == 4
+
+
+def test_runs_of_one_seed_are_compared_which_have_the_same_test_images() -> None:
+    weak, best = (
+        {0: figures(0.4), 1: figures(0.6), 2: figures(0.5)},
+        {0: figures(0.7), 1: figures(0.9), 2: figures(0.8)},
+    )
+    assert compared_seeds([weak, best]) == [2, 2]
+    assert compared_seeds([{5: figures(0.3)}, best]) == [5, 2]
+
+
+def test_models_without_a_test_image_in_common_have_no_best() -> None:
+    (board,) = rank([candidate("a", 150), candidate("b", 100, folder="b")])
+    assert "is the best" not in board.verdict
+    assert "no test image in common, so it is not compared with b" in board.verdict
 
 
 def test_the_front_holds_what_nobody_beats() -> None:

@@ -98,6 +98,16 @@ def test_an_unfinished_run_has_no_result(tmp_path: Path) -> None:
         find_unfinished("outputs/2026-01-03/10-00-00")
 
 
+def test_the_latest_unfinished_run_of_a_name_is_found(tmp_path: Path) -> None:
+    unfinished(tmp_path / "outputs/2026-01-03/10-00-00", "last.ckpt", ago=10)
+    unfinished(tmp_path / "outputs/rooms/2026-01-01/10-00-00", "last.ckpt", ago=3000)
+    newest = unfinished(tmp_path / "outputs/rooms/2026-01-02/10-00-00", "last.ckpt", ago=2000)
+    assert find_unfinished("rooms").path.resolve() == newest
+    finish(tmp_path / "outputs/done/2026-01-01/10-00-00", value=1, at=3000)
+    with pytest.raises(UserError, match="resume=done: no unfinished run"):
+        find_unfinished("done")
+
+
 @pytest.mark.parametrize("checkpoints", [(), ("previous.ckpt",), ("step.ckpt",)])
 def test_the_latest_is_the_newest_unfinished_run_saved_or_not_and_is_named_with_its_age(
     checkpoints: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture

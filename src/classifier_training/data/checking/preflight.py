@@ -138,6 +138,16 @@ def _groups_over_splits(index: SampleIndex) -> Iterator[Finding]:
 def _missing(index: SampleIndex) -> Iterator[Finding]:
     present = index.present_splits()
     found = {split: {*index.labels[index.splits.where(split)].counts()} for split in SPLITS if split in present}
+    if index.empty_classes:
+        yield Finding(
+            code="empty_class_folders",
+            severity="warning",
+            title=f"{plural(len(index.empty_classes), 'class folder')} without an image",
+            words="Training stops at an empty class folder unless data.on_error=skip is set.",
+            remedy="fill or remove them, or train with data.on_error=skip",
+            count=len(index.empty_classes),
+            rows=tuple((name,) for name in index.empty_classes),
+        )
     if TRAIN not in found:
         return
     everything = set().union(*found.values())
@@ -156,16 +166,6 @@ def _missing(index: SampleIndex) -> Iterator[Finding]:
                 count=len(missing),
                 rows=tuple((_visible(name),) for name in missing),
             )
-    if index.empty_classes:
-        yield Finding(
-            code="empty_class_folders",
-            severity="warning",
-            title=f"{plural(len(index.empty_classes), 'class folder')} without an image",
-            words="Training stops at an empty class folder unless data.on_error=skip is set.",
-            remedy="fill or remove them, or train with data.on_error=skip",
-            count=len(index.empty_classes),
-            rows=tuple((name,) for name in index.empty_classes),
-        )
 
 
 def _rare(index: SampleIndex) -> Iterator[Finding]:

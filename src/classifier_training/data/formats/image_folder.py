@@ -77,6 +77,8 @@ def read_image_folder(walker: Walker) -> SampleIndex:
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
             "check data.root; a folder of images without class folders has no labels",
         )
+    if root in splits:
+        _tell_of_levels(walker, root)
     # A test folder without class folders is one whose labels nobody has told.
     blind = [folder for folder, split in splits.items() if split == TEST and not _has_classes(walker, folder)]
     for folder in dict.fromkeys([root, *splits]):
@@ -109,6 +111,20 @@ def _check_split_without_train(walker: Walker, path: Path) -> None:
             f"make a train folder, or rename {path.name} if it is a class",
         )
     log.warning("%s is read as a class, because there is no train folder beside it", path)
+
+
+def _tell_of_levels(walker: Walker, root: Path) -> None:
+    """Warn where every class folder holds the same folders of images, and no image: these may be the classes."""
+    classes = [path for path in walker.folders(root) if _has_image(walker, path)]
+    names = [{path.name for path in walker.folders(one) if _has_image(walker, path)} for one in classes]
+    if len(classes) > 1 and len(names[0]) > 1 and all(one == names[0] for one in names):
+        if any(_loose_images(walker, path) for path in classes):
+            return
+        log.warning(
+            "%s: every class folder (%s) holds the same folders (%s); if those are the classes: data.root=[%s]",
+            root, enumerate_words([path.name for path in classes], limit=3), enumerate_words(sorted(names[0]), limit=3),
+            ",".join(shlex.quote(str(path)) for path in classes[:3]) + (",…" if len(classes) > 3 else ""),
+        )  # fmt: skip
 
 
 def _has_image(walker: Walker, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from classifier_training.core.errors import UserError, enumerate_words, require_extra
+from classifier_training.core.errors import UserError, enumerate_words, plural, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.core.storage.places import is_remote
@@ -128,6 +128,11 @@ class Table(NamedFileSource):
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
             )
         samples = builder.samples()
+        if number := samples.labels[~samples.splits.where(TEST)].counts().get(""):
+            log.warning(
+                "%s: %s with an empty label, which is a class of its own here; remove those that are just not labelled",
+                files[0], plural(number, "row"),
+            )  # fmt: skip
         if not unlabelled and TEST not in samples.splits.counts():
             unlabelled = _test_images(walker, samples.paths)
         return SampleIndex(walker.root, samples, unlabelled=tuple(unlabelled), label_files=tuple(files))

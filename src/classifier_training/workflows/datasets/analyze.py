@@ -12,7 +12,7 @@ from pydantic import Field
 
 from classifier_training.core.display import progress
 from classifier_training.core.errors import UserError, plural
-from classifier_training.core.register import Choice, Word, changed_options, register
+from classifier_training.core.register import Choice, Word, changed_options, register, with_settings
 from classifier_training.core.run_dir import atomic_path, make_folder, write_csv, write_json
 from classifier_training.core.runtime import num_cores
 from classifier_training.core.settings import RunText, TypedPath
@@ -145,11 +145,12 @@ def analyze(
         raise UserError(f"label_next={label_next} without run=", "the run whose model is unsure", "run=latest")
     _refuse_idle(data, transforms)
     folder = DataReportDir(Path(output or DEFAULT_FOLDER).expanduser())
-    original, corrected = read_corrected(data)
+    # What stops a training is counted here, and named beside what else is wrong.
+    original, corrected = read_corrected(with_settings(data, on_error="skip"))
     make_folder(folder.path)
     decisions = [*check_corrections(original.samples, corrected), *_edits(data, original, corrected, folder)]
     if data.splits is not None:
-        original = give_splits(original, Path(data.splits).expanduser(), data.on_error, corrected.applied)
+        original = give_splits(original, Path(data.splits).expanduser(), "skip", corrected.applied)
     index = replace(original, samples=corrected.again(original.samples))
     num_workers = num_cores() if data.num_workers == "auto" else data.num_workers
     scan = _scan(index, num_workers)

@@ -158,10 +158,14 @@ def read_answers(run_dir: RunDir) -> RunPredictions:
             right: set[str] = set()
             probabilities, labels = [], list[str]()
             for row in lines:
-                targets[row[image]] = row[true]
-                groups[row[image]] = "" if group is None else row[group]
+                path = row[image]
+                if targets.get(path, row[true]) != row[true]:
+                    # An image that has several labels is scored by each of them.
+                    path = f"{path}\0{row[true]}"
+                targets[path] = row[true]
+                groups[path] = "" if group is None else row[group]
                 if row[true] == row[predicted]:
-                    right.add(row[image])
+                    right.add(path)
                 if names:
                     labels.append(row[true])
                     probabilities.append(np.array(row[first:], dtype=np.float32))

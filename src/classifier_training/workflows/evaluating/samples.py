@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.validate import build_node
 from classifier_training.core.errors import UserError, enumerate_words
-from classifier_training.core.storage.places import path_of
+from classifier_training.core.storage.places import is_remote, path_of
 from classifier_training.core.types import TRAIN, SplitTable
 from classifier_training.data.index import split_table
+from classifier_training.data.replay import roots_of
 from classifier_training.data.splitting.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -33,12 +34,15 @@ def own_source(run_dir: RunDir) -> DataSource:
     return source
 
 
-def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[Sequence[Sample], Path]:
+def own_samples(
+    run_dir: RunDir, *, moved_to: str | None = None, setting: str = "data.root"
+) -> tuple[Sequence[Sample], Path]:
     """The samples that the run was trained, validated and tested on, and the folder that their paths begin from.
 
     Args:
         run_dir: the run.
         moved_to: where the images are now, if not where they were.
+        setting: by which the user says so.
 
     Raises:
         UserError: when the images are not to be found.
@@ -47,10 +51,20 @@ def own_samples(run_dir: RunDir, *, moved_to: str | None = None) -> tuple[Sequen
         root = path_of(moved_to)
         if not root.is_dir():
             raise UserError(
-                f"images={moved_to}: no such folder", "the folder that the run's images are in now", "images=…"
+                f"{setting}={moved_to}: no such folder",
+                "the folder that the run's images are in now",
+                f"{setting}=/my/images",
             )
         return read_manifest(run_dir.splits), root.resolve()
-    return read_manifest(run_dir.splits), own_source(run_dir).read().root
+    source = own_source(run_dir)
+    gone = [one for one in roots_of(source) if not is_remote(one) and not Path(one).expanduser().exists()]
+    if gone:
+        raise UserError(
+            f"{run_dir.path}: its images are not in {gone[0]} any more",
+            "the images that the run was trained on",
+            f"name the folder that they are in now: {setting}=/my/images",
+        )
+    return read_manifest(run_dir.splits), source.read().root
 
 
 def train_counts(run_dir: RunDir) -> dict[str, int]:

@@ -23,7 +23,7 @@ from classifier_training.core.run_dir import RunDir, make_folder
 from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait, TypedPath
 from classifier_training.core.types import TEST
-from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, middle_seed, rank
+from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, compared_seeds, rank
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.registry.cleanup import STUDY_LOGS
 from classifier_training.registry.record import read_promotions
@@ -275,10 +275,15 @@ def _rank(
     """Rank the runs; those that cannot be read are added to the failures."""
     candidates = []
     paths: dict[tuple[str, str, int], Path] = {}
-    for (model, data), runs in group_runs(found).items():
-        scores = {run.seed: run.figures for run in runs}
-        middle = middle_seed(scores)
-        run_dir = next(run.run_dir for run in runs if run.seed == middle)
+    groups = group_runs(found)
+    scores_of = {key: {run.seed: run.figures for run in runs} for key, runs in groups.items()}
+    compared: dict[tuple[str, str], int] = {}
+    for name in dict.fromkeys(data for _, data in groups):
+        keys = [key for key in groups if key[1] == name]
+        compared |= zip(keys, compared_seeds([scores_of[key] for key in keys]), strict=True)
+    for (model, data), runs in groups.items():
+        scores, seed = scores_of[model, data], compared[model, data]
+        run_dir = next(run.run_dir for run in runs if run.seed == seed)
         try:
             predictions = read_answers(run_dir)
         except UserError as error:
@@ -290,7 +295,7 @@ def _rank(
                 model=model,
                 data=data,
                 runs=scores,
-                representative=middle,
+                representative=seed,
                 latency_ms=measure_latency_ms(run_dir.onnx) if run_dir.onnx.exists() else None,
                 predictions=predictions,
             )

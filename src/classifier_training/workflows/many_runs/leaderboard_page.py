@@ -33,8 +33,8 @@ MARKS = {BEST: "", WORSE: "*", UNCLEAR: "≈"}
 
 LEGEND = (
     "* worse than the best, ≈ not told apart from it: on the same test images (sign-flip tests of accuracy and "
-    "balanced accuracy, adjusted after Holm for all pairs), and over the seeds where there are several; + on the "
-    "Pareto front of accuracy, latency and size"
+    "balanced accuracy, adjusted after Holm for all pairs), and over the seeds where there are several; ? not "
+    "compared, since no test image is in common; + on the Pareto front of accuracy, latency and size"
 )
 
 

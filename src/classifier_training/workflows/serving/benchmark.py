@@ -180,7 +180,7 @@ def benchmark(
     num_images = num_images or NUM_IMAGES
     run_dir = find_run(run)
     info = read_info(run_dir)
-    samples, root = own_samples(run_dir, moved_to=images)
+    samples, root = own_samples(run_dir, moved_to=images, setting="images")
     present = {sample.split for sample in samples}
     chosen = split or (TEST if TEST in present else VAL)
     if chosen not in present:

@@ -198,7 +198,7 @@ def read_runs(references: Sequence[str], images: str | None) -> tuple[list[Run],
                 "runs of the same classes",
                 "name runs of the same data",
             )
-        rows, root = own_samples(run_dir, moved_to=images)
+        rows, root = own_samples(run_dir, moved_to=images, setting="images")
         present = {row.split for row in rows}
         if VAL not in present:
             raise UserError(

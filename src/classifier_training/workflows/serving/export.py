@@ -128,7 +128,7 @@ def export(
         )
     target = RunDir(Path(output).expanduser()) if output else run_dir
     opened = _open_several(run_dirs, format) if is_ensemble else _open_one(run_dir, quantization)
-    samples, root = own_samples(opened.images, moved_to=images)
+    samples, root = own_samples(opened.images, moved_to=images, setting="images")
     info = opened.info
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
     from classifier_training.export.write import with_files

@@ -10,6 +10,7 @@ from classifier_training.core.errors import enumerate_words, plural, shown
 from classifier_training.core.files import size_bytes
 from classifier_training.core.run_reader import read_rows
 from classifier_training.core.runtime import command, setting
+from classifier_training.evaluation.verdict import Baseline
 from classifier_training.training.transfer import LinearProbe
 
 if TYPE_CHECKING:
@@ -99,13 +100,10 @@ def majority_words(class_names: Sequence[str], train_counts: NDArray[np.int64], 
         train_counts: training images of each class, int64 [K].
         measures: of the scored split.
     """
-    largest = int(train_counts.argmax())
-    support = measures.support
-    accuracy = support[largest] / max(support.sum(), 1)
-    balanced = float(support[largest] > 0) / (int(np.count_nonzero(support)) or 1)
+    found = Baseline.of(measures, train_counts.tolist())
     return (
-        f"for comparison, always predicting the most frequent class ({shown(class_names[largest])}): balanced accuracy "
-        f"{balanced:.4f}, top-1 accuracy {accuracy:.4f}"
+        f"for comparison, always predicting the most frequent class ({shown(class_names[found.label])}): balanced "
+        f"accuracy {found.balanced_accuracy:.4f}, top-1 accuracy {found.accuracy:.4f}"
     )
 
 

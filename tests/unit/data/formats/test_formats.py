@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tests.conftest import draw_picture, make_class_folders
 
 from classifier_training.core.errors import UserError
+from classifier_training.data.checking.preflight import check_classes
 from classifier_training.data.formats.image_folder import AutoData, ImageFolder
 from classifier_training.data.formats.jsonl import JSONL
 from classifier_training.data.sample_sets.builders import IMBALANCE_RATIO, Digits, split_digits
@@ -85,7 +87,34 @@ def test_a_name_that_is_not_utf8_is_named(split_folder: Path) -> None:
 
 def test_an_empty_class_is_reported(split_folder: Path) -> None:
     (split_folder / "train/white").mkdir()
-    assert ImageFolder(root=str(split_folder)).read().empty_classes == ("train/white",)
+    index = ImageFolder(root=str(split_folder)).read()
+    assert index.empty_classes == ("train/white",)
+    (split_folder / "train").rename(split_folder.parent / "flat")
+    unsplit = ImageFolder(root=str(split_folder.parent / "flat")).read()
+    assert unsplit.empty_classes == ("white",)
+    for found in (index, unsplit):
+        assert "empty_class_folders" in {finding.code for finding in check_classes(found)}
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("training_set", "test_set"), ("TRAIN", "Validation")])
+def test_folders_of_splits_have_several_names(split_folder: Path, names: tuple[str, str]) -> None:
+    shutil.rmtree(split_folder / "val")
+    for old, new in zip(("train", "test"), names, strict=True):
+        (split_folder / old).rename(split_folder / new)
+    index = ImageFolder(root=str(split_folder)).read()
+    assert {sample.label for sample in index.samples} == {"red", "green", "blue"}
+    assert "train" in index.present_splits()
+
+
+def test_classes_that_lie_one_level_deeper_are_pointed_out(
+    split_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (split_folder / "train").rename(split_folder / "day 1")
+    (split_folder / "val").rename(split_folder / "day 2")
+    shutil.rmtree(split_folder / "test")
+    ImageFolder(root=str(split_folder)).read()
+    assert "every class folder (day 1, day 2) holds the same folders (blue, green, red)" in caplog.text
+    assert f"data.root=['{split_folder}/day 1','{split_folder}/day 2']" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def test_a_wrong_line_is_named(folder: Path, row: str, words: str) -> None:
 def test_wrong_lines_are_skipped_and_counted_in_one_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "table.csv").write_text(f"{ROWS}x/none.png,7,train,,\n../a.png,7,train,,\n")
     assert len(Table(root=str(folder), on_error="skip").read().samples) == 3
-    (message,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    empty, message = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert "1 row with an empty label, which is a class of its own" in empty
     assert "2 rows or files cannot be used and are left out; the first:" in message
     assert "table.csv:6" in message
 
