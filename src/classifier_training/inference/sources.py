@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.image_files import image_extensions
 from classifier_training.core.preprocess import import_opencv
+from classifier_training.core.runtime import setting
 from classifier_training.core.storage.places import is_remote, path_of, url_of
 from classifier_training.data.accounting import (
     BY_ENDING,
@@ -121,11 +122,21 @@ def _open(source: str, every_s: float | None, *, follow_links: bool) -> OneSourc
         return VideoSource(path, every_s)
     if ending == ".txt" and os.path.isfile(path):
         return ListSource(path)
+    if ending in TABLES and os.path.isfile(path):
+        raise UserError(
+            f"source={source}: a table, which is not read for its images",
+            "images, a folder of them, or a .txt list with a path on each line",
+            f"{setting('source', os.path.dirname(path) or '.')} predicts the images beside it",
+        )
     if os.path.lexists(path):
         return FileSource(path)
     if glob.has_magic(path):
         return GlobSource(path, follow_links)
     raise _nothing(source, "there is no such file or folder")
+
+
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".xlsx")
+"""Endings of files that list images with more than their paths."""
 
 
 class _Skipped(DataErrors):

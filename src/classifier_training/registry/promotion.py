@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.run_reader import RunReader
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from classifier_training.registry.references import Reference
     from classifier_training.registry.scan import Registry
+
+log = logging.getLogger(__name__)
 
 
 READY, NOT_READY = "ready", "not ready"
@@ -198,7 +201,8 @@ def promote(registry: Registry, folder: str, alias: str, gate: Gate) -> tuple[Ru
     with registry.locked():
         registry.refresh()
         record = registry.runs[folder]
-        holder = present_holders(registry.runs.values()).get((record.scope, alias))
+        holders = present_holders(registry.runs.values())
+        holder = holders.get((record.scope, alias))
         if record.exported_at is None or record.status == DAMAGED:
             raise CheckFailedError(
                 f"{record.version_name} cannot be promoted: {record.problem or 'it has exported nothing'}",
@@ -214,6 +218,10 @@ def promote(registry: Registry, folder: str, alias: str, gate: Gate) -> tuple[Ru
             instead_of=None if holder is None else holder.version_name,
             checks={check.name: {"passed": check.passed, "words": check.words} for check in checks},
         )
+    others = [one for (scope, name), one in holders.items() if name == alias and scope != record.scope]
+    if others:
+        names = [f"{one.scope or one.title}:{alias}" for one in (promoted, *others)]
+        log.warning("run=%s alone is not clear any more: it is one of %s", alias, enumerate_words(names))
     return promoted, holder, checks
 
 

@@ -46,6 +46,13 @@ def test_a_folder_is_searched_to_its_end_in_order(folder: Path) -> None:
     assert found.count() == 4
 
 
+def test_a_table_is_no_image_and_its_folder_is_named(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,label\na.JPG,cat\n")
+    with pytest.raises(UserError, match="a table, which is not read") as found:
+        find_source(str(folder / "labels.csv"))
+    assert str(folder) in found.value.remedy
+
+
 def test_a_glob_takes_what_matches(folder: Path) -> None:
     assert names(f"{folder}/**/*.png") == ["b.png", "sub/b.png", "sub/deep/c.png"]
     assert names(f"{folder}/sub/*") == ["b.png"]

@@ -71,6 +71,15 @@ def test_what_the_gate_refuses(outputs: Path) -> None:
         promote_run(run=str(unfinished), alias="production", force=True)
 
 
+def test_an_alias_that_runs_of_two_names_have_is_not_clear_and_said(
+    outputs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("rooms", "dogs"):
+        make_run(outputs, f"{name}/2026-01-05/10-00-00", name=name)
+        promote_run(run=name, alias="staging")
+    assert "run=staging alone is not clear any more: it is one of dogs:staging, rooms:staging" in caplog.text
+
+
 def test_a_missed_target_of_the_users_own_refuses_a_promotion_and_the_default_one_is_said(outputs: Path) -> None:
     verdict = {"status": "not ready", "words": "1 of 2 classes does not reach 90 %: dog 3.0 %"}
     make_run(outputs, "2026-01-03/10-00-00", score=0.99, verdict={**verdict, "is_default_target": True})

@@ -272,7 +272,8 @@ def plan_time(
             "time for a step at the least",
             f"time={passed + end + 2 * pacing.epoch_seconds(len(sizes)):.0f}s, with which two epochs fit",
         )
-    log.info("plan: no epoch, the linear probe is all that there is time for (%s)", taken)
+    late = ", and the command takes longer than that" if passed + end > time.total_seconds() else ""
+    log.info("plan: no epoch, the linear probe is all that there is time for%s (%s)", late, taken)
     return (), deadline, num_calibrated
 
 

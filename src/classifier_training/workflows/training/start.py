@@ -244,7 +244,7 @@ def find_resumed(resumed: RunDir, config: Mapping[str, Any], trainer: TrainerSet
     decisions = read_decisions(resumed.decisions)
     changes = changed_settings(saved_values(resumed.config), config)
     for key, before, now in changes:
-        log.info("resume: %s: %s, before %s", key, now, before)
+        log.info("resume: %s: %s, before %s", key, now, "not set" if before is None else before)
     inexact = [key for key, *_ in changes if not keeps_exactness(key)]
     newest = find_newest(resumed, at_epoch_end=bool(inexact))
     if newest is None and resumed.result.exists():
