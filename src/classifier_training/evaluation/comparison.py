@@ -406,3 +406,8 @@ def _signed(difference: Estimate) -> str:
 
 def _pair(values: tuple[float, float], difference: Estimate) -> dict[str, Any]:
     return {"run": values[0], "against": values[1], "difference": difference.to_dict()}
+
+
+def equal(some: Sequence[str], others: Sequence[str]) -> NDArray[np.bool_]:
+    """Which names are the same at the same place [N]."""
+    return np.array([one == other for one, other in zip(some, others, strict=True)], dtype=bool)

@@ -12,7 +12,7 @@ import numpy as np
 from classifier_training.core.errors import plural
 from classifier_training.core.labels import label_indices, sort_labels
 from classifier_training.core.types import TEST
-from classifier_training.evaluation.comparison import Comparison, compare
+from classifier_training.evaluation.comparison import Comparison, compare, equal
 from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.intervals import NORMAL_QUANTILE, Estimate, mean_interval
 
@@ -84,8 +84,8 @@ class CorrectionsEffect:
         names = sort_labels(labels)
         return compare(
             label_indices(labels, names),
-            _equal([image.after for image in self.images], labels),
-            _equal([image.before for image in self.images], labels),
+            equal([image.after for image in self.images], labels),
+            equal([image.before for image in self.images], labels),
             names,
             Groups.of([image.group for image in self.images]),
         )
@@ -267,7 +267,3 @@ def _against(found: Comparison) -> dict[str, Any]:
     for item in values["classes"].values():
         item["recall_before"] = item.pop("recall_against")
     return values
-
-
-def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.array([one == other for one, other in zip(some, others, strict=True)], dtype=bool)

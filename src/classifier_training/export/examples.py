@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NUM_CALIBRATION_IMAGES = 200
+"""Training images that a quantization is calibrated on."""
+
 
 @dataclass(frozen=True)
 class Examples:

@@ -64,7 +64,6 @@ class TradeOffFigure(Figure):
         x: values [N].
         y: values [N].
         log_x: whether the x values span orders of magnitude.
-        from_zero: whether the x axis begins at 0, where it is not logarithmic.
         x_spans: from where to where each x goes [N]; None where no spread was measured.
         title: above the image.
         x_label: below it.
@@ -75,7 +74,6 @@ class TradeOffFigure(Figure):
     x: tuple[float, ...]
     y: tuple[float, ...]
     log_x: bool = False
-    from_zero: bool = True
     x_spans: tuple[tuple[float, float], ...] | None = None
     title: str
     x_label: str
@@ -94,7 +92,7 @@ class TradeOffFigure(Figure):
             axes.plot(across, height, "o", color=colour, markersize=12 - 1.2 * number, label=label_of(name))
         if self.log_x:
             axes.set_xscale("log")
-        elif self.from_zero:
+        else:
             axes.set_xlim(left=0)
         axes.margins(y=0.2)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -11,7 +11,7 @@ from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.types import TRAIN
 from classifier_training.data.checking.known_files import FileTable
-from classifier_training.evaluation.comparison import compare
+from classifier_training.evaluation.comparison import compare, equal
 from classifier_training.evaluation.groups import Groups
 from classifier_training.workflows.evaluating.samples import own_samples
 
@@ -102,7 +102,7 @@ def compare_runs(
     true = [class_names[number] for number in result.targets[rows]]
     own = [class_names[number] for number in result.predicted[rows]]
     theirs = [other_names[number] for number in others]
-    correct, correct_against = _equal(own, true), _equal(theirs, true)
+    correct, correct_against = equal(own, true), equal(theirs, true)
     groups = Groups.of([table.groups[index] for index in result.indices[rows]])
     comparison = compare(result.targets[rows], correct, correct_against, class_names, groups)
     titles = [opened.title, against.title]
@@ -123,7 +123,7 @@ def compare_runs(
     )
     confidences = result.confidences[rows]
     change = np.where(correct, "gained", np.where(correct_against, "lost", "other"))
-    changed = np.flatnonzero(~_equal(own, theirs))
+    changed = np.flatnonzero(~equal(own, theirs))
     write_csv(
         folder / "comparison.csv",
         COLUMNS,
@@ -148,10 +148,6 @@ def _best(predictor: Predictor, logits: NDArray[np.float32]) -> tuple[int, float
     """The predicted class of an image, and its calibrated probability."""
     shares = predictor.shares(logits)
     return int(shares.argmax()), float(shares.max())
-
-
-def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.array([one == other for one, other in zip(some, others, strict=True)], dtype=bool)
 
 
 def trained_on(run_dir: RunDir, paths: Sequence[str], *, moved_to: str | None = None) -> set[str]:

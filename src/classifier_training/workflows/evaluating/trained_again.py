@@ -14,7 +14,7 @@ from classifier_training.core.run_reader import RunReader
 from classifier_training.core.types import TEST
 from classifier_training.data.corrections import saved_corrections, standing
 from classifier_training.evaluation import report
-from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare
+from classifier_training.evaluation.comparison import SIGNIFICANCE, Comparison, compare, equal
 from classifier_training.evaluation.groups import Groups
 from classifier_training.evaluation.report import Html
 from classifier_training.registry.promotion import Check
@@ -156,17 +156,16 @@ def compare_again(
     ends = ((path[place + 1 :] for place, letter in enumerate(path) if letter == "/") for path in paths)
     is_fair = np.array([moved.isdisjoint(own) for own in ends], dtype=bool)
     rows = np.flatnonzero(is_known & is_fair)
-    outputs = list(predictor.raw_outputs([paths[row] for row in rows]))
-    is_read = np.array([output.logits is not None for output in outputs], dtype=bool)
-    rows = rows[is_read]
+    predicted = [
+        None if output.logits is None else predictor.class_names[int(output.logits.argmax())]
+        for output in predictor.raw_outputs([paths[row] for row in rows])
+    ]
+    rows = rows[np.array([name is not None for name in predicted], dtype=bool)]
     comparison = None
     if len(rows):
-        logits = [output.logits for output in outputs if output.logits is not None]
-        theirs = [predictor.class_names[int(values.argmax())] for values in logits]
         targets = scored.targets[rows]
-        right_before = np.array(
-            [name == names[number] for name, number in zip(theirs, targets, strict=True)], dtype=bool
-        )
+        theirs = [name for name in predicted if name is not None]
+        right_before = equal(theirs, [names[number] for number in targets])
         groups = Groups.of([table.groups[index] for index in scored.indices[rows]])
         comparison = compare(targets, is_right[rows], right_before, names, groups)
     new = {}

@@ -34,7 +34,7 @@ from classifier_training.export.benchmark import (
     measure_candidates,
 )
 from classifier_training.export.bundle import BundleInfo, read_info
-from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.examples import NUM_CALIBRATION_IMAGES, Examples, iterate_examples, read_examples
 from classifier_training.export.formats.pytorch import TorchScript
 from classifier_training.export.recommend import Setting, write_recommendations
 from classifier_training.registry.runs import find_run
@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 NUM_PARITY_IMAGES = 16
-NUM_CALIBRATION_IMAGES = 200
 NUM_IMAGES = 500
 MAX_DROP = 1.0
 BATCH_SIZES = (1, 8)

@@ -19,7 +19,7 @@ from classifier_training.evaluation.comparison import design_effect, largest_los
 from classifier_training.evaluation.groups import Groups
 from classifier_training.export.benchmark import Candidate, time_files
 from classifier_training.export.bundle import write_info
-from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.examples import NUM_CALIBRATION_IMAGES, Examples, iterate_examples, read_examples
 from classifier_training.export.pareto import CannotMakeError, Cost, Drop, Option, Visit
 from classifier_training.export.session import BLOCK, onnx_runner
 from classifier_training.workflows.evaluating.run_page import renew_exports
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NUM_CALIBRATION_IMAGES = 200
 NUM_PARITY_IMAGES = 16
 NUM_SHIPPED_PARITY_IMAGES = 64
 

@@ -21,7 +21,7 @@ from classifier_training.core.run_dir import RunDir, staged
 from classifier_training.core.settings import RunText, TypedPath
 from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
-from classifier_training.export.examples import Examples, iterate_examples, read_examples
+from classifier_training.export.examples import NUM_CALIBRATION_IMAGES, Examples, iterate_examples, read_examples
 from classifier_training.export.job import ExportFormat, Quantization
 from classifier_training.export.sharing import check_repository, find_ort, write_demo
 from classifier_training.export.sharing import push_to_hub as upload
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from classifier_training.export.job import ExportedFile, ExportJob
 
 NUM_PARITY_IMAGES = 64
-NUM_CALIBRATION_IMAGES = 200
 BATCH_SIZE = 16
 
 
