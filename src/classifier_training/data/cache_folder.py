@@ -19,7 +19,7 @@ from PIL import Image
 from classifier_training.core.errors import UserError
 from classifier_training.core.image_files import FORMATS, image_extensions
 from classifier_training.core.run_dir import write_json
-from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores
+from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores, starts_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +77,9 @@ def map_in_processes(work: Callable[[Any], None], jobs: Sequence[Any]) -> None:
             with ProcessPoolExecutor(
                 min(num_cores(), 16), mp_context=get_context("spawn"), initializer=leave_interrupts
             ) as pool:
-                for _ in pool.map(work, jobs, chunksize=8):
+                with starts_quietly():
+                    done = pool.map(work, jobs, chunksize=8)
+                for _ in done:
                     pass
         except BrokenProcessPool:
             # A script without `if __name__ == "__main__"` cannot start processes.

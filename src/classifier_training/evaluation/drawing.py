@@ -16,7 +16,7 @@ from PIL import Image
 
 from classifier_training.core.errors import reason_of
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.core.runtime import leave_interrupts
+from classifier_training.core.runtime import leave_interrupts, starts_quietly
 from classifier_training.evaluation.figures.style import adopt_fonts, font_advice, take_missing
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class Drawer:
             self.failures[path] = LOST
             return
         try:
-            self._pending.append((path, self._pool.submit(figure.save, path)))
+            with starts_quietly():
+                self._pending.append((path, self._pool.submit(figure.save, path)))
         except BrokenProcessPool as error:
             self.failures[path] = LOST
             self._lose(self._pending[0][0] if self._pending else path, error)

@@ -16,7 +16,7 @@ import numpy as np
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.files import contained
-from classifier_training.core.runtime import command, leave_interrupts, num_cores
+from classifier_training.core.runtime import command, leave_interrupts, num_cores, starts_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -245,7 +245,9 @@ def measure_latency_ms(model: Path) -> float | None:
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=leave_interrupts)
     with pool:
         try:
-            return pool.submit(_measure, model).result()
+            with starts_quietly():
+                found = pool.submit(_measure, model)
+            return found.result()
         except (UserError, BrokenProcessPool) as error:
             log.warning("%s: its latency cannot be measured: %s", model, error)
             return None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -187,3 +188,35 @@ def test_a_script_without_a_guard_can_start_processes(tmp_path: Path) -> None:
     path.write_text(SCRIPT)
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
     assert sorted(done.stdout.splitlines()) == sorted(["the script runs", "the process runs", f"{path} 0"])
+
+
+STARTS_A_POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from classifier_training.core.runtime import leave_interrupts, starts_quietly
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=leave_interrupts)
+    with starts_quietly():
+        found = pool.submit(os.getpid)
+    print("started", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("the pool works:", found.result() > 0, flush=True)
+"""
+
+
+def test_ctrl_c_does_not_reach_a_pool_that_is_being_started(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STARTS_A_POOL)
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate()[0] == "the pool works: True\n"
+    assert process.returncode == 0

@@ -17,7 +17,7 @@ from PIL import Image
 
 from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.images import read_preview
-from classifier_training.core.runtime import leave_interrupts
+from classifier_training.core.runtime import leave_interrupts, starts_quietly
 from classifier_training.core.storage.places import is_local, read_bytes, read_many
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def _scan_chunks(
         try:
             for chunk in itertools.chain(chunks, [None] * 4 * num_workers):
                 if chunk is not None:
-                    waiting.append(pool.submit(scan_chunk, root, chunk))
+                    with starts_quietly():
+                        waiting.append(pool.submit(scan_chunk, root, chunk))
                 if waiting and (chunk is None or len(waiting) >= 4 * num_workers):
                     yield waiting.popleft().result()
         finally:

@@ -21,7 +21,7 @@ import numpy as np
 from classifier_training.core.errors import UserError
 from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.run_dir import atomic_path
-from classifier_training.core.runtime import leave_interrupts, num_cores
+from classifier_training.core.runtime import leave_interrupts, num_cores, starts_quietly
 from classifier_training.core.storage.places import is_local, known, read_many
 from classifier_training.data.checking.scan import hash_file
 
@@ -230,17 +230,18 @@ def build_store(
     with ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=leave_interrupts
     ) as pool:
-        tasks = {
-            pool.submit(
-                write_chunk,
-                store.folder,
-                first + number,
-                store.pixel_format,
-                [paths[row] for row in rows],
-                entries[rows],
-            ): len(rows)
-            for number, rows in enumerate(chunks)
-        }
+        with starts_quietly():
+            tasks = {
+                pool.submit(
+                    write_chunk,
+                    store.folder,
+                    first + number,
+                    store.pixel_format,
+                    [paths[row] for row in rows],
+                    entries[rows],
+                ): len(rows)
+                for number, rows in enumerate(chunks)
+            }
         try:
             for task in as_completed(tasks):
                 unreadable = task.result()
