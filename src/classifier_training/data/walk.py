@@ -54,8 +54,14 @@ class DataErrors:
                         where, self._number, self._first)  # fmt: skip
 
 
-IGNORED = frozenset({"Thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r"})
-"""Files that operating systems put beside images. Names that begin with a dot are ignored, too."""
+IGNORED = frozenset(
+    {
+        "Thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found",
+        "System Volume Information",
+    }
+)  # fmt: skip
+"""Files and folders that operating systems and network disks put beside images, such as small copies of them. Names
+that begin with a dot are ignored, too."""
 
 
 OUTPUTS = (frozenset({"config.yaml", "run.lock"}), frozenset({"findings.json", "quarantine.csv", "report.html"}))

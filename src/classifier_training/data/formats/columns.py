@@ -36,15 +36,19 @@ MAX_FOLDERS = 200
 """Folders in which the files of bare names are looked for."""
 
 PATH_NAMES = (
-    "path", "image_path", "filepath", "file_path", "filename", "file_name", "file", "image", "img", "image_name",
-    "image_id", "img_id", "id",
+    "path", "image_path", "img_path", "filepath", "filepaths", "file_path", "filename", "file_name", "file", "image",
+    "img", "image_name", "image_id", "img_id", "id",
 )  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target")
-SPLIT_NAMES = ("split", "set", "subset", "partition")
+SPLIT_NAMES = ("split", "set", "subset", "partition", "data set", "data_set", "dataset", "phase", "usage")
 """Usual names of columns, in lower case; the first that a table has is taken."""
 
 ONE = frozenset({"1", "1.0", "true"})
 ZERO = frozenset({"0", "0.0", "false", ""})
+
+
+MIN_ONE_HOT = 0.9
+"""Of the rows, those that have exactly one 1 where columns of 0 and 1 are classes and there are other columns, too."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Layout:
         split: column of the splits, if there is one.
         group: column of the groups, if there is one.
         folder: what comes before each name.
+        folders: others, in which the names are that are not in it.
         suffix: what comes after each name.
         prefix: what paths from another computer begin with, which is left out.
         has_backslashes: whether backslashes part the folders of paths.
@@ -80,6 +85,7 @@ class Layout:
     split: str | None = None
     group: str | None = None
     folder: str = ""
+    folders: tuple[str, ...] = ()
     suffix: str = ""
     prefix: str = ""
     has_backslashes: bool = False
@@ -90,7 +96,20 @@ class Layout:
         """Whether there is a column with labels, or one for each class."""
         return self.label is not None or bool(self.one_hot)
 
-    def name(self, row: Mapping[str, Any]) -> Any:
+    @property
+    def is_of_names(self) -> bool:
+        """Whether it names files that lie together in a folder, or in parts of one, which are then no classes."""
+        parts = {re.sub(r"\d+", "", folder) for folder in (self.folder, *self.folders)}
+        return bool(self.folder) and len(parts) == 1
+
+    def names(self, row: Mapping[str, Any]) -> list[str]:
+        """The paths of a row's image in each of the folders; none where it has none."""
+        name = self.name(row)
+        if name is None:
+            return []
+        return [name, *(f"{folder}{name.removeprefix(self.folder)}" for folder in self.folders)]
+
+    def name(self, row: Mapping[str, Any]) -> str | None:
         """The path of a row's image, as the table and the settings give it; None where there is none."""
         value = row[self.path]
         if value is None or isinstance(value, float):
@@ -130,7 +149,10 @@ class Layout:
 def find_separator(lines: Iterable[str]) -> str:
     """Return the character that parts the first lines into the same number of columns, a comma if none does."""
     head = list(itertools.islice(lines, MAX_SAMPLED))
-    widths = {mark: [len(row) for row in csv.reader(head, delimiter=mark) if row] for mark in SEPARATORS}
+    widths = {
+        mark: [len(row) for row in csv.reader(head, delimiter=mark, skipinitialspace=True) if row]
+        for mark in SEPARATORS
+    }
     alike = [mark for mark, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
     return alike[0] if alike else max(SEPARATORS, key=lambda mark: (widths[mark] or [0])[0])
 
@@ -170,10 +192,15 @@ def find_layout(
     if split is not None and split.casefold() != "split" and not all(split_of(str(row[split])) for row in rows):
         split = None
     group = _usual(names, ("group",))
-    others = [name for name in names if name not in (path, split, group)]
+    filled = {name for name in names if not rows or any(str(row[name] or "").strip() for row in rows)}
+    others = [name for name in names if name not in (path, split, group) and name in filled]
     one_hot = () if wanted.label is not None or _usual(others, LABEL_NAMES) else _one_hot(file, others, rows)
-    label = None if one_hot else wanted.label or _find_label(file, others, rows)
     is_complete = bool(rows) and num_found == len(rows)
+    try:
+        label = None if one_hot else wanted.label or _find_label(file, others, rows)
+    except ManyLabelsError as error:
+        error.layout = replace(found, is_complete=is_complete)
+        raise
     return replace(found, label=label, one_hot=one_hot, split=split, group=group, is_complete=is_complete)
 
 
@@ -191,8 +218,10 @@ def _find_paths(
         UserError: when there is no such column, and none that is called like one.
     """
     usual = [name for word in PATH_NAMES for name in names if name.casefold() == word]
-    others = [name for name in names if name not in usual][:MAX_COLUMNS]
+    others = [name for name in names if name not in usual and _may_be_paths(name, rows, wanted)][:MAX_COLUMNS]
     columns = [wanted.path] if wanted.path is not None else [*usual, *others]
+    # Numbers of classes may be names of files, too.
+    columns.sort(key=lambda name: not _are_images(name, rows))
     few = [rows[place] for place in sorted({0, len(rows) // 2, len(rows) - 1})] if rows else []
     best, most = Layout(columns[0] if columns else "", None, folder=wanted.folder or "", suffix=wanted.suffix or ""), 0
     for column in columns:
@@ -205,6 +234,10 @@ def _find_paths(
                 best, most = layout, number
             if rows and number == len(rows):
                 return layout, number
+    if 0 < most < len(rows) and best.folder and wanted.folder is None:
+        whole = _in_several(best, file, rows, walker)
+        if whole is not None:
+            return whole, len(rows)
     is_named = wanted.path is not None or wanted.folder is not None or wanted.suffix is not None
     if most or not rows or (names and (is_named or (usual and is_image(str(rows[0][best.path]))))):
         return best, most
@@ -214,6 +247,32 @@ def _find_paths(
         "a column with paths, or with names of files in data.folder that end in data.suffix",
         f"data=csv {setting('data.path_column', best.path or '…')} data.folder=FOLDER data.suffix=.jpg",
     )
+
+
+def _may_be_paths(name: str, rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> bool:
+    """Whether a column without a usual name may hold paths: it is none of labels or splits, nor mostly repeats."""
+    if name == wanted.label or name.casefold() in (*LABEL_NAMES, *SPLIT_NAMES):
+        return _are_images(name, rows)
+    return _are_images(name, rows) or len({str(row[name]) for row in rows}) > len(rows) / 2
+
+
+def _are_images(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(rows) and sum(is_image(str(row[name])) for row in rows) > len(rows) / 2
+
+
+def _in_several(found: Layout, file: Path, rows: Sequence[Mapping[str, Any]], walker: Walker) -> Layout | None:
+    """Return the layout with further folders, if all sampled rows have an image in one of them."""
+    left = [row for row in rows if not _exists(found.name(row), file, walker)]
+    folders: list[str] = []
+    for folder in _folders(file, walker, Wanted()):
+        other = replace(found, folder=folder)
+        rest = [row for row in left if not _exists(other.name(row), file, walker)]
+        if folder and len(rest) < len(left):
+            folders.append(folder)
+            left = rest
+        if not left:
+            return replace(found, folders=tuple(folders))
+    return None
 
 
 def _layouts(
@@ -245,9 +304,15 @@ def _folders(file: Path, walker: Walker, wanted: Wanted) -> list[str]:
     if wanted.folder is not None:
         return [wanted.folder.strip("/")]
     near = [folder.name for folder in walker.folders(walker.root)]
-    near.sort(key=lambda name: (not name.casefold().startswith(file.stem.casefold()), not name.startswith("train")))
+    near.sort(key=lambda name: (not name.casefold().startswith(file.stem.casefold()), *_by_split(name)))
     far = [f"{name}/{inner.name}" for name in near[:20] for inner in walker.folders(walker.root / name)]
     return ["", *near, *far][:MAX_FOLDERS]
+
+
+def _by_split(folder: str) -> tuple[bool, bool]:
+    """A key that sorts folders of training images first, and those of test images last."""
+    name = folder.casefold()
+    return not name.startswith("train"), name.startswith("test")
 
 
 def _suffixes(walker: Walker, folder: str, names: Sequence[str], wanted: Wanted) -> list[str]:
@@ -272,6 +337,16 @@ def _exists(name: Any, file: Path, walker: Walker) -> bool:
     return True
 
 
+class ManyLabelsError(UserError):
+    """Several columns of a table may be its labels.
+
+    Attributes:
+        layout: of its paths.
+    """
+
+    layout: Layout | None = None
+
+
 def _find_label(file: Path, others: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the column with the labels; None where there is no column that may be."""
     usual = _usual(others, LABEL_NAMES)
@@ -279,10 +354,13 @@ def _find_label(file: Path, others: Sequence[str], rows: Sequence[Mapping[str, A
         return usual or (others[0] if others else None)
     distinct = {name: len({str(row[name]) for row in rows}) for name in others}
     repeating = [name for name in others if 1 < distinct[name] <= len(rows) / 2]
-    raise UserError(
+    # A class has many images; a number of a session or patient has fewer.
+    frequent = [name for name in repeating if distinct[name] <= len(rows) / 4]
+    likely = (frequent or repeating or others)[0]
+    raise ManyLabelsError(
         f"{file}: {len(others)} columns may be the label: {enumerate_words(map(repr, others))}",
         "one column called label, or the name of the one with the labels",
-        f"data=csv {setting('data.label_column', (repeating or others)[0])}",
+        f"data=csv {setting('data.label_column', likely)}",
     )
 
 
@@ -296,6 +374,8 @@ def _one_hot(file: Path, others: Sequence[str], rows: Sequence[Mapping[str, Any]
     if len(found) < 2:
         return ()
     ones = [sum(str(row[name]).lower() in ONE for name in found) for row in rows]
+    if ones.count(1) < MIN_ONE_HOT * len(rows) and len(found) < len(others):
+        return ()  # flags beside the label
     if max(ones) > 1:
         raise UserError(
             f"{file}: {len(found)} columns of 0 and 1 ({enumerate_words(found, limit=6)}), and rows with several ones: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from classifier_training.data.samples import SamplesBuilder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from classifier_training.data.formats.columns import Layout
     from classifier_training.data.formats.listing import NamedFileSource
     from classifier_training.data.walk import Walker
 
@@ -47,19 +49,24 @@ class ImageFolder(FolderSource):
 def read_image_folder(walker: Walker) -> SampleIndex:
     """List the images of a folder of class folders; a folder called train makes the level above a split.
 
+    A folder that is alone in the root, or in a split, and holds folders of images, is one around the data.
+
     Raises:
         UserError: when there is no class folder or no image, or a folder may be a class or a split.
     """
-    root = walker.root
-    inside = walker.folders(root)
-    splits = {path: split for path in inside if (split := split_of(path.name))}
+    root, base = walker.root, _unwrapped(walker, walker.root)
+    if base != root:
+        log.info("%s: the classes or splits are the folders in %s", root, base.relative_to(root))
+    inside = walker.folders(base)
+    splits = {path: split for path in inside if (split := split_of(path.name))} or _named_splits(walker, inside)
     if TRAIN in splits.values():
         _check_siblings(walker, [path for path in inside if path not in splits], splits)
-        splits = dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
+        ordered = sorted(splits.items(), key=lambda item: SPLITS.index(item[1]))
+        splits = {_unwrapped(walker, path): split for path, split in ordered}
     else:
         for path in splits:
             _check_split_without_train(walker, path)
-        splits = {root: ""}
+        splits = {base: ""}
     builder = SamplesBuilder()
     empty: list[str] = []
     begin = len(str(root).rstrip("/")) + 1
@@ -77,15 +84,54 @@ def read_image_folder(walker: Walker) -> SampleIndex:
             "root/CLASS/image.jpg or root/train/CLASS/image.jpg",
             "check data.root; a folder of images without class folders has no labels",
         )
-    if root in splits:
-        _tell_of_levels(walker, root)
+    if base in splits:
+        _tell_of_levels(walker, base)
     # A test folder without class folders is one whose labels nobody has told.
     blind = [folder for folder, split in splits.items() if split == TEST and not _has_classes(walker, folder)]
-    for folder in dict.fromkeys([root, *splits]):
+    for folder in dict.fromkeys([root, base, *splits]):
         if folder not in blind:
             _report_loose(walker, folder)
     unlabelled = [f"{folder}/{name}"[begin:] for folder in blind for name in _loose_images(walker, folder)]
     return SampleIndex(root, builder.samples(), tuple(empty), tuple(unlabelled))
+
+
+def _unwrapped(walker: Walker, folder: Path) -> Path:
+    """Return the folder that holds the class folders: an only folder that holds folders of images, and no image.
+
+    Archives often have one around all, or around each split once more: chest_xray/train, seg_train/seg_train.
+    """
+    while not _loose_images(walker, folder):
+        filled = [path for path in walker.folders(folder) if _has_image(walker, path)]
+        if len(filled) != 1 or _loose_images(walker, filled[0]) or not _has_classes(walker, filled[0]):
+            break
+        (folder,) = filled
+    return folder
+
+
+def _named_splits(walker: Walker, folders: Sequence[Path]) -> dict[Path, str]:
+    """Return the splits of folders such as seg_train and seg_test; empty where not all that hold images are named so.
+
+    A class may be called bullet_train, so that all must be, and the one of train must hold class folders.
+    """
+    splits = {path: _named_split(path.name) for path in folders if _has_image(walker, path)}
+    train = [path for path, split in splits.items() if split == TRAIN]
+    if len(train) != 1 or len(splits) < 2 or not all(split is not None for split in splits.values()):
+        return {}
+    if _loose_images(walker, train[0]) or not _has_classes(walker, train[0]):
+        return {}
+    return {path: split for path, split in splits.items() if split}
+
+
+PREDICTED = frozenset({"pred", "predict", "prediction", "unlabeled", "unlabelled"})
+"""Ends of names of folders with images to predict, which are of no split."""
+
+
+def _named_split(name: str) -> str | None:
+    """Return the split that the first or last part of a name stands for, "" for images to predict, None for a class."""
+    parts = re.split(r"[ _-]+", name.casefold())
+    if PREDICTED & {parts[0], parts[-1]}:
+        return ""
+    return split_of(parts[-1]) or split_of(parts[0]) or None
 
 
 def _check_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Path, str]) -> None:
@@ -98,18 +144,21 @@ def _check_siblings(walker: Walker, siblings: Sequence[Path], splits: Mapping[Pa
         raise UserError(
             f"{train[0]} is read as a split, and beside it are folders of images: {enumerate_words(filled)}",
             "classes inside train/, or no class called train",
-            f"rename the class: mv {shlex.quote(str(train[0]))} {shlex.quote(f'{train[0]}_')}",
+            f"if a table has the labels: data=csv data.root=TABLE; if {train[0].name} is a class, rename it: mv "
+            f"{shlex.quote(str(train[0]))} {shlex.quote(f'{train[0]}_')}",
         )
     log.warning("%s: folders beside train that are no splits are left out: %s", walker.root, enumerate_words(filled))
 
 
 def _check_split_without_train(walker: Walker, path: Path) -> None:
     if _has_classes(walker, path) and not _loose_images(walker, path):
+        deeper = _train_below(walker, path.parent)
         raise UserError(
             f"{path} looks like a split, but there is no train folder beside it",
             "root/train/CLASS/image.jpg beside it, or one folder a class",
-            f"make a train folder, or rename {path.name} if it is a class",
-        )
+            f"data.root={shlex.quote(str(deeper))}, which has one" if deeper
+            else f"make a train folder, or rename {path.name} if it is a class",
+        )  # fmt: skip
     log.warning("%s is read as a class, because there is no train folder beside it", path)
 
 
@@ -125,6 +174,14 @@ def _tell_of_levels(walker: Walker, root: Path) -> None:
             root, enumerate_words([path.name for path in classes], limit=3), enumerate_words(sorted(names[0]), limit=3),
             ",".join(shlex.quote(str(path)) for path in classes[:3]) + (",…" if len(classes) > 3 else ""),
         )  # fmt: skip
+
+
+def _train_below(walker: Walker, folder: Path) -> Path | None:
+    """Return the folder, at most two levels below, that holds one of train; None where there is none."""
+    for child in (inner for path in walker.folders(folder) for inner in (path, *walker.folders(path))):
+        if any(split_of(path.name) == TRAIN for path in walker.folders(child)):
+            return child
+    return None
 
 
 def _has_image(walker: Walker, folder: Path) -> bool:
@@ -205,9 +262,18 @@ class AutoData(VersionedSource):
         return found[0] if len(found) == 1 else None
 
     def _has_table_of_names(self, walker: Walker) -> bool:
-        """Whether a table has labels for names of files that lie together in a folder, which then is no class."""
-        found = [Table().describes(file, walker) for file in _tables(walker)]
-        return any(layout is not None and layout.folder and layout.has_labels for layout in found)
+        """Whether a table has labels for files that lie together in a folder, which then is no class.
+
+        Raises:
+            ManyLabelsError: where it is not clear which column has them.
+        """
+        filled = [path for path in walker.folders(walker.root) if _has_image(walker, path)]
+
+        def has_no_classes(layout: Layout) -> bool:
+            return layout.is_of_names or (len(filled) < 2 and not any(_has_classes(walker, path) for path in filled))
+
+        found = [Table().describes(file, walker, refuses=has_no_classes) for file in _tables(walker)]
+        return any(layout is not None and has_no_classes(layout) and layout.has_labels for layout in found)
 
     def _as(self, form: type[FolderSource], file: Path | None, root: Path | None) -> SampleIndex:
         named: dict[str, Any] = {"root": None if root is None else str(root)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -15,10 +16,11 @@ from classifier_training.core.errors import UserError, enumerate_words, plural, 
 from classifier_training.core.register import register
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.core.storage.places import is_remote
-from classifier_training.core.types import TEST
+from classifier_training.core.types import TEST, TRAIN
 from classifier_training.data.formats.columns import (
     MAX_SAMPLED,
     Layout,
+    ManyLabelsError,
     Wanted,
     find_layout,
     find_separator,
@@ -34,12 +36,13 @@ from classifier_training.data.formats.listing import (
 )
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
 from classifier_training.data.samples import SamplesBuilder
+from classifier_training.data.walk import DataErrors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from classifier_training.core.columns import Texts
-    from classifier_training.data.samples import SampleRow
+    from classifier_training.data.samples import SampleRow, Samples
     from classifier_training.data.walk import Walker
 
 log = logging.getLogger(__name__)
@@ -95,10 +98,25 @@ class Table(NamedFileSource):
                 return described
         return loose_files(walker, self.endings, is_other=is_submission)
 
-    def describes(self, file: Path, walker: Walker) -> Layout | None:
-        """The layout of a table if all sampled rows name images that exist; else None."""
+    def describes(
+        self, file: Path, walker: Walker, *, refuses: Callable[[Layout], bool] = lambda _: False
+    ) -> Layout | None:
+        """The layout of a table if all sampled rows name images that exist; else None.
+
+        Args:
+            file: the table.
+            walker: of the data folder.
+            refuses: whether to raise for a layout of which it is not clear which column has the labels.
+
+        Raises:
+            ManyLabelsError: then.
+        """
         try:
             layout = self._open(file, walker).layout
+        except ManyLabelsError as error:
+            if error.layout is not None and error.layout.is_complete and refuses(error.layout):
+                raise
+            return None
         except (UserError, OSError):
             return None
         return layout if layout.is_complete else None
@@ -113,7 +131,7 @@ class Table(NamedFileSource):
             log.info("%s: %s", file, opened.layout.words())
             if not opened.layout.has_labels and split != TEST:
                 raise _no_labels(file, opened.names)
-            for where, row in opened.rows():
+            for where, row in opened.rows(walker.errors):
                 try:
                     sample = _read_row(row, where, file, walker, opened.layout, split)
                 except UserError as error:
@@ -128,6 +146,8 @@ class Table(NamedFileSource):
                 f"{files[0]}: no row with an image", "rows with a path and a label", "look at the file, or its header"
             )
         samples = builder.samples()
+        if (splits := _folder_splits(samples)) is not None:
+            samples = samples.with_columns(splits=splits)
         if number := samples.labels[~samples.splits.where(TEST)].counts().get(""):
             log.warning(
                 "%s: %s with an empty label, which is a class of its own here; remove those that are just not labelled",
@@ -142,6 +162,17 @@ class Table(NamedFileSource):
         return open_table(file, walker, wanted, encoding=self.encoding, separator=self.separator)
 
 
+def _folder_splits(samples: Samples) -> list[str] | None:
+    """Return the splits of folders such as train/ and test/ that all images are in, where no column says them."""
+    if any(samples.splits.counts()):
+        return None
+    splits = [split_of(path.partition("/")[0]) for path in samples.paths]
+    if not all(splits) or TRAIN not in splits or len(set(splits)) < 2:
+        return None
+    log.info("splits from the folders of the images: %s", enumerate_words(sorted(set(splits))))
+    return splits
+
+
 def is_submission(file: Path) -> bool:
     """Whether a table is, by its name, one to be filled in with predictions."""
     return "submission" in file.stem.casefold()
@@ -153,12 +184,12 @@ class OpenedTable:
 
     Args:
         names: of its columns.
-        rows: yields each row with its file and line.
+        rows: yields each row with its file and line, and hands lines that are none to what it is given.
         layout: which column is what.
     """
 
     names: Sequence[str]
-    rows: Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]
+    rows: Callable[[DataErrors], Iterator[tuple[str, Mapping[str, Any]]]]
     layout: Layout
 
 
@@ -180,18 +211,18 @@ def open_table(
     if file.suffix.lower() == ".parquet":
         names = _parquet_names(file)
 
-        def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        def rows(errors: DataErrors) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ARG001 - rows have one width
             return _parquet_rows(file)
     else:
         mark = separator or find_separator(_lines(file, encoding))
-        first = next(csv.reader(_lines(file, encoding), delimiter=mark), [])
+        first = next(csv.reader(_lines(file, encoding), delimiter=mark, skipinitialspace=True), [])
         is_header = has_header(first, wanted)
         names = first if is_header else [f"column{number}" for number in range(1, len(first) + 1)]
 
-        def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
-            return _csv_rows(file, names, _lines(file, encoding), mark, skip=is_header)
+        def rows(errors: DataErrors) -> Iterator[tuple[str, Mapping[str, Any]]]:
+            return _csv_rows(file, names, _lines(file, encoding), mark, errors, skip=is_header)
 
-    sampled = _spread(row for _, row in rows())
+    sampled = _spread(row for _, row in rows(DataErrors("skip")))
     return OpenedTable(names, rows, find_layout(file, names, sampled, walker, wanted))
 
 
@@ -215,20 +246,23 @@ def _lines(file: Path, encoding: str) -> Iterator[str]:
 
 
 def _csv_rows(
-    file: Path, names: Sequence[str], lines: Iterator[str], separator: str, *, skip: bool
+    file: Path, names: Sequence[str], lines: Iterator[str], separator: str, errors: DataErrors, *, skip: bool
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     try:
         for number, cells in enumerate(reader):
             if (number == 0 and skip) or not cells:
                 continue
             if len(cells) != len(names):
-                raise UserError(
-                    f"{file}:{reader.line_num}: {'more' if len(cells) > len(names) else 'fewer'} fields than "
-                    f"the {'header' if skip else 'first line'} has",
-                    f"{len(names)} fields: {', '.join(names)}",
-                    f'correct the line; a field with {separator!r} needs quotation marks: "a{separator} b.jpg"',
+                errors.handle(
+                    UserError(
+                        f"{file}:{reader.line_num}: {'more' if len(cells) > len(names) else 'fewer'} fields than "
+                        f"the {'header' if skip else 'first line'} has",
+                        f"{len(names)} fields: {', '.join(names)}",
+                        f'correct the line; a field with {separator!r} needs quotation marks: "a{separator} b.jpg"',
+                    )
                 )
+                continue
             yield f"{file}:{reader.line_num}", dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise UserError(
@@ -237,20 +271,33 @@ def _csv_rows(
 
 
 def _read_row(row: Mapping[str, Any], where: str, file: Path, walker: Walker, layout: Layout, split: str) -> SampleRow:
-    name, label = layout.name(row), layout.label_of(row, where)
-    if name is None or (label is None and layout.has_labels):
-        field = "path" if name is None else "label"
+    places, label = layout.names(row), layout.label_of(row, where)
+    if not places or (label is None and layout.has_labels):
+        field = "label" if places else "path"
         raise UserError(f"{where}: the {field} is null", "a path and a label", "correct or remove the row")
     group = None if layout.group is None else row[layout.group]
     own = {layout.path, layout.label, layout.split, layout.group, *layout.one_hot}
     metadata = {name: value for name, value in row.items() if name not in own}
     return (
-        locate(name, where, image_folders(file, walker), walker),
+        _locate(places, where, file, walker),
         label or "",
         named_split(None if layout.split is None else row[layout.split], where) or split,
         "" if group is None else str(group),
         metadata or None,
     )
+
+
+def _locate(places: Sequence[str], where: str, file: Path, walker: Walker) -> str:
+    """Return the path of an image that is in one of several places.
+
+    Raises:
+        UserError: when it is in none.
+    """
+    *first, last = places
+    for place in first:
+        with suppress(UserError):
+            return locate(place, where, image_folders(file, walker), walker)
+    return locate(last, where, image_folders(file, walker), walker)
 
 
 def _no_labels(file: Path, names: Sequence[str]) -> UserError:
