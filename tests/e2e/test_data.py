@@ -61,7 +61,7 @@ def test_two_folders_are_trained_on_by_group_then_compared_on_the_same_split(com
     assert manifest(newest(tmp_path)) == written
     refused = command("train", roots, f"data.splits={run}/splits.csv", "data.val_fraction=0.2")
     assert refused.code == 2
-    assert "data.splits says what is trained on" in refused.err
+    assert "data.splits defines the splits" in refused.err
 
 
 def test_a_table_in_latin_1_is_refused_in_three_lines(command: Command, unsplit_folder: Path) -> None:

@@ -83,7 +83,7 @@ PIECES: dict[str, tuple[str, Callable[..., None], dict[str, str]]] = {
         {"model.onnx": "RuntimeError: out of luck", "pipeline.onnx": "model.onnx is missing"},
     ),
     "weights": (
-        "classifier_training.export.write.safetensors", fill,
+        "classifier_training.export.write.SafeTensors", fill,
         {"model.safetensors": "somewhere: No space left on device"},
     ),
     "golden": ("classifier_training.export.examples.write_golden", crash, {"golden": "RuntimeError: out of luck"}),

@@ -60,8 +60,7 @@ def test_the_first_epoch_writes_what_the_next_run_reads(
         assert done.code == 0, done.err
     first, second = (next((tmp_path / name).glob("*/*/train.log")).read_text() for name in ("first", "second"))
     assert "store: 0 of 18 images (train)" in first
-    # A last batch that is not whole is not trained on, so not decoded either.
-    assert "store: 16 of 18 images (train)" in second
+    assert "store: 18 of 18 images (train)" in second
     assert "store: 18 of 18 images (val, test)" in second
 
 

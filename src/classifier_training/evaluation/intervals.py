@@ -195,6 +195,9 @@ def bootstrap_interval(value: float, replicates: Floats, groups: Groups | None =
     replicates = replicates[np.isfinite(replicates)]
     if not np.isfinite(value) or not len(replicates) or np.ptp(replicates) <= 1e-12:
         return Estimate(value)
+    if groups is not None and len(groups) < 2:
+        # One session says nothing of others.
+        return Estimate(value)
     tail = (1 - LEVEL) / 2 if groups is None else expanded_tail(len(groups), LEVEL)
     low, high = np.quantile(replicates, [tail, 1 - tail])
     method = BOOTSTRAP if groups is None else GROUPED_BOOTSTRAP

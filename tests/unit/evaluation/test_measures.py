@@ -325,3 +325,11 @@ def test_a_watched_figure_is_the_reports() -> None:
     for figure, estimates in report.by_class.items():
         watched = "acc" if figure == "recall" else figure
         assert found[f"{watched}_class_c"] == pytest.approx(estimates[2].value, abs=1e-9), figure
+
+
+def test_images_of_one_group_have_metrics_and_no_interval() -> None:
+    targets = np.arange(20) % 3
+    logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    found = measure(logits, targets, num_classes=3, groups=Groups.of(["session"] * 20)).overall["balanced_accuracy"]
+    assert 0 < found.value < 1
+    assert np.isnan([found.low, found.high]).all()
