@@ -47,6 +47,9 @@ class InterruptedRunError(UserError):
         super().__init__(f"interrupted ({name})", "a complete run", remedy)
         self.exit_code = 128 + signal_number
 
+    def __reduce__(self) -> tuple[type[InterruptedRunError], tuple[int, str]]:
+        return type(self), (self.exit_code - 128, self.remedy)
+
     def __str__(self) -> str:
         return f"{self.came}\n  to do:    {self.remedy}"
 

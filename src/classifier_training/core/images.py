@@ -164,7 +164,7 @@ def read_preview(path: Path | str, *, min_side: int, content: bytes | OSError | 
             # First, because later calls may read the pixels, after which Pillow closes the file.
             is_cut, declared = _is_cut(image), _declared_max(image)
             (width, height), mode = image.size, image.mode
-            orientation = int(image.getexif().get(ORIENTATION, 1) or 1)
+            orientation = _orientation(image)
             num_frames = int(getattr(image, "n_frames", 1))
             image.draft(None, (min_side, min_side))
             upright = _to_rgb(image, declared, None)
@@ -251,7 +251,15 @@ def _to_rgb(image: Image.Image, declared: int | None, max_value: int | None) -> 
 def _upright(image: Image.Image) -> Image.Image:
     # Pillow copies images that are upright already.
     image.load()
-    return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the image is turned, as its EXIF says; 1, which is upright, where there is none or it is damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1) or 1)
+    except Exception:  # noqa: BLE001 - Pillow's parsers raise whatever they meet; the pixels may be sound
+        return 1
 
 
 def _white(values: NDArray[np.int64], declared: int | None, max_value: int | None, *, is_png: bool) -> int:

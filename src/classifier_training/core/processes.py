@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
@@ -115,6 +116,10 @@ def hold(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[boo
             _close(descriptor)
 
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer."""
+
+
 def _is_named(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -127,6 +132,10 @@ def _take(descriptor: int, how: int) -> bool:
         fcntl.flock(descriptor, how)
     except BlockingIOError:
         return False
+    except OSError as error:
+        # Some network file systems are mounted without locks: nobody there knows of others.
+        if error.errno not in NO_LOCKS:
+            raise
     return True
 
 

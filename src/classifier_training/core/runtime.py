@@ -118,11 +118,61 @@ def setting(key: str, value: object) -> str:
 def num_cores() -> int:
     """Processor cores this process may use, which in a container is fewer than the machine has.
 
+    A container's limit of processor time, such as `docker run --cpus=2`, counts as so many cores.
     $CLASSIFIER_TRAINING_CORES lowers it further, as a share for each of several processes.
     """
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    found = min([found, *cores_by_quota()])
     share = os.environ.get(CORES_VARIABLE, "")
     return min(found, max(1, int(share))) if share.isdecimal() else found
+
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+@functools.cache
+def cores_by_quota(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> tuple[int, ...]:
+    """Cores that the limits of processor time of the control groups above this process come to, rounded up.
+
+    Args:
+        proc: where the kernel describes itself.
+        cgroups: where it describes control groups, of version 1 or 2.
+    """
+    found = []
+    for group in control_groups("cpu", proc=proc, cgroups=cgroups):
+        with suppress(OSError, ValueError):
+            # "max" where there is no limit.
+            quota, period = (group / "cpu.max").read_text().split()
+            found.append((int(quota), int(period)))
+        with suppress(OSError, ValueError):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((group / name).read_text() for name in names)
+            found.append((int(quota), int(period)))
+    return tuple(max(1, -(-quota // period)) for quota, period in found if quota > 0 and period > 0)
+
+
+def control_groups(controller: str, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> list[Path]:
+    """Folders of the control groups that limit this process, and of all above them; none where there are none.
+
+    Args:
+        controller: cpu or memory, each of which has groups of its own in version 1.
+        proc: where the kernel describes itself.
+        cgroups: where it describes control groups.
+    """
+    folders: list[Path] = []
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        # Inside a container the path is often the host's, and only the mounted root is there.
+        root = cgroups / controller if controllers else cgroups
+        own = root / path.lstrip("/")
+        folders += [own, *(parent for parent in own.parents if parent == root or root in parent.parents)]
+    return folders
 
 
 def share_of_cores(num_threads: int) -> dict[str, str]:

@@ -7,25 +7,22 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.runtime import command, setting
+from classifier_training.core.runtime import CGROUPS, PROC, command, control_groups, setting
 from classifier_training.training.trial import is_out_of_memory, trial_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from classifier_training.core.run_dir import RunDir
     from classifier_training.training.device import Device
     from classifier_training.training.module import ClassifierModule
     from classifier_training.training.trial import Trial
-
-PROC = Path("/proc")
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_memory_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
@@ -42,7 +39,7 @@ def available_memory_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int
         found = [_free(proc / "meminfo")]
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    for group in _groups(proc / "self/cgroup", cgroups):
+    for group in control_groups("memory", proc=proc, cgroups=cgroups):
         found += _left(group, "memory.max", "memory.current", "inactive_file")
         found += _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     return max(0, min(found))
@@ -51,20 +48,6 @@ def available_memory_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int
 def _free(meminfo: Path) -> int:
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def _groups(memberships: Path, cgroups: Path) -> list[Path]:
-    """Folders of the control groups that hold this process, and of all above them."""
-    folders: list[Path] = []
-    for line in memberships.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        # Inside a container the path is often the host's, and only the mounted root is there.
-        root = cgroups / "memory" if controllers else cgroups
-        own = root / path.lstrip("/")
-        folders += [own, *(parent for parent in own.parents if parent == root or root in parent.parents)]
-    return folders
 
 
 def _left(group: Path, limit: str, usage: str, reclaimable: str) -> list[int]:

@@ -170,4 +170,8 @@ def shrink(images: Tensor, size: int) -> Tensor:
     """Fit a batch, uint8 [B, 3, H, W], to a smaller square; the same where it has the size already."""
     if images.shape[-1] == size and images.shape[-2] == size:
         return images
-    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    if images.device.type == "cpu":
+        return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    # Only on the CPU PyTorch has this for whole numbers.
+    found = functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return found.round().clamp(0, 255).to(images.dtype)

@@ -41,6 +41,9 @@ COMPILE_PAYS_SECONDS = {"cuda": 900.0, "cpu": 3600.0}
 
 COMPILE_GAIN = 1.05
 
+MIN_TIMED = 4
+"""Images below which a step that runs out of memory is not timed."""
+
 PROBE_IMAGES, PROBE_PIXELS = 8, 2e5
 """The least that a timed step takes on the CPU: small images, in few of which the optimizer would take most of the
 time, in larger batches. Beside a GPU a whole batch, which alone fills it."""
@@ -71,7 +74,17 @@ def probe_device(
         return device, 0.0
     started = time.perf_counter()
     number = num_timed(device, batch_size, module.input_size)
-    usual = fastest = seconds_of(module, device, number)
+    while True:
+        try:
+            usual = fastest = seconds_of(module, device, number)
+            break
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # The batch size is found later, or training says that it does not fit.
+        if number <= MIN_TIMED:
+            return device, 0.0
+        number //= 2
     chosen = device
     estimated = usual / number * num_images
     budget = min(MAX_SHARE * estimated, max(PROBE_SECONDS, PROBE_SHARE * estimated))
@@ -82,7 +95,12 @@ def probe_device(
     for candidate in _candidates(device):
         if not has_time():
             break
-        seconds = seconds_of(make(candidate), candidate, number)
+        try:
+            seconds = seconds_of(make(candidate), candidate, number)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            continue
         log.debug("%s: %.4f s, usually %.4f s", candidate, seconds, usual)
         if seconds * CLEAR_GAIN < usual and has_time():
             # Another program may have held up the usual choice: it has a second chance.

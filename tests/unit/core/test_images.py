@@ -33,6 +33,14 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert read_size(tmp_path / "a.png") == (20, 10)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", b"\0" * 40, b"garbage"])
+@pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+def test_an_image_whose_exif_is_damaged_is_upright(tmp_path: Path, exif: bytes, ending: str) -> None:
+    path = save(tmp_path / f"a.{ending}", Image.new("RGB", (20, 10), "red"), exif=exif)
+    assert read_rgb(path).size == (20, 10)
+    assert read_preview(path, min_side=10).image.size == (20, 10)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr"])
 def test_every_common_mode_becomes_the_same_rgb(tmp_path: Path, mode: str) -> None:
     grey = Image.new("RGB", (4, 4), (255, 255, 255))

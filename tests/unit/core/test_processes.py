@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -25,6 +26,16 @@ def test_whoever_waits_for_a_lock_whose_file_is_removed_holds_the_next_file(tmp_
             time.sleep(0.2)
             path.unlink()
         assert waiting.result(20)
+
+
+def test_where_files_cannot_be_locked_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("classifier_training.core.processes.fcntl.flock", refuse)
+    with hold(tmp_path / "lock") as is_taken:
+        assert is_taken
+        assert not is_held(tmp_path / "lock")
 
 
 def test_shares_take_every_key_once_and_differ_by_one_at_the_most() -> None:

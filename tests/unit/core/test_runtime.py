@@ -16,6 +16,7 @@ from classifier_training.core.runtime import (
     RunLog,
     cache_dir,
     command,
+    cores_by_quota,
     derive_seed,
     num_cores,
     setting,
@@ -188,6 +189,25 @@ def test_a_script_without_a_guard_can_start_processes(tmp_path: Path) -> None:
     path.write_text(SCRIPT)
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
     assert sorted(done.stdout.splitlines()) == sorted(["the script runs", "the process runs", f"{path} 0"])
+
+
+def test_a_limit_of_processor_time_counts_as_cores(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    group = tmp_path / "groups/pod/container"
+    group.mkdir(parents=True)
+    (tmp_path / "self/cgroup").write_text("0::/pod/container\n")
+    (group / "cpu.max").write_text("max 100000\n")
+    assert cores_by_quota.__wrapped__(proc=tmp_path, cgroups=tmp_path / "groups") == ()
+    (group.parent / "cpu.max").write_text("150000 100000\n")
+    assert cores_by_quota.__wrapped__(proc=tmp_path, cgroups=tmp_path / "groups") == (2,)
+    (tmp_path / "self/cgroup").write_text("3:cpu,cpuacct:/a\n2:memory:/b\n")
+    (tmp_path / "groups/cpu/a").mkdir(parents=True)
+    (tmp_path / "groups/cpu/a/cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "groups/cpu/a/cpu.cfs_period_us").write_text("100000\n")
+    assert cores_by_quota.__wrapped__(proc=tmp_path, cgroups=tmp_path / "groups") == ()
+    (tmp_path / "groups/cpu/a/cpu.cfs_quota_us").write_text("400000\n")
+    assert cores_by_quota.__wrapped__(proc=tmp_path, cgroups=tmp_path / "groups") == (4,)
+    assert cores_by_quota.__wrapped__(proc=tmp_path / "none", cgroups=tmp_path) == ()
 
 
 STARTS_A_POOL = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -143,7 +145,7 @@ def test_a_start_that_changes_nothing_is_refused() -> None:
             check_progressive(max_epochs, image_size=image_size, start_scale=0.5)
 
 
-def test_a_batch_is_shrunk_before_it_is_mixed_and_left_alone_at_its_size() -> None:
+def test_a_batch_is_shrunk_before_it_is_mixed_and_left_alone_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     targets = torch.tensor([0, 1, 1, 0])
     view = TrainingView(
@@ -157,3 +159,14 @@ def test_a_batch_is_shrunk_before_it_is_mixed_and_left_alone_at_its_size() -> No
     assert shrink(batch, 64) is batch
     expected = torch.nn.functional.interpolate(batch.float(), (32, 32), mode="bilinear", antialias=True)
     assert (shrink(batch, 32).float() - expected).abs().max() <= 1.01
+    # Elsewhere than on the CPU whole numbers are not interpolated.
+    called: list[torch.dtype] = []
+    interpolate = torch.nn.functional.interpolate
+
+    def spy(images: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        called.append(images.dtype)
+        return interpolate(images, *arguments, **options)
+
+    monkeypatch.setattr("classifier_training.training.batch_transforms.functional.interpolate", spy)
+    found = shrink(batch.to("meta"), 32)
+    assert (found.dtype, found.shape, called) == (torch.uint8, (4, 3, 32, 32), [torch.float32])

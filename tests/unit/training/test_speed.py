@@ -78,6 +78,30 @@ def test_a_short_run_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_batch_that_does_not_fit_is_timed_smaller_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[tuple[str, int]] = []
+    fits = 16
+
+    def timing(_: ClassifierModule, device: Device, number: int) -> float:
+        timed.append((device.precision, number))
+        if number > fits or device.precision != "32-true":
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(speed, "seconds_of", timing)
+    monkeypatch.setattr(speed, "num_timed", lambda *_: 64)
+    device = dataclasses.replace(CPU, other_precisions=("bf16-mixed",))
+    found, seconds = speed.probe_device(lambda one: build(Slow(True), one), device, batch_size=64, num_images=10**8)
+    assert found.precision == "32-true"
+    assert seconds == pytest.approx(10**8 / 16)
+    assert [number for _, number in timed[:3]] == [64, 32, 16]
+    fits = 0
+    assert speed.probe_device(lambda one: build(Slow(True), one), device, batch_size=64, num_images=10**8) == (
+        device,
+        0.0,
+    )
+
+
 def test_timing_takes_a_small_share_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
 
