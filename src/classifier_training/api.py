@@ -32,7 +32,7 @@ from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import entry
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.run_reader import read_rows, read_values
-from classifier_training.core.runtime import log_to_screen, main_hidden
+from classifier_training.core.runtime import command, log_to_screen, main_hidden
 from classifier_training.export.bundle import read_info
 from classifier_training.inference.predictor import Predictor as BasePredictor
 from classifier_training.registry.runs import find_model, find_run
@@ -368,9 +368,14 @@ def load_run(run: Path | str = "latest", *, output: Path | str = "outputs") -> R
         output: folder of all runs.
 
     Raises:
-        UserError: when there is no such run.
+        UserError: when there is no such run, or it is not finished.
     """
-    return Run(find_run(str(run), output=str(output)).path.absolute())
+    found = find_run(str(run), output=str(output))
+    if not found.result.exists() and not found.model_info.exists():
+        raise UserError(
+            f"run={run}: {found.path} is not finished", "a finished run", f"{command('train')} resume={found.path}"
+        )
+    return Run(found.path.absolute())
 
 
 def _perform(verb: str, settings: Settings) -> Any:

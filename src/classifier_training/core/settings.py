@@ -129,7 +129,7 @@ def with_unit(value: Any) -> Any:
     Raises:
         ValueError: then.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < SHORTEST_BARE:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < SHORTEST_BARE:
         raise ValueError(f"{value} seconds or minutes? It has no unit")
     return value
 

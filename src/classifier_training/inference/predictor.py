@@ -170,11 +170,17 @@ class Predictor:
             images: path of a file, its bytes, a Pillow image, or pixels as `rgb_of` takes them; or several of these.
 
         Raises:
-            UserError: for a single file that does not exist, and for bytes, arrays or Pillow images that cannot be read
-                as an image.
+            UserError: for a single file that does not exist, for a folder, and for bytes, arrays or Pillow images that
+                cannot be read as an image.
         """
         if isinstance(images, (list, tuple, Iterator)):
             return self._classify(list(images))
+        if isinstance(images, (str, Path)) and Path(images).is_dir():
+            raise UserError(
+                f"{images}: a folder",
+                "an image, or several of them",
+                f"list(Path({str(images)!r}).iterdir()), or {command('predict')} {images}",
+            )
         if isinstance(images, (str, Path)) and not Path(images).exists():
             raise UserError(
                 f"{images}: there is no such file",

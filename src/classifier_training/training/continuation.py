@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class Continuation(pl.Callback):
         optimizer, config = trainer.optimizers[0], trainer.lr_scheduler_configs[0]
         was = _lr(optimizer)
         if before.settings != now.settings:
-            take_settings(optimizer, fresh["optimizer"])
+            take_settings(optimizer, fresh["optimizer"], config.scheduler)
         scheduler, new = config.scheduler, fresh["lr_scheduler"]["scheduler"]
         if before.phase != now.phase:
             scheduler.load_state_dict(new.state_dict())
@@ -96,8 +97,10 @@ class Continuation(pl.Callback):
             log.info("learning rate: %.4g, before %.4g", _lr(optimizer), was)
 
 
-def take_settings(optimizer: Optimizer, fresh: Optimizer) -> None:
+def take_settings(optimizer: Optimizer, fresh: Optimizer, scheduler: Any) -> None:
     """Give a restored optimizer the settings of one made anew, all but the learning rate.
+
+    Of the learning rates of its groups it takes the ratios, which follow from the decay by depth.
 
     Raises:
         UserError: when they do not have the same groups of parameters.
@@ -108,8 +111,23 @@ def take_settings(optimizer: Optimizer, fresh: Optimizer) -> None:
             "a run whose layers are all in training",
             "leave the changes out, or start anew from its weights: init_from=RUN",
         )
-    for group, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+    before, now = _shares(optimizer), _shares(fresh)
+    for place, (group, new) in enumerate(zip(optimizer.param_groups, fresh.param_groups, strict=True)):
         group.update({name: value for name, value in new.items() if name not in ("params", "lr", "initial_lr")})
+        ratio = now[place] / before[place]
+        # Equal ones stay to the last bit.
+        if not math.isclose(ratio, 1):
+            for name in ("lr", "initial_lr"):
+                if name in group:
+                    group[name] *= ratio
+            if hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs[place] *= ratio
+
+
+def _shares(optimizer: Optimizer) -> list[float]:
+    """The learning rate of each group over the largest, as they were at the start."""
+    rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    return [rate / max(rates) for rate in rates]
 
 
 def scale_lr(optimizer: Optimizer, scheduler: Any, ratio: float) -> None:

@@ -47,6 +47,8 @@ def test_a_single_file_that_does_not_exist_is_an_error_and_in_a_list_an_answer(
     predictor = Predictor(run_dir.path)
     with pytest.raises(UserError, match=r"nowhere\.jpg: there is no such file"):
         predictor("nowhere.jpg")
+    with pytest.raises(UserError, match="a folder"):
+        predictor(run_dir.path)
     good, missing = predictor([paths[0], "nowhere.jpg"])
     assert good.error is None
     assert missing.label is None
