@@ -154,7 +154,11 @@ def wandb(
                     "logging.wandb: no login on this machine; the run is kept in %s, for wandb sync to send",
                     run_dir.path / "wandb",
                 )
+        # A run that is resumed is one run there, too; of one that is kept here the client would say that it cannot.
+        known_id = wandb_id(run_dir) if mode == "online" else None
         logger = WandbLogger(
+            id=known_id,
+            resume="allow" if known_id else None,
             project=project,
             entity=entity,
             name=run_dir.path.name,
@@ -164,6 +168,12 @@ def wandb(
         )
         _ = logger.experiment
     return logger
+
+
+def wandb_id(run_dir: RunDir) -> str | None:
+    """The id that a run had at Weights & Biases when it was last trained, by the folder there; None for a new run."""
+    folders = sorted((run_dir.path / "wandb").glob("run-*-*"))
+    return folders[-1].name.rpartition("-")[2] if folders else None
 
 
 @register(group="logging", name="mlflow", extra="mlflow")
