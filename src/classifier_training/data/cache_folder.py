@@ -14,10 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from classifier_training.core.errors import UserError
-from classifier_training.core.image_files import FORMATS, image_extensions
+from classifier_training.core.image_files import FORMATS, UnreadableImageError, image_extensions
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir, leave_interrupts, num_cores, starts_quietly
 
@@ -131,7 +131,10 @@ def _write_image(path: Path, image: Content) -> str:
     content = image if isinstance(image, bytes) else image.read_bytes()
     ending = "" if isinstance(image, bytes) else image.suffix.lower()
     if ending not in image_extensions():
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            ending = f".{(opened.format or 'png').lower()}"
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                ending = f".{(opened.format or 'png').lower()}"
+        except UnidentifiedImageError as error:
+            raise UnreadableImageError(path.name, "the bytes of this row are no image") from error
     Path(f"{path}{ending}").write_bytes(content)
     return ending

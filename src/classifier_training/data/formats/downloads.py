@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, require_extra
+from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest, plural, require_extra
 from classifier_training.core.register import register
 from classifier_training.core.runtime import cache_dir, setting
 from classifier_training.core.settings import PathText, Resume, Trait, TypedPath
-from classifier_training.core.types import TRAIN
+from classifier_training.core.types import TEST, TRAIN
 from classifier_training.data.accounting import FolderFiles, count_files, kind_of
 from classifier_training.data.cache_folder import MARKER, Content, cached_folder, write_rows
 from classifier_training.data.formats.jsonl import read_jsonl
@@ -186,7 +186,9 @@ class HuggingFaceData(DataSource):
         kept = {name: splits[name] for name in found if splits[name]} if TRAIN in splits.values() else {}
         named = kept if len(kept) > 1 else dict.fromkeys(list(kept or found)[:1], "")
         taken: set[str] = set()
-        counts = {name: write_rows(folder, split, self._rows(found[name], taken)) for name, split in named.items()}
+        counts = {
+            name: write_rows(folder, split, self._rows(found[name], taken, split)) for name, split in named.items()
+        }
         facts = {"name": self.name, "num_images": counts}
         own = Path(self.name).expanduser()
         return {**facts, "folder": _count_taken(own.resolve(), taken).to_dict()} if own.is_dir() else facts
@@ -208,8 +210,11 @@ class HuggingFaceData(DataSource):
             ) from error
         return found
 
-    def _rows(self, rows: Any, taken: set[str]) -> Iterator[tuple[Content, str]]:
-        """Yield the images with their labels; paths of those that are files are added to `taken`."""
+    def _rows(self, rows: Any, taken: set[str], split: str) -> Iterator[tuple[Content, str]]:
+        """Yield the images with their labels; paths of those that are files are added to `taken`.
+
+        Rows of a test split whose labels are hidden, as -1, are left out with a word.
+        """
         from datasets import ClassLabel, Image
 
         images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
@@ -218,12 +223,16 @@ class HuggingFaceData(DataSource):
         label_column = self._column(
             "label", self.label_column, labels or [n for n in ("label", "labels") if n in rows.features], rows
         )
-        kind = rows.features[label_column]
+        kind, num_hidden = rows.features[label_column], 0
         for number, row in enumerate(rows.cast_column(image_column, Image(decode=False))):
             image, target = row[image_column], row[label_column]
-            if image is None or target is None:
+            is_hidden = target is None or (isinstance(kind, ClassLabel) and target == -1)
+            if is_hidden and split == TEST:
+                num_hidden += 1
+                continue
+            if image is None or is_hidden:
                 raise UserError(
-                    f"data.name={self.name}, row {number}: the {'image' if image is None else 'label'} is null",
+                    f"data.name={self.name}, row {number}: there is no {'image' if image is None else 'label'}",
                     "an image and a label in every row",
                     "choose another column, or another data set",
                 )
@@ -231,6 +240,8 @@ class HuggingFaceData(DataSource):
             if isinstance(content, Path):
                 taken.add(os.path.realpath(content))
             yield content, kind.int2str(target) if isinstance(kind, ClassLabel) else str(target)
+        if num_hidden:
+            log.warning("%s: %s of test have no label and are left out", self.name, plural(num_hidden, "row"))
 
     def _column(self, what: str, wanted: str | None, found: list[str], rows: Any) -> str:
         """The column that is named, or the only one of its type."""

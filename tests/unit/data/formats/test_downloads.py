@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -124,3 +125,27 @@ def test_a_data_set_that_cannot_be_loaded_is_told(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=r"data\.name=nobody/nothing cannot be loaded") as caught:
         HuggingFaceData(name="nobody/nothing").read()
     assert "without a network" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_hidden_labels_of_a_test_split_are_left_out_and_bytes_that_are_no_image_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    red = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(red, "PNG")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+
+    def write(split: str, contents: list[bytes], labels: list[int]) -> None:
+        rows = {"img": [{"bytes": one, "path": None} for one in contents], "label": labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"set/{split}.parquet"))
+
+    (tmp_path / "set").mkdir()
+    write("train", [red.getvalue()] * 2, [0, 1])
+    write("test", [red.getvalue()] * 3, [-1, -1, -1])
+    found = HuggingFaceData(name=str(tmp_path / "set")).read()
+    assert [(sample.split, sample.label) for sample in found.samples] == [("train", "a"), ("train", "b")]
+    assert "3 rows of test have no label and are left out" in caplog.text
+    write("train", [red.getvalue(), b"no image"], [0, 1])
+    with pytest.raises(UserError, match="000002: the bytes of this row are no image"):
+        HuggingFaceData(name=str(tmp_path / "set")).read()
