@@ -220,8 +220,8 @@ if __name__ == "__main__":
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=leave_interrupts)
     with starts_quietly():
         found = pool.submit(os.getpid)
-    print("started", flush=True)
     try:
+        print("started", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("the pool works:", found.result() > 0, flush=True)

@@ -54,7 +54,7 @@ def read_image_folder(walker: Walker) -> SampleIndex:
     Raises:
         UserError: when there is no class folder or no image, or a folder may be a class or a split.
     """
-    root, base = walker.root, _unwrapped(walker, walker.root)
+    root, base = walker.root, _unwrapped(walker, walker.root, is_split=False)
     if base != root:
         log.info("%s: the classes or splits are the folders in %s", root, base.relative_to(root))
     inside = walker.folders(base)
@@ -62,7 +62,7 @@ def read_image_folder(walker: Walker) -> SampleIndex:
     if TRAIN in splits.values():
         _check_siblings(walker, [path for path in inside if path not in splits], splits)
         ordered = sorted(splits.items(), key=lambda item: SPLITS.index(item[1]))
-        splits = {_unwrapped(walker, path): split for path, split in ordered}
+        splits = {_unwrapped(walker, path, is_split=True): split for path, split in ordered}
     else:
         for path in splits:
             _check_split_without_train(walker, path)
@@ -95,14 +95,17 @@ def read_image_folder(walker: Walker) -> SampleIndex:
     return SampleIndex(root, builder.samples(), tuple(empty), tuple(unlabelled))
 
 
-def _unwrapped(walker: Walker, folder: Path) -> Path:
+def _unwrapped(walker: Walker, folder: Path, *, is_split: bool) -> Path:
     """Return the folder that holds the class folders: an only folder that holds folders of images, and no image.
 
-    Archives often have one around all, or around each split once more: chest_xray/train, seg_train/seg_train.
+    Archives often have one around all, or around each split once more: chest_xray/train, seg_train/seg_train. A train
+    folder that is alone in the data is a split.
     """
     while not _loose_images(walker, folder):
         filled = [path for path in walker.folders(folder) if _has_image(walker, path)]
         if len(filled) != 1 or _loose_images(walker, filled[0]) or not _has_classes(walker, filled[0]):
+            break
+        if split_of(filled[0].name) and not is_split:
             break
         (folder,) = filled
     return folder

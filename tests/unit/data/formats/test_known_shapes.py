@@ -50,6 +50,11 @@ def test_folders_around_the_classes_are_no_classes(tmp_path: Path, shape: str) -
     assert counts(read(tmp_path)) == TWO_SPLITS
 
 
+def test_a_train_folder_alone_is_a_split(tmp_path: Path) -> None:
+    images(tmp_path, ["train/cat/0.png", "train/dog/0.png"])
+    assert counts(read(tmp_path)) == {("train", "cat"): 1, ("train", "dog"): 1}
+
+
 def test_images_to_predict_beside_splits_are_of_none(tmp_path: Path) -> None:
     images(tmp_path, [f"seg_{split}/seg_{split}/{label}/0.png" for split, label in TWO_SPLITS])
     images(tmp_path, ["seg_pred/seg_pred/0.png"])
