@@ -114,7 +114,7 @@ def read_form(body: bytes, content_type: str, limits: Limits) -> list[Sent]:
     finally:
         parser.close()
     if getattr(parser.parser, "state", None) is not MultipartState.END:
-        # Whoever matches the answers with the files that were sent would label them wrongly.
+        # Whoever matches the predictions with the files that were sent would label them wrongly.
         raise HTTPException(400, f"the body is no multipart/form-data: it ends within a part, after {len(found)} files")
     if not found:
         raise HTTPException(400, "multipart/form-data without a file: send each image as a part with a file name")
