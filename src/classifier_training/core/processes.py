@@ -107,7 +107,7 @@ def hold(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[boo
     for number in range(1, MAX_REMOVED + 1):
         descriptor = _open(path)
         try:
-            is_taken = _take(descriptor, how)
+            is_taken = _take_where_possible(descriptor, how)
             # Whoever held it may have removed the file: nobody else would see a lock of a file without a name.
             if not is_taken or _is_named(descriptor, path) or number == MAX_REMOVED:
                 yield is_taken
@@ -132,11 +132,17 @@ def _take(descriptor: int, how: int) -> bool:
         fcntl.flock(descriptor, how)
     except BlockingIOError:
         return False
+    return True
+
+
+def _take_where_possible(descriptor: int, how: int) -> bool:
+    """Take a lock; on file systems that are mounted without locks nobody knows of others, and it counts as taken."""
+    try:
+        return _take(descriptor, how)
     except OSError as error:
-        # Some network file systems are mounted without locks: nobody there knows of others.
         if error.errno not in NO_LOCKS:
             raise
-    return True
+        return True
 
 
 def is_held(path: Path) -> bool:
@@ -146,7 +152,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _take(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return not _take_where_possible(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     finally:
         os.close(descriptor)
 

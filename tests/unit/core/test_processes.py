@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier_training.core.processes import Rank, Share, hold, is_held, process_rank
+from classifier_training.core.processes import Rank, Share, hold, is_held, process_rank, work_in
+from classifier_training.core.run_dir import RunDir
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,9 @@ def test_whoever_waits_for_a_lock_whose_file_is_removed_holds_the_next_file(tmp_
         assert waiting.result(20)
 
 
-def test_where_files_cannot_be_locked_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_files_cannot_be_locked_nobody_waits_and_a_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -36,6 +39,9 @@ def test_where_files_cannot_be_locked_nobody_waits(tmp_path: Path, monkeypatch: 
     with hold(tmp_path / "lock") as is_taken:
         assert is_taken
         assert not is_held(tmp_path / "lock")
+    assert not caplog.text
+    with work_in(RunDir(tmp_path)):
+        assert "cannot be locked" in caplog.text
 
 
 def test_shares_take_every_key_once_and_differ_by_one_at_the_most() -> None:

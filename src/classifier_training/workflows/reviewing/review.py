@@ -17,7 +17,7 @@ from classifier_training.conf.overrides import word
 from classifier_training.core.errors import UserError, plural, refuse_missing
 from classifier_training.core.register import Choice, Word, changed_options, register, with_settings
 from classifier_training.core.settings import Alias, RunText, TypedPath
-from classifier_training.core.storage.places import path_of
+from classifier_training.core.storage.places import is_remote, path_of
 from classifier_training.data.corrections import AUTO
 from classifier_training.data.formats.source import DataSource
 from classifier_training.data.replay import roots_of
@@ -127,7 +127,7 @@ def _data_words(collection: Collection, run: RunDir, data: DataSource) -> list[s
     """
     root = getattr(data, "root", None) if data.is_named else None
     old = roots_of(own_source(run))
-    has_moved = root is not None and not all(path_of(place).is_dir() for place in old)
+    has_moved = root is not None and not all(is_remote(place) or path_of(place).exists() for place in old)
     words = [word("data.root", root)] if has_moved else []
     if data.corrections != AUTO or (root is not None and not has_moved):
         words.append(word("data.corrections", collection.places[0].file))
