@@ -317,10 +317,11 @@ def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Ma
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
             if (owner := _owner(key)) is not None:
                 group, line = key.partition(".")[0], override.input_line or key
+                chosen = values[group] and f"{group}={values[group][TYPE_KEY]} has no such setting"
                 raise UserError(
-                    f"{line}: {group}={values[group][TYPE_KEY]} has no such setting",
+                    f"{line}: {chosen or f'no {group}= is chosen'}",
                     f"a setting of the chosen {group}; {group}={owner} has this one",
-                    f"{group}={owner} {line}",
+                    shlex.join([f"{group}={owner}", line]),
                 )
             raise unknown_key(key, override.input_line or key, [*keys, *nodes], verb=verb)
 

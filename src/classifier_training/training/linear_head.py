@@ -171,6 +171,9 @@ PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 MAX_STEPS = 100
 """Steps of L-BFGS for each penalty; every one starts where the one before it ended."""
 
+MAX_CHUNK, MAX_HISTORY = 2**26, 2**27
+"""Values held at once: of logits, and of the gradients that L-BFGS remembers, of which it has 5 to 100 pairs."""
+
 NUM_FOLDS, MAX_FOLDED = 5, 1_000
 """Parts of the cross-validation, and training images from which on validation images are enough to choose by."""
 
@@ -304,15 +307,25 @@ def _minimise(
 ) -> None:
     """Change weight and bias in place."""
     free = [tensor for tensor in (weight, bias) if tensor.requires_grad]
+    history = min(100, max(5, MAX_HISTORY // (2 * sum(tensor.numel() for tensor in free))))
     solver = torch.optim.LBFGS(
-        free, max_iter=MAX_STEPS, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
-    )
+        free, max_iter=MAX_STEPS, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe",
+        history_size=history,
+    )  # fmt: skip
+    size = max(1, MAX_CHUNK // len(weight))
+    total = len(targets) if class_weights is None else class_weights[targets].sum()
 
     def loss() -> float:
         solver.zero_grad()
-        fit = functional.cross_entropy(functional.linear(features, weight, bias), targets, weight=class_weights)
-        value = fit + penalty / 2 * weight.square().sum()
+        value = penalty / 2 * weight.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
-        return value.item()
+        found = value.item()
+        for begin in range(0, len(targets), size):
+            rows = slice(begin, begin + size)
+            logits = functional.linear(features[rows], weight, bias)
+            value = functional.cross_entropy(logits, targets[rows], class_weights, reduction="sum") / total
+            value.backward()  # type: ignore[no-untyped-call]
+            found += value.item()
+        return found
 
     solver.step(loss)  # type: ignore[no-untyped-call]

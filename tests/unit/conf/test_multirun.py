@@ -56,6 +56,12 @@ def test_a_setting_that_not_every_choice_has_is_refused_by_name() -> None:
             sweep(TRAIN, [f"model={models}", "data=digits", "model.residual=false"], print)
 
 
+def test_a_setting_of_a_component_that_is_not_chosen_names_the_component() -> None:
+    with pytest.raises(UserError, match=r"sampler\.weights=\{cat: 4\}: no sampler= is chosen") as caught:
+        sweep(TRAIN, ["data=digits", "sampler.weights={cat: 4}"], print)
+    assert caught.value.remedy == "sampler=manual 'sampler.weights={cat: 4}'"
+
+
 def test_no_run_to_go_on_with_stands_beside_many_runs() -> None:
     with pytest.raises(UserError, match="resume=latest beside --multirun"):
         sweep(TOY, ["number=1,2", "resume=latest"], print)

@@ -53,6 +53,19 @@ def test_the_head_is_that_of_scikit_learn(weighted: bool, monkeypatch: pytest.Mo
     assert not head.weight[:, 5].any()
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MAX_CHUNK", 3 * 60), ("MAX_HISTORY", 1)])
+def test_a_head_for_much_data_is_the_same_with_less_memory(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, val = clouds(400, 0), clouds(100, 1)
+    heads = []
+    for _ in range(2):
+        heads.append(fit_linear_head(train, val, class_weights=balanced(train.targets), num_classes=3, has_bias=True))
+        monkeypatch.setattr(fitting, limit, value)
+    assert heads[0].penalty == heads[1].penalty
+    assert heads[1].logits(val.values).numpy() == pytest.approx(heads[0].logits(val.values).numpy(), abs=5e-3)
+
+
 def test_the_penalty_is_the_strongest_with_a_low_loss_on_validation_and_weights_balance_the_classes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

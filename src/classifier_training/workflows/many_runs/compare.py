@@ -89,9 +89,9 @@ class CompareResult:
     group="verb",
     name="compare",
     examples=(
-        "compare /my/images models=[resnet18,tf_efficientnet_lite0] seeds=[0,1,2]",
+        "compare /my/images 'models=[resnet18,tf_efficientnet_lite0]' 'seeds=[0,1,2]'",
         "compare /my/images /other/images --epochs 5 --jobs 2",
-        "compare /my/images models=[resnet18] data.corrections=[null,auto]",
+        "compare /my/images 'models=[resnet18]' 'data.corrections=[null,auto]'",
     ),
 )
 def compare(

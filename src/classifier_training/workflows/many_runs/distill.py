@@ -50,7 +50,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
     name="distill",
     examples=(
         "distill latest",
-        "distill best model=resnet18 --epochs 20 alphas=[0.5,0.7]",
+        "distill best model=resnet18 --epochs 20 'alphas=[0.5,0.7]'",
         "distill best pruning=channels pruning.keep=0.5",
     ),
 )

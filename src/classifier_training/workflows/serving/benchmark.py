@@ -90,7 +90,7 @@ class BenchmarkResult:
     name="benchmark",
     examples=(
         "benchmark latest",
-        "benchmark latest formats=[onnx,int8] batch_sizes=[1,8]",
+        "benchmark latest 'formats=[onnx,int8]' 'batch_sizes=[1,8]'",
         "benchmark latest max_latency_ms=20 max_size_mb=5 max_drop=2",
     ),
 )

@@ -72,7 +72,7 @@ class ExportResult:
     name="export",
     examples=(
         "export latest quantization=int8",
-        "export latest format=[onnx,torchscript] output=bundle",
+        "export latest 'format=[onnx,torchscript]' output=bundle",
     ),
 )
 def export(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifier_training.core.display import progress
 from classifier_training.core.errors import reason_of
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import DETAIL
@@ -19,12 +20,13 @@ from classifier_training.evaluation.metrics import classification_metrics
 from classifier_training.training.imbalance import correct_imbalance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from classifier_training.callbacks.observer import RunContext
+    from classifier_training.core.types import Batch
     from classifier_training.training.linear_head import Features, LinearHead
     from classifier_training.training.module import ClassifierModule
     from classifier_training.workflows.training.job import TrainingJob
@@ -226,11 +228,10 @@ def _fit(
     """
     import torch
 
-    from classifier_training.training.linear_head import extract_features, fit_linear_head, head_logits, linear_head
+    from classifier_training.training.linear_head import fit_linear_head, head_logits, linear_head
 
-    val = extract_features(module, job.datamodule.evaluation_loader(VAL), job.device, setting=setting)
-    loader = job.datamodule.evaluation_loader(TRAIN, limit=limit(len(val.targets)))
-    train = extract_features(module, loader, job.device, setting=setting)
+    val = _features(job, module, VAL, setting=setting)
+    train = _features(job, module, TRAIN, limit=limit(len(val.targets)), setting=setting)
     head = linear_head(module.network, setting=setting)
     module.cpu()
     before = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)
@@ -245,6 +246,23 @@ def _fit(
     return _Fit(fitted=fitted, head=head, train=train, val=val, before=before)
 
 
+def _features(
+    job: TrainingJob, module: ClassifierModule, split: str, *, setting: str, limit: int | None = None
+) -> Features:
+    """Compute the features of a split, or of so many of its images, behind a progress bar."""
+    from classifier_training.training.linear_head import extract_features
+
+    loader, number = job.datamodule.evaluation_loader(split, limit=limit), len(job.run.tables[split])
+    with progress(f"features of {split} images", total=lambda: number if limit is None else min(limit, number)) as bar:
+
+        def batches() -> Iterator[Batch]:
+            for batch in loader:
+                yield batch
+                bar(len(batch.targets))
+
+        return extract_features(module, batches(), job.device, setting=setting)
+
+
 def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
     values, true = logits.numpy(), val.targets.numpy()
     losses = -np.log(np.maximum(softmax(values)[np.arange(len(true)), true], 1e-38))
@@ -254,10 +272,9 @@ def _result(run: RunContext, logits: Tensor, val: Features) -> SplitResult:
 
 def validation_result(job: TrainingJob, module: ClassifierModule, *, limit: int | None = None) -> SplitResult:
     """Predict the validation images, or so many of them, with a network that ends in one linear layer."""
-    from classifier_training.training.linear_head import extract_features, head_logits, linear_head
+    from classifier_training.training.linear_head import head_logits, linear_head
 
-    loader = job.datamodule.evaluation_loader(VAL, limit=limit)
-    val = extract_features(module, loader, job.device, setting="transfer=lp_ft")
+    val = _features(job, module, VAL, limit=limit, setting="transfer=lp_ft")
     module.cpu()
     head = linear_head(module.network, setting="transfer=lp_ft")
     logits = head_logits(head.weight.detach(), None if head.bias is None else head.bias.detach(), val.values)

@@ -39,7 +39,8 @@ class TrainSettings:
     """The settings of `train`.
 
     Args:
-        recipe: the preset that the run follows; settings on the command line override it.
+        recipe: the preset that the run follows, which changes defaults such as epochs and lr; settings on the command
+            line override it.
         time: how long the whole command may take: 90s, 10m, 1h30m. The run trains as many epochs as fit by measured
             speed, at most trainer.max_epochs, and its learning-rate schedule comes to its end.
         retrain_head: fit the last layer again after training, with all classes alike, for long tails.
