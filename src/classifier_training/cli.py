@@ -234,10 +234,11 @@ def find_verb(words: Sequence[str]) -> tuple[Entry, list[str]]:
     from classifier_training.conf.foreign_commands import refuse_foreign
 
     refuse_foreign(words)
-    if any(mark in words[0] for mark in "=/.") or os.path.lexists(words[0]):
+    verbs = [known.name for known in entries(VERB)]
+    if any(mark in words[0] for mark in "=/.") or (words[0] not in verbs and os.path.lexists(words[0])):
         raise UserError(
             f"{words[0]}: the first word is no verb",
-            f"one of {enumerate_words((known.name for known in entries(VERB)), limit=20)}",
+            f"one of {enumerate_words(verbs, limit=20)}",
             shlex.join([*shlex.split(command("train")), *words]),
         )
     if words[0].startswith("-"):

@@ -183,3 +183,34 @@ def test_a_wrong_word_is_answered_before_any_work(command: Command, words: list[
     assert done.code == 2
     assert line in done.err
     assert len(done.err.splitlines()) == 3
+
+
+def test_a_folder_of_exports_is_of_the_last_run_alone(
+    command: Command, run: Path, trained: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    done = command("export", f"run={run}", "quantization=fp16", "max_drop=50", f"output={bundle}")
+    assert done.code == 0, done.err
+    assert (bundle / "model_fp16.onnx").is_file()
+    info = json.loads((bundle / "model_info.json").read_text())
+    (bundle / "model_info.json").write_text(json.dumps({**info, "training_info": {"run": "another"}}))
+    done = command("export", f"run={run}", f"output={bundle}")
+    assert done.code == 0, done.err
+    assert "exports of another run: model_fp16.onnx" in done.err
+    assert not (bundle / "model_fp16.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["quantization=int8", "format.onnx.opset=12"], "quantization=int8 with format.onnx.opset=12"),
+        (["run=[{run},{run}]", "output=both"], "is named twice"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_any_work(
+    command: Command, trained: Path, words: list[str], line: str
+) -> None:
+    given = [word.replace("{run}", str(trained)) for word in words]
+    done = command("export", *([] if given[0].startswith("run=") else [f"run={trained}"]), *given)
+    assert done.code == 2
+    assert line in done.err

@@ -26,6 +26,7 @@ from classifier_training.conf.overrides import parse_overrides, prepare
 from classifier_training.conf.recipes import AUTO, RECIPE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run
 from classifier_training.conf.store import CONF_MODULE, hydra_ready
+from classifier_training.conf.unused_settings import refuse_unused
 from classifier_training.conf.validate import build_arguments
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.run_dir import write_text
@@ -94,8 +95,11 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
     if resumed_run(parsed) is not None:
         refuse_resume({RESUME: resumed_run(parsed)}, "beside --multirun")
     with hydra_ready(verb) as searchpath:
-        words = completed(verb, refuse_unknown(verb, searchpath, words), parsed) or words
+        chosen = refuse_unknown(verb, searchpath, words)
+        words = completed(verb, chosen, parsed) or words
     swept = {word.key_or_group for word in parsed if word.is_sweep_override()}
+    if "model" not in swept:
+        refuse_unused(verb, chosen, [word for word in parsed if word.key_or_group != "callbacks"])
     exit_codes = [0]
 
     @hydra.main(config_path=f"pkg://{CONF_MODULE}", config_name=verb.name, version_base="1.3")

@@ -56,7 +56,7 @@ def _readings(text: str) -> list[str]:
         rf"({NUMBER})\s*(px|pixels|epochs?|images?|workers?|gb|mi?b|ms|points?|x)", text.casefold()
     ):
         found.append(match[1].replace(",", "."))
-    if re.fullmatch(r"\d+(\.\d*)?(e\+?\d+)?", text.casefold()) and float(text) == int(float(text)):
+    if re.fullmatch(r"\d+(\.\d*)?(e\+?\d+)?", text.casefold()) and float(text).is_integer():
         found.append(str(int(float(text))))
     parts = re.findall(rf"({NUMBER})\s*([a-z]+)", text.casefold())
     if parts and all(unit in UNIT for _, unit in parts) and not re.sub(rf"{NUMBER}|[a-z\s]", "", text.casefold()):

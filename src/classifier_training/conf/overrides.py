@@ -315,22 +315,27 @@ def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Ma
         if isinstance(values.get(key), dict):
             raise nothing_to_choose(override.input_line or key, list(leaf_keys(values[key], f"{key}.")))
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) and not has_key(values, key):
-            if (owner := _owner(key)) is not None:
-                group, line = key.partition(".")[0], override.input_line or key
-                chosen = values[group] and f"{group}={values[group][TYPE_KEY]} has no such setting"
-                raise UserError(
-                    f"{line}: {chosen or f'no {group}= is chosen'}",
-                    f"a setting of the chosen {group}; {group}={owner} has this one",
-                    shlex.join([f"{group}={owner}", line]),
-                )
+            if key.partition(".")[0] in found and (error := _of_another(key, override, found)) is not None:
+                raise error
             raise unknown_key(key, override.input_line or key, [*keys, *nodes], verb=verb)
 
 
-def _owner(key: str) -> str | None:
-    """The component of a group that has a setting, where one alone has it."""
+def _of_another(key: str, override: Override, found: Mapping[str, Any]) -> UserError | None:
+    """The error for a setting that one component of a group alone has, when that is not the one chosen."""
     group, _, name = key.partition(".")
-    owners = [item.name for item in entries(group) if name in item.options] if group != VERB else []
-    return owners[0] if len(owners) == 1 else None
+    owners = [item.name for item in entries(group) if name in item.options]
+    if len(owners) != 1:
+        return None
+    (owner,), node, came = owners, found[group], override.input_line or key
+    if isinstance(node, dict) and TYPE_KEY not in node:  # several can be chosen, each with settings below its name
+        there = [] if owner in node else [f"{group}={owner}" if not node else f"{group}=[{','.join([*node, owner])}]"]
+        line = came.replace(key, f"{group}.{owner}.{name}", 1)
+        return UserError(f"{came}: there is no such setting", line, shlex.join([*there, line]))
+    if isinstance(node, dict) and node[TYPE_KEY] == owner:  # of another verb, whose group has the same name
+        return None
+    chosen = f"no {group}= is chosen" if node is None else f"{group}={node[TYPE_KEY]} has no such setting"
+    expected = f"a setting of the chosen {group}; {group}={owner} has this one"
+    return UserError(f"{came}: {chosen}", expected, shlex.join([f"{group}={owner}", came]))
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -103,7 +103,7 @@ def validate(known: Entry, settings: Mapping[str, Any], *, prefix: str) -> dict[
     try:
         checked = model.model_validate(given)
     except ValidationError as error:
-        raise _explain(error, known, prefix) from error
+        raise _explain(error, known, prefix, given) from error
     return {name: getattr(checked, name) for name in model.model_fields}
 
 
@@ -119,7 +119,7 @@ def _model(known: Entry) -> type[BaseModel]:
     return create_model(known.name, __config__=config, **fields)  # type: ignore[call-overload, no-any-return]
 
 
-def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
+def _explain(error: ValidationError, known: Entry, prefix: str, given: Mapping[str, Any]) -> UserError:
     first = error.errors()[0]
     name = str(first["loc"][0])
     key = f"{prefix}{name}"
@@ -142,7 +142,12 @@ def _explain(error: ValidationError, known: Entry, prefix: str) -> UserError:
         suggestion = f"{key}={near}"
     if option.accepts(timedelta) and str(first["input"]).isdigit() and int(first["input"]):
         suggestion = f"{key}={first['input']}m"
-    where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str) and part in str(first["input"]))
+    # Other parts of the place are pydantic's names of the types that were tried.
+    typed = given.get(name)
+    keys = set(typed) if isinstance(typed, Mapping) else set()
+    where = ".".join(
+        part for part in first["loc"][1:] if isinstance(part, str) and (part in keys or part in str(first["input"]))
+    )
     came = f"{key}{'.' if where else ''}{where}={value_words(first['input'])}"
     return UserError(f"{came}: {reason_words(first)}", wanted, suggestion)
 
@@ -189,6 +194,9 @@ def _example(option: Option) -> str:
 
 def unknown_key(key: str, came: str, known_keys: list[str], *, verb: str = "train") -> UserError:
     """Return the error for a setting that does not exist."""
+    if not known_keys:
+        remedy = f"classifier-training {verb} --help lists them"
+        return UserError(f"{came}: {verb} has no settings of its own", f"one of its sub-verbs before {came}", remedy)
     parent, _, name = key.rpartition(".")
     siblings = {known.rpartition(".")[2]: known for known in known_keys if known.rpartition(".")[0] == parent}
     # Below a group that exists, only its own settings are candidates; its name alone would make all of them similar.

@@ -331,7 +331,7 @@ def _convert(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: for pixels whose range is not known (floats).
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode == "F":
         raise ValueError("floating-point pixels whose range is not known")

@@ -70,6 +70,12 @@ class RunDir:
                     "a name, or names with slashes between them",
                     f"{setting}={PurePath(part).name.strip('.') or 'mine'}, and output=/some/folder for another place",
                 )
+            if part and (":" in part or any(piece.startswith(".") for piece in PurePath(part).parts)):
+                raise UserError(
+                    f"{setting}={part}: no run would be found by that name",
+                    "a name without a colon, whose folders do not begin with a dot",
+                    f"{setting}={part.replace(':', '-').replace('/.', '/').lstrip('.') or 'mine'}",
+                )
         # Local time on purpose: a person looks for the run by the clock on the wall.
         now = datetime.now().astimezone()
         day = days_folder(root, category=category, name=name) / now.strftime("%Y-%m-%d")
@@ -301,7 +307,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         UserError: when it cannot be made or written to.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    above = (folder, *folder.absolute().parents)
+    there = next(path for path in above if os.path.exists(path))  # noqa: PTH110 - Path's raises where no one may look
     try:
         # Permissions mean nothing to root, and a model in the cache is to stay what it is.
         reason = "" if there.stat().st_mode & 0o222 else "it is read-only"

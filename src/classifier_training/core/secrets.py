@@ -44,6 +44,8 @@ def is_secret(name: str) -> bool:
 def mask(value: Any, key: str = "") -> Any:
     """Return plain values with every secret masked: values of secret settings, and secrets in texts.
 
+    A number with a fraction is no secret: the weight or target of a class that is called `pass` or `token`.
+
     Args:
         value: texts, numbers, mappings and lists of them.
         key: name of the value.
@@ -52,7 +54,7 @@ def mask(value: Any, key: str = "") -> Any:
         return {name: mask(item, key if is_secret(key) else str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [mask(item, key) for item in value]
-    if is_secret(key) and value not in (None, "") and not isinstance(value, bool):
+    if is_secret(key) and value not in (None, "") and not isinstance(value, (bool, float)):
         return MASK
     return mask_text(value) if isinstance(value, str) else value
 

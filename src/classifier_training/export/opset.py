@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LOWEST_OPSET, EXPORTER_OPSET, HIGHEST_OPSET = 11, 18, 25
 """Opsets that can be requested, and the oldest that PyTorch's exporter writes; older ones are converted from it."""
 
+EIGHT_BIT_OPSET = 13
+"""From which on eight-bit operators have a scale for each channel."""
+
 FIRST_RUNTIMES = {
     11: "1.0", 12: "1.3", 13: "1.6", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17",
     21: "1.18", 22: "1.21", 23: "1.23", 24: "1.24", 25: "1.24",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +228,8 @@ class Predictor:
         Raises:
             UserError: for settings that exclude each other, or that need a calibrated bundle.
         """
+        if isinstance(paths, (str, os.PathLike)):
+            raise UserError(f"predict({paths!r}): one path", "a list of paths", f"predict([{str(paths)!r}])")
         settings = RowSettings(
             top_k=top_k,
             rule=self.rule(threshold, reject or RejectSettings(), unknown=unknown),

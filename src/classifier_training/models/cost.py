@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, reason_of
 from classifier_training.core.run_dir import write_json
 from classifier_training.core.runtime import cache_dir, versions
 from classifier_training.core.types import BuiltModel
@@ -106,7 +106,8 @@ def summarize(
     from torch.utils.flop_counter import FlopCounterMode
 
     input_shape = (3, image_size, image_size)
-    shadow = meta_copy(network).eval()
+    # Without gradients: the counter's hooks fail on inputs that are views of parameters, as those of CaiT.
+    shadow = meta_copy(network).eval().requires_grad_(requires_grad=False)
     shapes: dict[str, tuple[int, ...]] = {}
     leaves = {name: layer for name, layer in shadow.named_modules() if not list(layer.children())}
     for name, layer in leaves.items():
@@ -255,7 +256,11 @@ def _measure(build: Build, *, num_classes: int, image_size: int | None) -> Cost 
         fit_input(built, image_size=size, batch_size=2)
     except UserError as error:
         return error.came
-    return cost(built, image_size=size)
+    try:
+        return cost(built, image_size=size)
+    except Exception as error:  # one network that cannot be counted must not end the list
+        log.debug("%s cannot be counted", built.architecture, exc_info=error)
+        return f"its cost cannot be counted ({reason_of(error)})"
 
 
 def _stamp() -> str:

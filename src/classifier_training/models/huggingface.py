@@ -64,7 +64,7 @@ def huggingface_model(
         try:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             spec = _read_input(name, config)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _unreadable(name, no_connection or error) from error
         heads = class_layers(lambda number: _create(name, config, number))
         weights = None
@@ -145,8 +145,8 @@ def _read_input(name: str, config: Any) -> InputSpec:
     factor = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     offset = 1.0 if settings.get("rescale_offset") else 0.0
     normalises = settings.get("do_normalize", True)
-    mean = settings.get("image_mean", IMAGENET.mean) if normalises else (0.0,) * 3
-    std = settings.get("image_std", IMAGENET.std) if normalises else (1.0,) * 3
+    mean = (settings.get("image_mean") or IMAGENET.mean) if normalises else (0.0,) * 3
+    std = (settings.get("image_std") or IMAGENET.std) if normalises else (1.0,) * 3
     first, second, third = ((value + offset) / factor for value in mean)
     spread = tuple(value / factor for value in std)
     return InputSpec(side, (first, second, third), (spread[0], spread[1], spread[2]))

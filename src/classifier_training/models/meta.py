@@ -76,6 +76,12 @@ def fit_input(built: BuiltModel, *, image_size: int, batch_size: int) -> int:
     if error is not None and hasattr(network, "set_input_size"):
         network.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
         error = _dry_run(network, image_size, 2)
+    if error is not None and image_size == built.input_spec.size:
+        raise UserError(
+            f"{built.architecture} cannot be run on {image_size} px images with three channels ({first_line(error)})",
+            "a network for RGB images",
+            "another model=",
+        )
     if error is not None:
         raise UserError(
             f"data.image_size={image_size}: {built.architecture} does not take images of this size "

@@ -15,6 +15,7 @@ from classifier_training.core.settings import PathText, Pretrained  # noqa: TC00
 from classifier_training.core.types import BuiltModel, InputSpec, Weights
 from classifier_training.models.bundled import package_of, with_bundled_weights
 from classifier_training.models.names import HUB_PREFIXES
+from classifier_training.models.stages import head_names
 from classifier_training.models.weights import hub_access, load_weights_file, unfetched, wants_published
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def timm_model(
     found = _published(network, architecture) if is_fetched else None
     if weights is not None:
         # Some networks have two heads; their configuration then names both.
-        heads = cast("dict[str, str | tuple[str, ...]]", network.pretrained_cfg)["classifier"]
-        prefixes = (heads,) if isinstance(heads, str) else heads
+        heads = cast("dict[str, str | tuple[str, ...] | None]", network.pretrained_cfg)["classifier"]
+        prefixes = (heads,) if isinstance(heads, str) else heads or head_names(network)
         found = load_weights_file(network, weights, head=tuple(f"{prefix}." for prefix in prefixes))
     config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     spec = InputSpec(size=config["input_size"][1], mean=config["mean"], std=config["std"])

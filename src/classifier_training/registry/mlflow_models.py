@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words, nearest
 from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.core.run_reader import RunReader
-from classifier_training.core.runtime import user_name
+from classifier_training.core.runtime import command, setting, user_name
 from classifier_training.registry.mlflow_outbox import GONE, Outbox
 from classifier_training.registry.mlflow_server import Server, answering, code_of
 from classifier_training.registry.record import FINISHED, RunRecord
@@ -164,6 +164,19 @@ class Bundle(NamedTuple):
         return f"bundle-{self.sha256[:12]}"
 
 
+def exports_of(run: RunDir) -> list[str]:
+    """Return the names of a run's exports.
+
+    Raises:
+        UserError: when it has none.
+    """
+    files = RunReader(run).info.get("files")
+    if not files:
+        remedy = f"{command('export')} {setting('run', run.path)}, or another run"
+        raise UserError(f"{run.path} has exported nothing", "a run with its exported model", remedy)
+    return list(files)
+
+
 @contextmanager
 def gathered(run: RunDir) -> Iterator[Bundle]:
     """Give a run's bundle: the exports, what describes them, what the run was and gave, and the images it had.
@@ -171,13 +184,11 @@ def gathered(run: RunDir) -> Iterator[Bundle]:
     Raises:
         UserError: when the run has exported nothing.
     """
-    info = RunReader(run).info
-    if not info:
-        raise UserError(f"{run.path} has exported nothing", "a run with its exported model", "another run")
+    exported = exports_of(run)
     beside = [run.model_info, run.labels_mapping, run.config, run.versions, run.result, run.splits, run.corrections]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        for path in (*(run.path / name for name in info["files"]), *beside):
+        for path in (*(run.path / name for name in exported), *beside):
             for file in [path] if path.is_file() else sorted(path.rglob("*")):
                 if file.is_file():
                     link = folder / file.relative_to(run.path)

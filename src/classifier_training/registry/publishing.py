@@ -10,11 +10,11 @@ from pydantic import Field
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import register
-from classifier_training.core.run_reader import RunReader
 from classifier_training.core.secrets import masked_arguments
 from classifier_training.registry.mlflow_models import (
     PREFIX,
     SHA256,
+    exports_of,
     find_holder,
     gathered,
     move_alias,
@@ -37,7 +37,7 @@ REMEDY = "publish.tracking_uri=…; the promotion itself stands, and can be publ
 
 def bundle_files(run: RunDir) -> list[Path]:
     """List the files and folders of a bundle: the exports, what describes them, and what the run was and gave."""
-    exported = [run.path / name for name in RunReader(run).info["files"]]
+    exported = [run.path / name for name in exports_of(run)]
     beside = [run.model_info, run.labels_mapping, run.config, run.versions, run.result, run.registration]
     return [path for path in (*exported, *beside) if path.exists()]
 
@@ -121,6 +121,7 @@ def wandb(
             "an API key: the registry is linked to on the server alone",
             "export WANDB_API_KEY=…, or leave registered_name out and synchronise later",
         )
+    files = bundle_files(run)
     try:
         # The client keeps the command line.
         with (
@@ -141,7 +142,7 @@ def wandb(
                 metadata={"version": record.version_name, "split": record.split, **record.metrics},
             )
             aliases = [] if alias is None else [alias]
-            for path in bundle_files(run):
+            for path in files:
                 if path.is_dir():
                     artifact.add_dir(str(path), name=path.name)
                 else:

@@ -174,5 +174,9 @@ def _no_such(reference: Reference, output: Path, setting: str, close: list[str])
     return UserError(
         f"{setting}={reference.text}: there is no such folder, and no run of that name or alias below {output}/",
         "a run folder, latest, best, NAME, NAME:v2, or an alias such as production",
-        f"{setting}={close[0]}" if close else f"{setting}=latest takes the newest run below {output}/",
+        f"{setting}={close[0]}"
+        if close
+        else f"classifier-training registry list output={output}   shows names and aliases"
+        if setting == "alias"
+        else f"{setting}=latest takes the newest run below {output}/",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,9 +44,10 @@ def find_run(reference: str, *, output: str = DEFAULT_OUTPUT, setting: str = "ru
     if reference.startswith(PREFIX):
         return RunDir(fetch_model(reference, setting=setting))
     path = Path(reference).expanduser()
+    output = str(Path(output).expanduser())
     word = Reference.parse(reference)
     # A folder of that name is what the shell's completion gave; only latest and best are words before all.
-    if path.is_dir() and not word.is_reserved:
+    if os.path.isdir(path) and not word.is_reserved:  # noqa: PTH112 - Path's raises where no one may look
         _refuse_folder_of_runs(path, setting=setting)
         return RunDir(path)
     return RunDir(resolve(word, Path(output), setting=setting))
@@ -104,6 +106,7 @@ def find_unfinished(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
         UserError: when there is none, it has not begun, a process is writing to the latest one, or it is finished and
             the checkpoint to train on from is gone.
     """
+    output = str(Path(output).expanduser())
     if reference == "latest":
         return _latest_unfinished(Path(output), reference)
     run_dir = RunDir(Path(reference).expanduser())
@@ -131,6 +134,7 @@ def find_running(reference: str, *, output: str = DEFAULT_OUTPUT) -> RunDir:
     Raises:
         UserError: when there is none.
     """
+    output = str(Path(output).expanduser())
     if reference != "latest":
         run = find_run(reference, output=output)
         if run.result.exists() or not is_held(run.lock):

@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from classifier_training.core.errors import UserError
 from classifier_training.core.processes import hold
@@ -74,7 +75,7 @@ class Registry:
         changed |= registry._walk()
         try:
             if registry._lacks_numbers():
-                with registry.locked():
+                with hold(root / LOCK_NAME):
                     # Another process may have numbered some in the meantime.
                     registry._walk()
                     registry._number()
@@ -88,9 +89,23 @@ class Registry:
             log.warning("%s: cannot be written (%s); the runs are read anew each time", root / CACHE_NAME, error)
         return registry
 
-    def locked(self) -> Any:
-        """Hold the registry's lock: a `with` block in which no other process changes a registration."""
-        return hold(self.root / LOCK_NAME)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the registry's lock: a `with` block in which no other process changes a registration.
+
+        Raises:
+            UserError: when the folder cannot be written to.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.root / LOCK_NAME))
+            except OSError as error:
+                raise UserError(
+                    f"{self.root}: cannot be written to ({error.strerror})",
+                    "a folder of runs that can be written to",
+                    "fix the permissions, or work on a copy: output=…",
+                ) from error
+            yield
 
     def refresh(self) -> None:
         """Read again what has changed since."""
@@ -180,9 +195,14 @@ class Registry:
             version = max(numbers, default=0) + 1
             numbers.add(version)
             run = RunDir(self.folder(record))
-            write_registration(
-                run, title=record.title, scope=record.scope, version=version, promotions=read_promotions(run)
-            )
+            try:
+                write_registration(
+                    run, title=record.title, scope=record.scope, version=version, promotions=read_promotions(run)
+                )
+            except OSError as error:
+                numbers.discard(version)
+                log.warning("%s: has no version, since it cannot be written to (%s)", run.path, error.strerror)
+                continue
             times = _times(str(run.path))
             if times is not None:
                 self.runs[record.folder] = record._replace(version=version)

@@ -87,3 +87,8 @@ def test_an_experiment_of_the_users_and_the_sample_make_many_runs(tmp_path: Path
     (tmp_path / "conf/experiment/other.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not YAML"):
         sweep(spying, ["experiment=mine,other", "data.root=/x"], print)
+
+
+def test_a_setting_without_effect_is_refused_before_the_first_of_many_runs() -> None:
+    with pytest.raises(UserError, match="has no effect with model=svm"):
+        sweep(TRAIN, ["data=digits", "model=svm", "optimizer.lr=0.1,0.01"], print)

@@ -63,3 +63,7 @@ def test_the_value_that_was_meant(annotation: Any, typed: str, meant: str) -> No
 )
 def test_nothing_is_near(annotation: Any, typed: str) -> None:
     assert near_value(annotation, typed) is None
+
+
+def test_a_number_beyond_all_floats_is_near_nothing() -> None:
+    assert near_value(SHARE, "1e400") is None

@@ -196,3 +196,9 @@ def test_any_damage_is_told_as_unreadable(tmp_path: Path, ending: str) -> None:
         except UnreadableImageError:
             unreadable += 1
     assert unreadable
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (255, 0, 255)), ("L", 7)])
+def test_a_transparent_colour_is_white(tmp_path: Path, mode: str, colour: tuple[int, int, int] | int) -> None:
+    read = read_rgb(save(tmp_path / "a.png", Image.new(mode, (1, 1), colour), transparency=colour))
+    assert read.getpixel((0, 0)) == (255, 255, 255)

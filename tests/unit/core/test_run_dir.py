@@ -117,3 +117,9 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("whole")
     remove_orphans(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", [".hidden", "a/.b", "pets:v1"])
+def test_a_run_has_a_name_that_it_is_found_by(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run would be found by that name"):
+        RunDir.create(tmp_path, name=name)

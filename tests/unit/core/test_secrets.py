@@ -88,3 +88,9 @@ def test_words_of_a_command_line_are_masked_whole() -> None:
 def test_what_was_masked_is_known_again() -> None:
     assert all(is_masked(value) for value in ("***", "https://***@host/x", "https://h/?token=***"))
     assert not any(is_masked(value) for value in ("a***b", "/photos/***/x", "https://host/x", None, 3))
+
+
+def test_the_target_of_a_class_that_is_called_like_a_secret_is_none() -> None:
+    targets = {"target": {"recall": {"pass": 0.9, "token": 0.5}}}
+    assert mask(targets) == targets
+    assert mask({"storage": {"pass": 1234}}) == {"storage": {"pass": "***"}}

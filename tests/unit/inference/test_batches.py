@@ -4,8 +4,10 @@ import pickle
 import time
 from pathlib import Path
 
+import pytest
 from tests.conftest import COLOURS, draw_picture
 
+from classifier_training.core.errors import UserError
 from classifier_training.core.run_dir import RunDir
 from classifier_training.inference.batches import Plan
 from classifier_training.inference.predictor import Predictor
@@ -46,3 +48,8 @@ def test_a_batch_has_the_rows_of_a_whole_run_in_any_order(run_dir: RunDir, tmp_p
     assert whole[3]["error"]
     assert pickle.loads(pickle.dumps(plan))[1] == plan[1]
     assert predictor.rows([], settings) == []
+
+
+def test_one_path_is_not_read_as_many(run_dir: RunDir) -> None:
+    with pytest.raises(UserError, match="one path"):
+        next(Predictor(run_dir.path).predict("photo.jpg"))

@@ -5,11 +5,13 @@ import logging
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from classifier_training.core.types import BuiltModel, InputSpec
-from classifier_training.models.cost import Cost, cost, kept_bytes, measure
+from classifier_training.models.cost import Cost, cost, kept_bytes, measure, summarize
+from classifier_training.models.meta import on_meta
 from classifier_training.models.torchvision_models import ResNet18
 
 SPEC = InputSpec(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -79,3 +81,10 @@ def test_a_network_that_reads_values_while_it_is_built_is_measured_all_the_same(
         return BuiltModel(network, SPEC, "one")
 
     assert isinstance(measure({"one": build}, num_classes=3, image_size=None)["one"], Cost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "pit_ti_224"])
+def test_a_network_whose_layers_take_views_of_weights_is_counted(name: str) -> None:
+    network = on_meta(lambda: timm.create_model(name, num_classes=3))
+    assert summarize(network, architecture=name, image_size=224).num_flops > 1e8

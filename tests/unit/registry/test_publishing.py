@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,12 @@ import pytest
 from tests.runs import make_run
 
 from classifier_training import cli  # noqa: F401 - fills the register
+from classifier_training.conf.command_line import read_words
 from classifier_training.conf.compose import compose
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import entry
+from classifier_training.core.run_dir import RunDir
+from classifier_training.registry.publishing import bundle_files
 
 PROMOTE = entry("registry", "promote")
 
@@ -76,3 +80,16 @@ def test_no_torch_is_imported() -> None:
         "assert not {'torch', 'sklearn', 'matplotlib', 'mlflow', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_run_without_exports_is_not_published(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "2026-01-02/10-00-00", category="pets")
+    info = json.loads((run / "model_info.json").read_text())
+    (run / "model_info.json").write_text(json.dumps({**info, "files": {}}))
+    with pytest.raises(UserError, match="has exported nothing"):
+        bundle_files(RunDir(run))
+
+
+def test_the_alias_is_a_word_where_the_run_has_its_key(tmp_path: Path) -> None:
+    words = read_words(PROMOTE, ["run=pets:v1", "production"])
+    assert compose(PROMOTE, words)["alias"] == "production"

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.runs import make_run
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.run_dir import RunDir
 from classifier_training.registry import scan
-from classifier_training.registry.record import DAMAGED, FINISHED, UNFINISHED
+from classifier_training.registry.record import DAMAGED, FINISHED, UNFINISHED, write_registration
 from classifier_training.registry.scan import CACHE_NAME, Registry
 
 
@@ -157,3 +159,28 @@ def test_a_folder_whose_name_is_no_text_is_remembered(tmp_path: Path) -> None:
         assert list(Registry.open(tmp_path / "outputs").runs) == [folder]
         settle(tmp_path / "outputs")
     assert list(json.loads((tmp_path / "outputs" / CACHE_NAME).read_text())["runs"]) == [folder]
+
+
+def test_a_run_that_cannot_be_written_to_does_not_stop_the_numbers_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hour in (10, 11):
+        make_run(tmp_path, f"2026-01-02/{hour}-00-00", category="pets")
+    def refuse(run: RunDir, **values: Any) -> None:
+        if run.path.name.startswith("10"):
+            raise PermissionError(13, "Permission denied")
+        write_registration(run, **values)
+
+    monkeypatch.setattr(scan, "write_registration", refuse)
+    records = Registry.open(tmp_path).runs.values()
+    assert {record.folder[-8:-6]: record.version for record in records} == {"10": None, "11": 1}
+    assert "has no version, since it cannot be written to (Permission denied)" in caplog.text
+
+
+def test_a_registry_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path, "2026-01-02/10-00-00", category="pets")
+    registry = Registry.open(tmp_path)
+    (tmp_path / scan.LOCK_NAME).unlink()
+    (tmp_path / scan.LOCK_NAME).mkdir()
+    with pytest.raises(UserError, match="cannot be written to"), registry.locked():
+        pass

@@ -207,12 +207,17 @@ def open_runs(references: str | Sequence[str], *, accelerator: Accelerator = "au
     paths = [find_model(reference) for reference in named]
     if len(paths) == 1:
         return open_exported(paths[0], accelerator=accelerator)
+    refuse_twice(paths)
+    members = [open_exported(path, accelerator=accelerator) for path in paths]
+    return Ensemble(members, path=Path(", ".join(named)))
+
+
+def refuse_twice(paths: Sequence[Path]) -> None:
+    """Raise when a run is named twice, which would count twice in a mean."""
     places = [path.resolve() for path in paths]
     twice = next((path for number, path in enumerate(paths) if places[number] in places[:number]), None)
     if twice is not None:
         raise UserError(f"run={twice} is named twice", "each run once: all count alike", "leave one of them out")
-    members = [open_exported(path, accelerator=accelerator) for path in paths]
-    return Ensemble(members, path=Path(", ".join(named)))
 
 
 def paths_of(references: str | Sequence[str]) -> list[str]:

@@ -425,5 +425,12 @@ def stop(*, run: Annotated[RunText, Word()] = "latest", output: TypedPath = DEFA
         output: folder of all runs.
     """
     found = find_running(run, output=output)
-    found.stop_request.touch()
+    try:
+        found.stop_request.touch()
+    except OSError as error:
+        raise UserError(
+            f"{found.stop_request}: cannot be written ({error.strerror})",
+            "a run folder that can be written to: the training looks for that file",
+            "stop it as the user who trains it, or by Ctrl-C in its terminal",
+        ) from error
     return StopResult(found)

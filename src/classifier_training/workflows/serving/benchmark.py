@@ -285,6 +285,10 @@ def _make(
     from classifier_training.export.gate import write_gated
 
     if form in ("fp16", "int8") and run_dir.onnx.is_file():
+        from classifier_training.workflows.serving.export import refuse_rounding
+
+        refuse_rounding(info.architecture, "fp16" if form == "fp16" else "int8")
+
         # As `export quantization=` does, but with no more images than the benchmark uses.
         def calibration() -> Iterator[Examples]:
             return iterate_examples(tables[TRAIN], info.preprocessing, batch_size=16, number=NUM_CALIBRATION_IMAGES)

@@ -367,4 +367,4 @@ def refuse_eight_bits(run: Run) -> None:
     """Refuse a copy in fewer bits of a network that cannot have one; see `export.refuse_rounding`."""
     from classifier_training.workflows.serving.export import refuse_rounding
 
-    refuse_rounding(run.network, "int8")
+    refuse_rounding(run.info.architecture, "int8")

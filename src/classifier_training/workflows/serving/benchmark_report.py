@@ -13,6 +13,7 @@ from classifier_training.core.runtime import command, num_cores, setting, versio
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import WishesFigure
 from classifier_training.export.pareto import MIB, Wishes, walk
+from classifier_training.models.shallow import SHALLOW
 from classifier_training.workflows.serving.benchmark_runs import Run, SplitPixels, input_sizes
 
 if TYPE_CHECKING:
@@ -202,9 +203,11 @@ def untried_lines(runs: Sequence[Run], wishes: Wishes) -> list[str]:
     sizes, _ = input_sizes(runs[0], None)
     lines = ["", "not tried, since it has to be trained first:"]
     path = runs[0].run_dir.path
-    if len(sizes) > 1:
+    is_shallow = runs[0].info.architecture in SHALLOW  # fitted at once, from nothing
+    if len(sizes) > 1 and not is_shallow:
         lines.append(f"  {command('train')} {setting('init_from', path)} data.image_size={sizes[-2]}")
-    lines.append(f"  {command('train')} {setting('init_from', path)} pruning=channels")
+    if not is_shallow:
+        lines.append(f"  {command('train')} {setting('init_from', path)} pruning=channels   (not with attention)")
     lines.append(f"  {command('distill')} {setting('teacher', path)}")
     limits = [f"{key}={value:g}" for key, value in asdict(wishes).items() if value is not None]
     named = setting("run", f"[{','.join(str(run.run_dir.path) for run in runs)},latest]")

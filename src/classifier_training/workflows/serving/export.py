@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.processes import work_in
 from classifier_training.core.register import Choice, Word, register
 from classifier_training.core.run_dir import RunDir, staged
@@ -23,10 +24,12 @@ from classifier_training.core.types import TRAIN, VAL, softmax
 from classifier_training.export.bundle import read_info, write_info
 from classifier_training.export.examples import NUM_CALIBRATION_IMAGES, Examples, iterate_examples, read_examples
 from classifier_training.export.job import ExportFormat, Quantization
+from classifier_training.export.opset import EIGHT_BIT_OPSET
 from classifier_training.export.sharing import check_repository, find_ort, write_demo
 from classifier_training.export.sharing import push_to_hub as upload
+from classifier_training.models.shallow import SHALLOW
 from classifier_training.registry.runs import find_run
-from classifier_training.workflows.evaluating.run_model import load_trained
+from classifier_training.workflows.evaluating.run_model import load_trained, refuse_twice
 from classifier_training.workflows.evaluating.run_page import renew_exports
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 from classifier_training.workflows.serving.ensembles import open_ensemble, refuse_formats
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from classifier_training.export.bundle import BundleInfo, Calibration
     from classifier_training.export.gate import Gate
     from classifier_training.export.job import ExportedFile, ExportJob
+
+log = logging.getLogger(__name__)
 
 NUM_PARITY_IMAGES = 64
 BATCH_SIZE = 16
@@ -126,13 +131,16 @@ def export(
             "output=ensemble",
         )
     target = RunDir(Path(output).expanduser()) if output else run_dir
-    opened = _open_several(run_dirs, format) if is_ensemble else _open_one(run_dir, quantization)
+    if target.path.resolve() == run_dir.path.resolve():
+        target = run_dir
+    opened = _open_several(run_dirs, format, quantization) if is_ensemble else _open_one(run_dir, quantization)
     samples, root = own_samples(opened.images, moved_to=images, setting="images")
     info = opened.info
     tables = {split: tabulate(samples, root, split, info.class_names) for split in (TRAIN, VAL)}
     from classifier_training.export.write import with_files
 
     kept = _kept(target, run_dir, info)
+    before = read_info(target).files if target.model_info.is_file() else {}
     with (
         work_in(run_dir) if target == run_dir else nullcontext(),
         tempfile.TemporaryDirectory() as scratch,
@@ -145,12 +153,17 @@ def export(
             files += quantize(job, quantization, tables, fitted, max_drop=max_drop, force=force)
         if web_runtime is not None:
             write_demo(job.target, ort=web_runtime)
-        write_info(job.target, with_files(kept, files))
+        told = with_files(kept, files)
+        write_info(job.target, told)
+    _remove_of_others(target, [name for name in before if name not in told.files])
     lines = [str(file) for file in files]
     is_on_page = target == run_dir and renew_exports(run_dir)
     if push_to_hub is not None:
-        if target != run_dir and run_dir.model_card.exists():
-            shutil.copyfile(run_dir.model_card, target.model_card)
+        if target != run_dir:
+            # An ensemble has no card: that of a member has the scores of that one.
+            target.model_card.unlink(missing_ok=True)
+            if not is_ensemble and run_dir.model_card.exists():
+                shutil.copyfile(run_dir.model_card, target.model_card)
         lines.append(f"pushed: {upload(target, push_to_hub)}")
     return ExportResult(target.path, tuple(lines), demo=demo, is_on_page=is_on_page)
 
@@ -202,13 +215,31 @@ class _Network:
 
 def _open_one(run_dir: RunDir, quantization: Quantization) -> Opened:
     network, info = load_trained(run_dir)
-    refuse_rounding(network, quantization)
+    refuse_rounding(info.architecture, quantization)
     return _Network(network, info, run_dir)
 
 
-def _open_several(run_dirs: Sequence[RunDir], formats: Mapping[str, ExportFormat]) -> Opened:
+def _open_several(
+    run_dirs: Sequence[RunDir], formats: Mapping[str, ExportFormat], quantization: Quantization
+) -> Opened:
     refuse_formats(formats)
-    return open_ensemble(run_dirs)
+    refuse_twice([run_dir.path for run_dir in run_dirs])
+    opened = open_ensemble(run_dirs)
+    for architecture in opened.info.architecture.split(" + "):
+        refuse_rounding(architecture, quantization)
+    return opened
+
+
+def _remove_of_others(target: RunDir, names: Sequence[str]) -> None:
+    """Remove exports of another run: nothing says whose they are any more, and they predict as that run does."""
+    for name in names:
+        path = target.path / Path(name).name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if names:
+        log.info("removed from %s, exports of another run: %s", target.path, enumerate_words(names))
 
 
 def _kept(target: RunDir, run_dir: RunDir, info: BundleInfo) -> BundleInfo:
@@ -248,6 +279,13 @@ def refuse_idle(
             raise UserError(
                 f"{typed} with format={listed}", f"onnx among the formats: {why}", f"format=[onnx,{listed}]"
             )
+    opset = getattr(formats.get("onnx"), "opset", None)
+    if quantization in ("int8", "uint8") and isinstance(opset, int) and opset < EIGHT_BIT_OPSET:
+        raise UserError(
+            f"quantization={quantization} with format.onnx.opset={opset}: it has one scale for all channels",
+            f"opset {EIGHT_BIT_OPSET} or later",
+            f"format.onnx.opset={EIGHT_BIT_OPSET}, or quantization=fp16",
+        )
     if ort is not None and not demo:
         raise UserError(f"ort={ort} without demo=true", "a demo page that uses it", "demo=true, or leave ort out")
     if quantization == "none" and (force or max_drop != 1.0):
@@ -258,15 +296,13 @@ def refuse_idle(
         )
 
 
-def refuse_rounding(network: nn.Module, quantization: Quantization) -> None:
-    """Refuse to quantise a network that counts grey levels, which fewer bits than float32 has cannot hold.
+def refuse_rounding(architecture: str, quantization: Quantization) -> None:
+    """Refuse to quantise a model that counts grey levels, which fewer bits than float32 has cannot hold.
 
     Raises:
         UserError: then.
     """
-    from classifier_training.models.shallow_classifiers import ShallowNetwork
-
-    if quantization != "none" and isinstance(network, ShallowNetwork):
+    if quantization != "none" and architecture in SHALLOW:
         raise UserError(
             f"quantization={quantization}: the features of this model count whole grey levels, exactly, in float32",
             "a convolutional network or a transformer",

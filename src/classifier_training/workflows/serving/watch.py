@@ -267,6 +267,7 @@ def watch(
         write_watch_page(target, watched)
         written.append(f"page: {target / 'report.html'}")
     if alerts is not None:
+        make_folder(Path(alerts).expanduser().parent)
         write_text(Path(alerts).expanduser(), alert_rules(reference))
         written.append(f"alerting rules: {alerts}")
     if images is not None:
