@@ -166,6 +166,7 @@ def test_a_run_that_cannot_be_written_to_does_not_stop_the_numbers_of_others(
 ) -> None:
     for hour in (10, 11):
         make_run(tmp_path, f"2026-01-02/{hour}-00-00", category="pets")
+
     def refuse(run: RunDir, **values: Any) -> None:
         if run.path.name.startswith("10"):
             raise PermissionError(13, "Permission denied")

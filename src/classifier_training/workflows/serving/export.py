@@ -140,7 +140,8 @@ def export(
     from classifier_training.export.write import with_files
 
     kept = _kept(target, run_dir, info)
-    before = read_info(target).files if target.model_info.is_file() else {}
+    # The files of a run stay: only those of a folder of exports are removed.
+    before = read_info(target).files if target.model_info.is_file() and not target.config.exists() else {}
     with (
         work_in(run_dir) if target == run_dir else nullcontext(),
         tempfile.TemporaryDirectory() as scratch,
