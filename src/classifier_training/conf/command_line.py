@@ -258,8 +258,7 @@ class _Reader:
         found = []
         left, literals = list(self.bare), self._literals()
         # What is given by its key needs no word: `promote run=a:v1 production`.
-        free = [key for key in keys if key not in given] if len(self.bare) < len(keys) else keys
-        for key in free:
+        for key in [key for key in keys if key not in given] if len(self.bare) < len(keys) else keys:
             several = self._several(key)
             now, left = (left, []) if several else (left[:1], left[1:])
             if self._names(key) is Names.RUN and any(text in literals and not _exists(text) for text in now[1:]):
