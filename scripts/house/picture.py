@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ PACKAGE = "classifier_training"
 SHORT = 110
 """Lines of a file that is worth a look whether it should stand alone."""
 
-COLOURS = ("#f3e3c3", "#d9e6f2", "#dfeedd", "#f2d9dd", "#e6dff0", "#d8eeee", "#eeeeda")
+COLOURS = ("#f3e3c3", "#d9e6f2", "#dfeedd", "#f5e0ea", "#f2d9dd", "#e6dff0", "#d8eeee", "#eeeeda")
 
 
 @dataclass
@@ -110,16 +111,16 @@ def parts_of(files: dict[str, File], name: str) -> dict[str, int]:
 
 
 def draw(files: dict[str, File], path: Path) -> None:
-    """Draw the house."""
+    """Draw the floors."""
     rows = floors()
-    figure, axes = plt.subplots(figsize=(11, 1.12 * len(rows) + 0.3), layout="constrained")
+    figure, axes = plt.subplots(figsize=(12, 1.12 * len(rows) + 0.3), layout="constrained")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, len(rows))
     axes.axis("off")
-    for place, (row, colour) in enumerate(zip(rows, COLOURS, strict=True)):
+    for place, (row, colour) in enumerate(zip(rows, itertools.cycle(COLOURS), strict=False)):
         parts = {name: parts_of(files, name) for name in row}
         # A small folder still needs room for its name.
-        sizes = {name: max(sum(found.values()), 3300) for name, found in parts.items()}
+        sizes = {name: max(sum(found.values()), 6000) for name, found in parts.items()}
         x, scale = 3.0, 96.0 / sum(sizes.values())
         bottom = len(rows) - 1 - place + 0.06
         axes.text(1.2, bottom + 0.44, str(len(rows) - place), ha="center", va="center", fontsize=13, color="#777777")
