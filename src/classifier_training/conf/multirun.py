@@ -99,7 +99,8 @@ def sweep(verb: Entry, overrides: Sequence[str], report: Callable[[Any], None]) 
         words = completed(verb, chosen, parsed) or words
     swept = {word.key_or_group for word in parsed if word.is_sweep_override()}
     if "model" not in swept:
-        refuse_unused(verb, chosen, [word for word in parsed if word.key_or_group != "callbacks"])
+        single = [word for word in parsed if word.key_or_group != "callbacks" or not word.is_sweep_override()]
+        refuse_unused(verb, chosen, single)
     exit_codes = [0]
 
     @hydra.main(config_path=f"pkg://{CONF_MODULE}", config_name=verb.name, version_base="1.3")

@@ -156,7 +156,3 @@ class RandomForest(ShallowModel):
             n_jobs=-1,
             random_state=seed,
         )
-
-
-SHALLOW = frozenset({SupportVectorMachine.architecture, RandomForest.architecture})
-"""Architectures that are fitted at once and count whole grey levels, which fewer bits than float32 has cannot hold."""

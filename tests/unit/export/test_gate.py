@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from PIL import Image
 from torch import nn
 
-from classifier_training.core.errors import CheckFailedError
+from classifier_training.core.errors import CheckFailedError, UserError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.types import SplitTable, softmax
 from classifier_training.export.examples import Examples, read_examples
@@ -24,6 +24,7 @@ from classifier_training.export.graph import GraphBuilder
 from classifier_training.export.pipeline import normalize, write_pipeline
 from classifier_training.export.session import onnx_runner, open_session
 from classifier_training.export.verify import verify_pipeline
+from classifier_training.workflows.serving.export import refuse_rounding
 
 CLASS_NAMES = ("a", "b", "c")
 SIZE = 16
@@ -195,3 +196,11 @@ def test_a_quantised_pipeline_is_judged_by_its_network_on_its_own_input(tmp_path
     parity = verify_pipeline(tmp_path / "pipeline.onnx", preprocessing, lambda inputs: softmax(network(inputs)), real)
     assert parity.passed
     assert parity.max_probability_difference < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["svm", "random_forest"])
+def test_a_model_that_counts_grey_levels_keeps_float32(architecture: str) -> None:
+    with pytest.raises(UserError, match="quantization=fp16: the features of this model count whole grey levels"):
+        refuse_rounding(architecture, "fp16")
+    refuse_rounding(architecture, "none")
+    refuse_rounding("resnet18", "int8")

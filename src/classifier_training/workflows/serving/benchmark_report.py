@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier_training.conf.unused_settings import is_fitted_at_once
 from classifier_training.core.display import align
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, num_cores, setting, versions
 from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.figures.leaderboard import WishesFigure
 from classifier_training.export.pareto import MIB, Wishes, walk
-from classifier_training.models.shallow import SHALLOW
 from classifier_training.workflows.serving.benchmark_runs import Run, SplitPixels, input_sizes
 
 if TYPE_CHECKING:
@@ -203,10 +203,10 @@ def untried_lines(runs: Sequence[Run], wishes: Wishes) -> list[str]:
     sizes, _ = input_sizes(runs[0], None)
     lines = ["", "not tried, since it has to be trained first:"]
     path = runs[0].run_dir.path
-    is_shallow = runs[0].info.architecture in SHALLOW  # fitted at once, from nothing
-    if len(sizes) > 1 and not is_shallow:
+    goes_on = not is_fitted_at_once(runs[0].info.architecture)
+    if len(sizes) > 1 and goes_on:
         lines.append(f"  {command('train')} {setting('init_from', path)} data.image_size={sizes[-2]}")
-    if not is_shallow:
+    if goes_on:
         lines.append(f"  {command('train')} {setting('init_from', path)} pruning=channels   (not with attention)")
     lines.append(f"  {command('distill')} {setting('teacher', path)}")
     limits = [f"{key}={value:g}" for key, value in asdict(wishes).items() if value is not None]

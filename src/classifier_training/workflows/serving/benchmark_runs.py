@@ -20,6 +20,7 @@ from classifier_training.export.bundle import read_info
 from classifier_training.export.examples import Examples
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.against import trained_on
+from classifier_training.workflows.evaluating.run_model import refuse_twice
 from classifier_training.workflows.evaluating.samples import own_samples, tabulate
 
 if TYPE_CHECKING:
@@ -182,15 +183,14 @@ def read_runs(references: Sequence[str], images: str | None) -> tuple[list[Run],
     """Open the runs, and read the samples of each with the folder that their paths begin from."""
     runs: list[Run] = []
     samples = []
-    for reference in references:
-        run_dir = find_run(reference)
+    run_dirs = [find_run(reference) for reference in references]
+    refuse_twice([run_dir.path for run_dir in run_dirs])
+    for run_dir in run_dirs:
         info = read_info(run_dir)
         if not run_dir.onnx.is_file():
             raise UserError(
                 f"{run_dir.onnx} is missing", "the run's float32 export", f"{command('export')} run={run_dir.path}"
             )
-        if any(run_dir.path.resolve() == one.run_dir.path.resolve() for one in runs):
-            raise UserError(f"run={run_dir.path} is named twice", "each run once", "leave one of them out")
         if runs and info.class_names != runs[0].info.class_names:
             raise UserError(
                 f"{run_dir.path}: its classes are {enumerate_words(info.class_names, limit=5)}; those of "

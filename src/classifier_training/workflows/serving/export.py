@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field
 
+from classifier_training.conf.unused_settings import is_fitted_at_once
 from classifier_training.core.errors import UserError, enumerate_words
 from classifier_training.core.processes import work_in
 from classifier_training.core.register import Choice, Word, register
@@ -27,7 +28,6 @@ from classifier_training.export.job import ExportFormat, Quantization
 from classifier_training.export.opset import EIGHT_BIT_OPSET
 from classifier_training.export.sharing import check_repository, find_ort, write_demo
 from classifier_training.export.sharing import push_to_hub as upload
-from classifier_training.models.shallow import SHALLOW
 from classifier_training.registry.runs import find_run
 from classifier_training.workflows.evaluating.run_model import load_trained, refuse_twice
 from classifier_training.workflows.evaluating.run_page import renew_exports
@@ -303,7 +303,7 @@ def refuse_rounding(architecture: str, quantization: Quantization) -> None:
     Raises:
         UserError: then.
     """
-    if quantization != "none" and architecture in SHALLOW:
+    if quantization != "none" and is_fitted_at_once(architecture):
         raise UserError(
             f"quantization={quantization}: the features of this model count whole grey levels, exactly, in float32",
             "a convolutional network or a transformer",
