@@ -10,6 +10,7 @@ import onnx
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from classifier_training.core.errors import CheckFailedError
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import softmax
@@ -20,7 +21,12 @@ from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from classifier_training.core.types import BuiltModel, SplitTable
+    from classifier_training.export.examples import Examples
+    from classifier_training.export.job import ExportedFile
 
 PREPROCESSING = Preprocessing(size=(48, 48), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CLASS_NAMES = ("", "ü", 'a "b"')
@@ -29,13 +35,48 @@ SHARPNESS = 10
 """Factor of the last layer: an untrained network is so undecided that even a wrong resize would pass."""
 
 
+def write_bundle(
+    run_dir: RunDir,
+    model: BuiltModel,
+    info: BundleInfo,
+    *,
+    examples: Examples,
+    opset: int | None,
+    tables: Mapping[str, SplitTable] | None = None,
+    bake_temperature: bool = True,
+) -> list[ExportedFile]:
+    """Write a whole bundle at once; it takes what `BundleWriter` takes.
+
+    Returns:
+        What was written, and how it compares with PyTorch.
+
+    Raises:
+        CheckFailedError: when a file is withheld.
+    """
+    from classifier_training.export.write import BundleWriter
+
+    with BundleWriter(
+        run_dir,
+        model,
+        info,
+        examples=lambda: examples,
+        opset=opset,
+        tables=tables,
+        bake_temperature=bake_temperature,
+    ) as writer:
+        writer.write_model()
+        writer.write_others()
+    for reason in writer.info.withheld.values():
+        raise CheckFailedError(reason, "files that predict what PyTorch predicts", "see what was said above")
+    return writer.files
+
+
 def write_small_bundle(folder: Path) -> RunDir:
     """Export an untrained network, with four images of different shapes."""
     import torch
 
     from classifier_training.core.types import SplitTable
     from classifier_training.export.examples import read_examples
-    from classifier_training.export.write import write_bundle
     from classifier_training.models.timm_models import timm_model
 
     paths = draw_pictures(folder / "images")

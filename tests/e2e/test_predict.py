@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.bundles import write_bundle
 from tests.conftest import COLOURS, draw_picture, read_csv
 from tests.server import Ended, Warm
 from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.bundle import BundleInfo
-from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
 Command = Callable[..., Ended]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.util
+import re
 import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+BARE_LIST = re.compile(r"(?<![\w.'\"{/])([\w.]+=\[[^\]\s']*\])(?![\w'])")
+"""A setting with a list, such as seeds=[0,1], that no quotes are around; zsh takes its brackets for a pattern."""
 
 
 class UserError(Exception):
@@ -18,12 +23,13 @@ class UserError(Exception):
     Args:
         came: what was found, with the setting, file or line.
         expected: what would be correct.
-        remedy: what to do, as a command or setting if possible.
+        remedy: what to do, as a command or setting if possible; settings with a list are put in quotes.
     """
 
     exit_code = 2
 
     def __init__(self, came: str, expected: str, remedy: str) -> None:
+        remedy = BARE_LIST.sub(r"'\1'", remedy)
         super().__init__(came, expected, remedy)
         self.came = came
         self.expected = expected

@@ -313,7 +313,7 @@ class Leaderboard:
         """Say what one seed leaves open."""
         if any(item.over_seeds is not None for item in self.standings[1:]):
             return ""
-        return " That is about these runs: other seeds may order the models otherwise, and seeds=[0,1,2,3,4] tells."
+        return " That is about these runs: other seeds may order the models otherwise, and 'seeds=[0,1,2,3,4]' tells."
 
 
 def shown(value: Spread, decimals: int = 4) -> str:

@@ -240,7 +240,7 @@ def _with_spread(value: float, spread: float | None) -> str:
 
 def _over_seeds(best: Summary) -> str:
     if best.gain_low is None or best.gain_high is None:
-        return "One seed does not tell the teacher's part from luck: seeds=[0,1,2,3,4] does."
+        return "One seed does not tell the teacher's part from luck: 'seeds=[0,1,2,3,4]' does."
     ends = f"[{100 * best.gain_low:+.2f}, {100 * best.gain_high:+.2f}]"
     return f"Over {best.num_runs} seeds the 95 % interval of the gain is {ends} points."
 

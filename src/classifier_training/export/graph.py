@@ -96,9 +96,6 @@ class Tensor:
     def __add__(self, other: Number) -> Tensor:
         return self.apply("Add", other)
 
-    def __radd__(self, other: Number) -> Tensor:
-        return self.like(other) + self
-
     def __sub__(self, other: Number) -> Tensor:
         return self.apply("Sub", other)
 
@@ -113,9 +110,6 @@ class Tensor:
 
     def __truediv__(self, other: Number) -> Tensor:
         return self.apply("Div", other)
-
-    def __rtruediv__(self, other: Number) -> Tensor:
-        return self.like(other) / self
 
     def __floordiv__(self, other: Number) -> Tensor:
         return self.apply("Div", other)

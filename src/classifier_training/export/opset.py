@@ -13,8 +13,8 @@ from classifier_training.core.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-LOWEST_OPSET, EXPORTER_OPSET, HIGHEST_OPSET = 11, 18, 25
-"""Opsets that can be requested, and the oldest that PyTorch's exporter writes; older ones are converted from it."""
+EXPORTER_OPSET = 18
+"""The oldest opset that PyTorch's exporter writes; older ones are converted from it."""
 
 EIGHT_BIT_OPSET = 13
 """From which on eight-bit operators have a scale for each channel."""

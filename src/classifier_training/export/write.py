@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_training.core.errors import CheckFailedError, UserError, reason_of
+from classifier_training.core.errors import UserError, reason_of
 from classifier_training.core.files import remove
 from classifier_training.core.runtime import DETAIL, command, setting
 from classifier_training.export.bundle import BundleInfo, write_info
@@ -132,40 +132,6 @@ class BundleWriter:
     @property
     def _again(self) -> str:
         return f"{command('export')} {setting('run', self._run_dir.path)}"
-
-
-def write_bundle(
-    run_dir: RunDir,
-    model: BuiltModel,
-    info: BundleInfo,
-    *,
-    examples: Examples,
-    opset: int | None,
-    tables: Mapping[str, SplitTable] | None = None,
-    bake_temperature: bool = True,
-) -> list[ExportedFile]:
-    """Write a whole bundle at once; see `BundleWriter`.
-
-    Returns:
-        What was written, and how it compares with PyTorch.
-
-    Raises:
-        CheckFailedError: when a file is withheld.
-    """
-    with BundleWriter(
-        run_dir,
-        model,
-        info,
-        examples=lambda: examples,
-        opset=opset,
-        tables=tables,
-        bake_temperature=bake_temperature,
-    ) as writer:
-        writer.write_model()
-        writer.write_others()
-    for reason in writer.info.withheld.values():
-        raise CheckFailedError(reason, "files that predict what PyTorch predicts", "see what was said above")
-    return writer.files
 
 
 def with_files(info: BundleInfo, files: list[ExportedFile]) -> BundleInfo:

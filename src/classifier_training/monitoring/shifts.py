@@ -75,7 +75,6 @@ class ShiftTest:
     """The comparison of a window with the validation images.
 
     Args:
-        day: the last of the window.
         window: days in it.
         number: of predictions.
         label_p: p-value that the shares of the predicted classes are as before; 1 where they differ by too little.
@@ -83,11 +82,9 @@ class ShiftTest:
         p_values: that each statistic is as before, within the margin [F].
         effects: change of each statistic, in standard deviations, beyond what the shares explain [F].
         kind: what the change is; empty without one.
-        likeness: how well the kind fits, up to 1.
         share: of the images that has changed, about.
     """
 
-    day: str
     window: int
     number: int
     label_p: float
@@ -95,7 +92,6 @@ class ShiftTest:
     p_values: Floats
     effects: Floats
     kind: str = ""
-    likeness: float = 0.0
     share: float = 1.0
 
     @property
@@ -119,14 +115,13 @@ class ShiftTest:
         return FAMILIES * TESTED * float(self.p_values.min()) < LEVEL
 
 
-def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int = 1) -> ShiftTest:
+def compare(reference: Reference, sketch: Sketch, *, window: int = 1) -> ShiftTest:
     """Compare predictions with those of the validation images.
 
     Args:
         reference: of the model.
         sketch: of the predictions, by the same model.
-        day: the last one.
-        window: days.
+        window: days in it.
     """
     from scipy.stats import norm
 
@@ -144,15 +139,15 @@ def compare(reference: Reference, sketch: Sketch, *, day: str = "", window: int 
     usable = (sketch.known >= MIN_NUMBER) & (reference.sketch.known > 0)
     effects = np.where(usable, (means - expected) / deviations, 0.0)
     z = np.maximum(np.abs(effects) - MARGIN, 0) * deviations / errors
-    found = ShiftTest(day, window, sketch.number, label_p, distance, 2 * norm.sf(z), effects)
+    found = ShiftTest(window, sketch.number, label_p, distance, 2 * norm.sf(z), effects)
     if not found.is_shift:
         return found
     if not found.is_covariate:
-        return replace(found, kind=LABELS, likeness=1.0)
+        return replace(found, kind=LABELS)
     is_unlike = effects[UNLIKE] > 0 and FAMILIES * TESTED * found.p_values[UNLIKE] < LEVEL
     spread = np.maximum(own / np.square(deviations) - 1, 0)
-    kind, likeness, share = name_kind(reference, effects, spread, is_unlike=bool(is_unlike))
-    return replace(found, kind=kind, likeness=likeness, share=share)
+    kind, share = name_kind(reference, effects, spread, is_unlike=bool(is_unlike))
+    return replace(found, kind=kind, share=share)
 
 
 def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[ShiftTest]:
@@ -171,7 +166,7 @@ def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[ShiftTe
     quiet: dict[date, Sketch] = {}
     for name, sketch in days.items():
         day, width = date.fromisoformat(name), WINDOWS[-1]
-        test = compare(reference, sketch, day=name)
+        test = compare(reference, sketch)
         if not test.is_shift:
             quiet[day] = sketch
             week = [one for place, one in quiet.items() if day - place < timedelta(days=width)]
@@ -179,7 +174,7 @@ def judge_days(reference: Reference, days: Mapping[str, Sketch]) -> list[ShiftTe
                 together = week[0]
                 for one in week[1:]:
                     together = together.merge(one)
-                wider = compare(reference, together, day=name, window=width)
+                wider = compare(reference, together, window=width)
                 test = wider if wider.is_shift else test
         found.append(test)
     return found
@@ -213,7 +208,7 @@ def change_point(reference: Reference, days: Mapping[str, Sketch], last: ShiftTe
     return names[int(gains.argmax())], names[int(np.flatnonzero(gains >= gains.max() - 2)[0])]
 
 
-def name_kind(reference: Reference, effects: Floats, spread: Floats, *, is_unlike: bool) -> tuple[str, float, float]:
+def name_kind(reference: Reference, effects: Floats, spread: Floats, *, is_unlike: bool) -> tuple[str, float]:
     """Say which known change moves the statistics in the direction of these effects.
 
     Foreign images among others move statistics, too, perhaps in the direction of a known change. But then only a part
@@ -227,7 +222,7 @@ def name_kind(reference: Reference, effects: Floats, spread: Floats, *, is_unlik
         is_unlike: whether more images than before are unlike the training images.
 
     Returns:
-        The kind, how alike the two are, up to 1, and the share of the images that has changed.
+        The kind, and the share of the images that has changed.
     """
     most = np.argsort(-np.abs(effects[:NUM_IMAGE]))[:NUM_MOVED]
     # Of a share q that is moved by D, the mean is moved by qD and the variance grows by q (1 - q) D^2.
@@ -235,12 +230,12 @@ def name_kind(reference: Reference, effects: Floats, spread: Floats, *, is_unlik
     shifts = [one.shift / reference.scale for one in reference.responses]
     likeness, place = max(((_likeness(effects, one), number) for number, one in enumerate(shifts)), default=(0.0, -1))
     if likeness < MIN_LIKENESS:
-        return (FOREIGN if is_unlike else OTHER), likeness, share
+        return (FOREIGN if is_unlike else OTHER), share
     kind = reference.responses[place].kind
     known = max(one[UNLIKE] for one, response in zip(shifts, reference.responses, strict=True) if response.kind == kind)
     if is_unlike and share < MIN_SHARE and effects[UNLIKE] / share > MAX_UNLIKE * known + MIN_EXCESS:
-        return FOREIGN, likeness, share
-    return kind, likeness, share
+        return FOREIGN, share
+    return kind, share
 
 
 def _likeness(one: Floats, other: Floats) -> float:

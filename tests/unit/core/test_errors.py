@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import pickle
+
+import pytest
+
 from classifier_training.core.errors import CheckFailedError, UserError, enumerate_words, nearest
 
 
@@ -25,3 +29,18 @@ def test_nearest_ignores_case_and_gives_up_on_strangers() -> None:
 def test_long_lists_are_cut_and_counted() -> None:
     assert enumerate_words("abc", limit=2) == "a, b and 1 more"
     assert enumerate_words("ab", limit=2) == "a, b"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("seeds=[0,1] or seeds=[2]", "'seeds=[0,1]' or 'seeds=[2]'"),
+        ("compare 'seeds=[0,1]'", "compare 'seeds=[0,1]'"),
+        ('settings={"seeds": [0, 1]}', 'settings={"seeds": [0, 1]}'),
+        ("pip install 'classifier-training[ray]'", "pip install 'classifier-training[ray]'"),
+    ],
+)
+def test_lists_in_a_remedy_are_quoted_for_the_shell(written: str, shown: str) -> None:
+    error = UserError("came", "expected", written)
+    assert error.remedy == shown
+    assert pickle.loads(pickle.dumps(error)).remedy == shown

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tests.bundles import write_bundle
 from tests.conftest import draw_picture
 
 from classifier_training.core.errors import CheckFailedError, UserError
@@ -28,7 +29,6 @@ from classifier_training.export.job import ExportJob
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import onnx_runner
 from classifier_training.export.verify import Parity, verify, verify_pipeline
-from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
 PREPROCESSING = Preprocessing(size=(48, 48), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.bundles import write_bundle
 from tests.unit.export.test_export import PREPROCESSING, examples
 
 from classifier_training.core.run_dir import RunDir
 from classifier_training.export.bundle import BundleInfo
-from classifier_training.export.write import write_bundle
 from classifier_training.models.timm_models import timm_model
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests.bundles import write_bundle
 from tests.conftest import COLOURS, draw_picture
 from tests.unit.export.test_export import PREPROCESSING
 from torch import nn
@@ -27,7 +28,6 @@ from classifier_training.export.examples import read_examples
 from classifier_training.export.novelty import FEATURES_NAME, FeatureSubspace
 from classifier_training.export.pipeline import write_pipeline
 from classifier_training.export.session import open_session
-from classifier_training.export.write import write_bundle
 from classifier_training.inference.predictor import Predictor
 from classifier_training.inference.rejection import LabelSetSettings, RejectSettings
 

@@ -128,18 +128,17 @@ class RocFigure(Figure):
     Args:
         curves: false and true positive rates, by name; the first are plotted.
         title: above the image.
-        y_label: beside it.
     """
 
     curves: Mapping[str, tuple[Sequence[float] | Floats, Sequence[float] | Floats]]
     title: str
-    y_label: str = "true positive rate, mean over classes"
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
         figure, axes = new_axes(
-            5.6, 5, title=self.title, x_label="false positive rate", y_label=self.y_label, grid=True
-        )
+            5.6, 5, title=self.title, x_label="false positive rate", y_label="true positive rate, mean over classes",
+            grid=True,
+        )  # fmt: skip
         for name, (alarms, hits) in list(self.curves.items())[:MAX_CURVES]:
             axes.plot(alarms, hits, linewidth=1.4, label=label_of(name))
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)

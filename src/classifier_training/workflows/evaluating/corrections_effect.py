@@ -130,7 +130,7 @@ def corrections_section(run_dir: RunDir, folder: Path) -> Html:
         pieces.append(
             report.paragraph(
                 "Intervals are for other images and these two runs; other seeds may give other runs. "
-                "compare data.corrections=[null,auto] seeds=[0,1,2] trains pairs, and its interval is for both."
+                "compare 'data.corrections=[null,auto]' 'seeds=[0,1,2]' trains pairs, and its interval is for both."
             )
         )
     if by_class:

@@ -99,7 +99,7 @@ class Bought:
             )
         found += [f"  {words}" for words in dict.fromkeys(words for effect in effects for words in effect.cautions)]
         if len(self.effects) == 1:
-            found.append("  one pair says nothing on other seeds: seeds=[0,1,2]")
+            found.append("  one pair says nothing on other seeds: 'seeds=[0,1,2]'")
         return found
 
     def to_dict(self) -> dict[str, Any]:

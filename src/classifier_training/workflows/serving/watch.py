@@ -304,7 +304,7 @@ def judge(
     else:
         recent = [name for name, test in zip(names, tests, strict=True) if not test.is_shift][-RECENT:]
     together = merged([days[name] for name in recent])
-    now = compare(reference, together, day=names[-1], window=len(recent)) if since else tests[-1]
+    now = compare(reference, together, window=len(recent)) if since else tests[-1]
     # What the last day shows by itself is not lost in days before.
     now = now if now.is_shift or since is None else tests[-1]
     accuracy = estimate_accuracy(reference, together, now)

@@ -226,4 +226,4 @@ def test_figures_of_slices_and_a_metric_of_the_users_choice(
         evaluate(f"run={run}", "slices=group")
     with pytest.raises(UserError, match="no such field") as caught:
         evaluate(f"run={run}", "slices=[plyer]")
-    assert caught.value.remedy == "slices=[player]"
+    assert caught.value.remedy == "'slices=[player]'"
