@@ -37,7 +37,7 @@ from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.reject import class_curves
 from classifier_training.evaluation.results import evaluate_predictions, write_results
 from classifier_training.evaluation.selective import write_selective
-from classifier_training.workflows.evaluating.finished import read_answers
+from classifier_training.workflows.evaluating.finished import read_run_predictions
 from classifier_training.workflows.evaluating.run_page import write_run_page
 from classifier_training.workflows.evaluating.scores import MAX_IN_MEMORY
 
@@ -121,7 +121,7 @@ class Stages:
         run = RunDir(folder.parent)
         if stage == "read":
             write_results(folder, result, table, names, evaluation, source="bench")
-            return lambda: read_answers(run)
+            return lambda: read_run_predictions(run)
         write_json(folder / "calibration.json", {"temperature": None, "ece_before": 0.1, "ece_after": 0.1, "aurc": 0.1})
         return lambda: write_run_page(
             run.report, run, folder, result, table, names, evaluation, temperature=TEMPERATURE

@@ -89,7 +89,7 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The answers of one network on one whole split.
+    """The predictions of one network on one whole split.
 
     Args:
         split: train, val or test.
@@ -239,7 +239,7 @@ class BuiltModel:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image; the same names in every output format.
+    """The prediction for one image; the same names in every output format.
 
     Args:
         path: as the user wrote it.
@@ -247,10 +247,10 @@ class Prediction:
         confidence: its probability.
         top_k: the top predictions, best first.
         probabilities: of every class, when asked for.
-        rejected: whether the answer should not be relied on.
+        rejected: whether the prediction should not be relied on.
         reject_reason: why it is rejected: low_confidence, or unlike_training for an image of another kind.
         label_set: the labels that hold the true one with a stated chance, best first, when asked for.
-        error: why there is no answer.
+        error: why there is no prediction.
     """
 
     path: str

@@ -80,8 +80,8 @@ class LogisticHead:
         return np.asarray((features.astype(np.float32) - self.mean) @ self.directions)
 
     def logits(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Answers to features as they were given, float32 [M, K]."""
-        return _answer(self.solution, self.projected(features))
+        """Logits of features as they were given, float32 [M, K]."""
+        return _logits(self.solution, self.projected(features))
 
     def fit(
         self, targets: NDArray[np.int64], weights: NDArray[np.float32], start: NDArray[np.float32] | None = None
@@ -96,7 +96,7 @@ class LogisticHead:
 
         def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             found = flat.reshape(shape).astype(np.float32)
-            logits = _answer(found, self.features)
+            logits = _logits(found, self.features)
             logits -= logits.max(axis=1, keepdims=True)
             powers = np.exp(logits)
             sums = powers.sum(axis=1, keepdims=True)
@@ -140,8 +140,8 @@ class LogisticHead:
         """
         direction = np.zeros_like(solution)
         direction[rival], direction[true] = np.append(query, 1), -np.append(query, 1)
-        shares = softmax(_answer(solution, self.features))
-        solved = _answer(self._solve(direction, shares, weights), self.features)
+        shares = softmax(_logits(solution, self.features))
+        solved = _logits(self._solve(direction, shares, weights), self.features)
         rows = np.arange(len(targets))
         if change == "remove":
             gradients = shares.copy()
@@ -162,7 +162,7 @@ class LogisticHead:
 
         def product(flat: NDArray[np.float32]) -> NDArray[np.float32]:
             vector = flat.reshape(shape).astype(np.float32)
-            change = _answer(vector, self.features)
+            change = _logits(vector, self.features)
             change = shares * (change - (shares * change).sum(axis=1, keepdims=True)) * parts
             found = np.empty(shape, dtype=np.float32)
             found[:, :-1] = change.T @ self.features + self.penalty * vector[:, :-1]
@@ -255,21 +255,21 @@ class _State:
 
     def rival(self, point: NDArray[np.float32], true: int) -> int:
         """The most probable class but for the true one."""
-        logits = _answer(self.solution, point[None])[0]
+        logits = _logits(self.solution, point[None])[0]
         logits[true] = -np.inf
         return int(logits.argmax())
 
     def gap(self, point: NDArray[np.float32], true: int) -> float:
         """Logit of the rival minus that of the true class; below 0 the prediction is right."""
-        logits = _answer(self.solution, point[None])[0]
+        logits = _logits(self.solution, point[None])[0]
         return float(logits[self.rival(point, true)] - logits[true])
 
     def probability(self, point: NDArray[np.float32], true: int) -> float:
         """Of the true class."""
-        return float(softmax(_answer(self.solution, point[None]))[0, true])
+        return float(softmax(_logits(self.solution, point[None]))[0, true])
 
 
-def _answer(solution: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+def _logits(solution: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(features @ solution[:, :-1].T + solution[:, -1], dtype=np.float32)
 
 

@@ -42,7 +42,7 @@ def draw_results(
 
     confusion_matrix, confusion_matrix_normalised, class_scores, reliability; roc_curves and precision_recall_curves
     where some class has images and some have not; confused_pairs and worst_mistakes where a prediction is wrong;
-    unsure_answers where one is correct.
+    unsure_predictions where one is correct.
 
     Args:
         folder: where to.
@@ -102,7 +102,7 @@ def draw_results(
     title = f"{split}: the worst of {len(worst):,} mistakes, the largest loss first"
     draw("worst_mistakes", _grid(worst, predictions, table, names, title) if len(worst) else None)
     title = f"{split}: correct, but unsure"
-    draw("unsure_answers", _grid(unsure, predictions, table, names, title) if len(unsure) else None)
+    draw("unsure_predictions", _grid(unsure, predictions, table, names, title) if len(unsure) else None)
 
 
 def _pairs(

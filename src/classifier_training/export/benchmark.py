@@ -122,11 +122,11 @@ class CandidateResult:
         form: which.
         size_bytes: of its file.
         kept: whether that file is one of the run's.
-        start_seconds: from the start of the process to the first answer.
+        start_seconds: from the start of the process to the first prediction.
         peak_memory_mb: largest resident memory of the process, Python and libraries included.
         timings: for each batch size.
-        logits: float32 [N, K]; None when it could not answer.
-        quality: of the answers.
+        logits: float32 [N, K]; None when it could not predict.
+        quality: of the predictions.
         problem: why something is missing.
     """
 
@@ -161,7 +161,7 @@ def measure_candidates(
     """Measure every candidate; one that fails is named, and the others go on.
 
     They are timed in turn, a block of runs each, so that a noisy minute hits all of them. The memory is read after the
-    timing and before the answers.
+    timing and before the predictions.
 
     Args:
         candidates: the forms.
@@ -181,7 +181,7 @@ def measure_candidates(
             target = scratch / f"{result.form}.npy"
             try:
                 result.peak_memory_mb = worker.ask(do="memory")["peak_mb"]
-                worker.ask(do="answer", batch_size=max(batch_sizes), output=str(target))
+                worker.ask(do="predict", batch_size=max(batch_sizes), output=str(target))
                 result.logits = np.load(target)
             except CandidateError as error:
                 result.problem = str(error)
@@ -208,7 +208,7 @@ def time_files(
 def _start(
     stack: ExitStack, candidates: Sequence[tuple[Candidate, Path]], batch_size: int, threads: int
 ) -> tuple[list[CandidateResult], list[tuple[CandidateResult, _Worker]]]:
-    """Start a process for each candidate, and have it answer once; returns all results, and those that run."""
+    """Start a process for each candidate, and have it predict once; returns all results, and those that run."""
     results, running = [], []
     for candidate, inputs in candidates:
         result = CandidateResult(form=candidate.form, size_bytes=size_of(candidate.file), kept=candidate.kept)

@@ -88,17 +88,17 @@ def calibrate(
     remove_novelty(model)
     has_features = expose_features(model)
     runner = _Runner(model, preprocessing, has_features=has_features)
-    logits, features, targets, groups, statistics = runner.answer(tables[VAL], MAX_VALIDATION_IMAGES)
+    logits, features, targets, groups, statistics = runner.predict(tables[VAL], MAX_VALIDATION_IMAGES)
     subspace = None
     if has_features and features.shape[1] > 1:
-        subspace = FeatureSubspace.fit(runner.answer(tables[TRAIN], MAX_TRAINING_IMAGES).features)
+        subspace = FeatureSubspace.fit(runner.predict(tables[TRAIN], MAX_TRAINING_IMAGES).features)
     scores = _novelty(logits, features, subspace)
     choice = choose_temperature(logits, targets, groups)
     shares = softmax(logits / np.float32(choice.temperature))
     threshold = alarm_threshold(scores)
     grouped = Groups.of(groups)
 
-    def answer(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found, inside = runner.run(preprocessing.normalize(pixels))
         return softmax(found / np.float32(choice.temperature)), _novelty(found, inside, subspace)
 
@@ -111,7 +111,7 @@ def calibrate(
     responses = measure_responses(
         images,
         lambda pixels: preprocessing.pixels(Image.fromarray(pixels)),
-        answer,
+        predict,
         Scale(float(np.median(scores)), threshold),
         num_threads=runner.num_runs,
     )
@@ -166,7 +166,7 @@ def _novelty(
     return np.asarray(np.log(softmax(logits).max(axis=1)) - logits.max(axis=1), dtype=np.float32)
 
 
-class _Answers(NamedTuple):
+class _Predictions(NamedTuple):
     """Logits [N, K], features [N, D], targets [N] and groups [N] of images, and the statistics of the images [N, S]."""
 
     logits: NDArray[np.float32]
@@ -194,21 +194,21 @@ class _Runner:
         logits, features = self._session.run(self._outputs, {INPUT_NAME: inputs})
         return logits, features
 
-    def answer(self, table: SplitTable, number: int) -> _Answers:
+    def predict(self, table: SplitTable, number: int) -> _Predictions:
         """Return its predictions on up to `number` images spread over a split."""
 
-        def answer(rows: list[int]) -> _Answers | None:
+        def predict(rows: list[int]) -> _Predictions | None:
             if (batch := read_rows(table, rows, self._preprocessing)) is None:
                 return None
             statistics = image_statistics(shown_pixels(batch.inputs, self._preprocessing))
-            return _Answers(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics)
+            return _Predictions(*self.run(batch.inputs), batch.targets, list(batch.groups), statistics)
 
         with ThreadPoolExecutor(self.num_runs) as pool:
-            found = [one for one in pool.map(answer, batches_of_rows(table, number, BATCH_SIZE)) if one is not None]
+            found = [one for one in pool.map(predict, batches_of_rows(table, number, BATCH_SIZE)) if one is not None]
         if not found:
             raise unreadable(table)
         logits, features, targets, groups, columns = zip(*found, strict=True)
-        return _Answers(
+        return _Predictions(
             np.concatenate(logits), np.concatenate(features), np.concatenate(targets),
             [one for part in groups for one in part], np.concatenate(columns),
         )  # fmt: skip

@@ -57,18 +57,18 @@ class EnsembleJob(ExportJob):
 
     Args:
         members: the models.
-        answers: the ensemble's logits, which the file must give: inputs float32 [B, 3, H, W] -> logits [B, K].
+        logits: the ensemble's, which the file must give: inputs float32 [B, 3, H, W] -> logits [B, K].
     """
 
     network: Any = None
     members: Sequence[Member]
-    answers: Runner
+    logits: Runner
 
     reference = "the mean of its models"
 
-    def answer(self, inputs: NDArray[np.float32], *, temperature: float = 1.0) -> NDArray[np.float32]:
+    def predict(self, inputs: NDArray[np.float32], *, temperature: float = 1.0) -> NDArray[np.float32]:
         """Probabilities of the ensemble [N, K] for inputs, float32 [N, 3, H, W], at a temperature."""
-        return softmax(self.answers(inputs) / np.float32(temperature))
+        return softmax(self.logits(inputs) / np.float32(temperature))
 
     def write_onnx(self, path: Path, *, opset: int | None) -> None:
         """Write the models as one ONNX file.

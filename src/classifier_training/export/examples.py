@@ -116,7 +116,7 @@ def write_golden(
     folder: Path,
     paths: Sequence[str],
     preprocessing: Preprocessing,
-    answer: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     class_names: Sequence[str],
 ) -> None:
     """Write images as PNG and as raw RGB bytes, the input tensors, and golden.json with the expected probabilities.
@@ -125,7 +125,7 @@ def write_golden(
         folder: where to.
         paths: image files to take the images from, spread over; the first few are used.
         preprocessing: what the images go through.
-        answer: the right probabilities [B, K], calibrated if the bundle is, for inputs, float32 [B, 3, H, W].
+        predict: the right probabilities [B, K], calibrated if the bundle is, for inputs, float32 [B, 3, H, W].
         class_names: [K].
     """
     entries = []
@@ -137,7 +137,7 @@ def write_golden(
             image.save(temporary, format="PNG")
         _write_bytes(folder / names["rgb"], np.asarray(image))
         _write_bytes(folder / names["input"], inputs.astype("<f4"))
-        (shares,) = answer(inputs[None])
+        (shares,) = predict(inputs[None])
         entries.append(
             {
                 **names,

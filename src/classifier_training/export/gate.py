@@ -129,32 +129,32 @@ def write_gated(
     Raises:
         CheckFailedError: when the limit cannot be held; nothing is written then.
     """
-    reference = _Answers.of(source, validation)
+    reference = _Predictions.of(source, validation)
     with tempfile.TemporaryDirectory() as scratch:
         candidate, in_float = Path(scratch) / "candidate.onnx", tuple[str, ...]()
         if scheme == "fp16":
             write_half(source, candidate)
-            answers = _Answers.of(candidate, validation)
+            predictions = _Predictions.of(candidate, validation)
         else:
             quantizer = Quantizer(
                 source, scheme, calibration=lambda: (batch.inputs for batch in calibration()), folder=Path(scratch)
             )
             quantizer.write(candidate)
-            answers = _Answers.of(candidate, validation)
-            if reference.drop_to(answers) > max_drop:
+            predictions = _Predictions.of(candidate, validation)
+            if reference.drop_to(predictions) > max_drop:
                 for in_float in _growing(quantizer, Path(scratch), next(calibration())):
                     log.info(
                         "%s costs %.2f points; trying again with %d operators in float",
-                        scheme, reference.drop_to(answers), len(in_float),
+                        scheme, reference.drop_to(predictions), len(in_float),
                     )  # fmt: skip
                     quantizer.write(candidate, in_float=in_float)
-                    answers = _Answers.of(candidate, validation)
-                    if reference.drop_to(answers) <= max_drop:
+                    predictions = _Predictions.of(candidate, validation)
+                    if reference.drop_to(predictions) <= max_drop:
                         break
-        drop = reference.drop_to(answers)
+        drop = reference.drop_to(predictions)
         if drop > max_drop and not force:
             raise CheckFailedError(
-                f"{target.name}: {scheme} loses {drop:.2f} points of top-1 accuracy on {len(answers.targets):,} "
+                f"{target.name}: {scheme} loses {drop:.2f} points of top-1 accuracy on {len(predictions.targets):,} "
                 f"validation images, with {len(in_float)} operators kept in float",
                 f"at most {max_drop:g} points",
                 "quantization=fp16, a higher max_drop, or force=true to write the file even so",
@@ -163,18 +163,18 @@ def write_gated(
             shutil.copyfile(candidate, temporary)
     probe = next(validation()).inputs[:1]
     latency, float_latency = measure_side_by_side([partial(onnx_runner(path), probe) for path in (target, source)])
-    drop = reference.drop_to(answers)
+    drop = reference.drop_to(predictions)
     return Gate(
         passed=drop <= max_drop,
         max_drop_points=max_drop,
-        num_images=len(answers.targets),
-        accuracy=answers.accuracy,
+        num_images=len(predictions.targets),
+        accuracy=predictions.accuracy,
         float_accuracy=reference.accuracy,
         accuracy_drop_points=drop,
-        balanced_accuracy=answers.balanced_accuracy(class_names),
+        balanced_accuracy=predictions.balanced_accuracy(class_names),
         float_balanced_accuracy=reference.balanced_accuracy(class_names),
-        top1_agreement=float((answers.logits.argmax(axis=1) == reference.logits.argmax(axis=1)).mean()),
-        max_probability_difference=float(np.abs(softmax(answers.logits) - softmax(reference.logits)).max()),
+        top1_agreement=float((predictions.logits.argmax(axis=1) == reference.logits.argmax(axis=1)).mean()),
+        max_probability_difference=float(np.abs(softmax(predictions.logits) - softmax(reference.logits)).max()),
         size_bytes=target.stat().st_size,
         size_ratio=target.stat().st_size / source.stat().st_size,
         latency=latency,
@@ -184,14 +184,14 @@ def write_gated(
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _Predictions:
     """One file's logits [N, K] on the validation split, and the right classes [N]."""
 
     logits: NDArray[np.float32]
     targets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, path: Path, batches: Batches) -> _Answers:
+    def of(cls, path: Path, batches: Batches) -> _Predictions:
         runner = onnx_runner(path)
         parts = [(runner(batch.inputs), batch.targets) for batch in batches()]
         logits, targets = zip(*parts, strict=True)
@@ -205,7 +205,7 @@ class _Answers:
         losses = cross_entropies(self.logits, self.targets)
         return float(classification_metrics(self.logits, self.targets, losses, class_names)["balanced_accuracy"])
 
-    def drop_to(self, other: _Answers) -> float:
+    def drop_to(self, other: _Predictions) -> float:
         return 100 * (self.accuracy - other.accuracy)
 
 

@@ -45,7 +45,7 @@ class ExportedFile:
         note: why it was not compared.
         quantization: none, fp16, int8 or uint8.
         gate: what quantisation cost and brought.
-        calibration: what was fitted to its answers.
+        calibration: what was fitted to its predictions.
     """
 
     path: Path
@@ -116,9 +116,9 @@ class ExportJob:
     """What files are compared with."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "expected", self.answer(self.examples.inputs))
+        object.__setattr__(self, "expected", self.predict(self.examples.inputs))
 
-    def answer(self, inputs: NDArray[np.float32], *, temperature: float = 1.0) -> NDArray[np.float32]:
+    def predict(self, inputs: NDArray[np.float32], *, temperature: float = 1.0) -> NDArray[np.float32]:
         """PyTorch's probabilities [N, K] for inputs, float32 [N, 3, H, W], at a temperature."""
         import torch
 
@@ -145,7 +145,7 @@ class ExportJob:
             batch_sizes: that the file takes.
 
         Raises:
-            CheckFailedError: when it answers differently.
+            CheckFailedError: when it predicts differently.
         """
         if runner is None or not self.verify:
             return ExportedFile(path=path, format_name=format_name, note=note or "verify=false")
@@ -211,7 +211,7 @@ class ExportFormat:
 
         Raises:
             UserError: when something that the format needs is missing.
-            CheckFailedError: when the file answers otherwise than PyTorch, or nothing was written.
+            CheckFailedError: when the file predicts differently from PyTorch, or nothing was written.
         """
         known, path = entry_of(self), job.target.path / self.file
         assert known is not None, "a format is registered"

@@ -167,11 +167,11 @@ def rank_operators(
     model, tensors = _with_switches(onnx.load(quantised))
     session = open_session(model.SerializeToString())
 
-    def answers(switches: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def logits_with(switches: NDArray[np.bool_]) -> NDArray[np.float32]:
         return softmax(session.run([OUTPUT_NAME], {INPUT_NAME: inputs, SWITCHES: switches})[0])
 
-    as_float = answers(np.zeros(len(tensors), dtype=np.bool_))
-    harm = [float(np.abs(answers(switch) - as_float).mean()) for switch in np.eye(len(tensors), dtype=np.bool_)]
+    as_float = logits_with(np.zeros(len(tensors), dtype=np.bool_))
+    harm = [float(np.abs(logits_with(switch) - as_float).mean()) for switch in np.eye(len(tensors), dtype=np.bool_)]
     users = [[node.name for node in float_nodes if tensor in node.input or tensor in node.output] for tensor in tensors]
     return [users[row] for row in np.argsort(-np.array(harm), kind="stable") if users[row]]
 

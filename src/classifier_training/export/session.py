@@ -238,7 +238,7 @@ def measure_side_by_side(candidates: Sequence[Callable[[], object]], *, num_runs
 
 
 def measure_latency_ms(model: Path) -> float | None:
-    """Return the median time of an answer for one image on the CPU with all cores, in ms; None where it fails.
+    """Return the median time of a prediction for one image on the CPU with all cores, in ms; None where it fails.
 
     The model is opened in another process: it may take more memory than this one should.
     """
@@ -257,7 +257,7 @@ def _measure(model: Path) -> float:
     session = open_session(model)
     (wanted,) = [item for item in session.get_inputs() if item.name == INPUT_NAME]
     dtype = np.float16 if "float16" in wanted.type else np.float32
-    # Answers to noise take as long as others.
+    # Predictions for noise take as long as others.
     pixels = np.random.default_rng(0).standard_normal((1, *wanted.shape[1:])).astype(dtype)
     (found,) = measure_side_by_side([lambda: session.run(None, {INPUT_NAME: pixels})])
     return found.median_ms

@@ -105,7 +105,7 @@ def verify(
         batch_sizes: to run it at.
 
     Raises:
-        CheckFailedError: when a probability is further off than the tolerance, or a clear answer changes.
+        CheckFailedError: when a probability is further off than the tolerance, or a clear prediction changes.
     """
     found = {
         size: softmax(
@@ -137,7 +137,7 @@ def verify(
 def verify_pipeline(
     path: Path,
     preprocessing: Preprocessing,
-    answer: Runner,
+    predict: Runner,
     examples: Examples,
     *,
     reference: str = "PyTorch",
@@ -150,9 +150,9 @@ def verify_pipeline(
     Args:
         path: the file.
         preprocessing: what it should do.
-        answer: the network's probabilities, calibrated if the file's are, for an input float32 [1, 3, H, W].
+        predict: the network's probabilities, calibrated if the file's are, for an input float32 [1, 3, H, W].
         examples: real images; they are read again, at their own size.
-        reference: name of the network that answers.
+        reference: name of the network that predicts.
 
     Raises:
         CheckFailedError: when a pixel is off by more than one step of 255, or a probability by more than the tolerance.
@@ -164,7 +164,7 @@ def verify_pipeline(
         given = {IMAGE_NAME: np.asarray(image)}
         found += session.run([PROBABILITIES_NAME], given)
         pixels, inputs = head.run([PIXELS_NAME, INPUT_NAME], given)
-        expected.append(answer(inputs)[0])
+        expected.append(predict(inputs)[0])
         fitted = pixels[0].transpose(1, 2, 0)
         apart = float(np.abs(fitted - preprocessing.pixels(image)).max())
         if apart > PIXEL_TOLERANCE:

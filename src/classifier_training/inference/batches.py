@@ -1,6 +1,6 @@
 """Predictions in fixed batches: slices of the source, whichever process or machine computes each of them.
 
-The other images of a batch decide the last bits of a logit, so equal batches give equal answers.
+The other images of a batch decide the last bits of a logit, so equal batches give equal predictions.
 """
 
 from __future__ import annotations

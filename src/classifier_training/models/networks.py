@@ -154,7 +154,7 @@ class PlainBlock(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Answer [B, C, H, W] with [B, D, H/2, W/2]."""
+        """Return [B, D, H/2, W/2] for [B, C, H, W]."""
         found: Tensor = self.convolutions(features)
         if self.skip is not None:
             found = functional.relu(found + self.skip(features))
@@ -217,7 +217,7 @@ INTERPOLATE = "interpolate_pos_encoding"
 
 
 class HubClassifier(nn.Module):
-    """Answers images with logits alone: float32 [B, 3, H, W] -> [B, K].
+    """Returns the logits of images alone: float32 [B, 3, H, W] -> [B, K].
 
     Args:
         model: of transformers, for image classification.

@@ -125,9 +125,9 @@ class RandomForest(ShallowModel):
     """HOG, local binary patterns and colour histograms into a random forest.
 
     Args:
-        num_trees: whose mean answer counts.
+        num_trees: whose mean prediction counts.
         max_depth: of a tree, in questions.
-        min_samples_leaf: training images that every answer of a tree must rest on.
+        min_samples_leaf: training images that every leaf of a tree must rest on.
         max_features: share of the features that a question is chosen from; sqrt is the root of their number.
     """
 

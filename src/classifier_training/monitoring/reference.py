@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-    Answer = Callable[[NDArray[np.uint8]], tuple[NDArray[np.floating], NDArray[np.floating] | None]]
+    Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.floating], NDArray[np.floating] | None]]
     """Pixels [B, H, W, 3] to calibrated probabilities [B, K] and novelty scores [B]."""
 
     Fit = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -178,7 +178,7 @@ class Reference:
 def measure_responses(
     images: Iterable[tuple[NDArray[np.uint8], int]],
     fit: Fit,
-    answer: Answer,
+    predict: Predict,
     scale: Scale | None,
     *,
     num_threads: int = 1,
@@ -190,15 +190,15 @@ def measure_responses(
     Args:
         images: pixels [h, w, 3] and true classes; large ones cost more.
         fit: resizes pixels to the network's input.
-        answer: what the model says of a batch.
+        predict: what the model says of a batch.
         scale: of the novelty scores.
-        num_threads: changes that are measured at the same time; `fit` and `answer` are called in these threads.
+        num_threads: changes that are measured at the same time; `fit` and `predict` are called in these threads.
     """
     changes = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
     sums, lost, number = np.zeros((len(changes), len(NAMES))), np.zeros(len(changes)), 0
     with ThreadPoolExecutor(num_threads) as pool:
         for batch in _batches(images):
-            measure = partial(_changed, batch, number, fit, answer, scale)
+            measure = partial(_changed, batch, number, fit, predict, scale)
             (before, correct), *found = pool.map(measure, [None, *changes])
             number += len(batch)
             for place, (after, still) in enumerate(found):
@@ -220,7 +220,7 @@ def _changed(
     batch: Sequence[tuple[NDArray[np.uint8], int]],
     first: int,
     fit: Fit,
-    answer: Answer,
+    predict: Predict,
     scale: Scale | None,
     change: tuple[str, float] | None,
 ) -> tuple[Floats, NDArray[np.bool_]]:
@@ -235,7 +235,7 @@ def _changed(
             (pixels,) = corrupt(pixels[None], kind, strength, np.random.default_rng((SEED, number)))
         shown.append(fit(pixels))
     inputs = np.stack(shown)
-    probabilities, novelty = answer(inputs)
+    probabilities, novelty = predict(inputs)
     values = values_of(image_statistics(inputs), probabilities, novelty, scale)
     targets = np.array([target for _, target in batch])
     return np.clip(values, LOW, HIGH), probabilities.argmax(axis=1) == targets

@@ -27,7 +27,7 @@ def own_rank() -> int:
 class StopWishes:
     """What processes want to end training for: each says so in a step's all-reduce, so that all leave after one step.
 
-    On a GPU the answer to a step is read after the next one, because reading it at once would make the GPU wait.
+    On a GPU the result of a step is read after the next one, because reading it at once would make the GPU wait.
 
     Attributes:
         interrupted: whether this process has received a signal.

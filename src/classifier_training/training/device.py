@@ -140,7 +140,7 @@ def sound_precision(device: Device, network: nn.Module, *, image_size: int, want
 
     Of convolutions that `unset_gradients` finds, oneDNN leaves the gradients of some weights as the memory was. Those
     weights meet padding alone, and batches in bfloat16 pass over them: the loss stays as it should be. One image in
-    float32 multiplies them by zero, and where they have become NaN, so does its answer.
+    float32 multiplies them by zero, and where they have become NaN, so does its output.
 
     Args:
         device: as chosen.

@@ -40,7 +40,7 @@ MAX_FILES = 8
 """Files of outputs that are left in the cache, the newest."""
 
 
-class Answers(NamedTuple):
+class TeacherOutputs(NamedTuple):
     """What M teachers say to a batch.
 
     Args:
@@ -71,8 +71,8 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, *, gives_features: bool) -> Answers:
-        """Answer a batch of pixels in 0..255, [B, 3, H, W], brought to the size that the teacher knows."""
+    def __call__(self, images: Tensor, *, gives_features: bool) -> TeacherOutputs:
+        """Predict a batch of pixels in 0..255, [B, 3, H, W], brought to the size that the teacher knows."""
         if images.device != self._device:
             self._network.to(images.device)
             self._device = images.device
@@ -85,10 +85,10 @@ class Teacher:
         if known.channel_order == "bgr":
             pixels = pixels.flip(1)
         if not gives_features:
-            return Answers(self._ordered(self._network(pixels)), None)
+            return TeacherOutputs(self._ordered(self._network(pixels)), None)
         with shown_to(self._head) as shown:
             logits = self._network(pixels)
-        return Answers(self._ordered(logits), shown[-1].flatten(1).float())
+        return TeacherOutputs(self._ordered(logits), shown[-1].flatten(1).float())
 
     @functools.cached_property
     def _head(self) -> nn.Module:
@@ -110,16 +110,16 @@ class Teachers:
         self._teachers = tuple(teachers)
         self._gives_features = gives_features
 
-    def __call__(self, images: Tensor, indices: Tensor) -> Answers:  # noqa: ARG002 - kept outputs are found by them
-        """Answer a batch; see `TeacherSource`."""
+    def __call__(self, images: Tensor, indices: Tensor) -> TeacherOutputs:  # noqa: ARG002 - kept outputs are found by them
+        """Predict a batch; see `TeacherSource`."""
         found = [teacher(images, gives_features=self._gives_features) for teacher in self._teachers]
-        features = [answers.features for answers in found if answers.features is not None]
-        return Answers(
-            torch.cat([answers.logits for answers in found], dim=1), torch.cat(features, dim=1) if features else None
+        features = [outputs.features for outputs in found if outputs.features is not None]
+        return TeacherOutputs(
+            torch.cat([outputs.logits for outputs in found], dim=1), torch.cat(features, dim=1) if features else None
         )
 
 
-class KeptAnswers:
+class StoredOutputs:
     """What teachers said to each training image once, in a file that is mapped into memory.
 
     Args:
@@ -134,16 +134,16 @@ class KeptAnswers:
         self._num_classes = num_classes
         self._held: Tensor | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KeptAnswers:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredOutputs:
         return self
 
-    def __call__(self, images: Tensor, indices: Tensor) -> Answers:  # noqa: ARG002 - networks go by them
+    def __call__(self, images: Tensor, indices: Tensor) -> TeacherOutputs:  # noqa: ARG002 - networks go by them
         """Look a batch up; see `TeacherSource`."""
-        # A trial's batch of noise may be larger than the data; its rows are no images', and any answer will do.
+        # A trial's batch of noise may be larger than the data; its rows are no images', and any will do.
         rows = self._look_up(indices.remainder(len(self._values)))
         width = self._num_teachers * self._num_classes
         features = rows[:, width:] if rows.shape[1] > width else None
-        return Answers(rows[:, :width].reshape(-1, self._num_teachers, self._num_classes), features)
+        return TeacherOutputs(rows[:, :width].reshape(-1, self._num_teachers, self._num_classes), features)
 
     def _look_up(self, rows: Tensor) -> Tensor:
         if rows.device.type == "cpu" or self._values.nbytes > MAX_DEVICE_BYTES:
@@ -153,7 +153,7 @@ class KeptAnswers:
         return self._held[rows]
 
 
-def keep_answers(
+def store_outputs(
     path: Path,
     teachers: Teachers,
     batches: Iterable[Batch],
@@ -162,7 +162,7 @@ def keep_answers(
     num_teachers: int,
     num_classes: int,
     device: str,
-) -> KeptAnswers:
+) -> StoredOutputs:
     """Run the teachers on all training images, unless a file has their outputs, and map these into memory.
 
     Args:
@@ -184,8 +184,8 @@ def keep_answers(
         for batch in batches:
             if not len(batch.targets):
                 continue
-            answers = teachers(batch.images.to(device), batch.indices)
-            parts = [answers.logits.flatten(1), *([] if answers.features is None else [answers.features])]
+            outputs = teachers(batch.images.to(device), batch.indices)
+            parts = [outputs.logits.flatten(1), *([] if outputs.features is None else [outputs.features])]
             rows = torch.cat(parts, dim=1).cpu().numpy()
             if values is None:
                 # Images that cannot be read are skipped in training too.
@@ -198,7 +198,7 @@ def keep_answers(
                 np.save(file, values, allow_pickle=False)
         except OSError as error:
             log.warning("%s: the teacher's outputs stay in memory alone (%s)", path, error.strerror)
-            return KeptAnswers(values, num_teachers=num_teachers, num_classes=num_classes)
+            return StoredOutputs(values, num_teachers=num_teachers, num_classes=num_classes)
         _leave_newest(path)
     else:
         path.touch()
@@ -207,7 +207,7 @@ def keep_answers(
         "teacher: %s outputs %s in %.1f s",
         f"{num_images:,}", "asked for once" if is_new else f"taken from {path}", time.perf_counter() - started,
     )  # fmt: skip
-    return KeptAnswers(kept, num_teachers=num_teachers, num_classes=num_classes)
+    return StoredOutputs(kept, num_teachers=num_teachers, num_classes=num_classes)
 
 
 def _leave_newest(path: Path) -> None:
@@ -224,7 +224,7 @@ PROJECTION = 0x68696E74
 class TeacherSource(Protocol):
     """Where a teacher's outputs come from: networks that are run, or a file that keeps their outputs."""
 
-    def __call__(self, images: Tensor, indices: Tensor) -> Answers:
+    def __call__(self, images: Tensor, indices: Tensor) -> TeacherOutputs:
         """Return the outputs for a batch as it is trained on: pixels in 0..255 [B, 3, H, W], and rows int64 [B]."""
 
 
@@ -311,16 +311,16 @@ class DistillationLoss(nn.Module):
         Returns:
             A scalar.
         """
-        answers = self._teaching(images, indices)
+        outputs = self._teaching(images, indices)
         settings = self._settings
         if settings.alpha:
-            theirs = answers.logits
+            theirs = outputs.logits
             if adjustment is not None:
                 theirs = theirs - (1 - self._is_balanced[:, None]) * adjustment
             taught = soft_labels(theirs, settings.temperature)
             learnt = soft_label_loss(logits, taught, settings.temperature, weights)
             loss = (1 - settings.alpha) * loss + settings.alpha * learnt
         if self.hints is not None:
-            assert answers.features is not None
-            loss = loss + settings.hint_weight * self.hints(features[-1], answers.features)
+            assert outputs.features is not None
+            loss = loss + settings.hint_weight * self.hints(features[-1], outputs.features)
         return loss

@@ -98,7 +98,7 @@ def logit_adjust(
 ) -> Correction:
     """Add tau times the logarithm of each class's share to the logits of training (Menon et al. 2021).
 
-    The plain logits then answer as for classes that are equally frequent (arXiv:2007.07314, eq. 10). With tau 1 it is
+    The plain logits then predict as for classes that are equally frequent (arXiv:2007.07314, eq. 10). With tau 1 it is
     the balanced softmax of Ren et al. 2020 (arXiv:2007.10740).
 
     Args:

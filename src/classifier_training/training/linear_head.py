@@ -122,11 +122,11 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
     """
     head = linear_head(module.network, setting=setting)
     shown: list[Tensor] = []
-    answers: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def keep(_head: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         shown.append(inputs[0])
-        answers.append(output)
+        outputs.append(output)
 
     place = torch.device(device.accelerator)
     values: list[Tensor] = []
@@ -141,11 +141,11 @@ def extract_features(module: ClassifierModule, batches: Iterable[Batch], device:
                 continue
             with autocast(device.accelerator, device.precision):
                 logits = module(batch.images.to(place))
-            features, answer = shown[-1].flatten(1), answers[-1].flatten(1)
-            if features.shape[1] != head.weight[0].numel() or not torch.equal(answer, logits):
+            features, given = shown[-1].flatten(1), outputs[-1].flatten(1)
+            if features.shape[1] != head.weight[0].numel() or not torch.equal(given, logits):
                 raise _unfit(setting, "the network does more with its head's outputs than to return them")
             shown.clear()
-            answers.clear()
+            outputs.clear()
             values.append(features.float().cpu())
             targets.append(batch.targets.cpu())
             indices.append(batch.indices.cpu())
@@ -195,7 +195,7 @@ class LinearHead:
     loss: float
 
     def logits(self, features: Tensor) -> Tensor:
-        """Answers to features [N, D]: float32 [N, K]."""
+        """Logits of features [N, D]: float32 [N, K]."""
         return head_logits(self.weight, self.bias, features)
 
     def write(self, head: nn.Linear | nn.Conv2d) -> None:
@@ -207,7 +207,7 @@ class LinearHead:
 
 
 def head_logits(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
-    """Answers of a linear head, a 1x1 convolution included: float32 [N, K]."""
+    """Logits of a linear head, a 1x1 convolution included: float32 [N, K]."""
     return functional.linear(features, weight.flatten(1), bias)
 
 

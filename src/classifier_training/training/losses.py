@@ -92,7 +92,7 @@ class Distillation:
         alpha: share of the teacher's outputs in the loss, against the labels.
         hint_weight: weight of the hints: the features before the student's last layer, projected by a matrix that
             is trained with it, are pulled towards the teacher's (Romero et al. 2015, arXiv:1412.6550).
-        keep_answers: run the teacher once and keep its outputs on disk, where augmentation leaves the images as they
+        keep_outputs: run the teacher once and keep its outputs on disk, where augmentation leaves the images as they
             are; otherwise it is run at every step.
     """
 
@@ -100,7 +100,7 @@ class Distillation:
     temperature: Annotated[float, Field(gt=0)] = 4.0
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
     hint_weight: Annotated[float, Field(ge=0)] = 0.0
-    keep_answers: bool = True
+    keep_outputs: Annotated[bool, Alias("keep_answers")] = True
 
     def __post_init__(self) -> None:
         if not self.teachers:

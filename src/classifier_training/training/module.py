@@ -127,7 +127,7 @@ class ClassifierModule(pl.LightningModule):
             self._view = dataclasses.replace(self._view, max_epochs=number)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Answer a batch of pixels in 0..255, [B, 3, H, W], with logits, [B, K]."""
+        """Predict logits, [B, K], of a batch of pixels in 0..255, [B, 3, H, W]."""
         pixels = torch.addcmul(self._shift, images.float(), self._scale)
         if self._reverses_channels:
             pixels = pixels.flip(1)
@@ -257,13 +257,13 @@ class ClassifierModule(pl.LightningModule):
         return {"train/loss": loss_sum / max(number, 1), "train/acc_top1": correct / max(number, 1)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]
-        """Answer a validation batch."""
-        return self._answer(batch)
+        """Predict a validation batch."""
+        return self._predict(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> StepOutput | None:  # type: ignore[override]
-        """Answer a test batch in full precision, as the exported file will."""
+        """Predict a test batch in full precision, as the exported file will."""
         with torch.autocast(self.device.type, enabled=False):
-            return self._answer(batch)
+            return self._predict(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Score and log the validation split."""
@@ -291,7 +291,7 @@ class ClassifierModule(pl.LightningModule):
         if gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
-    def _answer(self, batch: Batch) -> StepOutput | None:
+    def _predict(self, batch: Batch) -> StepOutput | None:
         if not len(batch.targets):
             return None
         logits = self(batch.images).float()

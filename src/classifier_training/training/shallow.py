@@ -178,7 +178,7 @@ def describe_split(batches: Iterable[Batch], describe: Callable[[Tensor], Tensor
     )
 
 
-ANSWER_BATCH = 256
+PREDICT_BATCH = 256
 
 MAX_LOG_SHARPNESS = np.log(100)
 """Bounds of the factor that logits are multiplied by, either way."""
@@ -215,7 +215,7 @@ def fit_classifier(
     weights = None if class_weights is None else class_weights[train.targets]
     estimator.fit(train.features, train.targets, sample_weight=weights)
     classifier.adopt(estimator)
-    logits = answer(classifier, validation.features)
+    logits = logits_of(classifier, validation.features)
     _compare(logits, estimator.predict(validation.features))
     factor = fit_sharpness(logits, validation.targets)
     classifier.sharpen(factor)
@@ -226,12 +226,12 @@ def fit_classifier(
     )
 
 
-def answer(classifier: FittedClassifier, features: NDArray[np.float32]) -> NDArray[np.float32]:
+def logits_of(classifier: FittedClassifier, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return logits [N, K] for features [N, D]."""
     import torch
 
     with torch.inference_mode():
-        parts = [classifier(part).numpy() for part in torch.split(torch.from_numpy(features), ANSWER_BATCH)]
+        parts = [classifier(part).numpy() for part in torch.split(torch.from_numpy(features), PREDICT_BATCH)]
     return np.concatenate(parts)
 
 
@@ -239,7 +239,7 @@ def score(
     classifier: FittedClassifier, described: Described, *, split: str, class_names: Sequence[str], watched: str
 ) -> SplitResult:
     """Predict a split and score the predictions; `watched` is a metric that is wanted besides the usual ones."""
-    logits = answer(classifier, described.features)
+    logits = logits_of(classifier, described.features)
     losses = cross_entropies(logits, described.targets)
     metrics = classification_metrics(logits, described.targets, losses, class_names, also=[watched])
     return SplitResult(split, logits, described.targets, described.indices, losses, metrics)
@@ -250,7 +250,7 @@ def fit_sharpness(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> fl
 
     The inverse temperature of Guo et al. 2017 (arXiv:1706.04599), by maximum likelihood. As in Platt 1999
     ("Probabilistic Outputs for Support Vector Machines"), the right class counts 1 - 1/(N+2) and the others share the
-    rest: a split without a mistake would otherwise make every answer certain.
+    rest: a split without a mistake would otherwise make every prediction certain.
     """
     from scipy.optimize import minimize_scalar
 

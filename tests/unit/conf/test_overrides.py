@@ -24,7 +24,7 @@ TRAIN = entry("verb", "train")
         ("compare", "category", "output=…"), ("compare", "model.dropout", None), ("compare", "optimizer", None),
         ("tune", "name", None), ("tune", "category", "output=…"), ("tune", "seed", None),
         ("distill", "distillation.alpha", "alphas=…"), ("distill", "distillation", "teacher=…"),
-        ("distill", "distillation.keep_answers", "teacher=…"), ("distill", "data.root", None),
+        ("distill", "distillation.keep_outputs", "teacher=…"), ("distill", "data.root", None),
         ("distill", "extend", "classifier-training train resume=RUN"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from classifier_training.evaluation.drawing import Drawer
 from classifier_training.evaluation.metrics import cross_entropies
 from classifier_training.evaluation.plots import draw_results
 from classifier_training.evaluation.results import Evaluation, evaluate_predictions, write_results
-from classifier_training.workflows.evaluating.finished import read_answers
+from classifier_training.workflows.evaluating.finished import read_run_predictions
 from classifier_training.workflows.reviewing.collection import read_predictions
 
 NAMES = ("accuracy", "metrics", "split")
@@ -133,7 +133,7 @@ def test_tables_of_very_many_predictions_have_the_most_probable_classes_and_are_
     assert [item["label"] for item in top] == ["split", "accuracy", "metrics"]
     assert top[0]["probability"] == float(second["confidence"])
     assert sum(item["probability"] for item in top) == pytest.approx(1, abs=2e-6)
-    found = read_answers(run)
+    found = read_run_predictions(run)
     assert (found.targets["b"], found.correct, found.groups["b"]) == ("metrics", frozenset("ac"), "x")
     assert found.true_positive_rates == []
     # What a person reviews is the same as from all probabilities.

@@ -166,7 +166,7 @@ def test_the_pipeline_answers_whole_pictures(bundle: tuple[RunDir, BuiltModel]) 
 def test_a_pipeline_that_resizes_otherwise_is_a_breach(bundle: tuple[RunDir, BuiltModel], tmp_path: Path) -> None:
     run_dir, model = bundle
     real = examples(tmp_path)
-    answer = job_of(model, INFO, real, tmp_path).answer
+    answer = job_of(model, INFO, real, tmp_path).predict
     write_pipeline(run_dir.onnx, dataclasses.replace(PREPROCESSING, policy="crop"), tmp_path / "other.onnx")
     with pytest.raises(CheckFailedError, match=r"other\.onnx: its preprocessing differs from Python's by") as caught:
         verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, answer, real)
@@ -186,8 +186,8 @@ def test_a_pipeline_at_another_temperature_is_a_breach(bundle: tuple[RunDir, Bui
     job = job_of(model, INFO, real, tmp_path)
     write_pipeline(run_dir.onnx, PREPROCESSING, tmp_path / "other.onnx", temperature=0.2)
     with pytest.raises(CheckFailedError, match="apart for the same input"):
-        verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, job.answer, real)
-    parity = verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, partial(job.answer, temperature=0.2), real)
+        verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, job.predict, real)
+    parity = verify_pipeline(tmp_path / "other.onnx", PREPROCESSING, partial(job.predict, temperature=0.2), real)
     assert parity.passed
     assert parity.max_probability_difference < 1e-5
 

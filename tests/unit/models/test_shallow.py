@@ -1,4 +1,4 @@
-"""The features are scikit-image's, and the network answers as scikit-learn does."""
+"""The features are scikit-image's, and the network predicts as scikit-learn does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from classifier_training.export.formats.onnx import export_onnx
 from classifier_training.models import shallow_classifiers
 from classifier_training.models.shallow import INPUT, RandomForest, ShallowModel, SupportVectorMachine
 from classifier_training.models.shallow_features import ColorHistograms, HistogramOfGradients, LocalBinaryPatterns, grey
-from classifier_training.training.shallow import answer
+from classifier_training.training.shallow import logits_of
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ MODELS = {
         *(pytest.param(*rest, marks=pytest.mark.nightly) for rest in (("svm", 2), ("linear", 10), ("forest", 2))),
     ],
 )
-def test_scikit_learn_the_network_and_its_onnx_file_give_the_same_answers(
+def test_scikit_learn_the_network_and_its_onnx_file_give_the_same_predictions(
     name: str, num_classes: int, tmp_path: Any
 ) -> None:
     model: ShallowModel = MODELS[name]
@@ -132,7 +132,7 @@ def test_scikit_learn_the_network_and_its_onnx_file_give_the_same_answers(
     network.classifier.adopt(estimator)  # type: ignore[union-attr, operator]
     expected = estimator.predict(features)
     assert (expected[half:] == targets[half:]).mean() > 0.7
-    np.testing.assert_array_equal(answer(network.classifier, features).argmax(axis=1), expected)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(logits_of(network.classifier, features).argmax(axis=1), expected)  # type: ignore[arg-type]
 
     restored = model(num_classes).network.eval()
     restored.load_state_dict(network.state_dict())

@@ -16,13 +16,13 @@ from torch import nn
 
 from classifier_training.core.errors import UserError
 from classifier_training.training.distillation_loss import (
-    Answers,
     DistillationLoss,
     FeatureHints,
-    KeptAnswers,
+    StoredOutputs,
     Teacher,
+    TeacherOutputs,
     Teachers,
-    keep_answers,
+    store_outputs,
 )
 from classifier_training.training.linear_head import count_features
 from classifier_training.training.losses import Distillation, soft_label_loss, soft_labels
@@ -155,17 +155,17 @@ def test_kept_answers_give_the_same_losses(tmp_path: Path, hints: bool) -> None:
     settings = Distillation(teacher="run", alpha=0.6, hint_weight=0.3 if hints else 0.0)
     asked = teachers(gives_features=hints)
     sizes = {"num_images": 12, "num_teachers": 2, "num_classes": 3}
-    kept = keep_answers(tmp_path / "a.npy", asked, batches(), device="cpu", **sizes)
+    kept = store_outputs(tmp_path / "a.npy", asked, batches(), device="cpu", **sizes)
     fresh = losses(guided(settings, asked, hints=hints))
     assert losses(guided(settings, kept, hints=hints)) == pytest.approx(fresh, abs=1e-5)
     # From the file alone: the teachers are not asked again.
-    again = keep_answers(tmp_path / "a.npy", asked, [], device="cpu", **sizes)
+    again = store_outputs(tmp_path / "a.npy", asked, [], device="cpu", **sizes)
     assert losses(guided(settings, again, hints=hints)) == pytest.approx(fresh, abs=1e-5)
 
 
 def test_old_answers_leave_the_cache(tmp_path: Path) -> None:
     for number in range(10):
-        keep_answers(
+        store_outputs(
             tmp_path / f"{number}.npy",
             teachers(),
             batches(),
@@ -214,7 +214,7 @@ def test_a_network_without_one_vector_of_features_is_refused() -> None:
 
 
 def test_rows_of_noise_beyond_the_data_are_answered() -> None:
-    kept = KeptAnswers(np.zeros((4, 3), dtype=np.float32), num_teachers=1, num_classes=3)
+    kept = StoredOutputs(np.zeros((4, 3), dtype=np.float32), num_teachers=1, num_classes=3)
     found = kept(torch.zeros(6, 3, 8, 8), torch.arange(6))
-    assert isinstance(found, Answers)
+    assert isinstance(found, TeacherOutputs)
     assert found.logits.shape == (6, 1, 3)

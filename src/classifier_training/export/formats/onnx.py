@@ -52,7 +52,7 @@ class Onnx(ExportFormat):
 
         Raises:
             UserError: for an opset that lacks an operator of the network.
-            CheckFailedError: when a file answers differently from PyTorch.
+            CheckFailedError: when a file predicts differently from PyTorch.
         """
         model = write_model(job, opset=self.opset)
         pipeline = write_pipeline_of(job, model.calibration)
@@ -93,7 +93,7 @@ def write_model(job: ExportJob, *, opset: int | None) -> ExportedFile:
     """Write model.onnx, calibrate it and compare it with PyTorch.
 
     Raises:
-        CheckFailedError: when it answers differently.
+        CheckFailedError: when it predicts differently.
     """
     from classifier_training.export.calibrate import calibrate
     from classifier_training.export.session import onnx_runner
@@ -125,10 +125,10 @@ def write_pipeline_of(job: ExportJob, calibration: Calibration | None) -> Export
         )
     baked = calibration.temperature if job.bake_temperature and calibration is not None else None
     write_pipeline(target.onnx, preprocessing, target.pipeline, temperature=baked)
-    answer = partial(job.answer, temperature=baked or 1.0)
+    predict = partial(job.predict, temperature=baked or 1.0)
     parity = None
     if job.verify:
-        parity = verify_pipeline(target.pipeline, preprocessing, answer, job.examples, reference=job.reference)
+        parity = verify_pipeline(target.pipeline, preprocessing, predict, job.examples, reference=job.reference)
     return ExportedFile(
         path=target.pipeline, format_name="onnx", parity=parity, note="" if job.verify else "verify=false"
     )
@@ -139,8 +139,8 @@ def write_golden_of(job: ExportJob, calibration: Calibration | None) -> None:
     from classifier_training.export.examples import write_golden
 
     # Those that a client gives, who applies the temperature that is left to it.
-    answer = partial(job.answer, temperature=1.0 if calibration is None else calibration.temperature)
-    write_golden(job.target.golden, job.examples.paths, job.info.preprocessing, answer, job.info.class_names)
+    predict = partial(job.predict, temperature=1.0 if calibration is None else calibration.temperature)
+    write_golden(job.target.golden, job.examples.paths, job.info.preprocessing, predict, job.info.class_names)
 
 
 def evaluation_copy(network: nn.Module) -> nn.Module:

@@ -75,11 +75,11 @@ def compare_runs(
     known = np.isin(result.targets, [number for number, name in enumerate(class_names) if name in other_names])
     fair = np.array([path not in seen for path in paths])
     rows = np.flatnonzero(known & fair)
-    answers = [
-        None if answer.logits is None else _best(against.predictor, answer.logits)
-        for answer in against.predictor.raw_outputs([paths[row] for row in rows])
+    predicted = [
+        None if output.logits is None else _best(against.predictor, output.logits)
+        for output in against.predictor.raw_outputs([paths[row] for row in rows])
     ]
-    is_predicted = np.array([answer is not None for answer in answers], dtype=bool)
+    is_predicted = np.array([output is not None for output in predicted], dtype=bool)
     left_out = {
         "trained_on": int((~fair).sum()),
         "unknown_labels": int((fair & ~known).sum()),
@@ -98,7 +98,7 @@ def compare_runs(
             "compared on %d of %d images; left out: %s", len(rows), len(paths),
             enumerate_words(f"{number} {name.replace('_', ' ')}" for name, number in left_out.items() if number),
         )  # fmt: skip
-    others, others_confidences = zip(*filter(None, answers), strict=True)
+    others, others_confidences = zip(*filter(None, predicted), strict=True)
     true = [class_names[number] for number in result.targets[rows]]
     own = [class_names[number] for number in result.predicted[rows]]
     theirs = [other_names[number] for number in others]

@@ -251,7 +251,7 @@ def _arrange(rows: Sequence[Sample], root: Path, stored: _Stored, digest: str) -
 
 
 def _model_file(run_dir: RunDir) -> Path:
-    """The file that answers for a run; see `open_model`."""
+    """The file that predicts for a run; see `open_model`."""
     files = [path for path in (run_dir.onnx, run_dir.weights, run_dir.best_checkpoint) if path.is_file()]
     if not files:
         raise UserError(

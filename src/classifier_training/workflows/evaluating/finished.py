@@ -137,7 +137,7 @@ def _together(folds: Sequence[Finished], run_dir: RunDir) -> Finished:
     return replace(folds[0], run_dir=run_dir, figures=figures, failures=failures, fold=None)
 
 
-def read_answers(run_dir: RunDir) -> RunPredictions:
+def read_run_predictions(run_dir: RunDir) -> RunPredictions:
     """Read the predictions of a run on the images that it was scored on.
 
     Raises:

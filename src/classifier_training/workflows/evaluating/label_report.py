@@ -270,13 +270,13 @@ def _judged(run_dir: RunDir, moved_to: str | None) -> _Judged:
         probabilities = np.full((len(rows), len(class_names)), np.nan, kind)
         held_out = np.flatnonzero(~is_train)
         with progress("predicting", total=lambda: len(held_out)) as advance:
-            answers = predictor.predict([root / rows[row].path for row in held_out.tolist()], probabilities=True)
-            for row, answer in zip(held_out, answers, strict=True):
+            predictions = predictor.predict([root / rows[row].path for row in held_out.tolist()], probabilities=True)
+            for row, prediction in zip(held_out, predictions, strict=True):
                 advance(1)
-                if answer.probabilities is None:
-                    log.warning("not judged: %s: %s", answer.path, answer.error)
+                if prediction.probabilities is None:
+                    log.warning("not judged: %s: %s", prediction.path, prediction.error)
                 else:
-                    probabilities[row] = [answer.probabilities[name] for name in class_names]
+                    probabilities[row] = [prediction.probabilities[name] for name in class_names]
         if has_folds:
             _read_out_of_fold(run_dir.out_of_fold, rows, class_names, probabilities, folds)
     judges = np.where(is_train, JUDGES.index(BY_FOLDS if has_folds else BY_PROBES), JUDGES.index(BY_NETWORK))

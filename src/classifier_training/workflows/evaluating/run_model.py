@@ -109,7 +109,7 @@ class RunModel:
     """A model and where it lies.
 
     Args:
-        predictor: answers images.
+        predictor: of images.
         path: the file.
         run_dir: the run that it is of; of a lone file, the folder that it lies in.
     """
@@ -170,7 +170,7 @@ def open_model(reference: str | Sequence[str], *, setting: str = "run") -> RunMo
 def open_exported(path: Path, *, accelerator: Accelerator = "auto") -> Predictor:
     """Open an ONNX file, or that of a run folder; where it was withheld PyTorch predicts, with a line in the log.
 
-    Of a cross-validation without an ONNX file of its own the folds answer, one by one.
+    Of a cross-validation without an ONNX file of its own the folds predict, one by one.
 
     Args:
         path: of the file or folder.
@@ -278,7 +278,7 @@ class CheckpointPredictor(Predictor):
         if self._device.type == "cpu":
             keep_large_blocks()
         self._network = network.to(self._device)
-        # The calibration was fitted to the exported file's answers, which are the same.
+        # The calibration was fitted to the exported file's predictions, which are the same.
         super().__init__(
             LoadedModel(
                 path=weights,

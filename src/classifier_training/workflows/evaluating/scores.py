@@ -56,13 +56,13 @@ def score_table(predictor: Predictor, table: SplitTable, *, skips: bool, folder:
     shape = (len(table), len(predictor.class_names))
     logits = _room(shape, folder)
     indices: list[int] = []
-    for index, answer in enumerate(predictor.raw_outputs(table.paths)):
-        if answer.logits is None:
+    for index, output in enumerate(predictor.raw_outputs(table.paths)):
+        if output.logits is None:
             if not skips:
-                raise UnreadableImageError(answer.path, str(answer.error))
-            log.warning("left out %s: %s", answer.path, answer.error)
+                raise UnreadableImageError(output.path, str(output.error))
+            log.warning("left out %s: %s", output.path, output.error)
         else:
-            logits[len(indices)] = answer.logits
+            logits[len(indices)] = output.logits
             indices.append(index)
     if not indices:
         raise UserError(

@@ -27,7 +27,12 @@ from classifier_training.evaluation.leaderboard import Candidate, Leaderboard, c
 from classifier_training.export.session import measure_latency_ms
 from classifier_training.registry.cleanup import STUDY_LOGS
 from classifier_training.registry.record import read_promotions
-from classifier_training.workflows.evaluating.finished import finished_runs, group_runs, read_answers, read_finished
+from classifier_training.workflows.evaluating.finished import (
+    finished_runs,
+    group_runs,
+    read_finished,
+    read_run_predictions,
+)
 from classifier_training.workflows.many_runs.candidates import AGAIN, Planned, chosen_models, is_tuned, plan
 from classifier_training.workflows.many_runs.corrections_pairs import Bought, compare_pairs, correction_variants
 from classifier_training.workflows.many_runs.jobs import run_jobs
@@ -285,7 +290,7 @@ def _rank(
         scores, seed = scores_of[model, data], compared[model, data]
         run_dir = next(run.run_dir for run in runs if run.seed == seed)
         try:
-            predictions = read_answers(run_dir)
+            predictions = read_run_predictions(run_dir)
         except UserError as error:
             failures[str(run_dir.path)] = error.came
             continue

@@ -13,7 +13,7 @@ from classifier_training.core.types import TRAIN, VAL
 from classifier_training.evaluation import report
 from classifier_training.evaluation.leaderboard import compare_predictions
 from classifier_training.workflows.reviewing.charts import Series, line_chart
-from classifier_training.workflows.reviewing.live import answers_of, read_history, values_of
+from classifier_training.workflows.reviewing.live import run_predictions_of, read_history, values_of
 from classifier_training.workflows.reviewing.live_page import interval_words
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def _metrics(runs: Mapping[str, RunDir], problems: dict[str, str]) -> Iterator[H
 def _tests(runs: Mapping[str, RunDir], problems: dict[str, str]) -> Iterator[Html]:
     """Test the runs against the first, on the images that both predicted."""
     (first, against), *others = runs.items()
-    known = _read(problems, first, answers_of, against)
+    known = _read(problems, first, run_predictions_of, against)
     for name, run in others:
-        own = _read(problems, name, answers_of, run)
+        own = _read(problems, name, run_predictions_of, run)
         compared = compare_predictions(known, own) if own and known else None
         if compared is None:
             lacking = " and ".join(who for who, found in ((first, known), (name, own)) if not found)

@@ -27,7 +27,7 @@ from classifier_training.core.runtime import FAILED_WORDS, INTERRUPTED_WORDS
 from classifier_training.registry.record import BUNDLE, DAMAGED, FINISHED, RunRecord
 from classifier_training.registry.scan import Registry
 from classifier_training.training.decisions import Decisions, read_decisions
-from classifier_training.workflows.evaluating.finished import read_answers
+from classifier_training.workflows.evaluating.finished import read_run_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,19 +141,19 @@ def decisions_of(run: RunDir) -> Decisions:
     return Decisions() if stamp(run, run.decisions) is None else read_decisions(run.decisions)
 
 
-def answers_of(run: RunDir) -> RunPredictions | None:
+def run_predictions_of(run: RunDir) -> RunPredictions | None:
     """Read the predictions of a run's evaluation; None where it has none.
 
     Raises:
         UserError: when they are damaged.
     """
     found = stamp(run, run.predictions)
-    return None if found is None else _answers(run, found)
+    return None if found is None else _read(run, found)
 
 
 @lru_cache(16)
-def _answers(run: RunDir, _: Stamp) -> RunPredictions:
-    return read_answers(run)
+def _read(run: RunDir, _: Stamp) -> RunPredictions:
+    return read_run_predictions(run)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class OpenedEnsemble:
             verify=verify,
             bake_temperature=bake_temperature,
             members=[Member(member.model_path, member.temperature) for member in self.members],
-            answers=Ensemble(self.members, path=target.onnx).run,
+            logits=Ensemble(self.members, path=target.onnx).run,
         )
 
 

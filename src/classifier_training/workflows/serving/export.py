@@ -371,10 +371,10 @@ def finish_quantized(
     if job.verify:
         network = onnx_runner(path)
 
-        def answer(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        def predict(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
             return softmax(network(inputs) / np.float32(baked or 1.0))
 
-        parity = verify_pipeline(pipeline, preprocessing, answer, job.examples, reference=path.name)
+        parity = verify_pipeline(pipeline, preprocessing, predict, job.examples, reference=path.name)
     return [
         ExportedFile(path=path, format_name="onnx", quantization=scheme, gate=gate),
         ExportedFile(

@@ -77,7 +77,7 @@ def make_distillation_loss(settings: Distillation, job: TrainingJob) -> Distilla
         FeatureHints,
         Teacher,
         Teachers,
-        keep_answers,
+        store_outputs,
     )
     from classifier_training.training.linear_head import count_features
 
@@ -102,13 +102,13 @@ def make_distillation_loss(settings: Distillation, job: TrainingJob) -> Distilla
         hints = FeatureHints(head, num_own, num_taught, seed=datamodule.seed)
     balanced = [_is_balanced(run_dir) for run_dir in run_dirs]
     asked = Teachers(teachers, gives_features=gives_hints)
-    if not settings.keep_answers or datamodule.augmentation.changes_images:
-        why = "augmentation changes the images" if settings.keep_answers else "keep_answers=false"
+    if not settings.keep_outputs or datamodule.augmentation.changes_images:
+        why = "augmentation changes the images" if settings.keep_outputs else "keep_outputs=false"
         log.info("teacher: run at every step, since %s", why)
         return DistillationLoss(settings, asked, balanced, hints)
     table = run.tables[TRAIN]
-    answers = keep_answers(
-        _answers_path(run, run_dirs, gives_features=gives_hints),
+    outputs = store_outputs(
+        _outputs_path(run, run_dirs, gives_features=gives_hints),
         asked,
         datamodule.evaluation_loader(TRAIN),
         num_images=len(table),
@@ -116,7 +116,7 @@ def make_distillation_loss(settings: Distillation, job: TrainingJob) -> Distilla
         num_classes=len(run.class_names),
         device=job.device.accelerator,
     )
-    return DistillationLoss(settings, answers, balanced, hints)
+    return DistillationLoss(settings, outputs, balanced, hints)
 
 
 def match_classes(own: Sequence[str], theirs: Sequence[str], *, teacher: Path) -> list[int]:
@@ -160,7 +160,7 @@ def _tell(run_dir: RunDir, info: BundleInfo, run: RunContext) -> None:
         )  # fmt: skip
 
 
-def _answers_path(run: RunContext, run_dirs: Sequence[RunDir], *, gives_features: bool) -> Path:
+def _outputs_path(run: RunContext, run_dirs: Sequence[RunDir], *, gives_features: bool) -> Path:
     """Where the outputs of these teachers for these images are kept: in the cache, by what they follow from."""
     digest = hashlib.blake2b(digest_size=16)
     weights = [sha256(describe_trained(run_dir)[1]) for run_dir in run_dirs]
