@@ -198,7 +198,7 @@ def read(done: Path) -> list[Cell]:
         ]
 
 
-def summarise(cells: Sequence[Cell]) -> None:
+def summarize(cells: Sequence[Cell]) -> None:
     """Print the means over seeds."""
     groups: dict[tuple[str, float, str], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -261,7 +261,7 @@ def main() -> None:
         wanted = [cell for cell in cells if (name, *map(str, cell)) not in there]
         if wanted:
             measure(frozen_features(data, work / name), name, wanted, done)
-    summarise(read(done))
+    summarize(read(done))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
 
     set_seed(options.seed)
-    # Without batch_tfms there is no augmentation; a network without trained weights gets no normalisation either.
+    # Without batch_tfms there is no augmentation; a network without trained weights gets no normalization either.
     loaders = ImageDataLoaders.from_folder(
         options.data,
         valid="val",

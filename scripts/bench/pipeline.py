@@ -1,4 +1,4 @@
-"""pipeline.onnx on a decoded image vs. resizing with OpenCV or Pillow, normalising and model.onnx, with equal threads.
+"""pipeline.onnx on a decoded image vs. resizing with OpenCV or Pillow, normalizing and model.onnx, with equal threads.
 
 OpenCV resizes with INTER_AREA, Pillow with the kernel of the pipeline (its box filter for area).
 
@@ -45,14 +45,14 @@ FILTERS = {
 
 
 def with_opencv(session: Any, image: NDArray[np.uint8]) -> object:
-    """Resize with OpenCV, normalise, run the model."""
+    """Resize with OpenCV, normalize, run the model."""
     return normalize_and_run(
         session, np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     )
 
 
 def with_pillow(session: Any, kernel: str, image: NDArray[np.uint8]) -> object:
-    """Resize with Pillow, normalise, run the model."""
+    """Resize with Pillow, normalize, run the model."""
     resized = Image.fromarray(image).resize((SIZE, SIZE), FILTERS[kernel])
     return normalize_and_run(session, np.asarray(resized))
 

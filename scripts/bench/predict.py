@@ -156,7 +156,7 @@ def seconds_of(action: Callable[[], object]) -> tuple[float, float]:
 
 
 def decode_all(source: FolderSource, preprocessing: Preprocessing) -> None:
-    """Only decode, resize and normalise, with a thread a core."""
+    """Only decode, resize and normalize, with a thread a core."""
     with ThreadPoolExecutor(num_cores()) as pool:
         for _ in pool.map(lambda item: next(decode([item], preprocessing, ahead=1)).error, source):
             pass

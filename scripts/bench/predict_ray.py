@@ -130,7 +130,7 @@ class Model:
 
 
 def preprocess(row: dict[str, Any], *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """Resize and normalise one image, as the example's transforms do."""
+    """Resize and normalize one image, as the example's transforms do."""
     pixels = row["image"]
     if pixels.shape[:2] != (size, size):
         pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))

@@ -6,7 +6,7 @@ our recipes were tuned; each tool's learning rate is the best of several by vali
 * fastai: `vision_learner(...).fine_tune(epochs - 1)` with its own defaults: one epoch with a frozen body, then all.
 * timm: its own factories for loader, augmentation, optimizer (AdamW with layer decay), schedule (cosine with warm-up),
   and averaged weights. Its crops keep 35 % of the area or more: the 8 % of its own default is meant for 300 epochs.
-* frozen: class-balanced logistic regression on the frozen network's standardised features, C chosen by validation.
+* frozen: class-balanced logistic regression on the frozen network's standardized features, C chosen by validation.
 """
 
 from __future__ import annotations

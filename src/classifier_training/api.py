@@ -200,7 +200,7 @@ class Run:
         quantizations = [name for name in what if name in get_args(Quantization)]
         formats = [name for name in what if name not in quantizations]
         before = self._times()
-        # It is the ONNX files that are quantised, whatever other formats are asked for besides.
+        # It is the ONNX files that are quantized, whatever other formats are asked for besides.
         exports: list[Settings] = [{"quantization": quantization} for quantization in quantizations]
         if formats or not exports:
             exports.insert(0, {"format": formats} if formats else {})

@@ -40,7 +40,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copied" / trained.name))
 
 
-def test_a_run_is_exported_in_other_formats_and_quantised(
+def test_a_run_is_exported_in_other_formats_and_quantized(
     command: Command, split_folder: Path, tmp_path: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
     run = train_here([f"data.root={split_folder}", *EXPORTED])
@@ -127,7 +127,7 @@ def test_a_refused_export_leaves_nothing_behind(command: Command, run: Path, tmp
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_the_description_names_the_quantised_copy_for_as_long_as_it_is_there(command: Command, run: Path) -> None:
+def test_the_description_names_the_quantized_copy_for_as_long_as_it_is_there(command: Command, run: Path) -> None:
     for words, quantization in ((["quantization=fp16"], "fp16"), (["format=torchscript"], "fp16"), ([], "fp16")):
         for place in ("", "elsewhere"):
             output = [f"output={run}/{place}"] if place else []

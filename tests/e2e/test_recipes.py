@@ -126,7 +126,7 @@ def test_the_fast_recipe_trains_on_growing_pictures(
         train_here([*words, "data.image_size=32"])
 
 
-def test_accuracy_of_mixed_pictures_is_the_share_of_what_was_recognised(
+def test_accuracy_of_mixed_pictures_is_the_share_of_what_was_recognized(
     split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
     words = [f"data.root={split_folder}", *LITTLE, "recipe=none", "transforms.mixup=1", "loss=focal"]

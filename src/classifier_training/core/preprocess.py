@@ -56,7 +56,7 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Resize, crop and normalise.
+    """Resize, crop and normalize.
 
     Args:
         size: height and width of the result in pixels.
@@ -66,7 +66,7 @@ class Preprocessing:
             (longest side to the size, black bars).
         kernel: bilinear and bicubic are antialiased; area averages source pixels.
         backend: library that resizes: pillow, or opencv (INTER_AREA, so only with kernel area).
-        channel_order: of the network's input, after normalisation.
+        channel_order: of the network's input, after normalization.
         max_value: white of grey samples of more than 8 bits if a file does not state it; see `images.to_rgb`.
 
     Raises:

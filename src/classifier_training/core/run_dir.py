@@ -205,7 +205,7 @@ class RunDir:
         return self.path / f"process-{rank}.log"
 
     def quantized(self, path: Path, scheme: str) -> Path:
-        """Path of a file's quantised copy, such as model_int8.onnx."""
+        """Path of a file's quantized copy, such as model_int8.onnx."""
         return self.path / f"{path.stem}_{scheme}{path.suffix}"
 
     def epoch(self, epoch: int) -> Path:

@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     """What a loader yields.
 
     Args:
-        images: uint8 [B, 3, H, W], RGB, not normalised: the network's shell does that on the device.
+        images: uint8 [B, 3, H, W], RGB, not normalized: the network's shell does that on the device.
         targets: int64 [B], class numbers.
         indices: int64 [B], rows of the split's sample table.
         draws: float32 [B, D], random numbers of images that are augmented on the device; None when nothing is left
@@ -220,7 +220,7 @@ class BuiltModel:
     """A network that is ready to train.
 
     Args:
-        network: float32 [B, 3, H, W] normalised -> logits float32 [B, K].
+        network: float32 [B, 3, H, W] normalized -> logits float32 [B, K].
         input_spec: what it wants to see.
         architecture: its name for people and files.
         weights: trained weights that it starts from; None for random ones.

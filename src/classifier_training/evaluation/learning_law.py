@@ -97,7 +97,7 @@ class CurvePoints:
         )
 
 
-def summarise_points(images_now: Ints, sizes: Ints, correct: Sequence[NDArray[np.bool_]], targets: Ints) -> CurvePoints:
+def summarize_points(images_now: Ints, sizes: Ints, correct: Sequence[NDArray[np.bool_]], targets: Ints) -> CurvePoints:
     """Count the errors of each class, and find how much they vary with the images and the draws.
 
     The variances are what a bootstrap over held-out images and draws would give with very many resamples. They are
@@ -184,7 +184,7 @@ class LearningCurves:
     The points of a class are normal given the shape of its curve and the size of the law's misfit (a random walk along
     the logarithm of the number of images). So nothing is searched for: a grid of both is weighed by how well it
     explains the points. How common shapes are is learned from all classes (empirical Bayes by expectation
-    maximisation), as is the misfit.
+    maximization), as is the misfit.
 
     Args:
         points: what was measured.

@@ -40,7 +40,7 @@ def draw_results(
 ) -> None:
     """Submit the plots of an evaluation to the drawer: PNG files in the folder.
 
-    confusion_matrix, confusion_matrix_normalised, class_scores, reliability; roc_curves and precision_recall_curves
+    confusion_matrix, confusion_matrix_normalized, class_scores, reliability; roc_curves and precision_recall_curves
     where some class has images and some have not; confused_pairs and worst_mistakes where a prediction is wrong;
     unsure_predictions where one is correct.
 
@@ -71,9 +71,9 @@ def draw_results(
     balanced = f"{split}: balanced accuracy {measures.overall['balanced_accuracy'].value:.3f}"
     draw("confusion_matrix", ConfusionMatrixFigure(counts=counts, class_names=names, title=balanced))
     draw(
-        "confusion_matrix_normalised",
+        "confusion_matrix_normalized",
         ConfusionMatrixFigure(
-            counts=counts, class_names=names, title=f"{balanced}; % of the true class", normalised=True
+            counts=counts, class_names=names, title=f"{balanced}; % of the true class", normalized=True
         ),
     )
     recall = np.array([[item.value, item.low, item.high] for item in measures.by_class["recall"]])

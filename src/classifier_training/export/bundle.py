@@ -143,7 +143,7 @@ class BundleInfo:
         training_info: best metric, epoch and configuration.
         files: description of each exported file, by file name.
         withheld: why a file could not be shipped, by file name; it is not in the folder.
-        quantization: scheme of the newest quantised copy among the files, or none; `files` has each file's own.
+        quantization: scheme of the newest quantized copy among the files, or none; `files` has each file's own.
         calibration: what was fitted on the validation split; None in a bundle that was not calibrated.
     """
 

@@ -1,4 +1,4 @@
-"""The accuracy gate: a quantised file ships only when it predicts almost as well as the one it came from.
+"""The accuracy gate: a quantized file ships only when it predicts almost as well as the one it came from.
 
 Needs no torch.
 """
@@ -44,7 +44,7 @@ Batches = Callable[[], Iterator["Examples"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What quantisation costs and brings, measured on the file that was written.
+    """What quantization costs and brings, measured on the file that was written.
 
     Args:
         passed: whether the drop is within the limit.
@@ -61,7 +61,7 @@ class Gate:
         size_ratio: to the file it came from.
         latency: for one image.
         float_latency: the same of the file it came from, measured in turn.
-        operators_in_float: names of the operators left alone because quantising them cost accuracy.
+        operators_in_float: names of the operators left alone because quantizing them cost accuracy.
     """
 
     passed: bool
@@ -112,7 +112,7 @@ def write_gated(
     max_drop: float,
     force: bool,
 ) -> Gate:
-    """Write a quantised copy whose accuracy on validation images is within the limit.
+    """Write a quantized copy whose accuracy on validation images is within the limit.
 
     Operators that hurt most are kept in float, twice as many in each round, until the limit holds.
 

@@ -44,7 +44,7 @@ class ExportedFile:
         parity: how it compares with PyTorch; None when it was not compared.
         note: why it was not compared.
         quantization: none, fp16, int8 or uint8.
-        gate: what quantisation cost and brought.
+        gate: what quantization cost and brought.
         calibration: what was fitted to its predictions.
     """
 

@@ -112,7 +112,7 @@ def preprocessing_part(path: Path, size: tuple[int, int]) -> bytes:
 
 
 def normalize(graph: GraphBuilder, pixels: str, preprocessing: Preprocessing) -> str:
-    """Add nodes that normalise an image and order its channels.
+    """Add nodes that normalize an image and order its channels.
 
     Args:
         graph: where the nodes go.

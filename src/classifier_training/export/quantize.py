@@ -1,7 +1,7 @@
-"""Smaller copies of an ONNX file: half precision, and static quantisation to eight bits. Needs no torch.
+"""Smaller copies of an ONNX file: half precision, and static quantization to eight bits. Needs no torch.
 
-Static quantisation in QDQ form, a scale for each output channel of a weight: the ranges of the activations are
-measured on training images first (Jacob et al. 2018, arXiv:1712.05877). Dynamic quantisation would turn convolutions
+Static quantization in QDQ form, a scale for each output channel of a weight: the ranges of the activations are
+measured on training images first (Jacob et al. 2018, arXiv:1712.05877). Dynamic quantization would turn convolutions
 into an operator that few runtimes have.
 """
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 WIDER = 1.002
-"""The step of a quantised input in those that its range asks for; see `_widen_input`."""
+"""The step of a quantized input in those that its range asks for; see `_widen_input`."""
 
 
 class Quantizer:
-    """Makes quantised copies of one ONNX file, and measures its activations only once.
+    """Makes quantized copies of one ONNX file, and measures its activations only once.
 
     Args:
         source: ONNX file in float32.
@@ -62,16 +62,16 @@ class Quantizer:
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The operators of the float model that quantisation starts from."""
+        """The operators of the float model that quantization starts from."""
         return list(onnx.load(self.prepared).graph.node)
 
     def write(self, target: Path, *, in_float: Collection[str] = (), keep_activations: bool = False) -> None:
-        """Write a quantised copy.
+        """Write a quantized copy.
 
         Args:
             target: where to.
             in_float: names of operators to leave alone.
-            keep_activations: leave operators such as Relu in the graph where a quantised range does their work.
+            keep_activations: leave operators such as Relu in the graph where a quantized range does their work.
         """
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -109,7 +109,7 @@ def write_half(source: Path, target: Path) -> None:
 
 
 def _widen_input(model: onnx.ModelProto) -> None:
-    """Make the step of the quantised input a little larger.
+    """Make the step of the quantized input a little larger.
 
     A network of the mean 0.5 and deviation 0.5 has a step of one level of a pixel, and each level lies half-way between
     two steps: the last bit of the input, which no two programs compute alike, would decide all of them.
@@ -147,24 +147,24 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-SWITCHES = "quantised"
-"""Input of the switched graph, bool [T]: whether each activation is quantised."""
+SWITCHES = "quantized"
+"""Input of the switched graph, bool [T]: whether each activation is quantized."""
 
 
 def rank_operators(
-    quantised: Path, float_nodes: Sequence[onnx.NodeProto], inputs: NDArray[np.float32]
+    quantized: Path, float_nodes: Sequence[onnx.NodeProto], inputs: NDArray[np.float32]
 ) -> list[list[str]]:
-    """Rank activations by the harm of their quantisation, the worst first.
+    """Rank activations by the harm of their quantization, the worst first.
 
     Args:
-        quantised: QDQ file in which no activation function was dropped.
+        quantized: QDQ file in which no activation function was dropped.
         float_nodes: operators of the float model that it was made from.
         inputs: a few real inputs, float32 [B, 3, H, W].
 
     Returns:
         For each activation the names of the operators that make or take it: those to keep in float.
     """
-    model, tensors = _with_switches(onnx.load(quantised))
+    model, tensors = _with_switches(onnx.load(quantized))
     session = open_session(model.SerializeToString())
 
     def logits_with(switches: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -177,21 +177,21 @@ def rank_operators(
 
 
 def _with_switches(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Put a choice between an activation and its quantised self behind each; returns the activations' names."""
+    """Put a choice between an activation and its quantized self behind each; returns the activations' names."""
     graph = model.graph
     weights = {constant.name for constant in graph.initializer}
-    quantisers = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    quantizers = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     chosen: dict[str, int] = {}
     builder = GraphBuilder("switch/")
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
-        source = quantisers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        source = quantizers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if source is None or source in weights:
             continue
         number = chosen.setdefault(source, len(chosen))
         name = node.output[0]
-        node.output[0] = f"{name}/quantised"
+        node.output[0] = f"{name}/quantized"
         switch = builder.add("Gather", SWITCHES, builder.constant(number, np.int64), axis=0)
         nodes += builder.nodes[-1:]
         nodes.append(helper.make_node("Where", [switch, node.output[0], source], [name], name=f"switch/{name}"))

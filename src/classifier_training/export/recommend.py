@@ -158,7 +158,7 @@ def _impact(measured: Sequence[CandidateResult], batch_sizes: Sequence[int]) -> 
         rows.append((TITLES[one.form], f"{one.size_bytes / base.size_bytes:.2f}x", *speeds, f"{points:+.2f}"))
     speeds_header = tuple(f"speed at batch {batch_size}" for batch_size in batch_sizes)
     header = ("against ONNX float32", "size", *speeds_header, "accuracy, points")
-    return ["## What quantisation changes", "", *markdown(header, rows), ""]
+    return ["## What quantization changes", "", *markdown(header, rows), ""]
 
 
 def _ranked(good: Sequence[CandidateResult], batch_size: int) -> list[tuple[CandidateResult, Timing]]:

@@ -125,7 +125,7 @@ def _normalized(exact: Tensor, close: Tensor) -> Tensor:
     computes integers in 32 bits; its corrections are then too large to be true and are left out.
 
     Args:
-        exact: weights before normalisation, int64 [taps, blocks, BLOCK].
+        exact: weights before normalization, int64 [taps, blocks, BLOCK].
         close: the same in float32, in any scale.
 
     Returns:
@@ -139,7 +139,7 @@ def _normalized(exact: Tensor, close: Tensor) -> Tensor:
 
 
 def _kernel(axis: Axis, kernel: Kernel, outputs: Tensor, offsets: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a kernel's weights before normalisation, as exact integers and approximately in float32.
+    """Return a kernel's weights before normalization, as exact integers and approximately in float32.
 
     Args:
         axis: the side.

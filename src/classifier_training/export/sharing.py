@@ -114,7 +114,7 @@ def check_repository(repository: str) -> None:
     if not REPOSITORY.fullmatch(repository):
         raise UserError(
             f"push_to_hub={repository}: no name of a repository",
-            "user/name, or organisation/name",
+            "user/name, or organization/name",
             "push_to_hub=me/model",
         )
 

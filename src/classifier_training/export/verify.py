@@ -145,7 +145,7 @@ def verify_pipeline(
     """Compare a pipeline with its parts: its preprocessing with Python's, its probabilities with its network's.
 
     The network is asked about the input that the pipeline itself computes. Python's, which rounds otherwise in the last
-    bit, could fall on the other side of a quantised network's step, and a pixel may be one step of 255 off.
+    bit, could fall on the other side of a quantized network's step, and a pixel may be one step of 255 off.
 
     Args:
         path: the file.

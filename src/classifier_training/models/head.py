@@ -1,4 +1,4 @@
-"""The head of any classifier: finding it, initialising it, adding dropout, and loading it by class names.
+"""The head of any classifier: finding it, initializing it, adding dropout, and loading it by class names.
 
 The layers of the head are those whose shape depends on the number of classes.
 """
@@ -53,7 +53,7 @@ def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, to
 
 
 def start_small(network: nn.Module, num_classes: int) -> None:
-    """Initialise a new head with small random weights and no bias, so that all classes start with similar logits.
+    """Initialize a new head with small random weights and no bias, so that all classes start with similar logits.
 
     The initial weights of libraries differ by a factor of 30, and a loss far above chance damages trained features in
     the first steps.

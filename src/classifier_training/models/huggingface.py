@@ -138,15 +138,15 @@ def _read_input(name: str, config: Any) -> InputSpec:
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
-        log.info("%s has no preprocessor_config.json: its pixels are normalised with ImageNet's mean and std", name)
+        log.info("%s has no preprocessor_config.json: its pixels are normalized with ImageNet's mean and std", name)
         return InputSpec(size, IMAGENET.mean, IMAGENET.std)
     side = _side(settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")) or size
     # The network's input is (pixel * factor - offset - mean) / std; here pixels are scaled to 0..1 first.
     factor = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     offset = 1.0 if settings.get("rescale_offset") else 0.0
-    normalises = settings.get("do_normalize", True)
-    mean = (settings.get("image_mean") or IMAGENET.mean) if normalises else (0.0,) * 3
-    std = (settings.get("image_std") or IMAGENET.std) if normalises else (1.0,) * 3
+    normalizes = settings.get("do_normalize", True)
+    mean = (settings.get("image_mean") or IMAGENET.mean) if normalizes else (0.0,) * 3
+    std = (settings.get("image_std") or IMAGENET.std) if normalizes else (1.0,) * 3
     first, second, third = ((value + offset) / factor for value in mean)
     spread = tuple(value / factor for value in std)
     return InputSpec(side, (first, second, third), (spread[0], spread[1], spread[2]))

@@ -1,7 +1,7 @@
 """The networks of this package: plain, light, and in stages of residual, dense or hybrid blocks.
 
 Every convolution is followed by its batch norm and only then by the nonlinearity, so that both fold into the
-convolution when a network is quantised.
+convolution when a network is quantized.
 """
 
 from __future__ import annotations
@@ -104,14 +104,14 @@ def drop_path(share: float) -> nn.Module:
 
 
 def zero_gain(branch: nn.Sequential) -> nn.Sequential:
-    """Initialise the last batch norm of a branch to 0, so that a deep network starts shallow (arXiv:1706.02677)."""
+    """Initialize the last batch norm of a branch to 0, so that a deep network starts shallow (arXiv:1706.02677)."""
     norms = [layer for layer in branch if isinstance(layer, nn.BatchNorm2d)]
     nn.init.zeros_(norms[-1].weight)
     return branch
 
 
-def initialise(network: nn.Module) -> None:
-    """Initialise weights so that ReLUs preserve the variance (He et al. 2015, arXiv:1502.01852)."""
+def initialize(network: nn.Module) -> None:
+    """Initialize weights so that ReLUs preserve the variance (He et al. 2015, arXiv:1502.01852)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             # PyTorch counts the outputs of all groups together.
@@ -171,7 +171,7 @@ def plain_network(num_classes: int, *, residual: bool, num_convolutions: int, dr
         network.add_module(f"block{number}", block)
         inputs = outputs
     network.add_module("head", Head(inputs, num_classes, dropout))
-    initialise(network)
+    initialize(network)
     return network
 
 
@@ -204,7 +204,7 @@ def light_network(num_classes: int, *, width: float, dropout: float) -> nn.Modul
     last = _channels(LAST_CHANNELS, width)
     network.add_module("last", conv(inputs, last, kernel=1))
     network.add_module("head", Head(last, num_classes, dropout))
-    initialise(network)
+    initialize(network)
     return network
 
 
@@ -350,7 +350,7 @@ def staged_network(
         network.add_module(f"stage{number + 1}", stage)
         inputs = channels
     network.add_module("head", Head(inputs, num_classes, dropout))
-    initialise(network)
+    initialize(network)
     return network
 
 

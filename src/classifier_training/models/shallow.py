@@ -28,7 +28,7 @@ class ShallowModel:
     Args:
         hog_orientations: directions of the gradient histograms, over half a turn.
         hog_cell_size: side of their cells in pixels.
-        hog_block_size: side of the blocks they are normalised in, in cells.
+        hog_block_size: side of the blocks they are normalized in, in cells.
         lbp_points: neighbours that a local binary pattern compares a pixel with.
         lbp_radius: distance of these neighbours in pixels.
         lbp_grid: regions a side that patterns are counted in.

@@ -98,12 +98,12 @@ class Features(Protocol):
 
 
 class ShallowNetwork(nn.Module):
-    """Normalised images float32 [B, 3, H, W] -> logits float32 [B, K].
+    """Normalized images float32 [B, 3, H, W] -> logits float32 [B, K].
 
     Args:
         features: families of features.
         classifier: of what they say together.
-        input_spec: mean and std that the images were normalised with, taken back here.
+        input_spec: mean and std that the images were normalized with, taken back here.
     """
 
     def __init__(self, features: Sequence[nn.Module], classifier: FittedClassifier, input_spec: InputSpec) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
 CLIP = 0.2
-"""Largest share of one bin in its block, before the block is normalised again."""
+"""Largest share of one bin in its block, before the block is normalized again."""
 
 EPSILON = 1e-5
 """Least length of a block."""

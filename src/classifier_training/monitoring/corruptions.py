@@ -1,4 +1,4 @@
-"""Known changes of images, by which a change in use is recognised: what each does to the statistics is measured."""
+"""Known changes of images, by which a change in use is recognized: what each does to the statistics is measured."""
 
 from __future__ import annotations
 

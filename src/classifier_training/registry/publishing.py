@@ -119,7 +119,7 @@ def wandb(
         raise UserError(
             f"publish.registered_name={registered_name} without a connection",
             "an API key: the registry is linked to on the server alone",
-            "export WANDB_API_KEY=…, or leave registered_name out and synchronise later",
+            "export WANDB_API_KEY=…, or leave registered_name out and synchronize later",
         )
     files = bundle_files(run)
     try:

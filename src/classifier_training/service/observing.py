@@ -33,7 +33,7 @@ class Answer:
         probabilities: of every class [K], calibrated.
         class_names: [K].
         novelty: how unlike the training data the image is, where the model gives that score.
-        pixels: as the network saw them before they were normalised, uint8 [H, W, 3], RGB; None for a tensor.
+        pixels: as the network saw them before they were normalized, uint8 [H, W, 3], RGB; None for a tensor.
         size: width and height of the image file; None for a tensor.
         is_too_large: whether it was not decoded as it has too many pixels.
         seconds: from the body of its request to the answer, of which it was waiting for the model, too.

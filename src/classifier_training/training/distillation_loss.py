@@ -56,7 +56,7 @@ class Teacher:
     """A trained network, never changed: copies of a student share it, and no checkpoint has it.
 
     Args:
-        network: normalised float32 [B, 3, H, W] -> logits [B, K], in evaluation mode.
+        network: normalized float32 [B, 3, H, W] -> logits [B, K], in evaluation mode.
         preprocessing: its size, mean, std and channel order.
         class_order: places of the student's classes among the teacher's, int64 [K].
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from classifier_training.evaluation.learning_law import summarise_points
+from classifier_training.evaluation.learning_law import summarize_points
 from classifier_training.training.linear_head import Features, fit_with_penalty
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def measure_curve(
         # All images are the same in every draw.
         draws = ranks if share < 1 else ranks[:1]
         found.append(np.stack([correct(rank, sizes[:, place]) for rank in draws]))
-    return summarise_points(images_now, sizes, found, val.targets.numpy())
+    return summarize_points(images_now, sizes, found, val.targets.numpy())
 
 
 def _chosen(features: Features, limit: int, generator: np.random.Generator) -> Features:

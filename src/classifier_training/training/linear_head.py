@@ -290,7 +290,7 @@ def _path(
     bias = torch.zeros(num_classes, requires_grad=has_bias)
     heads = []
     for penalty in penalties or PENALTIES:
-        _minimise(features, targets, weight, bias, class_weights, penalty)
+        _minimize(features, targets, weight, bias, class_weights, penalty)
         plain = weight.detach() * scale
         heads.append(LinearHead(plain, bias.detach() - plain @ mean if has_bias else None, penalty, math.nan))
     return heads
@@ -302,7 +302,7 @@ def _losses(head: LinearHead, values: Tensor, targets: Tensor, class_weights: Te
     return losses if class_weights is None else losses * class_weights[targets]
 
 
-def _minimise(
+def _minimize(
     features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, class_weights: Tensor | None, penalty: float
 ) -> None:
     """Change weight and bias in place."""

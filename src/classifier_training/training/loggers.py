@@ -132,7 +132,7 @@ def wandb(
     entity: str | None = None,
     mode: Literal["auto", "online", "offline"] = "auto",
 ) -> Logger:
-    """Weights & Biases; without an API key the run is kept in the run folder, to be synchronised later.
+    """Weights & Biases; without an API key the run is kept in the run folder, to be synchronized later.
 
     Args:
         project: name of the project there.

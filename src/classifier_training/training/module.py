@@ -42,7 +42,7 @@ class ClassifierModule(pl.LightningModule):
     """A classifier in training.
 
     Args:
-        network: float32 [B, 3, H, W] normalised -> logits [B, K].
+        network: float32 [B, 3, H, W] normalized -> logits [B, K].
         loss: (logits [B, K], targets [B] or [B, K], class weights [K] or None, prior [K] or None) -> scalar; the prior
             is the share of each class that the logits are adjusted to.
         optimizer: (network, fused) -> optimizer.

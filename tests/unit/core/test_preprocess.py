@@ -78,7 +78,7 @@ def test_opencv_averages_areas_and_refuses_other_kernels() -> None:
         Preprocessing(size=(8, 8), mean=MEAN, std=STD, kernel="bicubic", backend="opencv")
 
 
-def test_channels_are_reversed_after_normalisation() -> None:
+def test_channels_are_reversed_after_normalization() -> None:
     rgb = make().tensor(halves(8, 8))
     bgr = Preprocessing(size=(8, 8), mean=MEAN, std=STD, channel_order="bgr").tensor(halves(8, 8))
     assert (bgr == rgb[::-1]).all()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from classifier_training.evaluation.learning_law import CurvePoints, LearningCurves, Shapes, summarise_points
+from classifier_training.evaluation.learning_law import CurvePoints, LearningCurves, Shapes, summarize_points
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def simulate(errors: NDArray[np.float64], *, num_images: int, num_held_out: int,
         ranks = np.vectorize(_tail)(mixed)
         correct.append(ranks > errors[targets, place])
     now = np.full(number, num_images)
-    return summarise_points(now, np.ceil(now[:, None] * SHARES).astype(np.int64), correct, targets)
+    return summarize_points(now, np.ceil(now[:, None] * SHARES).astype(np.int64), correct, targets)
 
 
 def _tail(value: float) -> float:

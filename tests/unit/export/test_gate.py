@@ -1,4 +1,4 @@
-"""Quantisation and its gate, on a network that eight bits hurt and on one that they do not."""
+"""Quantization and its gate, on a network that eight bits hurt and on one that they do not."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_operators_that_hurt_are_kept_in_float_until_the_gate_passes(tmp_path: P
     assert gate.accuracy_drop_points <= 2
     assert gate.operators_in_float
     model = onnx.load(tmp_path / "small.onnx")
-    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node), "something is still quantised"
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node), "something is still quantized"
 
 
 def test_too_large_a_loss_is_refused_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +152,8 @@ def test_half_precision_keeps_float_doors(tmp_path: Path) -> None:
     assert gate.max_probability_difference < 0.01
 
 
-def test_a_quantised_pipeline_is_judged_by_its_network_on_its_own_input(tmp_path: Path) -> None:
-    """Python and the graph normalise a pixel with other roundings, which may lie on two sides of a quantiser's edge."""
+def test_a_quantized_pipeline_is_judged_by_its_network_on_its_own_input(tmp_path: Path) -> None:
+    """Python and the graph normalize a pixel with other roundings, which may lie on two sides of a quantizer's edge."""
     preprocessing = Preprocessing(size=(4, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     graph = GraphBuilder("")
     normalize(graph, "pixels", preprocessing)
@@ -169,8 +169,8 @@ def test_a_quantised_pipeline_is_judged_by_its_network_on_its_own_input(tmp_path
 
     builder = GraphBuilder("net/")
     zero = builder.constant(0, np.uint8)
-    quantised = builder.add("QuantizeLinear", "input", builder.constant(step, np.float32), zero)
-    levels_of = builder.add("Cast", quantised, to=onnx.TensorProto.FLOAT)
+    quantized = builder.add("QuantizeLinear", "input", builder.constant(step, np.float32), zero)
+    levels_of = builder.add("Cast", quantized, to=onnx.TensorProto.FLOAT)
     mean = builder.add("ReduceMean", levels_of, builder.whole(2, 3), keepdims=0)
     first = builder.add("Slice", mean, builder.whole(0), builder.whole(1), builder.whole(1))
     centred = builder.add("Sub", first, builder.constant(20.5, np.float32))

@@ -157,7 +157,7 @@ def test_what_is_no_image_classifier_is_said(tmp_path: Path) -> None:
     ("preprocessor", "mean", "std", "size"),
     [
         ({"do_normalize": False}, 0.0, 1.0, 32),
-        # EfficientNet's: pixels of -1 to 1, then normalised.
+        # EfficientNet's: pixels of -1 to 1, then normalized.
         (
             {"rescale_factor": 2 / 255, "rescale_offset": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3},
             0.75,

@@ -78,7 +78,7 @@ def test_tiny_inputs_have_statistics(side: int) -> None:
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_the_pixels_of_inputs_are_those_that_were_normalised(order: str) -> None:
+def test_the_pixels_of_inputs_are_those_that_were_normalized(order: str) -> None:
     preprocessing = Preprocessing(size=(24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), channel_order=order)  # type: ignore[arg-type]
     np.testing.assert_array_equal(shown_pixels(preprocessing.normalize(IMAGES), preprocessing), IMAGES)
 

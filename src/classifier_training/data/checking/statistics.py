@@ -82,7 +82,7 @@ def imbalance_ratio(class_counts: NDArray[np.int64] | NDArray[np.float64]) -> fl
 
 
 def dataset_statistics(data: SplitData, sizes: Sequence[tuple[int, int]] | NDArray[np.integer[Any]]) -> dict[str, Any]:
-    """Summarise a data set: images and classes of each split, imbalance, and the sizes of its images, int64 [N, 2]."""
+    """Summarize a data set: images and classes of each split, imbalance, and the sizes of its images, int64 [N, 2]."""
     widths, heights = np.asarray(sizes, dtype=np.int64).reshape(-1, 2).T
     statistics: dict[str, Any] = {
         "root": str(data.root),
@@ -129,7 +129,7 @@ def count_data(index: SampleIndex) -> SplitData:
 
 
 def file_statistics(index: SampleIndex, scan: FileScan, copies: Copies) -> dict[str, Any]:
-    """Summarise the files, which an analysis adds to `dataset_statistics`."""
+    """Summarize the files, which an analysis adds to `dataset_statistics`."""
     readable = scan.readable
     found: dict[str, Any] = {
         "num_files": len(scan.facts),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SEPARATORS = ",;\t|"
 MAX_SAMPLED = 40
-"""Rows, spread over the table, by which columns are recognised."""
+"""Rows, spread over the table, by which columns are recognized."""
 
 MAX_COLUMNS = 20
 """Columns without a usual name that may hold paths."""

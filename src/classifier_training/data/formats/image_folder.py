@@ -1,4 +1,4 @@
-"""data=image_folder: a folder a class; and data=auto, which recognises the format."""
+"""data=image_folder: a folder a class; and data=auto, which recognizes the format."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ FIELDS = ("label", "class", "class_name", "cls")
 """Fields of a sample's JSON that may be the label; the first that is there is taken."""
 
 MAX_SAMPLED = 20
-"""Files of a tar file by which it is recognised."""
+"""Files of a tar file by which it is recognized."""
 
 
 @register(group="data", name="webdataset")

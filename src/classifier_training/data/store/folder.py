@@ -98,7 +98,7 @@ class StoreFolder:
         return wanted
 
     def _find_moved(self, wanted: NDArray[np.void], paths: Sequence[str], entries: NDArray[np.void]) -> None:
-        """Recognise moved files, such as into another class folder, by size, time and then content."""
+        """Recognize moved files, such as into another class folder, by size, time and then content."""
         stamps = ["size", "mtime_ns"]
         missing = np.flatnonzero((wanted["shard"] < 0) & (wanted["size"] >= 0))
         known = {tuple(stamp) for stamp in entries[stamps].tolist()} if len(missing) else set()
@@ -265,7 +265,7 @@ class TableStore:
         entry = np.zeros((), ENTRY)
         entry["path"] = hash_path(self._paths[row])
         entry["size"], entry["mtime_ns"] = self._stamps[row]
-        if entry["size"] >= 0:  # otherwise the pixels would never be recognised
+        if entry["size"] >= 0:  # otherwise the pixels would never be recognized
             self._pending.add(row)
             self.folder.add(self._paths[row], entry, pixels)
 

@@ -53,13 +53,13 @@ class ConfusionMatrixFigure(Figure):
         counts: images by true class (rows) and predicted class (columns), int64 [K, K].
         class_names: [K].
         title: above the image.
-        normalised: whether the cells show shares of the true class in per cent instead of numbers of images.
+        normalized: whether the cells show shares of the true class in per cent instead of numbers of images.
     """
 
     counts: NDArray[np.int64]
     class_names: tuple[str, ...]
     title: str
-    normalised: bool = False
+    normalized: bool = False
 
     def render(self) -> matplotlib.figure.Figure:
         """Paint it; see the base class."""
@@ -109,7 +109,7 @@ class ConfusionMatrixFigure(Figure):
     def _words(self, shares: NDArray[np.float64]) -> NDArray[np.str_]:
         # A share that rounds to nothing is something all the same.
         percent = np.where(shares < 0.005, "<1", np.char.mod("%.0f", 100 * shares))
-        return np.where(self.counts > 0, percent if self.normalised else self.counts.astype(str), "")
+        return np.where(self.counts > 0, percent if self.normalized else self.counts.astype(str), "")
 
 
 NUM_BINS = 15

@@ -52,7 +52,7 @@ class RunFeatures:
         paths: relative to it, with forward slashes, as in splits.csv [N].
         labels: that the run was trained with, so after corrections [N].
         splits: train, val or test [N].
-        values: float16 [N, D], not normalised; float32 where a value is too large for float16.
+        values: float16 [N, D], not normalized; float32 where a value is too large for float16.
         logits: of the network, before the temperature, float32 [N, K].
         class_names: of the logits [K].
         temperature: that the logits are to be divided by.

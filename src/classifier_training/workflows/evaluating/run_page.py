@@ -461,9 +461,9 @@ def _exports(run: RunReader, run_dir: RunDir) -> Html:
         )
     if not rows:
         return Html("")
-    columns = ("file", "quantised", "MiB", "same predictions", "largest difference", "points lost", "ms an image")
+    columns = ("file", "quantized", "MiB", "same predictions", "largest difference", "points lost", "ms an image")
     words = (
-        "Each file was compared with PyTorch on validation images, a quantised one with the file that it was made of. "
+        "Each file was compared with PyTorch on validation images, a quantized one with the file that it was made of. "
         "The time is for one image on the machine that exported."
     )
     return report.section(EXPORTS, report.paragraph(words), report.table(columns, rows))

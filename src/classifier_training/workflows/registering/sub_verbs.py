@@ -226,14 +226,14 @@ def export_all(
     images: TypedPath | None = None,
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0,
 ) -> ExportAllResult:
-    """Export a run in every format, and quantised, each compared with PyTorch; one that fails does not stop the others.
+    """Export a run in every format, and quantized, each compared with PyTorch; one that fails does not stop the others.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias.
         output: folder of all runs.
         folder: folder for the files; the run's own when left out.
         images: folder of the run's images, if they have moved since.
-        max_drop: most points of top-1 accuracy on validation that quantisation may cost.
+        max_drop: most points of top-1 accuracy on validation that quantization may cost.
     """
     run_dir = find_run(run, output=output)
     lines: list[str] = []
@@ -260,7 +260,7 @@ def export_all(
             return
         log.warning("%s: %s", name, failed[name])
 
-    # ONNX before its quantised copies, which are made of it.
+    # ONNX before its quantized copies, which are made of it.
     for name in sorted(formats, key=lambda name: name != "onnx"):
         write(name, name, "none")
     for scheme in SCHEMES if "onnx" not in failed else ():

@@ -13,7 +13,7 @@ from classifier_training.core.types import TRAIN, VAL
 from classifier_training.evaluation import report
 from classifier_training.evaluation.leaderboard import compare_predictions
 from classifier_training.workflows.reviewing.charts import Series, line_chart
-from classifier_training.workflows.reviewing.live import run_predictions_of, read_history, values_of
+from classifier_training.workflows.reviewing.live import read_history, run_predictions_of, values_of
 from classifier_training.workflows.reviewing.live_page import interval_words
 
 if TYPE_CHECKING:

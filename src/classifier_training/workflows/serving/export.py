@@ -95,14 +95,14 @@ def export(
     output: TypedPath | None = None,
     push_to_hub: str | None = None,
 ) -> ExportResult:
-    """Export a finished run's network: ONNX with or without quantisation, TorchScript, and other formats.
+    """Export a finished run's network: ONNX with or without quantization, TorchScript, and other formats.
 
     Args:
         run: run folder, latest, best, NAME, NAME:v2 or an alias such as production; a cross-validation, or several runs
             in a list, are written as one ONNX file that averages their probabilities.
         quantization: also write model_int8.onnx, model_uint8.onnx or model_fp16.onnx, with its pipeline.
-        max_drop: largest drop of top-1 accuracy on validation, in points, that quantisation may cause.
-        force: write the quantised file even if the drop is larger.
+        max_drop: largest drop of top-1 accuracy on validation, in points, that quantization may cause.
+        force: write the quantized file even if the drop is larger.
         verify: compare each file with PyTorch on validation images.
         bake_temperature: let pipeline.onnx return calibrated probabilities, as predict does; false leaves the
             temperature to whoever runs the file, in its metadata, which the clients read.
@@ -271,7 +271,7 @@ def refuse_idle(
         UserError: for the first of them.
     """
     for is_asked, typed, why in (
-        (quantization != "none", f"quantization={quantization}", "only ONNX files are quantised"),
+        (quantization != "none", f"quantization={quantization}", "only ONNX files are quantized"),
         (not bake_temperature, "bake_temperature=false", "it concerns pipeline.onnx only"),
         (demo, "demo=true", "the page runs pipeline.onnx"),
     ):
@@ -292,13 +292,13 @@ def refuse_idle(
     if quantization == "none" and (force or max_drop != 1.0):
         raise UserError(
             "max_drop or force without quantization",
-            "a quantisation to which they apply",
+            "a quantization to which they apply",
             "quantization=int8, or leave them out",
         )
 
 
 def refuse_rounding(architecture: str, quantization: Quantization) -> None:
-    """Refuse to quantise a model that counts grey levels, which fewer bits than float32 has cannot hold.
+    """Refuse to quantize a model that counts grey levels, which fewer bits than float32 has cannot hold.
 
     Raises:
         UserError: then.
@@ -320,7 +320,7 @@ def quantize(
     max_drop: float,
     force: bool,
 ) -> list[ExportedFile]:
-    """Write the quantised copy of model.onnx, gated on the whole validation split, and its pipeline.
+    """Write the quantized copy of model.onnx, gated on the whole validation split, and its pipeline.
 
     The copy keeps the temperature and the thresholds of the file that it is made of.
     """
@@ -354,7 +354,7 @@ def quantize(
 def finish_quantized(
     job: ExportJob, scheme: Quantization, gate: Gate, fitted: Calibration | None
 ) -> list[ExportedFile]:
-    """Give the quantised copy of model.onnx that lies beside it the score for novel images, and write its pipeline."""
+    """Give the quantized copy of model.onnx that lies beside it the score for novel images, and write its pipeline."""
     from classifier_training.export.job import ExportedFile
     from classifier_training.export.novelty import copy_novelty
     from classifier_training.export.pipeline import write_pipeline

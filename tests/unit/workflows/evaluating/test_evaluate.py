@@ -130,7 +130,7 @@ def test_every_file_of_a_run_is_evaluated_alike(
         assert report["metrics"].keys() == trained["metrics"].keys()
         assert {path.name for path in folder.iterdir()} == {
             "classification_report.json", "predictions.csv", "errors.csv", "report.html", "class_scores.png",
-            "confusion_matrix.png", "confusion_matrix_normalised.png", "roc_curves.png", "precision_recall_curves.png",
+            "confusion_matrix.png", "confusion_matrix_normalized.png", "roc_curves.png", "precision_recall_curves.png",
             "reliability.png", "confused_pairs.png", "worst_mistakes.png", "unsure_predictions.png", "calibration.json",
             "risk_coverage.csv", "risk_coverage.png",
         }  # fmt: skip
