@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra import compose as hydra_compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -32,7 +33,14 @@ from classifier_training.conf.overrides import (
 )
 from classifier_training.conf.recipes import AUTO, RECIPE, SAMPLE, resolve_auto, with_chosen_recipe
 from classifier_training.conf.resume import RESUME, refuse_resume, resumed_run, resumed_values
-from classifier_training.conf.store import EXPERIMENT, group_options, hydra_ready, offered_names, takes_experiments
+from classifier_training.conf.store import (
+    EXPERIMENT,
+    USER_CONF,
+    group_options,
+    hydra_ready,
+    offered_names,
+    takes_experiments,
+)
 from classifier_training.conf.tuned import tuned_experiment
 from classifier_training.conf.unused_settings import refuse_unused
 from classifier_training.conf.validate import build_arguments, build_node
@@ -125,15 +133,19 @@ def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: for YAML that cannot be read.
     """
+    shadowed = _shadowed(verb)
+    apart = [word for word in overrides if word.partition("=")[0] in shadowed]
     long = long_lists(overrides)
-    words = [f"{key}=[]" if (key := word.partition("=")[0]) in long else word for word in overrides]
+    words = [
+        f"{key}=[]" if (key := word.partition("=")[0]) in long else word for word in overrides if word not in apart
+    ]
     try:
         config = hydra_compose(verb.name, overrides=words, return_hydra_config=True)
         choices = config.hydra.runtime.choices
         refuse_hydra_hooks(config.hydra)
         with flag_override(config, ["struct", "readonly"], values=False):
             del config["hydra"]
-        values = plain(config)
+        values = plain(config) | {item.key_or_group: typed_value(item) for item in parse_overrides(apart)}
         for key, items in long.items():
             above, _, name = key.rpartition(".")
             (value_at(values, above) if above else values)[name] = items
@@ -142,6 +154,13 @@ def compose_words(verb: Entry, overrides: Sequence[str]) -> dict[str, Any]:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a file below conf/"
         raise UserError(f"{where}: not YAML ({error.problem})", "a file of settings in YAML", "fix the line") from error
+
+
+def _shadowed(verb: Entry) -> set[str]:
+    """Return the settings that are called like a folder of conf/, which Hydra would take for a choice from it."""
+    folders = {*GlobalHydra.instance().config_loader().list_groups(""), *(path.name for path in USER_CONF.glob("*/"))}
+    settings = {name for name, option in verb.options.items() if option.choice is None}
+    return (settings & folders) - {RECIPE, EXPERIMENT}
 
 
 def refuse_hydra_hooks(hydra: Any) -> None:

@@ -270,3 +270,12 @@ def test_braces_that_do_not_close_are_refused() -> None:
     for typed in ("{猫: 3", "{'a': {}"):
         with pytest.raises(UserError):
             compose(TRAIN, ["data.root=/x", "sampler=manual", f"sampler.weights={typed}"])
+
+
+def test_a_setting_may_be_called_like_a_folder_of_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "split").mkdir(parents=True)
+    assert compose(entry("registry", "list"), ["model=resnet"])["model"] == "resnet"
+    assert compose(entry("verb", "evaluate"), ["split=val"])["split"] == "val"

@@ -14,8 +14,10 @@ from pydantic import Field
 
 from classifier_training import cli
 from classifier_training.conf.command_line import read_words
+from classifier_training.conf.compose import compose
 from classifier_training.conf.help import overview, settings_of, short_help, verb_help
 from classifier_training.conf.overrides import parse_overrides
+from classifier_training.conf.resume import resumed_run
 from classifier_training.conf.validate import type_words, value_words
 from classifier_training.core.errors import UserError
 from classifier_training.core.register import MISSING, Entry, entries, entry
@@ -97,7 +99,9 @@ def test_the_short_help_has_examples_that_are_understood_and_the_settings_used_m
         assert f"\n  {command(example)}\n" in f"{text}\n"
         called, words = cli.find_verb(shlex.split(example))
         assert called.command.startswith(verb.command)
-        parse_overrides(read_words(called, words))
+        settings = read_words(called, words)
+        if not resumed_run(parse_overrides(settings)):  # that needs the run
+            compose(called, settings)
     rows = re.findall(r"^  ([a-z_.]+)=", text.partition("settings")[2], re.MULTILINE)
     assert len(rows) <= 10
     assert all(verb.settings_at(key) for key in rows)
