@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import torch
 from tests.unit.export.test_export import INFO, examples, job_of
 
 from classifier_training.core.errors import CheckFailedError, UserError
+from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import BuiltModel, InputSpec
 from classifier_training.export.formats.saved_model import SavedModel, environment, variables
 from classifier_training.export.job import ExportJob
@@ -72,8 +74,11 @@ def test_the_environment_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_a_network_is_converted_and_compared_at_every_batch_size(job: ExportJob) -> None:
-    (file,) = SavedModel().export(job)
+def test_a_network_is_converted_and_compared_at_every_batch_size(
+    job: ExportJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (file,) = SavedModel().export(dataclasses.replace(job, target=RunDir(Path("out"))))
     assert (file.path / "1/saved_model.pb").is_file()
     described = json.loads(json.dumps(file.describe()))
     assert described["parity"]["passed"]

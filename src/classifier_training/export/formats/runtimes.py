@@ -63,7 +63,8 @@ class CoreMl(ExportFormat):
         import torch
 
         shape = (1, 3, job.image_size, job.image_size)
-        with warnings.catch_warnings(), torch.inference_mode():
+        # Its progress bars are for a conversion that is watched alone.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.inference_mode():
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(job.network, torch.zeros(shape))  # type: ignore[no-untyped-call]
             model: Any = ct.convert(

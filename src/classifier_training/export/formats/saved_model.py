@@ -61,7 +61,7 @@ class SavedModel(ExportFormat):
         install()
         path.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(  # noqa: S603 - our own worker
-            [*environment(), str(WORKER), "write", str(job.onnx_source()), str(path / VERSION)],
+            [*environment(), str(WORKER), "write", str(job.onnx_source().absolute()), str((path / VERSION).absolute())],
             capture_output=True,
             text=True,
             check=False,
@@ -161,7 +161,7 @@ class _Runner:
             self._process.wait()
             said = self._errors.read_text(errors="replace").strip()[-SHOWN_CHARACTERS:]
             raise CheckFailedError(
-                f"saved_model: TensorFlow cannot run it ({said})",
+                f"format=saved_model: TensorFlow cannot run it ({said})",
                 "a model that TensorFlow runs",
                 "leave saved_model out of format=, and report the architecture",
             )
