@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from classifier_training.conf.inherited import inherited_words
+from classifier_training.conf.inherited import inherited_words, network_words
 from classifier_training.conf.near_values import near_value
 from classifier_training.conf.overrides import (
     chosen_names,
@@ -191,7 +191,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def completed(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]) -> list[str] | None:
-    """Name the data where neither words nor files do, and say which: those of the run in init_from, or the sample.
+    """Name the data and the network where neither words nor files do, and say which: those of init_from, or the sample.
 
     Returns:
         All words; None where they are complete.
@@ -199,7 +199,7 @@ def completed(verb: Entry, values: Mapping[str, Any], parsed: Sequence[Override]
     if not takes_experiments(verb):
         return None
     names_data = _names_data(values, parsed)
-    inherited = inherited_words(values, parsed, names_data=names_data)
+    inherited = inherited_words(values, parsed, names_data=names_data) or network_words(values, parsed)
     if inherited is not None:
         words, told = inherited
         log.info("%s", told)

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from classifier_training.conf.overrides import leaf_keys, typed_value, word, written
-from classifier_training.conf.recipes import RECIPE
+from classifier_training.conf.recipes import AUTO, RECIPE
 from classifier_training.conf.resume import saved_values
 from classifier_training.conf.store import EXPERIMENT
 from classifier_training.conf.unused_settings import is_fitted_at_once
@@ -116,19 +116,53 @@ def inherited_words(
     return words, told
 
 
+def network_words(values: Mapping[str, Any], parsed: Sequence[Override]) -> tuple[list[str], str] | None:
+    """Complete `train DATA init_from=RUN`, where neither words nor files name a network, with that of the run.
+
+    Args:
+        values: the composed configuration.
+        parsed: what was typed.
+
+    Returns:
+        All words, and what is to be said; None where a network is named, or there is no such run.
+    """
+    typed = {override.key_or_group: override for override in parsed}
+    node, is_swept = values["model"], INIT_FROM in typed and typed[INIT_FROM].is_sweep_override()
+    reference = None if is_swept else _value(INIT_FROM, values, typed)
+    if reference is None or "model" in typed or not isinstance(node, dict) or node[TYPE_KEY] != AUTO:
+        return None
+    try:
+        run_dir = find_run(str(reference), output=str(_value("output", values, typed)), setting=INIT_FROM)
+    except UserError:
+        # Whoever takes the weights says that there is no such run.
+        return None
+    if not run_dir.config.is_file():
+        return None
+    words = [*_network_of(run_dir), *_others(parsed), word(INIT_FROM, run_dir.path)]
+    return words, f"{INIT_FROM}={run_dir.path}: weights and network of this run"
+
+
+def _network_of(run_dir: RunDir) -> Iterator[str]:
+    node = _node(run_dir, "model")
+    return _group_words("model", {name: value for name, value in node.items() if name not in STARTS})
+
+
 def _words_of_run(
     run_dir: RunDir, data: Sequence[str], typed: Mapping[str, Override], parsed: Sequence[Override]
 ) -> tuple[list[str], str]:
     """Complete the words that name the data with what else is taken from a run, and say whether the network is."""
     words, taken = list(data), ""
     if "model" not in typed:
-        node = _node(run_dir, "model")
-        words += _group_words("model", {name: value for name, value in node.items() if name not in STARTS})
+        words += _network_of(run_dir)
         taken = "network and "
     words += _training_words(run_dir, typed)
-    # Once more it might be another run.
-    others = [override.input_line or "" for override in parsed if override.key_or_group not in (INIT_FROM, "data.root")]
+    others = _others(parsed, "data.root")
     return [*words, word(INIT_FROM, run_dir.path.absolute()), *others], taken or "and "
+
+
+def _others(parsed: Sequence[Override], *keys: str) -> list[str]:
+    """Return what was typed without the run, which might be another one when it is looked for again, and these keys."""
+    return [override.input_line or "" for override in parsed if override.key_or_group not in (INIT_FROM, *keys)]
 
 
 def _retraining_words(

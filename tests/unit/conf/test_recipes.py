@@ -232,3 +232,14 @@ def test_each_run_of_a_sweep_has_its_own_recipe() -> None:
     models.clear()
     assert sweep(recording, ["data.root=/x", "model=auto,student"], lambda _: None) == 0
     assert models == ["tf_efficientnet_lite0", "student"]
+
+
+def test_the_network_of_the_run_whose_weights_are_taken_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("model: {type: cnn_v1, residual: true, num_convolutions: 3}\n")
+    origin = f"init_from={tmp_path / 'run'}"
+    assert values(origin)["model"] | {"dropout": 0} == {
+        "type": "cnn_v1", "residual": True, "num_convolutions": 3, "dropout": 0,
+    }  # fmt: skip
+    assert values(origin, "model=resnet18")["model"]["type"] == "resnet18"
+    assert values(f"init_from={tmp_path}")["model"]["type"] == values()["model"]["type"]
