@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from classifier_training.core.errors import UserError, plural
 from classifier_training.core.processes import is_torchrun, process_rank
-from classifier_training.core.runtime import command, num_cores
+from classifier_training.core.runtime import THREAD_VARIABLES, command, num_cores
 from classifier_training.models.meta import meta_copy
 
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ def autocast(accelerator: str, precision: str) -> torch.autocast:
     """Compute in a precision, as Lightning names it, inside a block."""
     dtype = AUTOCAST.get(precision)
     return torch.autocast(accelerator, dtype=dtype, enabled=dtype is not None)
+
+
+def keep_to_cores() -> None:
+    """Have PyTorch use no more threads than there are cores for them, unless the environment says how many.
+
+    It counts the cores of the machine: under a container's limit of processor time, which it does not know, its threads
+    would wait for each other at every step.
+    """
+    if os.environ.keys().isdisjoint(THREAD_VARIABLES[:2]) and torch.get_num_threads() > num_cores():
+        torch.set_num_threads(num_cores())
 
 
 def choose_device(accelerator: Accelerator, precision: Precision, num_devices: int | Literal["auto"] = 1) -> Device:

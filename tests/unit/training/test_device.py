@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from classifier_training.core.errors import UserError
+from classifier_training.core.runtime import CORES_VARIABLE, THREAD_VARIABLES
 from classifier_training.models.torchvision_models import ResNet18
-from classifier_training.training.device import Device, choose_device, sound_precision, unset_gradients
+from classifier_training.training.device import Device, choose_device, keep_to_cores, sound_precision, unset_gradients
 
 
 def test_the_cpu_can_always_be_had() -> None:
@@ -64,3 +65,21 @@ def test_gradients_are_unset_under_a_stride_over_one_pixel_and_a_kernel_that_is_
 ) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, kernel, stride, kernel // 2))
     assert (unset_gradients(network, image_size=size) == "0") is is_hit
+
+
+@pytest.mark.parametrize(("variable", "kept"), [(None, 1), ("OMP_NUM_THREADS", 2), ("MKL_NUM_THREADS", 2)])
+def test_threads_keep_to_the_cores_unless_their_number_is_set(
+    variable: str | None, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(CORES_VARIABLE, "1")
+    if variable is not None:
+        monkeypatch.setenv(variable, "2")
+    torch.set_num_threads(2)
+    try:
+        keep_to_cores()
+        assert torch.get_num_threads() == kept
+    finally:
+        torch.set_num_threads(before)
