@@ -19,7 +19,7 @@ from classifier_training.conf.overrides import parse_overrides, typed_value, val
 from classifier_training.conf.recipes import data_label, model_label
 from classifier_training.conf.searches import family_of
 from classifier_training.conf.tuned import experiment_name, places_of, save_experiment, without_tuned
-from classifier_training.core.errors import InterruptedRunError, UserError
+from classifier_training.core.errors import InterruptedRunError, UserError, plural
 from classifier_training.core.metrics import goal_of
 from classifier_training.core.register import TYPE_KEY, Choice, SettingsOf, entry, register
 from classifier_training.core.run_dir import make_folder
@@ -365,7 +365,7 @@ def _run(
     trial.set_user_attr(EPOCHS, result.num_epochs)
     trial.set_user_attr(SECONDS, result.seconds)
     if result.score is None:
-        log.info("trial %d: pruned after %d epochs", trial.number, result.num_epochs)
+        log.info("trial %d: pruned after %s", trial.number, plural(result.num_epochs, "epoch"))
         raise optuna.TrialPruned
     latency_ms = math.nan if result.latency_ms is None else result.latency_ms
     scores = [result.score, *([latency_ms] if latency else [])]
@@ -373,8 +373,9 @@ def _run(
         trial.set_user_attr(ERROR, f"the score is not finite: {scores}")
         raise _FailedError
     log.info(
-        "trial %d: score %.4f after %d epochs, %.0f s", trial.number, result.score, result.num_epochs, result.seconds
-    )
+        "trial %d: score %.4f after %s, %.0f s",
+        trial.number, result.score, plural(result.num_epochs, "epoch"), result.seconds,
+    )  # fmt: skip
     return scores
 
 
