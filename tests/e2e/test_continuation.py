@@ -384,8 +384,8 @@ def test_a_finished_run_whose_checkpoint_is_gone_stays_as_it_is(finished: Path, 
 
 def test_what_cannot_be_started_from_is_said(finished: Path, split_folder: Path, train_here: Train) -> None:
     made = [f"data.root={split_folder}", *SETTINGS]
-    with pytest.raises(UserError, match="trained test_resnet, and this one trains tf_efficientnet_lite0") as caught:
-        train_here([*made[:1], *SETTINGS[len(NETWORK) :], f"init_from={finished}"])
+    with pytest.raises(UserError, match="trained test_resnet, and this one trains student") as caught:
+        train_here([*made[:1], *SETTINGS[len(NETWORK) :], f"init_from={finished}", "model=student"])
     assert "model=timm model.name=test_resnet" in caught.value.remedy
     with pytest.raises(UserError, match="init_from=nowhere: there is no such folder"):
         train_here([*made, "init_from=nowhere"])

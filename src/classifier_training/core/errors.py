@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-BARE_LIST = re.compile(r"(?<![\w.'\"{/])([\w.]+=\[[^\]\s']*\])(?![\w'])")
+BARE_LIST = re.compile(r"(?<![\w.'\"{/-])(-{0,2}[\w.]+=\[[^\]\s']*\])(?![\w'])")
 """A setting with a list, such as seeds=[0,1], that no quotes are around; zsh takes its brackets for a pattern."""
 
 

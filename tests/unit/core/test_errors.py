@@ -35,6 +35,7 @@ def test_long_lists_are_cut_and_counted() -> None:
     ("written", "shown"),
     [
         ("seeds=[0,1] or seeds=[2]", "'seeds=[0,1]' or 'seeds=[2]'"),
+        ("--seeds=[0,1]", "'--seeds=[0,1]'"),
         ("compare 'seeds=[0,1]'", "compare 'seeds=[0,1]'"),
         ('settings={"seeds": [0, 1]}', 'settings={"seeds": [0, 1]}'),
         ("pip install 'classifier-training[ray]'", "pip install 'classifier-training[ray]'"),
