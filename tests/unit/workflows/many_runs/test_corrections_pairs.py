@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from classifier_training.core.errors import UserError
@@ -30,7 +32,7 @@ def test_without_a_list_nothing_changes() -> None:
 def test_a_list_without_null_is_answered_with_one_that_works() -> None:
     with pytest.raises(UserError, match="nothing to compare with") as caught:
         correction_variants(["data.corrections=[auto,/a/b.csv]"])
-    assert len(correction_variants([caught.value.remedy])) == 2
+    assert len(correction_variants(shlex.split(caught.value.remedy))) == 2
 
 
 def test_what_is_new_is_counted_by_sample() -> None:
