@@ -59,11 +59,12 @@ def keep_to_cores() -> None:
 
 
 def choose_device(accelerator: Accelerator, precision: Precision, num_devices: int | Literal["auto"] = 1) -> Device:
-    """Take the wanted device; auto takes the fastest.
+    """Take the wanted device, auto the fastest; PyTorch's threads keep to the cores.
 
     Raises:
         UserError: when it is not there, the precision does not exist on it, or there are fewer devices.
     """
+    keep_to_cores()
     chosen, name = find_accelerator(accelerator)
     if precision == "16-mixed" and chosen == "cpu":
         raise UserError(

@@ -9,7 +9,7 @@ from torch import nn
 from classifier_training.core.errors import UserError
 from classifier_training.core.runtime import CORES_VARIABLE, THREAD_VARIABLES
 from classifier_training.models.torchvision_models import ResNet18
-from classifier_training.training.device import Device, choose_device, keep_to_cores, sound_precision, unset_gradients
+from classifier_training.training.device import Device, choose_device, sound_precision, unset_gradients
 
 
 def test_the_cpu_can_always_be_had() -> None:
@@ -79,7 +79,8 @@ def test_threads_keep_to_the_cores_unless_their_number_is_set(
         monkeypatch.setenv(variable, "2")
     torch.set_num_threads(2)
     try:
-        keep_to_cores()
+        words = choose_device("cpu", 32).words
         assert torch.get_num_threads() == kept
+        assert f"CPU with {kept} thread" in words
     finally:
         torch.set_num_threads(before)

@@ -91,10 +91,9 @@ def prepare(begun: Begun, inputs: Inputs) -> Prepared:
     Raises:
         UserError: when the run cannot be resumed so, or the device or the network cannot do what is asked for.
     """
-    from classifier_training.training.device import choose_device, keep_to_cores, sound_precision
+    from classifier_training.training.device import choose_device, sound_precision
 
     settings, trainer = begun.settings, begun.settings.trainer
-    keep_to_cores()
     device = choose_device(trainer.accelerator, trainer.precision, trainer.num_devices)
     log.info("device: %s", device.words, extra=DETAIL)
     if device.accelerator == "cpu":
