@@ -40,6 +40,7 @@ REQUIRED = {
     ("model", "timm"): ["model.name=test_resnet"],
     ("model", "torchvision"): ["model.name=squeezenet1_1"],
     ("model", "huggingface"): ["model.name=vit-tiny"],
+    ("optimizer", "timm"): ["optimizer.name=nadamuon"],
     ("sampler", "manual"): ["sampler.weights={red: 3}"],
     ("data", "torchvision"): ["data.name=MNIST"],
     ("data", "huggingface"): ["data.name=some/set"],

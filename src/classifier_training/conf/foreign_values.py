@@ -99,8 +99,9 @@ def _component(verb: Entry, group: str, key: str, value: str) -> Given | None:
     known = foreign_words()["names"].get(group, {}).get(name)
     if known is None:
         return None
-    nearest_word = known if "=" in known else f"{group}={known}"
-    raise ForeignWordError(verb, key, value, f"{nearest_word}, which comes nearest", [nearest_word])
+    # Several words: of which the first alone may leave the group out.
+    words = (known if "=" in known.partition(" ")[0] else f"{group}={known}").split()
+    raise ForeignWordError(verb, key, value, f"{' '.join(words)}, which comes nearest", words)
 
 
 def is_run_to_come(name: str) -> bool:

@@ -321,9 +321,14 @@ def refuse_keys(parsed: Sequence[Override], *, groups: Iterable[str], values: Ma
 
 
 def _of_another(key: str, override: Override, found: Mapping[str, Any]) -> UserError | None:
-    """The error for a setting that one component of a group alone has, when that is not the one chosen."""
+    """The error for a setting that one component of a group has, when that is not the one chosen.
+
+    Where several have it, the one that needs no other setting is meant.
+    """
     group, _, name = key.partition(".")
-    owners = [item.name for item in entries(group) if name in item.options]
+    having = [item for item in entries(group) if name in item.options]
+    complete = [item for item in having if not any(option.required for option in item.options.values())]
+    owners = [item.name for item in (having if len(having) == 1 else complete)]
     if len(owners) != 1:
         return None
     (owner,), node, came = owners, found[group], override.input_line or key

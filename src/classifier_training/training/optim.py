@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from classifier_training.core.errors import UserError
+from classifier_training.core.errors import UserError, nearest, reason_of
 from classifier_training.core.register import register
 from classifier_training.core.settings import Alias, Often
 from classifier_training.models.stages import split_stages
@@ -136,6 +136,55 @@ def sgd(
         nesterov=nesterov and momentum > 0,
         fused=fused,
     )
+
+
+@register(group="optimizer", name="timm")
+def timm_optimizer(
+    network: nn.Module,
+    fused: bool,  # noqa: ARG001, FBT001 - what the run knows is positional
+    *,
+    name: str,
+    lr: Annotated[LearningRate, Often(7)] = 1e-3,
+    weight_decay: WeightDecay = 0.05,
+    momentum: Share | None = None,
+    layer_decay: LayerDecay = 1.0,
+) -> Optimizer:
+    """Any optimizer of timm, by its name there. Their learning rates differ: Lion takes a tenth of AdamW's.
+
+    Args:
+        name: as timm.optim.list_optimizers() gives it, such as lion, lamb, muon or nadamuon.
+        lr: highest learning rate; auto finds one by a range test before training.
+        weight_decay: pull of weights towards 0; biases and norms are left alone.
+        momentum: memory of past gradients, of optimizers that have it; None for the optimizer's own.
+        layer_decay: learning rate of a stage of layers over that of the next one towards the head; 1 for all alike.
+
+    Raises:
+        UserError: when timm has no such optimizer, when it needs a package that is missing or second derivatives, or
+            when it refuses the settings.
+    """
+    from timm.optim import get_optimizer_class, list_optimizers  # type: ignore[attr-defined] # not in its __all__
+
+    rate = _resolved(lr)
+    # It needs gradients of gradients, which a training step does not keep.
+    names = [str(one) for one in list_optimizers() if one != "adahessian"]
+    if name not in names:
+        close = nearest(name, names)
+        raise UserError(
+            f"optimizer.name={name}: timm has no such optimizer that can be used here",
+            f"a name that timm.optim.list_optimizers() gives, such as {', '.join(close) or 'lion'}; not adahessian",
+            f"optimizer.name={close[0]}" if close else "look the name up in timm's documentation",
+        )
+    groups = parameter_groups(network, weight_decay, lr=rate, layer_decay=layer_decay)
+    given: dict[str, Any] = {} if momentum is None else {"momentum": momentum}
+    try:
+        make = cast("Callable[..., Optimizer]", get_optimizer_class(name))
+        return make(groups, lr=rate, weight_decay=weight_decay, **given)
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
+        raise UserError(
+            f"optimizer.name={name}: timm cannot make it ({reason_of(error)})",
+            "an optimizer whose packages are installed and that takes these settings",
+            "leave optimizer.momentum out" if given else "optimizer=adamw",
+        ) from error
 
 
 @dataclass(frozen=True)

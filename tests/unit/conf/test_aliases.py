@@ -101,6 +101,7 @@ def test_a_word_of_one_meaning_is_accepted(verb: str, word: str, settings: str) 
         ("train", "monitor=val/acc", "monitor=val/acc_top1"),
         ("train", "trainer=cuda", "trainer=gpu"),
         ("train", "optimizer=Adam", "optimizer=adamw"),
+        ("train", "optimizer=RMSProp", "optimizer=timm optimizer.name=rmsprop"),
         ("train", "resume=models/x.pth", "model.weights=models/x.pth"),
         (
             "train",
@@ -204,10 +205,11 @@ def test_each_entry_of_the_table_stands_for_settings_that_there_are() -> None:
             assert any(verb_of(verb).settings_at(key) for verb in told.get("verbs", ["train"])), typed
     for group, names in words["names"].items():
         offered = {item.name for item in entries(group)} | {path.stem for path in presets(group)}
-        # An entry with an equals sign is a setting, as quantization=int8 is for format=int8.
-        settings = {name.partition("=")[0] for name in names.values() if "=" in name}
+        # A word with an equals sign is a setting, as quantization=int8 is for format=int8.
+        meant = [word for name in names.values() for word in name.split()]
+        settings = {word.partition("=")[0] for word in meant if "=" in word}
         assert all(any(verb.settings_at(key) for verb in verbs) for key in settings), group
-        assert offered >= {name for name in names.values() if name != "none" and "=" not in name}, group
+        assert offered >= {word for word in meant if word != "none" and "=" not in word}, group
         assert not set(names) & offered - {"transfer"}, group
 
 

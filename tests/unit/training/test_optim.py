@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from classifier_training.training.optim import (
     parameter_groups,
     plateau,
     sgd,
+    timm_optimizer,
     warmup_cosine,
 )
 
@@ -41,10 +44,37 @@ def test_settings_reach_the_optimizers() -> None:
     assert (built["lr"], built["nesterov"]) == (0.5, False)
 
 
-@pytest.mark.parametrize("build", [adamw, sgd])
+BUILDS: list[Callable[..., Optimizer]] = [adamw, sgd, functools.partial(timm_optimizer, name="nadamuon")]
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_no_optimizer_is_made_before_a_rate_is_found(build: Callable[..., Optimizer]) -> None:
     with pytest.raises(UserError, match=r"optimizer\.lr=auto where no range test"):
         build(NETWORK, True, lr="auto")
+
+
+def test_timms_optimizers_are_made_by_their_names_with_their_own_momentum() -> None:
+    muon = timm_optimizer(NETWORK, True, name="muon", weight_decay=0.2)
+    assert type(muon).__name__ == "Muon"
+    assert [(group["weight_decay"], group["momentum"]) for group in muon.param_groups] == [(0.2, 0.95), (0.0, 0.95)]
+    assert timm_optimizer(NETWORK, True, name="muon", momentum=0.5).param_groups[0]["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "came", "remedy"),
+    [
+        ({"name": "loin"}, "has no such optimizer", "optimizer.name=lion"),
+        # It needs second derivatives.
+        ({"name": "adahessian"}, "has no such optimizer", "optimizer.name=ada"),
+        ({"name": "lion", "momentum": 0.9}, "cannot make it", "leave optimizer.momentum out"),
+        # Its package is missing here, or a GPU.
+        ({"name": "fusedlamb"}, "cannot make it", "optimizer=adamw"),
+    ],
+)
+def test_an_optimizer_that_timm_cannot_make_is_refused(settings: dict[str, Any], came: str, remedy: str) -> None:
+    with pytest.raises(UserError, match=came) as caught:
+        timm_optimizer(NETWORK, True, **settings)
+    assert remedy in str(caught.value)
 
 
 def test_the_cosine_rises_falls_and_ends_where_it_should() -> None:
@@ -66,9 +96,9 @@ def test_the_cosine_is_stepped_by_step_and_the_plateau_by_its_metric() -> None:
     assert made["scheduler"].mode == "max"
 
 
-def test_training_with_both_optimizers_makes_the_loss_smaller() -> None:
+def test_training_with_each_optimizer_makes_the_loss_smaller() -> None:
     images, targets = torch.randn(16, 3, 3, 3), torch.randint(0, 2, (16,))
-    for build in (adamw, sgd):
+    for build in BUILDS:
         optimizer = build(NETWORK, True, lr=0.05)
         losses = []
         for _ in range(20):
@@ -91,7 +121,7 @@ def test_deeper_stages_learn_more_slowly_and_every_parameter_is_in_one_group() -
     ]  # fmt: skip
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in deep.parameters())
-    for build in (adamw, sgd):
+    for build in BUILDS:
         optimizer = build(deep, True, lr=0.8, layer_decay=0.5)
         rates = cosine(optimizer, PLAN)["scheduler"].get_last_lr()
         assert rates == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02, 0.02])
