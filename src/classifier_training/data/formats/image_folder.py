@@ -21,7 +21,7 @@ from classifier_training.data.formats.jsonl import JSONL, annotation_files, look
 from classifier_training.data.formats.lance import LanceSet, VersionedSource
 from classifier_training.data.formats.listing import LIST_ENDINGS, FileList, looks_listed
 from classifier_training.data.formats.source import FolderSource
-from classifier_training.data.formats.table import TABLE_ENDINGS, Table, is_submission, looks_tabled
+from classifier_training.data.formats.table import TABLE_ENDINGS, Table, looks_tabled, refuse_images_inside, tables_of
 from classifier_training.data.formats.webdataset import WebDataset, find_shards, looks_sharded
 from classifier_training.data.index import NoSamplesError, SampleIndex, is_image, split_of
 from classifier_training.data.samples import SamplesBuilder
@@ -248,8 +248,11 @@ class AutoData(VersionedSource):
                 listed = self._only(walker, LIST_ENDINGS, looks_listed)
                 if listed is not None:
                     return self._as(FileList, listed, walker.root)
-                if any(Table().describes(file, walker) for file in _tables(walker)):
+                if any(Table().describes(file, walker) for file in tables_of(walker)):
                     return self._as(Table, None, walker.root)
+                packed = next((path for path in walker.files(walker.root) if path.endswith(".parquet")), None)
+                if packed is not None:
+                    refuse_images_inside(Path(packed), walker.root)
                 raise
             if annotations:
                 log.warning(
@@ -270,13 +273,19 @@ class AutoData(VersionedSource):
         Raises:
             ManyLabelsError: where it is not clear which column has them.
         """
-        filled = [path for path in walker.folders(walker.root) if _has_image(walker, path)]
 
-        def has_no_classes(layout: Layout) -> bool:
-            return layout.is_of_names or (len(filled) < 2 and not any(_has_classes(walker, path) for path in filled))
+        def describes(file: Path) -> bool:
+            filled = [path for path in walker.folders(file.parent) if _has_image(walker, path)]
 
-        found = [Table().describes(file, walker, refuses=has_no_classes) for file in _tables(walker)]
-        return any(layout is not None and has_no_classes(layout) and layout.has_labels for layout in found)
+            def has_no_classes(layout: Layout) -> bool:
+                return layout.is_of_names or (
+                    len(filled) < 2 and not any(_has_classes(walker, path) for path in filled)
+                )
+
+            layout = Table().describes(file, walker, refuses=has_no_classes)
+            return layout is not None and has_no_classes(layout) and layout.has_labels
+
+        return any(map(describes, tables_of(walker)))
 
     def _as(self, form: type[FolderSource], file: Path | None, root: Path | None) -> SampleIndex:
         named: dict[str, Any] = {"root": None if root is None else str(root)}
@@ -285,9 +294,3 @@ class AutoData(VersionedSource):
             named["file"] = str(file)
         shared = {item.name: getattr(self, item.name) for item in dataclasses.fields(FolderSource)}
         return form(**{**shared, **named}).read()
-
-
-def _tables(walker: Walker) -> list[Path]:
-    """The tables directly in a root that are not to be filled in."""
-    names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in TABLE_ENDINGS]
-    return [walker.root / name for name in names if not is_submission(Path(name))]

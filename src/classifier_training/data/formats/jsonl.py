@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IMAGE_FIELDS = ("image", "path")
+IMAGE_FIELDS = ("image", "path", "file_name")
+"""The last is that of Hugging Face's metadata.jsonl."""
+
 LABEL_FIELDS = ("suffix", "label")
 OWN_FIELDS = (*IMAGE_FIELDS, *LABEL_FIELDS, "prefix", "split", "group", "metadata")
 
@@ -34,6 +36,8 @@ OWN_FIELDS = (*IMAGE_FIELDS, *LABEL_FIELDS, "prefix", "split", "group", "metadat
 @dataclass(frozen=True, kw_only=True)
 class JSONL(NamedFileSource):
     """Rows {"image": …, "suffix": …} or {"path": …, "label": …}, optionally with split and group; others are metadata.
+
+    The path may also be called file_name, as in Hugging Face's metadata.jsonl.
 
     Args:
         file: the rows; paths in them are relative to data.root, or to its own folder. Left out, it is every .jsonl file
@@ -64,7 +68,9 @@ def looks_annotated(file: Path) -> bool:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if isinstance(row, dict) and (row.keys() & {"image", "suffix"} or row.keys() >= {"path", "label"}):
+            if isinstance(row, dict) and (
+                row.keys() & {"image", "suffix"} or ("label" in row and row.keys() & set(IMAGE_FIELDS))
+            ):
                 return True
     return False
 
@@ -119,7 +125,7 @@ def _read_row(line: str, where: str, folder: Path, walker: Walker, split: str) -
     if not isinstance(row, dict):
         raise UserError(f"{where}: {type(row).__name__} instead of an object", expected, "correct the line")
     values = []
-    usual = 1 if IMAGE_FIELDS[1] in row or LABEL_FIELDS[1] in row else 0
+    usual = 1 if row.keys() & {*IMAGE_FIELDS[1:], *LABEL_FIELDS[1:]} else 0
     for names in (IMAGE_FIELDS, LABEL_FIELDS):
         key = next((name for name in names if name in row), names[usual])
         if not isinstance(row.get(key), str):

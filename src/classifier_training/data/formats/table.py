@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from classifier_training.core.errors import UserError, enumerate_words, plural, require_extra
 from classifier_training.core.register import register
+from classifier_training.core.runtime import setting
 from classifier_training.core.settings import PathText, Resume
 from classifier_training.core.storage.places import is_remote
 from classifier_training.core.types import TEST, TRAIN
@@ -69,7 +70,7 @@ class Table(NamedFileSource):
 
     Args:
         file: the table; paths in it are relative to data.root, or to its own folder. Left out, it is the only .csv or
-            .parquet file in data.root; train.csv, val.csv and test.csv are splits.
+            .parquet file in data.root, or in each of train/, val/ and test/; train.csv, val.csv, test.csv are splits.
         path_column: name of the column with the paths, or with names of files; column1, column2, … without a header.
         label_column: name of the column with the labels; an empty label is a class of its own.
         folder: folder, relative to data.root, that the paths begin in, such as train.
@@ -90,8 +91,9 @@ class Table(NamedFileSource):
 
     def find_files(self, walker: Walker) -> list[Path]:
         """The files to read if the settings name none; files to submit are none, and neither are tables of others."""
-        names = [name for name in walker.loose_files(walker.root) if Path(name).suffix.lower() in self.endings]
-        tables = [walker.root / name for name in names if not is_submission(Path(name))]
+        tables = tables_of(walker)
+        if tables and tables[0].parent != walker.root:
+            return tables
         if len(tables) > 1 and not all(split_of(file.stem) for file in tables):
             described = [file for file in tables if self.describes(file, walker) is not None]
             if len(described) == 1 or (described and all(split_of(file.stem) for file in described)):
@@ -126,7 +128,8 @@ class Table(NamedFileSource):
         builder = SamplesBuilder()
         unlabelled: list[str] = []
         for file in files:
-            split = split_of(file.stem) if len(files) > 1 else ""
+            is_inside = file.parent.parent == walker.root
+            split = split_of(file.parent.name if is_inside else file.stem) if len(files) > 1 else ""
             opened = self._open(file, walker)
             log.info("%s: %s", file, opened.layout.words())
             if not opened.layout.has_labels and split != TEST:
@@ -173,6 +176,20 @@ def _folder_splits(samples: Samples) -> list[str] | None:
     return splits
 
 
+def tables_of(walker: Walker) -> list[Path]:
+    """The tables directly in a root that are not to be filled in; where there is none, the only one of each split.
+
+    Hugging Face's metadata.csv and Roboflow's _classes.csv lie beside the images of a split.
+    """
+
+    def tables_in(folder: Path) -> list[Path]:
+        names = [name for name in walker.loose_files(folder) if Path(name).suffix.lower() in TABLE_ENDINGS]
+        return [folder / name for name in names if not is_submission(Path(name))]
+
+    inside = [tables_in(folder) for folder in walker.folders(walker.root) if split_of(folder.name)]
+    return tables_in(walker.root) or [tables[0] for tables in inside if len(tables) == 1]
+
+
 def is_submission(file: Path) -> bool:
     """Whether a table is, by its name, one to be filled in with predictions."""
     return "submission" in file.stem.casefold()
@@ -209,7 +226,8 @@ def open_table(
         UserError: when it cannot be read, or its columns are not clear.
     """
     if file.suffix.lower() == ".parquet":
-        names = _parquet_names(file)
+        names = _parquet_schema(file).names
+        refuse_images_inside(file, walker.root)
 
         def rows(errors: DataErrors) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ARG001 - rows have one width
             return _parquet_rows(file)
@@ -325,14 +343,32 @@ def looks_tabled(file: Path) -> bool:
     return {"path", "label"} <= set(next(csv.reader(head, delimiter=find_separator(head)), ()))
 
 
-def _parquet_names(file: Path) -> list[str]:
+def refuse_images_inside(file: Path, root: Path) -> None:
+    """Raise for a Parquet file, as those of the Hugging Face hub, that holds the images themselves.
+
+    Raises:
+        UserError: then, with the form of data that reads it.
+    """
+    import pyarrow as pa
+
+    for column in _parquet_schema(file):
+        kind = column.type
+        if pa.types.is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+            raise UserError(
+                f"{file}: column {column.name!r} holds the images themselves",
+                "a table of paths; files like this one, which the Hugging Face hub has, are data=huggingface",
+                f"in place of the folder: data=huggingface {setting('data.name', root)}",
+            )
+
+
+def _parquet_schema(file: Path) -> Any:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise require_extra("pyarrow", extra="parquet", purpose=f"reading {file.name}") from error
     try:
-        return list(pq.ParquetFile(_opened(file)).schema_arrow.names)
+        return pq.ParquetFile(_opened(file)).schema_arrow
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: not Parquet ({error})", "a Parquet file", "write it again, or use CSV") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -92,6 +93,40 @@ def test_a_table_over_folders_of_splits_has_their_splits(tmp_path: Path) -> None
     images(tmp_path, names)
     table(tmp_path / "labels.csv", ["path", "label"], [(name, name.split("/")[1]) for name in names])
     assert counts(read(tmp_path)) == TWO_SPLITS
+
+
+@pytest.mark.parametrize("name", ["{label}.png", "images/{label}.png"])
+@pytest.mark.parametrize("form", ["metadata.csv", "metadata.jsonl", "_classes.csv"])
+def test_a_table_beside_the_images_of_each_split_has_their_labels(tmp_path: Path, form: str, name: str) -> None:
+    images(tmp_path, [f"{split}/{name.format(label=label)}" for split, label in TWO_SPLITS])
+    for split in ("train", "test"):
+        file, names = tmp_path / split / form, {name.format(label=label): label for label in ("cat", "dog")}
+        if form == "metadata.csv":
+            table(file, ["file_name", "label"], names.items())
+        elif form == "_classes.csv":
+            rows = [(name, int(label == "cat"), int(label == "dog")) for name, label in names.items()]
+            table(file, ["filename", " cat", " dog"], rows)
+        else:
+            lines = [json.dumps({"file_name": name, "label": label}) for name, label in names.items()]
+            file.write_text("\n".join(lines))
+    assert counts(read(tmp_path)) == TWO_SPLITS
+
+
+def test_a_table_beside_class_folders_of_a_split_is_none_of_labels(tmp_path: Path) -> None:
+    names = [f"{split}/{label}/0.png" for split, label in TWO_SPLITS]
+    images(tmp_path, names)
+    table(tmp_path / "train/metadata.csv", ["file_name", "camera"], [("cat/0.png", "a"), ("dog/0.png", "b")])
+    assert counts(read(tmp_path)) == TWO_SPLITS
+
+
+def test_parquet_files_with_the_images_inside_are_answered_with_what_reads_them(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "data").mkdir()
+    held = pa.table({"image": [{"bytes": b"x", "path": "a.png"}], "label": [0]})
+    pq.write_table(held, tmp_path / "data/train-00000-of-00001.parquet")
+    with pytest.raises(UserError, match="column 'image' holds the images themselves") as found:
+        read(tmp_path)
+    assert found.value.remedy.endswith(f"data=huggingface data.name={tmp_path}")
 
 
 def test_images_in_parts_and_a_table_with_many_columns(tmp_path: Path) -> None:
