@@ -119,11 +119,12 @@ class Gate:
             checks.append(self.rollout.check(holder))
         failed = [check for check in checks if not check.passed]
         if failed and not self.force:
+            remove = "the run without the files that are not verified, " if record.unproven else ""
             raise CheckFailedError(
                 f"{record.version_name} is not promoted to {alias}: {'; '.join(check.words for check in failed)}",
                 "a finished run whose exports are proven, that misses none of the targets that were set, with the "
                 "holder's classes and a metric at least as good",
-                "another run, at_least=… for a bound of your own, or force=true to promote it even so",
+                f"{remove}another run, at_least=… for a bound of your own, or force=true to promote it even so",
             )
         return checks
 

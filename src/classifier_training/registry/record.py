@@ -248,7 +248,7 @@ def _read(reader: RunReader, relative: str, names: Collection[str]) -> RunRecord
         started=_started(run.path),
         exported_at=run.model_info.stat().st_mtime if is_exported else None,
         unproven=(
-            *_unproven(info.get("files", {})),
+            *_unproven({name: facts for name, facts in info.get("files", {}).items() if name not in lost}),
             *(f"{name} (withheld: {reason})" for name, reason in info.get("withheld", {}).items()),
         ),
         version=known.version,

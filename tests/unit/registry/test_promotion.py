@@ -71,6 +71,19 @@ def test_what_the_gate_refuses(outputs: Path) -> None:
         promote_run(run=str(unfinished), alias="production", force=True)
 
 
+def test_a_run_without_the_file_that_was_not_verified_is_promoted(outputs: Path) -> None:
+    run = make_run(outputs, "2026-01-03/10-00-00", score=0.99)
+    info = json.loads((run / "model_info.json").read_text())
+    info["files"]["model.mlpackage"] = {"parity": None, "unverified": "Core ML runs on macOS alone"}
+    (run / "model_info.json").write_text(json.dumps(info))
+    (run / "model.mlpackage").mkdir()
+    with pytest.raises(CheckFailedError, match=r"model\.mlpackage \(Core ML") as found:
+        promote_run(run="latest", alias="production")
+    assert found.value.remedy.startswith("the run without the files that are not verified")
+    (run / "model.mlpackage").rmdir()
+    promote_run(run="latest", alias="production")
+
+
 def test_an_alias_that_runs_of_two_names_have_is_not_clear_and_said(
     outputs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
