@@ -71,6 +71,7 @@ class ImageFolderDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self._stores = stores or {}
+        self._reported: set[str] = set()
         self._on_device = on_device
         self.data = data
         self.preprocessing = preprocessing
@@ -141,6 +142,7 @@ class ImageFolderDataModule(LightningDataModule):
             augmentation=augmentation,
             seed=self.seed,
             on_error=self.on_error,
+            reported=self._reported,
             store=store,
             augments=not self._on_device,
         )

@@ -62,6 +62,7 @@ class ImageDataset(Dataset[Batch]):
         augmentation: None for evaluation.
         seed: of the run; the augmentation's randomness follows from it and the sample's key.
         on_error: at an unreadable image, raise raises the error; skip leaves it out of its batch and logs it once.
+        reported: paths of unreadable images that were logged; shared by the datasets of a run.
         store: decoded pixels on disk; missing ones are decoded.
         augments: False leaves the augmentation of whole batches to the device and returns its random numbers.
     """
@@ -74,6 +75,7 @@ class ImageDataset(Dataset[Batch]):
         augmentation: Transforms | None,
         seed: int,
         on_error: Literal["raise", "skip"],
+        reported: set[str] | None = None,
         store: TableStore | None = None,
         augments: bool = True,
     ) -> None:
@@ -83,7 +85,7 @@ class ImageDataset(Dataset[Batch]):
         self._seed = seed
         self._on_error = on_error
         self._augments = augments
-        self._reported: set[str] = set()
+        self._reported: set[str] = set() if reported is None else reported
         self.store = store
 
     def __len__(self) -> int:

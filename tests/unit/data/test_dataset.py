@@ -154,6 +154,17 @@ def test_an_unreadable_image_is_named_or_skipped_and_said_once(
     assert skipping.__getitems__([keys[1]]).images.shape == (0, 3, 16, 16)
 
 
+def test_a_skipped_image_is_said_once_though_the_split_is_read_by_several_loaders(
+    data: SplitData, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(data.tables["val"].paths[1]).write_bytes(b"no image")
+    module = module_of(data)
+    module.on_error = "skip"
+    for _ in range(2):
+        assert sum(len(batch.targets) for batch in module.val_dataloader()) == len(data.tables["val"]) - 1
+    assert caplog.text.count("01.png") == 1
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_comes_whole_out_of_a_loader_process(data: SplitData, num_workers: int) -> None:
     Path(data.tables["val"].paths[1]).write_bytes(b"no image")

@@ -147,7 +147,7 @@ def group_duplicates(index: SampleIndex, clusters: Mapping[str, str]) -> SampleI
     joined, first_rows = number_by_first(component[rows])
     leads = index.samples[rows[first_rows]]
     titles = Categories.of(group or path for path, group in zip(leads.paths, leads.groups, strict=True))
-    log.info("%d images have duplicates; they form %d groups", len(clusters), len(names.values))
+    log.info("%d images have duplicates, in %s", len(clusters), plural(len(names.values), "group"))
     return index.with_groups(Categories.same("", len(index)).replaced(rows, titles[joined]))
 
 
