@@ -330,7 +330,7 @@ def _of_another(key: str, override: Override, found: Mapping[str, Any]) -> UserE
     complete = [item for item in having if not any(option.required for option in item.options.values())]
     owners = [item.name for item in (having if len(having) == 1 else complete)]
     if len(owners) != 1:
-        return None
+        return _needed_instead(group, override, found[group]) if having else None
     (owner,), node, came = owners, found[group], override.input_line or key
     if isinstance(node, dict) and TYPE_KEY not in node:  # several can be chosen, each with settings below its name
         there = [] if owner in node else [f"{group}={owner}" if not node else f"{group}=[{','.join([*node, owner])}]"]
@@ -341,6 +341,19 @@ def _of_another(key: str, override: Override, found: Mapping[str, Any]) -> UserE
     chosen = f"no {group}= is chosen" if node is None else f"{group}={node[TYPE_KEY]} has no such setting"
     expected = f"a setting of the chosen {group}; {group}={owner} has this one"
     return UserError(f"{came}: {chosen}", expected, shlex.join([f"{group}={owner}", came]))
+
+
+def _needed_instead(group: str, override: Override, node: Any) -> UserError | None:
+    """The error for a setting of other components where the chosen one lacks a value, which the given one may be."""
+    if not isinstance(node, dict) or TYPE_KEY not in node:
+        return None
+    lacking = [name for name, option in entry(group, node[TYPE_KEY]).options.items() if option.required]
+    if len(lacking) != 1:
+        return None
+    (name,), came = lacking, override.input_line or override.key_or_group
+    why = f"{group}={node[TYPE_KEY]} has no such setting"
+    remedy = f"{group}.{name}={came.partition('=')[2]}"
+    return UserError(f"{came}: {why}", f"{group}.{name}, which {group}={node[TYPE_KEY]} needs", remedy)
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
