@@ -252,7 +252,7 @@ class AutoData(VersionedSource):
                     return self._as(Table, None, walker.root)
                 packed = next((path for path in walker.files(walker.root) if path.endswith(".parquet")), None)
                 if packed is not None:
-                    refuse_images_inside(Path(packed), walker.root)
+                    refuse_images_inside(path_of(packed), walker.root)
                 raise
             if annotations:
                 log.warning(

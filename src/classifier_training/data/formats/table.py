@@ -226,8 +226,8 @@ def open_table(
         UserError: when it cannot be read, or its columns are not clear.
     """
     if file.suffix.lower() == ".parquet":
-        names = _parquet_schema(file).names
         refuse_images_inside(file, walker.root)
+        names = _parquet_schema(file).names
 
         def rows(errors: DataErrors) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ARG001 - rows have one width
             return _parquet_rows(file)
@@ -344,16 +344,16 @@ def looks_tabled(file: Path) -> bool:
 
 
 def refuse_images_inside(file: Path, root: Path) -> None:
-    """Raise for a Parquet file, as those of the Hugging Face hub, that holds the images themselves.
+    """Raise for a Parquet file that holds the images themselves, as those of the Hugging Face hub do.
 
     Raises:
         UserError: then, with the form of data that reads it.
     """
+    schema = _parquet_schema(file)
     import pyarrow as pa
 
-    for column in _parquet_schema(file):
-        kind = column.type
-        if pa.types.is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+    for column in schema:
+        if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
             raise UserError(
                 f"{file}: column {column.name!r} holds the images themselves",
                 "a table of paths; files like this one, which the Hugging Face hub has, are data=huggingface",

@@ -127,6 +127,13 @@ def test_parquet_files_with_the_images_inside_are_answered_with_what_reads_them(
     with pytest.raises(UserError, match="column 'image' holds the images themselves") as found:
         read(tmp_path)
     assert found.value.remedy.endswith(f"data=huggingface data.name={tmp_path}")
+    with pytest.raises(UserError, match="column 'image' holds the images themselves"):
+        read(tmp_path / "data/train-00000-of-00001.parquet")
+    # Bytes beside a column of paths are of something else.
+    images(tmp_path / "b", ["cat.png", "dog.png"])
+    rows = {"path": ["cat.png", "dog.png"], "label": ["cat", "dog"], "thumbnail": [b"1", b"2"]}
+    pq.write_table(pa.table(rows), tmp_path / "b/set.parquet")
+    assert counts(read(tmp_path / "b/set.parquet")) == {("", "cat"): 1, ("", "dog"): 1}
 
 
 def test_images_in_parts_and_a_table_with_many_columns(tmp_path: Path) -> None:
