@@ -99,7 +99,7 @@ def _component(verb: Entry, group: str, key: str, value: str) -> Given | None:
     known = foreign_words()["names"].get(group, {}).get(name)
     if known is None:
         return None
-    # Several words: of which the first alone may leave the group out.
+    # Where there are several words, the first may leave the group out.
     words = (known if "=" in known.partition(" ")[0] else f"{group}={known}").split()
     raise ForeignWordError(verb, key, value, f"{' '.join(words)}, which comes nearest", words)
 

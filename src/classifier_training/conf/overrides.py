@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from classifier_training.conf.validate import nothing_to_choose, unknown_key
 from classifier_training.core.errors import UserError, enumerate_words, first_line, nearest
 from classifier_training.core.register import TYPE_KEY, VERB, Replaces, entries, entry
-from classifier_training.core.runtime import command
+from classifier_training.core.runtime import command, setting
 from classifier_training.core.settings import Trait
 from classifier_training.models.names import named_network, nearest_networks
 
@@ -352,7 +352,7 @@ def _needed_instead(group: str, override: Override, node: Any) -> UserError | No
         return None
     (name,), came = lacking, override.input_line or override.key_or_group
     why = f"{group}={node[TYPE_KEY]} has no such setting"
-    remedy = f"{group}.{name}={came.partition('=')[2]}"
+    remedy = setting(f"{group}.{name}", override.value())
     return UserError(f"{came}: {why}", f"{group}.{name}, which {group}={node[TYPE_KEY]} needs", remedy)
 
 

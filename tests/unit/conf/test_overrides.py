@@ -53,7 +53,7 @@ def test_the_same_command_resumes_what_a_search_or_comparison_left(verb: str) ->
             "'logging=[tensorboard,wandb]' logging.wandb.project=x",
         ),
         ("train", ["sampler.power=1"], "no sampler= is chosen", "sampler=auto sampler.power=1"),
-        ("train", ["data=huggingface", "data.root=a"], "data=huggingface has no such setting", "data.name=a"),
+        ("train", ["data=huggingface", "data.root='a b'"], "data=huggingface has no such", "data.name='a b'"),
         ("train", ["optimizer.momentum=0.8"], "optimizer=adamw has no such setting", "optimizer=sgd optimizer.mom"),
         ("registry", ["status=all"], "registry has no settings of its own", "registry --help"),
     ],
