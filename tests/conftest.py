@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from object_store import S3Server, find_weed
 from PIL import Image
+from tests import quick
 from tests.server import Ended, Warm
 
 import classifier_training.conf.catalogue  # noqa: F401 - fills the register, as every entry point does
@@ -54,9 +55,6 @@ SMALL = (*NETWORK, *SETTINGS)
 """A small network that is trained for little, for tests that are about something else."""
 
 
-SUBMIT = drawing.Drawer.submit
-
-
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written outside the test's folder, and no hub is asked."""
@@ -86,15 +84,29 @@ def quick_painters() -> None:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, neither here nor in runs of `command`: a tiny run takes less time than its figures."""
-    monkeypatch.setattr(drawing.Drawer, "submit", lambda *_: None)
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longer than a tiny run, both here and in runs of `command`: see tests/quick.py."""
+    quick.leave_out(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def quick_module() -> Iterator[None]:
+    """The same for a whole file, the runs that its tests share among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick.leave_out(patch.setattr)
+        yield
 
 
 @pytest.fixture
-def drawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn(quick_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw after all, in a file whose other tests do not."""
-    monkeypatch.setattr(drawing.Drawer, "submit", SUBMIT)
+    quick.put_back(monkeypatch.setattr, figures=True)
+
+
+@pytest.fixture
+def exported(quick_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export with what users have after all, in a file whose other tests do not."""
+    quick.put_back(monkeypatch.setattr, exporter=True)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -212,8 +224,8 @@ def command(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., End
     def run(*words: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Ended:
         if not any(name.startswith("PYTHON") for name in env or {}):
             warm: Warm = request.getfixturevalue("forked_commands")
-            is_drawn = drawing.Drawer.submit is SUBMIT
-            return (warm if is_drawn else warm.without_figures()).run(words, cwd=cwd, env=env)
+            warm = warm.quick(figures=not quick.is_drawn(), exporter=not quick.is_exported())
+            return warm.run(words, cwd=cwd, env=env)
         script = Path(sys.executable).with_name("classifier-training")
         done = subprocess.run(
             [script, *words], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False

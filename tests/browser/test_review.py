@@ -262,7 +262,7 @@ def test_zoom_and_help_open_and_close(page: Page) -> None:
 
 
 def test_flipped_labels_are_corrected_and_a_click_trains_again(
-    browser: Chrome, command: Callable[..., Ended], tmp_path: Path, split_folder: Path, undrawn: None
+    browser: Chrome, command: Callable[..., Ended], tmp_path: Path, split_folder: Path, quick_runs: None
 ) -> None:
     flips = {f"{split}/red/wrong{number}.png": (split, number) for split in ("train", "test") for number in (0, 1)}
     for path, (split, number) in flips.items():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from tests.server import Warm
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("quick_runs")]
 
 PATIENCE_SECONDS = 240
 
@@ -61,7 +61,7 @@ def start(warm: Warm, pictures: Path, outputs: Path) -> tuple[int, RunDir]:
     before = set(outputs.glob("*/*/config.yaml"))
     words = ["train", f"data.root={pictures}", f"output={outputs}", *SMALL, "trainer.max_epochs=5000",
              "trainer.compile=false", "callbacks.early_stopping=null", "recipe=none"]  # fmt: skip
-    pid = warm.without_figures().start(words, cwd=outputs.parent)
+    pid = warm.quick().start(words, cwd=outputs.parent)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := set(outputs.glob("*/*/config.yaml")) - before):
         assert time.monotonic() < deadline

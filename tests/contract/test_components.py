@@ -33,7 +33,7 @@ from classifier_training.workflows.training.network import build_network
 from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.start import Start
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 COMPONENTS = [item for item in entries() if item.group in entry("verb", "train").options]
 
@@ -140,7 +140,7 @@ def test_its_defaults_are_within_its_own_bounds_and_every_setting_is_explained(i
         assert not isinstance(option.default, (list, dict)), "a mutable default is shared by all"
 
 
-@pytest.mark.usefixtures("tiny_vit")
+@pytest.mark.usefixtures("tiny_vit", "exported")
 @pytest.mark.parametrize("item", models(FAMILY_MEMBERS))
 def test_a_model_fits_exports_and_the_export_agrees(
     item: Entry, split_folder: Path, train_here: Callable[[list[str]], Path]
@@ -171,6 +171,7 @@ def test_a_new_head_answers_all_classes_nearly_alike(words: list[str]) -> None:
     assert loss == pytest.approx(math.log(10), rel=0.1)
 
 
+@pytest.mark.usefixtures("exported")
 @pytest.mark.nightly
 @pytest.mark.parametrize("words", VARIANTS, ids=" ".join)
 def test_a_variant_of_a_model_fits_exports_and_the_export_agrees(
@@ -322,6 +323,7 @@ def formats() -> list[object]:
     return [pytest.param(item, id=identify(item), marks=MARKS.get(item.name, ())) for item in entries("format")]
 
 
+@pytest.mark.usefixtures("exported")
 @pytest.mark.parametrize("item", formats())
 def test_a_format_writes_a_file_that_agrees(item: Entry, job: ExportJob, tmp_path: Path) -> None:
     if item.name in RUNTIMES:

@@ -13,7 +13,7 @@ from classifier_training.core.types import Batch
 from classifier_training.training.module import ClassifierModule
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_default_callbacks_add_no_forward_pass(
     split_folder: Path, train_here: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +30,7 @@ def test_default_callbacks_add_no_forward_pass(
     assert calls["forward"] == 2 * (5 + 3) + 3
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_every_epoch_has_an_order_and_an_augmentation_of_its_own(
     split_folder: Path, train_here: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch, num_workers: int

@@ -26,6 +26,7 @@ def call(verb: str, *words: str) -> Any:
     return known.run(compose(known, words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [("model=svm",), pytest.param(("model=random_forest", "model.num_trees=10"), marks=pytest.mark.nightly)],

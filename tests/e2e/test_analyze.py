@@ -16,9 +16,12 @@ from classifier_training.data.formats.image_folder import ImageFolder
 from classifier_training.data.load import read_samples
 from classifier_training.data.splitting.manifest import write_manifest
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 Command = Callable[..., Ended]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_folder_with_faults_becomes_a_report(command: Command, split_folder: Path, tmp_path: Path) -> None:
     blue = split_folder / "train" / "blue"
     shutil.copyfile(blue / "00.png", split_folder / "val" / "blue" / "copy.png")
@@ -66,7 +69,7 @@ def test_a_setting_without_effect_is_refused(command: Command, split_folder: Pat
     assert "has no effect on an analysis" in done.err
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_training_refuses_copies_across_splits_until_told(command: Command, split_folder: Path) -> None:
     shutil.copyfile(split_folder / "train" / "blue" / "00.png", split_folder / "test" / "blue" / "copy.png")
     words = ("train", f"data.root={split_folder}", *SMALL)
@@ -79,7 +82,7 @@ def test_training_refuses_copies_across_splits_until_told(command: Command, spli
     assert "data check: 2 files in 1 group are exact duplicates across splits" in allowed.err
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_labels_that_the_model_contradicts_are_ranked(
     command: Command, train_here: Callable[..., Path], unsplit_folder: Path, tmp_path: Path
 ) -> None:
@@ -138,7 +141,7 @@ def test_labels_that_the_model_contradicts_are_ranked(
     assert {row["fold"] for row in by_path.values() if row["split"] != "train"} == {""}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_edits_of_a_splits_file_become_corrections_by_the_command_that_is_named(
     command: Command, split_folder: Path, tmp_path: Path
 ) -> None:

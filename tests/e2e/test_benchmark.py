@@ -18,9 +18,12 @@ from classifier_training.export.pareto import Option
 from classifier_training.workflows.serving.benchmark_files import FileMeasures
 from classifier_training.workflows.serving.benchmark_runs import SplitPixels, common_table, read_runs
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 Command = Callable[..., Ended]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_forms_are_measured_side_by_side(
     command: Command, split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
@@ -105,6 +108,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copied" / trained.name))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_cheapest_file_that_meets_the_wishes_is_put_into_the_run(
     command: Command, run: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from tests.conftest import SMALL, draw_picture, read_csv
 from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 Command = Callable[..., Ended]
 
 UNSURE = (
@@ -131,7 +133,7 @@ def test_a_run_is_calibrated_and_rejects_on_request(
     assert len(clash.err.splitlines()) == 3
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_where_no_temperature_was_fitted_nothing_is_refused_and_the_log_says_why(
     command: Command, split_folder: Path
 ) -> None:

@@ -16,7 +16,7 @@ from tests.server import Ended
 
 import classifier_training as ct
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 PHOTOS = "My Photos, 2026 (ü)"
 OUTPUT = 'it\'s "here" $HOME'

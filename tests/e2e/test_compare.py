@@ -23,6 +23,8 @@ from classifier_training.core.run_dir import write_csv, write_json, write_text
 from classifier_training.data.corrections import LabelCorrection, append_corrections
 from classifier_training.workflows.many_runs.candidates import plan
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 TINY = ("data.image_size=16", "data.batch_size=8", "trainer.max_epochs=1", "trainer.accelerator=cpu")
 
 
@@ -51,6 +53,7 @@ def write_run(folder: Path, *, model: str, seed: int, num_right: int, lr: float 
     return folder
 
 
+@pytest.mark.usefixtures("drawn")
 def test_one_command_trains_ranks_names_the_failed_and_goes_on(
     command: Callable[..., Ended], split_folder: Path, tmp_path: Path
 ) -> None:

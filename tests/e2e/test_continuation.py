@@ -25,7 +25,7 @@ from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
 from classifier_training.workflows.training import resolve
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Train = Callable[[list[str]], Path]
 SETTINGS = (*SMALL, "recipe=none", "callbacks=[checkpoint,ema]", "callbacks.checkpoint.every_seconds=0")
@@ -166,6 +166,7 @@ def test_a_learning_rate_is_not_looked_for_in_the_middle_of_a_run(finished: Path
         train_here([f"resume={finished}", "trainer.max_epochs=3", "optimizer.lr=auto"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 def test_what_a_run_found_out_is_kept_and_used_again(
     split_folder: Path,

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from classifier_training.core.types import softmax
 from classifier_training.inference.predictor import Predictor
 
 Command = Callable[..., Ended]
-SCRIPT = Path(sys.executable).with_name("classifier-training")
 FOLDS = ("data.num_folds=2", "data.store=off")
 NUM_IMAGES = {"blue": 20, "green": 16, "red": 12}
 
@@ -41,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(data: Path, forked_commands: Warm) -> Ended:
     """A command that trained both folds."""
     words = ["train", str(data), *FOLDS, *SMALL, "output=out"]
-    return forked_commands.without_figures().run(words, cwd=data.parent)
+    return forked_commands.quick().run(words, cwd=data.parent)
 
 
 @pytest.fixture(scope="module")
@@ -170,19 +168,18 @@ def test_models_of_other_classes_are_no_ensemble(run: RunDir, data: Path, comman
     assert "have other classes: the second lacks 'red'; the first lacks 'rose'" in refused.err
 
 
-def test_an_interrupted_cross_validation_resumes(data: Path, tmp_path: Path) -> None:
-    words = ["train", str(data), *FOLDS, *SMALL, "output=out"]
-    environment = {**os.environ, "CLASSIFIER_TRAINING_CORES": "1"}
-    with subprocess.Popen(
-        [SCRIPT, *words], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
-    ) as process:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if "fold 1: started" in line:
-                process.send_signal(signal.SIGINT)
-    assert process.returncode == 130, said
+@pytest.mark.slow
+def test_an_interrupted_cross_validation_resumes(data: Path, tmp_path: Path, forked_commands: Warm) -> None:
+    words = ["train", str(data), *FOLDS, *SMALL, "trainer.max_epochs=10", "output=out"]
+    runs = forked_commands.quick()
+    pid = runs.start(words, cwd=tmp_path, env={"CLASSIFIER_TRAINING_CORES": "1"})
+    while not list((tmp_path / "out").glob("*/*/folds/1/metrics.csv")):
+        assert not runs.has_ended(pid), runs.wait(pid).err
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGINT)
+    ended = runs.wait(pid)
+    said = ended.err
+    assert ended.code == 130, said
     (config,) = (tmp_path / "out").glob("*/*/config.yaml")
     run = RunDir(config.parent)
     assert f"train resume={run.path.relative_to(tmp_path)}" in said
@@ -190,11 +187,8 @@ def test_an_interrupted_cross_validation_resumes(data: Path, tmp_path: Path) -> 
     assert not run.fold(1).result.exists()
     assert not run.result.exists()
     before = run.fold(0).result.stat().st_mtime_ns
-    done = subprocess.run(
-        [SCRIPT, "train", "resume=latest", "output=out"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 fold of 2 finished before" in done.stderr
+    done = good(runs.run(["train", "resume=latest", "output=out"], cwd=tmp_path))
+    assert "1 fold of 2 finished before" in done.err
     assert run.result.exists()
     assert run.fold(0).result.stat().st_mtime_ns == before
     assert {row["fold"] for row in read_csv(run.out_of_fold)} == {"0", "1"}

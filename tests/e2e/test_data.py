@@ -17,6 +17,8 @@ from tests.server import Ended
 
 from classifier_training.inference.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 Command = Callable[..., Ended]
 
 
@@ -75,7 +77,7 @@ def test_a_table_in_latin_1_is_refused_in_three_lines(command: Command, unsplit_
     assert done.code == 0, done.err
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_twelve_bits_in_sixteen_are_named_and_read_alike_by_training_and_prediction(
     tmp_path: Path, train_here: Callable[[list[str]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +133,7 @@ def test_corrections_are_part_of_a_run_and_of_its_resuming(command: Command, spl
     assert len(read_csv(run / "evaluation/predictions.csv")) == 8
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_no_file_of_a_phone_folder_is_unaccounted_for_in_any_verb(command: Command, tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     root = phone_folder(tmp_path / "phone")
@@ -155,6 +157,7 @@ def test_no_file_of_a_phone_folder_is_unaccounted_for_in_any_verb(command: Comma
         assert f"{number} of {expected} files are read as images; not read: 2 RAW photos" in done.err
 
 
+@pytest.mark.slow
 def test_without_the_extra_predict_says_what_a_heic_photo_needs(command: Command, tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     root = phone_folder(tmp_path / "phone")
@@ -170,7 +173,7 @@ def test_without_the_extra_predict_says_what_a_heic_photo_needs(command: Command
     assert command("predict", f"run={newest(tmp_path)}", f"source={photo}").code == 0
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_advice_on_a_table_works_when_it_is_obeyed(command: Command, unsplit_folder: Path) -> None:
     rows = [f"{label}/{number:02d}.png,{label}{number},{label}" for label in COLOURS for number in range(10)]
     (unsplit_folder / "labels.csv").write_text("\n".join(["id,session,colour", *rows]))
@@ -188,7 +191,7 @@ def test_advice_on_a_table_works_when_it_is_obeyed(command: Command, unsplit_fol
         assert "3 classes, images: 30 all" in again.out
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_test_images_without_labels_are_predicted_after_training(command: Command, tmp_path: Path) -> None:
     root = tmp_path / "kaggle"
     rows = ["id,label"]
@@ -217,7 +220,7 @@ def test_test_images_without_labels_are_predicted_after_training(command: Comman
     assert {row["kind"]: row["num_files"] for row in folder["not_read"]} == {"unlabelled": 5, "labels": 1}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(
     command: Command, unsplit_folder: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from tests.server import Ended
 from classifier_training import cli
 from classifier_training.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 FEW = ["callbacks=[checkpoint]", "transforms=none", "trainer.precision=32"]
 
 
@@ -29,6 +31,7 @@ def teacher(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(cli.perform("train", words).run_dir.path)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_students_are_compared_with_themselves_and_their_teacher(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

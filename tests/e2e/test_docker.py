@@ -21,7 +21,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parents[2] 
     "services"
 ]
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 def words(service: str) -> list[str]:

@@ -31,7 +31,7 @@ from classifier_training.workflows.training.settings import TrainSettings
 from classifier_training.workflows.training.train import TrainResult
 from classifier_training.workflows.training.train import train_here as train_with
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 CALLBACKS = "callbacks=[checkpoint,history,onnx_export]"
 
@@ -278,6 +278,7 @@ def test_students_have_a_teacher_and_comparisons_a_run_whose_model_was_withheld(
         Predictor(withheld.path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_slim_and_says_what_to_share(
     pictures: Path, command: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_finished_run_is_slim_and_says_what_to_share(
         assert done.code == 0, done.err
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_shallow_run_ends_alike(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classifier_training.export.verify.verify_pipeline", refuse)
     words = [f"data.root={pictures}", "model=random_forest", "model.num_trees=4", "data.image_size=32"]

@@ -18,7 +18,7 @@ from classifier_training.cli import perform
 from classifier_training.core.processes import work_in
 from classifier_training.core.run_dir import RunDir
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Command = Callable[..., Ended]
 
@@ -40,6 +40,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copied" / trained.name))
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_run_is_exported_in_other_formats_and_quantized(
     command: Command, split_folder: Path, tmp_path: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_run_is_exported_in_other_formats_and_quantized(
     assert "model.safetensors" in broken.err
 
 
+@pytest.mark.usefixtures("exported")
 def test_half_precision_of_a_calibrated_run_is_written_and_answers(
     command: Command, tmp_path: Path, train_here: Callable[[list[str]], Path]
 ) -> None:
@@ -149,6 +151,7 @@ def test_a_run_that_is_written_to_is_exported_elsewhere_alone(command: Command, 
     assert (tmp_path / "elsewhere/model.onnx").is_file()
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_run_that_exported_nothing_is_exported_from_its_checkpoint(
     command: Command, split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:

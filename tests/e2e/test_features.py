@@ -47,7 +47,7 @@ def computed(run: RunDir, monkeypatch: pytest.MonkeyPatch, moved_to: str | None 
 
 
 @pytest.fixture
-def run(split_folder: Path, train_here: Train, undrawn: None) -> RunDir:
+def run(split_folder: Path, train_here: Train, quick_runs: None) -> RunDir:
     return RunDir(train_here([f"data.root={split_folder}", *SMALL]))
 
 
@@ -120,7 +120,7 @@ def test_another_model_a_damaged_file_or_no_exported_model_make_them_anew(
 
 
 def test_the_features_of_shallow_models_are_the_handcrafted_ones(
-    split_folder: Path, train_here: Train, undrawn: None, monkeypatch: pytest.MonkeyPatch
+    split_folder: Path, train_here: Train, quick_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(train_here([f"data.root={split_folder}", "model=random_forest", "data.image_size=32"]))
     found, number = computed(run, monkeypatch)
@@ -139,7 +139,7 @@ def test_a_cross_validated_run_names_its_folds(tmp_path: Path) -> None:
 FOREST = ["model=random_forest", "model.num_trees=20", "data.image_size=32"]
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_an_error_is_explained_by_the_training_images(split_folder: Path, train_here: Train, command: Command) -> None:
     (split_folder / "test/blue/00.png").rename(split_folder / "test/red/odd.png")
     run = RunDir(train_here([f"data.root={split_folder}", *FOREST]))
@@ -167,7 +167,8 @@ def test_an_error_is_explained_by_the_training_images(split_folder: Path, train_
     assert command("analyze", "why=test/red/odd.png").code == 2
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_runs")
 def test_images_are_chosen_labelled_and_trained_on(tmp_path: Path, train_here: Train, command: Command) -> None:
     old = make_class_folders(tmp_path / "old", {"blue": 60, "green": 60, "red": 60})
     run = RunDir(train_here([f"data.root={old}", "data.val_fraction=0.4", *FOREST]))

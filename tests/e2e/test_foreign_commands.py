@@ -202,7 +202,7 @@ def test_the_document_counts_the_words_of_its_commands() -> None:
 TINY = "model=test_resnet pretrained=False epochs=1 imgsz=32 batch=4 device=cpu workers=0"
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_answers_are_typed_and_run(tmp_path: Path, command: Callable[..., Ended]) -> None:
     make_class_folders(tmp_path / "images", {"blue": 8, "green": 8})
 

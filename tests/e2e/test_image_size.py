@@ -18,7 +18,7 @@ from classifier_training.data.image_settings import TRAINED_FACTOR
 from classifier_training.models.meta import on_meta
 from classifier_training.workflows.training.network import suit_images
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Train = Callable[[Sequence[str]], Path]
 SHORT = ("data.batch_size=8", "trainer.max_epochs=1", "trainer.accelerator=cpu")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("lance")
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
@@ -35,6 +37,7 @@ def weights_of(folder: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_set_trains_to_the_weights_of_its_folder_and_keeps_its_version(
     command: Callable[..., Ended], pictures: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from classifier_training.core.processes import is_held
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs")]
 
 TINY = (
     "model=cnn_v1", "data.image_size=16", "data.batch_size=8", "trainer.max_epochs=1", "trainer.accelerator=cpu",

@@ -14,6 +14,8 @@ from tests.server import Ended
 
 from classifier_training import plugins
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 SECTION = CONTRIBUTING.partition("## In a package of your own\n")[2].partition("\n## ")[0]
 
@@ -41,6 +43,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_a_model_a_callback_and_an_export_format_of_another_package(
     command: Callable[..., Ended], installed: dict[str, str], split_folder: Path, tmp_path: Path
 ) -> None:

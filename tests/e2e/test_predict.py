@@ -29,6 +29,8 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.export.bundle import BundleInfo
 from classifier_training.models.timm_models import timm_model
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 Command = Callable[..., Ended]
 SCRIPT = Path(sys.executable).with_name("classifier-training")
 CLASSES = ("", "ü/..", "c")

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import SMALL, draw_picture
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Command = Callable[..., Ended]
 

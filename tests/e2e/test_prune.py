@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,6 @@ from tests.server import Ended
 import classifier_training as ct
 from classifier_training import cli
 from classifier_training.core.run_dir import RunDir
-from classifier_training.evaluation import drawing
 from classifier_training.workflows.evaluating.run_model import load_trained
 
 Command = Callable[..., Ended]
@@ -24,12 +23,7 @@ Command = Callable[..., Ended]
 QUICK = (*SETTINGS, "callbacks=[checkpoint,onnx_export]", "trainer.precision=32", "transforms=none")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def undrawn_runs() -> Iterator[None]:
-    """Draw nothing in the runs that all tests share, either."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing.Drawer, "submit", lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 
 @pytest.fixture(scope="module")

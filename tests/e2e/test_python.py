@@ -14,7 +14,7 @@ from tests.conftest import SMALL
 
 import classifier_training as ct
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(autouse=True)

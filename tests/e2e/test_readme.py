@@ -137,9 +137,8 @@ def test_a_command_of_the_documents_runs(
     folder = tmp_path if trains else trained
     if words[0] == "classifier-training":
         # In a process that has imported torch before, which would take longer than what is looked at here, as the
-        # figures would; those of the run in `trained` are drawn.
-        runs = forked_commands.without_figures() if trains else forked_commands
-        ended = runs.run(words[1:], cwd=folder)
+        # figures would, and an export beside training; the run in `trained` has them.
+        ended = forked_commands.quick(exporter=words[1] != "export").run(words[1:], cwd=folder)
         assert ended.code == 0, ended.err
     else:
         done = subprocess.run([program, *words[1:]], cwd=folder, capture_output=True, text=True, check=False)

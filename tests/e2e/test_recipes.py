@@ -14,7 +14,7 @@ from tests.server import Ended
 
 from classifier_training.core.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 LITTLE = (*SMALL, "callbacks=[checkpoint,ema]")
 

@@ -10,6 +10,8 @@ from tests.conftest import SMALL
 from tests.runs import make_run
 from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 Command = Callable[..., Ended]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 ENDING = (*SMALL, "seed=3")
 
@@ -66,6 +66,7 @@ def test_a_remote_folder_is_trained_on_as_its_local_copy(
     assert proxy.counts["get"] == proxy.counts["head"] == 0
 
 
+@pytest.mark.slow
 def test_predict_analyze_and_prepare_read_remote_folders(
     s3: S3Server, proxy: Proxy, unsplit_folder: Path, command: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from tests.server import Ended, Warm
 
 from classifier_training.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 SETTINGS = (
     *SMALL,
     "trainer.max_epochs=4",
@@ -74,7 +76,7 @@ def timeless(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_a_killed_run_resumes_bit_for_bit(
     command: Callable[..., Ended], forked_commands: Warm, split_folder: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_signal_ends_the_run_in_words_and_leaves_no_process(
     assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"] < len(rows)
 
 
+@pytest.mark.slow
 def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Path) -> None:
     words = [*SETTINGS, "trainer.max_epochs=5000", "callbacks=default", "callbacks.early_stopping=null"]
     # Not forked, so that the painter is a process of its own from the start, as it is for a user.
@@ -156,7 +159,7 @@ def test_a_painter_goes_with_its_killed_parent(split_folder: Path, tmp_path: Pat
         time.sleep(0.1)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_a_finished_run_goes_on_with_its_own_splits(
     unsplit_folder: Path,
     train_here: Callable[[list[str]], Path],

@@ -16,7 +16,7 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.data.corrections import LabelCorrection, append_corrections
 from classifier_training.workflows.evaluating.corrections_effect import corrections_words, renew_section
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Train = Callable[[list[str]], Path]
 QUICK = ("transfer=linear_probe", "trainer.accelerator=cpu", "callbacks=[checkpoint,onnx_export]")

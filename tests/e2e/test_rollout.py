@@ -26,6 +26,8 @@ from classifier_training.core.run_dir import RunDir, sha256
 from classifier_training.workflows.registering.rollout import rollback
 from classifier_training.workflows.registering.sub_verbs import promote_run
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 
 

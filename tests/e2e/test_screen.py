@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import SMALL, read_csv
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Command = Callable[..., Ended]
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from tests.server import Ended
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 ROOT = Path(__file__).parents[2]
 SERVE = [sys.executable, "-m", "classifier_training", "serve"]
 

@@ -19,7 +19,7 @@ from tests.server import Ended
 
 Command = Callable[..., Ended]
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 LOGGED = (*SMALL, "callbacks=[checkpoint,onnx_export]", "name=shapes", "logging=mlflow")
 

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import NETWORK, SETTINGS, SMALL, draw_picture, read_csv
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Command = Callable[..., Ended]
 

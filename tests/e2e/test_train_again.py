@@ -23,7 +23,7 @@ from classifier_training.core.run_dir import RunDir
 from classifier_training.data.corrections import LabelCorrection, append_corrections
 from classifier_training.training.checkpoints import RunCheckpoints
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Command = Callable[..., Ended]
 Train = Callable[[Sequence[str]], Path]
@@ -56,7 +56,7 @@ def make_images(folder: Path, counts: dict[str, int], *, seed: int) -> Path:
 
 @pytest.fixture
 def production(old: Path, train_here: Train, command: Command) -> RunDir:
-    run = train_here([f"data.root={old}", *SMALL, *CPU, "trainer.max_epochs=2"])
+    run = train_here([f"data.root={old}", *SMALL, *CPU, "trainer.max_epochs=8"])
     done = command("registry", "promote", str(run), "alias=production")
     assert done.code == 0, done.err
     return RunDir(run.absolute())

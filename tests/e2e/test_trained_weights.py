@@ -19,7 +19,7 @@ from classifier_training.models import bundled
 from classifier_training.models.timm_models import EfficientNetLite0
 from classifier_training.workflows.evaluating.run_model import describe_trained
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Train = Callable[[list[str]], Path]
 

@@ -22,7 +22,7 @@ from classifier_training.training import speed
 from classifier_training.training.checkpoint_files import AtomicCheckpointIO
 from classifier_training.workflows.training import resolve
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Train = Callable[[list[str]], Path]
 State = dict[str, torch.Tensor]

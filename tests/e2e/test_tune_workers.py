@@ -23,7 +23,7 @@ from classifier_training.core.errors import InterruptedRunError, UserError
 
 optuna = pytest.importorskip("optuna")
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 TINY = (
     "model=cnn_v1", "data.image_size=16", "data.batch_size=8", "trainer.max_epochs=2", "trainer.accelerator=cpu",

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SMALL, make_class_folders
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 CALLBACKS = "callbacks=[checkpoint,history,onnx_export]"
 

@@ -13,6 +13,8 @@ from PIL import Image
 from tests.conftest import SMALL, make_class_folders, read_csv
 from tests.server import Ended, Warm
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 CLASSES = ("blue", "green", "red")
 
 
@@ -29,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, forked_commands: Warm) -> 
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target)
     words = ["train", "data.root=images", *SMALL, "callbacks=[checkpoint,onnx_export]", "output=run", "seed=1"]
-    ended = forked_commands.without_figures().run(words, cwd=folder)
+    ended = forked_commands.quick().run(words, cwd=folder)
     assert ended.code == 0, ended.err
     return folder
 
@@ -85,7 +87,7 @@ def test_a_change_is_found_shown_and_handed_on(
 
 
 def test_what_cannot_be_watched_is_an_error_that_says_what_to_do(
-    command: Callable[..., Ended], trained: Path, run: Path, tmp_path: Path, undrawn: None
+    command: Callable[..., Ended], trained: Path, run: Path, tmp_path: Path, quick_runs: None
 ) -> None:
     nothing = command("watch", str(tmp_path / "none"), f"run={run}")
     assert nothing.code == 2
@@ -115,7 +117,7 @@ def test_a_number_of_images_without_images_is_refused(command: Callable[..., End
 
 
 def test_export_gives_an_earlier_run_what_watch_needs(
-    command: Callable[..., Ended], trained: Path, run: Path, tmp_path: Path, undrawn: None
+    command: Callable[..., Ended], trained: Path, run: Path, tmp_path: Path, quick_runs: None
 ) -> None:
     info = run / "model_info.json"
     before = info.read_text()

@@ -20,7 +20,7 @@ def drawing(faults: Path | None, forked_commands: Warm) -> Warm:
 @pytest.fixture(scope="session")
 def warm(drawing: Warm) -> Warm:
     """Where runs are forked from that draw nothing."""
-    return drawing.without_figures()
+    return drawing.quick()
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_two_nodes_of_slurm_save_on_ctrl_c_and_say_whose_fault_it_was(pictures: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_two_nodes_of_ray_give_the_bits_of_two_processes(warm: Warm, pictures: Path, tmp_path: Path) -> None:
     near = train(warm, pictures, tmp_path / "near", "trainer=ddp", "trainer.num_devices=2")
     with two_nodes() as address:

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import SMALL
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 SECRET = "TOPSECRET"
 

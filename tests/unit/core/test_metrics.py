@@ -114,7 +114,7 @@ def test_a_registered_metric_is_on_pages_plots_and_leaderboards(tmp_path: Path) 
     assert metric_columns()["jaccard"].short_title == "macro Jaccard index"
 
 
-@pytest.mark.usefixtures("registered", "undrawn")
+@pytest.mark.usefixtures("registered", "quick_runs")
 def test_a_run_chooses_its_weights_by_a_registered_metric(
     split_folder: Path, train_here: Callable[[Sequence[str]], Path]
 ) -> None:

@@ -207,7 +207,7 @@ def test_every_layer_is_in_training_mode(kind: str, pretrained: bool, tmp_path: 
     assert all(module.training for module in built.network.modules())
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_batch_norm_learns_in_a_run_from_trained_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

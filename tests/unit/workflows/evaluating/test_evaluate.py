@@ -17,7 +17,7 @@ from classifier_training.core.image_files import UnreadableImageError
 from classifier_training.core.register import entry
 from classifier_training.evaluation import drawing
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 EVALUATE = entry("verb", "evaluate")
 

@@ -289,7 +289,7 @@ def test_runs_are_compared_by_settings_metrics_and_the_same_images(client: TestC
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("quick_runs")
 def test_the_list_of_a_thousand_real_runs_is_quick(
     split_folder: Path, tmp_path: Path, train_here: Callable[[Sequence[str]], Path]
 ) -> None:
