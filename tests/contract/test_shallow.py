@@ -26,10 +26,12 @@ def call(verb: str, *words: str) -> Any:
     return known.run(compose(known, words))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    [("model=svm",), pytest.param(("model=random_forest", "model.num_trees=10"), marks=pytest.mark.nightly)],
+    [
+        pytest.param(("model=svm",), marks=pytest.mark.slow),
+        pytest.param(("model=random_forest", "model.num_trees=10"), marks=pytest.mark.nightly),
+    ],
     ids=["svm", "random_forest"],
 )
 def test_it_fits_evaluates_exports_and_predicts(

@@ -18,8 +18,6 @@ from classifier_training.export.pareto import Option
 from classifier_training.workflows.serving.benchmark_files import FileMeasures
 from classifier_training.workflows.serving.benchmark_runs import SplitPixels, common_table, read_runs
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
 Command = Callable[..., Ended]
 
 

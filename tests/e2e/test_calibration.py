@@ -14,8 +14,6 @@ from PIL import Image
 from tests.conftest import SMALL, draw_picture, read_csv
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 Command = Callable[..., Ended]
 
 UNSURE = (

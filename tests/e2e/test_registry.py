@@ -10,8 +10,6 @@ from tests.conftest import SMALL
 from tests.runs import make_run
 from tests.server import Ended
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 Command = Callable[..., Ended]
 
 

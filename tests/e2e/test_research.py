@@ -14,8 +14,6 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 SCRIPTS = Path(__file__).parents[2] / "scripts/research"
 
 DATA = ["data=digits", "data.image_size=16"]

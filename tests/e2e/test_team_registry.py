@@ -33,6 +33,7 @@ def metrics_of(uri: str, name: str = "val/loss") -> dict[str, list[int]]:
     return {run.info.run_id: [one.step for one in client.get_metric_history(run.info.run_id, name)] for run in runs}
 
 
+@pytest.mark.slow
 def test_a_run_is_logged_resumed_promoted_and_used(command: Command, split_folder: Path, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
