@@ -34,7 +34,7 @@ def test_runs_are_listed_promoted_reported_and_cleaned_up(command: Command, tmp_
     assert "Traceback" not in wrong.err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_is_exported_in_all_formats_that_can_be_written(
     command: Command, split_folder: Path, train_here: Callable[[list[str]], Path]
 ) -> None:

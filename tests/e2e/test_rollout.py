@@ -135,7 +135,7 @@ def wait_for(port: int, text: str) -> None:
     raise AssertionError(f"{text} not in {read(port, '/metrics')}")
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [4, pytest.param(50, marks=pytest.mark.nightly)])
 def test_reloads_and_a_canary_under_load_fail_no_request(outputs: Path, times: int) -> None:
     with serving("production", "canary=colours:v2", "share=0.3", "record=records") as (port, _), Load(port) as load:
         for number in range(times):
