@@ -1,7 +1,7 @@
 """What tests leave out of tiny runs that are about something else, and what takes longer than the rest of them.
 
-Figures are not drawn, and model.onnx is written by PyTorch's older exporter: 0.1 s instead of 4. It holds the same
-network, and the run compares it with PyTorch as it would any file.
+Figures are not drawn, and model.onnx is written by PyTorch's older exporter, which traces the network once. It
+holds the same network, and the run compares it with PyTorch as it would any file.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ import onnx
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tests import quick
 from tests.clients import golden_outputs
 from tests.clients.golden_outputs import NUM_ROUNDS
 
 from classifier_training.core.preprocess import Preprocessing
 from classifier_training.core.run_dir import RunDir
 from classifier_training.core.types import softmax
-from classifier_training.evaluation import drawing
 from classifier_training.export.bundle import TEMPERATURE_KEY
 from classifier_training.export.pipeline import preprocessing_part
 
@@ -46,8 +46,8 @@ NETWORKS = {
 }
 """A network with attention, the default network with its trained weights, and a plain convolutional one."""
 
-MARKS = {"test_vit": (), "tf_efficientnet_lite0": pytest.mark.slow}
-"""What of them is tested when; others at night."""
+MARKS: dict[str, list[pytest.MarkDecorator]] = {"test_vit": [], "tf_efficientnet_lite0": [pytest.mark.slow]}
+"""When they are tested; the others at night."""
 
 OLD_RUNTIMES = ("onnxruntime==1.20.*", "opencv-python-headless==4.*")
 INSTALL_TIMEOUT_SECONDS = 300
@@ -100,14 +100,14 @@ def train(folder: Path, words: tuple[str, ...]) -> RunDir:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr(drawing.Drawer, "submit", lambda *_: None)
+        quick.leave_out(patch.setattr, exporter=False)
         result = verb.run(compose(verb, [f"data.root={folder / 'images'}", *short, *words]))
     return RunDir(folder / result.run_dir.path)
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=MARKS.get(name, pytest.mark.nightly)) for name in NETWORKS],
+    params=[pytest.param(name, marks=MARKS.get(name, [pytest.mark.nightly])) for name in NETWORKS],
 )
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     run_dir = train(tmp_path_factory.mktemp("trained"), NETWORKS[request.param])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests import quick
 from tests.conftest import NETWORK, SMALL, make_class_folders
 from tests.e2e.test_resume import exact, timeless
 
@@ -19,7 +20,6 @@ from classifier_training.callbacks.observer import EpochEnd, RunContext
 from classifier_training.callbacks.plots import TrainingHistory
 from classifier_training.core.errors import InterruptedRunError, UserError
 from classifier_training.core.run_dir import RunDir
-from classifier_training.evaluation import drawing
 from classifier_training.training import batch_size, trial
 from classifier_training.training.checkpoints import RunCheckpoints
 from classifier_training.training.optim import warmup_cosine
@@ -181,7 +181,7 @@ def test_what_a_run_found_out_is_kept_and_used_again(
     monkeypatch.setattr(trial, "NUM_STEPS", 20)
     monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 20 * 2**20)
     whole = train_here([*words, "output=whole"])
-    monkeypatch.setattr(drawing.Drawer, "submit", lambda *_: None)
+    quick.leave_out(monkeypatch.setattr)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         with pytest.raises(InterruptedRunError):

@@ -46,7 +46,7 @@ def hydra_ready(verb: Entry) -> Iterator[list[str]]:
 def _store_nodes(verb: Entry) -> None:
     """Put every registered component and the verb itself into Hydra's store, as nodes of plain defaults."""
     store = ConfigStore.instance()
-    # Hydra copies all of it at each composition, which takes a third of the time, and changes nothing in its copy.
+    # Hydra copies all of it for each composition, only reads the copy, and copies once more what it reads.
     store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
     choices = _choices(verb)
     for known in entries():
