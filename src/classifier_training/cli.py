@@ -122,7 +122,7 @@ def main() -> int:
         return print_candidates()
     log_to_screen()
     try:
-        return run(sys.argv[1:])
+        return _run_as_interrupted(sys.argv[1:])
     except InterruptedRunError as error:
         log.info("%s", error)
         return error.exit_code
@@ -147,6 +147,18 @@ def main() -> int:
         if not isinstance(error.code, int):
             raise
         return error.code
+
+
+def _run_as_interrupted(argv: Sequence[str]) -> int:
+    """Run as `run` does; a signal that Python's locks hid behind an error of their own is raised again."""
+    try:
+        return run(argv)
+    except RuntimeError as error:
+        # A signal that comes while `Condition.wait` takes its lock back leaves it free, and the end of the lock's block
+        # then raises "cannot release un-acquired lock" (https://github.com/python/cpython/issues/118433).
+        if isinstance(error.__context__, InterruptedRunError | KeyboardInterrupt | SystemExit):
+            raise error.__context__ from None
+        raise
 
 
 def run(argv: Sequence[str]) -> int:

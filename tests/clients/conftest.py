@@ -27,6 +27,12 @@ COMBINATIONS = [
     )
 ]
 
+BY_DAY = {
+    ("pillow", "bilinear", "squash"), ("pillow", "bicubic", "crop"), ("pillow", "area", "letterbox"),
+    ("opencv", "area", "crop"),
+}  # fmt: skip
+"""Every backend, kernel and policy once; the other combinations are tested at night."""
+
 
 @dataclass(frozen=True)
 class Client:
@@ -91,7 +97,13 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return write_small_bundle(tmp_path_factory.mktemp("bundle"))
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, id="-".join(kind), marks=() if kind in BY_DAY else pytest.mark.nightly)
+        for kind in COMBINATIONS
+    ],
+)
 def run_dir_of_every_kind(
     request: pytest.FixtureRequest, run_dir: RunDir, tmp_path_factory: pytest.TempPathFactory
 ) -> RunDir:

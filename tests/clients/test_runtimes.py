@@ -222,7 +222,7 @@ def test_an_older_version(runtime: str, trained: Trained, old_python: Path, tmp_
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("provider", ["wasm", "webgpu"])
+@pytest.mark.parametrize("provider", ["wasm", pytest.param("webgpu", marks=pytest.mark.nightly)])
 def test_onnxruntime_web(
     provider: str,
     trained: Trained,

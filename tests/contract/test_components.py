@@ -315,8 +315,8 @@ RUNTIMES = {"coreml": "coremltools", "litert": "litert_torch", "openvino": "open
 """Formats whose converter is an extra, and its module."""
 
 
-MARKS = {"tensorrt": [pytest.mark.gpu], "saved_model": [pytest.mark.network, pytest.mark.slow]}
-"""What running a format takes: saved_model has uv install TensorFlow, once."""
+MARKS = {"tensorrt": [pytest.mark.gpu], "saved_model": [pytest.mark.network, pytest.mark.nightly]}
+"""What running a format takes: saved_model has uv install TensorFlow; its own test does so by day."""
 
 
 def formats() -> list[object]:

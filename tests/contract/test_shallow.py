@@ -29,10 +29,9 @@ def call(verb: str, *words: str) -> Any:
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(("model=svm",), marks=pytest.mark.slow),
-        pytest.param(("model=random_forest", "model.num_trees=10"), marks=pytest.mark.nightly),
+        pytest.param(("model=svm",), id="svm", marks=pytest.mark.slow),
+        pytest.param(("model=random_forest", "model.num_trees=10"), id="random_forest", marks=pytest.mark.nightly),
     ],
-    ids=["svm", "random_forest"],
 )
 def test_it_fits_evaluates_exports_and_predicts(
     words: tuple[str, ...], split_folder: Path, train_here: Callable[[list[str]], Path]

@@ -91,7 +91,7 @@ def test_small_images_are_not_blown_up_and_the_size_stays_with_the_run(
         (["model=cnn_v1", "transforms=progressive_resizing", "trainer.max_epochs=2"], 64),
         # A single image in a batch leaves a batch norm one value at 32 px.
         pytest.param(["model=resnet18", "model.pretrained=false", "data.batch_size=1"], 64, marks=pytest.mark.nightly),
-        (["model=random_forest", "model.num_trees=4"], 64),
+        pytest.param(["model=random_forest", "model.num_trees=4"], 64, marks=pytest.mark.nightly),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -131,7 +131,9 @@ def test_a_run_from_before_the_rule_keeps_the_networks_own_size(small_images: Pa
     assert input_size(run) == 160
 
 
-@pytest.mark.parametrize("model", [["model=cnn_v1"], ["model=tf_efficientnet_lite0"]])
+@pytest.mark.parametrize(
+    "model", [["model=cnn_v1"], pytest.param(["model=tf_efficientnet_lite0"], marks=pytest.mark.nightly)]
+)
 def test_what_is_prepared_is_what_training_reads(
     model: list[str], small_images: Path, command: Callable[..., Ended], tmp_path: Path
 ) -> None:

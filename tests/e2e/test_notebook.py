@@ -63,7 +63,7 @@ def test_the_example_is_kept_without_outputs() -> None:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_example_runs_and_shows_progress_metrics_and_errors(tmp_path: Path) -> None:
     notebook = nbformat.read(EXAMPLE, as_version=4)
     watched = Watched(notebook, tmp_path)

@@ -61,7 +61,7 @@ def wait_for(found: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_predictions_are_those_of_one_process(run: Path, cluster: Any, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
     images = draw(tmp_path / "images", 40)

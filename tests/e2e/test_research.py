@@ -52,7 +52,9 @@ def test_settings_are_typed_as_scripts_are_used_to(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model_comparison", "distillation_and_production"])
+@pytest.mark.parametrize(
+    "name", ["model_comparison", pytest.param("distillation_and_production", marks=pytest.mark.nightly)]
+)
 def test_a_script_writes_its_files(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", *WORDS[name]],
@@ -69,7 +71,7 @@ def test_a_script_writes_its_files(name: str, tmp_path: Path) -> None:
         assert "int8" in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_notebook_is_converted_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [sys.executable, "-m", "jupytext", "--to", "notebook", "--output", str(tmp_path / "data_analysis.ipynb")]
     subprocess.run([*words, str(SCRIPTS / "data_analysis.py")], check=True, capture_output=True)

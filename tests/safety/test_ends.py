@@ -106,7 +106,7 @@ def resume(warm: Warm, output: Path) -> Ended:
     return warm.run(["train", f"resume={folder_in(output)}"], cwd=output)
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.nightly)])
 def test_a_run_killed_at_its_end_is_resumed_to_the_folder_of_one_that_was_not(
     drawing: Warm, photos: Path, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, float]], count: int
 ) -> None:

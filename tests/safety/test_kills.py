@@ -53,7 +53,7 @@ def assert_as_whole(warm: Warm, output: Path, whole: tuple[dict[str, Any], float
     assert litter(run) == [], where
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(35, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [1, pytest.param(35, marks=pytest.mark.nightly)])
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     warm: Warm, pictures: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], count: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
         assert_as_whole(warm, output, whole, f"seed {SEED}, run {number}, killed after {delay:.3f} s")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(15, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [1, pytest.param(15, marks=pytest.mark.nightly)])
 def test_a_run_killed_inside_a_save_ends_as_if_it_had_not_been(
     warm: Warm, pictures: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], count: int
 ) -> None:

@@ -51,7 +51,7 @@ def test_two_nodes_of_slurm_save_on_ctrl_c_and_say_whose_fault_it_was(pictures: 
     assert "the run is saved at the end of this step" in log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("quick_runs")
 def test_two_nodes_of_ray_give_the_bits_of_two_processes(warm: Warm, pictures: Path, tmp_path: Path) -> None:
     near = train(warm, pictures, tmp_path / "near", "trainer=ddp", "trainer.num_devices=2")

@@ -179,6 +179,7 @@ def test_a_signal_to_any_of_them_saves_and_ends_all(
     assert run.resumable
 
 
+@pytest.mark.nightly
 def test_a_request_stops_both_after_the_same_epoch(warm: Warm, pictures: Path, tmp_path: Path) -> None:
     agent, _, follower, run = start(warm, pictures, tmp_path / "out")
     ended = warm.run(["registry", "stop", f"output={tmp_path / 'out'}"], cwd=tmp_path)

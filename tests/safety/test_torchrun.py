@@ -73,8 +73,16 @@ def test_torchrun_trains_one_run_with_the_weights_of_one_process(warm: Warm, pic
     ("settings", "message"),
     [
         ((), "torchrun started 2 processes, and each would train a run of its own"),
-        (("trainer=ddp", "trainer.num_devices=3"), "trainer.num_devices=3: torchrun started 2 processes"),
-        (("trainer=ddp", "data.batch_size=1"), "of the 1 images of a batch a process would have 0, as there are 2"),
+        pytest.param(
+            ("trainer=ddp", "trainer.num_devices=3"),
+            "trainer.num_devices=3: torchrun started 2 processes",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            ("trainer=ddp", "data.batch_size=1"),
+            "of the 1 images of a batch a process would have 0, as there are 2",
+            marks=pytest.mark.nightly,
+        ),
         (("trainer=ddp", "data.root=/not/here"), "/not/here"),
     ],
 )

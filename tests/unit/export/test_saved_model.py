@@ -87,7 +87,7 @@ def test_a_network_is_converted_and_compared_at_every_batch_size(
 
 
 @pytest.mark.network
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_file_of_another_network_is_refused(job: ExportJob, tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 48 * 48, 3))

@@ -34,7 +34,7 @@ def test_without_a_server_training_does_not_wait_and_what_was_not_sent_is_counte
             began = time.monotonic()
             for step in range(100):
                 logger.log_metrics({"val/loss": 1.0, "val/acc_top1": 0.5}, step)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
             logger.close("success")
             logger.upload()
     assert "200 metrics not sent" in caplog.text

@@ -321,4 +321,5 @@ def test_the_list_of_a_thousand_real_runs_is_quick(
     started = time.process_time()
     assert json.loads(client.get("/runs/list.json?page=2").text)["parts"]["rows"].count('name="run"') == PAGE_ROWS
     times.append(time.process_time() - started)
-    assert times[1] < 1, times
+    assert times[1] < 0.8 * times[0], "what was read is read again"
+    assert max(times) < 10
