@@ -73,8 +73,9 @@ def export_quickly(
     if isinstance(network, ShallowNetwork):
         # Its features take the size of the batch from the example when they are traced.
         return EXPORT(
-            network, args, opset_version=opset_version, input_names=input_names, output_names=output_names, **others
-        )
+            network, args, optimize=False, opset_version=opset_version, input_names=input_names,
+            output_names=output_names, **others,
+        )  # fmt: skip
     made = io.BytesIO()  # which this exporter takes, too
     EXPORT(
         network,

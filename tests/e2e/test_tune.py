@@ -34,10 +34,10 @@ def tune(*words: str) -> Any:
     return verb.run(compose(verb, words))
 
 
-def own_space(text: str) -> None:
+def own_space(text: str, model: str = "cnn_v1") -> None:
     path = Path("conf/search/mine.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"models: [cnn_v1]\nspace: {{{text}}}\n")
+    path.write_text(f"models: [{model}]\nspace: {{{text}}}\n")
 
 
 @pytest.mark.nightly
@@ -70,7 +70,8 @@ def test_a_search_goes_on_survives_failures_and_leaves_an_experiment(
 
 def test_a_model_that_is_fitted_at_once_is_searched(split_folder: Path) -> None:
     words = ["model=random_forest", f"data.root={split_folder}", "data.image_size=16", "model.hog_orientations=8"]
-    found = tune(*words, "callbacks=[]", "trials=2", "name=forest")
+    own_space("model.num_trees: {low: 5, high: 10}", "random_forest")
+    found = tune(*words, "search=mine", "trials=2", "name=forest")
     assert found.summary.num_trials == {"complete": 2}
     best = found.summary.best.params
     assert "model.num_trees" in best

@@ -49,7 +49,7 @@ def flops(network: nn.Module) -> int:
         ("timm", {"name": "resnet18", "pretrained": False}),
         ("student", {}),
         ("cnn_v1", {}),
-        ("cnn_v2", {"kind": "dense"}),
+        pytest.param("cnn_v2", {"kind": "dense"}, marks=pytest.mark.nightly),
         ("cnn_v2", {"kind": "hybrid", "attention": "squeeze_excitation"}),
     ],
 )
