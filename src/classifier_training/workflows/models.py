@@ -14,7 +14,7 @@ from pydantic import Field
 
 from classifier_training.conf.recipes import MODEL, SAMPLE_MODEL
 from classifier_training.core.display import align
-from classifier_training.core.errors import UserError, nearest
+from classifier_training.core.errors import UserError, enumerate_words, nearest
 from classifier_training.core.register import Entry, Word, entries, entry, register
 from classifier_training.core.run_dir import write_csv, write_json
 from classifier_training.core.runtime import command, setting
@@ -163,6 +163,13 @@ def _matching(pattern: str) -> list[Found]:
             for name in names
             if _matches(name, pattern)
         ]
+    takers = [verb.command for verb in entries("verb") if pattern in verb.options and verb.options[pattern].choice]
+    if not found and takers:
+        raise UserError(
+            f"{pattern}: no model has a name like that; {pattern}= is a setting of its own",
+            f"{pattern}= takes {enumerate_words((known.name for known in entries(pattern)), limit=20)}",
+            f"{command('train' if 'train' in takers else takers[0])} --help all   says what each of them is",
+        )
     if not found:
         close = nearest(pattern, [*own, *(name for names in listed.values() for name in names)])
         raise UserError(

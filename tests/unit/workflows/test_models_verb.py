@@ -97,6 +97,15 @@ def test_a_wrong_name_gets_the_nearest() -> None:
     assert caught.value.remedy.endswith("models mobilenet_v2")
 
 
+@pytest.mark.parametrize(("group", "name", "verb"), [("optimizer", "adamw", "train"), ("format", "onnx", "export")])
+def test_a_setting_other_than_the_model_is_answered_with_its_names(group: str, name: str, verb: str) -> None:
+    with pytest.raises(UserError, match=f"{group}: no model") as caught:
+        models(pattern=group)
+    assert caught.value.expected.startswith(f"{group}= takes ")
+    assert name in caught.value.expected
+    assert caught.value.remedy.startswith(f"classifier-training {verb} --help all")
+
+
 def test_the_rows_are_written(tmp_path: Path) -> None:
     models(pattern="cnn_v", output=str(tmp_path / "models.json"))
     models(pattern="cnn_v", output=str(tmp_path / "models.csv"))
