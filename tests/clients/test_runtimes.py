@@ -46,8 +46,8 @@ NETWORKS = {
 }
 """A network with attention, the default network with its trained weights, and a plain convolutional one."""
 
-MARKS: dict[str, list[pytest.MarkDecorator]] = {"test_vit": [], "tf_efficientnet_lite0": [pytest.mark.slow]}
-"""When they are tested; the others at night."""
+BY_DAY = {"test_vit"}
+"""Networks that are not left to the night."""
 
 OLD_RUNTIMES = ("onnxruntime==1.20.*", "opencv-python-headless==4.*")
 INSTALL_TIMEOUT_SECONDS = 300
@@ -107,7 +107,7 @@ def train(folder: Path, words: tuple[str, ...]) -> RunDir:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=MARKS.get(name, [pytest.mark.nightly])) for name in NETWORKS],
+    params=[pytest.param(name, marks=() if name in BY_DAY else pytest.mark.nightly) for name in NETWORKS],
 )
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     run_dir = train(tmp_path_factory.mktemp("trained"), NETWORKS[request.param])

@@ -187,6 +187,7 @@ def test_a_wish_that_cannot_be_met_is_named_with_the_nearest_file(command: Comma
     assert again.code == 0, again.out
 
 
+@pytest.mark.nightly
 def test_runs_are_compared_on_images_that_none_was_trained_on(
     command: Command, run: Path, train_here: Callable[[list[str]], Path]
 ) -> None:

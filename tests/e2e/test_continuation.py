@@ -414,7 +414,7 @@ def test_an_unfinished_run_of_the_same_settings_is_named_and_a_new_one_starts(
 
 
 @pytest.mark.usefixtures("exported")
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_compiled_network_trains_resumes_and_exports(split_folder: Path, train_here: Train) -> None:
     words = [f"data.root={split_folder}", *SMALL, "trainer.compile=true", "callbacks=[checkpoint,ema,onnx_export]"]
     run = train_here(words)

@@ -167,7 +167,7 @@ def test_an_error_is_explained_by_the_training_images(split_folder: Path, train_
     assert command("analyze", "why=test/red/odd.png").code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("quick_runs")
 def test_images_are_chosen_labelled_and_trained_on(tmp_path: Path, train_here: Train, command: Command) -> None:
     old = make_class_folders(tmp_path / "old", {"blue": 60, "green": 60, "red": 60})

@@ -54,6 +54,7 @@ def wait_for(found: Callable[[], object], *, seconds: float = 90.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.nightly
 def test_combinations_run_side_by_side_and_the_worst_exit_code_comes_back(split_folder: Path, address: str) -> None:
     words = [f"data.root={split_folder}", *TINY, "optimizer.lr=0.001,-1", "launcher=ray", f"launcher.address={address}"]
     done = start("train", "--multirun", *words)

@@ -64,6 +64,7 @@ def test_the_first_epoch_writes_what_the_next_run_reads(
     assert "store: 18 of 18 images (val, test)" in second
 
 
+@pytest.mark.nightly
 def test_files_that_cannot_be_read_are_counted(command: Command, split_folder: Path, env: dict[str, str]) -> None:
     broken = split_folder / "val/green/02.png"
     content = broken.read_bytes()

@@ -66,7 +66,7 @@ def test_a_remote_folder_is_trained_on_as_its_local_copy(
     assert proxy.counts["get"] == proxy.counts["head"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_predict_analyze_and_prepare_read_remote_folders(
     s3: S3Server, proxy: Proxy, unsplit_folder: Path, command: Callable[..., Ended], tmp_path: Path
 ) -> None:
