@@ -19,6 +19,8 @@ from tests.conftest import COLOURS, draw_picture
 
 from classifier_training.core.storage.places import list_names, read_bytes
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
@@ -61,7 +63,6 @@ def wait_for(found: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.nightly
 def test_predictions_are_those_of_one_process(run: Path, cluster: Any, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
     images = draw(tmp_path / "images", 40)
@@ -106,7 +107,6 @@ def test_predictions_are_those_of_one_process(run: Path, cluster: Any, tmp_path:
     assert not list(tmp_path.glob(".*parts*"))
 
 
-@pytest.mark.nightly
 def test_a_killed_node_and_a_killed_driver_lose_nothing_and_repeat_nothing(
     run: Path, cluster: Any, tmp_path: Path
 ) -> None:
@@ -139,7 +139,6 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_repeat_nothing(
     assert not [name for name in os.listdir(tmp_path / "parts") if name.endswith(".tmp")]  # noqa: PTH208
 
 
-@pytest.mark.nightly
 def test_images_and_predictions_lie_in_a_store(
     s3: S3Server, run: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +169,6 @@ def test_images_and_predictions_lie_in_a_store(
     assert "predict on one machine writes to its disk" in err
 
 
-@pytest.mark.nightly
 def test_ctrl_c_says_how_to_resume(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     draw(tmp_path / "images", 600)

@@ -163,14 +163,14 @@ def _matching(pattern: str) -> list[Found]:
             for name in names
             if _matches(name, pattern)
         ]
-    takers = [verb.command for verb in entries("verb") if pattern in verb.options and verb.options[pattern].choice]
-    if not found and takers:
-        raise UserError(
-            f"{pattern}: no model has a name like that; {pattern}= is a setting of its own",
-            f"{pattern}= takes {enumerate_words((known.name for known in entries(pattern)), limit=20)}",
-            f"{command('train' if 'train' in takers else takers[0])} --help all   says what each of them is",
-        )
     if not found:
+        takers = [verb.command for verb in entries("verb") if pattern in verb.options and verb.options[pattern].choice]
+        if takers:
+            raise UserError(
+                f"{pattern}: no model has a name like that; {pattern}= is a setting of its own",
+                f"{pattern}= takes {enumerate_words((known.name for known in entries(pattern)), limit=20)}",
+                f"{command('train' if 'train' in takers else takers[0])} --help all   says what each of them is",
+            )
         close = nearest(pattern, [*own, *(name for names in listed.values() for name in names)])
         raise UserError(
             f"{pattern}: no model has a name like that",
